@@ -1,0 +1,186 @@
+"""The contract of an algorithm: state in, state out.
+
+An algorithm is a folder with an `ALGORITHM` in its `__init__`, a config, a server half and a client half. Both
+halves are made as `Half(config, trainable)` and have no mutable attribute: all that lasts is in the payloads.
+Torch stands in annotations only, because the web process loads the configs.
+
+Reserved facts of a payload: `phase` ("prepare" | "train") and `cohort` ("all") in a state; `expects` in an
+instruction, a table name -> {"dtype", "shape" | "max_shape"} that the web process holds an update's header against.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from federated.trainable import Full, Lora, ModelFacts, Prefix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from federated.payload import Payload
+    from federated.session import TrainingSession
+
+AnyTrainable = Lora | Prefix | Full
+View = Literal["shared", "own"]
+
+
+class AlgorithmConfig(BaseModel):
+    """Base of every algorithm's config: frozen, unknown fields refused, its JSON Schema is the API's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def check_trainable(self, trainable: AnyTrainable) -> None:
+        """Raise ValueError if this config cannot train `trainable` (the kind itself was checked before)."""
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise ValueError unless a client may register with these `settings`; none are known by default."""
+        if settings:
+            raise ValueError(f"unknown client setting {min(settings)!r}: this algorithm takes none")
+
+
+class GradientConfig(AlgorithmConfig):
+    """Settings of the local gradient loop (`federated.local_training`). Exactly one of steps or epochs is used."""
+
+    local_steps: int | None = Field(default=None, ge=1, le=1_000_000, description="optimiser steps per round")
+    local_epochs: float = Field(default=1.0, gt=0, le=1000, description="used when local_steps is null")
+    batch_size: int = Field(default=16, ge=1, le=4096, description="examples per optimiser step")
+    micro_batch_size: int | None = Field(default=None, ge=1, description="examples per forward pass; null: the batch")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0, le=100)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up at the start of each round")
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _betas(self) -> "GradientConfig":
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must lie in [0, 1)")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """Which round a half works for. `rounds` is how many the federation plans, `registered` its clients now."""
+
+    number: int
+    kind: Literal["prepare", "train", "evaluate"]
+    rounds: int
+    registered: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFacts:
+    """A drawn client. `settings` were given at registration; `note` is what the server remembers of it."""
+
+    ordinal: int
+    name: str
+    examples: int
+    capabilities: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    note: "Payload | None"
+    rounds_taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdate:
+    """An accepted update; `payload` and `note` are memory-mapped. 0 < weight <= examples."""
+
+    ordinal: int
+    examples: int
+    weight: float
+    payload: "Payload"
+    metrics: Mapping[str, float]
+    note: "Payload | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The next state. `finished` ends the federation with that reason; `notes` replace those of the clients named."""
+
+    state: "Payload"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    finished: str | None = None
+    notes: "Mapping[int, Payload]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientResult:
+    """What a client half made of a job. `memory` stays on the worker; None keeps no memory."""
+
+    update: "Payload"
+    weight: float
+    metrics: Mapping[str, float]
+    memory: "Payload | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What users download. `tensors` by canonical name; `config` are PEFT fields that differ from the trainable's.
+
+    Kind "peft" opens in `peft.PeftModel.from_pretrained`; "ledger" is applied by a command.
+    """
+
+    kind: Literal["peft", "ledger"]
+    tensors: "Mapping[str, Tensor]"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class UpdateRefused(ValueError):  # noqa: N818 - named for what happened to the update
+    """An update that must not be aggregated. `tensor` names what was wrong, or None for facts and weight."""
+
+    def __init__(self, tensor: str | None, reason: str) -> None:
+        super().__init__(f"tensor {tensor!r} {reason}" if tensor else reason)
+        self.tensor = tensor
+        self.reason = reason
+
+
+class ServerHalf(Protocol):
+    """Torch and maths; no database, no HTTP, no mutable attribute."""
+
+    def start(self, model: ModelFacts, seed: int, initial: "Payload | None") -> "Payload":
+        """The first state. `initial` holds tensors of an earlier adapter by canonical name."""
+
+    def plan(self, state: "Payload", clients: Sequence[ClientFacts], step: RoundFacts) -> "Mapping[int, Payload]":
+        """Ordinal -> instruction, one for each given client; every instruction has the fact `expects`."""
+
+    def check(self, instruction: "Payload", update: "Payload") -> None:
+        """Raise UpdateRefused unless the update may be aggregated (finite and norm are checked before)."""
+
+    def aggregate(self, state: "Payload", updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
+        """The next state. Updates come sorted by ordinal, and sums follow that order in float64."""
+
+    def join(self, state: "Payload", parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
+        """Put together what shards of one aggregation made; only called where `shard_by` is not "none"."""
+
+    def export(self, state: "Payload") -> Adapter:
+        """The adapter users download."""
+
+
+class ClientHalf(Protocol):
+    """Runs in the worker's executor; asks everything of the session."""
+
+    def apply(self, instruction: "Payload", session: "TrainingSession", memory: "Payload | None", view: View) -> None:
+        """Put the model into the state to evaluate: what all share, or this client's own."""
+
+    def run(self, instruction: "Payload", session: "TrainingSession", memory: "Payload | None") -> ClientResult:
+        """Train. `memory` is None in a first round, for a late joiner, or after a lost disk: recompute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch."""
+
+    name: str
+    title: str
+    config: type[AlgorithmConfig]
+    server: str
+    client: str
+    trainables: frozenset[str] = frozenset({"lora"})
+    personal: bool = False
+    shard_by: Literal["tensor", "layer", "none"] = "none"
+    revision: int = 1

@@ -1,0 +1,159 @@
+"""Reads and checks the header of a safetensors file with the standard library alone.
+
+Layout (safetensors format): 8 bytes little-endian header length, the JSON header, then the data. The web process
+checks an upload by its header without torch; a `HeaderError` names the tensor and the reason.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+MAX_TENSORS = 65_536
+MAX_NAME_CHARACTERS = 512
+DTYPE_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
+    "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+FACTS_KEY = "facts"
+
+
+class HeaderError(ValueError):
+    """A header that is not to be trusted. `tensor` is the name it stumbled over, or None for the file itself."""
+
+    def __init__(self, reason: str, tensor: str | None = None) -> None:
+        super().__init__(f"tensor {tensor!r}: {reason}" if tensor is not None else reason)
+        self.tensor = tensor
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies: `start` and `end` are byte offsets from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """All entries by name, the payload's facts, and where the data starts in the file (bytes)."""
+
+    tensors: Mapping[str, TensorEntry]
+    facts: Mapping[str, Any]
+    data_start: int
+    file_bytes: int
+
+
+def read_header(path: Path) -> Header:
+    """Header of the file at `path`, checked against the file's size. Raises HeaderError."""
+    with path.open("rb") as file:
+        return parse_header(file, path.stat().st_size)
+
+
+def parse_header(file: BinaryIO, file_bytes: int) -> Header:
+    """Header of a file of `file_bytes` bytes that is open at its start. Raises HeaderError.
+
+    Reads no further than the header: entries must be contiguous, in bounds, and cover all data.
+    """
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise HeaderError(f"file of {file_bytes} bytes is too short for a safetensors header")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER_BYTES:
+        raise HeaderError(f"header of {length} bytes is larger than {MAX_HEADER_BYTES}")
+    raw = file.read(length)
+    if len(raw) < length:
+        raise HeaderError(f"header says {length} bytes, the file ends after {len(raw)}")
+    document = _parse_json(raw)
+    facts = _facts(document.pop("__metadata__", {}))
+    if len(document) > MAX_TENSORS:
+        raise HeaderError(f"{len(document)} tensors are more than {MAX_TENSORS}")
+    tensors = {name: _entry(name, entry) for name, entry in document.items()}
+    _check_layout(tensors, file_bytes - 8 - length)
+    return Header(tensors, facts, 8 + length, file_bytes)
+
+
+def check_expected(header: Header, expects: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold a header against the `expects` table of an instruction. Raises HeaderError naming the tensor.
+
+    A row is `{"dtype": "F32", "shape": [8, 384]}`, or `max_shape` where an update may be smaller.
+    """
+    for name in sorted(expects.keys() | header.tensors.keys()):
+        if name not in header.tensors:
+            raise HeaderError("is missing", name)
+        if name not in expects:
+            raise HeaderError("is not expected in this update", name)
+        _check_row(name, header.tensors[name], expects[name])
+
+
+def _check_row(name: str, entry: TensorEntry, row: Mapping[str, Any]) -> None:
+    if entry.dtype != row["dtype"]:
+        raise HeaderError(f"has dtype {entry.dtype}, expected {row['dtype']}", name)
+    if "shape" in row and list(entry.shape) != list(row["shape"]):
+        raise HeaderError(f"has shape {list(entry.shape)}, expected {list(row['shape'])}", name)
+    if "max_shape" in row:
+        bound = list(row["max_shape"])
+        if len(bound) != len(entry.shape) or any(n > m for n, m in zip(entry.shape, bound, strict=True)):
+            raise HeaderError(f"has shape {list(entry.shape)}, at most {bound} is allowed", name)
+
+
+def _parse_json(raw: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(f"header is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise HeaderError("header is not a JSON object")
+    return document
+
+
+def _facts(metadata: object) -> dict[str, Any]:
+    if not isinstance(metadata, dict):
+        raise HeaderError("__metadata__ is not an object")
+    text = metadata.get(FACTS_KEY, "{}")
+    if not isinstance(text, str):
+        raise HeaderError("facts are not text")
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(f"facts are not JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise HeaderError("facts are not a JSON object")
+    return facts
+
+
+def _entry(name: str, entry: object) -> TensorEntry:
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise HeaderError(f"name has {len(name)} characters, at most {MAX_NAME_CHARACTERS}", name[:64] + "…")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise HeaderError("entry must have dtype, shape and data_offsets", name)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in DTYPE_BYTES if isinstance(dtype, str) else True:
+        raise HeaderError(f"unknown dtype {str(dtype)[:32]!r}", name)
+    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+        raise HeaderError("shape and data_offsets must be lists of whole numbers", name)
+    start, end = offsets
+    if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise HeaderError(f"{end - start} bytes do not hold shape {shape} of {dtype}", name)
+    return TensorEntry(dtype, tuple(shape), start, end)
+
+
+def _whole_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+
+
+def _check_layout(tensors: Mapping[str, TensorEntry], data_bytes: int) -> None:
+    position = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            raise HeaderError(f"starts at byte {entry.start}, expected {position}", name)
+        position = entry.end
+    if position != data_bytes:
+        raise HeaderError(f"tensors take {position} bytes, the file holds {data_bytes}")

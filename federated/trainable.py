@@ -1,0 +1,151 @@
+"""What part of a model is trained, as plain data: LoRA factors, a prefix, or the weights themselves.
+
+Field names of `Lora` and `Prefix` are PEFT's. `ModelFacts` is what a worker says of the model it built from
+them: names, shapes and starts of the trainable tensors, and never a weight.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_RANK = 4096
+_PEFT_PREFIX = "base_model.model."
+
+
+class Plain(BaseModel):
+    """Base of all values here: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Lora(Plain):
+    """Low-rank adapters: the fields of `peft.LoraConfig` that change what is trained or how it is scaled."""
+
+    kind: Literal["lora"] = "lora"
+    r: int = Field(default=8, ge=1, le=MAX_RANK, description="rank of every adapted matrix")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=MAX_RANK)]] = Field(default_factory=dict)
+    lora_alpha: float = Field(default=16, gt=0, le=65536)
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=65536)]] = Field(default_factory=dict)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | str | None = Field(
+        default=None,
+        description="module names, a pattern, 'all-linear', or null for PEFT's choice for this model",
+    )
+    layers_to_transform: tuple[int, ...] | None = None
+    use_rslora: bool = False
+    bias: Literal["none", "all", "lora_only"] = "none"
+    modules_to_save: tuple[str, ...] | None = Field(
+        default=None, description="modules trained in full beside the factors; null: the head of a classifier"
+    )
+
+
+class Prefix(Plain):
+    """Trained key and value prefixes in every layer, without reparametrisation (P-tuning v2)."""
+
+    kind: Literal["prefix"] = "prefix"
+    num_virtual_tokens: int = Field(default=20, ge=1, le=4096)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    init_std: float = Field(default=0.02, gt=0, le=10)
+
+
+class Full(Plain):
+    """The weights themselves: all of them, or those whose canonical name matches one of `names` (glob)."""
+
+    kind: Literal["full"] = "full"
+    names: tuple[str, ...] | None = None
+
+
+Trainable = Annotated[Lora | Prefix | Full, Field(discriminator="kind")]
+
+
+class Initialisation(Plain):
+    """How a trainable tensor starts.
+
+    `zeros`; `uniform` in [-scale, scale); `normal` with standard deviation `scale`: these three are drawn by
+    `federated.maths.starts`, the same bits everywhere. `base`: the base model's own value, so the tensor travels
+    as a difference that starts at zero.
+    """
+
+    kind: Literal["zeros", "uniform", "normal", "base"]
+    scale: float = 0.0
+
+
+class TensorFacts(Plain):
+    """One trainable tensor under its canonical name (no `base_model.model.`, `.base_layer`, `.default`)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = Field(description="safetensors dtype, such as F32")
+    initialisation: Initialisation
+
+
+class ModelFacts(Plain):
+    """What a worker says of the model it built; equal on all clients of a federation, or the client is out.
+
+    `tensors` are sorted by name. `target_modules` and `modules_to_save` are as PEFT resolved them, so that the
+    exported configuration names them. `weights_digest`: "sha256:" of the base weights' files.
+    """
+
+    model_type: str
+    task_type: Literal["SEQ_CLS", "CAUSAL_LM"]
+    tensors: tuple[TensorFacts, ...]
+    layers: int
+    hidden: int
+    kv_width: int
+    target_modules: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+    weights_digest: str
+
+    @model_validator(mode="after")
+    def _sorted(self) -> "ModelFacts":
+        names = [tensor.name for tensor in self.tensors]
+        if names != sorted(set(names)):
+            raise ValueError("tensors must be sorted by name, each once")
+        return self
+
+
+def first_difference(ours: ModelFacts, theirs: ModelFacts) -> str | None:
+    """Name of the first field or tensor in which two descriptions differ, or None if they are equal."""
+    mine = {tensor.name: tensor for tensor in ours.tensors}
+    other = {tensor.name: tensor for tensor in theirs.tensors}
+    for name in sorted(mine.keys() | other.keys()):
+        if mine.get(name) != other.get(name):
+            return name
+    for field in ModelFacts.model_fields:
+        if field != "tensors" and getattr(ours, field) != getattr(theirs, field):
+            return field
+    return None
+
+
+def peft_name(canonical: str) -> str:
+    """The name under which PEFT stores a tensor in `adapter_model.safetensors`."""
+    return canonical if canonical == "prompt_embeddings" else _PEFT_PREFIX + canonical
+
+
+def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str) -> dict[str, Any]:
+    """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter."""
+    common: dict[str, Any] = {
+        "base_model_name_or_path": base_model,
+        "task_type": model.task_type,
+        "inference_mode": True,
+    }
+    if isinstance(trainable, Prefix):
+        return common | _prefix_config(trainable, model)
+    fields = trainable.model_dump(mode="json", exclude={"kind"})
+    resolved = {
+        "target_modules": list(model.target_modules),
+        "modules_to_save": list(model.modules_to_save) or None,
+    }
+    return common | {"peft_type": "LORA"} | fields | resolved
+
+
+def _prefix_config(trainable: Prefix, model: ModelFacts) -> dict[str, Any]:
+    heads_and_width = {"num_layers": model.layers, "token_dim": model.kv_width, "num_attention_heads": 1}
+    return {
+        "peft_type": "PREFIX_TUNING",
+        "num_virtual_tokens": trainable.num_virtual_tokens,
+        "num_transformer_submodules": 1,
+        "prefix_projection": False,
+        "encoder_hidden_size": model.hidden,
+        "modules_to_save": list(model.modules_to_save) or None,
+    } | heads_and_width
