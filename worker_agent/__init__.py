@@ -1,0 +1,1 @@
+"""The process at a participating organisation: it pulls jobs over HTTPS, trains locally, uploads updates."""

@@ -1,0 +1,117 @@
+"""Settings of a worker agent: one TOML file, overridden by environment variables `FEDLOOM_WORKER_…`.
+
+Nothing here is ever sent, but names of data sets and models and the limits of the policy.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from federated.protocol import Name
+
+DEFAULT_FILE = Path("worker-agent.toml")
+FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
+
+
+class Section(BaseModel):
+    """Base of the tables in the file: unknown keys are refused, so that a typing error is not a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DatasetSettings(Section):
+    """One data set by name. Exactly one of `path` (JSONL, CSV, Parquet, or a `datasets` folder) or `hub`.
+
+    `columns` maps what the task needs (text, text_pair, label, or a template's columns) to the file's columns.
+    Without a `test_path`, `held_out` of the rows are drawn by `split_seed` and never trained on.
+    """
+
+    path: Path | None = None
+    test_path: Path | None = None
+    hub: str | None = None
+    hub_subset: str | None = None
+    hub_split: str = "train"
+    columns: dict[str, str] = Field(default_factory=dict)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    split_seed: int = 0
+    show_rows: bool = Field(default=True, description="let the coordinator know the number of rows")
+
+
+class PolicySettings(Section):
+    """What the owner of this node allows. A job outside is declined with the rule's name."""
+
+    approve: Literal["always", "ask"] = "always"
+    algorithms: tuple[str, ...] | None = Field(default=None, description="null: every algorithm this agent has")
+    datasets: tuple[str, ...] | None = None
+    max_rank: int | None = Field(default=None, ge=1)
+    max_local_steps: int | None = Field(default=None, ge=1)
+    organizations: tuple[str, ...] | None = Field(default=None, description="names of owners that may use this node")
+
+
+class AgentSettings(BaseSettings):
+    """All settings. Relative paths are relative to the file they stand in."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDLOOM_WORKER_", env_nested_delimiter="__", extra="forbid")
+
+    url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
+    name: Name = "worker"
+    folder: Path = Field(default=Path("worker-data"), description="key, memory, outbox and cache of this worker")
+    ca_file: Path | None = Field(default=None, description="certificates to trust instead of the system's")
+    slots: Annotated[int, Field(ge=1, le=64)] = 1
+    datasets: dict[Name, DatasetSettings] = Field(default_factory=dict)
+    models: dict[str, str] = Field(
+        default_factory=dict, description="base models allowed: id in a federation -> local folder or hub id"
+    )
+    policy: PolicySettings = PolicySettings()
+    device: str = Field(default="auto", description="auto, cpu, mps, cuda, cuda:1 …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    gradient_checkpointing: bool = False
+    training_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    jobs_per_executor: Annotated[int, Field(ge=1)] = 200
+    executor_growth_bytes: Annotated[int, Field(ge=0)] = 4 * 1024**3
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0
+    request_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: HttpUrl) -> HttpUrl:
+        if value.scheme not in {"http", "https"}:
+            raise ValueError("must be an http or https URL")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+        return init_settings, env_settings, file
+
+
+def load_settings(file: Path | None = None, **overrides: Any) -> AgentSettings:
+    """Settings from `file` (or FEDLOOM_WORKER_CONFIG, or ./worker-agent.toml). Raises pydantic.ValidationError."""
+    if file is not None:
+        os.environ[FILE_VARIABLE] = str(file)
+    chosen = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+    return _anchored(AgentSettings(**overrides), chosen.resolve().parent)
+
+
+def _anchored(settings: AgentSettings, base: Path) -> AgentSettings:
+    def anchor(path: Path | None) -> Path | None:
+        return None if path is None else (base / path.expanduser())
+
+    datasets = {
+        name: dataset.model_copy(update={"path": anchor(dataset.path), "test_path": anchor(dataset.test_path)})
+        for name, dataset in settings.datasets.items()
+    }
+    update = {"folder": anchor(settings.folder), "ca_file": anchor(settings.ca_file), "datasets": datasets}
+    return settings.model_copy(update=update)
