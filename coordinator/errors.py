@@ -1,0 +1,103 @@
+"""All errors of the coordinator; each knows its HTTP status and prints as RFC 9457 problem+json.
+
+CoordinatorError
+├── BadRequest            400
+├── Unauthenticated       401
+├── Forbidden             403
+├── NotFound              404
+├── Conflict              409   a move the life cycle does not have, a lost race, a closed round
+├── PreconditionFailed    412
+├── TooLarge              413
+├── RangeNotSatisfiable   416
+├── Unprocessable         422   names fields by JSON pointer, or a tensor
+├── TooManyRequests       429
+└── Unavailable           503
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypedDict
+
+TYPE_PREFIX = "urn:fedloom:problem:"
+
+
+class FieldError(TypedDict):
+    """One bad field of a request."""
+
+    pointer: str
+    detail: str
+
+
+class CoordinatorError(Exception):
+    """Base. `code` is stable and machine readable; `detail` says what was wrong and what to do."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self, code: str, detail: str, *, errors: Sequence[FieldError] = (), tensor: str | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = list(errors)
+        self.tensor = tensor
+
+    def problem(self) -> dict[str, Any]:
+        """The problem document (RFC 9457)."""
+        document: dict[str, Any] = {
+            "type": TYPE_PREFIX + self.code,
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+        }
+        if self.errors:
+            document["errors"] = self.errors
+        if self.tensor is not None:
+            document["tensor"] = self.tensor
+        return document
+
+
+class BadRequest(CoordinatorError):
+    status, title = 400, "Bad request"
+
+
+class Unauthenticated(CoordinatorError):
+    status, title, headers = 401, "Not authenticated", {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(CoordinatorError):
+    status, title = 403, "Not allowed"
+
+
+class NotFound(CoordinatorError):
+    status, title = 404, "Not found"
+
+
+class Conflict(CoordinatorError):
+    status, title = 409, "Conflict with the present state"
+
+
+class PreconditionFailed(CoordinatorError):
+    status, title = 412, "Precondition failed"
+
+
+class TooLarge(CoordinatorError):
+    status, title = 413, "Too large"
+
+
+class RangeNotSatisfiable(CoordinatorError):
+    status, title = 416, "Range not satisfiable"
+
+
+class Unprocessable(CoordinatorError):
+    status, title = 422, "Not acceptable as it is"
+
+
+class TooManyRequests(CoordinatorError):
+    status, title = 429, "Too many requests"
+
+
+class Unavailable(CoordinatorError):
+    status, title, headers = 503, "Unavailable for now", {"Retry-After": "1"}

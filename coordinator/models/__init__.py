@@ -1,0 +1,35 @@
+"""The tables, one file each. States and kinds are plain strings; no algorithm stands in the schema."""
+
+from coordinator.models.api_key import ApiKey
+from coordinator.models.artifact import Artifact, Grant, Hold
+from coordinator.models.base import Base
+from coordinator.models.client import Client
+from coordinator.models.enrollment_token import EnrollmentToken
+from coordinator.models.event import Event
+from coordinator.models.federation import Federation
+from coordinator.models.invitation import Invitation
+from coordinator.models.job import Job
+from coordinator.models.organization import Organization
+from coordinator.models.process import Process
+from coordinator.models.round import Round
+from coordinator.models.upload import Upload
+from coordinator.models.worker import Worker
+
+__all__ = [
+    "ApiKey",
+    "Artifact",
+    "Base",
+    "Client",
+    "EnrollmentToken",
+    "Event",
+    "Federation",
+    "Grant",
+    "Hold",
+    "Invitation",
+    "Job",
+    "Organization",
+    "Process",
+    "Round",
+    "Upload",
+    "Worker",
+]

@@ -1,0 +1,48 @@
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from coordinator.models.base import Base
+
+
+class Round(Base):
+    """One attempt at one round: (kind, number, attempt). A new attempt keeps what an earlier one accepted.
+
+    `cohort` lists the ordinals drawn for this attempt. `start_digest` is the state the round works from,
+    `state_digest` the one it made. `adapter` maps file names to {digest, size_bytes}. `version` counts changes.
+    """
+
+    __tablename__ = "rounds"
+    __table_args__ = (UniqueConstraint("federation_id", "kind", "number", "attempt"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    number: Mapped[int]
+    attempt: Mapped[int]
+    state: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str | None]
+    reason_detail: Mapped[str | None]
+    cohort: Mapped[list[Any] | None]
+    planned: Mapped[bool] = mapped_column(default=False)
+    evaluation_planned: Mapped[bool] = mapped_column(default=False)
+    registered: Mapped[int | None]
+    start_digest: Mapped[str | None]
+    state_digest: Mapped[str | None]
+    adapter: Mapped[dict[str, Any] | None]
+    metrics: Mapped[dict[str, Any]]
+    seconds: Mapped[dict[str, Any]]
+    not_reproducible: Mapped[list[Any]]
+    environment: Mapped[dict[str, Any] | None]
+    finished: Mapped[str | None]
+    late_updates: Mapped[int] = mapped_column(default=0)
+    deadline_at: Mapped[datetime | None]
+    evaluation_deadline_at: Mapped[datetime | None]
+    opened_at: Mapped[datetime]
+    collecting_at: Mapped[datetime | None]
+    aggregated_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(default=0)
+    claimed_until: Mapped[datetime | None]

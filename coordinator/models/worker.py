@@ -1,0 +1,24 @@
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from coordinator.models.base import Base
+
+
+class Worker(Base):
+    """An enrolled worker agent. `boot_id` names its present life; `capabilities` is a `protocol.Capabilities`."""
+
+    __tablename__ = "workers"
+    __table_args__ = (UniqueConstraint("organization_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    name: Mapped[str]
+    public_key: Mapped[str] = mapped_column(unique=True)
+    capabilities: Mapped[dict[str, Any]]
+    boot_id: Mapped[str | None]
+    last_seen_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]

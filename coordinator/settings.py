@@ -1,0 +1,97 @@
+"""Settings of the coordinator: environment variables `FEDLOOM_…`, or the file `coordinator.toml`.
+
+With nothing set, everything lies in one folder on this machine: SQLite, artifacts, the message queue. Larger
+installations change the URLs and nothing else.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+FILE_VARIABLE = "FEDLOOM_CONFIG"
+DEFAULT_FILE = Path("coordinator.toml")
+
+Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """All settings and limits. URLs left null are derived from `data_folder`."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDLOOM_", extra="ignore", frozen=True)
+
+    data_folder: Path = Path("fedloom-data")
+    database_url: str | None = Field(default=None, description="null: SQLite in the data folder")
+    broker_url: str | None = Field(default=None, description="null: the filesystem transport; or redis://…")
+    store_url: str | None = Field(default=None, description="null: a folder; or s3://…, gs://…, az://…")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    public_url: str | None = None
+    web_threads: Annotated[int, Field(ge=1, le=1024)] = 40
+    background_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    aggregation_threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    reconcile_seconds: Seconds = 3.0
+    process_renew_seconds: Seconds = 10.0
+    process_stale_seconds: Seconds = 45.0
+    claim_seconds: Seconds = 30.0
+    worker_timeout_seconds: Seconds = 90.0
+    heartbeat_seconds: Seconds = 10.0
+    offer_poll_seconds: Seconds = 0.05
+    worker_token_seconds: Seconds = 300.0
+    clock_skew_seconds: Seconds = 60.0
+
+    max_body_bytes: Bytes = 1024**2
+    max_artifact_bytes: Bytes = 64 * 1024**3
+    chunk_bytes: Bytes = 16 * 1024**2
+    upload_expiry_seconds: Seconds = 7 * 24 * 3600.0
+    artifact_min_age_seconds: Seconds = 24 * 3600.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+        return init_settings, env_settings, file
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.data_folder.resolve() / 'coordinator.sqlite'}"
+
+    @property
+    def broker(self) -> str:
+        """Celery broker URL; the filesystem transport's own when nothing is set."""
+        return self.broker_url or "fedloom-files://"
+
+    @property
+    def queue_folder(self) -> Path:
+        """Where the filesystem transport keeps messages."""
+        return self.data_folder.resolve() / "queue"
+
+    @property
+    def store(self) -> str:
+        """obstore URL of the artifact store."""
+        return self.store_url or (self.data_folder.resolve() / "artifacts").as_uri()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether everything runs on this machine over the filesystem transport."""
+        return self.broker_url is None
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()
