@@ -1,8 +1,8 @@
 """Celery's queue in a folder, for an installation on one machine: a kombu transport named `fedloom-files`.
 
 One message is one file, `queues/<queue>/<time>-<uuid>.json`. It is written under `writing/` and renamed into
-place, so nobody reads half of one. It is taken by unlinking it after it was read: of several consumers
-only one can unlink a file, and one that dies leaves nothing that has to be swept. What does not parse is dropped with a
+place, so nobody reads half of one. It is taken by unlinking it after it was read: of several consumers only one
+can unlink a file, and one that dies leaves nothing that has to be swept. What does not parse is dropped with a
 warning. kombu's own filesystem transport gives none of these.
 A message taken and not handled when its process dies is lost; the reconciler sends what is due again.
 """
@@ -51,7 +51,7 @@ class Channel(virtual.Channel):
         self._listed: dict[str, deque[Path]] = {}
         options = connection.client.transport_options
         if "folder" not in options:
-            raise ChannelError("broker_transport_options: 'folder' is missing, see transport_options()")
+            raise ValueError("broker_transport_options: 'folder' is missing, see transport_options()")
         self._folder = Path(options["folder"])
         self._writing = self._folder / "writing"
         self._writing.mkdir(parents=True, exist_ok=True)

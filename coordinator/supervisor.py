@@ -124,9 +124,9 @@ class Supervisor:
             _log.error("child_not_started", child=child.name, reason=str(error), again_in_seconds=child.pause_seconds)
             return
         child.starts += 1
+        self._write_pids()
         event = "child_started" if child.starts == 1 else "child_restarted"
         _log.info(event, child=child.name, pid=child.process.pid, starts=child.starts)
-        self._write_pids()
 
     def _notice_death(self, child: _Child) -> None:
         if child.process is None or child.process.poll() is None:

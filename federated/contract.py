@@ -130,7 +130,7 @@ class Adapter:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class UpdateRefused(ValueError):  # noqa: N818 - named for what happened to the update
+class UpdateRefused(ValueError):
     """An update that must not be aggregated. `tensor` names what was wrong, or None for facts and weight."""
 
     def __init__(self, tensor: str | None, reason: str) -> None:
@@ -173,7 +173,11 @@ class ClientHalf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch."""
+    """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch.
+
+    `example` is a config that learns a small text task on a small encoder: the API shows it, the demo uses it;
+    `example_trainable` the trainable that goes with it.
+    """
 
     name: str
     title: str
@@ -184,3 +188,5 @@ class Algorithm:
     personal: bool = False
     shard_by: Literal["tensor", "layer", "none"] = "none"
     revision: int = 1
+    example: Mapping[str, Any] = field(default_factory=dict)
+    example_trainable: Mapping[str, Any] = field(default_factory=lambda: {"kind": "lora"})

@@ -247,7 +247,7 @@ class TestBadInput:
     def test_transport_options_without_a_folder_are_refused_by_name(self) -> None:
         with (
             Connection(file_transport.BROKER_URL) as connection,
-            pytest.raises(ChannelError, match="broker_transport_options: 'folder' is missing"),
+            pytest.raises(ValueError, match="broker_transport_options: 'folder' is missing"),
         ):
             connection.channel()
 
