@@ -1,0 +1,97 @@
+"""What the federation is held against: nobody's training, each organisation alone, all data pooled, bag of words.
+
+Alone and pooled run the same algorithm through the simulation, with one client: alone with the steps that
+organisation takes in the federation, pooled with everybody's steps together.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from deploy.quickstart.definition import work_of
+from deploy.quickstart.tasks import Row
+from federated import registry
+from federated.adapter_files import write_adapter
+from federated.contract import AlgorithmConfig
+from federated.session import TrainingSession
+from federated.simulation import SimulatedFederation, run
+from worker_agent.settings import AgentSettings
+from worker_agent.training.session import open_session
+
+BATCH_SIZE = 64
+
+
+def trained_alone(
+    body: Mapping[str, Any], settings: AgentSettings, dataset: str, folder: Path, times_steps: int = 1
+) -> Path:
+    """The adapter of a federation of one client, whose steps per round are multiplied by `times_steps`."""
+    work = work_of(body)
+    config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
+
+    def session(ordinal: int, seed: int) -> TrainingSession:
+        return open_session(work, dataset, settings, seed, {})
+
+    federation = SimulatedFederation(
+        algorithm=work.algorithm,
+        config=config,
+        trainable=work.trainable,
+        clients=1,
+        rounds=work.rounds,
+        seed=work.federation_seed,
+    )
+    result = run(federation, session)
+    facts = session(1, 0).facts
+    write_adapter(folder, result.adapter, work.trainable, facts, work.base_model.id, {"trained by": dataset})
+    return folder
+
+
+def untrained(body: Mapping[str, Any], settings: AgentSettings, dataset: str, folder: Path) -> Path:
+    """The adapter every federation starts from: the seeded head over the untouched base model."""
+    work = work_of(body)
+    server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
+    facts = open_session(work, dataset, settings, 0, {}).facts
+    first = server.export(server.start(facts, work.federation_seed, None))
+    write_adapter(folder, first, work.trainable, facts, work.base_model.id, {"trained by": "nobody"})
+    return folder
+
+
+def _with_more_steps(config: AlgorithmConfig, times_steps: int) -> AlgorithmConfig:
+    """The config with `times_steps` as many local steps or epochs per round."""
+    fields = config.model_dump()
+    counted = "local_steps" if fields.get("local_steps") is not None else "local_epochs"
+    return type(config).model_validate({**fields, counted: fields[counted] * times_steps})
+
+
+def accuracy(adapter: Path, base: Path, labels: Sequence[str], test: Sequence[Row], max_length: int) -> float:
+    """Share of `test` that the base model with this PEFT adapter gets right, loaded as any user of PEFT would."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
+    model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    right = 0
+    for start in range(0, len(test), BATCH_SIZE):
+        rows = test[start : start + BATCH_SIZE]
+        texts = [row["text"] for row in rows]
+        pairs = [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None
+        batch = tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            guesses = model(**batch).logits.argmax(-1).tolist()
+        right += sum(labels[guess] == row["label"] for guess, row in zip(guesses, rows, strict=True))
+    return right / len(test)
+
+
+def bag_of_words(train: Sequence[Row], test: Sequence[Row]) -> float:
+    """Accuracy of a logistic regression on the pooled words."""
+    model = make_pipeline(CountVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=2000))
+    model.fit([_text(row) for row in train], [row["label"] for row in train])
+    return float(model.score([_text(row) for row in test], [row["label"] for row in test]))
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return f"{row['text']} {row.get('text_pair', '')}"

@@ -1,0 +1,173 @@
+"""A whole installation on this machine: a coordinator and one worker agent per organisation, as real processes."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+START_SECONDS = 90.0
+STOP_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """An organisation that takes part: its id, its own API key, its worker's id."""
+
+    name: str
+    organization_id: str
+    api_key: str
+    worker_id: str
+
+
+class Refused(SystemExit):
+    """The coordinator answered with a problem document; its text is what the user sees."""
+
+
+class Api:
+    """The REST API as one organisation (or the administrator) sees it."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+    def __call__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Answer of one request. Raises Refused with the problem's detail."""
+        answer = self._http.request(method, path, json=body)
+        if answer.is_error:
+            raise Refused(f"{method} {path}: {answer.status_code} {answer.text}")
+        return answer.json() if answer.content else None
+
+    def download(self, path: str) -> bytes:
+        """Body of a GET."""
+        answer = self._http.get(path)
+        answer.raise_for_status()
+        return answer.content
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._http.close()
+
+
+@dataclass
+class Installation:
+    """Processes and keys. A context manager: leaving it ends every process it started."""
+
+    folder: Path
+    url: str = ""
+    admin_key: str = ""
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._start(
+            "coordinator", ["coordinator", "up", "--data", str(self.folder / "coordinator"), "--port", str(port)]
+        )
+        self._wait_until_ready()
+        self.admin_key = self._run(
+            ["coordinator", "keys", "create-admin", "--data", str(self.folder / "coordinator")]
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in reversed(self._processes):
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def join(self, name: str, worker: Mapping[str, Any]) -> Member:
+        """Create an organisation with an API key, enrol its worker with these settings, and run it."""
+        admin = Api(self.url, self.admin_key)
+        organization = admin("POST", "/v1/organizations", {"name": name})["id"]
+        key = admin("POST", f"/v1/organizations/{organization}/api-keys", {"name": "demo", "role": "owner"})["secret"]
+        admin.close()
+        own = Api(self.url, key)
+        token = own("POST", f"/v1/organizations/{organization}/enrollment-tokens", {"name": "demo"})["secret"]
+        own.close()
+        folder = self.folder / name
+        config = write_settings(folder, {"url": self.url, "name": name, "folder": "state", **worker})
+        self._run(["worker_agent", "enroll", "--config", str(config)], FEDLOOM_ENROLLMENT_TOKEN=token)
+        self._start(f"{name}.worker", ["worker_agent", "run", "--config", str(config)])
+        return Member(name, organization, key, self._worker_of(key))
+
+    def _worker_of(self, key: str) -> str:
+        api = Api(self.url, key)
+        (worker,) = api("GET", "/v1/workers")["items"]
+        api.close()
+        return str(worker["id"])
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment()
+            )
+        self._processes.append(process)
+
+    def _run(self, command: list[str], **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            capture_output=True,
+            text=True,
+            env=_environment() | environment,
+            check=False,
+            timeout=START_SECONDS,
+        )
+        if done.returncode:
+            raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._processes[0].poll() is not None:
+                raise Refused(f"the coordinator ended at start; see {self.folder / 'coordinator.log'}")
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=5).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise Refused(f"the coordinator did not get ready; see {self.folder / 'coordinator.log'}")
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Store a worker's settings as TOML in its own folder; one table deep, as JSON-like inline values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "worker-agent.toml"
+    file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()), encoding="utf-8")
+    return file
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
