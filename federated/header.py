@@ -9,7 +9,9 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
@@ -20,6 +22,7 @@ DTYPE_BYTES = {
     "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 FACTS_KEY = "facts"
+_CACHED_HEADER_BYTES = 1024 * 1024
 
 
 class HeaderError(ValueError):
@@ -71,13 +74,9 @@ def parse_header(file: BinaryIO, file_bytes: int) -> Header:
     raw = file.read(length)
     if len(raw) < length:
         raise HeaderError(f"header says {length} bytes, the file ends after {len(raw)}")
-    document = _parse_json(raw)
-    facts = _facts(document.pop("__metadata__", {}))
-    if len(document) > MAX_TENSORS:
-        raise HeaderError(f"{len(document)} tensors are more than {MAX_TENSORS}")
-    tensors = {name: _entry(name, entry) for name, entry in document.items()}
+    tensors, facts_text = _table(raw) if length <= _CACHED_HEADER_BYTES else _table.__wrapped__(raw)
     _check_layout(tensors, file_bytes - 8 - length)
-    return Header(tensors, facts, 8 + length, file_bytes)
+    return Header(tensors, _facts(facts_text), 8 + length, file_bytes)
 
 
 def check_expected(header: Header, expects: Mapping[str, Mapping[str, Any]]) -> None:
@@ -104,6 +103,17 @@ def _check_row(name: str, entry: TensorEntry, row: Mapping[str, Any]) -> None:
             raise HeaderError(f"has shape {list(entry.shape)}, at most {bound} is allowed", name)
 
 
+# The updates of a round have equal headers: fifty of them are parsed once and share one table.
+@lru_cache(maxsize=8)
+def _table(raw: bytes) -> tuple[Mapping[str, TensorEntry], str]:
+    document = _parse_json(raw)
+    facts_text = _facts_text(document.pop("__metadata__", {}))
+    if len(document) > MAX_TENSORS:
+        raise HeaderError(f"{len(document)} tensors are more than {MAX_TENSORS}")
+    tensors = {name: _entry(name, document[name]) for name in sorted(document)}
+    return MappingProxyType(tensors), facts_text
+
+
 def _parse_json(raw: bytes) -> dict[str, Any]:
     try:
         document = json.loads(raw)
@@ -114,12 +124,16 @@ def _parse_json(raw: bytes) -> dict[str, Any]:
     return document
 
 
-def _facts(metadata: object) -> dict[str, Any]:
+def _facts_text(metadata: object) -> str:
     if not isinstance(metadata, dict):
         raise HeaderError("__metadata__ is not an object")
     text = metadata.get(FACTS_KEY, "{}")
     if not isinstance(text, str):
         raise HeaderError("facts are not text")
+    return text
+
+
+def _facts(text: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:

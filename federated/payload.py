@@ -9,14 +9,16 @@ import hashlib
 import io
 import json
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from federated.header import DTYPE_BYTES, FACTS_KEY, Header, TensorEntry, parse_header, read_header
+from federated.header import DTYPE_BYTES, FACTS_KEY, Header, HeaderError, parse_header, read_header
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "I64": torch.int64, "F32": torch.float32, "I32": torch.int32,
@@ -36,12 +38,20 @@ class Payload(Mapping[str, Tensor]):
     """
 
     def __init__(self, tensors: Mapping[str, "Tensor | LazyTensor"], facts: Mapping[str, Any] | None = None) -> None:
-        self._tensors = {name: tensors[name] for name in sorted(tensors)}
+        self._tensors: Mapping[str, Tensor | LazyTensor] = tensors
+        if not isinstance(tensors, _StoredTensors):
+            self._tensors = {name: tensors[name] for name in sorted(tensors)}
         self.facts: Mapping[str, Any] = dict(facts or {})
 
     def __getitem__(self, name: str) -> Tensor:
         value = self._tensors[name]
-        return value if isinstance(value, Tensor) else value.read()
+        if isinstance(value, Tensor):
+            return value
+        made = value.read()
+        if made.dtype != value.dtype or tuple(made.shape) != value.shape:
+            wanted = f"{value.dtype} {list(value.shape)}"
+            raise ValueError(f"tensor {name!r} was made as {made.dtype} {list(made.shape)}, declared {wanted}")
+        return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -56,6 +66,11 @@ class Payload(Mapping[str, Tensor]):
     def dtype(self, name: str) -> str:
         """safetensors dtype of a tensor, such as F32, without opening it. Raises KeyError for one not stored."""
         return _NAMES[self._tensors[name].dtype]
+
+    def lazy(self, name: str) -> "LazyTensor":
+        """A tensor by reference, for another payload that shall not open it. Raises KeyError."""
+        value = self._tensors[name]
+        return value if isinstance(value, LazyTensor) else LazyTensor(value.dtype, tuple(value.shape), lambda: value)
 
     def with_facts(self, **facts: Any) -> "Payload":
         """The same tensors with these facts added or replaced."""
@@ -76,8 +91,7 @@ class Payload(Mapping[str, Tensor]):
 
     @classmethod
     def _of(cls, header: Header, data: Tensor) -> "Payload":
-        lazy = {name: _stored(data, header.data_start, entry) for name, entry in header.tensors.items()}
-        return cls(lazy, header.facts)
+        return cls(_StoredTensors(header, data), header.facts)
 
     def encode(self) -> bytes:
         """The safetensors bytes: a function of tensors and facts alone."""
@@ -85,26 +99,46 @@ class Payload(Mapping[str, Tensor]):
         self.write_to(buffer)
         return buffer.getvalue()
 
-    def write(self, path: Path) -> str:
+    def write(self, path: Path, threads: int = 1) -> str:
         """Store at `path` and return "sha256:" + hex digest of the bytes."""
         with path.open("wb") as file:
-            return self.write_to(file)
+            return self.write_to(file, threads)
 
-    def write_to(self, file: BinaryIO) -> str:
-        """Stream the bytes into `file`, one tensor in memory at a time; returns "sha256:" + hex digest."""
+    def write_to(self, file: BinaryIO, threads: int = 1) -> str:
+        """Stream the bytes into `file`; returns "sha256:" + hex digest.
+
+        Lazy tensors are made by `threads` threads ahead of the writing; `2 * threads + 1` of them are in memory.
+        """
         digest = hashlib.sha256()
-        for piece in self._pieces():
+        for piece in self._pieces(threads):
             digest.update(piece)
             file.write(piece)
         return "sha256:" + digest.hexdigest()
 
-    def _pieces(self) -> Iterator[bytes | memoryview]:
+    def _pieces(self, threads: int) -> Iterator[bytes | memoryview]:
         order = sorted(self._tensors, key=lambda name: (_FILE_ORDER[self.dtype(name)], name))
         yield self._header(order)
-        for name in order:
-            tensor = self[name].detach().to("cpu").contiguous()
+        for value in self._ahead(order, threads):
+            tensor = value.detach().to("cpu").contiguous()
             if tensor.numel():
                 yield tensor.reshape(-1).view(torch.uint8).numpy().data
+
+    def _ahead(self, order: list[str], threads: int) -> Iterator[Tensor]:
+        if threads == 1:
+            yield from map(self.__getitem__, order)
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="payload") as pool:
+            waiting: deque[Future[Tensor]] = deque()
+            try:
+                for name in order:
+                    waiting.append(pool.submit(self.__getitem__, name))
+                    if len(waiting) > 2 * threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     def _header(self, order: list[str]) -> bytes:
         document: dict[str, Any] = {}
@@ -139,14 +173,30 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _stored(data: Tensor, data_start: int, entry: TensorEntry) -> LazyTensor:
-    dtype = _DTYPES.get(entry.dtype)
-    if dtype is None:
-        raise TypeError(f"dtype {entry.dtype} is not used in payloads")
+class _StoredTensors(Mapping[str, LazyTensor]):
+    """The tensors of a file by sorted name; equal headers share one parsed table, whatever the number of files."""
 
-    def read() -> Tensor:
-        raw = data[data_start + entry.start : data_start + entry.end]
-        aligned = raw if (raw.data_ptr() % dtype.itemsize) == 0 else raw.clone()
-        return aligned.view(dtype).reshape(entry.shape)
+    def __init__(self, header: Header, data: Tensor) -> None:
+        for name, entry in header.tensors.items():
+            if entry.dtype not in _DTYPES:
+                raise HeaderError(f"dtype {entry.dtype} is not used in payloads", name)
+        self._header = header
+        self._data = data
 
-    return LazyTensor(dtype, entry.shape, read)
+    def __getitem__(self, name: str) -> LazyTensor:
+        entry = self._header.tensors[name]
+        dtype = _DTYPES[entry.dtype]
+        first = self._header.data_start
+        raw = self._data[first + entry.start : first + entry.end]
+        return LazyTensor(dtype, entry.shape, lambda: _viewed(raw, dtype, entry.shape))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._header.tensors)
+
+    def __len__(self) -> int:
+        return len(self._header.tensors)
+
+
+def _viewed(raw: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    aligned = raw if raw.data_ptr() % dtype.itemsize == 0 else raw.clone()
+    return aligned.view(dtype).reshape(shape)

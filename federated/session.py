@@ -85,5 +85,5 @@ class TrainingSession(Protocol):
         """Record something that breaks bit-for-bit repetition, such as "batch_halved"."""
 
 
-class JobInterrupted(Exception):  # noqa: N818 - not an error of the job
+class JobInterrupted(Exception):
     """The job was taken back while it ran; nothing of it is to be submitted."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_RANK = 4096
-_PEFT_PREFIX = "base_model.model."
+PROMPT_EMBEDDINGS = "prompt_embeddings"
 
 
 class Plain(BaseModel):
@@ -82,16 +82,20 @@ class TensorFacts(Plain):
 class ModelFacts(Plain):
     """What a worker says of the model it built; equal on all clients of a federation, or the client is out.
 
-    `tensors` are sorted by name. `target_modules` and `modules_to_save` are as PEFT resolved them, so that the
-    exported configuration names them. `weights_digest`: "sha256:" of the base weights' files.
+    `tensors` are sorted by name. `seeded` are neither trained nor in the base model's files (a pooler, the lower
+    part of a head): they keep their seeded start everywhere, never travel, and must stand in the exported adapter.
+    `target_modules` and `modules_to_save` are as PEFT resolved them, so that the exported configuration names them.
+    `kv_width` is `kv_heads` times the width of a head. `weights_digest`: "sha256:" of the base weights' files.
     """
 
     model_type: str
     task_type: Literal["SEQ_CLS", "CAUSAL_LM"]
     tensors: tuple[TensorFacts, ...]
+    seeded: tuple[TensorFacts, ...] = ()
     layers: int
     hidden: int
     kv_width: int
+    kv_heads: int = 1
     target_modules: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
     weights_digest: str
@@ -117,35 +121,42 @@ def first_difference(ours: ModelFacts, theirs: ModelFacts) -> str | None:
     return None
 
 
-def peft_name(canonical: str) -> str:
-    """The name under which PEFT stores a tensor in `adapter_model.safetensors`."""
-    return canonical if canonical == "prompt_embeddings" else _PEFT_PREFIX + canonical
+def peft_name(canonical: str, trainable: Lora | Prefix | Full) -> str:
+    """The name under which PEFT stores a tensor in `adapter_model.safetensors`.
+
+    PEFT wraps the base model once for a prefix, twice for LoRA; a prefix itself is stored without either.
+    """
+    if isinstance(trainable, Prefix):
+        return canonical if canonical == PROMPT_EMBEDDINGS else "base_model." + canonical
+    return "base_model.model." + canonical
 
 
 def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str) -> dict[str, Any]:
-    """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter."""
+    """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter.
+
+    It opens over `AutoModelForSequenceClassification` with the federation's number of labels, or over
+    `AutoModelForCausalLM`.
+    """
     common: dict[str, Any] = {
         "base_model_name_or_path": base_model,
         "task_type": model.task_type,
         "inference_mode": True,
+        "modules_to_save": list(model.modules_to_save) or None,
     }
     if isinstance(trainable, Prefix):
         return common | _prefix_config(trainable, model)
-    fields = trainable.model_dump(mode="json", exclude={"kind"})
-    resolved = {
-        "target_modules": list(model.target_modules),
-        "modules_to_save": list(model.modules_to_save) or None,
-    }
-    return common | {"peft_type": "LORA"} | fields | resolved
+    fields = trainable.model_dump(mode="json", exclude={"kind", "modules_to_save"})
+    return common | {"peft_type": "LORA"} | fields | {"target_modules": list(model.target_modules)}
 
 
 def _prefix_config(trainable: Prefix, model: ModelFacts) -> dict[str, Any]:
-    heads_and_width = {"num_layers": model.layers, "token_dim": model.kv_width, "num_attention_heads": 1}
     return {
         "peft_type": "PREFIX_TUNING",
         "num_virtual_tokens": trainable.num_virtual_tokens,
         "num_transformer_submodules": 1,
         "prefix_projection": False,
-        "encoder_hidden_size": model.hidden,
-        "modules_to_save": list(model.modules_to_save) or None,
-    } | heads_and_width
+        "num_layers": model.layers,
+        "token_dim": model.kv_width,
+        "num_attention_heads": model.kv_heads,
+        "encoder_hidden_size": model.kv_width,
+    }

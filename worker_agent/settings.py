@@ -75,6 +75,14 @@ class AgentSettings(BaseSettings):
     executor_growth_bytes: Annotated[int, Field(ge=0)] = 4 * 1024**3
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 10.0
     request_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    lease_wait_seconds: Annotated[float, Field(ge=0, le=30)] = 20.0
+    stop_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=10.0, description="after SIGTERM: time a running job has to finish before its lease is handed back"
+    )
+    cancel_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=10.0, description="time an executor has to leave a cancelled job before it is killed"
+    )
+    cache_bytes: Annotated[int, Field(ge=0)] = Field(default=8 * 1024**3, description="of downloaded instructions")
     log_format: Literal["auto", "json", "console"] = "auto"
 
     @field_validator("url")

@@ -10,7 +10,8 @@ from coordinator.models.base import Base
 class Federation(Base):
     """A federation. `definition` is the validated request; `state_digest` the newest aggregated state.
 
-    `version` counts changes (compare-and-set); `claimed_until` keeps two tasks from one step at once.
+    `waiting_since` is when it was started or resumed last; what it waits for is computed when asked. `version`
+    counts changes.
     """
 
     __tablename__ = "federations"
@@ -25,7 +26,6 @@ class Federation(Base):
     seed: Mapped[int] = mapped_column(BigInteger)
     model_facts: Mapped[dict[str, Any] | None]
     state_digest: Mapped[str | None]
-    waiting_for: Mapped[str | None]
     waiting_since: Mapped[datetime | None]
     next_ordinal: Mapped[int] = mapped_column(default=0)
     version: Mapped[int] = mapped_column(default=0)

@@ -10,21 +10,28 @@ from coordinator.models.base import Base
 class Round(Base):
     """One attempt at one round: (kind, number, attempt). A new attempt keeps what an earlier one accepted.
 
-    `cohort` lists the ordinals drawn for this attempt. `start_digest` is the state the round works from,
-    `state_digest` the one it made. `adapter` maps file names to {digest, size_bytes}. `version` counts changes.
+    `sequence` counts the federation's rows in the order in which they were opened.
+    `cohort` lists the ordinals drawn for this attempt; `everybody` says that the state asks for all clients alive.
+    `start_digest` is the state the round works from, `state_digest` the one it made. `adapter` is {kind, files},
+    files by name as {digest, size_bytes}. `version` counts changes; `claimed_until` keeps two tasks from one step.
     """
 
     __tablename__ = "rounds"
-    __table_args__ = (UniqueConstraint("federation_id", "kind", "number", "attempt"),)
+    __table_args__ = (
+        UniqueConstraint("federation_id", "kind", "number", "attempt"),
+        UniqueConstraint("federation_id", "sequence"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     federation_id: Mapped[str] = mapped_column(ForeignKey("federations.id", ondelete="CASCADE"))
     kind: Mapped[str]
     number: Mapped[int]
     attempt: Mapped[int]
+    sequence: Mapped[int]
     state: Mapped[str] = mapped_column(index=True)
     reason: Mapped[str | None]
     reason_detail: Mapped[str | None]
+    everybody: Mapped[bool] = mapped_column(default=False)
     cohort: Mapped[list[Any] | None]
     planned: Mapped[bool] = mapped_column(default=False)
     evaluation_planned: Mapped[bool] = mapped_column(default=False)

@@ -92,10 +92,10 @@ class Installation:
         """Create an organisation with an API key, enrol its worker with these settings, and run it."""
         admin = Api(self.url, self.admin_key)
         organization = admin("POST", "/v1/organizations", {"name": name})["id"]
-        key = admin("POST", f"/v1/organizations/{organization}/api-keys", {"name": "demo", "role": "owner"})["secret"]
+        key = admin("POST", f"/v1/organizations/{organization}/api-keys", {"name": "demo", "role": "owner"})["key"]
         admin.close()
         own = Api(self.url, key)
-        token = own("POST", f"/v1/organizations/{organization}/enrollment-tokens", {"name": "demo"})["secret"]
+        token = own("POST", f"/v1/organizations/{organization}/enrollment-tokens", {"name": "demo"})["token"]
         own.close()
         folder = self.folder / name
         config = write_settings(folder, {"url": self.url, "name": name, "folder": "state", **worker})

@@ -1,0 +1,1 @@
+"""Speed and learning, measured against the alternative in the same run: `python -m benchmarks.NAME`."""

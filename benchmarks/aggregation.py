@@ -1,0 +1,221 @@
+"""How long the coordinator needs to aggregate one round, and how much memory: `python -m benchmarks.aggregation`.
+
+Measured end to end as the conductor does it: open the updates' files, aggregate, write the next state. The updates
+are LoRA of a LLaMA-7B shape (rank 16, all seven linear maps of 32 layers, bfloat16, 80 MB each), random, made on the
+spot and in the page cache. Each measurement runs in a fresh process. Beside it, at `--peer-clients`: loading every
+file and a weighted mean of `torch.stack` in float32; and the sum over lists of arrays as Flower's strategies do it.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.memory import PeakMemory
+from benchmarks.report import print_report
+from federated import registry
+from federated.contract import ClientUpdate, RoundFacts
+from federated.payload import LazyTensor, Payload
+from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+
+_TARGET_SECONDS = 2.5
+_TARGET_BYTES = 256 * 1024**2
+_TARGET_GROWTH = 1.1
+_WIDTHS = {
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (4096, 4096),
+    "self_attn.v_proj": (4096, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (4096, 11008),
+    "mlp.up_proj": (4096, 11008),
+    "mlp.down_proj": (11008, 4096),
+}
+
+
+def llama_facts(layers: int, rank: int) -> ModelFacts:
+    """LoRA on all linear maps of a LLaMA-7B with `layers` layers."""
+    tensors = []
+    for layer in range(layers):
+        for module, (inputs, outputs) in _WIDTHS.items():
+            name = f"model.layers.{layer}.{module}"
+            for factor, shape, kind in (("A", (rank, inputs), "uniform"), ("B", (outputs, rank), "zeros")):
+                first = Initialisation.model_validate({"kind": kind, "scale": inputs**-0.5})
+                full_name = f"{name}.lora_{factor}.weight"
+                tensors.append(TensorFacts(name=full_name, shape=shape, dtype="F32", initialisation=first))
+    return ModelFacts(
+        model_type="llama",
+        task_type="CAUSAL_LM",
+        tensors=tuple(sorted(tensors, key=lambda tensor: tensor.name)),
+        layers=layers,
+        hidden=4096,
+        kv_width=4096,
+        target_modules=tuple(module.rpartition(".")[2] for module in _WIDTHS),
+        weights_digest="sha256:" + "0" * 64,
+    )
+
+
+def make_files(folder: Path, clients: int, layers: int, rank: int) -> int:
+    """Write the state and one update per client; returns the bytes of an update."""
+    facts = llama_facts(layers, rank)
+    config = registry.make_config("fedavg", {"upload_dtype": "bfloat16"})
+    state = registry.server_half("fedavg", config, Lora(r=rank)).start(facts, 0, None)
+    state.write(folder / "state.safetensors")
+    for client in range(clients):
+        generator = torch.Generator().manual_seed(client)
+        tensors = {tensor.name: _random_tensor(tensor.shape, generator) for tensor in facts.tensors}
+        Payload(tensors).write(_update_path(folder, client))
+    return _update_path(folder, 0).stat().st_size
+
+
+def _random_tensor(shape: tuple[int, ...], generator: torch.Generator) -> LazyTensor:
+    return LazyTensor(
+        torch.bfloat16, shape, lambda: (torch.randn(shape, generator=generator) * 0.01).to(torch.bfloat16)
+    )
+
+
+def _update_path(folder: Path, client: int) -> Path:
+    return folder / f"update-{client}.safetensors"
+
+
+def _weight(client: int) -> int:
+    return 100 + 7 * client
+
+
+def aggregate_exactly(folder: Path, clients: int, threads: int) -> None:
+    """What the conductor does."""
+    config = registry.make_config("fedavg", {"upload_dtype": "bfloat16"})
+    server = registry.server_half("fedavg", config, Lora(r=16))
+    state = Payload.open(folder / "state.safetensors")
+    updates = [
+        ClientUpdate(client, _weight(client), _weight(client), Payload.open(_update_path(folder, client)), {}, None)
+        for client in range(clients)
+    ]
+    outcome = server.aggregate(state, updates, RoundFacts(1, "train", 10, clients))
+    outcome.state.write(folder / "next.safetensors", threads=threads)
+
+
+def aggregate_by_stack(folder: Path, clients: int, threads: int) -> None:
+    """Everything loaded, one `torch.stack` per tensor, weighted mean in float32."""
+    torch.set_num_threads(threads)
+    state = load_file(folder / "state.safetensors")
+    updates = [load_file(_update_path(folder, client)) for client in range(clients)]
+    weights = torch.tensor([_weight(client) for client in range(clients)], dtype=torch.float32)
+    weights = (weights / weights.sum())[:, None, None]
+    for name in state:
+        stacked = torch.stack([update[name].float() for update in updates])
+        state[name] += (stacked * weights).sum(dim=0)
+    save_file(state, folder / "peer.safetensors")
+
+
+def aggregate_by_lists(folder: Path, clients: int, threads: int) -> None:
+    """Lists of float32 arrays, multiplied and added as Flower's `aggregate` does."""
+    torch.set_num_threads(threads)
+    state = load_file(folder / "state.safetensors")
+    loaded = [load_file(_update_path(folder, client)) for client in range(clients)]
+    results = [([update[name].float().numpy() for name in state], _weight(i)) for i, update in enumerate(loaded)]
+    del loaded
+    total = sum(weight for _, weight in results)
+    weighted = [[layer * weight for layer in arrays] for arrays, weight in results]
+    means = [reduce(np.add, layers) / total for layers in zip(*weighted, strict=True)]
+    summed = {name: state[name] + torch.from_numpy(mean) for name, mean in zip(state, means, strict=True)}
+    save_file(summed, folder / "peer.safetensors")
+
+
+METHODS: dict[str, Callable[[Path, int, int], None]] = {
+    "exact": aggregate_exactly,
+    "stack": aggregate_by_stack,
+    "lists": aggregate_by_lists,
+}
+
+
+def measure_here(method: str, folder: Path, clients: int, threads: int, repeats: int) -> dict[str, object]:
+    """Seconds of each repeat and peak anonymous bytes over all, in this process."""
+    seconds = []
+    with PeakMemory() as memory:
+        for _ in range(repeats):
+            began = time.perf_counter()
+            METHODS[method](folder, clients, threads)
+            seconds.append(time.perf_counter() - began)
+    return {"seconds": seconds, "peak_bytes": memory.peak_bytes}
+
+
+def _measured(method: str, folder: Path, clients: int, given: argparse.Namespace) -> tuple[float, int]:
+    """Median seconds and median peak bytes over fresh processes, whose thread stacks alone differ by a megabyte."""
+    command = [sys.executable, "-m", "benchmarks.aggregation", "--measure", method, "--folder", str(folder)]
+    command += ["--clients", str(clients), "--threads", str(given.threads), "--repeats", str(given.repeats)]
+    seconds: list[float] = []
+    peaks: list[int] = []
+    for _ in range(given.processes if method == "exact" else 1):
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        measured = json.loads(answer.stdout.splitlines()[-1])
+        seconds += measured["seconds"]
+        peaks.append(measured["peak_bytes"])
+    median, peak = statistics.median(seconds), int(statistics.median(peaks))
+    print(
+        f"{method:>6}, {clients:3} clients: {median:6.2f} s, {peak / 1024**2:8.1f} MiB anonymous above base",
+        flush=True,
+    )
+    return median, peak
+
+
+def _compare(given: argparse.Namespace, folder: Path) -> None:
+    print(f"making {given.clients} updates in {folder}", flush=True)
+    update_bytes = make_files(folder, given.clients, given.layers, given.rank)
+    seconds, peak = _measured("exact", folder, given.clients, given)
+    _, few_peak = _measured("exact", folder, given.few_clients, given)
+    ours, our_peak = _measured("exact", folder, given.peer_clients, given)
+    peers = {}
+    for method in ("stack", "lists"):
+        peer_seconds, peer_peak = _measured(method, folder, given.peer_clients, given)
+        ratios = {"seconds_ratio": round(peer_seconds / ours, 2), "memory_ratio": round(peer_peak / our_peak, 1)}
+        peers[method] = {"seconds": round(peer_seconds, 3), "peak_bytes": peer_peak, **ratios}
+    growth = peak / few_peak
+    details = {
+        "clients": given.clients,
+        "update_bytes": update_bytes,
+        "threads": given.threads,
+        "peak_bytes": peak,
+        "peak_bytes_target": _TARGET_BYTES,
+        f"peak_bytes_at_{given.few_clients}_clients": few_peak,
+        "memory_growth": round(growth, 3),
+        "memory_growth_target": _TARGET_GROWTH,
+        f"at_{given.peer_clients}_clients": {"seconds": round(ours, 3), "peak_bytes": our_peak},
+        f"peers_at_{given.peer_clients}_clients": peers,
+    }
+    holds = seconds <= _TARGET_SECONDS and peak <= _TARGET_BYTES and growth <= _TARGET_GROWTH
+    print_report("aggregation", seconds, "s", target=_TARGET_SECONDS, holds=holds, details=details)
+
+
+def main() -> None:
+    """The command line; `--measure` is how the program calls itself."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.aggregation", description=__doc__)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--few-clients", type=int, default=10, help="memory is compared with that at so many")
+    parser.add_argument("--peer-clients", type=int, default=10, help="clients at which the alternatives are measured")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=2, help="aggregations in one process")
+    parser.add_argument("--processes", type=int, default=3, help="fresh processes for each number of clients")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 4.5 GB)")
+    parser.add_argument("--measure", choices=sorted(METHODS), default=None, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure_here(given.measure, given.folder, given.clients, given.threads, given.repeats)))
+        return
+    with tempfile.TemporaryDirectory(prefix="aggregation-", dir=given.folder) as folder:
+        _compare(given, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What a round costs beside training, on this machine's own service: `python -m benchmarks.round_overhead`.
+
+A real installation (the coordinator's processes, two worker agents, loopback, SQLite) fine-tunes MiniLM with LoRA on
+generated messages, evaluation off. The figure is the median over the rounds of: time from close to close, less the
+longest time inside the gradient loop as the executors report it. Beside it Flower with two SuperNodes on the same
+task, in an environment of its own: `--install-flower` makes it, and without it `peer` is null.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.flower_peer import environment
+from benchmarks.flower_peer.deployment import Deployment
+from benchmarks.report import print_report
+from benchmarks.round_times import RoundTimes, summary
+from deploy.quickstart import federation as rest
+from deploy.quickstart.base_model import MODEL_ID, WEIGHTS_SHA256, minilm
+from deploy.quickstart.installation import Api, Installation, Member
+from deploy.quickstart.tasks import TextTask, support_messages, write_rows
+
+_TARGET_SECONDS = 0.5
+_ORGANISATIONS = ("bank", "clinic")
+_MAX_LENGTH = 64
+_LORA_ALPHA = 16
+_LEARNING_RATE = 1e-3
+_THREADS = 1
+_MOST_ROUNDS = 90
+
+
+def definition(labels: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """The federation, as a body of `POST /v1/federations`."""
+    return {
+        "name": "round overhead",
+        "task": {"task": "sequence_classification", "labels": list(labels), "max_length": _MAX_LENGTH},
+        "base_model": {"id": MODEL_ID, "weights_sha256": WEIGHTS_SHA256},
+        "trainable": {"kind": "lora", "r": given.rank, "lora_alpha": _LORA_ALPHA},
+        "algorithm": "fedavg",
+        "config": {"local_steps": given.steps, "batch_size": given.batch_size, "learning_rate": _LEARNING_RATE},
+        "rounds": given.rounds + 1,
+        "clients_per_round": len(_ORGANISATIONS),
+        "evaluation": {"every": None},
+        "seed": 0,
+    }
+
+
+def peer_task(labels: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """The same for the app in `flower_peer/app`."""
+    return {
+        "model": str(minilm()),
+        "labels": list(labels),
+        "rank": given.rank,
+        "lora_alpha": _LORA_ALPHA,
+        "steps": given.steps,
+        "batch_size": given.batch_size,
+        "learning_rate": _LEARNING_RATE,
+        "max_length": _MAX_LENGTH,
+        "threads": _THREADS,
+        "rounds": given.rounds + 1,
+    }
+
+
+def measure_service(folder: Path, task: TextTask, given: argparse.Namespace) -> list[RoundTimes]:
+    """Run the federation and read its rounds. Raises SystemExit if it did not complete."""
+    folder.mkdir()
+    worker = {"models": {MODEL_ID: str(minilm())}, "device": "cpu", "training_threads": _THREADS}
+    with Installation(folder) as installation:
+        members = []
+        for name in _ORGANISATIONS:
+            data = {"messages": {"path": str(_rows_file(folder.parent, name)), "held_out": 0.0}}
+            members.append(installation.join(name, {**worker, "datasets": data}))
+        federation = rest.run(installation, members, definition(task.labels, given), Console())
+        return _read(installation, members[0], federation)
+
+
+def _read(installation: Installation, owner: Member, federation: str) -> list[RoundTimes]:
+    api = Api(installation.url, owner.api_key)
+    rounds = [
+        one
+        for one in api("GET", f"/v1/federations/{federation}/rounds?limit=100")["items"]
+        if one["kind"] == "train" and one["closed_at"] is not None and one["state_digest"] is not None
+    ]
+    jobs = [api("GET", f"/v1/rounds/{one['id']}/jobs?limit=100")["items"] for one in rounds]
+    api.close()
+    return [_times(one, its_jobs) for one, its_jobs in zip(rounds, jobs, strict=True)]
+
+
+def _times(one: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> RoundTimes:
+    trained = [job for job in jobs if job["kind"] == "train" and job["state"] == "accepted"]
+    longest = max(job["seconds"]["training"] for job in trained)
+    last = max(trained, key=lambda job: _moment(job["submitted_at"]))
+    return RoundTimes(one["number"], _moment(one["closed_at"]), longest, _phases(one, last))
+
+
+def _phases(one: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float]:
+    """Where the time went, along the job submitted last; then what the coordinator and that job's worker noted."""
+    at = [one["opened_at"], one["collecting_at"], last["leased_at"], last["submitted_at"], one["aggregated_at"]]
+    names = ("opened_to_collecting", "collecting_to_leased", "leased_to_submitted", "submitted_to_aggregated")
+    path = {name: _moment(end) - _moment(start) for name, start, end in zip(names, at[:-1], at[1:], strict=True)}
+    path["leased_to_submitted_less_training"] = path.pop("leased_to_submitted") - last["seconds"]["training"]
+    path["aggregated_to_closed"] = _moment(one["closed_at"]) - _moment(one["aggregated_at"])
+    noted = {f"round.{name}": value for name, value in one["seconds"].items()}
+    return path | noted | {f"last_job.{name}": value for name, value in last["seconds"].items()}
+
+
+def _moment(text: str) -> float:
+    """Seconds on the wall of a time in the API's form."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def measure_peer(folder: Path, task: TextTask, given: argparse.Namespace) -> dict[str, Any] | None:
+    """Flower's numbers, or None without its environment."""
+    if given.no_flower or not environment.is_installed(given.flower):
+        return None
+    print("Flower on the same task", flush=True)
+    rows = [_rows_file(folder.parent, name) for name in _ORGANISATIONS]
+    rounds = Deployment(given.flower, folder).measure(peer_task(task.labels, given), rows)
+    return {"program": environment.FLOWER, **summary(rounds)}
+
+
+def _rows_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.jsonl"
+
+
+def _compare(folder: Path, given: argparse.Namespace) -> None:
+    task = support_messages(seed=0)
+    for name in _ORGANISATIONS:
+        write_rows(_rows_file(folder, name), task.parts[name])
+    ours = summary(measure_service(folder / "service", task, given))
+    print(f"{ours['median_seconds']:.3f} s a round beside training (median)", flush=True)
+    peer = measure_peer(folder / "peer", task, given)
+    if peer is not None:
+        print(f"{peer['median_seconds']:.3f} s a round with {peer['program']}", flush=True)
+    figure = ours["median_seconds"]
+    named = {"steps": given.steps, "batch_size": given.batch_size, "rank": given.rank, "workers": len(_ORGANISATIONS)}
+    details = {**named, **ours, "peer": peer}
+    holds = figure <= _TARGET_SECONDS
+    print_report("round_overhead", figure, "s", target=_TARGET_SECONDS, holds=holds, details=details)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.round_overhead", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="rounds measured; one more is run before them")
+    parser.add_argument("--steps", type=int, default=20, help="local steps")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--folder", type=Path, default=None, help="keep all files and logs here; must not exist")
+    parser.add_argument("--flower", type=Path, default=environment.DEFAULT_FOLDER, help="Flower's environment")
+    parser.add_argument("--install-flower", action="store_true", help="make that environment first")
+    parser.add_argument("--no-flower", action="store_true", help="measure the service alone")
+    given = parser.parse_args()
+    if not 1 <= given.rounds <= _MOST_ROUNDS:
+        parser.error(f"--rounds must lie between 1 and {_MOST_ROUNDS}")
+    given.flower = given.flower.absolute()
+    return given
+
+
+def main() -> None:
+    """The command line."""
+    given = _arguments()
+    if given.install_flower and not environment.is_installed(given.flower):
+        environment.install(given.flower)
+    if given.folder is not None:
+        given.folder.mkdir(parents=True)
+        _compare(given.folder.resolve(), given)
+        return
+    with tempfile.TemporaryDirectory(prefix="round-overhead-") as folder:
+        _compare(Path(folder), given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The command line `coordinator`. Nothing heavy is imported before a command needs it."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from coordinator import logs
+from coordinator.settings import get_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys of the installation.")
+app.add_typer(keys, name="keys")
+
+GRACEFUL_SECONDS = 5
+MIGRATING = "migrating"
+Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything this installation keeps.")]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
+
+
+def _settle(process: str, data: Path | None = None, port: int | None = None) -> None:
+    """Options win over the environment, and are handed on through it to the processes that `up` starts."""
+    if data is not None:
+        os.environ["FEDLOOM_DATA_FOLDER"] = str(data.resolve())
+    if port is not None:
+        os.environ["FEDLOOM_PORT"] = str(port)
+    get_settings.cache_clear()
+    logs.configure(get_settings().log_format, process)
+
+
+@app.command()
+def up(data: Data = None, port: Port = None) -> None:
+    """Run everything on this machine: web, background and beat, kept alive."""
+    from coordinator.supervisor import Supervisor
+
+    _settle("up", data, port)
+    settings = get_settings()
+    folder = settings.data_folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["FEDLOOM_DATA_FOLDER"] = str(folder)
+    if settings.port == 0:
+        os.environ["FEDLOOM_PORT"] = str(_free_port(settings.host))
+    this = [sys.executable, "-m", "coordinator"]
+    supervisor = Supervisor({"web": [*this, "serve"], "background": [*this, "work"], "beat": [*this, "beat"]}, folder)
+    with _only_one(folder), _migration_beside(folder, settings.embedded) as failed:
+        supervisor.run()
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(data: Data = None, port: Port = None) -> None:
+    """Run the web process alone."""
+    import uvicorn
+
+    from coordinator.app import create_app
+    from coordinator.supervisor import watch_parent
+
+    watch_parent()
+    _settle("web", data, port)
+    settings = get_settings()
+    config = uvicorn.Config(
+        create_app(), settings.host, settings.port, log_config=None, access_log=False, ws="none",
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )  # fmt: skip
+    listening = config.bind_socket()
+    host, bound = listening.getsockname()[:2]
+    url = settings.public_url or f"http://{host}:{bound}"
+    _wait_for_migration()
+    typer.echo(f"Fedloom coordinator at {url} (documentation: {url}/docs)")
+    uvicorn.Server(config).run([listening])
+
+
+@app.command()
+def work(data: Data = None) -> None:
+    """Run a background process alone."""
+    from celery.platforms import SecurityWarning
+
+    from coordinator.celery_app import celery, load_tasks, worker_arguments
+    from coordinator.supervisor import watch_parent
+
+    watch_parent()
+    _settle("background", data)
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # of root: this queue carries JSON alone
+    load_tasks()
+    _wait_for_migration()
+    celery.worker_main(worker_arguments(get_settings()))
+
+
+@app.command()
+def beat(data: Data = None) -> None:
+    """Run the clock that wakes what is due; one in an installation."""
+    from coordinator.celery_app import run_beat
+    from coordinator.supervisor import watch_parent
+
+    watch_parent()
+    _settle("beat", data)
+    _wait_for_migration()
+    run_beat()
+
+
+@app.command()
+def migrate(data: Data = None) -> None:
+    """Bring the database to this version's tables."""
+    _settle("migrate", data)
+    _migrate()
+    typer.echo("The database is at this version's migrations.")
+
+
+def _migrate() -> None:
+    from coordinator import migration
+
+    get_settings().data_folder.mkdir(parents=True, exist_ok=True)
+    migration.upgrade()
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Two installations in one folder would take each other's messages."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            typer.echo(f"Another `coordinator up` runs in {folder}.", err=True)
+            raise typer.Exit(1) from None
+        yield
+
+
+@contextmanager
+def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]:
+    """Migrates while the processes start, which wait for it before they serve. Yields what went wrong."""
+    failed: list[Exception] = []
+    with (folder / MIGRATING).open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+
+        def migrate_and_open() -> None:
+            try:
+                if embedded:
+                    _migrate()
+                fcntl.flock(gate, fcntl.LOCK_UN)
+            except Exception as error:
+                structlog.get_logger(__name__).exception("migration_failed")
+                failed.append(error)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=migrate_and_open, name="migrate")
+        thread.start()
+        yield failed
+        thread.join()
+
+
+def _wait_for_migration() -> None:
+    settings = get_settings()
+    if not settings.embedded:
+        return
+    settings.data_folder.mkdir(parents=True, exist_ok=True)
+    with (settings.data_folder / MIGRATING).open("a") as gate:
+        fcntl.flock(gate, fcntl.LOCK_SH)
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@keys.command("create-admin")
+def create_admin(
+    data: Data = None, name: Annotated[str, typer.Option(help="What the key is for.")] = "admin"
+) -> None:
+    """Make an API key that may do everything, and print it this once."""
+    from coordinator.database import utcnow, writing
+    from coordinator.organizations import service
+
+    _settle("keys", data)
+    if get_settings().embedded:
+        _migrate()
+    with writing() as session:
+        text = service.create_admin_key(session, name, utcnow())
+    typer.echo(text)
+
+
+def main() -> None:
+    """Entry point of the command `coordinator`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The registered algorithms, listed and shown."""

@@ -1,0 +1,50 @@
+"""HTTP for the algorithms that are installed: what the registry finds, nothing written by hand."""
+
+from functools import cache
+from importlib.resources import files
+
+from fastapi import APIRouter
+
+from coordinator.algorithms.schemas import AlgorithmAnswer, AlgorithmList
+from coordinator.errors import NotFound
+from coordinator.problems import problem_responses
+from coordinator.security import AnyPrincipal
+from federated import registry
+
+router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"])
+
+
+@router.get("", operation_id="list_algorithms", responses=problem_responses())
+def list_algorithms(principal: AnyPrincipal) -> AlgorithmList:
+    """List the algorithms with the JSON Schemas of their configs."""
+    return AlgorithmList(items=[_answer(name) for name in registry.algorithms()])
+
+
+@router.get("/{name}", operation_id="show_algorithm", responses=problem_responses(404))
+def show_algorithm(name: str, principal: AnyPrincipal) -> AlgorithmAnswer:
+    """Show an algorithm with the JSON Schema of its config."""
+    if name not in registry.algorithms():
+        known = ", ".join(registry.algorithms())
+        raise NotFound("algorithm_unknown", f"There is no algorithm {name!r} here; there are: {known}.")
+    return _answer(name)
+
+
+@cache
+def _answer(name: str) -> AlgorithmAnswer:
+    algorithm = registry.algorithm(name)
+    return AlgorithmAnswer(
+        name=name,
+        title=algorithm.title,
+        revision=algorithm.revision,
+        summary=_summary(name),
+        trainables=sorted(algorithm.trainables),
+        personal=algorithm.personal,
+        config_schema=algorithm.config.model_json_schema(),
+    )
+
+
+def _summary(name: str) -> str:
+    """The first paragraph of the algorithm's README that is not a heading."""
+    text = files("federated.algorithms").joinpath(name, "README.md").read_text(encoding="utf-8")
+    paragraphs = (part.strip() for part in text.split("\n\n"))
+    return next((" ".join(part.split()) for part in paragraphs if part and not part.startswith("#")), "")

@@ -1,0 +1,164 @@
+"""Composition root of the web process: routers, errors, limits, health."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coordinator import database, problems, readiness
+from coordinator.algorithms.endpoints import router as algorithms
+from coordinator.artifacts.endpoints import router as artifacts
+from coordinator.clients.endpoints import router as clients
+from coordinator.errors import TooLarge, Unavailable
+from coordinator.federations.endpoints import router as federations
+from coordinator.jobs.endpoints import router as jobs
+from coordinator.organizations.endpoints import router as organizations
+from coordinator.rounds.endpoints import router as rounds
+from coordinator.settings import get_settings
+from coordinator.workers.endpoints import router as workers
+from federated import __version__
+from federated.protocol import PROTOCOL_VERSION, Problem
+
+ROUTERS = (organizations, workers, algorithms, federations, clients, rounds, jobs, artifacts)
+DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
+
+_log = structlog.get_logger(__name__)
+_requests = Counter("fedloom_http_requests_total", "Answered requests", ["method", "route", "status"])
+_seconds = Histogram("fedloom_http_request_seconds", "Seconds until the whole answer was sent", ["method", "route"])
+
+health = APIRouter(tags=["health"])
+
+
+def create_app() -> FastAPI:
+    """The ASGI app. Reads the settings when it serves, not when it is made."""
+    app = FastAPI(
+        title="Fedloom coordinator",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        separate_input_output_schemas=False,
+    )
+    problems.install(app)
+    for router in (health, *ROUTERS):
+        app.include_router(router)
+    app.add_middleware(Gate)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = get_settings().web_threads
+    yield
+    database.dispose()
+
+
+class Gate:
+    """Before and after every request: refuses a body over `max_body_bytes`, counts, and writes the access log.
+
+    A chunk of an upload may be larger; its exact size is checked where it is stored.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            received = await _within_limit(scope, receive)
+            if received is None:
+                limit = get_settings().max_body_bytes
+                refusal = TooLarge("body_too_large", f"The body of a request has at most {limit} bytes.")
+                await problems.answer(refusal)(scope, receive, sending)
+            else:
+                await self._app(scope, received, sending)
+        finally:
+            _account(scope, status, time.perf_counter() - started)
+
+
+async def _within_limit(scope: Scope, receive: Receive) -> Receive | None:
+    """A `receive` with no more than the limit to come, or None if there is more."""
+    headers = dict(scope["headers"])
+    limit = get_settings().max_body_bytes
+    if scope["method"] == "PUT" and "/chunks/" in scope["path"]:
+        return receive
+    if b"transfer-encoding" not in headers:  # then the server holds the body to its announced length
+        return receive if int(headers.get(b"content-length", b"0")) <= limit else None
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return receive
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+        if len(body) > limit:
+            return None
+    return _replaying({"type": "http.request", "body": body, "more_body": False}, receive)
+
+
+def _replaying(first: Message, receive: Receive) -> Receive:
+    waiting = [first]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _account(scope: Scope, status: int, seconds: float) -> None:
+    route = scope.get("route")
+    path = route.path_format if isinstance(route, APIRoute) else "other"
+    _requests.labels(scope["method"], path, str(status)).inc()
+    _seconds.labels(scope["method"], path).observe(seconds)
+    _log.info(
+        "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(1000 * seconds, 1)
+    )
+
+
+@health.get("/healthz", operation_id="healthz")
+def healthz() -> dict[str, str]:
+    """Say that the web process runs."""
+    return {"status": "ok"}
+
+
+@health.get("/readyz", operation_id="readyz", responses={503: {"model": Problem, "description": "What is missing"}})
+def readyz() -> Response:
+    """Say whether database, migrations, store, broker, background and beat are there, and what is missing."""
+    found = readiness.checks()
+    missing = {name: outcome for name, outcome in found.items() if outcome != readiness.OK}
+    if not missing:
+        return JSONResponse({"status": "ready", "checks": found})
+    detail = "; ".join(f"{name}: {outcome}" for name, outcome in missing.items())
+    problem = Unavailable("not_ready", f"Not ready. {detail}.").problem()
+    return JSONResponse(
+        {**problem, "missing": list(missing), "checks": found}, 503, Unavailable.headers, problems.MEDIA_TYPE
+    )
+
+
+@health.get("/version", operation_id="version")
+def version() -> dict[str, Any]:
+    """Show the versions of the service and of the protocol that workers speak."""
+    return {"version": __version__, "protocol_version": PROTOCOL_VERSION}
+
+
+@health.get("/metrics", operation_id="metrics", response_class=Response)
+def metrics() -> Response:
+    """Show counters of this process in the text format of Prometheus."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

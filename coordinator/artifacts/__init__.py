@@ -1,0 +1,1 @@
+"""Stored bytes: chunked upload, ranged download, who may read them and why they are kept."""

@@ -1,0 +1,144 @@
+"""HTTP for artifacts. Bytes are streamed, outside any session."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from coordinator.artifacts import service, store
+from coordinator.database import ReadSession, WriteSession, reading, utcnow
+from coordinator.errors import RangeNotSatisfiable, Unprocessable
+from coordinator.problems import problem_responses
+from coordinator.security import AnyPrincipal, Principal
+from federated.protocol import DIGEST_PATTERN, UploadAnswer, UploadRequest
+
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=problem_responses(403, 413))
+def announce_upload(request: UploadRequest, principal: AnyPrincipal, session: WriteSession) -> UploadAnswer:
+    """Announce an upload, or find an unfinished one of the same digest."""
+    return service.announce(session, principal, request, utcnow())
+
+
+@router.get("/uploads/{upload_id}", operation_id="show_upload", responses=problem_responses(404))
+def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -> UploadAnswer:
+    """Show an upload and which of its chunks are there."""
+    return service.show_upload(session, principal, upload_id)
+
+
+@router.put(
+    "/uploads/{upload_id}/chunks/{index}",
+    status_code=204,
+    operation_id="put_chunk",
+    responses=problem_responses(404, 409),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def put_chunk(upload_id: str, index: int, principal: AnyPrincipal, request: Request) -> Response:
+    """Store one chunk: the body is its bytes. All chunks but the last have `chunk_bytes`."""
+    size_bytes = await run_in_threadpool(_chunk_size, principal, upload_id, index)
+    try:
+        await store.put_chunk(upload_id, index, request.stream(), size_bytes)
+    except store.WrongBytes as error:
+        raise Unprocessable("chunk_size_wrong", f"{error}.") from None
+    return Response(status_code=204)
+
+
+def _chunk_size(principal: Principal, upload_id: str, index: int) -> int:
+    with reading() as session:
+        return service.chunk_size(session, principal, upload_id, index)
+
+
+@router.post(
+    "/uploads/{upload_id}/complete",
+    operation_id="complete_upload",
+    responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(404, 409)},
+)
+def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response) -> UploadAnswer:
+    """End an upload. Several chunks are put together in the background: poll the upload."""
+    answer = service.complete(principal, upload_id)
+    if answer.state == "assembling":
+        response.status_code = 202
+        response.headers["Location"] = f"{router.prefix}/uploads/{upload_id}"
+    return answer
+
+
+@router.get(
+    "/{digest}",
+    operation_id="download_artifact",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "All bytes"},
+        206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
+        304: {"description": "The caller has it already"},
+        **problem_responses(404, 416),
+    },
+)
+async def download_artifact(
+    digest: Annotated[str, Path(pattern=DIGEST_PATTERN)],
+    principal: AnyPrincipal,
+    range: Annotated[str | None, Header()] = None,  # noqa: A002 - the header's name
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Download an artifact, or a range of it. Needs the right to read it; knowing the digest gives none."""
+    size_bytes = await run_in_threadpool(_readable_size, principal, digest)
+    return stream(digest, size_bytes, range, if_range, if_none_match)
+
+
+def stream(
+    digest: str,
+    size_bytes: int,
+    range: str | None,  # noqa: A002 - the header's name
+    if_range: str | None,
+    if_none_match: str | None,
+) -> Response:
+    """Streams an artifact that the caller may read, or the range of it that the headers ask for."""
+    etag = f'"{digest}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
+    if if_none_match is not None and etag in [part.strip() for part in if_none_match.split(",")]:
+        return Response(status_code=304, headers=headers)
+    wanted = _parse_range(range, size_bytes) if if_range in (None, etag) else None
+    start, end = wanted or (0, size_bytes)
+    headers["Content-Length"] = str(end - start)
+    if wanted is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
+    status = 200 if wanted is None else 206
+    return StreamingResponse(_bytes(digest, start, end), status, headers, "application/octet-stream")
+
+
+def _readable_size(principal: Principal, digest: str) -> int:
+    with reading() as session:
+        return service.readable(session, principal, digest, utcnow()).size_bytes
+
+
+async def _bytes(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async for part in store.read(digest, start, end):
+        yield bytes(part)
+
+
+def _parse_range(text: str | None, size_bytes: int) -> tuple[int, int] | None:
+    """First byte and the one after the last (RFC 9110, one range). None: the whole; raises RangeNotSatisfiable."""
+    found = _RANGE.fullmatch(text.strip()) if text else None
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
+    if first:
+        start, end = int(first), min(int(last) + 1 if last else size_bytes, size_bytes)
+    else:
+        start, end = max(size_bytes - int(last), 0), size_bytes
+    if last and first and int(last) < int(first):
+        return None
+    if start >= end:
+        raise RangeNotSatisfiable("range_not_satisfiable", f"The artifact has {size_bytes} bytes.")
+    return start, end

@@ -1,0 +1,75 @@
+"""Statements over artifacts, grants, holds and uploads. Used by `service` alone."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from coordinator.models import Artifact, Base, Grant, Hold, Upload
+
+
+def insert_missing(session: Session, model: type[Base], **values: Any) -> None:
+    """Inserts the row unless its primary key is there; two writers may try at once."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.execute(insert(model).values(**values).on_conflict_do_nothing())
+
+
+def prolong_grant(session: Session, digest: str, principal: str, until: datetime | None) -> None:
+    """Lets the grant last until `until` (None: for ever) if that is later."""
+    statement = update(Grant).where(Grant.digest == digest, Grant.principal == principal, Grant.until.is_not(None))
+    if until is not None:
+        statement = statement.where(Grant.until < until)
+    session.execute(statement.values(until=until))
+
+
+def may_read(session: Session, digest: str, principal: str, now: datetime) -> bool:
+    """Whether the principal has a grant that lasts."""
+    lasts = or_(Grant.until.is_(None), Grant.until > now)
+    statement = select(exists().where(Grant.digest == digest, Grant.principal == principal, lasts))
+    return bool(session.scalar(statement))
+
+
+def release(session: Session, holder: str, part: str | None) -> None:
+    """Deletes the holder's holds, or those of one part."""
+    statement = delete(Hold).where(Hold.holder == holder)
+    session.execute(statement if part is None else statement.where(Hold.part == part))
+
+
+def unheld(created_before: datetime, among: Sequence[str] | None = None) -> ColumnElement[bool]:
+    """Condition: an artifact that nobody holds, older than that."""
+    free = ~exists().where(Hold.digest == Artifact.digest)
+    condition = free & (Artifact.created_at < created_before)
+    return condition if among is None else condition & Artifact.digest.in_(among)
+
+
+def take_unheld(session: Session, created_before: datetime, limit: int) -> Sequence[Artifact]:
+    """Deletes up to `limit` rows of artifacts that nobody holds, and returns them."""
+    found = session.scalars(select(Artifact).where(unheld(created_before)).limit(limit)).all()
+    digests = [artifact.digest for artifact in found]
+    taken = session.scalars(delete(Artifact).where(unheld(created_before, digests)).returning(Artifact))
+    return taken.all()
+
+
+def known(session: Session, digests: Sequence[str]) -> set[str]:
+    """Which of the digests have a row."""
+    return set(session.scalars(select(Artifact.digest).where(Artifact.digest.in_(digests))))
+
+
+def uploads_of(session: Session, principal: str, digest: str, states: Sequence[str]) -> Sequence[Upload]:
+    """The principal's uploads of the digest in one of the states, newest first."""
+    statement = select(Upload).where(Upload.principal == principal, Upload.digest == digest, Upload.state.in_(states))
+    return session.scalars(statement.order_by(Upload.created_at.desc())).all()
+
+
+def expired_uploads(session: Session, created_before: datetime, limit: int) -> Sequence[Upload]:
+    """Uploads announced before that time."""
+    return session.scalars(select(Upload).where(Upload.created_at < created_before).limit(limit)).all()
+
+
+def stuck_uploads(session: Session, now: datetime) -> Sequence[str]:
+    """Ids of uploads that wait to be assembled and are in nobody's hands."""
+    free = or_(Upload.claimed_until.is_(None), Upload.claimed_until < now)
+    return session.scalars(select(Upload.id).where(Upload.state == "assembling", free)).all()

@@ -1,0 +1,18 @@
+"""Answers of the artifact calls are `federated.protocol`'s; here stands what the protocol does not name."""
+
+from coordinator.models import Upload
+from federated.protocol import ArtifactReference, UploadAnswer
+
+
+def upload_answer(upload: Upload, chunks: int, present: tuple[int, ...]) -> UploadAnswer:
+    """The upload as its principal sees it; a complete one names the artifact."""
+    complete = upload.state == "complete"
+    return UploadAnswer(
+        upload_id=upload.id,
+        chunk_bytes=upload.chunk_bytes,
+        chunks=chunks,
+        chunks_present=tuple(range(chunks)) if complete else present,
+        state=upload.state,
+        artifact=ArtifactReference(digest=upload.digest, size_bytes=upload.size_bytes) if complete else None,
+        problem=upload.problem,
+    )

@@ -1,0 +1,87 @@
+"""Composition root of the background process: which tasks there are, and what beat wakes."""
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from celery.beat import Scheduler, Service
+from celery.signals import beat_init, setup_logging, worker_process_init, worker_ready
+
+from coordinator import nudge, processes
+from coordinator.database import forget_inherited, utcnow, writing
+from coordinator.settings import Settings, get_settings
+
+COLLECT_SECONDS = 3600.0
+
+celery = nudge.celery
+_alive = ExitStack()
+
+
+def load_tasks() -> None:
+    """Registers all tasks. Not done by importing this module: beat sends names, and needs no torch."""
+    from coordinator.artifacts import tasks as artifact_tasks  # noqa: F401
+    from coordinator.federations import tasks as federation_tasks  # noqa: F401
+    from coordinator.rounds import tasks as round_tasks  # noqa: F401
+
+
+@celery.task(name=nudge.RENEW_PROCESS)
+def renew_beat() -> None:
+    """Beat sent this and a background process took it: both are alive."""
+    with writing() as session:
+        processes.renew(session, "beat", "beat", utcnow())
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Task name -> its entry. A message not taken within one period is dropped: the next one says the same."""
+    periods = {
+        nudge.RECONCILE: settings.reconcile_seconds,
+        nudge.RENEW_PROCESS: settings.process_renew_seconds,
+        nudge.RESUME_UPLOADS: settings.process_renew_seconds,
+        nudge.COLLECT: COLLECT_SECONDS,
+    }
+    return {
+        task: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+        for task, seconds in periods.items()
+    }
+
+
+@setup_logging.connect
+def _keep_our_logging(**_: object) -> None:
+    """A receiver keeps Celery from setting up a log of its own."""
+
+
+@beat_init.connect
+def _send_all_once(**_: object) -> None:
+    """Beat's first turn comes one period after its start; what is due is due now."""
+    for task in beat_schedule(get_settings()):
+        nudge.send(task)
+
+
+@worker_ready.connect
+def _renew_from_threads(**_: object) -> None:
+    if get_settings().embedded:
+        _alive.enter_context(processes.renewing("background"))
+
+
+@worker_process_init.connect
+def _renew_from_forks(**_: object) -> None:
+    forget_inherited()
+    _alive.enter_context(processes.renewing("background"))
+
+
+def worker_arguments(settings: Settings) -> list[str]:
+    """Command line of the Celery worker: threads on one machine, forks beyond, and no talk among workers."""
+    pool = "threads" if settings.embedded else "prefork"
+    return [
+        "--quiet", "worker", f"--pool={pool}", f"--concurrency={settings.background_threads}", "--loglevel=WARNING",
+        "--without-gossip", "--without-mingle", "--without-heartbeat", f"--hostname=background-{os.getpid()}@%h",
+    ]  # fmt: skip
+
+
+def run_beat() -> None:
+    """Runs the clock until SIGTERM. Its schedule lies in memory: Celery's own file for it is a pickle."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    celery.conf.beat_schedule = beat_schedule(get_settings())
+    Service(app=celery, scheduler_cls=Scheduler).start()

@@ -1,0 +1,1 @@
+"""Who takes part: invitations of organisations, and the data sets they register."""

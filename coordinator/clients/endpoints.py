@@ -1,0 +1,128 @@
+"""HTTP for invitations and clients."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from sqlalchemy.orm import Session
+
+from coordinator.clients import service
+from coordinator.clients.schemas import (
+    ClientAnswer,
+    ClientCreate,
+    InvitationAnswer,
+    InvitationCreate,
+    Reason,
+    client_answer,
+)
+from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.models import Invitation
+from coordinator.pagination import Listing, Page, Paging
+from coordinator.problems import problem_responses
+from coordinator.security import KeyPrincipal
+
+router = APIRouter(prefix="/v1", tags=["clients"])
+OptionalReason = Annotated[Reason, Body()]
+_CHANGES = problem_responses(403, 404, 409)
+_NO_REASON = Reason()
+
+
+@router.post(
+    "/federations/{federation_id}/invitations",
+    status_code=201,
+    operation_id="invite_organization",
+    responses=_CHANGES,
+)
+def invite_organization(
+    federation_id: str, request: InvitationCreate, principal: KeyPrincipal, session: WriteSession
+) -> InvitationAnswer:
+    """Invite an organization (the federation's owner)."""
+    return _one(session, service.invite(session, principal, federation_id, request.organization_id, utcnow()))
+
+
+@router.get(
+    "/federations/{federation_id}/invitations",
+    operation_id="list_invitations",
+    responses=problem_responses(400, 403, 404),
+)
+def list_invitations(
+    federation_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+) -> Listing[InvitationAnswer]:
+    """List who was invited: all for the federation's owner, for others their own."""
+    return _listing(session, service.invitations_of(session, principal, federation_id, page))
+
+
+@router.get("/invitations", operation_id="list_own_invitations", responses=problem_responses(400, 403))
+def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[InvitationAnswer]:
+    """List what the organization was invited to, and what would leave its site."""
+    return _listing(session, service.my_invitations(session, principal, page))
+
+
+@router.post("/federations/{federation_id}/accept", operation_id="accept_invitation", responses=_CHANGES)
+def accept_invitation(federation_id: str, principal: KeyPrincipal, session: WriteSession) -> InvitationAnswer:
+    """Take part with the caller's organization."""
+    return _one(session, service.accept(session, principal, federation_id, utcnow()))
+
+
+@router.post("/federations/{federation_id}/decline", operation_id="decline_invitation", responses=_CHANGES)
+def decline_invitation(
+    federation_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+) -> InvitationAnswer:
+    """Refuse to take part; the reason is shown to the federation's owner."""
+    return _one(session, service.decline(session, principal, federation_id, request.reason, utcnow()))
+
+
+@router.post("/federations/{federation_id}/leave", operation_id="leave_federation", responses=_CHANGES)
+def leave_federation(
+    federation_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+) -> InvitationAnswer:
+    """Take no part any more; all clients of the organization leave."""
+    return _one(session, service.leave(session, principal, federation_id, request.reason, utcnow()))
+
+
+@router.post(
+    "/federations/{federation_id}/clients", status_code=201, operation_id="register_client", responses=_CHANGES
+)
+def register_client(
+    federation_id: str, request: ClientCreate, principal: KeyPrincipal, session: WriteSession
+) -> ClientAnswer:
+    """Register a data set of one of the organization's workers."""
+    return client_answer(service.register(session, principal, federation_id, request, utcnow()))
+
+
+@router.get(
+    "/federations/{federation_id}/clients", operation_id="list_clients", responses=problem_responses(400, 403, 404)
+)
+def list_clients(
+    federation_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+) -> Listing[ClientAnswer]:
+    """List clients by ordinal: all for the federation's owner, for others their own."""
+    found = service.clients_of(session, principal, federation_id, page)
+    return Listing(items=[client_answer(row) for row in found.rows], next_cursor=found.next_cursor)
+
+
+@router.get("/clients/{client_id}", operation_id="show_client", responses=problem_responses(403, 404))
+def show_client(client_id: str, principal: KeyPrincipal, session: ReadSession) -> ClientAnswer:
+    """Show a client to its organization and to the federation's owner."""
+    return client_answer(service.visible_client(session, principal, client_id))
+
+
+@router.post("/clients/{client_id}/leave", operation_id="leave_with_client", responses=_CHANGES)
+def leave_with_client(
+    client_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+) -> ClientAnswer:
+    """Take no part any more with one data set."""
+    return client_answer(service.leave_client(session, principal, client_id, request.reason))
+
+
+@router.post("/clients/{client_id}/restore", operation_id="restore_client", responses=_CHANGES)
+def restore_client(client_id: str, principal: KeyPrincipal, session: WriteSession) -> ClientAnswer:
+    """Bring a client that is out back, after its owner changed what was wrong; it is described again."""
+    return client_answer(service.restore(session, principal, client_id))
+
+
+def _one(session: Session, invitation: Invitation) -> InvitationAnswer:
+    return service.answers(session, [invitation])[0]
+
+
+def _listing(session: Session, page: Page[Invitation]) -> Listing[InvitationAnswer]:
+    return Listing(items=service.answers(session, page.rows), next_cursor=page.next_cursor)

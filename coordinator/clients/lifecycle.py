@@ -1,0 +1,91 @@
+"""The moves of an invitation and of a client, and what must hold before one is registered.
+
+A move that is not in a table is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, get_args
+
+from coordinator.errors import Conflict, FieldError, Unprocessable
+from federated import registry
+from federated.protocol import Capabilities
+
+InvitationState = Literal["invited", "accepted", "declined", "left"]
+InvitationEvent = Literal["invite", "accept", "decline", "leave"]
+ClientState = Literal["registered", "ready", "out", "left"]
+ClientEvent = Literal["register", "describe", "take_out", "restore", "leave"]
+
+INVITATION_MOVES: Final[Mapping[tuple[InvitationState, InvitationEvent], InvitationState]] = {
+    ("invited", "accept"): "accepted",
+    ("invited", "decline"): "declined",
+    ("accepted", "leave"): "left",
+    ("declined", "invite"): "invited",
+    ("left", "invite"): "invited",
+}
+CLIENT_MOVES: Final[Mapping[tuple[ClientState, ClientEvent], ClientState]] = {
+    ("registered", "describe"): "ready",
+    ("registered", "take_out"): "out",
+    ("ready", "take_out"): "out",
+    ("out", "restore"): "registered",
+    ("registered", "leave"): "left",
+    ("ready", "leave"): "left",
+    ("out", "leave"): "left",
+    ("left", "register"): "registered",
+}
+INVITATION_STATES: Final = get_args(InvitationState)
+INVITATION_EVENTS: Final = get_args(InvitationEvent)
+CLIENT_STATES: Final = get_args(ClientState)
+CLIENT_EVENTS: Final = get_args(ClientEvent)
+TAKES_PART: Final = ("registered", "ready")
+MEMBER: Final = ("invited", "accepted")
+LIVE: Final = ("draft", "running", "paused")
+
+
+def move_invitation(state: str, event: InvitationEvent) -> InvitationState:
+    """The state after `event`. Raises Conflict."""
+    for (before, name), after in INVITATION_MOVES.items():
+        if (before, name) == (state, event):
+            return after
+    raise Conflict("illegal_transition", f"An invitation that is {state} has no move {event}.")
+
+
+def move_client(state: str, event: ClientEvent) -> ClientState:
+    """The state after `event`. Raises Conflict."""
+    for (before, name), after in CLIENT_MOVES.items():
+        if (before, name) == (state, event):
+            return after
+    raise Conflict("illegal_transition", f"A client that is {state} has no move {event}.")
+
+
+def check_live(federation_state: str) -> None:
+    """Raises Conflict unless clients may still come, change and go."""
+    if federation_state not in LIVE:
+        raise Conflict("federation_ended", f"The federation is {federation_state}: who takes part is settled.")
+
+
+def check_dataset(capabilities: Capabilities, dataset: str, definition: Mapping[str, Any]) -> None:
+    """Raises Unprocessable unless the worker offers the data set, for the federation's task."""
+    offered = {facts.name: facts for facts in capabilities.datasets}
+    if dataset not in offered:
+        known = ", ".join(sorted(offered)) or "none"
+        detail = f"the worker offers no data set {dataset!r}; it offers: {known}"
+        raise refused("dataset_unknown", "/dataset", detail)
+    task, wanted = offered[dataset].task, definition["task"]["task"]
+    if task is not None and task != wanted:
+        raise refused(
+            "dataset_task", "/dataset", f"data set {dataset!r} is for {task}, the federation learns {wanted}"
+        )
+
+
+def check_settings(definition: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises Unprocessable unless the federation's algorithm takes these settings of a client."""
+    config = registry.make_config(definition["algorithm"], definition["config"])
+    try:
+        config.check_settings(settings)
+    except ValueError as error:
+        raise refused("settings_refused", "/settings", str(error)) from None
+
+
+def refused(code: str, pointer: str, detail: str) -> Unprocessable:
+    """The error for one bad field."""
+    return Unprocessable(code, detail, errors=[FieldError(pointer=pointer, detail=detail)])

@@ -1,0 +1,142 @@
+"""A worker's data set is registered, described, taken out, restored, and leaves.
+
+Nothing here ends a job: `jobs` withdraws those of clients that are gone, woken by the nudges sent from here.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.clients import lifecycle, repository
+from coordinator.clients.schemas import ClientCreate
+from coordinator.clients.service import access
+from coordinator.errors import BadRequest, Conflict, NotFound
+from coordinator.models import Client, Federation, Worker
+from coordinator.nudge import ADVANCE_FEDERATION, nudge
+from coordinator.pagination import Page, PageRequest
+from coordinator.security import Principal
+from coordinator.workers import service as workers
+from federated.protocol import Capabilities
+
+NAME_CHARACTERS = 128
+ORDINAL_DIGITS = 9
+
+
+def register(session: Session, principal: Principal, federation_id: str, wish: ClientCreate, now: datetime) -> Client:
+    """Registers a data set of one of the caller's workers; one that left takes its old place again."""
+    federation = access.changeable(session, principal, federation_id)
+    worker = session.get(Worker, wish.worker_id)
+    if worker is None or (principal.role != "admin" and worker.organization_id != principal.organization_id):
+        raise NotFound("worker_unknown", f"Your organization has no worker {wish.worker_id}.")
+    _check_takes_part(session, federation, worker.organization_id)
+    if worker.revoked_at is not None:
+        raise Conflict("worker_revoked", f"Worker {worker.id} was revoked; register another.")
+    lifecycle.check_dataset(Capabilities.model_validate(worker.capabilities), wish.dataset, federation.definition)
+    lifecycle.check_settings(federation.definition, wish.settings)
+    client = _placed(session, federation, worker, wish, now)
+    events.append(session, federation.id, "client.registered", **_named(client))
+    if federation.state == "running":
+        nudge(session, ADVANCE_FEDERATION, federation.id)
+    return client
+
+
+def _check_takes_part(session: Session, federation: Federation, organization_id: str) -> None:
+    invitation = repository.invitation(session, federation.id, organization_id)
+    if invitation is None or invitation.state != "accepted":
+        state = invitation.state if invitation else "not invited"
+        raise Conflict("invitation_not_accepted", f"Accept the invitation first: your organization is {state}.")
+
+
+def _placed(session: Session, federation: Federation, worker: Worker, wish: ClientCreate, now: datetime) -> Client:
+    client = repository.registration(session, federation.id, worker.id, wish.dataset)
+    if client is None:
+        client = repository.add_client(session, federation, worker, wish.dataset, now)
+    elif client.state == "left":
+        _move(client, "register")
+        client.reason = client.reason_detail = client.examples = client.evaluation_examples = None
+    else:
+        raise Conflict("client_exists", f"This data set is registered already, as client {client.id}.")
+    client.name = wish.name or f"{worker.name} {wish.dataset}"[:NAME_CHARACTERS]
+    client.settings, client.evaluates_only = wish.settings, wish.evaluates_only
+    return client
+
+
+def leave_client(session: Session, principal: Principal, client_id: str, reason: str | None) -> Client:
+    """One data set takes no part any more."""
+    client = access.own_client(session, principal, client_id)
+    move_to_left(session, client, reason)
+    access.wake(session, client.federation_id)
+    return client
+
+
+def restore(session: Session, principal: Principal, client_id: str) -> Client:
+    """Its owner changed something: a client that is out is described again."""
+    client = access.own_client(session, principal, client_id)
+    lifecycle.check_live(session.get_one(Federation, client.federation_id).state)
+    _move(client, "restore")
+    client.reason = client.reason_detail = None
+    events.append(session, client.federation_id, "client.restored", **_named(client))
+    nudge(session, ADVANCE_FEDERATION, client.federation_id)
+    return client
+
+
+def clients_of(session: Session, principal: Principal, federation_id: str, page: PageRequest) -> Page[Client]:
+    """All clients of a federation for its owner, for others their own; sorted by ordinal."""
+    if page.after is not None and not (page.after.isdecimal() and len(page.after) <= ORDINAL_DIGITS):
+        raise BadRequest("cursor_invalid", "`cursor` is not one that an earlier page gave.")
+    statement = repository.clients_statement(federation_id, access.scope(session, principal, federation_id))
+    return page.rows(session, statement, Client.ordinal)
+
+
+def take_out(session: Session, client: Client, reason: str, detail: str | None) -> None:
+    """Out until its owner changes something; the reason is shown."""
+    _move(client, "take_out")
+    client.reason, client.reason_detail = reason, detail
+    events.append(session, client.federation_id, "client.out", **_named(client), reason=reason, detail=detail)
+
+
+def describe_done(session: Session, client: Client, examples: int, evaluation_examples: int) -> None:
+    """The description was accepted: from now on the client can be drawn."""
+    _move(client, "describe")
+    client.examples, client.evaluation_examples = examples, evaluation_examples
+    events.append(session, client.federation_id, "client.ready", **_named(client), examples=examples)
+
+
+def _move(client: Client, event: lifecycle.ClientEvent) -> None:
+    client.state = lifecycle.move_client(client.state, event)
+    client.version += 1
+
+
+def move_to_left(session: Session, client: Client, reason: str | None) -> None:
+    _move(client, "leave")
+    client.reason, client.reason_detail = "left", reason
+    events.append(session, client.federation_id, "client.left", **_named(client), reason=reason)
+
+
+def _named(client: Client) -> dict[str, Any]:
+    return {"client_id": client.id, "ordinal": client.ordinal}
+
+
+def ready_clients(session: Session, federation_id: str) -> list[Client]:
+    """Described clients, those that only evaluate among them, sorted by ordinal."""
+    return repository.clients(session, federation_id, "ready")
+
+
+def alive_ordinals(session: Session, federation_id: str, now: datetime) -> dict[int, Client]:
+    """Clients that can be drawn: ready, training, and their worker was heard of lately. Sorted by ordinal."""
+    found = [client for client in ready_clients(session, federation_id) if not client.evaluates_only]
+    heard = workers.alive(session, {client.worker_id for client in found}, now)
+    return {client.ordinal: client for client in found if client.worker_id in heard}
+
+
+def by_ordinals(session: Session, federation_id: str, ordinals: Sequence[int]) -> list[Client]:
+    """Clients with these ordinals in whatever state, sorted by ordinal."""
+    return repository.clients_by_ordinal(session, federation_id, ordinals)
+
+
+def undescribed(session: Session, federation_id: str) -> list[Client]:
+    """Registered clients that wait for a describe job to be offered, sorted by ordinal."""
+    return repository.without_open_description(session, federation_id)

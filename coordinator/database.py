@@ -1,0 +1,153 @@
+"""Engine and sessions. The only place that commits.
+
+SQLite: WAL, every commit synced to disk, and `BEGIN IMMEDIATE` for writing sessions; the driver's default begins
+a transaction late and loses updates. A session takes its connection with its first statement and not before, so
+that no request holds the write lock while it waits for a thread.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator.models import Base
+from coordinator.settings import get_settings
+
+BUSY_SECONDS = 30.0
+_BEGIN = "fedloom_begin"
+BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
+"""Execution option of an engine whose transactions are alone from their start (SQLite)."""
+_AFTER_COMMIT = "fedloom_after_commit"
+
+Row = TypeVar("Row", bound=Base)
+
+
+def utcnow() -> datetime:
+    """The time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+@lru_cache(maxsize=1)
+def engine() -> Engine:
+    """The process's engine, made at first use: never before a fork."""
+    return make_engine(get_settings().database, threads=get_settings().web_threads)
+
+
+def make_engine(url: str, threads: int = 1) -> Engine:
+    """An engine with room for `threads` sessions at once and as many that are just ending."""
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=threads, max_overflow=threads, pool_pre_ping=True)
+    made = create_engine(
+        url,
+        pool_size=threads,
+        max_overflow=threads,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"timeout": BUSY_SECONDS},
+    )
+    event.listen(made, "connect", _prepare_sqlite)
+    event.listen(made, "begin", _begin_sqlite)
+    event.listen(made, "reset", _end_transaction)
+    return made
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _end_transaction(connection: Any, record: object, state: object) -> None:
+    # SQLite keeps a transaction whose COMMIT failed; SQLAlchemy takes it for ended and would lend it to the next.
+    if connection.in_transaction:
+        connection.rollback()
+
+
+@lru_cache(maxsize=1)
+def _readers() -> sessionmaker[Session]:
+    made = sessionmaker(engine().execution_options(postgresql_readonly=True), expire_on_commit=False)
+    event.listen(made, "before_flush", _refuse_to_write)
+    return made
+
+
+@lru_cache(maxsize=1)
+def _writers() -> sessionmaker[Session]:
+    return sessionmaker(engine().execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
+
+
+def _refuse_to_write(session: Session, context: object, instances: object) -> None:
+    if session.new or session.dirty or session.deleted:
+        raise RuntimeError("a reading session cannot write")
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A session that sees one state of the database and changes nothing."""
+    with _readers()() as session:
+        yield session
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """A session whose changes are on disk when the block ends; on an error none of them is.
+
+    What `after_commit` collected runs afterwards. One writer at a time on SQLite: no slow work inside.
+    """
+    with _writers()() as session:
+        yield session
+        session.commit()
+        for action in session.info.pop(_AFTER_COMMIT, ()):
+            action()
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Runs `action` once the session is committed, in order of registration; not at all if it is not."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(action)
+
+
+def lock_row(session: Session, model: type[Row], key: str) -> Row | None:
+    """The row with this primary key as it is now, locked until the commit.
+
+    SQLite has no row locks and needs none: a writing session is alone there.
+    """
+    (column,) = inspect(model).primary_key
+    statement = select(model).where(column == key).with_for_update().execution_options(populate_existing=True)
+    return session.scalars(statement).one_or_none()
+
+
+def dispose() -> None:
+    """Forgets the engine; the next use makes one from the settings as they are then."""
+    _forget(close=True)
+
+
+def forget_inherited() -> None:
+    """In a forked child, first: the parent's connections stay open and are the parent's."""
+    _forget(close=False)
+
+
+def _forget(*, close: bool) -> None:
+    if engine.cache_info().currsize:
+        engine().dispose(close=close)
+    for cached in (engine, _readers, _writers):
+        cached.cache_clear()
+
+
+def _session(opened: Callable[[], AbstractContextManager[Session]]) -> Callable[[], Iterator[Session]]:
+    def dependency() -> Iterator[Session]:
+        with opened() as session:
+            yield session
+
+    return dependency
+
+
+# scope="function": the commit comes before the answer. With FastAPI's default a failed commit would be a 200.
+ReadSession = Annotated[Session, Depends(_session(reading), scope="function")]
+WriteSession = Annotated[Session, Depends(_session(writing), scope="function")]

@@ -1,0 +1,23 @@
+"""What happens to a federation: what its owner asks for, what its life cycle does, and how it is shown."""
+
+from coordinator.federations.service.advancing import advance, expire, overdue
+from coordinator.federations.service.asking import cancel, change, clone, create, delete, pause, resume, start
+from coordinator.federations.service.reading import answer, events_after, statement_for, visible
+
+__all__ = [
+    "advance",
+    "answer",
+    "cancel",
+    "change",
+    "clone",
+    "create",
+    "delete",
+    "events_after",
+    "expire",
+    "overdue",
+    "pause",
+    "resume",
+    "start",
+    "statement_for",
+    "visible",
+]

@@ -1,0 +1,194 @@
+"""What a federation's owner asks for: create, change, start, pause, resume, cancel, clone, delete."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.artifacts import service as artifacts
+from coordinator.clients import service as clients
+from coordinator.database import lock_row
+from coordinator.errors import Conflict, FieldError, Forbidden, Unprocessable
+from coordinator.federations import lifecycle, repository
+from coordinator.federations.schemas import CloneRequest, FederationCreate
+from coordinator.federations.service import advancing, definitions
+from coordinator.models import Client, Federation, Organization, Worker
+from coordinator.models.base import new_id
+from coordinator.nudge import ADVANCE_FEDERATION, nudge
+from coordinator.rounds import service as rounds
+from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
+from coordinator.security import Principal, Role, require_role
+from federated.protocol import Capabilities
+
+INITIAL_ADAPTER = "initial_adapter"
+
+
+def create(session: Session, principal: Principal, wish: FederationCreate, now: datetime) -> Federation:
+    """A new draft, whose owner takes part from the start."""
+    require_role(principal, "owner")
+    organization_id = _owner(session, principal, wish)
+    return _drafted(session, organization_id, wish.name, definitions.definition_of(session, principal, wish), now)
+
+
+def change(session: Session, principal: Principal, federation_id: str, changes: dict[str, Any]) -> Federation:
+    """Replaces fields of a draft that nobody has agreed to yet."""
+    federation = _owned(session, principal, federation_id, "owner")
+    if federation.state != "draft":
+        raise Conflict("not_a_draft", f"The federation is {federation.state}: only a draft can change. Clone it.")
+    if repository.others_taking_part(session, federation):
+        detail = "Organizations have accepted this draft, or clients are registered: it stays as it is. Clone it."
+        raise Conflict("draft_accepted", detail)
+    wish = definitions.parse({**definitions.request_of(federation.name, federation.definition), **changes})
+    definition = definitions.definition_of(session, principal, wish)
+    federation.name, federation.definition, federation.seed = wish.name, definition, definition["seed"]
+    federation.version += 1
+    _hold_initial(session, federation)
+    events.append(session, federation.id, "federation.changed", fields=sorted(changes))
+    return federation
+
+
+def clone(
+    session: Session, principal: Principal, federation_id: str, request: CloneRequest, now: datetime
+) -> Federation:
+    """A new draft with the same definition, seed included."""
+    earlier = _owned(session, principal, federation_id, "owner")
+    name = request.name or f"{earlier.name[:120]} copy"
+    wish = definitions.parse(definitions.request_of(name, earlier.definition))
+    definition = definitions.definition_of(session, principal, wish)
+    return _drafted(session, earlier.organization_id, name, definition, now)
+
+
+def start(session: Session, principal: Principal, federation_id: str, now: datetime) -> Federation:
+    """Runs a draft. Raises Conflict if none of the registered workers could take part, with the reasons."""
+    federation = _owned(session, principal, federation_id, "owner", "operator")
+    _move(federation, "start")
+    _check_workers(session, federation)
+    federation.started_at = federation.waiting_since = now
+    events.append(session, federation.id, "federation.started")
+    nudge(session, ADVANCE_FEDERATION, federation.id)
+    return federation
+
+
+def pause(session: Session, principal: Principal, federation_id: str, at_once: bool, now: datetime) -> Federation:
+    """No new round. `at_once` takes the open one back; what it accepted counts when the federation goes on."""
+    federation = _owned(session, principal, federation_id, "owner", "operator")
+    _move(federation, "pause")
+    federation.waiting_since = now
+    if at_once:
+        _withdraw_round(session, federation, "paused", now)
+    events.append(session, federation.id, "federation.paused", at_once=at_once)
+    nudge(session, ADVANCE_FEDERATION, federation.id)
+    return federation
+
+
+def resume(session: Session, principal: Principal, federation_id: str, now: datetime) -> Federation:
+    """Goes on where the federation was paused."""
+    federation = _owned(session, principal, federation_id, "owner", "operator")
+    _move(federation, "resume")
+    federation.waiting_since = now
+    events.append(session, federation.id, "federation.resumed")
+    nudge(session, ADVANCE_FEDERATION, federation.id)
+    return federation
+
+
+def cancel(session: Session, principal: Principal, federation_id: str, now: datetime) -> Federation:
+    """Ends the federation now. Adapters of aggregated rounds stay."""
+    federation = _owned(session, principal, federation_id, "owner", "operator")
+    lifecycle.move(federation.state, "cancel")
+    _withdraw_round(session, federation, "cancelled", now)
+    advancing.end(session, federation, "cancel", "cancelled", None, now)
+    return federation
+
+
+def delete(session: Session, principal: Principal, federation_id: str) -> None:
+    """Deletes a draft or an ended federation, with its rounds, jobs and artifacts."""
+    federation = _owned(session, principal, federation_id, "owner")
+    if federation.state in lifecycle.ACTIVE:
+        raise Conflict("federation_state", f"The federation is {federation.state}: cancel it before it is deleted.")
+    rounds.release_all(session, federation.id)
+    artifacts.release(session, federation.id)
+    session.delete(federation)
+
+
+def _owner(session: Session, principal: Principal, wish: FederationCreate) -> str:
+    own = principal.organization_id
+    if own is not None and wish.organization_id in (None, own):
+        return own
+    if own is not None:
+        raise Forbidden("not_your_organization", "A federation is created for the key's own organization.")
+    if wish.organization_id is None or session.get(Organization, wish.organization_id) is None:
+        detail = "must name the organization that owns the federation"
+        raise Unprocessable(
+            "organization_unknown",
+            f"`/organization_id` {detail}.",
+            errors=[FieldError(pointer="/organization_id", detail=detail)],
+        )
+    return wish.organization_id
+
+
+def _drafted(
+    session: Session, organization_id: str, name: str, definition: dict[str, Any], now: datetime
+) -> Federation:
+    federation = Federation(
+        id=new_id("fed"),
+        organization_id=organization_id,
+        name=name,
+        state="draft",
+        definition=definition,
+        seed=definition["seed"],
+        next_ordinal=0,
+        version=0,
+        created_at=now,
+    )
+    session.add(federation)
+    session.flush()
+    clients.admit_owner(session, federation, now)
+    _hold_initial(session, federation)
+    events.append(session, federation.id, "federation.created")
+    session.flush()
+    return federation
+
+
+def _hold_initial(session: Session, federation: Federation) -> None:
+    artifacts.release(session, federation.id, INITIAL_ADAPTER)
+    initial = federation.definition["initial_adapter"]
+    if initial is not None:
+        artifacts.hold(session, initial["digest"], federation.id, INITIAL_ADAPTER)
+
+
+def _owned(session: Session, principal: Principal, federation_id: str, *roles: Role) -> Federation:
+    """The federation, locked, for its owner's keys with one of these roles. Raises NotFound, Forbidden."""
+    federation = clients.visible_federation(session, principal, federation_id)
+    if principal.role != "admin" and principal.organization_id != federation.organization_id:
+        raise Forbidden("not_the_owner", "Only the organization that owns the federation may do this.")
+    require_role(principal, *roles)
+    return lock_row(session, Federation, federation.id) or federation
+
+
+def _move(federation: Federation, event: lifecycle.Event) -> None:
+    federation.state = lifecycle.move(federation.state, event)
+    federation.version += 1
+
+
+def _withdraw_round(session: Session, federation: Federation, reason: str, now: datetime) -> None:
+    newest = rounds.newest(session, federation.id)
+    if newest is not None and newest.state not in ENDED_ROUND:
+        rounds.withdraw(session, newest.id, reason, now)
+
+
+def _check_workers(session: Session, federation: Federation) -> None:
+    registered = [row for row in repository.clients(session, federation.id) if row.state in ("registered", "ready")]
+    reasons = [_unable(session, federation, client) for client in registered if not client.evaluates_only]
+    if reasons and all(reason is not None for reason in reasons):
+        told = "; ".join(str(reason) for reason in reasons[:10])
+        raise Conflict("no_worker_can_run", f"None of the registered workers could run this federation: {told}.")
+
+
+def _unable(session: Session, federation: Federation, client: Client) -> str | None:
+    worker = session.get_one(Worker, client.worker_id)
+    if worker.revoked_at is not None:
+        return f"{client.name}: the worker was revoked"
+    capabilities = Capabilities.model_validate(worker.capabilities)
+    reason = lifecycle.unable(federation.definition, capabilities, client.dataset)
+    return None if reason is None else f"{client.name}: {reason}"

@@ -1,0 +1,96 @@
+"""Makes the definition that is kept of one that was asked for. Errors name the field by JSON pointer."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from coordinator.clients import service as clients
+from coordinator.errors import FieldError, NotFound, Unprocessable
+from coordinator.federations.schemas import MAX_SEED, Definition, FederationCreate, InitialAdapter
+from coordinator.problems import invalid, pointer_to
+from coordinator.rounds import service as rounds
+from coordinator.security import Principal
+from federated import registry
+
+ADAPTER_TENSORS = "adapter_model.safetensors"
+_NOT_DEFINITION = {"name", "organization_id"}
+
+
+def definition_of(session: Session, principal: Principal, wish: Definition) -> dict[str, Any]:
+    """The definition as it is kept: whole, with defaults, the algorithm's revision and the seed.
+
+    Raises Unprocessable for an unknown algorithm, its config, a trainable it does not admit, an initial adapter
+    that is not there.
+    """
+    made = wish.model_dump(mode="json", exclude=_NOT_DEFINITION)
+    made["min_clients"] = wish.clients_per_round if wish.min_clients is None else wish.min_clients
+    made["seed"] = secrets.randbelow(MAX_SEED + 1) if wish.seed is None else wish.seed
+    made |= _algorithm(wish)
+    if wish.initial_adapter is not None:
+        made["initial_adapter"] = _initial_adapter(session, principal, wish, wish.initial_adapter)
+    return made
+
+
+def parse(document: Mapping[str, Any]) -> FederationCreate:
+    """A request put together from a kept definition and changes. Raises Unprocessable."""
+    try:
+        return FederationCreate.model_validate(document)
+    except ValidationError as error:
+        raise invalid(_faults(error, document)) from None
+
+
+def request_of(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The request that would make this definition again."""
+    asked = {key: value for key, value in definition.items() if key != "algorithm_revision"}
+    initial = definition["initial_adapter"]
+    if initial is not None:
+        asked["initial_adapter"] = {"federation_id": initial["federation_id"], "round": initial["round"]}
+    return {**asked, "name": name}
+
+
+def _algorithm(wish: Definition) -> dict[str, Any]:
+    try:
+        config = registry.make_config(wish.algorithm, wish.config)
+    except registry.UnknownAlgorithm as error:
+        raise _bad("algorithm_unknown", "/algorithm", str(error)) from None
+    except ValidationError as error:
+        raise invalid(_faults(error, wish.config, "/config")) from None
+    try:
+        registry.check_trainable(wish.algorithm, config, wish.trainable)
+    except ValueError as error:
+        raise _bad("trainable_refused", "/trainable", str(error)) from None
+    return {
+        "config": config.model_dump(mode="json"),
+        "algorithm_revision": registry.algorithm(wish.algorithm).revision,
+    }
+
+
+def _initial_adapter(
+    session: Session, principal: Principal, wish: Definition, initial: InitialAdapter
+) -> dict[str, Any]:
+    """The earlier adapter with the digest of its tensors. The round is fixed here, so that it stays the same."""
+    try:
+        earlier = clients.visible_federation(session, principal, initial.federation_id)
+        made = rounds.adapter_round(session, earlier.id, initial.round)
+        tensors = rounds.adapter_file(made, ADAPTER_TENSORS)
+    except NotFound as error:
+        raise _bad("initial_adapter_unknown", "/initial_adapter", error.detail) from None
+    before, now = earlier.definition["trainable"]["kind"], wish.trainable.kind
+    if before != now:
+        detail = f"that adapter is of the kind {before!r}, this federation trains {now!r}"
+        raise _bad("initial_adapter_kind", "/initial_adapter", detail)
+    return {"federation_id": earlier.id, "round": made.number, "digest": tensors.digest}
+
+
+def _bad(code: str, pointer: str, detail: str) -> Unprocessable:
+    return Unprocessable(code, f"`{pointer}`: {detail}", errors=[FieldError(pointer=pointer, detail=detail)])
+
+
+def _faults(error: ValidationError, document: Mapping[str, Any], prefix: str = "") -> list[FieldError]:
+    return [
+        FieldError(pointer=prefix + pointer_to(fault["loc"], document), detail=fault["msg"])
+        for fault in error.errors()
+    ]

@@ -1,0 +1,1 @@
+"""What clients are asked to do: offered, leased, submitted, judged."""

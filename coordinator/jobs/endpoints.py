@@ -1,0 +1,138 @@
+"""HTTP for jobs. Leasing and showing may wait: they hold no session and no thread meanwhile."""
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from coordinator.database import WriteSession, reading, utcnow, writing
+from coordinator.jobs import lifecycle, service
+from coordinator.jobs.wakeup import Offer, Watcher
+from coordinator.problems import problem_responses
+from coordinator.security import AnyPrincipal, Principal, WorkerPrincipal
+from coordinator.settings import get_settings
+from federated.protocol import (
+    DeclineRequest,
+    FailRequest,
+    JobAnswer,
+    Lease,
+    LeaseRequest,
+    RenewAnswer,
+    RenewRequest,
+    SubmitRequest,
+)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+MAX_WAIT_SECONDS = 30.0
+_SHOW_POLL_SECONDS = 0.25
+_CHANGES = problem_responses(403, 404, 409)
+_NOTHING: dict[int | str, dict[str, Any]] = {204: {"description": "Nothing was offered while the call waited"}}
+
+
+@router.post("/lease", operation_id="lease_job", response_model=Lease, responses=problem_responses(403) | _NOTHING)
+async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connection: Request) -> Lease | Response:
+    """Lease the next job offered to this worker; waits for one."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + request.wait_seconds
+    async with _watcher(connection).waiting(principal.id) as woken:
+        while not await connection.is_disconnected():
+            woken.clear()
+            lease = await run_in_threadpool(_lease, principal.id, request.boot_id)
+            if lease is not None:
+                return await _delivered(lease, request.boot_id, connection)
+            remaining_seconds = until - loop.time()
+            if remaining_seconds <= 0:
+                break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), remaining_seconds)
+    return Response(status_code=204)
+
+
+@router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)
+def renew_job(job_id: str, request: RenewRequest, principal: WorkerPrincipal, session: WriteSession) -> RenewAnswer:
+    """Keep a lease, and tell how far the job is."""
+    return service.renew(session, principal.id, job_id, request.boot_id, request.progress, utcnow())
+
+
+@router.post("/{job_id}/submit", operation_id="submit_job", responses=_CHANGES)
+def submit_job(job_id: str, request: SubmitRequest, principal: WorkerPrincipal) -> JobAnswer:
+    """Hand in a job's result; the same result again changes nothing."""
+    return service.submit(principal.id, job_id, request)
+
+
+@router.post("/{job_id}/fail", operation_id="fail_job", responses=_CHANGES)
+def fail_job(job_id: str, request: FailRequest, principal: WorkerPrincipal, session: WriteSession) -> JobAnswer:
+    """Give a job back that could not be done."""
+    return service.fail(session, principal.id, job_id, request, utcnow())
+
+
+@router.post("/{job_id}/decline", operation_id="decline_job", responses=_CHANGES)
+def decline_job(job_id: str, request: DeclineRequest, principal: WorkerPrincipal, session: WriteSession) -> JobAnswer:
+    """Refuse a job that the owner of the worker's node does not allow; its client is out."""
+    return service.decline(session, principal.id, job_id, request, utcnow())
+
+
+@router.get("/{job_id}", operation_id="show_job", responses=problem_responses(403, 404))
+async def show_job(
+    job_id: str,
+    principal: AnyPrincipal,
+    connection: Request,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for another state")] = 0,
+) -> JobAnswer:
+    """Show a job to its worker, its client's organization and the federation's owner."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait
+    first = answer = await run_in_threadpool(_show, principal, job_id)
+    while answer.state == first.state and answer.state in lifecycle.OPEN:
+        remaining_seconds = until - loop.time()
+        if remaining_seconds <= 0 or await connection.is_disconnected():
+            break
+        await asyncio.sleep(min(_SHOW_POLL_SECONDS, remaining_seconds))
+        answer = await run_in_threadpool(_show, principal, job_id)
+    return answer
+
+
+def _watcher(connection: Request) -> Watcher:
+    state = connection.app.state
+    if not hasattr(state, "job_watcher"):
+        state.job_watcher = Watcher(_newest_offer, _offers_after, get_settings().offer_poll_seconds)
+    watcher: Watcher = state.job_watcher
+    return watcher
+
+
+def _newest_offer() -> int:
+    with reading() as session:
+        return service.newest_offer(session)
+
+
+def _offers_after(number: int) -> list[Offer]:
+    with reading() as session:
+        return list(service.offers_after(session, number))
+
+
+def _lease(worker_id: str, boot_id: str) -> Lease | None:
+    with reading() as session:
+        if not service.has_something_for(session, worker_id):
+            return None
+    with writing() as session:
+        return service.lease(session, worker_id, boot_id, utcnow())
+
+
+async def _delivered(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:
+    """The lease, unless the worker hung up meanwhile: then the job is free for its next call."""
+    if not await connection.is_disconnected():
+        return lease
+    await run_in_threadpool(_hand_back, lease.job_id, boot_id)
+    return Response(status_code=204)
+
+
+def _hand_back(job_id: str, boot_id: str) -> None:
+    with writing() as session:
+        service.hand_back(session, job_id, boot_id, utcnow())
+
+
+def _show(principal: Principal, job_id: str) -> JobAnswer:
+    with reading() as session:
+        return service.show(session, principal, job_id)

@@ -1,0 +1,132 @@
+"""The moves of a job, and what a submission must hold. Pure functions; a move that is not in the table is refused."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, get_args
+
+from coordinator.errors import Conflict, FieldError, Unprocessable
+from federated.protocol import SubmitRequest, UpdateSubmission
+
+State = Literal[
+    "offered", "leased", "submitted", "accepted", "rejected", "failed", "declined", "expired", "withdrawn"
+]
+Event = Literal[
+    "lease", "renew", "hand_back", "retry", "submit", "accept", "reject", "fail", "decline", "expire", "withdraw"
+]
+
+MOVES: Final[Mapping[tuple[State, Event], State]] = {
+    ("offered", "lease"): "leased",
+    ("offered", "submit"): "submitted",  # finished while its lease was lost
+    ("offered", "withdraw"): "withdrawn",
+    ("leased", "renew"): "leased",
+    ("leased", "hand_back"): "offered",
+    ("leased", "retry"): "offered",
+    ("leased", "submit"): "submitted",
+    ("leased", "fail"): "failed",
+    ("leased", "decline"): "declined",
+    ("leased", "expire"): "expired",
+    ("leased", "withdraw"): "withdrawn",
+    ("submitted", "accept"): "accepted",
+    ("submitted", "reject"): "rejected",
+    ("submitted", "withdraw"): "withdrawn",
+}
+STATES: Final = get_args(State)
+EVENTS: Final = get_args(Event)
+OPEN: Final = ("offered", "leased", "submitted")
+BODY: Final[Mapping[str, str]] = {"describe": "description", "train": "update", "evaluate": "evaluation"}
+TAKES_RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "train": ("waiting", "collecting"),
+    "evaluate": ("evaluating",),
+}
+_MAX_COUNT: Final = 2**31 - 1
+
+
+def move(state: str, event: Event) -> State:
+    """The state after `event`. Raises Conflict."""
+    for (before, name), after in MOVES.items():
+        if (before, name) == (state, event):
+            return after
+    raise Conflict("illegal_transition", f"A job that is {state} has no move {event}.")
+
+
+def after_loss(attempt: int, max_attempts: int, worker_alive: bool) -> Event:
+    """What a lost lease comes to: offered again while the worker lives and attempts are left."""
+    return "retry" if worker_alive and attempt < max_attempts else "expire"
+
+
+def after_failure(transient: bool, attempt: int, max_attempts: int, worker_alive: bool) -> Event:
+    """What a reported failure comes to."""
+    return "retry" if transient and worker_alive and attempt < max_attempts else "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """When a job was leased, when its lease is over, and for how long each renewal keeps it."""
+
+    leased_at: datetime | None
+    expires_at: datetime | None
+    lease_seconds: float
+
+
+def is_unheard(lease: LeaseTimes, now: datetime, slots: int) -> bool:
+    """Whether a worker that holds `slots` leases and asks for another does not know of this one.
+
+    With one slot that is any lease it never renewed; with more, one that it should have renewed by now.
+    """
+    if lease.leased_at is None or lease.expires_at is None:
+        return True
+    length = timedelta(seconds=lease.lease_seconds)
+    renewed = lease.expires_at > lease.leased_at + length
+    return now > lease.expires_at - length / 2 or (slots == 1 and not renewed)
+
+
+def takes_results(kind: str, round_state: str | None, federation_state: str) -> bool:
+    """Whether a job's result is still wanted; a describe job has no round (`round_state` None)."""
+    if kind == "describe":
+        return federation_state in ("running", "paused")
+    return round_state in TAKES_RESULTS[kind]
+
+
+def same_content(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two submissions bring the same result; what they say of time and traffic may differ."""
+    return all(earlier.get(name) == now.get(name) for name in BODY.values())
+
+
+def check_submission(kind: str, request: SubmitRequest, client_examples: int | None) -> None:
+    """Raises Unprocessable unless the submission fits the job, with finite numbers that go together."""
+    wanted = BODY[kind]
+    if getattr(request, wanted) is None:
+        raise refused("submission_kind", f"/{wanted}", f"a {kind} job is submitted with `{wanted}`")
+    for pointer, number in _numbers(request):
+        if not math.isfinite(number):
+            raise refused("not_finite", pointer, f"is {number}, not a finite number")
+    if request.update is not None:
+        _check_update(request.update, client_examples or 0)
+    if request.description is not None:
+        for name in ("examples", "evaluation_examples"):
+            if getattr(request.description, name) > _MAX_COUNT:
+                raise refused("too_many_examples", f"/description/{name}", f"is more than {_MAX_COUNT}")
+
+
+def _check_update(update: UpdateSubmission, client_examples: int) -> None:
+    if update.examples > client_examples:
+        detail = f"is {update.examples}; this client described {client_examples} examples"
+        raise refused("too_many_examples", "/update/examples", detail)
+    if not update.weight <= update.examples:
+        detail = f"is {update.weight:g}, more than the {update.examples} examples"
+        raise refused("weight_too_large", "/update/weight", detail)
+
+
+def _numbers(request: SubmitRequest) -> Iterator[tuple[str, float]]:
+    yield from ((f"/metrics/{name}", value) for name, value in request.metrics.items())
+    yield from ((f"/seconds/{name}", value) for name, value in request.seconds.items())
+    for view, metrics in (request.evaluation or {}).items():
+        yield from ((f"/evaluation/{view}/{name}", value) for name, value in metrics.items())
+
+
+def refused(code: str, pointer: str, detail: str, tensor: str | None = None) -> Unprocessable:
+    """The error for one bad field of a submission."""
+    field = FieldError(pointer=pointer, detail=detail)
+    return Unprocessable(code, f"`{pointer}` {detail}.", errors=[field], tensor=tensor)

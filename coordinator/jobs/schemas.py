@@ -1,0 +1,96 @@
+"""Answers about jobs, and the problem documents kept with them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator.errors import TYPE_PREFIX
+from coordinator.models import Artifact, Client, Federation, Job, Round
+from federated import registry
+from federated.protocol import ArtifactReference, JobAnswer, Lease, MemoryReference, SubmitRequest, Work
+
+_STATUS = 422
+
+
+def problem_document(code: str, title: str, detail: str, tensor: str | None = None) -> dict[str, Any]:
+    """A problem document (RFC 9457) for what became of a job."""
+    document = {"type": TYPE_PREFIX + code, "title": title, "status": _STATUS, "code": code, "detail": detail}
+    return document if tensor is None else document | {"tensor": tensor}
+
+
+def work_of(federation: Federation) -> Work:
+    """All a worker needs to know of the federation."""
+    return Work.model_validate(federation.definition | {"federation_seed": federation.seed})
+
+
+def lease_answer(
+    job: Job, client: Client, federation: Federation, round_: Round | None, instruction: Artifact | None
+) -> Lease:
+    """The leased job as its worker gets it."""
+    work = work_of(federation)
+    memory = None
+    if job.memory_digest is not None and job.memory_round is not None:
+        memory = MemoryReference(round_number=job.memory_round, digest=job.memory_digest)
+    both = job.kind == "evaluate" and registry.algorithm(work.algorithm).personal
+    return Lease.model_validate(
+        {
+            "job_id": job.id,
+            "kind": job.kind,
+            "attempt": job.attempt,
+            "federation_id": federation.id,
+            "federation_name": federation.name,
+            "client_id": client.id,
+            "ordinal": client.ordinal,
+            "dataset": client.dataset,
+            "settings": client.settings,
+            "round_number": round_.number if round_ else None,
+            "round_kind": round_.kind if round_ else None,
+            "work": work,
+            "seed": job.seed,
+            "views": ("shared", "own") if both else ("shared",),
+            "instruction": instruction and _reference(instruction),
+            "memory": memory,
+            "lease_seconds": job.lease_seconds,
+            "expires_at": job.lease_expires_at,
+        }
+    )
+
+
+def _reference(artifact: Artifact) -> ArtifactReference:
+    return ArtifactReference(digest=artifact.digest, size_bytes=artifact.size_bytes)
+
+
+def job_answer(job: Job, client: Client, round_: Round | None) -> JobAnswer:
+    """The job as its worker and the owners see it."""
+    submission: Mapping[str, Any] = job.submission or {}
+    return JobAnswer.model_validate(
+        {
+            "id": job.id,
+            "kind": job.kind,
+            "state": job.state,
+            "federation_id": job.federation_id,
+            "client_id": job.client_id,
+            "ordinal": client.ordinal,
+            "round_number": round_.number if round_ else None,
+            "attempt": job.attempt,
+            "progress": job.progress,
+            "metrics": _metrics(submission),
+            "seconds": submission.get("seconds", {}),
+            "upload_bytes": submission.get("upload_bytes", 0),
+            "download_bytes": submission.get("download_bytes", 0),
+            "problem": job.problem,
+            "offered_at": job.offered_at,
+            "leased_at": job.leased_at,
+            "submitted_at": job.submitted_at,
+        }
+    )
+
+
+def _metrics(submission: Mapping[str, Any]) -> dict[str, float]:
+    evaluation = submission.get("evaluation") or {}
+    own = {f"own_{name}": value for name, value in evaluation.get("own", {}).items()}
+    return {**submission.get("metrics", {}), **evaluation.get("shared", {}), **own}
+
+
+def submission_document(request: SubmitRequest) -> dict[str, Any]:
+    """The submission as it is kept."""
+    return request.model_dump(mode="json")

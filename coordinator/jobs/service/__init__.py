@@ -1,0 +1,45 @@
+"""What happens to jobs: leased and submitted by workers, offered and judged by rounds and federations."""
+
+from coordinator.jobs.service.leasing import (
+    decline,
+    expire_leases,
+    fail,
+    hand_back,
+    has_something_for,
+    lease,
+    renew,
+)
+from coordinator.jobs.service.offering import (
+    accept,
+    newest_offer,
+    of_round,
+    offer,
+    offers_after,
+    reject,
+    show,
+    views,
+    withdraw_gone,
+    withdraw_open,
+)
+from coordinator.jobs.service.submitting import submit
+
+__all__ = [
+    "accept",
+    "decline",
+    "expire_leases",
+    "fail",
+    "hand_back",
+    "has_something_for",
+    "lease",
+    "newest_offer",
+    "of_round",
+    "offer",
+    "offers_after",
+    "reject",
+    "renew",
+    "show",
+    "submit",
+    "views",
+    "withdraw_gone",
+    "withdraw_open",
+]

@@ -1,0 +1,148 @@
+"""What rounds and federations do with jobs: offer, judge, withdraw; and who may look at one."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from coordinator.artifacts import service as artifacts
+from coordinator.errors import Conflict, NotFound
+from coordinator.jobs import lifecycle, repository
+from coordinator.jobs.schemas import job_answer
+from coordinator.jobs.service import leasing, moves
+from coordinator.models import Client, Federation, Job, Round
+from coordinator.models.base import new_id
+from coordinator.security import Principal
+from federated.protocol import JobAnswer, JobKind
+
+_GONE = ("out", "left")
+
+
+def offer(
+    session: Session,
+    *,
+    federation: Federation,
+    client: Client,
+    kind: JobKind,
+    round_id: str | None,
+    seed: int,
+    instruction_digest: str | None,
+    now: datetime,
+) -> Job:
+    """Offers the client a job; what was offered for the same already is returned as it is.
+
+    Raises Conflict if an update of this client was rejected in this round.
+    """
+    earlier = repository.same_job(session, client.id, kind, round_id, lifecycle.OPEN)
+    if earlier is not None:
+        return earlier
+    round_ = session.get_one(Round, round_id) if round_id else None
+    if kind == "train" and round_ is not None and repository.was_rejected(session, client.id, round_):
+        raise Conflict("rejected_before", f"An update of client {client.ordinal} was rejected in this round.")
+    job = Job(
+        id=new_id("job"),
+        federation_id=federation.id,
+        round_id=round_id,
+        client_id=client.id,
+        worker_id=client.worker_id,
+        kind=kind,
+        state="offered",
+        attempt=1,
+        seed=seed,
+        instruction_digest=instruction_digest,
+        memory_round=client.memory_round,
+        memory_digest=client.memory_digest,
+        lease_seconds=federation.definition["lease_seconds"],
+        offered_number=moves.next_number(session, now),
+        offered_at=now,
+        version=0,
+    )
+    session.add(job)
+    session.flush()
+    if instruction_digest is not None:
+        artifacts.grant(session, instruction_digest, client.worker_id)
+    return job
+
+
+def withdraw_open(
+    session: Session,
+    *,
+    round_id: str | None = None,
+    client_id: str | None = None,
+    federation_id: str | None = None,
+    kind: str | None = None,
+    reason: str,
+    now: datetime,
+) -> int:
+    """Takes back what is offered, leased, or submitted and not judged. Returns how many; wakes nobody."""
+    if round_id is None and client_id is None and federation_id is None:
+        raise ValueError("name the round, the client or the federation whose jobs are withdrawn")
+    jobs = repository.open_jobs(session, lifecycle.OPEN, round_id, client_id, federation_id, kind)
+    for job in jobs:
+        leasing.withdraw(session, job, reason, "It is not needed any more.", now)
+    return len(jobs)
+
+
+def withdraw_gone(session: Session, now: datetime) -> int:
+    """Takes back the open jobs of all clients that are out or have left. Returns how many."""
+    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE)
+    for job in jobs:
+        leasing.withdraw(session, job, "client_gone", "The client takes no part any more.", now)
+        moves.wake(session, job)
+    return len(jobs)
+
+
+def accept(session: Session, job: Job, now: datetime) -> None:
+    """The result counts. The memory that made an update is what the client's next job starts from."""
+    moves.end(session, job, "accept", None, now)
+    if job.kind != "train" or job.submission is None or job.round_id is None:
+        return
+    client, round_ = session.get_one(Client, job.client_id), session.get_one(Round, job.round_id)
+    memory = job.submission["update"]["memory_digest"]
+    client.memory_digest, client.memory_round = memory, None if memory is None else round_.number
+    client.rounds_taken += round_.kind == "train"
+    client.version += 1
+
+
+def reject(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
+    """The result does not count, for the reason in the problem document."""
+    moves.end(session, job, "reject", problem, now)
+
+
+def of_round(session: Session, round_id: str, kind: str | None = None) -> list[Job]:
+    """A round's jobs, in the order in which they were offered first."""
+    return repository.of_round(session, round_id, kind)
+
+
+def views(session: Session, jobs: Sequence[Job]) -> list[JobAnswer]:
+    """The answers for these jobs, in their order."""
+    clients = {row.id: row for row in repository.rows(session, Client, {job.client_id for job in jobs})}
+    rounds = {row.id: row for row in repository.rows(session, Round, {str(job.round_id) for job in jobs})}
+    return [job_answer(job, clients[job.client_id], rounds.get(str(job.round_id))) for job in jobs]
+
+
+def show(session: Session, principal: Principal, job_id: str) -> JobAnswer:
+    """The job, for its worker, its client's organisation and the federation's owner. Raises NotFound."""
+    job = session.get(Job, job_id)
+    if job is None or not _sees(session, principal, job):
+        raise NotFound("job_unknown", f"There is no job {job_id}, or it is not yours to see.")
+    return leasing.answer(session, job)
+
+
+def _sees(session: Session, principal: Principal, job: Job) -> bool:
+    if principal.kind == "worker":
+        return job.worker_id == principal.id
+    client, federation = session.get_one(Client, job.client_id), session.get_one(Federation, job.federation_id)
+    mine = principal.organization_id in (client.organization_id, federation.organization_id)
+    return principal.role == "admin" or mine
+
+
+def newest_offer(session: Session) -> int:
+    """The number of the newest offer."""
+    return repository.newest_offer(session)
+
+
+def offers_after(session: Session, number: int) -> Sequence[tuple[int, str, str]]:
+    """Number, job and worker of all that stands offered with a larger number."""
+    return repository.offers_after(session, number)

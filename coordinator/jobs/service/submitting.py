@@ -1,0 +1,119 @@
+"""A job's result comes in: checked as far as it goes without tensors, then kept.
+
+The file's header is read between two transactions. The second one decides anew whether the result is still wanted.
+"""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from coordinator.artifacts import service as artifacts
+from coordinator.clients.lifecycle import TAKES_PART
+from coordinator.database import lock_row, reading, utcnow, writing
+from coordinator.errors import Conflict
+from coordinator.jobs import lifecycle, repository
+from coordinator.jobs.schemas import submission_document
+from coordinator.jobs.service import leasing, moves
+from coordinator.models import Client, Federation, Job, Round
+from federated.header import HeaderError, check_expected
+from federated.protocol import JobAnswer, SubmitRequest
+
+
+def submit(worker_id: str, job_id: str, request: SubmitRequest) -> JobAnswer:
+    """Keeps the result; the same result again changes nothing.
+
+    Raises NotFound; Conflict (`round_closed`, `lease_lost`, `already_submitted`); Unprocessable, which names the
+    field or the tensor.
+    """
+    with reading() as session:
+        job = leasing.own_job(session, worker_id, job_id, locked=False)
+        wanted = job.submission is None and _objection(session, job) is None
+        if wanted:
+            _check(session, worker_id, job, request)
+    if wanted and request.update is not None:
+        _check_header(str(job.instruction_digest), request.update.digest)
+    with writing() as session:
+        _lock_round(session, job.round_id)
+        job = leasing.own_job(session, worker_id, job_id, locked=True)
+        objection = _settle(session, job, request, utcnow())
+        answer = leasing.answer(session, job)
+    if objection is not None:
+        raise objection
+    return answer
+
+
+def _settle(session: Session, job: Job, request: SubmitRequest, now: datetime) -> Conflict | None:
+    document = submission_document(request)
+    if job.submission is not None:
+        if lifecycle.same_content(job.submission, document):
+            return None
+        return Conflict("already_submitted", f"Job {job.id} was submitted with another result and is {job.state}.")
+    objection = _objection(session, job)
+    if objection is None:
+        _keep(session, job, request, now)
+    elif objection.code == "round_closed" and job.round_id is not None:
+        _count_late(session, job, job.round_id, now)
+    return objection
+
+
+def _objection(session: Session, job: Job) -> Conflict | None:
+    """Why no result of this job is wanted any more, or None."""
+    round_ = session.get(Round, job.round_id) if job.round_id else None
+    federation = session.get_one(Federation, job.federation_id)
+    if session.get_one(Client, job.client_id).state not in TAKES_PART:
+        return Conflict("client_gone", "This client takes no part in the federation any more.")
+    wanted = lifecycle.takes_results(job.kind, round_.state if round_ else None, federation.state)
+    if job.state == "withdrawn" or not wanted:
+        return Conflict("round_closed", f"The round closed without job {job.id}; its result is not needed any more.")
+    if job.state == "expired" or (job.state == "offered" and job.leased_at is None):
+        return Conflict("lease_lost", f"Job {job.id} is {job.state}; it is not leased by this worker.")
+    try:
+        lifecycle.move(job.state, "submit")
+    except Conflict as conflict:
+        return conflict
+    return None
+
+
+def _check(session: Session, worker_id: str, job: Job, request: SubmitRequest) -> None:
+    lifecycle.check_submission(job.kind, request, session.get_one(Client, job.client_id).examples)
+    if request.update is None:
+        return
+    if artifacts.uploaded_by(session, worker_id, request.update.digest) is None:
+        detail = "names no upload that this worker has completed"
+        raise lifecycle.refused("update_missing", "/update/digest", detail)
+
+
+def _check_header(instruction_digest: str, update_digest: str) -> None:
+    expects = artifacts.read_header(instruction_digest).facts["expects"]
+    try:
+        check_expected(artifacts.read_header(update_digest), expects)
+    except HeaderError as error:
+        raise lifecycle.refused("update_refused", "/update/digest", str(error), error.tensor) from None
+
+
+def _keep(session: Session, job: Job, request: SubmitRequest, now: datetime) -> None:
+    moves.move(job, "submit")
+    job.submission = submission_document(request)
+    job.submitted_at, job.lease_expires_at, job.problem = now, None, None
+    if job.round_id is not None:
+        job.submitted_number = repository.submitted_in_round(session, job.round_id) + 1
+    if request.update is not None:
+        job.update_digest = request.update.digest
+        artifacts.hold(session, request.update.digest, job.id, "update")
+    moves.tell(session, job)
+    moves.wake(session, job)
+
+
+def _count_late(session: Session, job: Job, round_id: str, now: datetime) -> None:
+    """Counts a late update once; a worker that lost the answer sends it again."""
+    if job.state in lifecycle.OPEN:
+        leasing.withdraw(session, job, "round_closed", "The round closed before the result came.", now)
+    if job.kind == "train" and job.submitted_at is None:
+        job.submitted_at = now
+        repository.count_late_update(session, round_id)
+
+
+def _lock_round(session: Session, round_id: str | None) -> None:
+    """The round before the job, as rounds do: two orders would lock each other out."""
+    if round_id is not None:
+        lock_row(session, Round, round_id)

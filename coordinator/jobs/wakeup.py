@@ -1,0 +1,95 @@
+"""Wakes those who wait for a job: one watcher per web process, however many wait.
+
+It reads which offers are new, and wakes the workers they are for. What tells it could as well be a LISTEN: only the
+two functions it is made with know the database.
+
+Numbers of offers need not become visible in their order: a transaction that drew its number earlier may commit
+later. So what was offered within the last `SETTLE_SECONDS` is read again and told from what is known.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+SETTLE_SECONDS = 5.0
+
+Offer = tuple[int, str, str]
+_log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """For one event loop. `offers_after(number)` gives (number, job id, worker id); `newest()` the largest number."""
+
+    def __init__(
+        self, newest: Callable[[], int], offers_after: Callable[[int], Sequence[Offer]], poll_seconds: float
+    ) -> None:
+        self._newest, self._offers_after, self._poll_seconds = newest, offers_after, poll_seconds
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._began = asyncio.Event()
+
+    @asynccontextmanager
+    async def waiting(self, worker_id: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set by every offer for the worker made after this was entered."""
+        woken = asyncio.Event()
+        self._waiters.setdefault(worker_id, set()).add(woken)
+        if self._task is None or self._task.done():
+            self._began = asyncio.Event()
+            self._task = asyncio.create_task(self._watch(), name="job-watcher")
+        try:
+            await self._began.wait()
+            yield woken
+        finally:
+            self._waiters[worker_id].discard(woken)
+            if not self._waiters[worker_id]:
+                del self._waiters[worker_id]
+
+    async def _watch(self) -> None:
+        known: Known | None = None
+        while self._waiters:
+            try:
+                known = await self._look(known)
+            except Exception as error:  # whatever it is, those who wait must not wait in vain from now on
+                _log.warning("offers_not_read", reason=repr(error))
+            self._began.set()
+            await asyncio.sleep(self._poll_seconds)
+
+    async def _look(self, known: "Known | None") -> "Known":
+        if known is None:
+            known = Known(await run_in_threadpool(self._newest))
+            self._wake(set(self._waiters))
+            return known
+        offers = await run_in_threadpool(self._offers_after, known.settled)
+        self._wake({worker_id for _, _, worker_id in known.new(offers, asyncio.get_running_loop().time())})
+        return known
+
+    def _wake(self, worker_ids: set[str]) -> None:
+        for worker_id in worker_ids & self._waiters.keys():
+            for woken in self._waiters[worker_id]:
+                woken.set()
+
+
+class Known:
+    """What was read. `settled`: no offer with a smaller number can still come to light."""
+
+    def __init__(self, newest: int) -> None:
+        self.settled = newest
+        self._newest = newest
+        self._seen: set[tuple[int, str]] = set()
+        self._readings: deque[tuple[float, int]] = deque()
+
+    def new(self, offers: Sequence[Offer], now: float) -> list[Offer]:
+        """Those that were not there before; `now` in seconds of any clock."""
+        found = [offer for offer in offers if offer[:2] not in self._seen]
+        self._seen.update(offer[:2] for offer in found)
+        self._newest = max([self._newest, *(number for number, _, _ in found)])
+        if not self._readings or self._readings[-1][1] != self._newest:
+            self._readings.append((now, self._newest))
+        while self._readings and self._readings[0][0] < now - SETTLE_SECONDS:
+            self.settled = max(self.settled, self._readings.popleft()[1])
+            self._seen = {seen for seen in self._seen if seen[0] > self.settled}
+        return found

@@ -1,0 +1,65 @@
+"""The log of every process of the coordinator: structlog, as JSON unless a person looks on, and never a secret."""
+
+import logging
+import logging.config
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import Processor
+
+_SECRET = re.compile(r"\bfl[ke]_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+")
+_SECRET_NAMES = frozenset({"authorization", "key", "token", "secret", "password"})
+
+
+def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor that blanks what looks like a key or a token, by its name or by its form."""
+    for name, value in event.items():
+        if name in _SECRET_NAMES:
+            event[name] = "…"
+        elif isinstance(value, str):
+            event[name] = _SECRET.sub("…", value)
+    return event
+
+
+def configure(log_format: Literal["auto", "json", "console"], process: str) -> None:
+    """Sends this process's log, and that of the libraries it uses, to standard error."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    last: list[Processor] = (
+        [without_secrets, structlog.dev.ConsoleRenderer()]
+        if console
+        else [structlog.processors.format_exc_info, without_secrets, structlog.processors.JSONRenderer()]
+    )
+    formatter = {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "foreign_pre_chain": shared,
+        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+    }
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"structlog": formatter},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structlog"}},
+            "root": {"handlers": ["stderr"], "level": "INFO"},
+            "loggers": {name: {"level": "WARNING"} for name in ("alembic", "celery", "httpx", "kombu", "uvicorn")},
+        }
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )  # fmt: skip
+    structlog.contextvars.bind_contextvars(process=process)

@@ -1,0 +1,61 @@
+"""Whether this installation can work, and what is missing if it cannot."""
+
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import inspect, text
+
+from coordinator import migration, nudge, processes
+from coordinator.artifacts import store
+from coordinator.database import reading, utcnow
+
+_log = structlog.get_logger(__name__)
+
+OK = "ok"
+_BROKER_SECONDS = 5
+
+
+def checks() -> dict[str, str]:
+    """What there is to check -> "ok", or what is wrong with it."""
+    found = {
+        "database": _outcome("database", _check_database),
+        "migrations": _outcome("migrations", _check_migrations),
+        "store": _outcome("store", store.check),
+        "broker": _outcome("broker", _check_broker),
+    }
+    try:
+        with reading() as session:
+            stale = processes.stale_roles(session, utcnow())
+    except Exception:  # the database or its tables are missing, which is said above
+        return {**found, **dict.fromkeys(processes.ROLES, "unknown without the database")}
+    return {**found, **{role: "not heard of" if role in stale else OK for role in processes.ROLES}}
+
+
+def _outcome(name: str, check: Callable[[], None]) -> str:
+    try:
+        check()
+    except Exception as error:  # whatever a library raises, it is not ready
+        _log.warning("not_ready", check=name, reason=repr(error))
+        return str(error) if isinstance(error, _NotReady) else f"does not answer ({type(error).__name__})"
+    return OK
+
+
+class _NotReady(Exception):
+    """Its text may be shown to anybody."""
+
+
+def _check_database() -> None:
+    with reading() as session:
+        session.execute(text("SELECT 1"))
+
+
+def _check_migrations() -> None:
+    with reading() as session:
+        migrated = inspect(session.connection()).has_table("alembic_version") and migration.at_head(session)
+    if not migrated:
+        raise _NotReady("not at this version's: run `coordinator migrate`")
+
+
+def _check_broker() -> None:
+    with nudge.celery.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
+        connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)

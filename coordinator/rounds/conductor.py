@@ -1,0 +1,218 @@
+"""Runs the server half of an algorithm. The only file of the coordinator that touches tensors.
+
+Plain values and digests in, plain values and stored artifacts out: no database, so that no transaction is open
+while it works. What it makes is a function of what it is given, so doing it twice does no harm.
+"""
+
+import math
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from coordinator.artifacts import service as artifacts
+from coordinator.artifacts.service import Stored
+from coordinator.errors import Unprocessable
+from coordinator.rounds.schemas import (
+    AggregateInput,
+    CheckInput,
+    ClientInput,
+    MadeAggregate,
+    MadePlan,
+    MadeState,
+    Method,
+    PlanInput,
+    StartInput,
+    UpdateInput,
+    Verdicts,
+)
+from coordinator.settings import get_settings
+from federated import __version__, registry
+from federated.adapter_files import write_adapter
+from federated.contract import ClientFacts, ClientUpdate, RoundFacts, ServerHalf, UpdateRefused
+from federated.header import HeaderError
+from federated.payload import Payload
+from federated.trainable import ModelFacts, Trainable, peft_name
+
+STATE = "state"
+ABANDONED_SECONDS = 24 * 3600.0
+TRAINABLE: TypeAdapter[Trainable] = TypeAdapter(Trainable)
+
+
+def start(given: StartInput) -> MadeState:
+    """The federation's first state. Raises ValueError if the initial adapter does not fit the model."""
+    with _working(given.method) as (half, folder):
+        model = ModelFacts.model_validate(given.method.model)
+        initial = None if given.initial_digest is None else _initial(given, given.initial_digest, model)
+        state = half.start(model, given.method.seed, initial)
+        return _made_state(state, folder)
+
+
+def plan(given: PlanInput) -> MadePlan:
+    """One instruction for each client; equal ones are stored once."""
+    if not given.clients:
+        return MadePlan({})
+    with _working(given.method) as (half, folder):
+        clients = [_client(client) for client in given.clients]
+        instructions = half.plan(_open(given.state_digest), clients, _step(given.method))
+        written: dict[int, Stored] = {}
+        for payload in {id(payload): payload for payload in instructions.values()}.values():
+            written[id(payload)] = _put(payload, folder / "instruction")
+        return MadePlan({ordinal: written[id(payload)] for ordinal, payload in sorted(instructions.items())})
+
+
+def check(given: CheckInput) -> Verdicts:
+    """Accepts or rejects each update: finite, within the federation's norm, and as the algorithm wants it."""
+    with _working(given.method) as (half, _):
+        problems: dict[str, Mapping[str, Any] | None] = {}
+        for job_id, instruction, update in given.updates:
+            problems[job_id] = _problem(half, instruction, update, given.max_update_norm)
+        return Verdicts(problems)
+
+
+def aggregate(given: AggregateInput) -> MadeAggregate:
+    """The next state of the accepted updates, and its adapter if the round was one of training."""
+    with _working(given.method) as (half, folder):
+        updates = [_update(update) for update in given.updates]
+        outcome = half.aggregate(_open(given.state_digest), updates, _step(given.method))
+        notes = {ordinal: _put(note, folder / "note") for ordinal, note in sorted(outcome.notes.items())}
+        made = _made_state(outcome.state, folder)
+        kind, files = None, dict[str, Stored]()
+        if given.method.kind == "train":
+            kind, files = _export(half, Payload.open(folder / STATE), given, folder)
+        metrics = {name: float(value) for name, value in outcome.metrics.items() if math.isfinite(value)}
+        return MadeAggregate(made, metrics, outcome.finished, notes, kind, files, _environment())
+
+
+@contextmanager
+def _working(method: Method) -> Iterator[tuple[ServerHalf, Path]]:
+    """The server half, and a folder of its own that goes afterwards."""
+    settings = get_settings()
+    torch.set_num_threads(settings.aggregation_threads)
+    trainable = TRAINABLE.validate_python(method.trainable)
+    config = registry.make_config(method.algorithm, method.config)
+    desk = settings.data_folder / "conductor"
+    desk.mkdir(parents=True, exist_ok=True)
+    _sweep(desk)
+    with tempfile.TemporaryDirectory(dir=desk) as folder:
+        yield registry.server_half(method.algorithm, config, trainable), Path(folder)
+
+
+def _sweep(desk: Path) -> None:
+    """Takes away what a process left that was killed while it worked."""
+    oldest = time.time() - ABANDONED_SECONDS
+    for folder in desk.iterdir():
+        with suppress(FileNotFoundError):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _step(method: Method) -> RoundFacts:
+    return RoundFacts(method.number, method.kind, method.rounds, method.registered)  # type: ignore[arg-type]
+
+
+def _open(digest: str) -> Payload:
+    return Payload.open(artifacts.local_file(digest))
+
+
+def _initial(given: StartInput, digest: str, model: ModelFacts) -> Payload:
+    """The tensors of an earlier adapter, under their canonical names where this model has them."""
+    trainable = TRAINABLE.validate_python(given.method.trainable)
+    names = {peft_name(tensor.name, trainable): tensor.name for tensor in (*model.tensors, *model.seeded)}
+    adapter = _open(digest)
+    return Payload({names.get(name, name): adapter[name] for name in adapter})
+
+
+def _open_note(digest: str | None) -> Payload | None:
+    return None if digest is None else _open(digest)
+
+
+def _put(payload: Payload, path: Path) -> Stored:
+    payload.write(path)
+    return artifacts.put_file(path)
+
+
+def _made_state(state: Payload, folder: Path) -> MadeState:
+    phase = str(state.facts.get("phase", "train"))
+    return MadeState(_put(state, folder / STATE), phase, state.facts.get("cohort") == "all")
+
+
+def _client(client: ClientInput) -> ClientFacts:
+    return ClientFacts(
+        ordinal=client.ordinal,
+        name=client.name,
+        examples=client.examples,
+        capabilities=client.capabilities,
+        settings=client.settings,
+        note=_open_note(client.note_digest),
+        rounds_taken=client.rounds_taken,
+    )
+
+
+def _update(update: UpdateInput) -> ClientUpdate:
+    return ClientUpdate(
+        ordinal=update.ordinal,
+        examples=update.examples,
+        weight=update.weight,
+        payload=_open(update.digest),
+        metrics=update.metrics,
+        note=_open_note(update.note_digest),
+    )
+
+
+def _problem(half: ServerHalf, instruction: str, update: str, max_norm: float | None) -> dict[str, Any] | None:
+    try:
+        payload = _open(update)
+        _check_numbers(payload, max_norm)
+        half.check(_open(instruction), payload)
+    except Unprocessable as problem:
+        return problem.problem()
+    except HeaderError as error:
+        return Unprocessable("update_unreadable", str(error), tensor=error.tensor).problem()
+    except UpdateRefused as refused:
+        return Unprocessable(
+            "update_refused", f"The algorithm refuses it: {refused}.", tensor=refused.tensor
+        ).problem()
+    return None
+
+
+def _check_numbers(payload: Payload, max_norm: float | None) -> None:
+    squares, largest = 0.0, (0.0, "")
+    for name in payload:
+        norm = float(torch.linalg.vector_norm(payload[name].reshape(-1).to(torch.float64)))
+        if not math.isfinite(norm):
+            raise Unprocessable("update_not_finite", f"Tensor {name!r} holds NaN or infinity.", tensor=name)
+        squares += norm * norm
+        largest = max(largest, (norm, name))
+    if max_norm is not None and math.sqrt(squares) > max_norm:
+        detail = f"The update's norm is {math.sqrt(squares):.6g}, at most {max_norm:g} is allowed (max_update_norm)."
+        raise Unprocessable("update_norm", f"{detail} The largest tensor is {largest[1]!r}.", tensor=largest[1])
+
+
+def _export(half: ServerHalf, state: Payload, given: AggregateInput, folder: Path) -> tuple[str, dict[str, Stored]]:
+    adapter = half.export(state)
+    files = folder / "adapter"
+    files.mkdir()
+    trainable = TRAINABLE.validate_python(given.method.trainable)
+    model = ModelFacts.model_validate(given.method.model)
+    written = write_adapter(files, adapter, trainable, model, given.base_model, given.card)
+    return adapter.kind, {path.name: artifacts.put_file(path) for path in written}
+
+
+def _environment() -> dict[str, Any]:
+    """What the bits of an aggregation depend on."""
+    return {
+        "fedloom": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "aggregation_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }

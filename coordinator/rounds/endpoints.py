@@ -1,0 +1,218 @@
+"""HTTP for rounds and their adapters. Bytes are streamed, outside any session."""
+
+import zipfile
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from coordinator.artifacts import store
+from coordinator.artifacts.endpoints import stream
+from coordinator.clients import service as clients
+from coordinator.database import ReadSession, reading, utcnow
+from coordinator.models import Round
+from coordinator.pagination import Listing, Paging
+from coordinator.problems import problem_responses
+from coordinator.rounds import service
+from coordinator.rounds.schemas import AdapterFile, RoundAnswer
+from coordinator.security import KeyPrincipal, Principal
+from federated.protocol import JobAnswer, JobKind, RoundKind
+
+router = APIRouter(prefix="/v1", tags=["rounds"])
+
+_ZIPPED_AT = (1980, 1, 1, 0, 0, 0)
+_Responses = dict[int | str, dict[str, Any]]
+_ZIP: _Responses = {200: {"content": {"application/zip": {}}, "description": "All files of the adapter"}}
+_FILE: _Responses = {
+    200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+    206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
+    304: {"description": "The caller has it already"},
+}
+_Text = Annotated[str | None, Header()]
+
+
+class RangeHeaders:
+    """What a caller sends who wants a part of a file, or nothing if it has the file already."""
+
+    def __init__(
+        self,
+        range: _Text = None,  # noqa: A002 - the header's name
+        if_range: _Text = None,
+        if_none_match: _Text = None,
+    ) -> None:
+        self.range, self.if_range, self.if_none_match = range, if_range, if_none_match
+
+
+Headers = Annotated[RangeHeaders, Depends()]
+
+
+@router.get(
+    "/federations/{federation_id}/rounds", operation_id="list_rounds", responses=problem_responses(400, 403, 404)
+)
+def list_rounds(
+    federation_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+) -> Listing[RoundAnswer]:
+    """List a federation's rounds, all attempts, in the order in which they were opened."""
+    federation = clients.visible_federation(session, principal, federation_id)
+    found = page.rows(session, service.rounds_of(federation.id), Round.sequence)
+    now = utcnow()
+    items = [service.answer(session, federation, row, now) for row in found.rows]
+    return Listing(items=items, next_cursor=found.next_cursor)
+
+
+@router.get(
+    "/federations/{federation_id}/rounds/{number}", operation_id="show_round", responses=problem_responses(403, 404)
+)
+def show_round(
+    federation_id: str,
+    number: int,
+    principal: KeyPrincipal,
+    session: ReadSession,
+    kind: RoundKind = "train",
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+) -> RoundAnswer:
+    """Show a round: its last attempt, unless one is named."""
+    federation = clients.visible_federation(session, principal, federation_id)
+    return service.answer(session, federation, service.show(session, federation.id, kind, number, attempt), utcnow())
+
+
+@router.get(
+    "/federations/{federation_id}/rounds/{number}/jobs",
+    operation_id="list_jobs_of_round_number",
+    responses=problem_responses(403, 404),
+)
+def list_jobs_of_round_number(
+    federation_id: str,
+    number: int,
+    principal: KeyPrincipal,
+    session: ReadSession,
+    kind: RoundKind = "train",
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+) -> Listing[JobAnswer]:
+    """List a round's jobs: all of them for the federation's owner, for others their own."""
+    federation = clients.visible_federation(session, principal, federation_id)
+    round_ = service.show(session, federation.id, kind, number, attempt)
+    return Listing(items=service.jobs_of(session, principal, federation, round_, None))
+
+
+@router.get("/rounds/{round_id}/jobs", operation_id="list_round_jobs", responses=problem_responses(403, 404))
+def list_round_jobs(
+    round_id: str, principal: KeyPrincipal, session: ReadSession, kind: JobKind | None = None
+) -> Listing[JobAnswer]:
+    """List the jobs of one attempt at a round: all of them for the federation's owner, for others their own."""
+    federation, round_ = service.visible(session, principal, round_id)
+    return Listing(items=service.jobs_of(session, principal, federation, round_, kind))
+
+
+@router.get(
+    "/federations/{federation_id}/adapter",
+    operation_id="download_adapter",
+    response_class=StreamingResponse,
+    responses={**_ZIP, **problem_responses(403, 404)},
+)
+def download_adapter(federation_id: str, principal: KeyPrincipal) -> Response:
+    """Download the newest adapter as a zip; a PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
+    return _archive(principal, federation_id, None)
+
+
+@router.get(
+    "/federations/{federation_id}/rounds/{number}/adapter",
+    operation_id="download_round_adapter",
+    response_class=StreamingResponse,
+    responses={**_ZIP, **problem_responses(403, 404)},
+)
+def download_round_adapter(federation_id: str, number: int, principal: KeyPrincipal) -> Response:
+    """Download the adapter of one aggregated round as a zip."""
+    return _archive(principal, federation_id, number)
+
+
+@router.get(
+    "/federations/{federation_id}/adapter/{file}",
+    operation_id="download_adapter_file",
+    response_class=StreamingResponse,
+    responses={**_FILE, **problem_responses(403, 404, 416)},
+)
+def download_adapter_file(federation_id: str, file: str, principal: KeyPrincipal, headers: Headers) -> Response:
+    """Download one file of the newest adapter, or a range of it."""
+    return _one_file(principal, federation_id, None, file, headers)
+
+
+@router.get(
+    "/federations/{federation_id}/rounds/{number}/adapter/{file}",
+    operation_id="download_round_adapter_file",
+    response_class=StreamingResponse,
+    responses={**_FILE, **problem_responses(403, 404, 416)},
+)
+def download_round_adapter_file(
+    federation_id: str, number: int, file: str, principal: KeyPrincipal, headers: Headers
+) -> Response:
+    """Download one file of an aggregated round's adapter, or a range of it."""
+    return _one_file(principal, federation_id, number, file, headers)
+
+
+def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Round, bytes]:
+    """The round whose adapter is asked for, and its provenance."""
+    with reading() as session:
+        federation = clients.visible_federation(session, principal, federation_id)
+        service.check_may_download(session, principal, federation)
+        round_ = service.adapter_round(session, federation.id, number)
+        return round_, service.provenance(session, federation, round_)
+
+
+def _one_file(
+    principal: Principal, federation_id: str, number: int | None, name: str, headers: RangeHeaders
+) -> Response:
+    round_, provenance = _made(principal, federation_id, number)
+    if name == service.PROVENANCE_FILE:
+        return Response(provenance, media_type="application/json")
+    file = service.adapter_file(round_, name)
+    return stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
+
+
+def _archive(principal: Principal, federation_id: str, number: int | None) -> Response:
+    round_, provenance = _made(principal, federation_id, number)
+    files = service.adapter_files(round_)
+    name = f"{federation_id}-round-{round_.number}.zip"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(_zipped(files, provenance), 200, headers, "application/zip")
+
+
+async def _zipped(files: Mapping[str, AdapterFile], provenance: bytes) -> AsyncIterator[bytes]:
+    """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink."""
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr(_entry(service.PROVENANCE_FILE), provenance)
+        for name, file in files.items():
+            with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
+                async for part in store.read(file.digest, 0, file.size_bytes):
+                    entry.write(bytes(part))
+                    yield sink.take()
+    yield sink.take()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _ZIPPED_AT)
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+class _Sink:
+    """A file that cannot seek, whose bytes are taken away as they come."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes, /) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """What was written can still be taken."""
+
+    def take(self) -> bytes:
+        data, self._parts = b"".join(self._parts), []
+        return data

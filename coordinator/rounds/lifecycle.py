@@ -1,0 +1,285 @@
+"""What comes next in a round: a pure function of what was read and of the time.
+
+`next_step` is asked again after everything that happens. It remembers nothing, so a message that is lost, doubled
+or late does no harm.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from coordinator.errors import Conflict
+
+WAITING = "waiting"
+COLLECTING = "collecting"
+AGGREGATING = "aggregating"
+EVALUATING = "evaluating"
+CLOSED = "closed"
+FAILED = "failed"
+WITHDRAWN = "withdrawn"
+STATES = (WAITING, COLLECTING, AGGREGATING, EVALUATING, CLOSED, FAILED, WITHDRAWN)
+ENDED = frozenset({CLOSED, FAILED, WITHDRAWN})
+
+MOVES: Mapping[str, frozenset[str]] = {
+    WAITING: frozenset({COLLECTING, FAILED, WITHDRAWN}),
+    COLLECTING: frozenset({AGGREGATING, FAILED, WITHDRAWN}),
+    AGGREGATING: frozenset({EVALUATING, CLOSED, FAILED, WITHDRAWN}),
+    EVALUATING: frozenset({CLOSED, FAILED, WITHDRAWN}),
+    CLOSED: frozenset(),
+    FAILED: frozenset(),
+    WITHDRAWN: frozenset(),
+}
+
+OPEN_JOB_STATES = frozenset({"offered", "leased"})
+QUORUM_MISSED = "quorum_missed"
+NOT_ENOUGH_CLIENTS = "not_enough_clients"
+
+
+def move(state: str, to: str) -> str:
+    """The new state of a round. Raises Conflict for a move that its life cycle does not have."""
+    if to not in MOVES[state]:
+        raise Conflict("round_state", f"A round that is {state} cannot become {to}.")
+    return to
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the federation's definition says of a round."""
+
+    clients_per_round: int
+    min_clients: int
+    over_selection: int
+    wait_for_clients_seconds: float
+    max_round_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What a round's life cycle needs to know of one of its jobs."""
+
+    id: str
+    ordinal: int
+    state: str
+    submitted_number: int | None = None
+    submitted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A round as it was read. Clients are ordinals.
+
+    `accepted` and `refused` count all attempts at the round; `jobs` and `evaluations` are this attempt's.
+    `everybody`: the cohort is all clients alive. `retries`: attempts before this one that missed the quorum.
+    """
+
+    state: str
+    everybody: bool
+    started: bool
+    planned: bool
+    aggregated: bool
+    evaluation_due: bool
+    evaluation_planned: bool
+    opened_at: datetime
+    deadline_at: datetime | None
+    evaluation_deadline_at: datetime | None
+    alive: frozenset[int]
+    accepted: frozenset[int]
+    refused: frozenset[int]
+    cohort: tuple[int, ...]
+    jobs: tuple[JobFacts, ...]
+    evaluations: tuple[JobFacts, ...]
+    retries: int
+
+    @property
+    def eligible(self) -> frozenset[int]:
+        """Who may be drawn: alive, and neither accepted nor refused in this round."""
+        return self.alive - self.accepted - self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Make the federation's first state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draw `wanted` clients (all of them, where the state asks for everybody)."""
+
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Make the instructions of the cohort and offer the jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Accept or reject these submitted updates, in this order."""
+
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Make the next state and its adapter of what was accepted. `missed_deadline`: some did not answer in time."""
+
+    missed_deadline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Make the instructions of the evaluation and offer its jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The round is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Open another attempt that keeps what this one accepted."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The round cannot be done, and so the federation cannot go on."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before `until`, unless something happens; `what` is for people. None: not by time."""
+
+    until: datetime | None
+    what: str
+
+
+Step = Start | Draw | Plan | Check | Aggregate | Evaluate | Close | Retry | Fail | Wait
+
+
+def next_step(seen: Snapshot, rules: Rules, now: datetime) -> Step:
+    """What to do next in a round that has not ended. Raises Conflict for one that has."""
+    if seen.state == WAITING:
+        return _draw(seen, rules, now) if seen.started else Start()
+    if seen.state == COLLECTING:
+        return _collect(seen, rules, now) if seen.planned else Plan()
+    if seen.state == AGGREGATING:
+        if not seen.aggregated:
+            return Aggregate()
+        return Evaluate() if seen.evaluation_due and not seen.evaluation_planned else Close()
+    if seen.state == EVALUATING:
+        return _evaluate(seen, now)
+    raise Conflict("round_state", f"The round is {seen.state}; nothing follows.")
+
+
+def _draw(seen: Snapshot, rules: Rules, now: datetime) -> Step:
+    wanted = rules.clients_per_round + rules.over_selection
+    if len(seen.accepted) >= rules.clients_per_round and not seen.everybody:
+        return Draw(0)
+    there = len(seen.accepted) + len(seen.eligible)
+    missing = len(seen.eligible) if seen.everybody else wanted - len(seen.accepted)
+    until = seen.opened_at + timedelta(seconds=rules.wait_for_clients_seconds)
+    if there >= wanted or (now >= until and there >= rules.min_clients):
+        return Draw(missing)
+    if now >= until:
+        return Fail(
+            NOT_ENOUGH_CLIENTS,
+            f"{there} of at least {rules.min_clients} clients were there "
+            f"after {rules.wait_for_clients_seconds:g} s of waiting.",
+        )
+    return Wait(until, f"waiting_for_clients {there}/{wanted}, {_left(until, now)}")
+
+
+def _collect(seen: Snapshot, rules: Rules, now: datetime) -> Step:
+    target = _target(seen, rules)
+    late = seen.deadline_at is not None and now >= seen.deadline_at
+    if len(seen.accepted) >= target:
+        return Aggregate()
+    unchecked = _in_time(seen.jobs, seen.deadline_at)
+    if unchecked:
+        return Check(tuple(job.id for job in unchecked[: target - len(seen.accepted)]))
+    if any(job.state in OPEN_JOB_STATES for job in seen.jobs) and not late:
+        return Wait(seen.deadline_at, _collecting(seen, target, now))
+    if len(seen.accepted) >= rules.min_clients:
+        return Aggregate(missed_deadline=late)
+    detail = f"{len(seen.accepted)} of at least {rules.min_clients} updates were accepted ({_lost(seen)})."
+    if seen.retries < rules.max_round_retries:
+        return Retry(detail)
+    return Fail(QUORUM_MISSED, f"{detail} {seen.retries + 1} attempts were made.")
+
+
+def _evaluate(seen: Snapshot, now: datetime) -> Step:
+    still_open = [job for job in seen.evaluations if job.state in OPEN_JOB_STATES]
+    if not still_open or (seen.evaluation_deadline_at is not None and now >= seen.evaluation_deadline_at):
+        return Close()
+    done = sum(job.state == "submitted" for job in seen.evaluations)
+    until = seen.evaluation_deadline_at
+    return Wait(until, f"evaluating {done}/{len(seen.evaluations)}, {_left(until, now)}")
+
+
+def _target(seen: Snapshot, rules: Rules) -> int:
+    """How many updates close the round at once."""
+    if seen.everybody:
+        return max(len(seen.accepted | set(seen.cohort)), rules.min_clients)
+    return rules.clients_per_round
+
+
+def _in_time(jobs: Sequence[JobFacts], deadline_at: datetime | None) -> list[JobFacts]:
+    """Submitted updates that count, in order of submission."""
+    submitted = [
+        job
+        for job in jobs
+        if job.state == "submitted"
+        and (deadline_at is None or job.submitted_at is None or job.submitted_at <= deadline_at)
+    ]
+    return sorted(submitted, key=lambda job: (job.submitted_number or 0, job.ordinal))
+
+
+def _collecting(seen: Snapshot, target: int, now: datetime) -> str:
+    training = sum(job.state == "leased" for job in seen.jobs)
+    offered = sum(job.state == "offered" for job in seen.jobs)
+    lost = len(_lost_jobs(seen))
+    counts = [(training, "training"), (offered, "not started"), (lost, "lost")]
+    parts = [f"{count} {name}" for count, name in counts if count]
+    return ", ".join([f"collecting {len(seen.accepted)}/{target}", *parts, _left(seen.deadline_at, now)])
+
+
+def _lost(seen: Snapshot) -> str:
+    lost = [f"client {job.ordinal}: {job.state}" for job in _lost_jobs(seen)]
+    silent = [f"client {job.ordinal}: no answer" for job in seen.jobs if job.state in OPEN_JOB_STATES]
+    return ", ".join(lost + silent) or "nobody was asked"
+
+
+def _lost_jobs(seen: Snapshot) -> list[JobFacts]:
+    return [job for job in seen.jobs if job.state not in OPEN_JOB_STATES | {"submitted", "accepted"}]
+
+
+def _left(until: datetime | None, now: datetime) -> str:
+    if until is None:
+        return "no deadline"
+    return f"{max(0, math.ceil((until - now).total_seconds()))} s left"
+
+
+def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Means over clients, weighted by their `examples`: of the shared model as they are, of their own as `own_…`.
+
+    A metric counts where a client gave it as a finite number.
+    """
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for views in evaluations:
+        for view, values in views.items():
+            weight = values.get("examples", 0.0)
+            for name, value in values.items():
+                if name != "examples" and weight > 0 and math.isfinite(value):
+                    key = name if view == "shared" else f"{view}_{name}"
+                    sums[key] = sums.get(key, 0.0) + weight * value
+                    weights[key] = weights.get(key, 0.0) + weight
+    return {key: sums[key] / weights[key] for key in sorted(sums)}

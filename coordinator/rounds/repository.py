@@ -1,0 +1,124 @@
+"""Statements over rounds. Used by `service` alone."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.orm import Session
+
+from coordinator.models import Client, Job, Round
+
+
+def attempts(session: Session, federation_id: str, kind: str, number: int) -> Sequence[Round]:
+    """All attempts at one round, the first one first."""
+    return session.scalars(_of(federation_id, kind, number).order_by(Round.attempt)).all()
+
+
+def newest_attempt(session: Session, federation_id: str, kind: str, number: int) -> Round | None:
+    """The last attempt at a round."""
+    return session.scalars(_of(federation_id, kind, number).order_by(Round.attempt.desc()).limit(1)).one_or_none()
+
+
+def attempt(session: Session, federation_id: str, kind: str, number: int, attempt: int) -> Round | None:
+    """One attempt at a round."""
+    return session.scalars(_of(federation_id, kind, number).where(Round.attempt == attempt)).one_or_none()
+
+
+def newest(session: Session, federation_id: str) -> Round | None:
+    """The round that was opened last."""
+    return session.scalars(_all(federation_id).order_by(Round.sequence.desc()).limit(1)).one_or_none()
+
+
+def newest_adapted(session: Session, federation_id: str) -> Round | None:
+    """The aggregated train round with the largest number."""
+    statement = _all(federation_id).where(Round.kind == "train", Round.aggregated_at.is_not(None))
+    return session.scalars(statement.order_by(Round.sequence.desc()).limit(1)).one_or_none()
+
+
+def adapted(session: Session, federation_id: str, number: int) -> Round | None:
+    """The attempt at a train round that was aggregated."""
+    statement = _of(federation_id, "train", number).where(Round.aggregated_at.is_not(None))
+    return session.scalars(statement.order_by(Round.attempt.desc()).limit(1)).one_or_none()
+
+
+def aggregated_until(session: Session, until: Round) -> Sequence[Round]:
+    """All rounds of the federation that made a state, in order, up to this one."""
+    statement = _all(until.federation_id).where(Round.aggregated_at.is_not(None), Round.sequence <= until.sequence)
+    return session.scalars(statement.order_by(Round.sequence)).all()
+
+
+def updates_until(session: Session, until: Round) -> Sequence[Row[str, int, int, Job]]:
+    """Kind and number of the round, ordinal and job of every accepted update of the federation up to this round."""
+    statement = (
+        select(Round.kind, Round.number, Client.ordinal, Job)
+        .join(Round, Job.round_id == Round.id)
+        .join(Client, Job.client_id == Client.id)
+        .where(Job.federation_id == until.federation_id, Job.kind == "train", Job.state == "accepted")
+        .where(Round.sequence <= until.sequence)
+    )
+    return session.execute(statement.order_by(Round.sequence, Client.ordinal)).all()
+
+
+def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
+    """Metrics of the closed train rounds, in order."""
+    closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
+    return list(session.scalars(select(Round.metrics).where(*closed).order_by(Round.number)))
+
+
+def count_closed(session: Session, federation_id: str) -> int:
+    """How many train rounds are closed."""
+    closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
+    return session.scalar(select(func.count()).select_from(Round).where(*closed)) or 0
+
+
+def not_in(session: Session, states: Collection[str]) -> Sequence[Round]:
+    """All rounds of all federations whose state is none of these."""
+    return session.scalars(select(Round).where(Round.state.not_in(states))).all()
+
+
+def closed_before(session: Session, federation_id: str, rounds: int) -> Round | None:
+    """The round that was closed `rounds` rounds before the one closed last."""
+    statement = _all(federation_id).where(Round.state == "closed").order_by(Round.sequence.desc())
+    return session.scalars(statement.offset(rounds).limit(1)).one_or_none()
+
+
+def training_clients(session: Session, federation_id: str) -> Sequence[Client]:
+    """Clients that could be drawn, or could be once they are described; evaluating ones are not among them."""
+    statement = select(Client).where(
+        Client.federation_id == federation_id,
+        Client.state.in_(("registered", "ready")),
+        Client.evaluates_only.is_(False),
+    )
+    return session.scalars(statement.order_by(Client.ordinal)).all()
+
+
+def all_clients(session: Session, federation_id: str) -> Sequence[Client]:
+    """All clients of a federation, whatever became of them."""
+    return session.scalars(select(Client).where(Client.federation_id == federation_id)).all()
+
+
+def of_federation(federation_id: str) -> Select[Round]:
+    """All rounds of a federation."""
+    return _all(federation_id)
+
+
+def _all(federation_id: str) -> Select[Round]:
+    return select(Round).where(Round.federation_id == federation_id)
+
+
+def _of(federation_id: str, kind: str, number: int) -> Select[Round]:
+    return _all(federation_id).where(Round.kind == kind, Round.number == number)
+
+
+def ordinals(session: Session, client_ids: Collection[str]) -> dict[str, int]:
+    """Client id -> ordinal."""
+    rows = session.execute(select(Client.id, Client.ordinal).where(Client.id.in_(client_ids)))
+    return {row.id: row.ordinal for row in rows}
+
+
+def holders(session: Session, federation_id: str) -> list[str]:
+    """Ids of the rounds, clients and jobs of a federation: whatever may hold an artifact for it."""
+    found: list[str] = []
+    for model in (Round, Client, Job):
+        found += session.scalars(select(model.id).where(model.federation_id == federation_id))
+    return found

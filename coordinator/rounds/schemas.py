@@ -1,0 +1,187 @@
+"""Answers about rounds, and the values that `service` and `conductor` hand each other through the tasks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from coordinator.artifacts.service import Stored
+from federated.protocol import Answer, Digest
+
+
+class AdapterFile(Answer):
+    """One file of an adapter, downloadable by name."""
+
+    digest: Digest
+    size_bytes: int
+
+
+class AdapterAnswer(Answer):
+    """An aggregated round's adapter. Kind `peft` opens in `peft.PeftModel.from_pretrained`."""
+
+    kind: str
+    files: dict[str, AdapterFile]
+
+
+class RoundAnswer(Answer):
+    """One attempt at a round: what it waits for and since when, or how it ended and what it measured.
+
+    `accepted` are the ordinals whose update counts, those of earlier attempts included.
+    """
+
+    id: str
+    federation_id: str
+    kind: str = Field(examples=["train"])
+    number: int = Field(examples=[3])
+    attempt: int = Field(examples=[1])
+    state: str = Field(examples=["collecting"])
+    reason: str | None
+    reason_detail: str | None
+    waiting_for: str | None = Field(examples=["collecting 7/10, 2 training, 1 lost, 95 s left"])
+    waiting_since: datetime | None
+    cohort: list[int] | None
+    accepted: list[int]
+    start_digest: Digest | None
+    state_digest: Digest | None
+    adapter: AdapterAnswer | None
+    metrics: dict[str, Any] = Field(examples=[{"train_loss": 0.41, "loss": 0.44, "accuracy": 0.86}])
+    upload_bytes: int
+    download_bytes: int
+    seconds: dict[str, float]
+    not_reproducible: list[str]
+    environment: dict[str, Any] | None
+    finished: str | None
+    late_updates: int
+    deadline_at: datetime | None
+    evaluation_deadline_at: datetime | None
+    opened_at: datetime
+    collecting_at: datetime | None
+    aggregated_at: datetime | None
+    closed_at: datetime | None
+
+
+# ---- what a conductor is given
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """The federation's algorithm as JSON values, and which round it works for."""
+
+    algorithm: str
+    config: Mapping[str, Any]
+    trainable: Mapping[str, Any]
+    model: Mapping[str, Any]
+    seed: int
+    number: int
+    kind: str
+    rounds: int
+    registered: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartInput:
+    """`initial_digest` names an earlier adapter's tensors file."""
+
+    method: Method
+    initial_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInput:
+    """A drawn client; `note_digest` names what the server remembers of it."""
+
+    ordinal: int
+    name: str
+    examples: int
+    capabilities: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    note_digest: str | None
+    rounds_taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInput:
+    """Instructions for these clients from this state."""
+
+    method: Method
+    state_digest: str
+    clients: tuple[ClientInput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckInput:
+    """Submitted updates: job id, digest of its instruction, digest of its update."""
+
+    method: Method
+    updates: tuple[tuple[str, str, str], ...]
+    max_update_norm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateInput:
+    """An accepted update."""
+
+    ordinal: int
+    examples: int
+    weight: float
+    digest: str
+    metrics: Mapping[str, float]
+    note_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateInput:
+    """The accepted updates, sorted by ordinal. `card` is what the adapter's model card tells."""
+
+    method: Method
+    state_digest: str
+    updates: tuple[UpdateInput, ...]
+    base_model: str
+    card: Mapping[str, Any]
+
+
+Input = StartInput | PlanInput | CheckInput | AggregateInput
+
+
+# ---- what a conductor made; every artifact is in the store already
+
+
+@dataclass(frozen=True, slots=True)
+class MadeState:
+    """A state and the facts of it that steer the rounds: `phase` is the kind of the next one."""
+
+    state: Stored
+    phase: str
+    everybody: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MadePlan:
+    """Ordinal -> instruction; equal instructions are one artifact."""
+
+    instructions: Mapping[int, Stored]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Job id -> None if the update is accepted, else the problem document that says why not."""
+
+    problems: Mapping[str, Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeAggregate:
+    """The next state and what came with it. `adapter_files` by name; empty in a prepare round."""
+
+    state: MadeState
+    metrics: Mapping[str, float]
+    finished: str | None
+    notes: Mapping[int, Stored]
+    adapter_kind: str | None
+    adapter_files: Mapping[str, Stored]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+Result = MadeState | MadePlan | Verdicts | MadeAggregate

@@ -1,0 +1,205 @@
+"""The steps of a round that need no tensors: opening, drawing, withdrawing, closing. Each within a transaction."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.clients import service as clients
+from coordinator.database import lock_row
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Federation, Round
+from coordinator.models.base import new_id
+from coordinator.nudge import ADVANCE_FEDERATION, nudge
+from coordinator.rounds import lifecycle, repository
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, Retry, Snapshot
+from coordinator.rounds.service import retention, snapshots
+from coordinator.workers import service as workers
+from federated import schedule
+
+Settled = Draw | Close | Retry | Fail
+
+
+def locked(session: Session, round_id: str) -> tuple[Federation, Round] | None:
+    """The round with its federation, locked against other writers."""
+    round_ = lock_row(session, Round, round_id)
+    return None if round_ is None else (session.get_one(Federation, round_.federation_id), round_)
+
+
+def open_round(
+    session: Session,
+    federation: Federation,
+    *,
+    kind: str,
+    number: int,
+    start_digest: str | None,
+    everybody: bool,
+    now: datetime,
+) -> Round:
+    """A new attempt at a round, waiting for clients; it keeps what earlier attempts at it accepted."""
+    before = repository.newest_attempt(session, federation.id, kind, number)
+    newest = repository.newest(session, federation.id)
+    opened = Round(
+        id=new_id("rnd"),
+        federation_id=federation.id,
+        kind=kind,
+        number=number,
+        attempt=1 if before is None else before.attempt + 1,
+        sequence=1 if newest is None else newest.sequence + 1,
+        state=lifecycle.WAITING,
+        everybody=everybody,
+        start_digest=start_digest,
+        metrics={},
+        seconds={},
+        not_reproducible=[],
+        opened_at=now,
+    )
+    session.add(opened)
+    session.flush()
+    if before is not None:
+        add_reasons(opened, ["retry", *before.not_reproducible])
+    events.append(session, federation.id, "round.opened", **name_of(opened))
+    return opened
+
+
+def settle(
+    session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Settled, now: datetime
+) -> Round:
+    """Does the step and returns the round that goes on: the next attempt after a Retry."""
+    match step:
+        case Draw():
+            _draw(session, federation, round_, seen, step, now)
+        case Close():
+            close(session, federation, round_, now)
+        case Retry():
+            end(session, round_, lifecycle.WITHDRAWN, lifecycle.QUORUM_MISSED, step.detail, now)
+            return _open_again(session, federation, round_, now)
+        case Fail():
+            end(session, round_, lifecycle.FAILED, step.reason, step.detail, now)
+    return round_
+
+
+def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> None:
+    """Ends a round now, if it is open. One that has its result already is closed with it, unevaluated."""
+    found = locked(session, round_id)
+    if found is None or found[1].state in lifecycle.ENDED:
+        return
+    federation, round_ = found
+    if round_.aggregated_at is None:
+        end(session, round_, lifecycle.WITHDRAWN, reason, None, now)
+    else:
+        close(session, federation, round_, now)
+
+
+def close(session: Session, federation: Federation, round_: Round, now: datetime) -> None:
+    """Counts what was evaluated and closes the round; old updates and states are kept no longer."""
+    evaluations = jobs.of_round(session, round_.id, "evaluate")
+    given = [job for job in evaluations if job.state == "submitted"]
+    for job in given:
+        jobs.accept(session, job, now)
+    jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
+    if given:
+        measured = lifecycle.metrics_of([(job.submission or {})["evaluation"] for job in given])
+        round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(given)}
+        note_seconds(round_, evaluating=(round_.aggregated_at, now))
+    round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)
+    round_.closed_at = now
+    note_seconds(round_, total=(round_.opened_at, now))
+    release_claim(round_)
+    session.flush()
+    retention.release_old(session, federation)
+    events.append(session, round_.federation_id, "round.closed", **name_of(round_), metrics=round_.metrics)
+    nudge(session, ADVANCE_FEDERATION, round_.federation_id)
+
+
+def _open_again(session: Session, federation: Federation, round_: Round, now: datetime) -> Round:
+    return open_round(
+        session,
+        federation,
+        kind=round_.kind,
+        number=round_.number,
+        start_digest=round_.start_digest,
+        everybody=round_.everybody,
+        now=now,
+    )
+
+
+def _draw(session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Draw, now: datetime) -> None:
+    before = repository.attempt(session, federation.id, round_.kind, round_.number, round_.attempt - 1)
+    silent = set(before.cohort or ()) - seen.accepted if before else set()
+    taken = seen.accepted | seen.refused
+    drawn = schedule.draw(
+        federation.seed, round_.kind, round_.number, round_.attempt, seen.alive, silent, taken, step.wanted
+    )
+    known = repository.training_clients(session, federation.id)
+    round_.cohort = list(drawn)
+    round_.registered = sum(client.state == "ready" for client in known)
+    round_.state = lifecycle.move(round_.state, lifecycle.COLLECTING)
+    round_.collecting_at = now
+    note_seconds(round_, waiting=(round_.opened_at, now))
+    absent = [client.ordinal for client in known if client.ordinal not in seen.alive]
+    add_reasons(round_, ["client_not_alive"] * bool(absent))
+    add_reasons(round_, ["over_selection"] * (federation.definition["over_selection"] > 0))
+    facts = {"cohort": list(drawn), "alive": sorted(seen.alive), "absent": absent}
+    events.append(session, federation.id, "round.collecting", **name_of(round_), **facts)
+
+
+def end(session: Session, round_: Round, state: str, reason: str, detail: str | None, now: datetime) -> None:
+    """Ends the round without a result, takes its open jobs back, and wakes its federation."""
+    round_.state = lifecycle.move(round_.state, state)
+    round_.reason, round_.reason_detail, round_.closed_at = reason, detail, now
+    release_claim(round_)
+    jobs.withdraw_open(session, round_id=round_.id, reason=reason, now=now)
+    events.append(session, round_.federation_id, f"round.{state}", **name_of(round_), reason=reason, detail=detail)
+    nudge(session, ADVANCE_FEDERATION, round_.federation_id)
+
+
+def release_claim(round_: Round) -> None:
+    """The round is free for the next step; what is still computed for it is not recorded."""
+    round_.version += 1
+    round_.claimed_until = None
+
+
+def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datetime) -> None:
+    """Takes back what is still open, and notes what makes this round's bits hard to repeat."""
+    if round_.state != lifecycle.COLLECTING:
+        return
+    round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
+    note_seconds(round_, collecting=(round_.collecting_at, now))
+    accepted = snapshots.accepted_jobs(session, round_)
+    missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in accepted})
+    reasons = [reason for _, job in accepted for reason in (job.submission or {}).get("not_reproducible", ())]
+    if missing:
+        reasons.append("missed_deadline" if step.missed_deadline else "client_lost")
+        round_.reason_detail = "without the clients " + ", ".join(map(str, missing))
+    add_reasons(round_, reasons)
+    jobs.withdraw_open(session, round_id=round_.id, kind="train", reason="round_closed", now=now)
+    events.append(session, round_.federation_id, "round.aggregating", **name_of(round_), missing=missing)
+
+
+def evaluating_clients(session: Session, federation: Federation, round_: Round, now: datetime) -> list[Client]:
+    """Who evaluates what the round made: its cohort or all, and those that only evaluate; all of them alive."""
+    chosen = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
+    everybody = federation.definition["evaluation"]["who"] == "all"
+    ready = clients.ready_clients(session, federation.id)
+    alive = workers.alive(session, {client.worker_id for client in ready}, now)
+    asked = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
+    return [client for client in asked if everybody or client.evaluates_only or client.ordinal in chosen]
+
+
+def name_of(round_: Round) -> dict[str, Any]:
+    """How events name a round."""
+    return {"round_id": round_.id, "kind": round_.kind, "number": round_.number, "attempt": round_.attempt}
+
+
+def add_reasons(round_: Round, reasons: Iterable[str]) -> None:
+    """Adds to the reasons why the round's bits are not those of a repetition."""
+    round_.not_reproducible = sorted({*round_.not_reproducible, *reasons})
+
+
+def note_seconds(round_: Round, **phases: tuple[datetime | None, datetime]) -> None:
+    """Adds the seconds between two times, by phase."""
+    taken = {name: (until - since).total_seconds() for name, (since, until) in phases.items() if since is not None}
+    round_.seconds = {**round_.seconds, **taken}

@@ -1,0 +1,158 @@
+"""Claims the next step of a round for one task, with all that a conductor needs to do it.
+
+A claim raises the round's `version`: whoever computed for an older version finds that out when it records, and
+throws its result away. `claimed_until` keeps a second task from computing the same at once; it is renewed while
+the owner works, and passes when the owner died.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from coordinator.clients import service as clients
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Federation, Round, Worker
+from coordinator.rounds import lifecycle, repository
+from coordinator.rounds.lifecycle import Aggregate, Check, Evaluate, Plan, Start, Wait
+from coordinator.rounds.schemas import (
+    AggregateInput,
+    CheckInput,
+    ClientInput,
+    Input,
+    Method,
+    PlanInput,
+    StartInput,
+    UpdateInput,
+)
+from coordinator.rounds.service import bookkeeping, snapshots
+from coordinator.settings import get_settings
+
+Computed = Start | Plan | Check | Aggregate | Evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A step that one task may compute: `given` to the conductor, recorded under `version`."""
+
+    round_id: str
+    version: int
+    step: Computed
+    given: Input
+
+
+def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
+    """Does all steps that need no tensors; then claims the one that does. None: nothing to do, or not now."""
+    found = bookkeeping.locked(session, round_id)
+    while found is not None:
+        federation, round_ = found
+        if round_.state in lifecycle.ENDED or (round_.claimed_until is not None and round_.claimed_until > now):
+            return None
+        seen = snapshots.snapshot(session, federation, round_, now)
+        step = lifecycle.next_step(seen, snapshots.rules(federation), now)
+        if isinstance(step, Wait):
+            return None
+        if isinstance(step, Computed):
+            return _claimed(session, federation, round_, step, now)
+        found = federation, bookkeeping.settle(session, federation, round_, seen, step, now)
+    return None
+
+
+def renew(session: Session, claimed: Claimed, now: datetime) -> bool:
+    """Keeps the claim for another `claim_seconds`; False if it was lost."""
+    statement = update(Round).where(Round.id == claimed.round_id, Round.version == claimed.version)
+    renewed = session.execute(statement.values(claimed_until=_until(now)).returning(Round.id))
+    return renewed.one_or_none() is not None
+
+
+def _until(now: datetime) -> datetime:
+    return now + timedelta(seconds=get_settings().claim_seconds)
+
+
+def _claimed(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Claimed:
+    if isinstance(step, Aggregate):
+        bookkeeping.stop_collecting(session, round_, step, now)
+    round_.version += 1
+    round_.claimed_until = _until(now)
+    return Claimed(round_.id, round_.version, step, _given(session, federation, round_, step, now))
+
+
+def _given(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Input:
+    match step:
+        case Start():
+            initial = federation.definition["initial_adapter"]
+            return StartInput(_method(federation, round_), initial and initial["digest"])
+        case Plan():
+            drawn = clients.by_ordinals(session, federation.id, round_.cohort or [])
+            return _plan(session, _method(federation, round_), str(round_.start_digest), drawn)
+        case Check():
+            return _check(session, federation, round_, step)
+        case Aggregate():
+            return _aggregate(session, federation, round_)
+        case Evaluate():
+            asked = bookkeeping.evaluating_clients(session, federation, round_, now)
+            return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), asked)
+
+
+def _method(federation: Federation, round_: Round, kind: str | None = None) -> Method:
+    definition = federation.definition
+    return Method(
+        algorithm=definition["algorithm"],
+        config=definition["config"],
+        trainable=definition["trainable"],
+        model=federation.model_facts or {},
+        seed=federation.seed,
+        number=round_.number,
+        kind=kind or round_.kind,
+        rounds=definition["rounds"],
+        registered=round_.registered or 0,
+    )
+
+
+def _plan(session: Session, method: Method, state_digest: str, asked: Iterable[Client]) -> PlanInput:
+    given = tuple(_client(session, client) for client in asked)
+    return PlanInput(method, state_digest, given)
+
+
+def _client(session: Session, client: Client) -> ClientInput:
+    worker = session.get_one(Worker, client.worker_id)
+    return ClientInput(
+        ordinal=client.ordinal,
+        name=client.name,
+        examples=client.examples or 0,
+        capabilities=worker.capabilities,
+        settings=client.settings,
+        note_digest=client.note_digest,
+        rounds_taken=client.rounds_taken,
+    )
+
+
+def _check(session: Session, federation: Federation, round_: Round, step: Check) -> CheckInput:
+    rows = {job.id: job for job in jobs.of_round(session, round_.id, "train")}
+    updates = tuple((key, str(rows[key].instruction_digest), str(rows[key].update_digest)) for key in step.job_ids)
+    return CheckInput(_method(federation, round_), updates, federation.definition["max_update_norm"])
+
+
+def _aggregate(session: Session, federation: Federation, round_: Round) -> AggregateInput:
+    accepted = snapshots.accepted_jobs(session, round_)
+    notes = {client.ordinal: client.note_digest for client in repository.all_clients(session, federation.id)}
+    updates = []
+    for ordinal, job in accepted:
+        submission: dict[str, Any] = job.submission or {}
+        update_ = submission["update"]
+        updates.append(
+            UpdateInput(
+                ordinal=ordinal,
+                examples=update_["examples"],
+                weight=update_["weight"],
+                digest=str(job.update_digest),
+                metrics=submission["metrics"],
+                note_digest=notes[ordinal],
+            )
+        )
+    base_model = federation.definition["base_model"]["id"]
+    card = {"federation": federation.name, "round": round_.number, "clients": len(updates)}
+    return AggregateInput(_method(federation, round_), str(round_.start_digest), tuple(updates), base_model, card)

@@ -1,0 +1,214 @@
+"""What people and the federations' own life cycle read of rounds."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
+
+from coordinator.artifacts import service as artifacts
+from coordinator.clients import service as clients
+from coordinator.errors import Forbidden, NotFound
+from coordinator.jobs import service as jobs
+from coordinator.models import Federation, Invitation, Round
+from coordinator.rounds import lifecycle, repository
+from coordinator.rounds.lifecycle import Check, Wait
+from coordinator.rounds.schemas import AdapterFile, RoundAnswer
+from coordinator.rounds.service import snapshots
+from coordinator.security import Principal
+from federated.protocol import JobAnswer, JobKind
+
+TRAFFIC = ("upload_bytes", "download_bytes")
+PROVENANCE_FILE = "provenance.json"
+
+
+def newest(session: Session, federation_id: str) -> Round | None:
+    """The round that was opened last."""
+    return repository.newest(session, federation_id)
+
+
+def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
+    """Metrics of the closed train rounds, in order."""
+    return repository.history(session, federation_id)
+
+
+def count_closed(session: Session, federation_id: str) -> int:
+    """How many train rounds are closed."""
+    return repository.count_closed(session, federation_id)
+
+
+def newest_adapter_number(session: Session, federation_id: str) -> int | None:
+    """The newest round whose adapter can be downloaded."""
+    found = repository.newest_adapted(session, federation_id)
+    return None if found is None else found.number
+
+
+def open_rounds(session: Session) -> list[Round]:
+    """All rounds of all federations that have not ended."""
+    return list(repository.not_in(session, lifecycle.ENDED))
+
+
+def due(session: Session, round_: Round, now: datetime) -> bool:
+    """Whether the round has something to do now, and nobody does it."""
+    if round_.claimed_until is not None and round_.claimed_until > now:
+        return False
+    federation = session.get_one(Federation, round_.federation_id)
+    return not isinstance(snapshots.next_step(session, federation, round_, now), Wait)
+
+
+def rounds_of(federation_id: str) -> Select[Round]:
+    """All rounds of a federation, for a page ordered by `Round.sequence`."""
+    return repository.of_federation(federation_id)
+
+
+def show(session: Session, federation_id: str, kind: str, number: int, attempt: int | None) -> Round:
+    """One attempt at a round, the last one if none is named. Raises NotFound."""
+    if attempt is None:
+        found = repository.newest_attempt(session, federation_id, kind, number)
+    else:
+        found = repository.attempt(session, federation_id, kind, number, attempt)
+    if found is None:
+        raise NotFound("round_unknown", f"The federation has no such {kind} round.")
+    return found
+
+
+def visible(session: Session, principal: Principal, round_id: str) -> tuple[Federation, Round]:
+    """A round with its federation, if the principal may see that. Raises NotFound."""
+    round_ = session.get(Round, round_id)
+    if round_ is None:
+        raise NotFound("round_unknown", f"There is no round {round_id}, or it is not yours to see.")
+    return clients.visible_federation(session, principal, round_.federation_id), round_
+
+
+def jobs_of(
+    session: Session, principal: Principal, federation: Federation, round_: Round, kind: JobKind | None
+) -> list[JobAnswer]:
+    """The round's jobs by time and ordinal: all for the federation's owner, for others those of their own clients."""
+    rows = jobs.of_round(session, round_.id, kind)
+    if principal.role != "admin" and principal.organization_id != federation.organization_id:
+        own = {
+            row.id
+            for row in repository.all_clients(session, federation.id)
+            if row.organization_id == principal.organization_id
+        }
+        rows = [job for job in rows if job.client_id in own]
+    views = jobs.views(session, rows)
+    return sorted(views, key=lambda view: (view.offered_at or federation.created_at, view.ordinal or 0))
+
+
+def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundAnswer:
+    """The round as the API shows it."""
+    what, since = None, None
+    if round_.state in lifecycle.ENDED:
+        accepted = [ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)]
+    else:
+        seen = snapshots.snapshot(session, federation, round_, now)
+        accepted = sorted(seen.accepted)
+        step = lifecycle.next_step(seen, snapshots.rules(federation), now)
+        what, since = waiting(step), waiting_since(round_)
+    row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
+    traffic = {name: round_.metrics.get(name, 0) for name in TRAFFIC}
+    metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
+    told = {"metrics": metrics, "accepted": accepted, "waiting_for": what, "waiting_since": since}
+    return RoundAnswer.model_validate({**row, **traffic, **told})
+
+
+def waiting(step: lifecycle.Step) -> str:
+    """What a round waits for, or does just now, for people."""
+    match step:
+        case Wait():
+            return step.what
+        case Check():
+            return f"checking {len(step.job_ids)} updates"
+        case _:
+            return _DOING[type(step)]
+
+
+_DOING: dict[type[lifecycle.Step], str] = {
+    lifecycle.Start: "starting",
+    lifecycle.Draw: "drawing",
+    lifecycle.Plan: "planning",
+    lifecycle.Aggregate: "aggregating",
+    lifecycle.Evaluate: "planning_evaluation",
+    lifecycle.Close: "closing",
+    lifecycle.Retry: "opening_another_attempt",
+    lifecycle.Fail: "failing",
+}
+
+
+def waiting_since(round_: Round) -> datetime:
+    """When the round came into its present state, as far as that is kept."""
+    return round_.aggregated_at or round_.collecting_at or round_.opened_at
+
+
+def check_may_download(session: Session, principal: Principal, federation: Federation) -> None:
+    """Adapters are for the owner and for those who take part. Raises Forbidden for who is merely invited."""
+    if principal.role == "admin" or principal.organization_id == federation.organization_id:
+        return
+    part = session.get(Invitation, (federation.id, principal.organization_id))
+    if part is None or part.state != "accepted":
+        raise Forbidden("not_taking_part", "Adapters are for organizations that take part. Accept the invitation.")
+
+
+def adapter_round(session: Session, federation_id: str, number: int | None) -> Round:
+    """The aggregated train round with this number, or the newest one. Raises NotFound."""
+    if number is None:
+        found = repository.newest_adapted(session, federation_id)
+    else:
+        found = repository.adapted(session, federation_id, number)
+    if found is None or not found.adapter:
+        which = "No round" if number is None else f"Round {number}"
+        raise NotFound("adapter_unknown", f"{which} of this federation has made an adapter yet.")
+    return found
+
+
+def adapter_file(round_: Round, name: str) -> AdapterFile:
+    """One stored file of the round's adapter. Raises NotFound that lists the files."""
+    files = adapter_files(round_)
+    if name not in files:
+        raise NotFound("file_unknown", f"The adapter has no file {name!r}; it has: {', '.join(files)}.")
+    return files[name]
+
+
+def adapter_files(round_: Round) -> dict[str, AdapterFile]:
+    """The stored files of the round's adapter by name."""
+    files = (round_.adapter or {}).get("files", {})
+    return {name: AdapterFile.model_validate(files[name]) for name in sorted(files)}
+
+
+def provenance(session: Session, federation: Federation, until: Round) -> bytes:
+    """`provenance.json`: what the adapter of this round was made of, and by what.
+
+    Clients by ordinal alone: an adapter travels further than the names of those who made it.
+    """
+    definition = federation.definition
+    updates: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for kind, number, ordinal, job in repository.updates_until(session, until):
+        told = job.submission or {}
+        update = {"ordinal": ordinal, "weight": told["update"]["weight"], "digest": job.update_digest}
+        more = {"examples": told["update"]["examples"], "environment": told["environment"]}
+        updates.setdefault((kind, number), []).append({**update, **more})
+    names = ("task", "base_model", "trainable", "algorithm", "algorithm_revision", "config")
+    document = {
+        "federation": {"id": federation.id, "name": federation.name, "seed": federation.seed},
+        "definition": {name: definition[name] for name in names},
+        "base_weights_digest": (federation.model_facts or {}).get("weights_digest"),
+        "adapter": until.adapter,
+        "rounds": [
+            _made(row, updates.get((row.kind, row.number), [])) for row in repository.aggregated_until(session, until)
+        ],
+    }
+    return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _made(round_: Round, updates: list[dict[str, Any]]) -> dict[str, Any]:
+    names = ("kind", "number", "attempt", "start_digest", "state_digest", "environment", "not_reproducible")
+    facts = {name: getattr(round_, name) for name in names}
+    return {**facts, "updates": sorted(updates, key=lambda update: update["ordinal"])}
+
+
+def release_all(session: Session, federation_id: str) -> None:
+    """Lets go of every artifact of the federation's rounds, clients and jobs, before its rows go."""
+    for holder in repository.holders(session, federation_id):
+        artifacts.release(session, holder)

@@ -1,0 +1,167 @@
+"""Records what a conductor made, unless somebody else was faster."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.artifacts import service as artifacts
+from coordinator.artifacts.service import Stored
+from coordinator.clients import service as clients
+from coordinator.jobs import service as jobs
+from coordinator.models import Federation, Round
+from coordinator.rounds import lifecycle
+from coordinator.rounds.lifecycle import Evaluate
+from coordinator.rounds.schemas import MadeAggregate, MadePlan, MadeState, Result, Verdicts
+from coordinator.rounds.service import bookkeeping, snapshots
+from coordinator.rounds.service.claims import Claimed
+from federated import schedule
+from federated.protocol import JobKind
+
+DEADLINES = {"train": "round_deadline_seconds", "prepare": "prepare_deadline_seconds"}
+
+
+def record(session: Session, claimed: Claimed, result: Result, now: datetime) -> bool:
+    """Writes the result of a claimed step. False, and nothing is written, if the round has moved on since."""
+    found = _still_claimed(session, claimed)
+    if found is None:
+        return False
+    federation, round_ = found
+    bookkeeping.release_claim(round_)
+    match result:
+        case MadeState():
+            _record_start(session, round_, result)
+        case MadePlan() if isinstance(claimed.step, Evaluate):
+            _record_evaluation(session, federation, round_, result.instructions, now)
+        case MadePlan():
+            _record_plan(session, federation, round_, result.instructions, now)
+        case Verdicts():
+            _record_verdicts(session, round_, result, now)
+        case MadeAggregate():
+            _record_aggregate(session, federation, round_, result, now)
+    session.flush()
+    return True
+
+
+def fail(session: Session, claimed: Claimed, detail: str, now: datetime) -> bool:
+    """The algorithm could not do the step: the round fails; an evaluation is left out. False as for `record`."""
+    found = _still_claimed(session, claimed)
+    if found is None:
+        return False
+    federation, round_ = found
+    bookkeeping.release_claim(round_)
+    if isinstance(claimed.step, Evaluate):
+        round_.reason_detail = f"not evaluated: {detail}"
+        _record_evaluation(session, federation, round_, {}, now)
+    else:
+        bookkeeping.end(session, round_, lifecycle.FAILED, "algorithm_failed", detail, now)
+    return True
+
+
+def _still_claimed(session: Session, claimed: Claimed) -> tuple[Federation, Round] | None:
+    found = bookkeeping.locked(session, claimed.round_id)
+    if found is None or found[1].version != claimed.version or found[1].state in lifecycle.ENDED:
+        return None
+    return found
+
+
+def _record_start(session: Session, round_: Round, made: MadeState) -> None:
+    artifacts.record(session, made.state, round_.id, "start")
+    round_.start_digest = made.state.digest
+    round_.kind = made.phase
+    round_.everybody = made.everybody or made.phase == "prepare"
+
+
+def _record_plan(
+    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, Stored], now: datetime
+) -> None:
+    _offer(session, federation, round_, "train", instructions, now)
+    round_.planned = True
+    round_.deadline_at = now + timedelta(seconds=federation.definition[DEADLINES[round_.kind]])
+
+
+def _record_evaluation(
+    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, Stored], now: datetime
+) -> None:
+    _offer(session, federation, round_, "evaluate", instructions, now)
+    round_.evaluation_planned = True
+    round_.state = lifecycle.move(round_.state, lifecycle.EVALUATING)
+    round_.evaluation_deadline_at = now + timedelta(seconds=federation.definition["evaluation_deadline_seconds"])
+
+
+def _offer(
+    session: Session,
+    federation: Federation,
+    round_: Round,
+    kind: JobKind,
+    instructions: Mapping[int, Stored],
+    now: datetime,
+) -> None:
+    """A job for each instruction whose client is still there."""
+    part = "instruction" if kind == "train" else "evaluation"
+    for stored in {stored.digest: stored for stored in instructions.values()}.values():
+        artifacts.record(session, stored, round_.id, part)
+    for client in clients.by_ordinals(session, federation.id, list(instructions)):
+        if client.state == "ready":
+            jobs.offer(
+                session,
+                federation=federation,
+                client=client,
+                kind=kind,
+                round_id=round_.id,
+                seed=schedule.job_seed(federation.seed, round_.kind, round_.number, client.ordinal, kind),
+                instruction_digest=instructions[client.ordinal].digest,
+                now=now,
+            )
+
+
+def _record_verdicts(session: Session, round_: Round, verdicts: Verdicts, now: datetime) -> None:
+    for job in jobs.of_round(session, round_.id, "train"):
+        if job.id not in verdicts.problems or job.state != "submitted":  # its client left meanwhile
+            continue
+        problem = verdicts.problems[job.id]
+        if problem is None:
+            jobs.accept(session, job, now)
+        else:
+            jobs.reject(session, job, dict(problem), now)
+
+
+def _record_aggregate(
+    session: Session, federation: Federation, round_: Round, made: MadeAggregate, now: datetime
+) -> None:
+    artifacts.record(session, made.state.state, round_.id, "state")
+    for stored in made.adapter_files.values():
+        artifacts.record(session, stored, round_.id, "adapter")
+    for client in clients.by_ordinals(session, federation.id, list(made.notes)):
+        artifacts.release(session, client.id, "note")
+        artifacts.record(session, made.notes[client.ordinal], client.id, "note")
+        client.note_digest = made.notes[client.ordinal].digest
+    round_.state_digest = made.state.state.digest
+    if made.adapter_kind is not None:
+        files = {
+            name: {"digest": stored.digest, "size_bytes": stored.size_bytes}
+            for name, stored in made.adapter_files.items()
+        }
+        round_.adapter = {"kind": made.adapter_kind, "files": files}
+    round_.environment = dict(made.environment)
+    round_.finished = made.finished
+    round_.aggregated_at = now
+    _measure(session, round_, made.metrics)
+    events.append(session, federation.id, "round.aggregated", **bookkeeping.name_of(round_), metrics=round_.metrics)
+
+
+def _measure(session: Session, round_: Round, metrics: Mapping[str, float]) -> None:
+    submissions = [job.submission or {} for _, job in snapshots.accepted_jobs(session, round_)]
+    round_.metrics = {
+        **metrics,
+        "clients": len(submissions),
+        "examples": sum(submission["update"]["examples"] for submission in submissions),
+        "upload_bytes": sum(submission["upload_bytes"] for submission in submissions),
+        "download_bytes": sum(submission["download_bytes"] for submission in submissions),
+    }
+    since_collecting = (round_.aggregated_at or round_.opened_at) - (round_.collecting_at or round_.opened_at)
+    longest = max((submission["seconds"].get("training", 0.0) for submission in submissions), default=0.0)
+    collecting = round_.seconds.get("collecting", 0.0)
+    more = {"aggregating": since_collecting.total_seconds() - collecting, "longest_training": longest}
+    round_.seconds = {**round_.seconds, **more}

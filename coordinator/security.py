@@ -1,0 +1,204 @@
+"""Who asks, and what that one may do.
+
+People and programs carry an API key, workers a short-lived token signed with their own Ed25519 key. Both are
+looked up at every request, so a revocation holds from the next one on. Secrets are stored as hashes and compared
+in constant time. What belongs to another organisation is answered like what does not exist.
+"""
+
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64decode
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from coordinator.database import reading
+from coordinator.errors import Forbidden, NotFound, Unauthenticated
+from coordinator.models import ApiKey, Worker
+from coordinator.settings import get_settings
+
+KEY_PREFIX = "flk_"
+ENROLLMENT_PREFIX = "fle_"
+AUDIENCE = "fedloom"
+PUBLIC_KEY_BYTES = 32
+
+Role = Literal["admin", "owner", "operator", "viewer", "worker"]
+_REQUIRED_CLAIMS = ["iss", "aud", "iat", "exp", "jti"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. Only an admin's key belongs to no organisation."""
+
+    kind: Literal["key", "worker"]
+    id: str
+    organization_id: str | None
+    role: Role
+
+    @property
+    def reader(self) -> str:
+        """The name under which uploads are kept and reading is granted: the worker, or the key's organisation."""
+        return self.id if self.kind == "worker" or self.organization_id is None else self.organization_id
+
+
+def new_secret(prefix: str, id: str) -> tuple[str, str]:  # noqa: A002 - the id is what it is everywhere else
+    """A text to hand out once, `<prefix><id>_<secret>`, and the hash of its secret to keep."""
+    secret = secrets.token_hex(32)
+    return f"{prefix}{id}_{secret}", hash_secret(secret)
+
+
+def split_secret(prefix: str, text: str) -> tuple[str, str] | None:
+    """Id and secret of such a text, or None if it is none."""
+    if not text.startswith(prefix):
+        return None
+    identity, _, secret = text.removeprefix(prefix).rpartition("_")
+    return (identity, secret) if identity and secret else None
+
+
+def hash_secret(secret: str) -> str:
+    """SHA-256, hexadecimal. The secrets are random, 256 bits: a slow hash would protect nothing more."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def secret_matches(secret: str, secret_sha256: str) -> bool:
+    """Whether the secret is the one whose hash was kept, in constant time."""
+    return hmac.compare_digest(hash_secret(secret), secret_sha256)
+
+
+def read_public_key(text: str) -> Ed25519PublicKey:
+    """The key from base64url of its 32 raw bytes. Raises ValueError."""
+    raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if len(raw) != PUBLIC_KEY_BYTES:
+        raise ValueError(f"an Ed25519 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(raw)}")
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def authenticate(session: Session, token: str) -> Principal:
+    """The principal whose key or worker token this is. Raises Unauthenticated."""
+    if token.startswith(KEY_PREFIX):
+        return _authenticate_key(session, token)
+    return _authenticate_worker(session, token)
+
+
+def _authenticate_key(session: Session, token: str) -> Principal:
+    parts = split_secret(KEY_PREFIX, token)
+    key = session.get(ApiKey, parts[0]) if parts else None
+    if parts is None or key is None or not secret_matches(parts[1], key.secret_sha256):
+        raise Unauthenticated("key_invalid", "This API key is not known here.")
+    if key.revoked_at is not None:
+        raise Unauthenticated("key_revoked", "This API key was revoked; an owner can make another.")
+    return Principal("key", key.id, key.organization_id, key.role)  # type: ignore[arg-type]
+
+
+def _authenticate_worker(session: Session, token: str) -> Principal:
+    try:
+        worker_id = jwt.get_unverified_header(token).get("kid")
+    except jwt.PyJWTError:
+        raise Unauthenticated("token_invalid", "The bearer token is neither an API key nor a worker token.") from None
+    worker = session.get(Worker, worker_id) if isinstance(worker_id, str) else None
+    if worker is None:
+        raise Unauthenticated("worker_unknown", "The header `kid` of the token names no enrolled worker.")
+    _check_worker_token(token, worker)
+    if worker.revoked_at is not None:
+        raise Unauthenticated("worker_revoked", "This worker was revoked. Enrol it again with a new token.")
+    return Principal("worker", worker.id, worker.organization_id, "worker")
+
+
+def _check_worker_token(token: str, worker: Worker) -> None:
+    settings = get_settings()
+    try:
+        claims = jwt.decode(
+            token,
+            read_public_key(worker.public_key),
+            algorithms=["EdDSA"],
+            audience=AUDIENCE,
+            issuer=worker.id,
+            leeway=settings.clock_skew_seconds,
+            options={"require": _REQUIRED_CLAIMS},
+        )
+    except jwt.ExpiredSignatureError:
+        raise Unauthenticated("token_expired", "The worker token has expired. Is the clock right?") from None
+    except jwt.PyJWTError as error:
+        raise Unauthenticated("token_invalid", f"The worker token does not hold: {error}.") from None
+    if claims["exp"] - claims["iat"] > settings.worker_token_seconds:
+        raise Unauthenticated(
+            "token_too_long", f"A worker token lives at most {settings.worker_token_seconds:g} s (exp - iat)."
+        )
+
+
+def require_role(principal: Principal, *roles: Role, organization_id: str | None = None) -> None:
+    """Lets an admin pass, and a principal with one of `roles` in the organisation, if one is named.
+
+    Raises NotFound for another organisation's principal, Forbidden for too small a role.
+    """
+    if principal.role == "admin":
+        return
+    if organization_id is not None and principal.organization_id != organization_id:
+        raise NotFound("not_found", "There is nothing under this address, or it is not yours to see.")
+    if principal.role not in roles:
+        allowed = " or ".join(roles) if roles else "admin"
+        raise Forbidden("role_too_small", f"This needs the role {allowed}; the credentials have {principal.role}.")
+
+
+_key_scheme = HTTPBearer(
+    scheme_name="api_key",
+    bearerFormat="flk_…",
+    description="An API key of an organization or of the installation.",
+    auto_error=False,
+)
+_worker_scheme = HTTPBearer(
+    scheme_name="worker_token",
+    bearerFormat="JWT",
+    description="A short-lived token (EdDSA) that an enrolled worker signs for itself.",
+    auto_error=False,
+)
+_Header = HTTPAuthorizationCredentials | None
+
+
+def _principal(request: Request, header: _Header) -> Principal:
+    if header is None:
+        raise Unauthenticated("credentials_missing", "Send `Authorization: Bearer <API key or worker token>`.")
+    with reading() as session:
+        principal = authenticate(session, header.credentials)
+    request.state.principal = principal
+    return principal
+
+
+def _any_principal(
+    request: Request,
+    header: Annotated[_Header, Security(_key_scheme)],
+    worker_header: Annotated[_Header, Security(_worker_scheme)],
+) -> Principal:
+    return _principal(request, header)
+
+
+def _key_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
+    principal = _principal(request, header)
+    if principal.kind != "key":
+        raise Forbidden("api_key_needed", "This is for API keys, not for workers.")
+    return principal
+
+
+def _worker_principal(request: Request, header: Annotated[_Header, Security(_worker_scheme)]) -> Principal:
+    principal = _principal(request, header)
+    if principal.kind != "worker":
+        raise Forbidden("worker_needed", "This is for enrolled workers, not for API keys.")
+    return principal
+
+
+def _admin_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
+    principal = _key_principal(request, header)
+    require_role(principal)
+    return principal
+
+
+AnyPrincipal = Annotated[Principal, Depends(_any_principal)]
+KeyPrincipal = Annotated[Principal, Depends(_key_principal)]
+WorkerPrincipal = Annotated[Principal, Depends(_worker_principal)]
+AdminPrincipal = Annotated[Principal, Depends(_admin_principal)]

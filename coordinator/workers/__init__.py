@@ -1,0 +1,1 @@
+"""Worker agents: enrolment, heartbeat, revocation."""

@@ -1,0 +1,50 @@
+"""HTTP for workers."""
+
+from fastapi import APIRouter
+
+from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.pagination import Listing, Paging
+from coordinator.problems import problem_responses
+from coordinator.security import KeyPrincipal, WorkerPrincipal
+from coordinator.workers import service
+from coordinator.workers.schemas import WorkerAnswer
+from federated.protocol import EnrollAnswer, EnrollRequest, HeartbeatAnswer, HeartbeatRequest
+
+router = APIRouter(prefix="/v1/workers", tags=["workers"])
+
+
+@router.post("/enroll", status_code=201, operation_id="enroll_worker", responses=problem_responses(409))
+def enroll_worker(request: EnrollRequest, session: WriteSession) -> EnrollAnswer:
+    """Enrol a worker with an enrollment token and the worker's own public key."""
+    return service.enroll(session, request, utcnow())
+
+
+@router.post("/me/heartbeat", operation_id="send_heartbeat", responses=problem_responses(403))
+def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal, session: WriteSession) -> HeartbeatAnswer:
+    """Say that the worker is there, and what it can."""
+    return service.heartbeat(session, principal, request, utcnow())
+
+
+@router.get("/me", operation_id="show_own_worker", responses=problem_responses(403))
+def show_own_worker(principal: WorkerPrincipal, session: ReadSession) -> WorkerAnswer:
+    """Show the worker that asks."""
+    return service.answer(service.show(session, principal, principal.id), utcnow())
+
+
+@router.get("", operation_id="list_workers", responses=problem_responses(400, 403))
+def list_workers(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[WorkerAnswer]:
+    """List the organization's workers."""
+    found, now = service.list_for(session, principal, page), utcnow()
+    return Listing(items=[service.answer(row, now) for row in found.rows], next_cursor=found.next_cursor)
+
+
+@router.get("/{worker_id}", operation_id="show_worker", responses=problem_responses(403, 404))
+def show_worker(worker_id: str, principal: KeyPrincipal, session: ReadSession) -> WorkerAnswer:
+    """Show a worker of the organization."""
+    return service.answer(service.show(session, principal, worker_id), utcnow())
+
+
+@router.delete("/{worker_id}", status_code=204, operation_id="revoke_worker", responses=problem_responses(403, 404))
+def revoke_worker(worker_id: str, principal: KeyPrincipal, session: WriteSession) -> None:
+    """Revoke a worker, from its next request on."""
+    service.revoke(session, principal, worker_id, utcnow())

@@ -1,0 +1,37 @@
+"""Statements over workers. Used by `service` alone."""
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.models import Worker
+from coordinator.pagination import Page, PageRequest
+
+
+def by_name(session: Session, organization_id: str, name: str) -> Worker | None:
+    """The organization's worker of that name."""
+    statement = select(Worker).where(Worker.organization_id == organization_id, Worker.name == name)
+    return session.scalars(statement).one_or_none()
+
+
+def by_public_key(session: Session, public_key: str) -> Worker | None:
+    """The worker with that key."""
+    return session.scalars(select(Worker).where(Worker.public_key == public_key)).one_or_none()
+
+
+def workers(session: Session, page: PageRequest, organization_id: str | None) -> Page[Worker]:
+    """The organization's workers, or all."""
+    statement = select(Worker)
+    if organization_id is not None:
+        statement = statement.where(Worker.organization_id == organization_id)
+    return page.rows(session, statement, Worker.id)
+
+
+def alive(session: Session, worker_ids: Collection[str], heard_since: datetime) -> set[str]:
+    """Which of them are not revoked and were heard since then."""
+    statement = select(Worker.id).where(
+        Worker.id.in_(worker_ids), Worker.revoked_at.is_(None), Worker.last_seen_at >= heard_since
+    )
+    return set(session.scalars(statement))

@@ -1,0 +1,127 @@
+"""Workers enrol with a token, say that they are there, and are revoked."""
+
+from base64 import urlsafe_b64encode
+from collections.abc import Collection
+from datetime import datetime
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy.orm import Session
+
+from coordinator.database import lock_row
+from coordinator.errors import Conflict, NotFound, Unprocessable
+from coordinator.models import Worker
+from coordinator.models.base import new_id
+from coordinator.organizations import service as organizations
+from coordinator.pagination import Page, PageRequest
+from coordinator.security import Principal, read_public_key, require_role
+from coordinator.settings import get_settings
+from coordinator.workers import lifecycle, repository
+from coordinator.workers.schemas import WorkerAnswer
+from federated.protocol import Capabilities, EnrollAnswer, EnrollRequest, HeartbeatAnswer, HeartbeatRequest
+
+
+def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAnswer:
+    """A new worker of the token's organization. The same key and name again find the same worker, at no use.
+
+    Raises Unauthenticated (the token), Unprocessable (the key), Conflict (name or key are taken).
+    """
+    token = organizations.find_token(session, request.token)
+    public_key = _canonical(request.public_key)
+    worker = repository.by_public_key(session, public_key)
+    if worker is None:
+        organizations.use_token(token, now)
+        _free_the_name(session, token.organization_id, request.name)
+        worker = Worker(
+            id=new_id("wkr"), organization_id=token.organization_id, name=request.name, public_key=public_key,
+            capabilities=request.capabilities.model_dump(mode="json"), created_at=now,
+        )  # fmt: skip
+        session.add(worker)
+    elif (worker.organization_id, worker.name, worker.revoked_at) != (token.organization_id, request.name, None):
+        raise Conflict("public_key_taken", "Another worker has this public key. Make a new key pair and enrol again.")
+    return EnrollAnswer(
+        worker_id=worker.id,
+        organization_id=worker.organization_id,
+        organization_name=organizations.show(session, worker.organization_id).name,
+        heartbeat_seconds=get_settings().heartbeat_seconds,
+    )
+
+
+def _canonical(public_key: str) -> str:
+    try:
+        raw = read_public_key(public_key).public_bytes(Encoding.Raw, PublicFormat.Raw)
+    except ValueError as error:
+        fault = {"pointer": "/public_key", "detail": str(error)}
+        raise Unprocessable("public_key_invalid", f"`public_key`: {error}.", errors=[fault]) from None  # type: ignore[list-item]
+    return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _free_the_name(session: Session, organization_id: str, name: str) -> None:
+    """A revoked worker gives its name away; the others keep theirs."""
+    namesake = repository.by_name(session, organization_id, name)
+    if namesake is None:
+        return
+    if namesake.revoked_at is None:
+        raise Conflict(
+            "worker_name_taken", f"The organization has a worker named {name!r}; revoke it or choose another."
+        )
+    namesake.name = f"{name} ({namesake.id})"
+    session.flush()
+
+
+def heartbeat(session: Session, principal: Principal, request: HeartbeatRequest, now: datetime) -> HeartbeatAnswer:
+    """The worker is there; with `capabilities`, what it can has changed."""
+    worker = _existing(lock_row(session, Worker, principal.id))
+    worker.last_seen_at, worker.boot_id = now, request.boot_id
+    if request.capabilities is not None:
+        worker.capabilities = request.capabilities.model_dump(mode="json")
+    return HeartbeatAnswer(server_time=now, heartbeat_seconds=get_settings().heartbeat_seconds)
+
+
+def alive(session: Session, worker_ids: Collection[str], now: datetime) -> set[str]:
+    """Those of the workers that are not revoked and were heard within `worker_timeout_seconds`."""
+    return repository.alive(session, worker_ids, lifecycle.heard_since(now, get_settings().worker_timeout_seconds))
+
+
+def show(session: Session, principal: Principal, worker_id: str) -> Worker:
+    """The worker, to keys of its organization, to itself and to admins. Raises NotFound."""
+    worker = _existing(session.get(Worker, worker_id))
+    require_role(principal, "owner", "operator", "viewer", "worker", organization_id=worker.organization_id)
+    if principal.role == "worker" and principal.id != worker.id:
+        raise _not_found()
+    return worker
+
+
+def list_for(session: Session, principal: Principal, page: PageRequest) -> Page[Worker]:
+    """The organization's workers; all of them to an admin."""
+    return repository.workers(session, page, None if principal.role == "admin" else principal.organization_id)
+
+
+def revoke(session: Session, principal: Principal, worker_id: str, now: datetime) -> None:
+    """Ends the worker's rights from its next request on. Revoking twice is no error. Raises NotFound, Forbidden."""
+    worker = _existing(lock_row(session, Worker, worker_id))
+    require_role(principal, "owner", "operator", organization_id=worker.organization_id)
+    worker.revoked_at = worker.revoked_at or now
+
+
+def answer(worker: Worker, now: datetime) -> WorkerAnswer:
+    """The worker as the API shows it."""
+    return WorkerAnswer(
+        id=worker.id,
+        organization_id=worker.organization_id,
+        name=worker.name,
+        state=lifecycle.state_of(worker, now, get_settings().worker_timeout_seconds),
+        capabilities=Capabilities.model_validate(worker.capabilities),
+        last_seen_at=worker.last_seen_at,
+        created_at=worker.created_at,
+        revoked_at=worker.revoked_at,
+    )
+
+
+def _existing(worker: Worker | None) -> Worker:
+    if worker is None:
+        raise _not_found()
+    return worker
+
+
+def _not_found() -> NotFound:
+    return NotFound("not_found", "There is no worker with this id, or it is not yours to see.")

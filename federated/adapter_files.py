@@ -1,0 +1,74 @@
+"""Writes what users download: an adapter as the files PEFT opens, or a ledger, with a model card.
+
+The bytes of the tensor file are a function of the tensors alone.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from federated.contract import Adapter, AnyTrainable
+from federated.payload import Payload
+from federated.trainable import Full, ModelFacts, adapter_config, peft_name
+
+
+def write_adapter(
+    folder: Path,
+    adapter: Adapter,
+    trainable: AnyTrainable,
+    model: ModelFacts,
+    base_model: str,
+    card: Mapping[str, Any],
+) -> list[Path]:
+    """Write an adapter's files into `folder` and return their paths, tensors first.
+
+    Kind "peft": `adapter_model.safetensors` and `adapter_config.json`, which `peft.PeftModel.from_pretrained` opens
+    unchanged; kind "ledger": `ledger.safetensors`. Both with `README.md`, whose rows are the items of `card`.
+    Raises ValueError for weights trained in full, which PEFT's format cannot hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if adapter.kind == "ledger":
+        tensors = folder / "ledger.safetensors"
+        Payload(adapter.tensors, adapter.facts).write(tensors)
+        written = [tensors]
+    else:
+        written = _write_peft(folder, adapter, trainable, model, base_model)
+    readme = folder / "README.md"
+    readme.write_text(_model_card(adapter, base_model, card), encoding="utf-8")
+    return [*written, readme]
+
+
+def _write_peft(
+    folder: Path, adapter: Adapter, trainable: AnyTrainable, model: ModelFacts, base_model: str
+) -> list[Path]:
+    if isinstance(trainable, Full):
+        raise ValueError("weights trained in full cannot be written as a PEFT adapter")
+    named = {peft_name(name, trainable): adapter.tensors[name].contiguous() for name in sorted(adapter.tensors)}
+    tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    tensors.write_bytes(save(named, metadata={"format": "pt"}))
+    fields = adapter_config(trainable, model, base_model) | dict(adapter.config)
+    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return [tensors, config]
+
+
+def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> str:
+    library = "peft" if adapter.kind == "peft" else "fedloom"
+    # JSON strings are YAML strings, whatever a model is called.
+    front = ["---", f"base_model: {json.dumps(base_model)}", f"library_name: {library}", "tags: [federated]", "---"]
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in card.items()]
+    table = ["| | |", "|---|---|", *rows]
+    return "\n".join([*front, "", "# Adapter trained by a federation", "", *table, "", _usage(adapter), ""])
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _usage(adapter: Adapter) -> str:
+    if adapter.kind == "peft":
+        return "Open it with `peft.PeftModel.from_pretrained(base_model, folder)`."
+    return "Apply it to the base model with `python -m federated.merge FOLDER BASE OUT`."

@@ -1,0 +1,65 @@
+"""The worker's half of federated averaging: train from the received values, answer with the difference."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from federated.algorithms.fedavg.config import FedAvgConfig
+from federated.contract import AnyTrainable, ClientResult, View
+from federated.local_training import Hooks, train
+from federated.payload import Payload
+from federated.session import TrainingSession
+
+_UPLOAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_FROZEN = "/frozen"
+_BASE = "/base"
+
+
+class FedAvgClient:
+    """Update = local value - received value, weighted by the number of examples; keeps no memory."""
+
+    def __init__(self, config: FedAvgConfig, trainable: AnyTrainable) -> None:
+        self._config = config
+
+    def apply(self, instruction: Payload, session: TrainingSession, memory: Payload | None, view: View) -> None:
+        """The received values; shared and own are the same."""
+        session.load(_received(instruction, session))
+
+    def run(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> ClientResult:
+        """Train on all examples (FedProx where `proximal_mu` is set)."""
+        session.load(_received(instruction, session))
+        session.freeze(instruction.facts["frozen"])
+        base = _base_values(instruction, session)
+        metrics = train(session, self._config, self._hooks(session))
+        names = [name for name in instruction.facts["expects"] if not name.endswith(_BASE)]
+        local = session.read(names)
+        update = {name: local[name] - instruction[name] for name in names}
+        metrics["update_norm"] = math.sqrt(
+            math.fsum(float(value.double().square().sum()) for value in update.values())
+        )
+        dtype = _UPLOAD_DTYPES[self._config.upload_dtype]
+        sent = Payload({name: value.to(dtype) for name, value in update.items()} | base)
+        return ClientResult(sent, float(session.examples), metrics)
+
+    def _hooks(self, session: TrainingSession) -> Hooks:
+        mu = self._config.proximal_mu
+        if mu == 0:
+            return Hooks()
+        anchors = [(value, value.detach().clone()) for value in session.trainables.values() if value.requires_grad]
+
+        def penalty() -> Tensor:
+            return mu / 2 * torch.stack([(value - anchor).square().sum() for value, anchor in anchors]).sum()
+
+        return Hooks(penalty=penalty)
+
+
+def _received(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
+    seeded = {name: session.start(name) for name in instruction.facts["frozen"]}
+    return seeded | {name.removesuffix(_FROZEN): instruction[name] for name in instruction}
+
+
+def _base_values(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
+    """What the instruction asks of the base model; then the difference is still zero, and the value the base's."""
+    asked = [name for name in instruction.facts["expects"] if name.endswith(_BASE)]
+    return {name: session.trainables[name.removesuffix(_BASE)].detach().float().cpu().clone() for name in asked}

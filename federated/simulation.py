@@ -1,0 +1,207 @@
+"""A whole federation in one process: the same halves, schedule and seeds, and no HTTP, database or queue.
+
+For research, benchmarks and tests. Every payload passes through its bytes, as it does between real processes.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from federated import registry, schedule
+from federated.contract import (
+    Adapter,
+    AlgorithmConfig,
+    AnyTrainable,
+    ClientFacts,
+    ClientHalf,
+    ClientUpdate,
+    RoundFacts,
+    ServerHalf,
+    View,
+)
+from federated.payload import Payload
+from federated.session import TrainingSession
+
+OpenSession = Callable[[int, int], TrainingSession]
+RoundKind = Literal["prepare", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedFederation:
+    """What a federation's request says, as far as it bears on the result. Ordinals are 1 to `clients`.
+
+    `clients_per_round` None: all. `settings` by ordinal. `evaluate_every` None: never.
+    """
+
+    algorithm: str
+    config: AlgorithmConfig
+    trainable: AnyTrainable
+    clients: int
+    rounds: int
+    seed: int = 0
+    clients_per_round: int | None = None
+    settings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    evaluate_every: int | None = None
+    stop_metric: str | None = None
+    stop_target: float | None = None
+    stop_patience: int | None = None
+    initial: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One aggregated round. Bytes are those of all instructions (down) and updates (up) of its cohort."""
+
+    number: int
+    kind: RoundKind
+    cohort: tuple[int, ...]
+    metrics: Mapping[str, float]
+    download_bytes: int
+    upload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a federation ended. `reason`: "rounds", "target", "patience" or the algorithm's own."""
+
+    adapter: Adapter
+    state: Payload
+    rounds: tuple[RoundRecord, ...]
+    reason: str
+
+
+def run(federation: SimulatedFederation, open_session: OpenSession) -> Result:
+    """Run a federation to its end.
+
+    `open_session(ordinal, seed)` gives a session for one job of a client: its model at the base weights and seeded
+    starts, `session.seed` the given seed, `session.federation_seed` the federation's. It is asked anew for each job.
+    Raises what the halves raise, UpdateRefused among them, ValueError for a trainable or settings that do not fit.
+    """
+    registry.check_trainable(federation.algorithm, federation.config, federation.trainable)
+    for settings in federation.settings.values():
+        federation.config.check_settings(settings)
+    return _Run(federation, open_session).to_end()
+
+
+class _Run:
+    """The state of one run: what the coordinator keeps in its tables, and the workers on their disks."""
+
+    def __init__(self, federation: SimulatedFederation, open_session: OpenSession) -> None:
+        self._federation = federation
+        self._open = open_session
+        named = federation.algorithm, federation.config, federation.trainable
+        self._server: ServerHalf = registry.server_half(*named)
+        self._client: ClientHalf = registry.client_half(*named)
+        self._views: tuple[View, ...] = ("shared", "own") if registry.algorithm(named[0]).personal else ("shared",)
+        self._ordinals = range(1, federation.clients + 1)
+        self._examples = {ordinal: open_session(ordinal, 0).examples for ordinal in self._ordinals}
+        model = open_session(1, 0).facts
+        self._state = _through_bytes(self._server.start(model, federation.seed, federation.initial))
+        self._memories: dict[int, Payload] = {}
+        self._notes: dict[int, Payload] = {}
+        self._taken: dict[int, int] = {}
+        self._records: list[RoundRecord] = []
+
+    def to_end(self) -> Result:
+        reason = None
+        while reason is None:
+            kind: RoundKind = "prepare" if self._state.facts.get("phase") == "prepare" else "train"
+            finished = self._round(kind)
+            reason = finished or self._stop_reason()
+        return Result(self._server.export(self._state), self._state, tuple(self._records), reason)
+
+    def _round(self, kind: RoundKind) -> str | None:
+        federation = self._federation
+        number = 1 + sum(record.kind == kind for record in self._records)
+        step = RoundFacts(number, kind, federation.rounds, federation.clients)
+        cohort = self._draw(step)
+        instructions = self._plan(cohort, step)
+        updates = [self._train(ordinal, instructions[ordinal], step) for ordinal in cohort]
+        outcome = self._server.aggregate(self._state, updates, step)
+        self._state = _through_bytes(outcome.state)
+        self._notes |= {ordinal: _through_bytes(note) for ordinal, note in outcome.notes.items()}
+        metrics = dict(outcome.metrics)
+        if kind == "train" and schedule.evaluation_due(number, federation.rounds, federation.evaluate_every):
+            metrics |= self._evaluate(step)
+        down = sum(len(instructions[ordinal].encode()) for ordinal in cohort)
+        up = sum(len(update.payload.encode()) for update in updates)
+        self._records.append(RoundRecord(number, kind, cohort, metrics, down, up))
+        return outcome.finished
+
+    def _draw(self, step: RoundFacts) -> tuple[int, ...]:
+        wanted = self._federation.clients_per_round
+        if wanted is None or step.kind == "prepare" or self._state.facts.get("cohort") == "all":
+            wanted = self._federation.clients
+        return schedule.draw(self._federation.seed, step.kind, step.number, 1, self._ordinals, (), (), wanted)
+
+    def _plan(self, cohort: Sequence[int], step: RoundFacts) -> dict[int, Payload]:
+        clients = [
+            ClientFacts(
+                ordinal=ordinal,
+                name=f"client {ordinal}",
+                examples=self._examples[ordinal],
+                capabilities={},
+                settings=self._federation.settings.get(ordinal, {}),
+                note=self._notes.get(ordinal),
+                rounds_taken=self._taken.get(ordinal, 0),
+            )
+            for ordinal in cohort
+        ]
+        planned = self._server.plan(self._state, clients, step)
+        return {ordinal: _through_bytes(planned[ordinal]) for ordinal in cohort}
+
+    def _train(self, ordinal: int, instruction: Payload, step: RoundFacts) -> ClientUpdate:
+        seed = schedule.job_seed(self._federation.seed, step.kind, step.number, ordinal, "train")
+        session = self._open(ordinal, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            result = self._client.run(instruction, session, self._memories.get(ordinal))
+        update = _through_bytes(result.update)
+        self._server.check(instruction, update)
+        self._memories.pop(ordinal, None)
+        if result.memory is not None:
+            self._memories[ordinal] = _through_bytes(result.memory)
+        self._taken[ordinal] = self._taken.get(ordinal, 0) + 1
+        note = self._notes.get(ordinal)
+        return ClientUpdate(ordinal, self._examples[ordinal], result.weight, update, result.metrics, note)
+
+    def _evaluate(self, trained: RoundFacts) -> dict[str, float]:
+        step = RoundFacts(trained.number, "evaluate", trained.rounds, trained.registered)
+        instructions = self._plan(self._ordinals, step)
+        metrics: dict[str, float] = {}
+        for view in self._views:
+            told = [self._evaluate_one(ordinal, instructions[ordinal], step, view) for ordinal in self._ordinals]
+            prefix = "" if view == "shared" else "own_"
+            metrics |= {prefix + name: value for name, value in mean_metrics(told).items()}
+        return metrics
+
+    def _evaluate_one(self, ordinal: int, instruction: Payload, step: RoundFacts, view: View) -> Mapping[str, float]:
+        seed = schedule.job_seed(self._federation.seed, "train", step.number, ordinal, "evaluate")
+        session = self._open(ordinal, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._client.apply(instruction, session, self._memories.get(ordinal), view)
+            return session.evaluate()
+
+    def _stop_reason(self) -> str | None:
+        federation = self._federation
+        history = [record.metrics for record in self._records if record.kind == "train"]
+        return schedule.stop_reason(
+            history, federation.rounds, federation.stop_metric, federation.stop_target, federation.stop_patience
+        )
+
+
+def mean_metrics(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the clients that told it, weighted by their `examples`; `examples` is the sum."""
+    means = {}
+    for name in sorted({name for metrics in told for name in metrics} - {"examples"}):
+        rows = [(metrics["examples"], metrics[name]) for metrics in told if name in metrics]
+        means[name] = math.fsum(n * value for n, value in rows) / math.fsum(n for n, _ in rows)
+    return means | {"examples": math.fsum(metrics["examples"] for metrics in told)}
+
+
+def _through_bytes(payload: Payload) -> Payload:
+    return Payload.decode(payload.encode())

@@ -1,0 +1,18 @@
+"""Fixtures for what needs federations and their background tasks."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.service import Service
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
+
+
+@pytest.fixture
+def stage(service: Service) -> "Stage":
+    """An owner on a running web process; background tasks are run by the test."""
+    from tests.support.stage import Stage  # loads torch, which most tests here do without
+
+    return Stage(service)

@@ -1,0 +1,179 @@
+"""Creating, changing, cloning and deleting federations over HTTP, and what bad requests are told."""
+
+from typing import Any
+
+import pytest
+
+from coordinator.database import reading
+from coordinator.models import Federation, Hold, Job, Round
+from tests.coordinator.clients.scene import everything
+from tests.support.service import created, problem
+from tests.support.stage import Stage, definition
+
+
+class TestCreate:
+    def test_a_draft_has_a_whole_definition_and_its_owner_takes_part(self, stage: Stage) -> None:
+        answer = stage.owner.owner.post("/v1/federations", json=definition(seed=None))
+        shown = created(answer)
+        assert answer.headers["location"] == f"/v1/federations/{shown['id']}"
+        assert (shown["state"], shown["waiting_for"], shown["organization_id"]) == ("draft", None, stage.owner.id)
+        made = shown["definition"]
+        assert (made["min_clients"], made["algorithm_revision"], made["config"]["batch_size"]) == (2, 1, 16)
+        assert 0 <= made["seed"] == shown["seed"] < 2**53
+        stage.federation_id = shown["id"]
+        assert [row["state"] for row in stage.get("invitations")["items"]] == ["accepted"]
+
+    def test_another_draft_draws_another_seed(self, stage: Stage) -> None:
+        seeds = {created(stage.owner.owner.post("/v1/federations", json=definition(seed=None)))["seed"] for _ in "ab"}
+        assert len(seeds) == 2
+
+    @pytest.mark.parametrize(
+        ("changes", "pointer"),
+        [
+            ({"name": "/bin"}, "/name"),
+            ({"surprise": 1}, "/surprise"),
+            ({"algorithm": "magic"}, "/algorithm"),
+            ({"config": {"learning_rate": -1}}, "/config/learning_rate"),
+            ({"config": {"momentumm": 0.9}}, "/config/momentumm"),
+            ({"config": {"betas": [0.9, "x"]}}, "/config/betas/1"),
+            ({"trainable": {"kind": "lora", "r": 0}}, "/trainable/r"),
+            ({"trainable": {"kind": "lora", "rr": 4}}, "/trainable/rr"),
+            ({"trainable": {"kind": "none"}}, "/trainable"),
+            ({"trainable": {"kind": "full"}}, "/trainable"),
+            ({"task": {"task": "sequence_classification", "labels": ["one"]}}, "/task"),
+            ({"task": {"task": "causal_lm", "metrics": ["charm"]}}, "/task/metrics/0"),
+            ({"base_model": {"id": "tiny", "weights_sha256": "abc"}}, "/base_model/weights_sha256"),
+            ({"rounds": 0}, "/rounds"),
+            ({"rounds": 100_001}, "/rounds"),
+            ({"clients_per_round": 2, "min_clients": 3}, "/min_clients"),
+            ({"round_deadline_seconds": 0}, "/round_deadline_seconds"),
+            ({"seed": -1}, "/seed"),
+            ({"seed": 2**53}, "/seed"),
+            ({"max_update_norm": 0}, "/max_update_norm"),
+            ({"evaluation": {"who": "nobody"}}, "/evaluation/who"),
+            ({"stopping": {"target": 0.9}}, "/stopping"),
+            ({"retention": {"keep_states_rounds": 0}}, "/retention/keep_states_rounds"),
+            ({"initial_adapter": {"federation_id": "fed_none"}}, "/initial_adapter"),
+        ],
+    )
+    def test_a_bad_field_is_named_and_nothing_changes(
+        self, stage: Stage, changes: dict[str, Any], pointer: str
+    ) -> None:
+        before = everything()
+        answer = stage.owner.owner.post("/v1/federations", json=definition(**changes))
+        assert answer.status_code == 422, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+        assert everything() == before
+
+    def test_an_unknown_algorithm_is_told_which_there_are(self, stage: Stage) -> None:
+        answer = stage.owner.owner.post("/v1/federations", json=definition(algorithm="magic"))
+        assert "fedavg" in problem(answer, 422, "algorithm_unknown")["detail"]
+
+    def test_only_owners_and_admins_create(self, stage: Stage) -> None:
+        for client in (stage.owner.operator, stage.owner.viewer):
+            problem(client.post("/v1/federations", json=definition()), 403, "role_too_small")
+        problem(stage.service.anonymous.post("/v1/federations", json=definition()), 401, "credentials_missing")
+
+    def test_an_admin_names_the_organization(self, stage: Stage) -> None:
+        admin = stage.service.admin
+        answer = problem(admin.post("/v1/federations", json=definition()), 422, "organization_unknown")
+        assert answer["errors"][0]["pointer"] == "/organization_id"
+        made = created(admin.post("/v1/federations", json=definition(organization_id=stage.owner.id)))
+        assert made["organization_id"] == stage.owner.id
+
+    def test_nobody_creates_for_another_organization(self, stage: Stage) -> None:
+        other = stage.service.new_organization("other")
+        answer = stage.owner.owner.post("/v1/federations", json=definition(organization_id=other.id))
+        problem(answer, 403, "not_your_organization")
+
+
+class TestSee:
+    def test_a_stranger_sees_nothing(self, stage: Stage) -> None:
+        stage.create()
+        stranger = stage.service.new_organization("stranger").owner
+        for part in ("", "/rounds", "/rounds/1", "/events", "/adapter"):
+            problem(stranger.get(stage.path() + part), 404, "federation_unknown")
+        assert stranger.get("/v1/federations").json()["items"] == []
+
+    def test_an_invited_organization_sees_it_and_cannot_change_it(self, stage: Stage) -> None:
+        stage.create()
+        guest = stage.service.new_organization("guest")
+        stage.owner.owner.post(stage.path("invitations"), json={"organization_id": guest.id}).raise_for_status()
+        assert [row["id"] for row in guest.viewer.get("/v1/federations").json()["items"]] == [stage.federation_id]
+        for call in ("start", "pause", "resume", "cancel", "clone"):
+            problem(guest.owner.post(stage.path(call)), 403, "not_the_owner")
+        problem(guest.owner.delete(stage.path()), 403, "not_the_owner")
+        problem(guest.owner.patch(stage.path(), json={"rounds": 3}), 403, "not_the_owner")
+
+    def test_a_list_comes_in_pages(self, stage: Stage) -> None:
+        wanted = {stage.create(name=f"number {number}") for number in range(3)}
+        first = stage.owner.viewer.get("/v1/federations", params={"limit": 2}).json()
+        rest = stage.owner.viewer.get("/v1/federations", params={"cursor": first["next_cursor"]}).json()
+        assert {row["id"] for row in first["items"] + rest["items"]} == wanted
+
+
+class TestChange:
+    def test_given_fields_are_replaced_and_the_others_stay(self, stage: Stage) -> None:
+        stage.create(rounds=5)
+        changes = {"rounds": 7, "config": {"local_steps": 3}, "name": "new", "clients_per_round": 4, "min_clients": 1}
+        answer = stage.owner.owner.patch(stage.path(), json=changes)
+        assert answer.status_code == 200, answer.text
+        shown = stage.show()
+        assert (shown["name"], shown["seed"], shown["definition"]["rounds"]) == ("new", 7, 7)
+        assert shown["definition"]["config"]["local_steps"] == 3
+
+    @pytest.mark.parametrize(
+        ("changes", "pointer"),
+        [
+            ({"rounds": 0}, "/rounds"),
+            ({"config": {"x": 1}}, "/config/x"),
+            ({"nonsense": 1}, "/nonsense"),
+            ({"trainable": {"kind": "lora", "r": 0}}, "/trainable/r"),
+        ],
+    )
+    def test_a_bad_change_is_named_and_nothing_changes(
+        self, stage: Stage, changes: dict[str, Any], pointer: str
+    ) -> None:
+        stage.create()
+        before = everything()
+        answer = problem(stage.owner.owner.patch(stage.path(), json=changes), 422, "request_invalid")
+        assert [error["pointer"] for error in answer["errors"]] == [pointer]
+        assert everything() == before
+
+    def test_what_others_agreed_to_stays_as_it_is(self, stage: Stage) -> None:
+        stage.create()
+        guest = stage.service.new_organization("guest")
+        stage.owner.owner.post(stage.path("invitations"), json={"organization_id": guest.id}).raise_for_status()
+        stage.owner.owner.patch(stage.path(), json={"rounds": 3}).raise_for_status()
+        guest.owner.post(stage.path("accept")).raise_for_status()
+        problem(stage.owner.owner.patch(stage.path(), json={"rounds": 4}), 409, "draft_accepted")
+
+    def test_a_federation_that_runs_does_not_change(self, stage: Stage) -> None:
+        stage.create()
+        stage.post("start")
+        problem(stage.owner.owner.patch(stage.path(), json={"rounds": 4}), 409, "not_a_draft")
+
+
+class TestClone:
+    def test_a_clone_is_a_draft_with_the_same_definition(self, stage: Stage) -> None:
+        stage.create()
+        stage.post("cancel")
+        copy = created(stage.owner.owner.post(stage.path("clone"), json={"name": "again"}))
+        earlier = stage.show()
+        assert copy["definition"] == earlier["definition"]
+        assert (copy["state"], copy["name"], earlier["state"]) == ("draft", "again", "cancelled")
+        assert created(stage.owner.owner.post(stage.path("clone")))["name"] == "messages copy"
+
+
+class TestDelete:
+    def test_an_ended_federation_goes_with_its_rows_and_holds(self, stage: Stage) -> None:
+        stage.running(rounds=1)
+        problem(stage.owner.owner.delete(stage.path()), 409, "federation_state")
+        stage.play(1)
+        problem(stage.owner.operator.delete(stage.path()), 403, "role_too_small")
+        assert stage.owner.owner.delete(stage.path()).status_code == 204
+        problem(stage.owner.owner.get(stage.path()), 404, "federation_unknown")
+        with reading() as session:
+            for table in (Federation, Round, Job, Hold):
+                assert session.query(table).count() == 0

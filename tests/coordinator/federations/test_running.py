@@ -1,0 +1,243 @@
+"""Start, describe, pause, resume, cancel, events: a running federation over real HTTP."""
+
+import threading
+
+import pytest
+
+from federated.protocol import Capabilities, DatasetFacts
+from tests.coordinator.clients.scene import everything
+from tests.support.service import problem
+from tests.support.stage import CAPABILITIES, DATASET, MODEL, Stage
+
+
+class TestStart:
+    def test_operators_start_and_viewers_do_not(self, stage: Stage) -> None:
+        stage.create()
+        problem(stage.owner.viewer.post(stage.path("start")), 403, "role_too_small")
+        stage.owner.operator.post(stage.path("start")).raise_for_status()
+        problem(stage.owner.operator.post(stage.path("start")), 409, "federation_state")
+
+    def test_a_started_federation_says_whom_it_waits_for(self, stage: Stage) -> None:
+        stage.create()
+        shown = stage.post("start")
+        assert shown["state"] == "running"
+        assert shown["waiting_for"].startswith("waiting_for_clients 0/2, ")
+        assert shown["waiting_since"] == shown["started_at"]
+        stage.join(stage.actor())
+        stage.settle()
+        shown = stage.show()
+        assert shown["waiting_for"].startswith("describing 0/1, ")
+        assert shown["clients"] == {"registered": 1, "ready": 0, "alive": 0, "out": 0, "left": 0}
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"algorithms": {}}, "algorithm fedavg: revision 1"),
+            ({"algorithms": {"fedavg": 7}}, "the worker has 7"),
+            ({"max_rank": 1}, "rank 2 is wanted, the worker allows 1"),
+            ({"models": ["other"]}, "base model 'tiny'"),
+        ],
+    )
+    def test_a_federation_that_no_worker_could_run_says_so(
+        self, stage: Stage, changes: dict[str, object], words: str
+    ) -> None:
+        stage.create()
+        wanted = CAPABILITIES.model_dump() | changes
+        stage.join(stage.actor(capabilities=Capabilities.model_validate(wanted)))
+        before = everything()
+        told = problem(stage.owner.owner.post(stage.path("start")), 409, "no_worker_can_run")
+        assert words in told["detail"]
+        assert "worker 0 messages" in told["detail"]
+        assert everything() == before
+
+    def test_one_worker_that_can_is_enough_to_start(self, stage: Stage) -> None:
+        stage.create()
+        unable = Capabilities(datasets=(DatasetFacts(name=DATASET),))
+        stage.join(stage.actor(capabilities=unable))
+        stage.join(stage.actor())
+        assert stage.post("start")["state"] == "running"
+
+
+class TestDescribe:
+    def test_a_client_with_another_model_is_out_and_its_tensor_named(self, stage: Stage) -> None:
+        stage.create(clients_per_round=2)
+        first, odd, last = (stage.join(stage.actor()) for _ in range(3))
+        other = MODEL.tensors[1].model_copy(update={"shape": (4, 3)})
+        odd.model = MODEL.model_copy(update={"tensors": (MODEL.tensors[0], other)})
+        stage.post("start")
+        for actor in (first, odd, last):
+            assert actor.work() == "describe"
+        stage.settle()
+        shown = stage.owner.owner.get(f"/v1/clients/{odd.client_id}").json()
+        assert (shown["state"], shown["reason"]) == ("out", "model_mismatch")
+        assert shown["reason_detail"].startswith("layer.lora_B.weight:")
+        assert stage.get("rounds", "1")["cohort"] == [0, 2]
+        assert stage.get("rounds", "1")["not_reproducible"] == []
+
+    def test_restored_it_is_described_again_and_takes_part(self, stage: Stage) -> None:
+        stage.create(clients_per_round=2)
+        first, odd = (stage.join(stage.actor()) for _ in range(2))
+        odd.model = MODEL.model_copy(update={"layers": 2})
+        stage.post("start")
+        for actor in (first, odd):
+            actor.work()
+        stage.settle()
+        assert stage.show()["waiting_for"].startswith("waiting_for_clients 1/2")
+        odd.model = MODEL
+        stage.owner.owner.post(f"/v1/clients/{odd.client_id}/restore").raise_for_status()
+        stage.settle()
+        assert odd.work() == "describe"
+        stage.settle()
+        stage.reconcile()
+        assert stage.get("rounds", "1")["cohort"] == [0, 1]
+
+    def test_weights_other_than_those_asked_for_are_out(self, stage: Stage) -> None:
+        stage.create(base_model={"id": "tiny", "weights_sha256": "1" * 64})
+        actor = stage.join(stage.actor())
+        stage.post("start")
+        actor.work()
+        stage.settle()
+        shown = stage.owner.owner.get(f"/v1/clients/{actor.client_id}").json()
+        assert (shown["state"], shown["reason"]) == ("out", "model_mismatch")
+        assert "weights_digest" in shown["reason_detail"]
+
+    def test_nobody_described_in_time_fails_the_federation(self, stage: Stage) -> None:
+        stage.create(wait_for_clients_seconds=0.5)
+        stage.join(stage.actor())
+        stage.post("start")
+        while stage.show()["state"] == "running":
+            stage.reconcile()
+        assert (stage.show()["state"], stage.show()["reason"]) == ("failed", "not_enough_clients")
+
+    def test_a_late_joiner_is_drawn_in_the_next_round(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=2, clients_per_round=2, over_selection=0)
+        late = stage.join(stage.actor())
+        stage.settle()
+        assert late.work() == "describe"
+        stage.settle()
+        assert [first.work(), second.work()] == ["train", "train"]
+        stage.settle()
+        opened = stage.get("rounds", "2")
+        assert len(opened["cohort"]) == 2
+        assert stage.show()["clients"]["alive"] == 3
+
+
+class TestPause:
+    def test_the_open_round_runs_to_its_end_and_none_follows(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=2)
+        shown = stage.post("pause")
+        assert (shown["state"], shown["waiting_for"].split()[0]) == ("paused", "collecting")
+        first.work(), second.work()
+        stage.settle()
+        stage.reconcile()
+        assert (stage.show()["waiting_for"], len(stage.rounds())) == ("paused", 1)
+        stage.post("resume")
+        stage.play(1)
+        assert stage.show()["state"] == "completed"
+        assert [row["not_reproducible"] for row in stage.rounds()] == [[], []]
+
+    def test_at_once_the_open_round_is_taken_back_and_what_came_still_counts(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1)
+        first.work()
+        stage.settle()
+        lease = second.lease()
+        assert lease is not None
+        shown = stage.post("pause", now=True)
+        assert (shown["state"], shown["waiting_for"]) == ("paused", "paused")
+        assert [(row["state"], row["reason"]) for row in stage.rounds()] == [("withdrawn", "paused")]
+        problem(second.submit(lease), 409, "round_closed")
+        stage.post("resume")
+        again = stage.get("rounds", "1")
+        assert (again["attempt"], again["accepted"], again["cohort"]) == (2, [0], [1])
+        second.work()
+        stage.settle()
+        closed = stage.get("rounds", "1")
+        assert (closed["state"], closed["accepted"], closed["not_reproducible"]) == ("closed", [0, 1], ["retry"])
+
+    def test_a_pause_does_not_count_as_a_missed_quorum(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, max_round_retries=0)
+        for _ in range(3):
+            stage.post("pause", now=True)
+            stage.post("resume")
+        assert [first.work(), second.work()] == ["train", "train"]
+        stage.settle()
+        assert stage.show()["state"] == "completed"
+        assert stage.get("rounds", "1")["attempt"] == 4
+
+    def test_a_round_with_its_result_is_closed_and_not_taken_back(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=2, evaluation={"every": 1})
+        first.work(), second.work()
+        stage.settle()
+        assert stage.rounds()[0]["state"] == "evaluating"
+        stage.post("pause", now=True)
+        assert [(row["state"], row["number"]) for row in stage.rounds()] == [("closed", 1)]
+        assert first.lease() is None
+
+    @pytest.mark.parametrize("call", ["pause", "resume"])
+    def test_only_what_runs_is_paused_and_only_what_is_paused_resumes(self, stage: Stage, call: str) -> None:
+        stage.create()
+        problem(stage.owner.owner.post(stage.path(call)), 409, "federation_state")
+
+
+class TestCancel:
+    def test_everything_open_is_taken_back_and_adapters_stay(self, stage: Stage) -> None:
+        first, _ = stage.running(rounds=3)
+        stage.play(1)
+        lease = first.lease()
+        shown = stage.post("cancel")
+        assert (shown["state"], shown["reason"], shown["waiting_for"]) == ("cancelled", "cancelled", None)
+        assert [row["state"] for row in stage.rounds()] == ["closed", "withdrawn"]
+        assert lease is not None
+        problem(first.submit(lease), 409, "round_closed")
+        assert first.lease() is None
+        assert stage.owner.owner.get(stage.path("adapter")).status_code == 200
+        problem(stage.owner.owner.post(stage.path("cancel")), 409, "federation_state")
+
+
+class TestClientsThatGo:
+    def test_the_job_of_a_client_that_left_is_lost_for_the_quorum(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, min_clients=1)
+        first.work()
+        stage.settle()
+        stage.owner.owner.post(f"/v1/clients/{second.client_id}/leave").raise_for_status()
+        stage.settle()
+        stage.reconcile()
+        closed = stage.get("rounds", "1")
+        assert (closed["state"], closed["accepted"]) == ("closed", [0])
+
+    def test_a_lost_lease_is_offered_again_to_a_worker_that_lives(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, lease_seconds=1.0)
+        second.work()
+        assert first.lease() is not None
+        job = stage.get("rounds", "1", "jobs")["items"][0]
+        while stage.get("rounds", "1", "jobs")["items"][0]["state"] == "leased":
+            stage.reconcile()
+        again = stage.get("rounds", "1", "jobs")["items"][0]
+        assert (again["state"], again["attempt"], again["id"]) == ("offered", 2, job["id"])
+        assert first.work() == "train"
+        stage.settle()
+        assert stage.show()["state"] == "completed"
+
+
+class TestEvents:
+    def test_they_come_in_order_and_after_the_last_one_seen(self, stage: Stage) -> None:
+        stage.create()
+        stage.post("start")
+        page = stage.get("events")
+        assert [item["type"] for item in page["items"]] == ["federation.created", "federation.started"]
+        assert stage.get("events", after=page["items"][0]["number"])["items"] == page["items"][1:]
+        assert stage.get("events", after=page["next_after"])["items"] == []
+
+    def test_a_caller_may_wait_for_the_next_one(self, stage: Stage) -> None:
+        stage.create()
+        after = stage.get("events")["next_after"]
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(stage.get("events", after=after, wait=30)))
+        waiting.start()
+        stage.post("start")
+        waiting.join()
+        assert [item["type"] for item in answers[0]["items"]] == ["federation.started"]
+
+    def test_a_wait_beyond_the_limit_is_refused(self, stage: Stage) -> None:
+        stage.create()
+        problem(stage.owner.owner.get(stage.path("events"), params={"wait": 31}), 422, "request_invalid")

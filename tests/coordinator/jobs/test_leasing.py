@@ -1,0 +1,226 @@
+"""Leases over real sessions: who gets a job, for how long, and what becomes of a lost one."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordinator.database import utcnow, writing
+from coordinator.errors import Conflict, NotFound
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Federation, Worker
+from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from federated.protocol import Capabilities, DeclineRequest, FailRequest, JobProgress
+from tests.coordinator.clients import scene
+from tests.coordinator.jobs.stage import BOOT, LATER_BOOT, Stage, set_up
+from tests.support.service import queued
+
+
+@pytest.fixture
+def stage(data_folder: Path) -> Stage:
+    return set_up(data_folder)
+
+
+def failure(transient: bool) -> FailRequest:
+    return FailRequest(boot_id=BOOT, code="out_of_memory", detail="batch 16", transient=transient)
+
+
+class TestLease:
+    def test_a_lease_says_all_that_the_worker_needs(self, stage: Stage) -> None:
+        job_id = stage.offer()
+        lease = stage.lease()
+        assert lease is not None
+        assert (lease.job_id, lease.kind, lease.attempt, lease.ordinal, lease.dataset) == (
+            job_id, "train", 1, 0, "tickets",
+        )  # fmt: skip
+        assert (lease.round_number, lease.round_kind, lease.seed, lease.views) == (1, "train", 11, ("shared",))
+        assert (lease.work.algorithm, lease.work.federation_seed, lease.work.rounds) == ("fedavg", 7, 3)
+        assert lease.instruction is not None
+        assert lease.instruction.digest == stage.job(job_id).instruction_digest
+        assert lease.memory is None
+        assert stage.job(job_id).state == "leased"
+
+    def test_without_an_offer_there_is_none(self, stage: Stage) -> None:
+        assert stage.lease() is None
+
+    def test_offers_are_leased_in_their_order(self, data_folder: Path) -> None:
+        stage = set_up(data_folder, slots=3)
+        offered = [stage.offer(client_id=client) for client in (stage.another_client("b"), stage.another_client("a"))]
+        assert [lease.job_id for lease in (stage.lease(), stage.lease()) if lease] == offered
+
+    def test_a_worker_leases_no_more_jobs_than_it_has_slots(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        stage.offer(client_id=stage.another_client("b"))
+        with writing() as session:
+            jobs.renew(session, stage.worker_id, job_id, BOOT, None, utcnow() + timedelta(seconds=1))
+        assert stage.lease() is None
+        assert stage.jobs() == [("leased", 1), ("offered", 1)]
+
+    def test_a_job_that_an_earlier_life_had_leased_is_offered_again_at_once(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        lease = stage.lease(LATER_BOOT)
+        assert lease is not None
+        assert (lease.job_id, lease.attempt) == (job_id, 2)
+        assert stage.job(job_id).boot_id == LATER_BOOT
+
+    def test_a_lease_whose_answer_was_lost_is_handed_out_again(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        lease = stage.lease()
+        assert lease is not None
+        assert (lease.job_id, lease.attempt) == (job_id, 2)
+
+    def test_a_job_that_was_lost_too_often_expires(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        for life in range(1, 4):
+            stage.lease(f"boot-000{life}")
+        assert stage.jobs() == [("expired", 3)]
+        assert (stage.job(job_id).problem or {})["code"] == "lease_lost"
+        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+
+    def test_a_worker_with_another_revision_of_the_algorithm_gets_nothing_and_its_client_is_out(
+        self, data_folder: Path
+    ) -> None:
+        stage = set_up(data_folder, algorithms={"fedavg": 2})
+        stage.offer()
+        assert stage.lease() is None
+        client = stage.client()
+        assert (client.state, client.reason) == ("out", "algorithm_revision")
+        assert client.reason_detail == "The worker has not revision 1 of fedavg: update it."
+        assert stage.jobs() == [("withdrawn", 1)]
+        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+        assert queued(ADVANCE_FEDERATION) == [[stage.federation_id]]
+
+    def test_a_client_that_left_gets_nothing_more(self, stage: Stage) -> None:
+        stage.offer()
+        with writing() as session:
+            session.get_one(Client, stage.client_id).state = "left"
+        assert stage.lease() is None
+        assert stage.jobs() == [("withdrawn", 1)]
+
+    def test_a_worker_revoked_while_it_waited_gets_nothing(self, stage: Stage) -> None:
+        stage.offer()
+        with writing() as session:
+            session.get_one(Worker, stage.worker_id).revoked_at = utcnow()
+        assert stage.lease() is None
+        assert stage.jobs() == [("offered", 1)]
+
+    def test_a_lease_that_did_not_reach_the_worker_costs_no_attempt(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        with writing() as session:
+            jobs.hand_back(session, job_id, BOOT, utcnow())
+        assert stage.jobs() == [("offered", 1)]
+
+
+class TestRenew:
+    def test_it_keeps_the_lease_and_the_progress(self, stage: Stage) -> None:
+        job_id, later = stage.leased(), utcnow() + timedelta(seconds=50)
+        progress = JobProgress(done=3, total=20, metrics={"loss": 0.5, "diverged": float("nan")})
+        with writing() as session:
+            answer = jobs.renew(session, stage.worker_id, job_id, BOOT, progress, later)
+        assert answer.expires_at == later + timedelta(seconds=60) == stage.job(job_id).lease_expires_at
+        assert stage.job(job_id).progress == {"done": 3, "total": 20, "metrics": {"loss": 0.5}}
+
+    def test_another_life_of_the_worker_has_lost_it(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        before = scene.everything()
+        with pytest.raises(Conflict) as lost, writing() as session:
+            jobs.renew(session, stage.worker_id, job_id, LATER_BOOT, None, utcnow())
+        assert lost.value.code == "lease_lost"
+        assert scene.everything() == before
+
+    def test_another_worker_finds_nothing(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        with pytest.raises(NotFound), writing() as session:
+            jobs.renew(session, "wkr_other", job_id, BOOT, None, utcnow())
+
+
+class TestExpire:
+    def expire(self, after_seconds: float) -> list[str]:
+        with writing() as session:
+            return jobs.expire_leases(session, utcnow() + timedelta(seconds=after_seconds))
+
+    def test_an_expired_lease_is_offered_again_while_its_worker_lives(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        assert self.expire(59) == []
+        assert stage.jobs() == [("leased", 1)]
+        assert self.expire(61) == []
+        assert stage.jobs() == [("offered", 2)]
+        assert stage.job(job_id).boot_id is None
+
+    def test_a_lease_of_a_worker_that_is_not_heard_of_any_more_expires(self, stage: Stage) -> None:
+        stage.leased()
+        assert self.expire(91) == [stage.round_id]
+        assert stage.jobs() == [("expired", 1)]
+        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+        assert scene.events_of(stage.federation_id) == ["job.expired"]
+
+    def test_a_describe_job_wakes_its_federation(self, stage: Stage) -> None:
+        stage.leased("describe")
+        assert self.expire(91) == [stage.federation_id]
+        assert queued(ADVANCE_FEDERATION) == [[stage.federation_id]]
+
+    def test_the_last_attempt_expires(self, stage: Stage) -> None:
+        with writing() as session:
+            federation = session.get_one(Federation, stage.federation_id)
+            federation.definition = federation.definition | {"max_attempts": 1}
+        stage.leased()
+        assert self.expire(61) == [stage.round_id]
+
+
+class TestFail:
+    def fail(self, stage: Stage, job_id: str, transient: bool) -> str:
+        with writing() as session:
+            return jobs.fail(session, stage.worker_id, job_id, failure(transient), utcnow()).state
+
+    def test_a_transient_failure_is_offered_again_with_its_reason(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        assert self.fail(stage, job_id, transient=True) == "offered"
+        assert stage.jobs() == [("offered", 2)]
+        assert (stage.job(job_id).problem or {})["detail"] == "batch 16"
+
+    def test_a_final_failure_ends_the_job_and_wakes_its_round(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        assert self.fail(stage, job_id, transient=False) == "failed"
+        assert stage.client().state == "ready"
+        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+        assert scene.events_of(stage.federation_id) == ["job.failed"]
+
+    def test_the_last_attempt_fails_for_good(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        for state in ("offered", "offered", "failed"):
+            assert self.fail(stage, job_id, transient=True) == state
+            stage.lease()
+
+    def test_a_client_that_cannot_describe_itself_is_out(self, stage: Stage) -> None:
+        job_id = stage.leased("describe")
+        assert self.fail(stage, job_id, transient=False) == "failed"
+        assert (stage.client().state, stage.client().reason) == ("out", "out_of_memory")
+
+    def test_a_job_that_is_leased_no_more_is_not_failed(self, stage: Stage) -> None:
+        job_id = stage.offer()
+        with pytest.raises(Conflict) as lost:
+            self.fail(stage, job_id, transient=False)
+        assert lost.value.code == "lease_lost"
+
+
+def test_a_declined_job_takes_its_client_out_with_all_its_jobs(data_folder: Path) -> None:
+    stage = set_up(data_folder, slots=2)
+    first, second = stage.leased("evaluate"), stage.leased("train")
+    request = DeclineRequest(boot_id=BOOT, code="policy_algorithm", detail="fedavg is not allowed here")
+    with writing() as session:
+        answer = jobs.decline(session, stage.worker_id, first, request, utcnow())
+    assert (answer.state, (answer.problem or {})["code"]) == ("declined", "policy_algorithm")
+    assert stage.job(second).state == "withdrawn"
+    assert (stage.client().state, stage.client().reason_detail) == ("out", "fedavg is not allowed here")
+    assert scene.events_of(stage.federation_id) == ["job.declined", "client.out"]
+    assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+
+
+def test_the_slots_are_those_that_the_worker_said_last(stage: Stage) -> None:
+    stage.leased()
+    stage.offer(client_id=stage.another_client("b"))
+    with writing() as session:
+        worker = session.get_one(Worker, stage.worker_id)
+        worker.capabilities = Capabilities(algorithms={"fedavg": 1}, slots=2).model_dump(mode="json")
+    assert stage.lease() is not None
+    assert stage.jobs() == [("leased", 1), ("leased", 1)]

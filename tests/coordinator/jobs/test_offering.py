@@ -1,0 +1,157 @@
+"""What rounds and federations do with jobs, over real sessions."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator.database import reading, utcnow, writing
+from coordinator.errors import Conflict
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Federation, Grant, Job, Round
+from coordinator.nudge import ADVANCE_ROUND
+from tests.coordinator.clients import scene
+from tests.coordinator.jobs.stage import Stage, set_up, train_body
+from tests.support.service import queued
+
+MEMORY = "sha256:" + "5" * 64
+
+
+@pytest.fixture
+def stage(data_folder: Path) -> Stage:
+    return set_up(data_folder)
+
+
+def submitted(stage: Stage, memory_digest: str | None = MEMORY) -> str:
+    """The id of a train job whose result came in."""
+    job_id = stage.leased()
+    with writing() as session:
+        job = session.get_one(Job, job_id)
+        job.state, job.submission = "submitted", train_body(MEMORY, memory_digest=memory_digest)
+    return job_id
+
+
+class TestOffer:
+    def test_the_worker_may_read_the_instruction(self, stage: Stage) -> None:
+        job = stage.job(stage.offer())
+        with reading() as session:
+            assert session.get(Grant, (job.instruction_digest, stage.worker_id)) is not None
+
+    def test_the_same_job_offered_twice_is_one(self, stage: Stage) -> None:
+        assert stage.offer() == stage.offer()
+        assert stage.offer("describe") == stage.offer("describe")
+        assert stage.jobs() == [("offered", 1), ("offered", 1)]
+
+    def test_a_client_is_asked_to_describe_itself_again_after_the_last_time_ended(self, stage: Stage) -> None:
+        first = stage.offer("describe")
+        with writing() as session:
+            jobs.withdraw_open(session, client_id=stage.client_id, reason="test", now=utcnow())
+        assert stage.offer("describe") != first
+
+    def test_numbers_of_offers_grow_also_after_the_newest_was_deleted(self, stage: Stage) -> None:
+        first = stage.job(stage.offer()).offered_number
+        with writing() as session:
+            session.delete(session.get_one(Job, stage.job(stage.offer()).id))
+        assert stage.job(stage.offer()).offered_number > first
+
+    def test_a_client_whose_update_was_rejected_is_not_asked_again_in_that_round(self, stage: Stage) -> None:
+        job_id = submitted(stage)
+        with writing() as session:
+            jobs.reject(session, session.get_one(Job, job_id), {"code": "not_finite"}, utcnow())
+            federation = session.get_one(Federation, stage.federation_id)
+            same = scene.open_round(session, federation, attempt=2).id
+            following = scene.open_round(session, federation, number=2).id
+        with pytest.raises(Conflict) as refusal:
+            stage.offer(round_id=same)
+        assert refusal.value.code == "rejected_before"
+        assert stage.offer(round_id=following) != job_id
+
+
+class TestAccept:
+    def test_the_memory_of_an_accepted_update_is_where_the_next_job_starts(self, stage: Stage) -> None:
+        job_id = submitted(stage)
+        with writing() as session:
+            jobs.accept(session, session.get_one(Job, job_id), utcnow())
+        client = stage.client()
+        assert (client.memory_round, client.memory_digest, client.rounds_taken) == (1, MEMORY, 1)
+        stage.offer("evaluate")
+        lease = stage.lease()
+        assert lease is not None
+        assert lease.memory is not None
+        assert (lease.memory.round_number, lease.memory.digest) == (1, MEMORY)
+
+    def test_an_update_without_memory_forgets_the_earlier_one(self, stage: Stage) -> None:
+        with writing() as session:
+            client = session.get_one(Client, stage.client_id)
+            client.memory_round, client.memory_digest = 1, MEMORY
+        job_id = submitted(stage, memory_digest=None)
+        with writing() as session:
+            jobs.accept(session, session.get_one(Job, job_id), utcnow())
+        assert (stage.client().memory_round, stage.client().memory_digest) == (None, None)
+
+    def test_a_preparation_is_no_round_taken(self, stage: Stage) -> None:
+        with writing() as session:
+            session.get_one(Round, stage.round_id).kind = "prepare"
+        job_id = submitted(stage)
+        with writing() as session:
+            jobs.accept(session, session.get_one(Job, job_id), utcnow())
+        assert (stage.client().memory_digest, stage.client().rounds_taken) == (MEMORY, 0)
+
+    def test_a_rejected_update_changes_nothing_but_its_job(self, stage: Stage) -> None:
+        job_id = submitted(stage)
+        problem = {"code": "not_finite", "tensor": "a.lora_A.weight"}
+        with writing() as session:
+            jobs.reject(session, session.get_one(Job, job_id), problem, utcnow())
+        assert (stage.job(job_id).state, stage.job(job_id).problem) == ("rejected", problem)
+        assert (stage.client().memory_round, stage.client().rounds_taken) == (None, 0)
+        assert scene.events_of(stage.federation_id) == ["job.rejected"]
+
+    def test_a_job_that_was_not_submitted_is_not_accepted(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        with pytest.raises(Conflict) as refusal, writing() as session:
+            jobs.accept(session, session.get_one(Job, job_id), utcnow())
+        assert refusal.value.code == "illegal_transition"
+
+
+class TestWithdraw:
+    def test_what_is_open_is_taken_back_and_what_has_ended_stays(self, stage: Stage) -> None:
+        job_id = submitted(stage)
+        stage.offer("evaluate")
+        with writing() as session:
+            jobs.accept(session, session.get_one(Job, job_id), utcnow())
+            assert jobs.withdraw_open(session, round_id=stage.round_id, reason="round_closed", now=utcnow()) == 1
+        assert stage.jobs() == [("accepted", 1), ("withdrawn", 1)]
+
+    def test_one_kind_alone_may_be_taken_back(self, stage: Stage) -> None:
+        stage.offer("train")
+        stage.offer("evaluate")
+        with writing() as session:
+            jobs.withdraw_open(session, round_id=stage.round_id, kind="train", reason="round_closed", now=utcnow())
+        assert stage.jobs() == [("withdrawn", 1), ("offered", 1)]
+
+    def test_not_all_jobs_there_are_are_taken_back_by_accident(self, stage: Stage) -> None:
+        with pytest.raises(ValueError, match="name the round"), writing() as session:
+            jobs.withdraw_open(session, kind="train", reason="round_closed", now=utcnow())
+
+    @pytest.mark.parametrize("state", ["out", "left"])
+    def test_jobs_of_clients_that_are_gone_are_taken_back_and_their_round_woken(
+        self, stage: Stage, state: str
+    ) -> None:
+        stage.offer()
+        stage.offer(client_id=stage.another_client("b"))
+        with writing() as session:
+            session.get_one(Client, stage.client_id).state = state
+        with writing() as session:
+            assert jobs.withdraw_gone(session, utcnow()) == 1
+        assert stage.jobs() == [("withdrawn", 1), ("offered", 1)]
+        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+
+
+def test_the_answers_for_many_jobs_say_what_each_one_says(stage: Stage) -> None:
+    ids = [stage.offer("train"), stage.offer("describe")]
+    with reading() as session:
+        answers = jobs.views(session, [session.get_one(Job, job_id) for job_id in ids])
+        assert [job.id for job in jobs.of_round(session, stage.round_id)] == ids[:1]
+    assert [(answer.id, answer.kind, answer.ordinal, answer.round_number) for answer in answers] == [
+        (ids[0], "train", 0, 1),
+        (ids[1], "describe", 0, None),
+    ]

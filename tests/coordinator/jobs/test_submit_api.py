@@ -1,0 +1,183 @@
+"""Results over HTTP: kept, late, or refused with what was wrong."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from coordinator.database import reading, utcnow, writing
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Hold, Job, Worker
+from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from tests.coordinator.clients import scene
+from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused, train_body
+from tests.support.service import problem, queued, upload
+
+
+class TestSubmit:
+    def test_a_result_is_kept_and_its_round_woken(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        answer = site.submit(job_id)
+        assert (answer.status_code, answer.json()["state"]) == (200, "submitted")
+        assert answer.json()["metrics"] == {"train_loss": 0.5}
+        job = site.stage.job(job_id)
+        assert (job.update_digest, job.submitted_number, job.lease_expires_at) == (DIGEST, 1, None)
+        with reading() as session:
+            assert session.get(Hold, (DIGEST, job_id, "update")) is not None
+        assert queued(ADVANCE_ROUND) == [[site.stage.round_id]]
+        assert scene.events_of(site.stage.federation_id) == ["job.submitted"]
+
+    def test_the_same_result_again_changes_nothing(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        first = site.submit(job_id)
+        before = scene.everything()
+        again = site.call(job_id, "submit", **(train_body(DIGEST) | {"seconds": {"total": 9.0}}))
+        assert (again.status_code, again.json()) == (200, first.json())
+        assert scene.everything() == before
+
+    def test_another_result_for_the_same_job_is_refused(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        site.submit(job_id).raise_for_status()
+        before = scene.everything()
+        problem(site.submit(job_id, weight=9.0), 409, "already_submitted")
+        assert scene.everything() == before
+
+    def test_the_word_of_the_round_is_not_undone_by_submitting_again(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        site.submit(job_id).raise_for_status()
+        with writing() as session:
+            jobs.reject(session, session.get_one(Job, job_id), {"code": "not_finite"}, utcnow())
+        answer = site.submit(job_id)
+        assert (answer.status_code, answer.json()["state"]) == (200, "rejected")
+        assert answer.json()["problem"] == {"code": "not_finite"}
+
+    def test_updates_are_numbered_in_the_order_in_which_they_came(self, site: Site) -> None:
+        with writing() as session:
+            session.get_one(Worker, site.worker.id).capabilities = {"algorithms": {"fedavg": 1}, "slots": 2}
+        first = site.stage.leased()
+        second = site.stage.offer(client_id=site.stage.another_client("b"))
+        assert site.lease().json()["job_id"] == second
+        upload(site.worker.http, UPDATE, DIGEST)
+        for job_id in (second, first):
+            site.submit(job_id).raise_for_status()
+        assert [site.stage.job(job_id).submitted_number for job_id in (second, first)] == [1, 2]
+
+    def test_a_description_wakes_the_federation(self, site: Site) -> None:
+        job_id = site.stage.leased("describe")
+        model = {
+            "model_type": "bert", "task_type": "SEQ_CLS", "tensors": [], "layers": 1, "hidden": 4, "kv_width": 4,
+            "weights_digest": DIGEST,
+        }  # fmt: skip
+        body = {"description": {"model": model, "examples": 12, "evaluation_examples": 3, "labels": ["no", "yes"]}}
+        assert site.call(job_id, "submit", **body).json()["state"] == "submitted"
+        assert queued(ADVANCE_FEDERATION) == [[site.stage.federation_id]]
+
+    def test_an_evaluation_shows_its_metrics(self, site: Site) -> None:
+        site.stage.set_round("evaluating")
+        job_id = site.stage.leased("evaluate")
+        answer = site.call(job_id, "submit", evaluation={"shared": {"loss": 0.4}, "own": {"loss": 0.3}})
+        assert answer.json()["metrics"] == {"loss": 0.4, "own_loss": 0.3}
+
+
+class TestLate:
+    @pytest.mark.parametrize("state", ["aggregating", "closed", "failed", "withdrawn"])
+    def test_a_late_update_is_refused_and_counted_once(self, site: Site, state: str) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        site.stage.set_round(state)
+        for _ in range(2):
+            problem(site.submit(job_id), 409, "round_closed")
+        assert site.stage.round().late_updates == 1
+        job = site.stage.job(job_id)
+        assert (job.state, job.submission) == ("withdrawn", None)
+
+    def test_an_update_for_a_withdrawn_job_is_late(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        with writing() as session:
+            jobs.withdraw_open(session, round_id=site.stage.round_id, reason="round_closed", now=utcnow())
+        problem(site.submit(job_id), 409, "round_closed")
+        assert site.stage.round().late_updates == 1
+
+    def test_a_client_that_left_submits_nothing(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        with writing() as session:
+            session.get_one(Client, site.stage.client_id).state = "left"
+        before = scene.everything()
+        problem(site.submit(job_id), 409, "client_gone")
+        assert scene.everything() == before
+
+
+class TestBadUpdate:
+    def submitting(self, site: Site, content: bytes) -> httpx.Response:
+        """Submits `content`, and holds that a refusal changes nothing."""
+        job_id, digest = site.stage.leased(), scene.digest_of(content)
+        upload(site.worker.http, content, digest)
+        before = scene.everything()
+        answer = site.submit(job_id, digest=digest)
+        assert scene.everything() == before
+        return answer
+
+    def test_a_tensor_of_another_shape_is_refused_by_name(self, site: Site) -> None:
+        wrong = scene.EXPECTS | {"a.lora_B.weight": {"dtype": "F32", "shape": [3, 3]}}
+        document = refused(self.submitting(site, scene.safetensors(wrong)), "update_refused", "/update/digest")
+        assert document["tensor"] == "a.lora_B.weight"
+        assert "has shape [3, 3], expected [3, 2]" in document["detail"]
+
+    def test_a_tensor_of_another_dtype_is_refused_by_name(self, site: Site) -> None:
+        wrong = scene.EXPECTS | {"a.lora_A.weight": {"dtype": "F16", "shape": [2, 3]}}
+        document = refused(self.submitting(site, scene.safetensors(wrong)), "update_refused", "/update/digest")
+        assert document["tensor"] == "a.lora_A.weight"
+
+    def test_a_missing_tensor_is_refused_by_name(self, site: Site) -> None:
+        some = {"a.lora_A.weight": scene.EXPECTS["a.lora_A.weight"]}
+        document = refused(self.submitting(site, scene.safetensors(some)), "update_refused", "/update/digest")
+        assert (document["tensor"], "is missing" in document["detail"]) == ("a.lora_B.weight", True)
+
+    def test_a_tensor_that_nobody_asked_for_is_refused_by_name(self, site: Site) -> None:
+        more = scene.EXPECTS | {"z": {"dtype": "F32", "shape": [1]}}
+        document = refused(self.submitting(site, scene.safetensors(more)), "update_refused", "/update/digest")
+        assert document["tensor"] == "z"
+
+    def test_a_truncated_file_is_refused(self, site: Site) -> None:
+        document = refused(self.submitting(site, UPDATE[:-4]), "update_refused", "/update/digest")
+        assert "the file holds 44" in document["detail"]
+
+    def test_a_file_that_is_none_is_refused(self, site: Site) -> None:
+        refused(self.submitting(site, b"not a tensor file"), "update_refused", "/update/digest")
+
+    def test_an_update_that_was_not_uploaded_by_this_worker_is_refused(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        other = site.service.new_worker(site.owner, "other", scene.CAPABILITIES)
+        upload(other.http, UPDATE, DIGEST)
+        before = scene.everything()
+        refused(site.submit(job_id), "update_missing", "/update/digest")
+        assert scene.everything() == before
+
+    @pytest.mark.parametrize(
+        ("changes", "code", "pointer"),
+        [
+            ({"weight": 10.5}, "weight_too_large", "/update/weight"),
+            ({"weight": 0}, "request_invalid", "/update/weight"),
+            ({"examples": 11}, "too_many_examples", "/update/examples"),
+            ({"digest": "sha256:short"}, "request_invalid", "/update/digest"),
+        ],
+    )
+    def test_numbers_that_do_not_go_together_are_refused_by_field(
+        self, site: Site, changes: dict[str, Any], code: str, pointer: str
+    ) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        before = scene.everything()
+        refused(site.submit(job_id, **changes), code, pointer)
+        assert scene.everything() == before
+
+    def test_the_result_of_another_kind_is_refused(self, site: Site) -> None:
+        job_id = site.stage.leased("describe")
+        before = scene.everything()
+        refused(site.submit(job_id), "submission_kind", "/description")
+        assert scene.everything() == before

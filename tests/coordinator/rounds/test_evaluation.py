@@ -1,0 +1,72 @@
+"""Evaluation after a round: who is asked, what is counted, and that it fails nothing."""
+
+from tests.support.service import problem
+from tests.support.stage import Stage
+
+
+class TestEvaluation:
+    def test_the_adapter_is_there_before_the_metrics_and_means_are_weighted(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, evaluation={"every": 1})
+        first.evaluation, second.evaluation = {"loss": 1.0, "accuracy": 0.5}, {"loss": 2.0, "accuracy": 1.0}
+        first.evaluation_examples, second.evaluation_examples = 3, 1
+        assert [first.work(), second.work()] == ["train", "train"]
+        stage.settle()
+        opened = stage.get("rounds", "1")
+        assert opened["state"] == "evaluating"
+        assert opened["waiting_for"].startswith("evaluating 0/2, ")
+        assert stage.owner.owner.get(stage.path("adapter")).status_code == 200
+        assert [first.work(), second.work()] == ["evaluate", "evaluate"]
+        stage.settle()
+        closed = stage.get("rounds", "1")
+        assert closed["state"] == "closed"
+        assert closed["metrics"] == {
+            "train_loss": 0.25, "clients": 2, "examples": 30, "loss": 1.25, "accuracy": 0.625, "evaluated_by": 2,
+        }  # fmt: skip
+        assert "evaluating" in closed["seconds"]
+
+    def test_only_due_rounds_and_the_last_are_evaluated(self, stage: Stage) -> None:
+        stage.running(rounds=3, evaluation={"every": 2})
+        stage.play(3)
+        assert ["loss" in row["metrics"] for row in stage.rounds()] == [False, True, True]
+
+    def test_a_client_that_only_evaluates_is_never_drawn_and_always_asked(self, stage: Stage) -> None:
+        stage.create(rounds=1, evaluation={"every": 1})
+        first, second = (stage.join(stage.actor()) for _ in range(2))
+        judge = stage.join(stage.actor(), evaluates_only=True)
+        stage.post("start")
+        assert [actor.work() for actor in (first, second, judge)] == ["describe"] * 3
+        stage.settle()
+        assert stage.get("rounds", "1")["cohort"] == [0, 1]
+        assert [actor.work() for actor in (first, second, judge)] == ["train", "train", None]
+        stage.settle()
+        assert [actor.work() for actor in (first, second, judge)] == ["evaluate"] * 3
+        stage.settle()
+        assert stage.get("rounds", "1")["metrics"]["evaluated_by"] == 3
+
+    def test_all_means_also_those_that_were_not_drawn(self, stage: Stage) -> None:
+        actors = stage.running(3, rounds=1, evaluation={"every": 1, "who": "all"})
+        for actor in actors:
+            actor.work()
+        stage.settle()
+        assert [actor.work() for actor in actors] == ["evaluate"] * 3
+
+    def test_answers_that_fail_or_do_not_come_fail_nothing(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, evaluation={"every": 1}, evaluation_deadline_seconds=1.0)
+        first.work(), second.work()
+        stage.settle()
+        lease = first.lease()
+        assert lease is not None
+        failed = {"boot_id": first.worker.boot_id, "code": "data_empty", "detail": "", "transient": False}
+        first.http.post(f"/v1/jobs/{lease['job_id']}/fail", json=failed).raise_for_status()
+        late = second.lease()
+        while stage.show()["state"] == "running":
+            stage.reconcile()
+        assert late is not None
+        problem(second.submit(late), 409, "round_closed")
+        closed = stage.get("rounds", "1")
+        assert (closed["state"], "loss" in closed["metrics"]) == ("closed", False)
+
+    def test_a_target_ends_the_federation(self, stage: Stage) -> None:
+        stage.running(rounds=9, evaluation={"every": 1}, stopping={"metric": "accuracy", "target": 0.7})
+        stage.play(1)
+        assert (stage.show()["state"], stage.show()["reason"]) == ("completed", "stopped_target")

@@ -1,0 +1,53 @@
+"""Messages that leave after the commit, once, and never make a commit fail."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator import nudge
+from coordinator.database import reading, utcnow, writing
+from coordinator.models import Organization
+from coordinator.settings import get_settings
+from tests.support.service import queued
+
+
+def make_organization_and_nudge() -> None:
+    with writing() as session:
+        session.add(Organization(id="org_1", name="Bank", created_at=utcnow()))
+        nudge.nudge(session, nudge.ADVANCE_ROUND, "rnd_1")
+
+
+def test_a_message_leaves_after_the_commit(data_folder: Path) -> None:
+    with writing() as session:
+        nudge.nudge(session, nudge.ADVANCE_ROUND, "rnd_1")
+        assert queued(nudge.ADVANCE_ROUND) == []
+    assert queued(nudge.ADVANCE_ROUND) == [["rnd_1"]]
+
+
+def test_what_is_asked_twice_is_sent_once(data_folder: Path) -> None:
+    with writing() as session:
+        for round_id in ("rnd_1", "rnd_2", "rnd_1"):
+            nudge.nudge(session, nudge.ADVANCE_ROUND, round_id)
+        nudge.nudge(session, nudge.RECONCILE)
+    assert queued(nudge.ADVANCE_ROUND) == [["rnd_1"], ["rnd_2"]]
+    assert queued(nudge.RECONCILE) == [[]]
+
+
+def test_without_a_commit_nothing_is_sent(data_folder: Path) -> None:
+    def fail() -> None:
+        with writing() as session:
+            nudge.nudge(session, nudge.ADVANCE_ROUND, "rnd_1")
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail()
+    assert queued(nudge.ADVANCE_ROUND) == []
+
+
+def test_a_broker_that_fails_does_not_undo_the_commit(data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    get_settings().queue_folder.parent.mkdir(exist_ok=True)
+    get_settings().queue_folder.write_text("a file where the queue's folder should be")
+    make_organization_and_nudge()
+    with reading() as session:
+        assert session.get(Organization, "org_1") is not None
+    assert "nudge_lost" in caplog.text

@@ -1,0 +1,134 @@
+"""Who is let in: API keys, worker tokens, roles."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.database import utcnow
+from coordinator.errors import Forbidden, NotFound
+from coordinator.security import Principal, Role, hash_secret, new_secret, require_role, secret_matches, split_secret
+from tests.support.service import Bearer, EnrolledWorker, Service, problem
+
+
+@pytest.fixture
+def worker(service: Service) -> EnrolledWorker:
+    return service.new_worker(service.new_organization("Bank"), "gpu-1")
+
+
+class TestCredentials:
+    def test_a_request_without_any_is_refused(self, service: Service) -> None:
+        answer = service.anonymous.get("/v1/organizations")
+        problem(answer, 401, "credentials_missing")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize(
+        ("token", "code"),
+        [
+            ("nonsense", "token_invalid"),
+            ("a.b.c", "token_invalid"),
+            ("flk_", "key_invalid"),
+            ("flk_key_0000_1234", "key_invalid"),
+            ("flk_key_0000_" + "0" * 64, "key_invalid"),
+            ("fle_tok_0000_" + "0" * 64, "token_invalid"),
+        ],
+    )
+    def test_what_was_never_given_out_is_refused(self, service: Service, token: str, code: str) -> None:
+        problem(service.client(Bearer(token)).get("/v1/organizations"), 401, code)
+
+    def test_a_key_with_another_secret_is_refused(self, service: Service) -> None:
+        other = service.admin_key[:-1] + ("0" if service.admin_key[-1] != "0" else "1")
+        problem(service.with_key(other).get("/v1/organizations"), 401, "key_invalid")
+
+    def test_another_scheme_is_refused(self, service: Service) -> None:
+        answer = service.anonymous.get("/v1/organizations", headers={"Authorization": f"Basic {service.admin_key}"})
+        problem(answer, 401, "credentials_missing")
+
+
+class TestWorkerTokens:
+    def ask(self, service: Service, token: str) -> Any:
+        return service.client(Bearer(token)).get("/v1/workers/me")
+
+    def test_one_it_signed_itself_is_good(self, service: Service, worker: EnrolledWorker) -> None:
+        assert self.ask(service, worker.identity.token()).status_code == 200
+
+    def test_an_expired_one_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        now = utcnow()
+        token = worker.identity.token(iat=now - timedelta(seconds=120), exp=now - timedelta(seconds=61))
+        problem(self.ask(service, token), 401, "token_expired")
+
+    def test_clocks_may_differ_by_the_skew(self, service: Service, worker: EnrolledWorker) -> None:
+        now = utcnow()
+        for shift in (-55, 55):
+            issued = now + timedelta(seconds=shift)
+            token = worker.identity.token(iat=issued, exp=issued + timedelta(seconds=1))
+            assert self.ask(service, token).status_code == 200
+
+    def test_one_for_later_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        issued = utcnow() + timedelta(seconds=120)
+        token = worker.identity.token(iat=issued, exp=issued + timedelta(seconds=60))
+        problem(self.ask(service, token), 401, "token_invalid")
+
+    def test_one_that_lives_too_long_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        token = worker.identity.token(exp=utcnow() + timedelta(seconds=302))
+        problem(self.ask(service, token), 401, "token_too_long")
+
+    def test_one_signed_by_another_key_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        token = worker.identity.token(key=Ed25519PrivateKey.generate())
+        problem(self.ask(service, token), 401, "token_invalid")
+
+    @pytest.mark.parametrize(
+        "claims", [{"aud": "other"}, {"aud": None}, {"iss": "wkr_other"}, {"iss": None}, {"jti": None}, {"exp": None}]
+    )
+    def test_one_with_a_wrong_or_missing_claim_is_refused(
+        self, service: Service, worker: EnrolledWorker, claims: dict[str, Any]
+    ) -> None:
+        problem(self.ask(service, worker.identity.token(**claims)), 401, "token_invalid")
+
+    def test_one_that_names_another_worker_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        other = service.new_worker(service.new_organization("Clinic"), "gpu-1")
+        problem(self.ask(service, worker.identity.token(kid=other.id, iss=other.id)), 401, "token_invalid")
+        problem(self.ask(service, worker.identity.token(kid="wkr_unknown")), 401, "worker_unknown")
+
+    def test_one_without_a_signature_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        header, claims, _ = worker.identity.token().split(".")
+        problem(self.ask(service, f"{header}.{claims}."), 401, "token_invalid")
+
+    def test_a_revoked_workers_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
+        service.admin.delete(f"/v1/workers/{worker.id}").raise_for_status()
+        problem(self.ask(service, worker.identity.token()), 401, "worker_revoked")
+
+
+def principal(role: Role, organization_id: str | None = "org_1") -> Principal:
+    return Principal("key", "key_1", organization_id, role)
+
+
+class TestRoles:
+    def test_an_admin_may_everything_everywhere(self) -> None:
+        require_role(principal("admin", None), organization_id="org_2")
+
+    @pytest.mark.parametrize("role", ["owner", "operator", "viewer", "worker"])
+    def test_another_organization_is_answered_like_nothing(self, role: Role) -> None:
+        with pytest.raises(NotFound):
+            require_role(principal(role), "owner", "operator", "viewer", "worker", organization_id="org_2")
+
+    @pytest.mark.parametrize("role", ["operator", "viewer", "worker"])
+    def test_too_small_a_role_is_told_which_it_takes(self, role: Role) -> None:
+        with pytest.raises(Forbidden, match="role owner"):
+            require_role(principal(role), "owner", organization_id="org_1")
+
+
+class TestSecrets:
+    def test_a_text_splits_into_what_it_was_made_of(self) -> None:
+        text, kept = new_secret("flk_", "key_abc")
+        parts = split_secret("flk_", text)
+        assert parts is not None
+        assert parts[0] == "key_abc"
+        assert secret_matches(parts[1], kept)
+        assert not secret_matches(parts[1] + "0", kept)
+        assert kept == hash_secret(parts[1])
+
+    @pytest.mark.parametrize("text", ["", "flk_", "flk_abc", "flk__", "other_key_1"])
+    def test_other_texts_do_not_split(self, text: str) -> None:
+        assert split_secret("flk_", text) is None

@@ -1,0 +1,11 @@
+from federated.algorithms.phased.config import PhasedConfig
+from federated.contract import Algorithm
+
+ALGORITHM = Algorithm(
+    name="phased",
+    title="One round of preparation, then sums; ends by itself",
+    config=PhasedConfig,
+    server="federated.algorithms.phased.server:PhasedServer",
+    client="federated.algorithms.phased.client:PhasedClient",
+    personal=True,
+)

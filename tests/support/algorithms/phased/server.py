@@ -1,0 +1,64 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from federated.algorithms.phased.config import PhasedConfig
+from federated.contract import (
+    Adapter,
+    AnyTrainable,
+    ClientFacts,
+    ClientUpdate,
+    Outcome,
+    RoundFacts,
+    UpdateRefused,
+)
+from federated.payload import Payload
+from federated.trainable import ModelFacts
+
+EXPECTS = {"value": {"dtype": "F32", "shape": [1]}}
+
+
+class PhasedServer:
+    """State: the sum of all updates so far. Each client's note is the last value it sent."""
+
+    def __init__(self, config: PhasedConfig, trainable: AnyTrainable) -> None:
+        self._config = config
+
+    def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
+        self._break("start")
+        return Payload({"sum": torch.zeros(1)}, {"phase": "prepare"})
+
+    def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
+        self._break("evaluate" if step.kind == "evaluate" else "plan")
+        return {
+            client.ordinal: Payload(
+                {"note": torch.zeros(1) if client.note is None else client.note["value"]},
+                {"expects": EXPECTS, "kind": step.kind, "ordinal": client.ordinal, "registered": step.registered},
+            )
+            for client in clients
+        }
+
+    def check(self, instruction: Payload, update: Payload) -> None:
+        if float(update["value"]) < 0:
+            raise UpdateRefused("value", "is negative")
+
+    def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
+        self._break("aggregate")
+        total = state["sum"].clone()
+        for update in updates:
+            total += update.payload["value"]
+        facts: dict[str, Any] = {"phase": "train"} | ({"cohort": "all"} if self._config.everybody else {})
+        notes = {update.ordinal: Payload({"value": update.payload["value"]}) for update in updates}
+        finished = "converged" if float(total) >= self._config.end_at else None
+        return Outcome(Payload({"sum": total}, facts), {"sum": float(total)}, finished, notes)
+
+    def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
+        raise NotImplementedError
+
+    def export(self, state: Payload) -> Adapter:
+        return Adapter("ledger", {"sum": state["sum"]}, facts={"kind": "phased"})
+
+    def _break(self, step: str) -> None:
+        if self._config.broken == step:
+            raise RuntimeError(f"no {step} today")

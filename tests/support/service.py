@@ -1,0 +1,240 @@
+"""A real coordinator for tests: uvicorn in a thread, SQLite with the real migrations, keys, organisations, workers.
+
+`Service` is the web process alone; background tasks are called by the tests themselves. `Installation` in
+`tests.support.installation` is all of `coordinator up`.
+"""
+
+import shutil
+import socket
+import ssl
+import threading
+import time
+import uuid
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi import FastAPI
+from kombu.utils.json import loads
+
+from coordinator import database, migration, nudge
+from coordinator.artifacts import store
+from coordinator.database import utcnow, writing
+from coordinator.organizations import service as organizations
+from coordinator.settings import get_settings
+from federated.protocol import Capabilities
+
+ANSWER_SECONDS = 60.0
+_TLS = ssl.create_default_context()  # made once: reading the certificates takes longer than most tests
+
+
+def forget_settings() -> None:
+    """Lets this process read its settings, and open database, store and queue, anew."""
+    database.dispose()
+    get_settings.cache_clear()
+    store.opened.cache_clear()
+    nudge.reconfigure()
+
+
+def make_template(folder: Path) -> Path:
+    """A migrated, empty SQLite file in `folder`; tests copy it."""
+    database.dispose()
+    migration.upgrade()
+    with writing():
+        pass
+    database.dispose()
+    return folder / "coordinator.sqlite"
+
+
+def queued(task_name: str) -> list[list[Any]]:
+    """Arguments of the messages that wait for this task, in order of sending; takes none away."""
+    found = []
+    for path in sorted(get_settings().queue_folder.glob("queues/*/*.json")):
+        message = loads(path.read_bytes())
+        if message["headers"]["task"] == task_name:
+            found.append(loads(b64decode(message["body"]))[0])
+    return found
+
+
+class Bearer(httpx.Auth):
+    """An API key, or whatever text a test wants to send as one."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        yield request
+
+
+@dataclass
+class Identity(httpx.Auth):
+    """A worker's key pair; signs a token for every request. `claims` and `key` may be bent by a test."""
+
+    worker_id: str = ""
+    private_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    @property
+    def public_key(self) -> str:
+        raw = self.private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return urlsafe_b64encode(raw).decode().rstrip("=")
+
+    def token(self, *, key: Ed25519PrivateKey | None = None, kid: str | None = None, **claims: Any) -> str:
+        now = utcnow()
+        facts = {
+            "iss": self.worker_id, "aud": "fedloom", "iat": now, "exp": now + timedelta(seconds=60),
+            "jti": uuid.uuid4().hex, **claims,
+        }  # fmt: skip
+        kept = {name: value for name, value in facts.items() if value is not None}
+        return jwt.encode(kept, key or self.private_key, "EdDSA", headers={"kid": kid or self.worker_id})
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self.token()}"
+        yield request
+
+
+@dataclass
+class Organization:
+    """An organisation and a client of each role."""
+
+    id: str
+    name: str
+    owner: httpx.Client
+    operator: httpx.Client
+    viewer: httpx.Client
+
+
+@dataclass
+class EnrolledWorker:
+    """An enrolled worker: its id, its key pair, and an HTTP client that signs."""
+
+    id: str
+    organization_id: str
+    name: str
+    identity: Identity
+    http: httpx.Client
+    boot_id: str = "boot-0000"
+
+    def heartbeat(self, **fields: Any) -> httpx.Response:
+        return self.http.post("/v1/workers/me/heartbeat", json={"boot_id": self.boot_id, **fields})
+
+
+class Service:
+    """A running web process at `url`, with ways to get keys, organisations and workers over HTTP."""
+
+    def __init__(self, url: str, clients: ExitStack) -> None:
+        self.url = url
+        self._clients = clients
+        self.anonymous = self.client(None)
+        with writing() as session:
+            self.admin_key = organizations.create_admin_key(session, "tests", utcnow())
+        self.admin = self.with_key(self.admin_key)
+
+    def client(self, auth: httpx.Auth | None) -> httpx.Client:
+        return self._clients.enter_context(
+            httpx.Client(base_url=self.url, auth=auth, timeout=ANSWER_SECONDS, trust_env=False, verify=_TLS)
+        )
+
+    def with_key(self, key: str) -> httpx.Client:
+        return self.client(Bearer(key))
+
+    def new_key(self, organization_id: str, role: str) -> httpx.Client:
+        answer = self.admin.post(f"/v1/organizations/{organization_id}/api-keys", json={"name": role, "role": role})
+        return self.with_key(created(answer)["key"])
+
+    def new_organization(self, name: str) -> Organization:
+        identity = created(self.admin.post("/v1/organizations", json={"name": name}))["id"]
+        owner, operator, viewer = (self.new_key(identity, role) for role in ("owner", "operator", "viewer"))
+        return Organization(identity, name, owner, operator, viewer)
+
+    def new_enrollment_token(self, organization_id: str, **fields: Any) -> str:
+        path = f"/v1/organizations/{organization_id}/enrollment-tokens"
+        return str(created(self.admin.post(path, json=fields))["token"])
+
+    def new_worker(
+        self, organization: Organization, name: str, capabilities: Capabilities | None = None
+    ) -> EnrolledWorker:
+        """An enrolled worker that was heard just now."""
+        identity = Identity()
+        body = {
+            "token": self.new_enrollment_token(organization.id), "name": name, "public_key": identity.public_key,
+            "capabilities": (capabilities or Capabilities()).model_dump(mode="json"),
+        }  # fmt: skip
+        identity.worker_id = created(self.anonymous.post("/v1/workers/enroll", json=body))["worker_id"]
+        http = self.client(identity)
+        worker = EnrolledWorker(identity.worker_id, organization.id, name, identity, http)
+        worker.heartbeat().raise_for_status()
+        return worker
+
+
+def created(answer: httpx.Response) -> dict[str, Any]:
+    """The body of a 201."""
+    assert answer.status_code == 201, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem document of an answer that must have this status and code."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    body: dict[str, Any] = answer.json()
+    assert body["code"] == code, body
+    assert body["status"] == status
+    assert body["type"] == f"urn:fedloom:problem:{code}"
+    return body
+
+
+def upload(client: httpx.Client, content: bytes, digest: str) -> dict[str, Any]:
+    """Uploads `content` and returns the answer of `complete`; several chunks wait for the background."""
+    announced = created(client.post("/v1/artifacts/uploads", json={"size_bytes": len(content), "digest": digest}))
+    path, step = f"/v1/artifacts/uploads/{announced['upload_id']}", announced["chunk_bytes"]
+    for index in set(range(announced["chunks"])) - set(announced["chunks_present"]):
+        chunk = content[index * step : (index + 1) * step]
+        client.put(f"{path}/chunks/{index}", content=chunk).raise_for_status()
+    answer = client.post(f"{path}/complete")
+    answer.raise_for_status()
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+@lru_cache(maxsize=1)
+def _app() -> FastAPI:
+    from coordinator.app import create_app
+
+    return create_app()
+
+
+@contextmanager
+def serving(app: FastAPI | None = None) -> Iterator[Service]:
+    """The app on a real uvicorn in a thread, on a free port, over the settings as they are now."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app or _app(), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the web process did not start"
+            time.sleep(0.005)
+        with ExitStack() as clients:
+            yield Service(f"http://127.0.0.1:{listening.getsockname()[1]}", clients)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+def copy_template(template: Path, folder: Path) -> None:
+    """Makes `folder` a data folder with the migrated database in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(template, folder / template.name)

@@ -1,0 +1,267 @@
+"""A coordinator's worker API on a real loopback port, in memory: records what it is asked, and fails when told to."""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import formatdate
+from typing import Any
+
+import jwt
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+CHUNK_BYTES = 10
+
+
+@dataclass
+class Fault:
+    """What goes wrong once: an answer, an answer cut off after so many bytes, or one that is lost."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: dict[str, Any] = field(default_factory=dict)
+    cut_after_bytes: int | None = None
+    lose_answer: bool = False
+
+
+class Broken(Exception):
+    """Makes the server break the connection off."""
+
+
+@dataclass
+class RecordingCoordinator:
+    """State and record. `calls` are "METHOD /path"; `bodies` what came with them."""
+
+    url: str = ""
+    calls: list[str] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
+    ranges: list[str | None] = field(default_factory=list)
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    offers: list[dict[str, Any]] = field(default_factory=list)
+    lost_jobs: set[str] = field(default_factory=set)
+    job_state: str = "submitted"
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    public_key: Ed25519PublicKey | None = None
+    clock_offset_seconds: float = 0.0
+    assembling_polls: int = 0
+
+    def count(self, call: str) -> int:
+        """How often a call came; `call` is a pattern."""
+        return sum(re.fullmatch(call, made) is not None for made in self.calls)
+
+    def body_of(self, call: str) -> Any:
+        """The body of the first such call."""
+        return self.bodies_of(call)[0]
+
+    def bodies_of(self, call: str) -> list[Any]:
+        """The bodies of all such calls that were answered."""
+        bodies = list(self.bodies)
+        return [body for made, body in zip(self.calls, bodies, strict=False) if re.fullmatch(call, made) and body]
+
+    def fail(self, call: str, *faults: Fault) -> None:
+        """The next calls that match `call` meet these faults, one each."""
+        self.faults.setdefault(call, []).extend(faults)
+
+    def take_fault(self, call: str) -> Fault | None:
+        """The fault for this call, once."""
+        for pattern, faults in self.faults.items():
+            if faults and re.fullmatch(pattern, call):
+                return faults.pop(0)
+        return None
+
+
+@contextmanager
+def serving(coordinator: RecordingCoordinator) -> Iterator[RecordingCoordinator]:
+    """The coordinator, on a port of its own, by uvicorn in a thread."""
+    app = Faulty(_app(coordinator), coordinator)
+    config = uvicorn.Config(
+        app, port=0, log_level="critical", ws="none", lifespan="off", date_header=False, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    coordinator.url = f"http://{host}:{port}"
+    try:
+        yield coordinator
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Faulty:
+    """Records, tells the time, and breaks what is to break."""
+
+    def __init__(self, app: ASGIApp, coordinator: RecordingCoordinator) -> None:
+        self.app = app
+        self.coordinator = coordinator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = f"{scope['method']} {scope['path']}"
+        fault = self.coordinator.take_fault(call)
+
+        async def timed(message: MutableMapping[str, Any]) -> None:
+            if fault is not None and fault.lose_answer:
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+                raise Broken
+            if message["type"] == "http.response.start":
+                date = formatdate(time.time() + self.coordinator.clock_offset_seconds, usegmt=True)
+                message["headers"] = [*message["headers"], (b"date", date.encode())]
+            body = message.get("body", b"")
+            if fault is not None and fault.cut_after_bytes is not None and body:
+                await send({"type": "http.response.body", "body": body[: fault.cut_after_bytes], "more_body": True})
+                raise Broken
+            await send(message)
+
+        app = self.app
+        if fault is not None and fault.status is not None:
+            self.coordinator.calls.append(call)
+            self.coordinator.bodies.append(None)
+            app = problem(fault.status, headers=fault.headers, **fault.body)
+        await app(scope, receive, timed)
+
+
+def problem(status: int, headers: dict[str, str] | None = None, **fields: Any) -> JSONResponse:
+    """A problem document."""
+    body = {"type": "about:blank", "title": "no", "status": status, **fields}
+    return JSONResponse(body, status, headers, "application/problem+json")
+
+
+def _app(coordinator: RecordingCoordinator) -> FastAPI:
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def record(request: Request, go_on: Any) -> Response:
+        body = await request.body()
+        coordinator.calls.append(f"{request.method} {request.url.path}")
+        is_json = request.headers.get("content-type") == "application/json"
+        coordinator.bodies.append(await request.json() if is_json and body else body)
+        if coordinator.public_key is not None and not _signed(coordinator, request):
+            return problem(401, code="token_expired", detail="Is the clock right?")
+        return await go_on(request)  # type: ignore[no-any-return]
+
+    _worker_calls(app)
+    _job_calls(app, coordinator)
+    _upload_calls(app, coordinator)
+    _downloads(app, coordinator)
+    return app
+
+
+def _signed(coordinator: RecordingCoordinator, request: Request) -> bool:
+    if request.url.path in {"/v1/workers/enroll", "/healthz"}:
+        return True
+    token = request.headers.get("authorization", "").removeprefix("Bearer ")
+    options: Any = {"verify_exp": False, "verify_iat": False}
+    assert coordinator.public_key is not None
+    claims = jwt.decode(token, coordinator.public_key, algorithms=["EdDSA"], audience="fedloom", options=options)
+    return bool(claims["iat"] <= time.time() + coordinator.clock_offset_seconds < claims["exp"])
+
+
+def _worker_calls(app: FastAPI) -> None:
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/workers/me")
+    def me() -> dict[str, str]:
+        return {"id": "wkr_1"}
+
+    @app.post("/v1/workers/enroll", status_code=201)
+    def enroll() -> dict[str, Any]:
+        names = {"organization_id": "org_1", "organization_name": "Clinic"}
+        return {"worker_id": "wkr_1", **names, "heartbeat_seconds": 10}
+
+    @app.post("/v1/workers/me/heartbeat")
+    def heartbeat() -> dict[str, Any]:
+        return {"server_time": datetime.now(UTC).isoformat(), "heartbeat_seconds": 0.2}
+
+
+def _job_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
+    @app.post("/v1/jobs/lease")
+    def lease() -> Response:
+        return JSONResponse(coordinator.offers.pop(0)) if coordinator.offers else Response(status_code=204)
+
+    @app.get("/v1/jobs/{job_id}")
+    def show(job_id: str) -> dict[str, Any]:
+        return _job(job_id, coordinator.job_state)
+
+    @app.post("/v1/jobs/{job_id}/{call}")
+    def change(job_id: str, call: str) -> Response:
+        if job_id in coordinator.lost_jobs:
+            return problem(409, code="lease_lost", detail="The job is not leased to this worker.")
+        if call == "renew":
+            return JSONResponse({"expires_at": datetime.now(UTC).isoformat()})
+        return JSONResponse(_job(job_id, {"submit": "submitted", "fail": "failed", "decline": "declined"}[call]))
+
+
+def _job(job_id: str, state: str) -> dict[str, Any]:
+    return {"id": job_id, "kind": "train", "state": state, "federation_id": "fed_1", "client_id": "clt_1"}
+
+
+def _upload_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
+    prefix = "/v1/artifacts/uploads"
+
+    @app.post(prefix, status_code=201)
+    async def announce(request: Request) -> dict[str, Any]:
+        wanted = await request.json()
+        known = (id_ for id_, upload in coordinator.uploads.items() if upload["digest"] == wanted["digest"])
+        upload_id = next(known, f"upl_{len(coordinator.uploads) + 1}")
+        coordinator.uploads.setdefault(upload_id, {**wanted, "chunks": {}, "polls": coordinator.assembling_polls})
+        return _upload(coordinator, upload_id)
+
+    @app.get(prefix + "/{upload_id}")
+    def show(upload_id: str) -> dict[str, Any]:
+        return _upload(coordinator, upload_id)
+
+    @app.put(prefix + "/{upload_id}/chunks/{index}", status_code=204)
+    async def put(upload_id: str, index: int, request: Request) -> None:
+        coordinator.uploads[upload_id]["chunks"][index] = await request.body()
+
+    @app.post(prefix + "/{upload_id}/complete")
+    def complete(upload_id: str) -> dict[str, Any]:
+        coordinator.uploads[upload_id]["closed"] = True
+        return _upload(coordinator, upload_id)
+
+
+def _upload(coordinator: RecordingCoordinator, upload_id: str) -> dict[str, Any]:
+    upload = coordinator.uploads[upload_id]
+    digest, chunks = upload["digest"], upload["chunks"]
+    state, artifact = "open", None
+    if upload.get("closed") and upload["polls"]:
+        upload["polls"] -= 1
+        state = "assembling"
+    elif upload.get("closed"):
+        content = b"".join(chunks[index] for index in sorted(chunks))
+        state = "complete" if digest == "sha256:" + hashlib.sha256(content).hexdigest() else "failed"
+        coordinator.artifacts[digest] = content
+        artifact = {"digest": digest, "size_bytes": len(content)} if state == "complete" else None
+    return {
+        "upload_id": upload_id,
+        "chunk_bytes": CHUNK_BYTES,
+        "chunks": -(-upload["size_bytes"] // CHUNK_BYTES),
+        "chunks_present": sorted(chunks),
+        "state": state,
+        "artifact": artifact,
+    }
+
+
+def _downloads(app: FastAPI, coordinator: RecordingCoordinator) -> None:
+    @app.get("/v1/artifacts/{digest}")
+    def download(digest: str, request: Request) -> Response:
+        content, wanted = coordinator.artifacts.get(digest), request.headers.get("range")
+        coordinator.ranges.append(wanted)
+        if content is None:
+            return problem(404, code="artifact_unknown", detail="No such artifact.")
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        return Response(content[start:], 206 if wanted else 200, media_type="application/octet-stream")

@@ -1,0 +1,56 @@
+"""An agent with the scripted child: in a thread of the test, or as a process of its own that can be killed."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from worker_agent.agent import Agent, only_agent, open_worker
+from worker_agent.display import NoBars, configure_logs
+from worker_agent.identity import Identity, load_identity
+from worker_agent.settings import AgentSettings, load_settings
+
+CHILD = "tests.worker_agent.scripted_child"
+PATIENCE_SECONDS = 60.0
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Returns when `holds()`; gives up after a minute."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "waited a minute in vain"
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(settings: AgentSettings, identity: Identity, http: httpx.Client) -> Iterator[Agent]:
+    """An agent at work in a thread; stopped at the end."""
+    settings.folder.mkdir(exist_ok=True)
+    agent = Agent(settings, identity, http, NoBars(), CHILD)
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        yield agent
+    finally:
+        agent.stop()
+        thread.join()
+
+
+def main() -> None:
+    """`python -m tests.worker_agent.running_agent`: settings come from FEDLOOM_WORKER_CONFIG."""
+    configure_logs(terminal=False)
+    settings = load_settings()
+    identity = load_identity(settings.folder)
+    with only_agent(settings.folder), open_worker(settings, identity) as http:
+        agent = Agent(settings, identity, http, NoBars(), CHILD)
+        signal.signal(signal.SIGTERM, lambda *_: agent.stop())
+        agent.run()
+    sys.stdout.write("ended\n")
+
+
+if __name__ == "__main__":
+    main()

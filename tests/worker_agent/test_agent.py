@@ -1,0 +1,338 @@
+"""The agent's life, against a real server on loopback and with real executor processes."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from federated.protocol import ArtifactReference, MemoryReference
+from tests.worker_agent.leases import make_lease
+from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.running_agent import running, wait_until
+from worker_agent.agent import Agent, only_agent
+from worker_agent.display import NoBars
+from worker_agent.errors import ConfigurationError, NotAuthorised
+from worker_agent.identity import Identity
+from worker_agent.memory import MemoryChain
+from worker_agent.outbox import Outbox
+from worker_agent.settings import FILE_VARIABLE, AgentSettings
+
+LEASE = "POST /v1/jobs/lease"
+SUBMIT = "POST /v1/jobs/job_1/submit"
+FAIL = "POST /v1/jobs/job_1/fail"
+INSTRUCTION = b"instruction"
+
+
+def digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def offer(coordinator: RecordingCoordinator, do: str = "finish", **fields: Any) -> None:
+    lease = make_lease(settings={"do": do}, **fields)
+    coordinator.offers.append(lease.model_dump(mode="json"))
+
+
+def jobs_done(settings: AgentSettings) -> list[str]:
+    file = settings.folder / "jobs-done"
+    return file.read_text().split() if file.exists() else []
+
+
+class TestWork:
+    def test_a_job_is_done_uploaded_and_submitted(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.artifacts[digest_of(INSTRUCTION)] = INSTRUCTION
+        offer(coordinator, instruction=ArtifactReference(digest=digest_of(INSTRUCTION), size_bytes=len(INSTRUCTION)))
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(SUBMIT) == 1)
+            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+        update = b"update 11 instruction none"
+        body = coordinator.body_of(SUBMIT)
+        assert body["update"]["digest"] == digest_of(update)
+        assert coordinator.artifacts[digest_of(update)] == update
+        assert (body["download_bytes"], body["upload_bytes"]) == (len(INSTRUCTION), len(update))
+        assert not any((settings.folder / "outbox" / ".work").iterdir())
+
+    def test_the_memory_of_a_round_is_where_the_next_one_starts(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        memory = MemoryReference(round_number=1, digest=digest_of(b"memory 1"))
+        offer(coordinator)
+        offer(coordinator, job_id="job_2", round_number=2, memory=memory)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_2/submit") == 1)
+        submitted = coordinator.body_of("POST /v1/jobs/job_2/submit")
+        assert submitted["update"]["digest"] == digest_of(b"update 11  memory 1")
+
+    def test_the_heartbeat_says_what_the_worker_can(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        heartbeat = "POST /v1/workers/me/heartbeat"
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(heartbeat) >= 3)
+        can = coordinator.body_of(heartbeat)["capabilities"]
+        assert can["datasets"] == [{"name": "messages", "task": None, "rows": None}]
+        assert (can["models"], can["slots"], can["device"]) == (["small"], 1, "cpu")
+        assert can["versions"]["torch"]
+
+    def test_each_slot_works_for_itself(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        two = settings.model_copy(update={"slots": 2})
+        offer(coordinator, do="wait")
+        offer(coordinator, job_id="job_2")
+        with running(two, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_2/submit") == 1)
+        assert coordinator.count(SUBMIT) == 0
+
+    def test_a_job_outside_the_policy_is_declined(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, dataset="secrets")
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_1/decline") == 1)
+        assert coordinator.body_of("POST /v1/jobs/job_1/decline")["code"] == "data_missing"
+        assert jobs_done(settings) == []
+
+    def test_a_problem_with_the_data_is_declined(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, do="decline")
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_1/decline") == 1)
+        assert coordinator.body_of("POST /v1/jobs/job_1/decline")["detail"] == "no rows"
+
+
+class TestTrouble:
+    def test_a_child_that_dies_fails_its_job_and_the_agent_lives(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, do="kill")
+        offer(coordinator, job_id="job_2")
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_2/submit") == 1)
+        failure = coordinator.body_of(FAIL)
+        assert (failure["code"], failure["transient"]) == ("executor_died", True)
+        assert "SIGKILL" in failure["detail"]
+
+    def test_a_lost_lease_ends_the_job_without_a_word(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.lost_jobs.add("job_1")
+        offer(coordinator, do="wait", lease_seconds=0.3)
+        offer(coordinator, job_id="job_2")
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_2/submit") == 1)
+        assert coordinator.count(FAIL) == coordinator.count(SUBMIT) == 0
+
+    def test_a_lease_is_renewed_with_progress_while_the_job_runs(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        renew = "POST /v1/jobs/job_1/renew"
+        coordinator.fail(renew, Fault(503))
+        offer(coordinator, do="wait", lease_seconds=0.3)
+        with running(settings, identity, http):
+            wait_until(lambda: any(body["progress"] for body in coordinator.bodies_of(renew)))
+        assert coordinator.bodies_of(renew)[-1]["progress"] == {"done": 1, "total": 2, "metrics": {"loss": 0.5}}
+
+    def test_a_refused_update_is_told_as_failed_and_forgotten(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail(SUBMIT, Fault(422, body={"code": "tensor_wrong", "detail": "wrong", "tensor": "a.weight"}))
+        offer(coordinator)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(FAIL) == 1)
+            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+        failure = coordinator.body_of(FAIL)
+        assert (failure["code"], failure["transient"]) == ("result_refused", False)
+
+    def test_a_damaged_update_is_given_back_to_be_made_again(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, do="damage")
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(FAIL) == 1)
+            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+        failure = coordinator.body_of(FAIL)
+        assert (failure["code"], failure["transient"]) == ("result_damaged", True)
+        assert coordinator.count(SUBMIT) == 0
+
+    def test_a_late_update_is_forgotten(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail(SUBMIT, Fault(409, body={"code": "round_closed", "detail": "too late"}))
+        offer(coordinator)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(SUBMIT) == 1)
+            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+        assert coordinator.count(FAIL) == 0
+
+    def test_a_coordinator_that_was_away_is_worked_for_again(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail(LEASE, Fault(503), Fault(lose_answer=True), Fault(500))
+        coordinator.fail("POST /v1/workers/me/heartbeat", Fault(503))
+        offer(coordinator, job_id="job_lost_with_the_answer")
+        offer(coordinator)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(SUBMIT) == 1)
+        assert jobs_done(settings) == ["job_1"]
+
+    def test_an_instruction_that_is_gone_fails_the_job(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, instruction=ArtifactReference(digest=digest_of(b"gone"), size_bytes=4))
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(FAIL) == 1)
+        assert "artifact_unknown" in coordinator.body_of(FAIL)["detail"]
+
+
+class TestStopping:
+    def test_a_running_job_is_handed_back(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, do="wait")
+        with running(settings, identity, http):
+            wait_until(lambda: jobs_done(settings) == ["job_1"])
+        failure = coordinator.body_of(FAIL)
+        assert (failure["code"], failure["transient"]) == ("agent_stopping", True)
+
+    def test_a_running_job_may_finish_in_time(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        patient = settings.model_copy(update={"stop_seconds": 30})
+        offer(coordinator)
+        with running(patient, identity, http):
+            wait_until(lambda: jobs_done(settings) == ["job_1"])
+        assert coordinator.count(SUBMIT) == 1
+        assert coordinator.count(FAIL) == 0
+
+    def test_told_twice_it_hands_back_at_once(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        patient = settings.model_copy(update={"stop_seconds": 3600})
+        offer(coordinator, do="wait")
+        with running(patient, identity, http) as agent:
+            wait_until(lambda: jobs_done(settings) == ["job_1"])
+            agent.stop()
+        assert coordinator.body_of(FAIL)["code"] == "agent_stopping"
+
+    def test_an_unknown_worker_ends_with_the_reason(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail("POST /v1/workers/me/heartbeat", Fault(401, body={"code": "worker_revoked"}))
+        with pytest.raises(NotAuthorised, match="worker_revoked"):
+            Agent(settings, identity, http, NoBars()).run()
+        assert coordinator.count(LEASE) == 0
+
+    def test_a_data_folder_has_one_agent(self, settings: AgentSettings) -> None:
+        with only_agent(settings.folder):
+            with pytest.raises(ConfigurationError, match="another worker-agent"), only_agent(settings.folder):
+                pass
+        with only_agent(settings.folder):
+            pass
+
+
+class TestOutbox:
+    def test_what_lies_there_is_submitted_before_the_first_lease(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail(SUBMIT, *[Fault(503)] * 100)
+        offer(coordinator)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(SUBMIT) > 0)
+        coordinator.faults.clear()
+        coordinator.calls.clear()
+        coordinator.bodies.clear()
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(LEASE) > 0)
+        assert coordinator.calls.index(SUBMIT) < coordinator.calls.index(LEASE)
+        assert jobs_done(settings) == ["job_1"]
+
+    def test_a_job_that_was_done_is_not_done_again_when_leased_again(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.job_state = "offered"
+        coordinator.fail(SUBMIT, Fault(409, body={"code": "lease_lost", "detail": "offered again"}))
+        offer(coordinator)
+        offer(coordinator, attempt=2)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count(SUBMIT) == 2)
+        assert jobs_done(settings) == ["job_1"]
+
+    def test_a_result_whose_job_ended_without_it_is_forgotten(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.job_state = "expired"
+        coordinator.fail(SUBMIT, Fault(409, body={"code": "lease_lost", "detail": "expired"}))
+        offer(coordinator)
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("GET /v1/jobs/job_1") == 1)
+            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+
+
+class TestProcess:
+    @pytest.fixture
+    def environment(self, settings: AgentSettings, identity: Identity, tmp_path: Path) -> dict[str, str]:
+        """Of an agent as a process of its own; it finds its coordinator by its enrolment."""
+        file = tmp_path / "worker-agent.toml"
+        file.write_text(
+            f'folder = "{settings.folder}"\ndevice = "cpu"\nlease_wait_seconds = 0\nheartbeat_seconds = 0.2\n'
+            'stop_seconds = 0.5\nmodels = {small = "small"}\n[datasets.messages]\npath = "messages.jsonl"\n'
+        )
+        return {**os.environ, FILE_VARIABLE: str(file)}
+
+    def start(self, environment: dict[str, str]) -> subprocess.Popen[str]:
+        module = [sys.executable, "-m", "tests.worker_agent.running_agent"]
+        return subprocess.Popen(module, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def test_a_training_that_was_finished_before_a_sigkill_is_submitted_and_not_done_again(
+        self, settings: AgentSettings, environment: dict[str, str], coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail(SUBMIT, *[Fault(503)] * 1000)
+        offer(coordinator)
+        first = self.start(environment)
+        wait_until(lambda: coordinator.count(SUBMIT) > 0)
+        executors = psutil.Process(first.pid).children(recursive=True)
+        first.kill()
+        first.communicate()
+        coordinator.faults.clear()
+        coordinator.calls.clear()
+        coordinator.bodies.clear()
+        second = self.start(environment)
+        wait_until(lambda: coordinator.count(LEASE) > 0)
+        second.terminate()
+        ended, _ = second.communicate(timeout=60)
+        assert (second.returncode, ended) == (0, "ended\n")
+        assert coordinator.count(SUBMIT) == 1
+        assert jobs_done(settings) == ["job_1"]
+        wait_until(lambda: not any(executor.is_running() for executor in executors))
+        memory = MemoryReference(round_number=1, digest=digest_of(b"memory 1"))
+        assert MemoryChain(settings.folder / "memory").find("fed_1", "clt_1", memory) is not None
+
+    def test_sigterm_hands_the_lease_back_and_ends_the_executor(
+        self, settings: AgentSettings, environment: dict[str, str], coordinator: RecordingCoordinator
+    ) -> None:
+        offer(coordinator, do="wait")
+        agent = self.start(environment)
+        wait_until(lambda: jobs_done(settings) == ["job_1"])
+        executors = psutil.Process(agent.pid).children(recursive=True)
+        agent.send_signal(signal.SIGTERM)
+        ended, logs = agent.communicate(timeout=60)
+        assert (agent.returncode, ended) == (0, "ended\n")
+        assert coordinator.body_of(FAIL)["code"] == "agent_stopping"
+        assert all(line.startswith("{") for line in logs.splitlines())
+        wait_until(lambda: not any(executor.is_running() for executor in executors))
+
+    def test_importing_the_agent_leaves_torch_out(self) -> None:
+        heavy = "print(sorted({'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)))"
+        code = f"import sys, worker_agent.agent, worker_agent.__main__; {heavy}"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert found.stdout == "[]\n"

@@ -1,0 +1,194 @@
+"""The commands, as an owner of a node types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from worker_agent.__main__ import TOKEN_VARIABLE, app
+from worker_agent.approvals import approved
+from worker_agent.identity import load_identity
+
+TOKEN = "fle_0123456789abcdef"
+ENROLL = "POST /v1/workers/enroll"
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner(env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def config(tmp_path: Path, coordinator: RecordingCoordinator) -> Path:
+    """Settings of a node whose data set is there and whose model is not."""
+    rows = [{"text": f"message {number}", "label": "yes" if number % 4 else "no"} for number in range(20)]
+    (tmp_path / "messages.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    file = tmp_path / "worker-agent.toml"
+    file.write_text(
+        f'url = "{coordinator.url}"\nname = "node"\nfolder = "worker"\ndevice = "cpu"\n'
+        'models = {small = "no-such-folder"}\n[datasets.messages]\npath = "messages.jsonl"\n'
+    )
+    return file
+
+
+class TestEnroll:
+    def test_a_token_from_a_file_makes_a_worker(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator, tmp_path: Path
+    ) -> None:
+        (tmp_path / "token").write_text(TOKEN + "\n")
+        result = runner.invoke(app, ["enroll", "--token-file", str(tmp_path / "token"), "--config", str(config)])
+        assert result.exit_code == 0, result.output
+        assert "wkr_1 of Clinic" in result.output
+        record = load_identity(tmp_path / "worker").record
+        assert (record.worker_id, record.url.rstrip("/"), record.name) == ("wkr_1", coordinator.url, "node")
+        sent = coordinator.body_of(ENROLL)
+        assert (sent["token"], sent["name"]) == (TOKEN, "node")
+
+    def test_a_token_from_the_environment_is_taken(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        result = runner.invoke(app, ["enroll", "--config", str(config)], env={TOKEN_VARIABLE: TOKEN})
+        assert result.exit_code == 0, result.output
+        assert coordinator.body_of(ENROLL)["token"] == TOKEN
+
+    def test_otherwise_it_is_asked_for_and_not_shown(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        arguments = ["enroll", "--url", coordinator.url, "--config", str(config)]
+        result = runner.invoke(app, arguments, input=TOKEN + "\n")
+        assert result.exit_code == 0, result.output
+        assert TOKEN not in result.output
+        assert coordinator.body_of(ENROLL)["token"] == TOKEN
+
+    def test_a_used_up_token_is_told_and_nothing_is_kept(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail(ENROLL, Fault(401, body={"code": "token_used_up", "detail": "Ask for a new one."}))
+        arguments = ["enroll", "--config", str(config)]
+        refused = runner.invoke(app, arguments, env={TOKEN_VARIABLE: TOKEN})
+        assert refused.exit_code == 1
+        assert "Ask for a new one." in refused.output
+        assert runner.invoke(app, arguments, env={TOKEN_VARIABLE: TOKEN}).exit_code == 0
+
+    def test_a_worker_is_not_enrolled_twice(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        arguments = ["enroll", "--config", str(config)]
+        runner.invoke(app, arguments, env={TOKEN_VARIABLE: TOKEN})
+        again = runner.invoke(app, arguments, env={TOKEN_VARIABLE: TOKEN})
+        assert again.exit_code == 1
+        assert "is worker wkr_1" in again.output
+        assert coordinator.count(ENROLL) == 1
+
+    def test_a_token_too_short_to_be_one_is_not_sent(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        result = runner.invoke(app, ["enroll", "--config", str(config)], env={TOKEN_VARIABLE: "short"})
+        assert result.exit_code == 1
+        assert "token: " in result.output
+        assert coordinator.count(ENROLL) == 0
+
+
+class TestDoctor:
+    def enrolled(self, runner: CliRunner, config: Path) -> None:
+        runner.invoke(app, ["enroll", "--config", str(config)], env={TOKEN_VARIABLE: TOKEN})
+
+    def test_the_step_that_fails_is_named(self, runner: CliRunner, config: Path) -> None:
+        self.enrolled(runner, config)
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert result.exit_code == 1
+        lines = result.output.splitlines()
+        steps = ["key", "url", "tls", "clock", "coordinator knows this worker", "algorithms", "device"]
+        assert [line for line in lines if line.startswith("FAILED")] == [lines[len(steps)]]
+        assert [line.removeprefix("ok").strip().partition(":")[0] for line in lines[: len(steps)]] == steps
+        assert lines[len(steps)].startswith("FAILED model small: model_missing")
+        assert lines[-2].endswith("data messages: 18 rows to train on, 2 held out")
+        assert lines[-1] == "failed: model small"
+
+    def test_a_node_that_was_not_enrolled_is_told_so(self, runner: CliRunner, config: Path) -> None:
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "FAILED key: " in result.output
+        assert "worker-agent enroll" in result.output
+
+    def test_a_wrong_clock_is_named(self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator) -> None:
+        coordinator.clock_offset_seconds = 3600
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "FAILED clock: this clock is -3600 s off" in result.output.replace("-3599", "-3600")
+
+    def test_a_revoked_worker_is_named(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        self.enrolled(runner, config)
+        coordinator.fail(
+            "GET /v1/workers/me", Fault(401, body={"code": "worker_revoked", "detail": "Enrol it again."})
+        )
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "FAILED coordinator knows this worker: 401 worker_revoked: Enrol it again." in result.output
+
+    def test_a_host_that_speaks_no_tls_is_named(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        config.write_text(config.read_text().replace("http://", "https://"))
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "ok     url: https://" in result.output
+        assert "FAILED tls: " in result.output
+
+    def test_a_host_that_is_not_there_is_named(self, runner: CliRunner, config: Path) -> None:
+        config.write_text(config.read_text().replace("http://127.0.0.1:", "http://127.0.0.1:1/"))
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "FAILED url: http://127.0.0.1:1/" in result.output
+
+
+class TestDataShow:
+    def test_rows_and_label_counts_are_shown_and_nothing_is_sent(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        config.write_text(config.read_text().replace('models = {small = "no-such-folder"}\n', ""))
+        result = runner.invoke(app, ["data", "show", "messages", "--config", str(config)])
+        assert result.exit_code == 0, result.output
+        assert "18 rows to train on, 2 held out" in result.output
+        assert [line.split()[1:4:2] for line in result.output.splitlines() if "│ yes" in line] == [["yes", "15"]]
+        assert coordinator.calls == []
+
+    def test_an_unknown_name_is_told_with_those_there_are(self, runner: CliRunner, config: Path) -> None:
+        result = runner.invoke(app, ["data", "show", "secrets", "--config", str(config)])
+        assert result.exit_code == 1
+        assert "no data set 'secrets'; there are: messages" in result.output
+
+    def test_a_broken_file_is_told(self, runner: CliRunner, config: Path, tmp_path: Path) -> None:
+        config.write_text(config.read_text().replace('models = {small = "no-such-folder"}\n', ""))
+        (tmp_path / "messages.jsonl").write_text("{")
+        result = runner.invoke(app, ["data", "show", "messages", "--config", str(config)])
+        assert result.exit_code == 1
+        assert "data set 'messages'" in result.output
+
+
+def test_approve_lets_a_federation_in(runner: CliRunner, config: Path, tmp_path: Path) -> None:
+    result = runner.invoke(app, ["approve", "fed_1", "--config", str(config)])
+    assert result.exit_code == 0, result.output
+    assert approved(tmp_path / "worker") == {"fed_1"}
+
+
+def test_run_without_a_worker_says_what_to_do(runner: CliRunner, config: Path) -> None:
+    result = runner.invoke(app, ["run", "--config", str(config)])
+    assert result.exit_code == 1
+    assert "run: worker-agent enroll" in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("slots = 0\n", "slots: "), ("solts = 1\n", "solts: "), ("= nonsense\n", "settings: ")],
+)
+def test_a_mistake_in_the_settings_names_the_field(runner: CliRunner, config: Path, line: str, reason: str) -> None:
+    config.write_text(line + config.read_text())
+    result = runner.invoke(app, ["approve", "fed_1", "--config", str(config)])
+    assert result.exit_code == 1
+    assert reason in result.output
+
+
+def test_the_version_is_shown(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["version"])
+    assert result.exit_code == 0
+    assert result.output.strip()

@@ -1,0 +1,193 @@
+"""Command line of the worker agent."""
+
+import importlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from federated import __version__
+from worker_agent import approvals
+from worker_agent.agent import Agent, only_agent, open_worker
+from worker_agent.display import open_display
+from worker_agent.doctor import examine
+from worker_agent.enrolment import enroll as enroll_worker
+from worker_agent.errors import AgentError, ConfigurationError
+from worker_agent.identity import load_identity
+from worker_agent.settings import AgentSettings, load_settings
+
+TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
+DATA_MODULE = "worker_agent.training.data"
+MODEL_MODULE = "worker_agent.training.model"
+
+app = typer.Typer(
+    help="Trains at your site for federations you allow; your data stays here.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+data = typer.Typer(help="Your data sets; what is shown stays on this node.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="settings file; default worker-agent.toml", exists=True, dir_okay=False),
+]
+_out = Console()
+_err = Console(stderr=True)
+
+
+@app.command()
+def enroll(
+    url: Annotated[str | None, typer.Option(help="the coordinator's URL; default: `url` of the settings")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"file with the enrolment token; else ${TOKEN_VARIABLE}, else you are asked")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Make this node a worker of your organisation."""
+    with _told():
+        settings = _settings(config)
+        record = enroll_worker(settings, url or str(settings.url), _token(token_file))
+        _out.print(f"enrolled as [bold]{record.worker_id}[/] of {escape(record.organization_name)} at {record.url}")
+        _out.print("next: worker-agent doctor, then worker-agent run")
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Work until stopped: Ctrl-C or SIGTERM finishes or hands back what runs, twice hands it back at once."""
+    with _told():
+        settings = _settings(config)
+        identity = load_identity(settings.folder)
+        display = open_display(settings)
+        try:
+            with only_agent(settings.folder), open_worker(settings, identity) as http:
+                agent = Agent(settings, identity, http, display)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda *_: agent.stop())
+                agent.run()
+        finally:
+            display.close()
+
+
+@app.command()
+def doctor(config: Config = None) -> None:
+    """Look at URL, TLS, clock, key, device, models and data, and name what fails."""
+    with _told():
+        failed = []
+        for finding in examine(_settings(config)):
+            mark = "[green]ok[/]    " if finding.well else "[red]FAILED[/]"
+            _out.print(f"{mark} {escape(finding.step)}: {escape(finding.text)}", soft_wrap=True)
+            failed += [] if finding.well else [finding.step]
+    if failed:
+        _err.print(f"failed: {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
+@data.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="name of the data set in the settings")],
+    model: Annotated[str | None, typer.Option(help="base model by whose tokenizer lengths are counted")] = None,
+    config: Config = None,
+) -> None:
+    """Rows, label counts and token lengths of a data set; nothing leaves this node."""
+    with _told():
+        settings = _settings(config)
+        if name not in settings.datasets:
+            raise ConfigurationError(
+                f"no data set {name!r}; there are: {', '.join(sorted(settings.datasets)) or 'none'}"
+            )
+        try:
+            summary = importlib.import_module(DATA_MODULE).describe_dataset(
+                settings, name, tokenizer_path=_tokenizer(settings, model)
+            )
+        except Exception as error:
+            raise ConfigurationError(f"data set {name!r}: {error}") from error
+        _out.print(f"[bold]{escape(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
+        _out.print(f"columns: {escape(', '.join(summary.columns))}")
+        _print_counts("label", summary.label_counts)
+        _print_counts("tokens per text", summary.token_lengths or {})
+
+
+@app.command()
+def approve(
+    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")], config: Config = None
+) -> None:
+    """Let a federation use this node, where the policy says `approve = "ask"`."""
+    with _told():
+        settings = _settings(config)
+        approvals.approve(settings.folder, federation)
+        _out.print(f"approved {federation}; if its client here was declined, register it again")
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    _out.print(__version__)
+
+
+def main() -> None:
+    """Entry point of the command `worker-agent`."""
+    app()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """An error that is the owner's to mend is one line, not a traceback."""
+    try:
+        yield
+    except AgentError as error:
+        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _settings(config: Path | None) -> AgentSettings:
+    try:
+        return load_settings(config)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, bad['loc']))}: {bad['msg']}" for bad in error.errors())
+        raise ConfigurationError(f"settings: {wrong}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"settings: {error}") from None
+
+
+def _token(file: Path | None) -> str:
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(f"the token file cannot be read: {error}") from None
+    found = os.environ.get(TOKEN_VARIABLE)
+    return found or str(typer.prompt("enrolment token", hide_input=True))
+
+
+def _tokenizer(settings: AgentSettings, model: str | None) -> str | None:
+    """Folder of the tokenizer: of the model named, or of the only one allowed."""
+    chosen = model or (next(iter(settings.models)) if len(settings.models) == 1 else None)
+    if chosen is None:
+        return None
+    if chosen not in settings.models:
+        raise ConfigurationError(f"no base model {chosen!r} in the settings")
+    folder: Any = importlib.import_module(MODEL_MODULE).model_folder(settings, chosen)
+    return str(folder)
+
+
+def _print_counts(title: str, counts: Mapping[str, int]) -> None:
+    if not counts:
+        return
+    table = Table(title, "count")
+    for name, count in counts.items():
+        table.add_row(escape(name), str(count))
+    _out.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What this worker tells the coordinator it can do. Device facts need torch, so a short child process finds them."""
+
+import importlib
+import json
+import multiprocessing
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from federated import __version__, registry
+from federated.protocol import Capabilities, DatasetFacts
+from worker_agent.errors import ConfigurationError
+from worker_agent.settings import AgentSettings
+
+DEVICE_MODULE = "worker_agent.training.device"
+PACKAGES = (
+    "fedloom",
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "numpy",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+)
+# Of a CPU's features, those that decide which kernels torch takes, and so which bits come out.
+VECTOR_FLAGS = frozenset({"avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve"})
+
+
+class Device(BaseModel):
+    """Where this worker trains. `memory_bytes`: of one device, or of the host without one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    device: str
+    device_name: str | None = None
+    memory_bytes: int | None = None
+
+
+def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
+    """Names of what the policy lets out, versions, and the device."""
+    policy = settings.policy
+    datasets = sorted(name for name in settings.datasets if policy.datasets is None or name in policy.datasets)
+    return Capabilities(
+        agent_version=__version__,
+        algorithms=allowed_algorithms(settings),
+        datasets=tuple(DatasetFacts(name=name) for name in datasets),
+        models=tuple(sorted(settings.models)),
+        slots=settings.slots,
+        device=device.device,
+        device_name=device.device_name,
+        memory_bytes=device.memory_bytes,
+        max_rank=policy.max_rank,
+        cpu_flags=cpu_flags(),
+        versions=package_versions(),
+    )
+
+
+def installed_algorithms() -> Mapping[str, int]:
+    """Name -> revision of every algorithm of this installation."""
+    return {name: algorithm.revision for name, algorithm in registry.algorithms().items()}
+
+
+def allowed_algorithms(settings: AgentSettings) -> dict[str, int]:
+    """Those of them that the policy allows."""
+    allowed = settings.policy.algorithms
+    return {name: number for name, number in installed_algorithms().items() if allowed is None or name in allowed}
+
+
+def find_device(settings: AgentSettings) -> Device:
+    """The device that `settings.device` means on this host; torch is asked in a child, unless it must be the CPU.
+
+    Raises ConfigurationError.
+    """
+    host = Device(device="cpu", device_name=cpu_name(), memory_bytes=psutil.virtual_memory().total)
+    if settings.device == "cpu":
+        return host
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    arguments = (theirs, settings.model_dump_json())
+    process = context.Process(target=_describe, args=arguments, name="describe-device", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        answer = json.loads(ours.recv_bytes())
+    except EOFError:
+        process.join()
+        answer = {"problem": f"the process that looked at it ended with exit code {process.exitcode}"}
+    finally:
+        process.join()
+        ours.close()
+    if "problem" in answer:
+        raise ConfigurationError(f"device {settings.device!r}: {answer['problem']}; run: worker-agent doctor")
+    return Device.model_validate(answer)
+
+
+def _describe(pipe: "Connection[Any, Any]", settings_json: str) -> None:
+    settings = AgentSettings(**json.loads(settings_json))
+    try:
+        facts = importlib.import_module(DEVICE_MODULE).describe_device(settings)
+        answer = {"device": facts.kind, "device_name": facts.name, "memory_bytes": facts.memory_bytes}
+    except Exception as error:
+        answer = {"problem": str(error)}
+    pipe.send_bytes(json.dumps(answer).encode())
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides the bits of a result."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """The vector features of this CPU, sorted; empty where the system does not tell."""
+    flags = _cpu_fact("flags", "Features").split()
+    return tuple(sorted(VECTOR_FLAGS.intersection(flags)))
+
+
+def cpu_name() -> str | None:
+    """The CPU's name as the system tells it."""
+    return _cpu_fact("model name") or platform.processor() or None
+
+
+def _cpu_fact(*names: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    facts = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in facts if name.strip() in names), "")

@@ -1,0 +1,115 @@
+"""Every call of the coordinator's HTTP API that a worker makes.
+
+What may be sent twice without harm is tried again here (see `Connection.retrying`); leasing, enrolling, failing and
+declining are not, unless the request never left. All errors are those of `worker_agent.errors`.
+"""
+
+import threading
+from pathlib import Path
+
+import httpx
+from pydantic import BaseModel
+
+from federated.protocol import (
+    ArtifactReference,
+    DeclineRequest,
+    EnrollAnswer,
+    EnrollRequest,
+    FailRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    JobAnswer,
+    Lease,
+    LeaseRequest,
+    RenewAnswer,
+    RenewRequest,
+    SubmitRequest,
+)
+from worker_agent.connection import Clock, Connection, parse
+from worker_agent.durable import file_name
+from worker_agent.identity import Identity
+from worker_agent.transfers import ArtifactCache, upload
+
+LONG_POLL_MARGIN_SECONDS = 15.0
+
+
+class CoordinatorClient:
+    """The coordinator, as one worker sees it; for any number of threads. `http` is the caller's to close."""
+
+    def __init__(
+        self, http: httpx.Client, identity: Identity | None, stopping: threading.Event | None = None
+    ) -> None:
+        self._connection = Connection(http, identity, stopping)
+        self._http = http
+
+    @property
+    def clock(self) -> Clock:
+        """The coordinator's clock as learnt so far."""
+        return self._connection.clock
+
+    def enroll(self, request: EnrollRequest) -> EnrollAnswer:
+        """Become a worker. Uses the enrolment token up."""
+        return self._connection.ask("POST", "/v1/workers/enroll", EnrollAnswer, repeat=False, json=_json(request))
+
+    def heartbeat(self, request: HeartbeatRequest) -> HeartbeatAnswer:
+        """Say that this worker is there, and what it can."""
+        path = "/v1/workers/me/heartbeat"
+        return self._connection.ask("POST", path, HeartbeatAnswer, repeat=True, json=_json(request))
+
+    def lease(self, request: LeaseRequest) -> Lease | None:
+        """A job, or None if none was offered within `request.wait_seconds`."""
+        timeout = self._long_poll(request.wait_seconds)
+        path = "/v1/jobs/lease"
+        response = self._connection.send("POST", path, repeat=False, json=_json(request), timeout=timeout)
+        return None if response.status_code == 204 else parse(response, Lease)
+
+    def renew(self, job_id: str, request: RenewRequest) -> RenewAnswer:
+        """Keep a lease. Raises LeaseLost."""
+        return self._connection.ask("POST", _job(job_id, "renew"), RenewAnswer, repeat=True, json=_json(request))
+
+    def submit(self, job_id: str, request: SubmitRequest) -> JobAnswer:
+        """Hand in what a job made. Raises RoundClosed, LeaseLost, CoordinatorRefused naming a tensor (422)."""
+        return self._connection.ask("POST", _job(job_id, "submit"), JobAnswer, repeat=True, json=_json(request))
+
+    def fail(self, job_id: str, request: FailRequest) -> JobAnswer:
+        """Give a job back with the reason why it could not be done."""
+        return self._connection.ask("POST", _job(job_id, "fail"), JobAnswer, repeat=False, json=_json(request))
+
+    def decline(self, job_id: str, request: DeclineRequest) -> JobAnswer:
+        """Refuse a job because the owner of this node does not allow it, or its data or model do not fit."""
+        return self._connection.ask("POST", _job(job_id, "decline"), JobAnswer, repeat=False, json=_json(request))
+
+    def show(self, job_id: str, wait_seconds: float = 0.0) -> JobAnswer:
+        """A job as it stands; waits up to `wait_seconds` for its state to change."""
+        wait = {"wait": wait_seconds} if wait_seconds else None
+        timeout = self._long_poll(wait_seconds)
+        return self._connection.ask("GET", _job(job_id), JobAnswer, repeat=True, params=wait, timeout=timeout)
+
+    def upload(self, source: Path, digest: str) -> ArtifactReference:
+        """Send an artifact in chunks; see `transfers.upload`."""
+        return upload(self._connection, source, digest)
+
+    def cache(self, folder: Path) -> ArtifactCache:
+        """Downloads of artifacts, kept in `folder`."""
+        return ArtifactCache(self._connection, folder)
+
+    def probe(self) -> None:
+        """Ask whether the service is up, without saying who asks."""
+        self._connection.send("GET", "/healthz", repeat=False)
+
+    def who_am_i(self) -> None:
+        """Ask as this worker. Raises NotAuthorised if the coordinator does not know it."""
+        self._connection.send("GET", "/v1/workers/me", repeat=False)
+
+    def _long_poll(self, wait_seconds: float) -> httpx.Timeout:
+        usual = self._http.timeout
+        read_seconds = max(usual.read or 0.0, wait_seconds + LONG_POLL_MARGIN_SECONDS)
+        return httpx.Timeout(connect=usual.connect, read=read_seconds, write=usual.write, pool=usual.pool)
+
+
+def _json(request: BaseModel) -> object:
+    return request.model_dump(mode="json")
+
+
+def _job(job_id: str, call: str = "") -> str:
+    return f"/v1/jobs/{file_name(job_id)}" + (f"/{call}" if call else "")

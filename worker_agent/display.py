@@ -1,0 +1,103 @@
+"""What a person sees: a progress bar per slot on a terminal, one JSON object per line otherwise."""
+
+import sys
+from typing import Protocol
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from federated.protocol import JobProgress, Lease
+from worker_agent.settings import AgentSettings
+
+
+class Display(Protocol):
+    """Told what the slots do; called from their threads."""
+
+    def started(self, slot: int, lease: Lease) -> None: ...
+    def progressed(self, slot: int, progress: JobProgress) -> None: ...
+    def ended(self, slot: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class NoBars:
+    """For logs that a machine reads: the events in them say all."""
+
+    def started(self, slot: int, lease: Lease) -> None:
+        """Nothing to draw."""
+
+    def progressed(self, slot: int, progress: JobProgress) -> None:
+        """Nothing to draw."""
+
+    def ended(self, slot: int) -> None:
+        """Nothing to draw."""
+
+    def close(self) -> None:
+        """Nothing to clear."""
+
+
+class Bars:
+    """A bar per slot, below the log lines."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars = Progress(*columns, TextColumn("{task.fields[metrics]}"), console=console)
+        self._tasks: dict[int, TaskID] = {}
+        self._bars.start()
+
+    def started(self, slot: int, lease: Lease) -> None:
+        """A bar for this job; its length is told by the first progress."""
+        place = "" if lease.round_number is None else f" {lease.round_number}/{lease.work.rounds}"
+        title = f"{lease.federation_name}{place} {lease.kind} ({lease.dataset})"
+        self._tasks[slot] = self._bars.add_task(title, total=None, metrics="")
+
+    def progressed(self, slot: int, progress: JobProgress) -> None:
+        """Move the slot's bar."""
+        metrics = " ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+        self._bars.update(self._tasks[slot], completed=progress.done, total=progress.total, metrics=metrics)
+
+    def ended(self, slot: int) -> None:
+        """Take the slot's bar away."""
+        self._bars.remove_task(self._tasks.pop(slot))
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bars.stop()
+
+
+class _StandardError:
+    """The stream that is standard error at the moment of writing: bars put themselves before it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def open_display(settings: AgentSettings) -> Display:
+    """Set up logging as `settings.log_format` says, and the bars where a person looks on."""
+    terminal = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    configure_logs(terminal)
+    return Bars(Console(stderr=True)) if terminal and sys.stderr.isatty() else NoBars()
+
+
+def configure_logs(terminal: bool) -> None:
+    """Lines to standard error: for eyes, or as JSON."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.dict_tracebacks,
+        structlog.processors.JSONRenderer(),
+    ]
+    if terminal:
+        last = [structlog.dev.ConsoleRenderer()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,139 @@
+"""Looks at everything a run needs, in the order in which it is needed, and names the step that fails."""
+
+import importlib
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any
+
+import httpx
+
+from federated.protocol import PROTOCOL_VERSION
+from worker_agent.agent import coordinator_url
+from worker_agent.capabilities import allowed_algorithms
+from worker_agent.connection import Connection, open_http, raise_for_problem, translated
+from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.errors import AgentError, ConfigurationError
+from worker_agent.identity import Identity, load_identity
+from worker_agent.settings import AgentSettings
+
+MOST_SKEW_SECONDS = 30.0
+TRAINING = "worker_agent.training"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one step went. `text` says what was found, or what is wrong and what to do."""
+
+    step: str
+    well: bool
+    text: str
+
+
+def examine(settings: AgentSettings) -> Iterator[Finding]:
+    """All findings in order. A step that cannot be looked at because an earlier one failed is left out."""
+    key = _finding("key", lambda: _key(settings))
+    yield key
+    identity = load_identity(settings.folder) if key.well else None
+    yield from _coordinator(settings, identity)
+    yield _finding("algorithms", lambda: ", ".join(sorted(allowed_algorithms(settings))) or _nothing("algorithm"))
+    yield _finding("device", lambda: _device(settings))
+    for model_id in sorted(settings.models) or [""]:
+        yield _finding(f"model {model_id}".rstrip(), partial(_model, settings, model_id))
+    for name in sorted(settings.datasets) or [""]:
+        yield _finding(f"data {name}".rstrip(), partial(_data, settings, name))
+
+
+def _finding(step: str, look: Callable[[], str]) -> Finding:
+    """What went wrong in a library is a finding too, whatever its type."""
+    try:
+        return Finding(step, True, look())
+    except Exception as error:
+        return Finding(step, False, str(error) or type(error).__name__)
+
+
+def _key(settings: AgentSettings) -> str:
+    record = load_identity(settings.folder).record
+    return f"worker {record.worker_id} of {record.organization_name}"
+
+
+def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator[Finding]:
+    url = coordinator_url(settings, identity) if identity is not None else str(settings.url)
+    with open_http(settings, url) as http:
+        reached = _reach(http, url)
+        yield from reached
+        if not all(finding.well for finding in reached):
+            return
+        yield _finding("clock", lambda: _clock(http))
+        if identity is not None:
+            yield _finding("coordinator knows this worker", lambda: _known(http, identity))
+
+
+def _reach(http: httpx.Client, url: str) -> list[Finding]:
+    """URL and TLS apart: a host that answers with a certificate we do not trust is there."""
+    try:
+        with translated():
+            raise_for_problem(http.get("/healthz"))
+    except AgentError as error:
+        tls = _tls_problem(error)
+        if tls is None:
+            return [Finding("url", False, f"{url}: {error}")]
+        advice = "give the certificate of its authority as `ca_file`, or mend the coordinator's certificate"
+        return [Finding("url", True, url), Finding("tls", False, f"{tls}; {advice}")]
+    secure = "verified" if url.startswith("https") else "none: this is plain http, fit for this machine alone"
+    return [Finding("url", True, url), Finding("tls", True, secure)]
+
+
+def _tls_problem(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, ssl.SSLError) or "CERTIFICATE" in str(error) or "[SSL" in str(error):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _clock(http: httpx.Client) -> str:
+    date = http.get("/healthz").headers.get("Date")
+    if date is None:
+        return "the coordinator tells no time"
+    connection = Connection(http, None)
+    skew_seconds = -connection.clock.learn(date)
+    if abs(skew_seconds) > MOST_SKEW_SECONDS:
+        told = parsedate_to_datetime(date).isoformat()
+        raise ConfigurationError(f"this clock is {skew_seconds:+.0f} s off the coordinator's ({told}); set it by NTP")
+    return f"{skew_seconds:+.0f} s off the coordinator's"
+
+
+def _known(http: httpx.Client, identity: Identity) -> str:
+    CoordinatorClient(http, identity).who_am_i()
+    return f"yes; protocol {PROTOCOL_VERSION}"
+
+
+def _device(settings: AgentSettings) -> str:
+    facts = _training("device").describe_device(settings)
+    count = f"{facts.count} x " if facts.count > 1 else ""
+    return f"{count}{facts.kind} ({facts.name}), {facts.memory_bytes / 1024**3:.1f} GiB"
+
+
+def _model(settings: AgentSettings, model_id: str) -> str:
+    if not model_id:
+        return _nothing("base model", "[models]")
+    return f"sha256 {_training('model').check_model(settings, model_id)}"
+
+
+def _data(settings: AgentSettings, name: str) -> str:
+    if not name:
+        return _nothing("data set", "[datasets.NAME]")
+    summary = _training("data").describe_dataset(settings, name)
+    return f"{summary.rows} rows to train on, {summary.held_out_rows} held out"
+
+
+def _nothing(what: str, where: str = "policy.algorithms") -> str:
+    raise ConfigurationError(f"the settings allow no {what}; see {where} in worker-agent.toml")
+
+
+def _training(module: str) -> Any:
+    """Imported when it is needed: it loads torch."""
+    return importlib.import_module(f"{TRAINING}.{module}")

@@ -1,0 +1,54 @@
+"""Files that are whole after a crash: written aside, forced to disk, put in place by a rename."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from worker_agent.errors import NotUnderstood
+
+UNFINISHED_SUFFIX = ".unfinished"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_READ_BYTES = 1024 * 1024
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Put `content` at `path` as a whole; whoever reads sees the old bytes or the new ones."""
+    unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    move(unfinished, path)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within one file system and make the new name last."""
+    source.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes, or a folder's names, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest_of(path: Path) -> str:
+    """ "sha256:" + hex digest of the bytes at `path`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return "sha256:" + digest.hexdigest()
+
+
+def file_name(identifier: str) -> str:
+    """The id itself, if it may name a file here. Raises NotUnderstood: ids come from outside."""
+    if _ID.fullmatch(identifier) is None:
+        raise NotUnderstood(f"the id {identifier[:140]!r} cannot name a file")
+    return identifier

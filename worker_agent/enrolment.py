@@ -1,0 +1,49 @@
+"""Makes this node a worker: a key pair made here, a one-time token spent at the coordinator, the answer kept."""
+
+from pydantic import ValidationError
+
+from federated.protocol import EnrollRequest
+from worker_agent.capabilities import Device, capabilities
+from worker_agent.connection import open_http
+from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.errors import ConfigurationError, NotEnrolled
+from worker_agent.identity import WorkerRecord, load_identity, make_key, public_key, save_record
+from worker_agent.settings import AgentSettings
+
+
+def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
+    """Spend `token` at the coordinator at `url`. Raises ConfigurationError where this folder is enrolled already.
+
+    The device is told later, with the first heartbeat: finding it takes torch.
+    """
+    _check_free(settings)
+    key = make_key(settings.folder)
+    try:
+        request = EnrollRequest(
+            token=token,
+            name=settings.name,
+            public_key=public_key(key),
+            capabilities=capabilities(settings, Device(device="cpu")),
+        )
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(f"{bad['loc'][0]}: {bad['msg']}" for bad in error.errors())) from None
+    with open_http(settings, url) as http:
+        answer = CoordinatorClient(http, None).enroll(request)
+    record = WorkerRecord(
+        url=url,
+        worker_id=answer.worker_id,
+        organization_id=answer.organization_id,
+        organization_name=answer.organization_name,
+        name=settings.name,
+    )
+    save_record(settings.folder, record)
+    return record
+
+
+def _check_free(settings: AgentSettings) -> None:
+    try:
+        record = load_identity(settings.folder).record
+    except NotEnrolled:
+        return
+    advice = f"to enrol anew, move {settings.folder / 'identity'} away"
+    raise ConfigurationError(f"this folder is worker {record.worker_id} at {record.url} already; {advice}")

@@ -1,0 +1,94 @@
+"""Every error the agent raises, one tree; the names say what a caller can do about it.
+
+AgentError
+├── ConfigurationError            settings, key or data folder: the owner of this node must change something
+│   └── NotEnrolled               this data folder belongs to no worker yet
+├── CoordinatorAway               no usable answer: refused, timed out, broken off, 429, 502, 503, 504
+├── CoordinatorRefused            an answer with a reason: carries status, code, detail, tensor
+│   ├── NotAuthorised             401, 403: unknown, revoked or not allowed
+│   ├── NotThere                  404: no such job, upload or artifact, or not for this worker
+│   ├── LeaseLost                 409 lease_lost: the job is no longer this worker's
+│   └── RoundClosed               409 round_closed: too late, the update is not needed any more
+├── NotUnderstood                 an answer that is not what the protocol says: another version, or not a coordinator
+└── BytesDamaged                  bytes came whose SHA-256 is not the one that was announced
+"""
+
+from federated.protocol import Problem
+
+
+class AgentError(Exception):
+    """Base of all errors of the agent. The text says what was wrong and what to do."""
+
+
+class ConfigurationError(AgentError):
+    """The owner of this node must change something before it can go on."""
+
+
+class NotEnrolled(ConfigurationError):
+    """The data folder holds no worker; `worker-agent enroll` makes one."""
+
+
+class CoordinatorAway(AgentError):
+    """No usable answer. `never_sent`: the request did not reach the coordinator, so that any call may be repeated.
+
+    `retry_after_seconds` is what the coordinator asked for, or None.
+    """
+
+    def __init__(self, detail: str, *, never_sent: bool = False, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.never_sent = never_sent
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CoordinatorRefused(AgentError):
+    """The coordinator answered with a problem document."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.status} {problem.code or problem.title}: {_reason(problem)}")
+        self.status = problem.status
+        self.code = problem.code
+        self.detail = _reason(problem)
+        self.tensor = problem.tensor
+
+
+class NotAuthorised(CoordinatorRefused):
+    """The coordinator does not know this worker's key, or it was revoked."""
+
+
+class NotThere(CoordinatorRefused):
+    """No such thing, or not for this worker."""
+
+
+class LeaseLost(CoordinatorRefused):
+    """The job belongs to another lease by now."""
+
+
+class RoundClosed(CoordinatorRefused):
+    """The round ended without this update."""
+
+
+class NotUnderstood(AgentError):
+    """An answer outside the protocol."""
+
+
+class BytesDamaged(AgentError):
+    """Downloaded bytes do not have the announced digest."""
+
+
+def refusal(problem: Problem) -> CoordinatorRefused:
+    """The error for a problem document, by its code and then by its status."""
+    by_code: dict[str, type[CoordinatorRefused]] = {"lease_lost": LeaseLost, "round_closed": RoundClosed}
+    by_status: dict[int, type[CoordinatorRefused]] = {401: NotAuthorised, 403: NotAuthorised, 404: NotThere}
+    return by_code.get(problem.code, by_status.get(problem.status, CoordinatorRefused))(problem)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later without anybody changing anything."""
+    if isinstance(error, CoordinatorRefused):
+        return error.status >= 500
+    return isinstance(error, CoordinatorAway | BytesDamaged)
+
+
+def _reason(problem: Problem) -> str:
+    fields = "; ".join(f"{bad.get('pointer', '')} {bad.get('detail', '')}".strip() for bad in problem.errors[:8])
+    return f"{problem.detail or problem.title}{f' ({fields})' if fields else ''}"

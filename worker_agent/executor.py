@@ -1,0 +1,259 @@
+"""One lease -> one outcome, in a warm child process (`spawn`); torch is loaded there and never here.
+
+Parent and child talk JSON over a pipe; tensors go through files in the job's folder. A child that dies, for
+whatever reason, ends its job with that reason and nothing else. It is replaced after `jobs_per_executor` jobs, or
+when its memory grew by `executor_growth_bytes` since its first job. If this process is killed, the child ends too.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+from pydantic import ValidationError
+
+from federated.protocol import JobProgress, Lease, SubmitRequest
+from worker_agent.settings import AgentSettings
+
+CHILD_MODULE = "worker_agent.training.child"
+POLLING_SECONDS = 0.1
+STOP_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A lease with the files it needs; results go into `folder`."""
+
+    lease: Lease
+    instruction: Path | None
+    memory: Path | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The job is done; update and memory, if any, lie in the task's folder."""
+
+    submission: SubmitRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job is not done. `declined`: until the owner changes data or model it cannot be."""
+
+    code: str
+    detail: str
+    transient: bool
+    declined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The job was taken back while it ran."""
+
+
+Outcome = Finished | Failed | Interrupted
+
+
+class Executor:
+    """Runs jobs one at a time; belongs to one slot and is used by one thread.
+
+    `child_module` is imported in the child by name and must have `serve(connection, settings)`.
+    """
+
+    def __init__(self, settings: AgentSettings, child_module: str = CHILD_MODULE) -> None:
+        self._settings = settings
+        self._child_module = child_module
+        self._child: _Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the warm child, or None when there is none."""
+        return self._child.process.pid if self._child is not None else None
+
+    def warm_up(self) -> None:
+        """Start the child now, so that the first job does not wait for its imports."""
+        self._living_child()
+
+    def run(self, task: Task, cancelled: Callable[[], bool], progress: Callable[[JobProgress], None]) -> Outcome:
+        """Do one job. `cancelled` is asked ten times a second; then the child has `cancel_seconds` to leave it."""
+        child = self._living_child()
+        try:
+            outcome = self._converse(child, task, cancelled, progress)
+        except (EOFError, OSError):
+            return self._died(child)
+        child.jobs += 1
+        self._recycle(child)
+        return outcome
+
+    def close(self) -> None:
+        """End the child: it is asked to, then made to."""
+        if self._child is not None:
+            self._child.stop(STOP_SECONDS)
+            self._child = None
+
+    def _living_child(self) -> "_Child":
+        if self._child is not None and not self._child.process.is_alive():
+            _log.warning("executor_died", reason=_exit_reason(self._child.process.exitcode), between_jobs=True)
+            self.close()
+        self._child = self._child or _Child(self._settings, self._child_module)
+        return self._child
+
+    def _converse(
+        self,
+        child: "_Child",
+        task: Task,
+        cancelled: Callable[[], bool],
+        progress: Callable[[JobProgress], None],
+    ) -> Outcome:
+        child.say(_order(task))
+        leave_by: float | None = None
+        while True:
+            message = child.hear(POLLING_SECONDS)
+            if message is not None:
+                outcome = _outcome(message, progress)
+                if outcome is not None:
+                    return outcome
+            if leave_by is None and cancelled():
+                child.say({"do": "cancel"})
+                leave_by = time.monotonic() + self._settings.cancel_seconds
+            if leave_by is not None and time.monotonic() > leave_by:
+                _log.warning("executor_killed", pid=child.process.pid, reason="did not leave a cancelled job")
+                child.kill()
+                return Interrupted()
+
+    def _died(self, child: "_Child") -> Failed:
+        child.kill()
+        self._child = None
+        reason = _exit_reason(child.process.exitcode)
+        _log.error("executor_died", pid=child.process.pid, reason=reason)
+        return Failed("executor_died", f"the training process was ended: {reason}", transient=True)
+
+    def _recycle(self, child: "_Child") -> None:
+        if not child.process.is_alive():
+            self._child = None
+            return
+        now_bytes = child.resident_bytes()
+        if child.jobs == 1:
+            child.first_bytes = now_bytes
+        grown_bytes = now_bytes - child.first_bytes
+        if child.jobs >= self._settings.jobs_per_executor or grown_bytes > self._settings.executor_growth_bytes:
+            _log.info("executor_recycled", pid=child.process.pid, jobs=child.jobs, grown_bytes=grown_bytes)
+            self.close()
+
+
+class _Child:
+    """A child process and our end of its pipe."""
+
+    def __init__(self, settings: AgentSettings, module: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, settings.model_dump_json(), module)
+        # A daemon: it must not keep this process from ending.
+        self.process: SpawnProcess = context.Process(target=_serve, args=arguments, name="executor", daemon=True)
+        self.process.start()
+        theirs.close()
+        self.jobs = 0
+        self.first_bytes = 0
+
+    def say(self, message: dict[str, Any]) -> None:
+        self._pipe.send_bytes(json.dumps(message).encode())
+
+    def hear(self, seconds: float) -> dict[str, Any] | None:
+        """The next message, or None. Raises EOFError when the child is gone and has nothing left to say."""
+        if self._pipe.poll(0) or wait([self._pipe, self.process.sentinel], timeout=seconds):
+            if not self._pipe.poll(0):
+                if self.process.is_alive():
+                    return None
+                raise EOFError
+            message: dict[str, Any] = json.loads(self._pipe.recv_bytes(), object_hook=_finite)
+            return message
+        return None
+
+    def resident_bytes(self) -> int:
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def stop(self, seconds: float) -> None:
+        with contextlib.suppress(OSError):
+            self.say({"do": "stop"})
+            self.process.join(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self._pipe.close()
+
+
+def _order(task: Task) -> dict[str, Any]:
+    return {
+        "do": "run",
+        "lease": task.lease.model_dump(mode="json"),
+        "instruction": str(task.instruction) if task.instruction is not None else None,
+        "memory": str(task.memory) if task.memory is not None else None,
+        "folder": str(task.folder),
+    }
+
+
+def _outcome(message: dict[str, Any], progress: Callable[[JobProgress], None]) -> Outcome | None:
+    """What a child's message means for the job; None while it goes on."""
+    try:
+        match message.pop("say", None):
+            case "done":
+                return Finished(SubmitRequest.model_validate(message["submission"]))
+            case "failed":
+                return Failed(message["code"], message["detail"], message["transient"], message["declined"])
+            case "interrupted":
+                return Interrupted()
+            case "progress":
+                progress(JobProgress.model_validate(message))
+    except (KeyError, ValidationError) as error:
+        return Failed("executor_not_understood", f"the training process said what it must not: {error}", False)
+    return None
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Without numbers that JSON cannot carry: a loss that is NaN at one step must not cost the lease."""
+    return {name: v for name, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+
+
+def _exit_reason(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = " (the system ends processes so when memory runs out)" if -code == signal.SIGKILL else ""
+        return f"signal {name}{hint}"
+    return f"exit code {code}"
+
+
+def _serve(pipe: "Connection[Any, Any]", settings_json: str, module: str) -> None:
+    """The child's life. Ctrl-C in a terminal reaches all processes; here only the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    settings = AgentSettings(**json.loads(settings_json))
+    with contextlib.suppress(EOFError):
+        importlib.import_module(module).serve(pipe, settings)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,112 @@
+"""What the owner of this node allows: pure functions from a lease to a refusal or None.
+
+A refusal is told to the coordinator with its rule and text, and takes the client out until its owner changes
+something. A limit that cannot be checked refuses: a federation that counts epochs is outside a limit on steps.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from federated.protocol import Lease
+from federated.trainable import Lora
+from worker_agent.settings import AgentSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a job is not done here. `rule` is a stable code, `text` names what would have to change."""
+
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a lease is held against. `algorithms`: name -> revision installed; `approved`: federation ids."""
+
+    settings: AgentSettings
+    algorithms: Mapping[str, int]
+    approved: Collection[str] = ()
+
+
+def check(lease: Lease, node: Node) -> Refusal | None:
+    """The first rule that forbids this job, or None."""
+    return next((refusal for rule in RULES if (refusal := rule(lease, node)) is not None), None)
+
+
+def organization(lease: Lease, node: Node) -> Refusal | None:
+    """Only federations of the listed organisations; one that does not say whose it is, is not of them."""
+    allowed = node.settings.policy.organizations
+    owner: str | None = getattr(lease, "owner_name", None)
+    if allowed is None or owner in allowed:
+        return None
+    return Refusal("policy_organization", f"this node does not work for {owner or 'an organisation it is not told'}")
+
+
+def approval(lease: Lease, node: Node) -> Refusal | None:
+    """With `approve = "ask"`, the node's owner approves each federation once."""
+    if node.settings.policy.approve == "always" or lease.federation_id in node.approved:
+        return None
+    how = f"on the node, run: worker-agent approve {lease.federation_id}"
+    return Refusal("policy_approval", f"the owner of this node has not approved this federation; {how}")
+
+
+def algorithm(lease: Lease, node: Node) -> Refusal | None:
+    """An allowed algorithm, installed here in the federation's revision."""
+    name, revision = lease.work.algorithm, lease.work.algorithm_revision
+    allowed = node.settings.policy.algorithms
+    if allowed is not None and name not in allowed:
+        return Refusal("policy_algorithm", f"this node does not allow the algorithm {name!r}")
+    if node.algorithms.get(name) != revision:
+        here = f"revision {node.algorithms[name]}" if name in node.algorithms else "no such algorithm"
+        return Refusal("algorithm_missing", f"the federation runs {name} revision {revision}, this node has {here}")
+    return None
+
+
+def dataset(lease: Lease, node: Node) -> Refusal | None:
+    """A data set of this node, and one that is let out to federations."""
+    if lease.dataset not in node.settings.datasets:
+        return Refusal("data_missing", f"this node has no data set named {lease.dataset!r}")
+    allowed = node.settings.policy.datasets
+    if allowed is not None and lease.dataset not in allowed:
+        return Refusal("policy_dataset", f"this node does not allow the data set {lease.dataset!r} in federations")
+    return None
+
+
+def model(lease: Lease, node: Node) -> Refusal | None:
+    """A base model the node's owner listed."""
+    wanted = lease.work.base_model.id
+    if wanted in node.settings.models:
+        return None
+    return Refusal("model_missing", f"this node has no base model {wanted!r}; its owner can add it under [models]")
+
+
+def rank(lease: Lease, node: Node) -> Refusal | None:
+    """No adapted matrix above the node's largest rank."""
+    most, trainable = node.settings.policy.max_rank, lease.work.trainable
+    if most is None or not isinstance(trainable, Lora):
+        return None
+    asked = max(trainable.r, *trainable.rank_pattern.values(), 0)
+    return None if asked <= most else Refusal("policy_rank", f"rank {asked} is above this node's limit of {most}")
+
+
+def steps(lease: Lease, node: Node) -> Refusal | None:
+    """A counted number of local steps within the node's limit."""
+    most, asked = node.settings.policy.max_local_steps, lease.work.config.get("local_steps")
+    if most is None or lease.kind != "train":
+        return None
+    if not isinstance(asked, int):
+        return Refusal("policy_steps", f"this node allows {most} local steps; the federation must set local_steps")
+    return None if asked <= most else Refusal("policy_steps", f"{asked} local steps are above this node's {most}")
+
+
+# From whom, then with what; the first that forbids is the one that is told.
+RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
+    organization,
+    approval,
+    algorithm,
+    dataset,
+    model,
+    rank,
+    steps,
+)

@@ -1,0 +1,182 @@
+"""One slot of the agent: lease -> policy -> files -> executor -> outbox -> delivery, one job after the other."""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from federated.protocol import DeclineRequest, FailRequest, JobProgress, Lease, LeaseRequest, SubmitRequest
+from worker_agent import policy
+from worker_agent.approvals import approved
+from worker_agent.capabilities import installed_algorithms
+from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.delivery import DETAIL_CHARACTERS, LONGEST_PAUSE_SECONDS, Delivery, patiently
+from worker_agent.display import Display
+from worker_agent.errors import AgentError, is_transient
+from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task
+from worker_agent.memory import MemoryChain
+from worker_agent.outbox import UPDATE_FILE, Outbox
+from worker_agent.renewal import Renewal
+from worker_agent.settings import AgentSettings
+from worker_agent.transfers import ArtifactCache
+
+FASTEST_POLL_SECONDS = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What the slots of one agent share. `hand_back`: running jobs are to be left and their leases given back."""
+
+    settings: AgentSettings
+    client: CoordinatorClient
+    cache: ArtifactCache
+    outbox: Outbox
+    memory: MemoryChain
+    delivery: Delivery
+    display: Display
+    boot_id: str
+    stopping: threading.Event
+    hand_back: threading.Event
+
+
+class Slot:
+    """Does jobs until the agent stops. `busy` while it holds a lease."""
+
+    def __init__(self, number: int, workplace: Workplace, executor: Executor) -> None:
+        self.number = number
+        self.executor = executor
+        self.busy = False
+        self._at = workplace
+
+    def run(self) -> None:
+        """The slot's thread."""
+        while not self._at.stopping.is_set():
+            try:
+                self._turn()
+            except Exception:
+                # A slot that ended by a mistake of ours would leave an agent that beats and never works.
+                _log.exception("slot_broke")
+                self._at.stopping.wait(LONGEST_PAUSE_SECONDS)
+
+    def _turn(self) -> None:
+        self.executor.warm_up()
+        lease = self._next()
+        if lease is None:
+            return
+        self.busy = True
+        try:
+            self._take(lease)
+        finally:
+            self.busy = False
+
+    def _next(self) -> Lease | None:
+        request = LeaseRequest(boot_id=self._at.boot_id, wait_seconds=self._at.settings.lease_wait_seconds)
+        asked_at = time.monotonic()
+        try:
+            lease = patiently(self._at.stopping, _any_agent_error)(self._at.client.lease, request)
+        except AgentError:
+            return None
+        if lease is None and time.monotonic() - asked_at < FASTEST_POLL_SECONDS:
+            # A coordinator that answers at once must not be asked a thousand times a second.
+            self._at.stopping.wait(FASTEST_POLL_SECONDS)
+        return lease
+
+    def _take(self, lease: Lease) -> None:
+        """Nothing that goes wrong with one job ends the slot."""
+        with structlog.contextvars.bound_contextvars(job=lease.job_id, kind=lease.kind, round=lease.round_number):
+            try:
+                self._decide(lease)
+            except AgentError as error:
+                _log.warning("job_failed", reason=str(error))
+                self._fail(lease, Failed("coordinator_trouble", str(error), is_transient(error)))
+            except Exception as error:
+                _log.exception("job_broke")
+                self._fail(lease, Failed("agent_error", f"{type(error).__name__}: {error}", transient=True))
+
+    def _decide(self, lease: Lease) -> None:
+        if self._at.stopping.is_set():
+            self._fail(lease, _STOPPING)
+            return
+        entry = self._at.outbox.find(lease)
+        if entry is not None:
+            _log.info("job_was_done_before")
+            self._at.delivery.deliver(entry)
+            return
+        node = policy.Node(self._at.settings, installed_algorithms(), approved(self._at.settings.folder))
+        refusal = policy.check(lease, node)
+        if refusal is not None:
+            self._decline(lease, refusal.rule, refusal.text)
+            return
+        self._work(lease)
+
+    def _work(self, lease: Lease) -> None:
+        _log.info("job_started", federation=lease.federation_id, client=lease.client_id, attempt=lease.attempt)
+        self._at.display.started(self.number, lease)
+        try:
+            with Renewal(self._at.client, lease, self._at.boot_id) as renewal:
+                self._execute(lease, renewal)
+        finally:
+            self._at.display.ended(self.number)
+            self._at.outbox.discard(lease.job_id)
+            self._at.cache.trim(self._at.settings.cache_bytes, keep_files=2 * self._at.settings.slots)
+
+    def _execute(self, lease: Lease, renewal: Renewal) -> None:
+        download = self._at.cache.fetch(lease.instruction) if lease.instruction is not None else None
+        memory = self._at.memory.find(lease.federation_id, lease.client_id, lease.memory)
+        folder = self._at.outbox.work_folder(lease.job_id)
+        task = Task(lease, download.path if download else None, memory, folder)
+
+        def tell(progress: JobProgress) -> None:
+            renewal.tell(progress)
+            self._at.display.progressed(self.number, progress)
+
+        def cancelled() -> bool:
+            return renewal.lost.is_set() or self._at.hand_back.is_set()
+
+        match self.executor.run(task, cancelled, tell):
+            case Finished(submission):
+                self._hand_in(task, submission, download.transferred_bytes if download else 0)
+            case Failed() as failure if failure.declined:
+                self._decline(lease, failure.code, failure.detail)
+            case Failed() as failure:
+                _log.warning("job_failed", code=failure.code, reason=failure.detail, transient=failure.transient)
+                self._fail(lease, failure)
+            case Interrupted():
+                _log.info("job_interrupted", lease_lost=renewal.lost.is_set())
+                if not renewal.lost.is_set():
+                    self._fail(lease, _STOPPING)
+
+    def _hand_in(self, task: Task, submission: SubmitRequest, download_bytes: int) -> None:
+        update = task.folder / UPDATE_FILE
+        upload_bytes = update.stat().st_size if submission.update is not None else 0
+        counted = submission.model_copy(update={"download_bytes": download_bytes, "upload_bytes": upload_bytes})
+        entry = self._at.outbox.keep(task.lease, counted)
+        _log.info("job_finished", metrics=submission.metrics, seconds=submission.seconds, upload_bytes=upload_bytes)
+        self._at.delivery.deliver(entry)
+
+    def _decline(self, lease: Lease, code: str, detail: str) -> None:
+        _log.warning("job_declined", code=code, reason=detail)
+        request = DeclineRequest(boot_id=self._at.boot_id, code=code, detail=detail[:DETAIL_CHARACTERS])
+        self._at.client.decline(lease.job_id, request)
+
+    def _fail(self, lease: Lease, failure: Failed) -> None:
+        """Give the lease back. If even that does not get through, the lease runs out by itself."""
+        request = FailRequest(
+            boot_id=self._at.boot_id,
+            code=failure.code,
+            detail=failure.detail[:DETAIL_CHARACTERS],
+            transient=failure.transient,
+        )
+        with contextlib.suppress(AgentError):
+            self._at.client.fail(lease.job_id, request)
+
+
+_STOPPING = Failed("agent_stopping", "the worker agent was told to stop and gave the job back", transient=True)
+
+
+def _any_agent_error(error: BaseException) -> bool:
+    return isinstance(error, AgentError)

@@ -1,0 +1,220 @@
+"""A trainable (plain data) on a base model: the PEFT model, its facts, and its trainable tensors by canonical name.
+
+PEFT's own draws are always overwritten: every tensor starts as `federated.maths.starts` says, or from the base
+model's value. A classifier's head always starts anew from the seed, also over files that hold one: it would travel
+as a difference to weights that the exported adapter does not have.
+"""
+
+import fnmatch
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from federated.contract import AnyTrainable
+from federated.maths.starts import start
+from federated.protocol import TaskDefinition
+from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix
+from worker_agent.training.canonical import canonical_name, lies_within
+from worker_agent.training.model import LoadedBase
+from worker_agent.training.model_facts import initialisation, is_drawn, new_weight_std, shape_of, tensor_facts
+from worker_agent.training.refusals import ModelError
+
+_HEADS = ("classifier", "score")
+_TASK_TYPES: Mapping[str, Any] = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedModel:
+    """`trainables` and `seeded` (neither trained nor in the base model's files) by canonical name, sorted.
+
+    `base_values` (float32, CPU): where the tensors begin that travel as a difference.
+    """
+
+    model: nn.Module
+    base: PreTrainedModel
+    facts: ModelFacts
+    trainables: Mapping[str, nn.Parameter]
+    seeded: Mapping[str, nn.Parameter]
+    base_values: Mapping[str, Tensor]
+
+    def restore(self, federation_seed: int) -> None:
+        """Every tensor at its start, all trainables requiring a gradient, none held, and no dropout."""
+        for facts in (*self.facts.tensors, *self.facts.seeded):
+            self.set(facts.name, start(federation_seed, facts))
+        self.require_gradients(())
+        for parameter in self.trainables.values():
+            parameter.grad = None
+        self.model.eval()
+
+    def require_gradients(self, frozen: Collection[str]) -> None:
+        """All trainables require a gradient but the frozen. Raises KeyError for a name that is not trainable."""
+        for name in frozen:
+            if name not in self.trainables:
+                raise KeyError(f"tensor {name!r} is not trainable here")
+        for name, parameter in self.trainables.items():
+            parameter.requires_grad_(name not in frozen)
+
+    def set(self, name: str, value: Tensor) -> None:
+        """Set a tensor; one with a base value is given as the difference. Raises KeyError, ValueError."""
+        parameter = self.trainables.get(name, self.seeded.get(name))
+        if parameter is None:
+            raise KeyError(f"tensor {name!r} is not trainable here")
+        if parameter.shape != value.shape:
+            raise ValueError(f"tensor {name!r} has shape {list(value.shape)}, expected {list(parameter.shape)}")
+        begin = self.base_values.get(name)
+        with torch.no_grad():
+            parameter.copy_(value if begin is None else begin + value.to("cpu", torch.float32))
+
+    def get(self, name: str) -> Tensor:
+        """A copy (float32, CPU) in the form `set` takes. Raises KeyError."""
+        value = _copy(self.trainables[name])
+        begin = self.base_values.get(name)
+        return value if begin is None else value - begin
+
+
+def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, weights_sha256: str) -> AdaptedModel:
+    """The base model with `trainable` on it; not yet at its start. Raises ModelError (trainable_invalid)."""
+    base, heads = loaded.model, _heads(loaded, task)
+    new = {name for name, _ in base.named_parameters() if name in loaded.new or name.split(".")[0] in heads}
+    wrapped = _wrap(base, trainable, task, _Modules.of(base, trainable, new, heads))
+    starts = _starts(wrapped, trainable, new, new_weight_std(base))
+    trained = sorted(name for name, value in wrapped.parameters.items() if wrapped.is_trained(name, value))
+    if not trained:
+        raise ModelError("trainable_invalid", f"{trainable.kind}: nothing to train in a {base.config.model_type}")
+    seeded = sorted(name for name in new.difference(trained) if starts[name].kind != "base")
+    trainables = {name: _in_float32(wrapped.parameters[name]) for name in trained}
+    kept = {name: _in_float32(wrapped.parameters[name]) for name in seeded}
+    for name, parameter in wrapped.parameters.items():
+        parameter.requires_grad_(name in trainables)
+    return AdaptedModel(
+        model=wrapped.model,
+        base=base,
+        facts=ModelFacts(
+            **shape_of(base),
+            **wrapped.modules,
+            task_type=_TASK_TYPES[task.task],
+            tensors=tensor_facts(trainables, starts),
+            seeded=tensor_facts(kept, starts),
+            weights_digest="sha256:" + weights_sha256,
+        ),
+        trainables=trainables,
+        seeded=kept,
+        base_values={name: _copy(trainables[name]) for name in trained if starts[name].kind == "base"},
+    )
+
+
+def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
+    return {
+        name: initialisation(name, tuple(value.shape), trainable, new, std)
+        for name, value in wrapped.parameters.items()
+    }
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", torch.float32, copy=True)
+
+
+def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
+    parameter.data = parameter.data.float()
+    return parameter
+
+
+def _heads(loaded: LoadedBase, task: TaskDefinition) -> tuple[str, ...]:
+    """A classifier's head: the modules PEFT knows as one, or else those that the files lack beside the backbone."""
+    if task.task != "sequence_classification":
+        return ()
+    children = [name for name, _ in loaded.model.named_children()]
+    known = tuple(name for name in children if name in _HEADS)
+    lacking = {name.split(".")[0] for name in loaded.new} - {loaded.model.base_model_prefix}
+    return known or tuple(name for name in children if name in lacking)
+
+
+@dataclass(frozen=True, slots=True)
+class _Modules:
+    """`saved`: what PEFT wraps and an export must hold in full; `trained`: what of it is trained."""
+
+    saved: tuple[str, ...]
+    trained: tuple[str, ...]
+
+    @classmethod
+    def of(cls, base: PreTrainedModel, trainable: AnyTrainable, new: set[str], heads: Sequence[str]) -> "_Modules":
+        named = trainable.modules_to_save if isinstance(trainable, Lora) else None
+        trained = tuple(heads) if named is None else named
+        # PEFT wraps a head as a whole, so one of its parts cannot be named beside it.
+        saved = [*heads, *(module for module in trained if module.split(".")[0] not in heads)]
+        for name, value in base.named_parameters():
+            if name in new and is_drawn(name, tuple(value.shape)) and not lies_within(name, saved):
+                saved.append(name.rpartition(".")[0])
+        return cls(tuple(sorted(set(saved))), trained)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrapped:
+    """A model, its parameters by canonical name, which of them are trained, and PEFT's resolved modules."""
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    is_trained: Callable[[str, nn.Parameter], bool]
+    modules: Mapping[str, tuple[str, ...]]
+
+
+def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task: TaskDefinition, modules: _Modules) -> _Wrapped:
+    if isinstance(trainable, Full):
+        names = trainable.names or ("*",)
+        base.requires_grad_(True)
+        return _Wrapped(
+            base,
+            dict(base.named_parameters()),
+            lambda name, _: any(fnmatch.fnmatchcase(name, pattern) for pattern in names),
+            {},
+        )
+    model = _peft_model(base, trainable, _TASK_TYPES[task.task], list(modules.saved))
+    prefix = isinstance(trainable, Prefix)
+    named = {canonical_name(name, prefix=prefix): parameter for name, parameter in model.named_parameters()}
+
+    def is_trained(name: str, parameter: nn.Parameter) -> bool:
+        whole = lies_within(name, modules.saved)
+        return parameter.requires_grad and (not whole or lies_within(name, modules.trained))
+
+    targets = _target_modules(model)
+    resolved = {"target_modules": targets, "modules_to_save": modules.saved}
+    return _Wrapped(model, {name: value for name, value in named.items() if name is not None}, is_trained, resolved)
+
+
+def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, saved: list[str]) -> peft.PeftModel:
+    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": saved or None}
+    try:
+        if isinstance(trainable, Prefix):
+            config = peft.PrefixTuningConfig(num_virtual_tokens=trainable.num_virtual_tokens, **common)
+            model = peft.get_peft_model(base, config)
+            _drop_prefix(model.prompt_encoder["default"], trainable.dropout)
+            return model
+        lora = trainable.model_dump(exclude={"kind", "modules_to_save"})
+        for name in ("target_modules", "layers_to_transform"):
+            lora[name] = list(lora[name]) if isinstance(lora[name], tuple) else lora[name]
+        return peft.get_peft_model(base, peft.LoraConfig(**lora, **common))
+    except (ValueError, KeyError, NotImplementedError) as error:
+        fields = trainable.model_dump_json(exclude_defaults=True)
+        detail = f"{trainable.kind} {fields} on a {base.config.model_type}: {error}"
+        raise ModelError("trainable_invalid", detail) from error
+
+
+def _drop_prefix(encoder: nn.Module, share: float) -> None:
+    """PEFT has no dropout on a prefix, P-tuning v2 has."""
+
+    def dropped(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        return nn.functional.dropout(output, share, module.training)
+
+    encoder.register_forward_hook(dropped)
+
+
+def _target_modules(model: peft.PeftModel) -> tuple[str, ...]:
+    chosen = getattr(model.peft_config["default"], "target_modules", None)
+    if isinstance(chosen, str):
+        chosen = model.targeted_module_names
+    return tuple(sorted(chosen or ()))

@@ -1,0 +1,123 @@
+"""The child process of an executor: one warm workbench, jobs one after another, JSON over a pipe.
+
+parent -> child  run (lease, instruction, memory, folder), cancel (while a job runs), stop
+child -> parent  ready, progress, done, failed, interrupted
+"""
+
+import gc
+import json
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from federated.local_training import TrainingDiverged
+from federated.protocol import Lease
+from federated.session import JobInterrupted
+from worker_agent.settings import AgentSettings
+from worker_agent.training.device import repeatable
+from worker_agent.training.jobs import AlgorithmMissing, InstructionInvalid, JobFiles, run_job
+from worker_agent.training.refusals import JobRefused
+from worker_agent.training.session import Workbench
+
+REPORT_SECONDS = 0.2
+DETAIL_CHARACTERS = 2000
+
+
+def serve(connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
+    """Run jobs until the parent says stop or goes away (EOFError)."""
+    repeatable(settings.training_threads)
+    _Child(connection, settings).serve()
+
+
+class _Child:
+    """One pipe and one workbench."""
+
+    def __init__(self, connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
+        self._connection = connection
+        self._bench = Workbench(settings)
+        self._reported = 0.0
+        self._stopping = False
+
+    def serve(self) -> None:
+        self._say({"say": "ready"})
+        while not self._stopping:
+            message = self._hear()
+            # A cancel for a job that ended meanwhile is late, and means nothing.
+            if message["do"] == "run":
+                self._say(self._outcome(message))
+            elif message["do"] == "stop":
+                return
+
+    def _outcome(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Any failure but a refusal leaves a model in an unknown state, so the next job loads it again."""
+        try:
+            return self._done(message)
+        except JobRefused as error:
+            return _failed(error.code, error.detail, declined=True)
+        except EOFError:
+            raise
+        except JobInterrupted:
+            outcome: dict[str, Any] = {"say": "interrupted"}
+        except Exception as error:
+            outcome = _failure(error)
+        self._bench.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return outcome
+
+    def _done(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        files = JobFiles(
+            instruction=_path(message["instruction"]), memory=_path(message["memory"]), folder=Path(message["folder"])
+        )
+        done = run_job(self._bench, Lease.model_validate(message["lease"]), files, self._report)
+        submission = done.submission.model_dump(mode="json")
+        return {"say": "done", "submission": submission, "update": done.update, "memory": done.memory}
+
+    def _report(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if self._connection.poll(0):
+            self._stopping = self._hear()["do"] == "stop"
+            raise JobInterrupted
+        if done == total or time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._reported = time.monotonic()
+            self._say({"say": "progress", "done": done, "total": total, "metrics": dict(metrics)})
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
+
+    def _hear(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        return message
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """Transient is what may go well at another time or in another process."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return _failed("out_of_memory", str(error), transient=True)
+    final = {
+        AlgorithmMissing: "algorithm_missing",
+        InstructionInvalid: "instruction_invalid",
+        TrainingDiverged: "training_diverged",
+    }
+    for kind, code in final.items():
+        if isinstance(error, kind):
+            return _failed(code, str(error))
+    return _failed("training_failed", f"{type(error).__name__}: {error}", transient=True)
+
+
+def _failed(code: str, detail: str, *, transient: bool = False, declined: bool = False) -> dict[str, Any]:
+    return {
+        "say": "failed",
+        "code": code,
+        "detail": detail[:DETAIL_CHARACTERS],
+        "transient": transient,
+        "declined": declined,
+    }

@@ -1,0 +1,93 @@
+"""Which device trains here, and in which number format."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from worker_agent.settings import AgentSettings
+from worker_agent.training.refusals import ModelError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What `doctor` shows and the coordinator is told. `memory_bytes` of one device, or of the host without one."""
+
+    kind: str
+    name: str
+    count: int
+    memory_bytes: int
+
+
+def choose_device(setting: str) -> torch.device:
+    """The device for `auto` (CUDA before MPS before CPU) or the one named. Raises ModelError (device_missing)."""
+    if setting == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(setting)
+    except RuntimeError:
+        raise ModelError("device_missing", f"device {setting!r} in the settings is not one") from None
+    if not _is_there(device):
+        raise ModelError("device_missing", f"device {setting!r} in the settings is not on this machine")
+    return device
+
+
+def _is_there(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
+    """The format of matrix products: bfloat16 on a GPU where it is native, else float32, unless one is named."""
+    if setting != "auto":
+        return _DTYPES[setting]
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextlib.contextmanager
+def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Autocast to `dtype`; nothing at all for float32. Trained parameters stay float32 either way."""
+    if dtype is torch.float32:
+        yield
+        return
+    with torch.autocast(device.type, dtype=dtype):
+        yield
+
+
+def spread_over(device: torch.device, weights_bytes: int) -> str | None:
+    """A `device_map` where several GPUs are there and one does not hold the weights twice over, else None."""
+    if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
+        return None
+    _, total_bytes = torch.cuda.mem_get_info()
+    return "balanced" if 2 * weights_bytes > total_bytes else None
+
+
+def describe_device(settings: AgentSettings) -> DeviceFacts:
+    """The device this node trains on. Raises ModelError (device_missing)."""
+    device = choose_device(settings.device)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return DeviceFacts("cuda", properties.name, torch.cuda.device_count(), properties.total_memory)
+    name = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "Apple GPU"
+    return DeviceFacts(device.type, name, 1, psutil.virtual_memory().total)
+
+
+def repeatable(threads: int) -> None:
+    """Make this process compute the same bits again: fixed threads, deterministic kernels where there are any."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    # Filling every new tensor costs time and serves only to find reads of memory that was never written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

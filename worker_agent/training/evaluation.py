@@ -1,0 +1,75 @@
+"""Metrics on held-out examples."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from federated.protocol import TaskDefinition
+from worker_agent.training.forward import Forward, losses
+from worker_agent.training.metrics import METRICS, confusion
+from worker_agent.training.tokens import IGNORED, Examples
+
+BATCH_TOKENS = 8192
+FEWEST_TOKENS = 256
+
+
+def evaluate(
+    forward: Forward, examples: Examples, task: TaskDefinition, progress: Callable[[int, int], None]
+) -> dict[str, float]:
+    """`loss`, the task's metrics and `examples`; without examples only `examples`, 0.
+
+    A causal model's accuracy is the share of response tokens predicted from the true ones before them; matthews and
+    f1 are not defined for it. Batches are made smaller until they fit into memory.
+    """
+    batch_tokens = BATCH_TOKENS
+    while True:
+        try:
+            return _evaluated(forward, examples, task, batch_tokens, progress)
+        except torch.OutOfMemoryError:
+            if batch_tokens <= FEWEST_TOKENS:
+                raise
+        # Outside the handler: the exception keeps the failed pass's tensors alive.
+        batch_tokens //= 2
+
+
+@torch.no_grad()
+def _evaluated(
+    forward: Forward,
+    examples: Examples,
+    task: TaskDefinition,
+    batch_tokens: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, float]:
+    if len(examples) == 0:
+        return {"examples": 0.0}
+    classes = len(task.labels or ("wrong", "right"))
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    total = 0.0
+    batches = list(_batches(examples, batch_tokens))
+    for done, indices in enumerate(batches, start=1):
+        logits, targets = forward(examples.batch(indices, forward.device))
+        total += float(losses(logits, targets).double().sum())
+        counts += confusion(*_told(logits, targets), classes)
+        progress(done, len(batches))
+    names = [name for name in task.metrics if name == "accuracy" or not forward.causal]
+    metrics = {str(name): METRICS[name](counts) for name in names}
+    return {"loss": total / len(examples), **metrics, "examples": float(len(examples))}
+
+
+def _told(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """True and predicted classes; of a causal model each real token is of class 1, and 1 if it was right."""
+    predicted = logits.argmax(-1)
+    if logits.dim() == 2:
+        return targets, predicted
+    right = (predicted == targets)[targets != IGNORED].long()
+    return torch.ones_like(right), right
+
+
+def _batches(examples: Examples, batch_tokens: int) -> Iterator[list[int]]:
+    """Examples of like length together, so that little is padding; a function of the examples alone."""
+    order = sorted(range(len(examples)), key=lambda index: (-examples.length(index), index))
+    while order:
+        size = max(1, batch_tokens // max(examples.length(order[0]), 1))
+        yield order[:size]
+        order = order[size:]

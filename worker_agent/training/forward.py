@@ -1,0 +1,48 @@
+"""From a batch to logits and losses, for a classifier and for a causal model."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from federated.protocol import Task
+from worker_agent.training.adapters import AdaptedModel
+from worker_agent.training.device import precision
+from worker_agent.training.tokens import IGNORED, TokenBatch
+
+
+class Forward:
+    """Runs the model; matrix products in `dtype`, logits and losses in float32."""
+
+    def __init__(self, adapted: AdaptedModel, task: Task, dtype: torch.dtype) -> None:
+        self.causal = task == "causal_lm"
+        embeddings: Any = adapted.base.get_input_embeddings()
+        self.device: torch.device = embeddings.weight.device
+        self._model: nn.Module = adapted.model
+        self._dtype = dtype
+        # A vocabulary is wide: logits are wanted from the token before the first response on.
+        self._keeps_logits = "logits_to_keep" in inspect.signature(adapted.base.forward).parameters
+
+    def __call__(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Logits and what they are to predict.
+
+        A classifier's are (examples, classes) and (examples,); a causal model's are (examples, positions,
+        vocabulary) and (examples, positions), -100 where nothing is to be predicted.
+        """
+        first = max(batch.first_target - 1, 0)
+        kept = batch.targets.shape[1] - first if self.causal else 0
+        options: dict[str, Any] = {"logits_to_keep": kept} if self.causal and self._keeps_logits else {}
+        with precision(self.device, self._dtype):
+            logits = self._model(**batch.inputs, **options).logits.float()
+        targets = batch.targets.to(logits.device)
+        return (logits[:, -kept:-1], targets[:, first + 1 :]) if self.causal else (logits, targets)
+
+
+def losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each example (float32); a causal example's is the mean over its response tokens."""
+    if logits.dim() == 2:
+        return functional.cross_entropy(logits, targets, reduction="none")
+    each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+    return each.sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)

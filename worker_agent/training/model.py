@@ -1,0 +1,226 @@
+"""The base model: which one the owner of this node allows, what its weights are, and how it is loaded.
+
+Digest of the weights: the SHA-256 of `model.safetensors`; of several files, the SHA-256 of one line per file,
+`<file name> <sha256 in hex>` and a line feed each, sorted by name. Weights are read from safetensors alone.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from federated.contract import AnyTrainable
+from federated.protocol import BaseModelReference, TaskDefinition
+from federated.trainable import Prefix
+from worker_agent.settings import AgentSettings
+from worker_agent.training.device import spread_over
+from worker_agent.training.refusals import ModelError
+
+ONE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# These count positions from the padding token's id on.
+POSITIONS_AFTER_PADDING = {"camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A base model in evaluation mode. `new` are the parameters that its files do not have."""
+
+    model: PreTrainedModel
+    new: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how a base model is loaded; part of what a warm model is known by."""
+
+    device: torch.device
+    dtype: torch.dtype
+    quantization: str
+
+
+def model_folder(settings: AgentSettings, model_id: str, revision: str | None = None) -> Path:
+    """The folder of a base model this node allows; one from the hub is fetched first (unless HF_HUB_OFFLINE).
+
+    Raises ModelError (model_missing).
+    """
+    if model_id not in settings.models:
+        allowed = ", ".join(sorted(settings.models)) or "none"
+        raise ModelError(
+            "model_missing", f"this node does not allow the base model {model_id!r}; it allows: {allowed}"
+        )
+    source = settings.models[model_id]
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or source.startswith((".", "~")):
+        raise ModelError("model_missing", f"{model_id}: there is no folder {folder}")
+    return _fetched(source, revision)
+
+
+def _fetched(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=NEEDED))
+    except (OSError, ValueError) as error:
+        raise ModelError("model_missing", f"{hub_id} is neither a folder here nor to be had: {error}") from error
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hex digest of a model's weights, as the module says. Raises ModelError (model_missing)."""
+    digests = {path.name: _cached_sha256(*_identity(path)) for path in weights_files(folder)}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, sorted by name. Raises ModelError (model_missing)."""
+    index = folder / INDEX_FILE
+    names = {ONE_FILE}
+    if index.exists() and not (folder / ONE_FILE).exists():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise ModelError("model_missing", f"{folder} has no {missing[0]} (weights are read from safetensors alone)")
+    return [folder / name for name in sorted(names)]
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_weights(reference: BaseModelReference, folder: Path) -> str:
+    """Hex digest of the weights in `folder`. Raises ModelError (model_mismatch) unless it is the federation's."""
+    found = weights_sha256(folder)
+    if reference.weights_sha256 not in (None, found):
+        wanted = str(reference.weights_sha256)
+        detail = f"the weights of {reference.id} here are {found[:12]}…, the federation's are {wanted[:12]}…"
+        raise ModelError("model_mismatch", detail)
+    return found
+
+
+def check_model(settings: AgentSettings, model_id: str) -> str:
+    """Hex digest of an allowed model's weights; its configuration was read. Raises ModelError (model_missing)."""
+    folder = model_folder(settings, model_id)
+    _config(folder)
+    return weights_sha256(folder)
+
+
+def _config(folder: Path) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise ModelError("model_missing", f"the configuration in {folder} cannot be read: {error}") from error
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """The most tokens a model takes at once, and whether it tells a second text from the first."""
+
+    most_tokens: int
+    segments: bool
+
+
+def text_facts(folder: Path) -> TextFacts:
+    """From a model's configuration. Raises ModelError (model_missing)."""
+    config: Any = _config(folder).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
+    return TextFacts(positions, getattr(config, "type_vocab_size", 0) > 1)
+
+
+def checkpoint_activations(model: PreTrainedModel, trainable: AnyTrainable) -> None:
+    """Recompute activations in the backward pass; not with a prefix, which the recomputation would lose."""
+    if isinstance(trainable, Prefix):
+        return
+    current: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    current({"use_reentrant": False})
+
+
+def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: int | None) -> LoadedBase:
+    """The base model for a task, in evaluation mode; a batch is padded with `pad_id`.
+
+    Raises ModelError (model_missing, quantization_missing).
+    """
+    options: dict[str, Any] = {"dtype": placement.dtype, "use_safetensors": True, "output_loading_info": True}
+    options |= _spread(folder, placement)
+    kind: Any = AutoModelForCausalLM
+    if task.task == "sequence_classification":
+        kind = AutoModelForSequenceClassification
+        names = dict(enumerate(task.labels or ()))
+        options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        options["ignore_mismatched_sizes"] = True
+    try:
+        with _quiet():
+            model, info = kind.from_pretrained(str(folder), **options)
+    except (OSError, ValueError) as error:
+        raise ModelError("model_missing", f"{folder} cannot be loaded for {task.task}: {error}") from error
+    if "device_map" not in options:
+        model.to(placement.device)
+    model.config.use_cache = False
+    model.config.pad_token_id = pad_id
+    mismatched = {entry[0] for entry in info["mismatched_keys"]}
+    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | mismatched)
+
+
+def _spread(folder: Path, placement: Placement) -> dict[str, Any]:
+    if placement.quantization != "none":
+        return {"quantization_config": _quantized(placement), "device_map": {"": placement.device}}
+    device_map = spread_over(placement.device, sum(path.stat().st_size for path in weights_files(folder)))
+    return {} if device_map is None else {"device_map": device_map}
+
+
+def _quantized(placement: Placement) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        detail = f"quantization = {placement.quantization!r} needs bitsandbytes: pip install bitsandbytes"
+        raise ModelError("quantization_missing", detail)
+    from transformers import BitsAndBytesConfig
+
+    make: Any = BitsAndBytesConfig
+    if placement.quantization == "8bit":
+        return make(load_in_8bit=True)
+    return make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.dtype)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # A new head is what a federation is for; the library warns of it, and draws a bar for every load.
+    library: Any = transformers_logging
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()

@@ -1,0 +1,184 @@
+"""Rows to token ids, once; batches are cut out of them and padded to their longest example.
+
+A classifier's example is text (and text_pair); a causal model's is prompt + response + end of sequence, where the
+loss counts the response and its end alone. When an example is too long for a causal model, the prompt is cut at its
+end and the response kept; a response that is too long by itself is cut at its end, and then has no end token.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from federated.protocol import TaskDefinition, TextTemplate
+from worker_agent.training.data import Table, label_indices, texts
+from worker_agent.training.refusals import DataError, ModelError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenisation:
+    """How rows become tokens: the task, the node's column mapping, and at most `limit` tokens an example."""
+
+    task: TaskDefinition
+    columns: Mapping[str, str]
+    tokenizer: PreTrainedTokenizerBase
+    limit: int
+    segments: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Some examples on a device. `inputs` are the model's.
+
+    `targets` are (examples,) labels, or token ids of the inputs' shape with -100 where nothing is to be predicted;
+    `first_target` is the first position at which one of them is.
+    """
+
+    indices: Sequence[int]
+    inputs: Mapping[str, Tensor]
+    targets: Tensor
+    first_target: int
+
+    @property
+    def examples(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Tokenised examples end to end: example i is `ids[offsets[i]:offsets[i + 1]]` (int32).
+
+    `targets` (int64) are class indices, or where the response starts in each example of a causal model.
+    `segments` (int8) tells text from text_pair, or is None where the model does not ask.
+    """
+
+    ids: Tensor
+    offsets: Sequence[int]
+    targets: Tensor
+    segments: Tensor | None
+    pad_id: int
+    causal: bool
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def length(self, index: int) -> int:
+        """Tokens of an example."""
+        return self.offsets[index + 1] - self.offsets[index]
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> TokenBatch:
+        """These examples, padded on the right to the longest of them."""
+        lengths = torch.tensor([self.length(index) for index in indices])
+        ids = self._padded(self.ids, indices, self.pad_id)
+        positions = torch.arange(ids.shape[1])
+        inputs = {"input_ids": ids, "attention_mask": (positions < lengths[:, None]).long()}
+        if self.segments is not None:
+            inputs["token_type_ids"] = self._padded(self.segments, indices, 0)
+        targets = self.targets[list(indices)]
+        first_target = int(targets.min()) if self.causal else 0
+        if self.causal:
+            response = (positions >= targets[:, None]) & (positions < lengths[:, None])
+            targets = torch.where(response, ids, IGNORED)
+        moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+        return TokenBatch(indices, moved, targets.to(device, non_blocking=True), first_target)
+
+    def _padded(self, flat: Tensor, indices: Sequence[int], filler: int) -> Tensor:
+        pieces = [flat[self.offsets[index] : self.offsets[index + 1]] for index in indices]
+        return pad_sequence(pieces, batch_first=True, padding_value=filler).long()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in a model's folder, with a padding token. Raises ModelError (model_missing)."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
+    except (OSError, ValueError) as error:
+        raise ModelError("model_missing", f"no tokenizer in {folder}: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def tokenise(table: Table, how: Tokenisation) -> Examples:
+    """All rows of `table`. Raises DataError for a missing column or value and an unknown label."""
+    if how.task.task == "causal_lm":
+        return _instructions(table, how)
+    return _classified(table, how)
+
+
+def _classified(table: Table, how: Tokenisation) -> Examples:
+    if table.rows == 0:
+        return _examples([], [], None, how)
+    paired = "text_pair" in how.columns or "text_pair" in table.columns
+    pair = texts(table, "text_pair", how.columns) if paired else None
+    first = texts(table, "text", how.columns)
+    targets = label_indices(table, how.task.labels or (), how.columns)
+    encoded = how.tokenizer(
+        first, pair, truncation=True, max_length=how.limit, return_attention_mask=False, return_token_type_ids=True
+    )
+    segments = encoded["token_type_ids"] if how.segments and paired else None
+    return _examples(encoded["input_ids"], targets, segments, how)
+
+
+def _instructions(table: Table, how: Tokenisation) -> Examples:
+    if table.rows == 0:
+        return _examples([], [], None, how)
+    template = how.task.template or TextTemplate()
+    prompts = how.tokenizer(_filled(template.prompt, table, how.columns), verbose=False)["input_ids"]
+    filled = _filled(template.response, table, how.columns)
+    responses = how.tokenizer(filled, add_special_tokens=False, verbose=False)["input_ids"]
+    end = how.tokenizer.eos_token_id if how.tokenizer.eos_token_id is not None else how.tokenizer.sep_token_id
+    rows, starts = [], []
+    for prompt, response in zip(prompts, responses, strict=True):
+        opened = prompt[:-1] if prompt and prompt[-1] == end else prompt
+        ids, start = _joined(opened, response + ([end] if end is not None else []), how.limit)
+        rows.append(ids)
+        starts.append(start)
+    return _examples(rows, starts, None, how)
+
+
+def _joined(prompt: list[int], response: list[int], limit: int) -> tuple[list[int], int]:
+    # One token of the prompt stays: the first token of a response is predicted from the one before it.
+    kept_prompt = prompt[: max(1, limit - len(response))]
+    return (kept_prompt + response)[:limit], len(kept_prompt)
+
+
+def _filled(template: str, table: Table, mapping: Mapping[str, str]) -> list[str]:
+    try:
+        pieces = [(text, field) for text, field, _, _ in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise DataError("data_column_missing", f"the template {template[:64]!r} is not one: {error}") from error
+    columns = {field: table.column(field, mapping) for _, field in pieces if field is not None}
+    return [
+        "".join(text + ("" if field is None else _value(columns[field][row])) for text, field in pieces)
+        for row in range(table.rows)
+    ]
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _examples(
+    rows: Sequence[Sequence[int]], targets: Sequence[int], segments: Sequence[Sequence[int]] | None, how: Tokenisation
+) -> Examples:
+    return Examples(
+        ids=_flat(rows, torch.int32),
+        offsets=[0, *accumulate(map(len, rows))],
+        targets=torch.tensor(targets, dtype=torch.int64),
+        segments=None if segments is None else _flat(segments, torch.int8),
+        pad_id=int(how.tokenizer.pad_token_id or 0),
+        causal=how.task.task == "causal_lm",
+    )
+
+
+def _flat(rows: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor([value for row in rows for value in row], dtype=dtype)
