@@ -26,7 +26,13 @@ def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]
 
 def configure(log_format: Literal["auto", "json", "console"], process: str) -> None:
     """Sends this process's log, and that of the libraries it uses, to standard error."""
+
+    def naming(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process  # a context variable would not reach threads that libraries start
+        return event
+
     shared: list[Processor] = [
+        naming,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -62,4 +68,3 @@ def configure(log_format: Literal["auto", "json", "console"], process: str) -> N
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )  # fmt: skip
-    structlog.contextvars.bind_contextvars(process=process)

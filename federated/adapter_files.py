@@ -46,12 +46,23 @@ def _write_peft(
 ) -> list[Path]:
     if isinstance(trainable, Full):
         raise ValueError("weights trained in full cannot be written as a PEFT adapter")
-    named = {peft_name(name, trainable): adapter.tensors[name].contiguous() for name in sorted(adapter.tensors)}
+    names = _peft_names(sorted(adapter.tensors), trainable)
+    named = {stored: adapter.tensors[name].contiguous() for name, stored in names.items()}
     tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     tensors.write_bytes(save(named, metadata={"format": "pt"}))
     fields = adapter_config(trainable, model, base_model) | dict(adapter.config)
     config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [tensors, config]
+
+
+def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
+    # PEFT stores the trained bias of an adapted module under the layer it wraps, and passes over any other name.
+    adapted = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
+    stored = {}
+    for name in names:
+        module, _, leaf = name.rpartition(".")
+        stored[name] = peft_name(f"{module}.base_layer.{leaf}" if module in adapted else name, trainable)
+    return stored
 
 
 def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> str:

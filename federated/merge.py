@@ -86,7 +86,7 @@ class _Changes:
         self._pairs: dict[str, dict[str, Tensor]] = {}
         self._values: dict[str, Tensor] = {}
         for stored, tensor in adapter.items():
-            name = stored.removeprefix(_PEFT_PREFIX).replace(".modules_to_save.", ".")
+            name = stored.removeprefix(_PEFT_PREFIX).replace(".modules_to_save.", ".").replace(".base_layer.", ".")
             module, factor = _split_factor(name)
             if factor:
                 self._pairs.setdefault(module, {})[factor] = tensor

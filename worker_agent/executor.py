@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -250,6 +251,10 @@ def _serve(pipe: "Connection[Any, Any]", settings_json: str, module: str) -> Non
     settings = AgentSettings(**json.loads(settings_json))
     with contextlib.suppress(EOFError):
         importlib.import_module(module).serve(pipe, settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking an interpreter with torch apart takes seconds, and serves nobody.
+    os._exit(0)
 
 
 def _end_with_parent() -> None:

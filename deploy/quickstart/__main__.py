@@ -1,6 +1,5 @@
 """`make demo`: three organisations fine-tune together on this machine, the way they would over the internet."""
 
-import logging
 import os
 import shutil
 import time
@@ -112,7 +111,7 @@ class Demo:
             return baselines.accuracy(trained, self._base, self._task.labels, self._task.test, MAX_LENGTH)
 
         alone = {
-            name: accuracy(baselines.trained_alone(self._body, settings, name, folder / name))
+            name: accuracy(baselines.simulated(self._body, settings, [name], folder / name))
             for name in self._task.parts
         }
         everybody = len(self._task.parts)
@@ -120,7 +119,7 @@ class Demo:
             untrained=accuracy(baselines.untrained(self._body, settings, "pooled", folder / "untrained")),
             alone=alone,
             federated=accuracy(adapter),
-            pooled=accuracy(baselines.trained_alone(self._body, settings, "pooled", folder / "pooled", everybody)),
+            pooled=accuracy(baselines.simulated(self._body, settings, ["pooled"], folder / "pooled", everybody)),
             bag_of_words=baselines.bag_of_words(self._task.pooled, self._task.test),
         )
 
@@ -167,16 +166,17 @@ def _rows(scores: Scores) -> Sequence[tuple[str, float]]:
 
 
 def quiet() -> None:
-    """Keep the model libraries' notices out of the demo's output; it trains on one thread per process."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    """Keep the model libraries' notices out of the demo's output, and let the comparison use this machine."""
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
     warnings.filterwarnings("ignore", module=r"(peft|transformers)\..*")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(2)
+    torch.set_num_threads(os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the federation is held against: nobody's training, each organisation alone, all data pooled, bag of words.
 
-Alone and pooled run the same algorithm through the simulation, with one client: alone with the steps that
-organisation takes in the federation, pooled with everybody's steps together.
+Alone and pooled are federations of one client in the simulation: alone with the steps that organisation takes in
+the federation, pooled with everybody's steps together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,27 +28,27 @@ from worker_agent.training.session import open_session
 BATCH_SIZE = 64
 
 
-def trained_alone(
-    body: Mapping[str, Any], settings: AgentSettings, dataset: str, folder: Path, times_steps: int = 1
+def simulated(
+    body: Mapping[str, Any], settings: AgentSettings, datasets: Sequence[str], folder: Path, times_steps: int = 1
 ) -> Path:
-    """The adapter of a federation of one client, whose steps per round are multiplied by `times_steps`."""
+    """The adapter of this federation with one client per data set; local steps are multiplied by `times_steps`."""
     work = work_of(body)
     config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
-        return open_session(work, dataset, settings, seed, {})
+        return open_session(work, datasets[ordinal], settings, seed, {})
 
     federation = SimulatedFederation(
         algorithm=work.algorithm,
         config=config,
         trainable=work.trainable,
-        clients=1,
+        clients=len(datasets),
         rounds=work.rounds,
         seed=work.federation_seed,
     )
     result = run(federation, session)
-    facts = session(1, 0).facts
-    write_adapter(folder, result.adapter, work.trainable, facts, work.base_model.id, {"trained by": dataset})
+    facts = session(0, 0).facts
+    write_adapter(folder, result.adapter, work.trainable, facts, work.base_model.id, {"data": ", ".join(datasets)})
     return folder
 
 
@@ -58,7 +58,7 @@ def untrained(body: Mapping[str, Any], settings: AgentSettings, dataset: str, fo
     server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
     facts = open_session(work, dataset, settings, 0, {}).facts
     first = server.export(server.start(facts, work.federation_seed, None))
-    write_adapter(folder, first, work.trainable, facts, work.base_model.id, {"trained by": "nobody"})
+    write_adapter(folder, first, work.trainable, facts, work.base_model.id, {"data": "none"})
     return folder
 
 

@@ -47,7 +47,7 @@ def federation_of(organization: Organization) -> Federation:
     )  # fmt: skip
 
 
-def fill(engine_url: str) -> datetime:
+def fill() -> datetime:
     """One row in every table that a migration could lose; returns a time that was stored."""
     now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     bank = Organization(id="org_1", name="Bank", created_at=now)
@@ -104,7 +104,7 @@ class TestUpAndDown:
             assert list(session.scalars(select(Federation))) == []
 
     def test_rows_survive_a_migration_that_has_nothing_to_do(self, data_folder: Path) -> None:
-        stored = fill(get_settings().database)
+        stored = fill()
         migration.upgrade()
         with reading() as session:
             event = session.scalars(select(Event)).one()
@@ -158,7 +158,7 @@ class TestModels:
             assert inspector.get_pk_constraint(table.name)["name"] == table.primary_key.name
 
     def test_deleting_a_federation_takes_along_what_is_its_own(self, data_folder: Path) -> None:
-        fill(get_settings().database)
+        fill()
         with writing() as session:
             session.delete(session.scalars(select(Federation)).one())
         with reading() as session:
@@ -176,17 +176,21 @@ class TestWheel:
         with zipfile.ZipFile(wheel) as archive:
             names = {name for name in archive.namelist() if name.startswith("coordinator/migrations/")}
             archive.extractall(installed)
-        own = {path.relative_to(REPOSITORY / "alembic") for path in (REPOSITORY / "alembic").rglob("*.[pm][ya]*")}
-        sources = {str(path) for path in own if "__pycache__" not in path.parts}
-        assert sources <= {name.removeprefix("coordinator/migrations/") for name in names}
+        own = {
+            path.relative_to(REPOSITORY / "alembic").as_posix()
+            for path in (REPOSITORY / "alembic").rglob("*")
+            if path.suffix in (".py", ".mako")
+        }
+        assert names == {f"coordinator/migrations/{name}" for name in own}
         program = (
             "import coordinator; from coordinator import migration; "
             "from coordinator.database import reading; from coordinator.settings import get_settings; "
             "get_settings().data_folder.mkdir(); migration.upgrade(); session = reading().__enter__(); "
             "print(coordinator.__file__, migration.migrations_folder(), migration.at_head(session))"
         )
+        environment = {**os.environ, "PYTHONPATH": str(installed), "FEDLOOM_DATA_FOLDER": str(data)}
         done = subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(installed), "FEDLOOM_DATA_FOLDER": str(data)},
+            [sys.executable, "-c", program], env=environment,
             cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
         package = installed / "coordinator"

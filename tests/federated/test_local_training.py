@@ -48,7 +48,7 @@ class TestSteps:
             nn.utils.clip_grad_norm_(parameters, 0.5)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(float(loss))
+            losses.append(loss.item())
         opened = session()
         settings = config(weight_decay=0.1, betas=(0.8, 0.9), max_grad_norm=0.5)
         metrics = train(opened, settings)

@@ -28,7 +28,7 @@ class TestDiscovery:
             registry.algorithms()["other"] = registry.algorithm("fedavg")  # type: ignore[index]
 
     def test_an_unknown_name_says_which_exist(self) -> None:
-        with pytest.raises(registry.UnknownAlgorithm, match="unknown algorithm 'fedsgd'; there are: .*fedavg"):
+        with pytest.raises(registry.UnknownAlgorithm, match=r"unknown algorithm 'fedsgd'; there are: .*fedavg"):
             registry.algorithm("fedsgd")
 
     def test_listing_and_configuring_load_no_torch(self) -> None:

@@ -215,10 +215,10 @@ def _app() -> FastAPI:
 
 
 @contextmanager
-def serving(app: FastAPI | None = None) -> Iterator[Service]:
-    """The app on a real uvicorn in a thread, on a free port, over the settings as they are now."""
+def running(app: FastAPI) -> Iterator[str]:
+    """The app on a real uvicorn in a thread, on a free port, over the settings as they are now; its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app or _app(), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
     thread.start()
@@ -226,12 +226,18 @@ def serving(app: FastAPI | None = None) -> Iterator[Service]:
         while not server.started:
             assert thread.is_alive(), "the web process did not start"
             time.sleep(0.005)
-        with ExitStack() as clients:
-            yield Service(f"http://127.0.0.1:{listening.getsockname()[1]}", clients)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+@contextmanager
+def serving(app: FastAPI | None = None) -> Iterator[Service]:
+    """A running web process with an admin key. `app`: another than the product's own."""
+    with running(app or _app()) as url, ExitStack() as clients:
+        yield Service(url, clients)
 
 
 def copy_template(template: Path, folder: Path) -> None:

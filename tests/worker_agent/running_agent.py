@@ -1,14 +1,18 @@
 """An agent with the scripted child: in a thread of the test, or as a process of its own that can be killed."""
 
+import hashlib
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 
+from tests.worker_agent.leases import make_lease
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.agent import Agent, only_agent, open_worker
 from worker_agent.display import NoBars, configure_logs
 from worker_agent.identity import Identity, load_identity
@@ -24,6 +28,23 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "waited a minute in vain"
         time.sleep(0.02)
+
+
+def digest_of(content: bytes) -> str:
+    """As in the protocol."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def offer(coordinator: RecordingCoordinator, do: str = "finish", **fields: Any) -> None:
+    """Have the coordinator offer a job that the scripted child does as told."""
+    lease = make_lease(settings={"do": do}, **fields)
+    coordinator.offers.append(lease.model_dump(mode="json"))
+
+
+def jobs_done(settings: AgentSettings) -> list[str]:
+    """Ids of the jobs that the scripted child began, in order."""
+    file = settings.folder / "jobs-done"
+    return file.read_text().split() if file.exists() else []
 
 
 @contextmanager

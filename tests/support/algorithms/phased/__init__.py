@@ -1,5 +1,6 @@
-from federated.algorithms.phased.config import PhasedConfig
 from federated.contract import Algorithm
+
+from .config import PhasedConfig
 
 ALGORITHM = Algorithm(
     name="phased",

@@ -1,7 +1,8 @@
-from federated.algorithms.phased.config import PhasedConfig
 from federated.contract import AnyTrainable, ClientResult, View
 from federated.payload import Payload
 from federated.session import TrainingSession
+
+from .config import PhasedConfig
 
 
 class PhasedClient:

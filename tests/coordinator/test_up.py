@@ -1,0 +1,63 @@
+"""`coordinator up` as a user starts it: real processes, one data folder, killed and started again."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.installation import Installation, installed
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    with installed(tmp_path_factory.mktemp("up") / "a data folder", reconcile_seconds=0.5) as running:
+        yield running
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].startswith(" Z")
+
+
+class TestUp:
+    def test_it_is_ready_and_a_key_can_be_made_beside_it(self, installation: Installation) -> None:
+        key = installation.create_admin_key()
+        with installation.client(key) as admin:
+            assert admin.get("/readyz").json()["status"] == "ready"
+            assert admin.post("/v1/organizations", json={"name": "Bank"}).status_code == 201
+        assert key not in installation.text_of_log()
+
+    @pytest.mark.parametrize("role", ["web", "background", "beat"])
+    def test_a_process_that_is_killed_is_started_again(self, installation: Installation, role: str) -> None:
+        key = installation.create_admin_key()
+        killed = installation.kill(role)
+        installation.wait_until_restarted(role, killed)
+        installation.wait_until_ready()
+        with installation.client(key) as admin:
+            assert admin.get("/v1/organizations").status_code == 200
+
+    def test_a_second_one_in_the_same_folder_is_refused(self, installation: Installation) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "coordinator", "up", "--port", "0"],
+            env=installation.environment, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "Another `coordinator up` runs" in done.stderr
+
+    def test_sigterm_ends_all_of_it_and_what_was_stored_is_there_after_a_start(self, tmp_path: Path) -> None:
+        with installed(tmp_path / "data") as installation:
+            key = installation.create_admin_key()
+            with installation.client(key) as admin:
+                made = admin.post("/v1/organizations", json={"name": "Bank"}).json()
+            pids = [installation.pid_of(role) for role in ("web", "background", "beat")]
+            assert installation.stop() == 0
+            assert [alive(pid) for pid in pids] == [False, False, False]
+            installation.start()
+            with installation.client(key) as admin:
+                assert admin.get("/v1/organizations").json()["items"] == [made]
