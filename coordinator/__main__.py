@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 keys = typer.Typer(no_args_is_help=True, help="API keys of the installation.")
 app.add_typer(keys, name="keys")
 
-GRACEFUL_SECONDS = 5
+GRACEFUL_SECONDS = 2
 MIGRATING = "migrating"
 Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything this installation keeps.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
@@ -84,7 +84,7 @@ def serve(data: Data = None, port: Port = None) -> None:
 @app.command()
 def work(data: Data = None) -> None:
     """Run a background process alone."""
-    from celery.platforms import SecurityWarning
+    from celery.exceptions import SecurityWarning
 
     from coordinator.celery_app import celery, load_tasks, worker_arguments
     from coordinator.supervisor import watch_parent
@@ -124,6 +124,14 @@ def _migrate() -> None:
     migration.upgrade()
 
 
+def _forget_processes() -> None:
+    from coordinator import processes
+    from coordinator.database import writing
+
+    with writing() as session:
+        processes.forget_all(session)
+
+
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Two installations in one folder would take each other's messages."""
@@ -147,6 +155,7 @@ def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]
             try:
                 if embedded:
                     _migrate()
+                    _forget_processes()
                 fcntl.flock(gate, fcntl.LOCK_UN)
             except Exception as error:
                 structlog.get_logger(__name__).exception("migration_failed")

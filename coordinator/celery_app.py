@@ -7,7 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from celery.beat import Scheduler, Service
-from celery.signals import beat_init, setup_logging, worker_process_init, worker_ready
+from celery.signals import (
+    beat_init,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
 
 from coordinator import nudge, processes
 from coordinator.database import forget_inherited, utcnow, writing
@@ -69,6 +76,12 @@ def _renew_from_threads(**_: object) -> None:
 def _renew_from_forks(**_: object) -> None:
     forget_inherited()
     _alive.enter_context(processes.renewing("background"))
+
+
+@worker_shutdown.connect
+@worker_process_shutdown.connect
+def _say_goodbye(**_: object) -> None:
+    _alive.close()
 
 
 def worker_arguments(settings: Settings) -> list[str]:

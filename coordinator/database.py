@@ -5,8 +5,10 @@ a transaction late and loses updates. A session takes its connection with its fi
 that no request holds the write lock while it waits for a thread.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
@@ -23,6 +25,7 @@ _BEGIN = "fedloom_begin"
 BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
 """Execution option of an engine whose transactions are alone from their start (SQLite)."""
 _AFTER_COMMIT = "fedloom_after_commit"
+_opening = threading.Lock()
 
 Row = TypeVar("Row", bound=Base)
 
@@ -32,10 +35,31 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    engine: Engine
+    readers: sessionmaker[Session]
+    writers: sessionmaker[Session]
+
+
 @lru_cache(maxsize=1)
+def _open() -> _Opened:
+    engine = make_engine(get_settings().database, threads=get_settings().web_threads)
+    readers = sessionmaker(engine.execution_options(postgresql_readonly=True), expire_on_commit=False)
+    writers = sessionmaker(engine.execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
+    event.listen(readers, "before_flush", _refuse_to_write)
+    return _Opened(engine, readers, writers)
+
+
+def _opened() -> _Opened:
+    """What this process uses, made at first use: never before a fork, and once however many threads ask."""
+    with _opening:
+        return _open()
+
+
 def engine() -> Engine:
-    """The process's engine, made at first use: never before a fork."""
-    return make_engine(get_settings().database, threads=get_settings().web_threads)
+    """The process's engine."""
+    return _opened().engine
 
 
 def make_engine(url: str, threads: int = 1) -> Engine:
@@ -71,18 +95,6 @@ def _end_transaction(connection: Any, record: object, state: object) -> None:
         connection.rollback()
 
 
-@lru_cache(maxsize=1)
-def _readers() -> sessionmaker[Session]:
-    made = sessionmaker(engine().execution_options(postgresql_readonly=True), expire_on_commit=False)
-    event.listen(made, "before_flush", _refuse_to_write)
-    return made
-
-
-@lru_cache(maxsize=1)
-def _writers() -> sessionmaker[Session]:
-    return sessionmaker(engine().execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
-
-
 def _refuse_to_write(session: Session, context: object, instances: object) -> None:
     if session.new or session.dirty or session.deleted:
         raise RuntimeError("a reading session cannot write")
@@ -91,7 +103,7 @@ def _refuse_to_write(session: Session, context: object, instances: object) -> No
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that sees one state of the database and changes nothing."""
-    with _readers()() as session:
+    with _opened().readers() as session:
         yield session
 
 
@@ -101,7 +113,7 @@ def writing() -> Iterator[Session]:
 
     What `after_commit` collected runs afterwards. One writer at a time on SQLite: no slow work inside.
     """
-    with _writers()() as session:
+    with _opened().writers() as session:
         yield session
         session.commit()
         for action in session.info.pop(_AFTER_COMMIT, ()):
@@ -134,10 +146,10 @@ def forget_inherited() -> None:
 
 
 def _forget(*, close: bool) -> None:
-    if engine.cache_info().currsize:
-        engine().dispose(close=close)
-    for cached in (engine, _readers, _writers):
-        cached.cache_clear()
+    with _opening:
+        if _open.cache_info().currsize:
+            _open().engine.dispose(close=close)
+        _open.cache_clear()
 
 
 def _session(opened: Callable[[], AbstractContextManager[Session]]) -> Callable[[], Iterator[Session]]:

@@ -33,6 +33,11 @@ def renew(session: Session, name: str, role: Role, now: datetime) -> None:
     row.renewed_at = now
 
 
+def forget_all(session: Session) -> None:
+    """For an installation that just starts: whoever stands in a row is of its earlier life."""
+    session.execute(delete(Process))
+
+
 def stale_roles(session: Session, now: datetime) -> list[Role]:
     """The roles in which no process was heard within `process_stale_seconds`."""
     since = now - timedelta(seconds=get_settings().process_stale_seconds)

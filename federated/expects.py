@@ -1,7 +1,8 @@
 """What an instruction says of the update it wants: the table `expects`, written by `plan` and held against twice.
 
 The web process holds a header against the table (`federated.header.check_expected`), a server half the opened
-update.
+update. A row is `{"dtype", "shape" | "max_shape"}`; `"in_norm": false` in it says that the tensor is no change of the
+model and does not count in the norm of the update.
 """
 
 from collections.abc import Mapping

@@ -104,13 +104,9 @@ class _Changes:
         """One file's tensors, changed, under the names of the model that the adapter was trained on."""
         for stored, tensor in tensors.items():
             name = self._prefix + stored
+            value = _replaced(name, tensor, self._values[name]) if name in self._values else tensor
             pair = self._pairs.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-            if name in self._values:
-                yield name, _replaced(name, tensor, self._values[name])
-            elif pair is not None:
-                yield name, self._merged(name.removesuffix(".weight"), tensor, pair)
-            else:
-                yield name, tensor
+            yield name, value if pair is None else self._merged(name.removesuffix(".weight"), value, pair)
 
     def added(self) -> dict[str, Tensor]:
         """Trained tensors that the base does not have, such as a classifier's head."""

@@ -83,7 +83,9 @@ def run(federation: SimulatedFederation, open_session: OpenSession) -> Result:
     registry.check_trainable(federation.algorithm, federation.config, federation.trainable)
     for settings in federation.settings.values():
         federation.config.check_settings(settings)
-    return _Run(federation, open_session).to_end()
+    # Opening a session may draw from the global generators too.
+    with torch.random.fork_rng():
+        return _Run(federation, open_session).to_end()
 
 
 class _Run:
@@ -156,9 +158,8 @@ class _Run:
     def _train(self, ordinal: int, instruction: Payload, step: RoundFacts) -> ClientUpdate:
         seed = schedule.job_seed(self._federation.seed, step.kind, step.number, ordinal, "train")
         session = self._open(ordinal, seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            result = self._client.run(instruction, session, self._memories.get(ordinal))
+        torch.manual_seed(seed)
+        result = self._client.run(instruction, session, self._memories.get(ordinal))
         update = _through_bytes(result.update)
         self._server.check(instruction, update)
         self._memories.pop(ordinal, None)
@@ -181,10 +182,9 @@ class _Run:
     def _evaluate_one(self, ordinal: int, instruction: Payload, step: RoundFacts, view: View) -> Mapping[str, float]:
         seed = schedule.job_seed(self._federation.seed, "train", step.number, ordinal, "evaluate")
         session = self._open(ordinal, seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self._client.apply(instruction, session, self._memories.get(ordinal), view)
-            return session.evaluate()
+        torch.manual_seed(seed)
+        self._client.apply(instruction, session, self._memories.get(ordinal), view)
+        return session.evaluate()
 
     def _stop_reason(self) -> str | None:
         federation = self._federation

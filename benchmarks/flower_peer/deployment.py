@@ -2,16 +2,17 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from benchmarks.round_times import RoundTimes
 from deploy.quickstart.installation import free_port
@@ -103,7 +104,7 @@ class Deployment:
 
 
 class _Process:
-    """A process with a group of its own, so that what it starts ends with it."""
+    """A process, which ends with everything it started: Flower's children look for their parent only now and then."""
 
     def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
         self._start = (command, log, variables)
@@ -111,24 +112,19 @@ class _Process:
     def __enter__(self) -> Self:
         command, log, variables = self._start
         with log.open("ab") as out:
-            self._popen = subprocess.Popen(
-                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=variables, start_new_session=True
-            )
+            self._process = psutil.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=variables)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._popen.terminate()
-        try:
-            self._popen.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
-        try:
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        family = [self._process, *self._process.children(recursive=True)]
+        self._process.terminate()
+        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
 
 
 def _wait_for_port(port: int) -> None:

@@ -8,7 +8,7 @@ from deploy.quickstart.tasks import TextTask
 from federated import registry
 from federated.protocol import Work
 
-ROUNDS = 8
+ROUNDS = 10
 MAX_LENGTH = 64
 HELD_OUT = 0.1
 

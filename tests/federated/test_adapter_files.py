@@ -63,6 +63,19 @@ class TestPeft:
         assert opened.peft_config["default"].lora_alpha == 6
         assert opened.peft_config["default"].base_model_name_or_path == "acme/bert"
 
+    def test_a_trained_bias_of_an_adapted_module_is_where_peft_looks_for_it(self, tmp_path: Path) -> None:
+        base = bert_folder(tmp_path / "base")
+        adapter, _, model = bert_adapter()
+        name = "bert.encoder.layer.1.attention.self.query.bias"
+        changed = Adapter("peft", {**adapter.tensors, name: torch.full((16,), 0.25)})
+        trainable = Lora(r=3, lora_alpha=6, bias="lora_only")
+        write_adapter(tmp_path / "adapter", changed, trainable, model, "acme/bert", CARD)
+        opened = peft.PeftModel.from_pretrained(
+            AutoModelForSequenceClassification.from_pretrained(base, num_labels=3), tmp_path / "adapter"
+        )
+        query = opened.base_model.model.bert.encoder.layer[1].attention.self.query
+        assert torch.equal(query.base_layer.bias, torch.full((16,), 0.25))
+
     def test_a_decoders_prefix_opens_and_is_used(self, tmp_path: Path) -> None:
         base = llama_folder(tmp_path / "base")
         prompt = torch.randn(5, 2 * 2 * 12)

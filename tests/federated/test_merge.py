@@ -27,7 +27,7 @@ def randomised(model: Any, folder: Path, **fields: Any) -> Any:
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(folder, save_embedding_layers="embed_tokens" in fields["target_modules"])
     return wrapped.eval()
 
 
@@ -79,7 +79,9 @@ class TestMerge:
     ) -> None:
         base = bert_folder(tmp_path / "base", shard_bytes=shard_bytes)
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-        wrapped = randomised(model, tmp_path / "adapter", task_type="SEQ_CLS", r=4, bias="lora_only")
+        wrapped = randomised(
+            model, tmp_path / "adapter", task_type="SEQ_CLS", r=4, bias="lora_only", target_modules=["query"]
+        )
         merge(tmp_path / "adapter", base, tmp_path / "out")
         assert_as_peft(wrapped, tmp_path / "out", AutoModelForSequenceClassification)
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from federated import schedule, simulation
+from federated.contract import ClientUpdate
 from federated.payload import Payload
 from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation, mean_metrics
@@ -79,10 +80,10 @@ class TestRun:
 
     def test_an_earlier_adapter_is_where_it_begins(self) -> None:
         first = ran(rounds=2)
+        barely = make_config("fedavg", {"local_steps": 1, "learning_rate": 1e-12, "batch_size": 1})
         resumed = simulation.run(
             SimulatedFederation(
-                "fedavg", make_config("fedavg", {"local_steps": 1, "learning_rate": 1e-12, "batch_size": 1}), LORA, 1, 1,
-                initial=Payload(first.adapter.tensors),
+                "fedavg", barely, LORA, 1, 1, initial=Payload(first.adapter.tensors),
             ),
             TinyFederation(trainable=LORA).open,
         )  # fmt: skip
@@ -99,8 +100,6 @@ class TestRun:
 
 
 def _updates(sample: Sample, told: dict[int, Payload]) -> list[Any]:
-    from federated.contract import ClientUpdate
-
     updates = []
     for ordinal, instruction in told.items():
         opened = sample.federation.open(ordinal, schedule.job_seed(0, "train", 1, ordinal, "train"))

@@ -53,6 +53,7 @@ class RecordingCoordinator:
     public_key: Ed25519PublicKey | None = None
     clock_offset_seconds: float = 0.0
     assembling_polls: int = 0
+    knows_ranges: bool = True
 
     def count(self, call: str) -> int:
         """How often a call came; `call` is a pattern."""
@@ -263,5 +264,6 @@ def _downloads(app: FastAPI, coordinator: RecordingCoordinator) -> None:
         coordinator.ranges.append(wanted)
         if content is None:
             return problem(404, code="artifact_unknown", detail="No such artifact.")
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        return Response(content[start:], 206 if wanted else 200, media_type="application/octet-stream")
+        if wanted is None or not coordinator.knows_ranges:
+            return Response(content)
+        return Response(content[int(wanted.removeprefix("bytes=").removesuffix("-")) :], 206)

@@ -34,9 +34,11 @@ class TestOutbox:
         coordinator.faults.clear()
         coordinator.calls.clear()
         coordinator.bodies.clear()
+        coordinator.fail(SUBMIT, *[Fault(503, headers={"Retry-After": "0.3"})] * 3)
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(LEASE) > 0)
-        assert coordinator.calls.index(SUBMIT) < coordinator.calls.index(LEASE)
+        before_the_lease = coordinator.calls[: coordinator.calls.index(LEASE)]
+        assert before_the_lease.count(SUBMIT) == coordinator.count(SUBMIT) == 4
         assert jobs_done(settings) == ["job_1"]
 
     def test_a_job_that_was_done_is_not_done_again_when_leased_again(

@@ -103,6 +103,14 @@ class TestDownload:
         assert download.path.read_bytes() == CONTENT
         assert (download.transferred_bytes, coordinator.ranges) == (len(CONTENT) - 12, ["bytes=12-"])
 
+    def test_a_server_that_sends_all_again_is_understood(
+        self, client: CoordinatorClient, coordinator: RecordingCoordinator, tmp_path: Path
+    ) -> None:
+        coordinator.artifacts[DIGEST], coordinator.knows_ranges = CONTENT, False
+        (tmp_path / (DIGEST.removeprefix("sha256:") + UNFINISHED_SUFFIX)).write_bytes(CONTENT[:12])
+        assert client.cache(tmp_path).fetch(REFERENCE).path.read_bytes() == CONTENT
+        assert coordinator.ranges == ["bytes=12-"]
+
     def test_a_damaged_leftover_is_fetched_anew(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator, tmp_path: Path
     ) -> None:

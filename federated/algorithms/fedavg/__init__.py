@@ -11,6 +11,6 @@ ALGORITHM = Algorithm(
     client="federated.algorithms.fedavg.client:FedAvgClient",
     trainables=frozenset({"lora", "prefix"}),
     shard_by="tensor",
-    example={"local_steps": 20, "batch_size": 16, "learning_rate": 2e-3},
+    example={"local_steps": 12, "batch_size": 8, "learning_rate": 3e-3},
     example_trainable={"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},
 )

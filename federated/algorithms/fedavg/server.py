@@ -65,7 +65,7 @@ class FedAvgServer:
         expects = expects_like(current, _UPLOAD_DTYPES[self._config.upload_dtype])
         for name in state.facts["differences"]:
             if name + _BASE not in state:
-                expects[name + _BASE] = {"dtype": "F32", "shape": list(state.shape(name))}
+                expects[name + _BASE] = {"dtype": "F32", "shape": list(state.shape(name)), "in_norm": False}
         facts = {"expects": expects, "frozen": state.facts["frozen"]}
         instruction = Payload({name: state.lazy(name) for name in sent}, facts)
         return {client.ordinal: instruction for client in clients}

@@ -239,7 +239,7 @@ class TestExport:
         with pytest.raises(ValueError, match="'bias' is a difference"):
             server.export(state)
         expects = server.plan(state, [CLIENT], STEP)[1].facts["expects"]
-        assert expects["bias/base"] == {"dtype": "F32", "shape": [2]}
+        assert expects["bias/base"] == {"dtype": "F32", "shape": [2], "in_norm": False}
         told = update(1, 1, {"bias": torch.tensor([0.5, -0.5]), "bias/base": torch.tensor([10.0, 20.0])})
         state = server.aggregate(state, [told], STEP).state
         assert list(server.plan(state, [CLIENT], STEP)[1].facts["expects"]) == ["bias"]

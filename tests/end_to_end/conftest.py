@@ -1,0 +1,13 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.nodes import Consortium, consortium
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    """A coordinator and two worker agents as real processes; a dead task's claim passes soon."""
+    folder = tmp_path_factory.mktemp("consortium")
+    with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1) as running:
+        yield running

@@ -1,0 +1,93 @@
+"""Federations over transformers and PEFT: the exported adapter is the model that the clients evaluated."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from federated import simulation
+from federated.adapter_files import write_adapter
+from federated.contract import ClientFacts, RoundFacts
+from federated.merge import merge
+from federated.protocol import Work
+from federated.registry import client_half, make_config, server_half
+from federated.simulation import Result, SimulatedFederation
+from federated.trainable import Lora, Prefix
+from tests.support.training import COLORS, REPEAT, make_node, work_of
+from worker_agent.settings import AgentSettings
+from worker_agent.training.session import Workbench
+
+TOKENS = torch.tensor([[4, 5, 6, 7]])
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
+    threads = torch.get_num_threads()
+    yield make_node(tmp_path_factory.mktemp("node"))
+    torch.set_num_threads(threads)
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
+    return found
+
+
+def data_of(work: Work) -> str:
+    return "colors" if work.task.labels else "instructions"
+
+
+def federated(node: AgentSettings, work: Work, bench: Workbench) -> Result:
+    settings = {"learning_rate": 0.05, "batch_size": 8, **work.config}
+    federation = SimulatedFederation(
+        "fedavg", make_config("fedavg", settings), work.trainable, 2, 2, seed=work.federation_seed
+    )
+    return simulation.run(federation, lambda ordinal, seed: bench.open(work, data_of(work), seed, {}))
+
+
+def evaluated_logits(work: Work, bench: Workbench, result: Result) -> Tensor:
+    """Those of the session that applied the last state."""
+    config = make_config("fedavg", work.config)
+    opened = bench.open(work, data_of(work), 0, {})
+    client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
+    step = RoundFacts(3, "evaluate", 2, 2)
+    told = server_half("fedavg", config, work.trainable).plan(result.state, [client], step)[1]
+    client_half("fedavg", config, work.trainable).apply(told, opened, None, "shared")
+    return logits(opened.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "trainable", "config"),
+    [
+        ("bert", Lora(r=2, bias="all"), {}),
+        ("bert-without-pooler", Lora(r=2), {"freeze_a": True}),
+        ("roberta", Lora(r=2, use_rslora=True), {"server_optimizer": "adam", "server_learning_rate": 0.05}),
+        ("llama", Lora(r=2, target_modules="all-linear"), {"upload_dtype": "bfloat16"}),
+        ("bert", Prefix(num_virtual_tokens=3), {}),
+        ("llama", Prefix(num_virtual_tokens=3), {"proximal_mu": 0.1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_peft_opens_the_adapter_as_the_model_that_was_trained(
+    node: AgentSettings, tmp_path: Path, model: str, trainable: Lora | Prefix, config: dict[str, Any]
+) -> None:
+    work = work_of(model, trainable, REPEAT if model == "llama" else COLORS, config)
+    bench = Workbench(node)
+    result = federated(node, work, bench)
+    expected = evaluated_logits(work, bench, result)
+    base, folder = Path(node.models[model]), tmp_path / "adapter"
+    write_adapter(folder, result.adapter, trainable, bench.open(work, data_of(work), 0, {}).facts, str(base), {})
+    if model == "llama":
+        kind, labels = AutoModelForCausalLM, {}
+    else:
+        kind, labels = AutoModelForSequenceClassification, {"num_labels": 3}
+    opened = peft.PeftModel.from_pretrained(kind.from_pretrained(base, **labels), folder)
+    assert torch.equal(logits(opened), expected)
+    if isinstance(trainable, Lora):
+        merge(folder, base, tmp_path / "merged")
+        torch.testing.assert_close(logits(kind.from_pretrained(tmp_path / "merged")), expected, rtol=1e-4, atol=1e-5)

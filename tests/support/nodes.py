@@ -1,0 +1,206 @@
+"""Worker agents as real processes beside a real installation, and a federation of them driven over REST."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.installation import Installation, installed
+from tests.support.service import created
+from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
+
+LABELS = WORDS[:3]
+MODEL = "tiny-bert"
+DATASET = "colors"
+START_SECONDS = 120.0
+END_SECONDS = 240.0
+POLLING_SECONDS = 0.05
+ENDED = ("completed", "failed", "cancelled")
+
+
+@dataclass
+class Node:
+    """An organisation with one worker agent, whose process can be killed and started again."""
+
+    name: str
+    organization_id: str
+    http: httpx.Client
+    folder: Path
+    worker_id: str = ""
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "agent.log"
+
+    def enroll(self, token: str) -> None:
+        """Enrols through the command line, as its owner would."""
+        done = subprocess.run(
+            [sys.executable, "-m", "worker_agent", "enroll", "--config", str(self.settings)],
+            env=_environment() | {"FEDLOOM_ENROLLMENT_TOKEN": token},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_SECONDS,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (worker,) = self.http.get("/v1/workers").json()["items"]
+        self.worker_id = worker["id"]
+
+    @property
+    def settings(self) -> Path:
+        return self.folder / "worker-agent.toml"
+
+    def start(self) -> None:
+        """Starts the agent; it leases as soon as it is there."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker_agent", "run", "--config", str(self.settings)],
+                env=_environment(),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, and nothing of it goes on."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(START_SECONDS)
+
+    def close(self) -> None:
+        """Ends the agent as a service manager would."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(START_SECONDS)
+        self.http.close()
+
+
+@dataclass
+class Consortium:
+    """A running installation, its nodes, and the owner's view of their federations."""
+
+    installation: Installation
+    model: Path
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def owner(self) -> Node:
+        return self.nodes[0]
+
+    def definition(self, **changes: Any) -> dict[str, Any]:
+        """A federation of all nodes that always take part."""
+        return {
+            "name": "colors",
+            "task": {"task": "sequence_classification", "labels": LABELS, "max_length": 16},
+            "base_model": {"id": MODEL},
+            "trainable": {"kind": "lora", "r": 2, "lora_alpha": 8},
+            "algorithm": "fedavg",
+            "config": {"local_steps": 10, "batch_size": 8, "learning_rate": 0.02},
+            "rounds": 3,
+            "clients_per_round": len(self.nodes),
+            "evaluation": {"every": None},
+            "seed": 3,
+        } | changes
+
+    def start(self, **changes: Any) -> str:
+        """Creates a federation, has everybody accept and register, and starts it."""
+        federation_id = str(created(self.owner.http.post("/v1/federations", json=self.definition(**changes)))["id"])
+        path = f"/v1/federations/{federation_id}"
+        for node in self.nodes[1:]:
+            body = {"organization_id": node.organization_id}
+            created(self.owner.http.post(f"{path}/invitations", json=body))
+            node.http.post(f"{path}/accept").raise_for_status()
+        for node in self.nodes:
+            created(node.http.post(f"{path}/clients", json={"worker_id": node.worker_id, "dataset": DATASET}))
+        self.owner.http.post(f"{path}/start").raise_for_status()
+        return federation_id
+
+    def get(self, federation_id: str, *parts: str) -> Any:
+        """What the owner reads; waits while the web process is being restarted."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                answer = self.owner.http.get("/".join(["/v1/federations", federation_id, *parts]))
+                answer.raise_for_status()
+                return answer.json()
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, self.story()
+                time.sleep(POLLING_SECONDS)
+
+    def wait(
+        self, federation_id: str, holds: Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], bool]
+    ) -> None:
+        """Waits until this holds of the federation and its rounds."""
+        deadline = time.monotonic() + END_SECONDS
+        while not holds(self.get(federation_id), self.get(federation_id, "rounds")["items"]):
+            assert time.monotonic() < deadline, self.story()
+            time.sleep(POLLING_SECONDS)
+
+    def events(self, federation_id: str) -> list[str]:
+        """Types of what happened, in order."""
+        return [event["type"] for event in self.get(federation_id, "events")["items"]]
+
+    def end(self, federation_id: str) -> dict[str, Any]:
+        """Waits for the end and returns the federation as it is then."""
+        self.wait(federation_id, lambda federation, rounds: federation["state"] in ENDED)
+        shown: dict[str, Any] = self.get(federation_id)
+        assert shown["state"] == "completed", (shown["reason"], shown["reason_detail"], self.story())
+        return shown
+
+    def file(self, federation_id: str, name: str) -> bytes:
+        """A file of the newest adapter."""
+        answer = self.owner.http.get(f"/v1/federations/{federation_id}/adapter/{name}")
+        answer.raise_for_status()
+        return answer.content
+
+    def story(self) -> str:
+        """All logs, for a test that failed."""
+        logs = [self.installation.log, *(node.log for node in self.nodes)]
+        return "\n".join(
+            f"== {log}\n" + "\n".join(log.read_text().splitlines()[-60:]) for log in logs if log.exists()
+        )
+
+
+@contextmanager
+def consortium(folder: Path, names: Sequence[str], **settings: object) -> Iterator[Consortium]:
+    """An installation with one running agent for each organisation, all of them with data of their own."""
+    model = bert_folder(folder / "model")
+    with installed(folder / "coordinator", **settings) as installation, ExitStack() as running:
+        made = Consortium(installation, model)
+        admin = running.enter_context(installation.client(installation.create_admin_key()))
+        for index, name in enumerate(names):
+            node = _node(made, admin, folder / name, name, index)
+            running.callback(node.close)
+            made.nodes.append(node)
+            node.start()
+        yield made
+
+
+def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index: int) -> Node:
+    organization_id = created(admin.post("/v1/organizations", json={"name": name}))["id"]
+    path = f"/v1/organizations/{organization_id}"
+    key = created(admin.post(f"{path}/api-keys", json={"name": "owner", "role": "owner"}))["key"]
+    token = created(admin.post(f"{path}/enrollment-tokens", json={"name": "nodes"}))["token"]
+    folder.mkdir()
+    rows = write_rows(folder / "rows.jsonl", color_rows(40 + 8 * index, seed=index))
+    node = Node(name, organization_id, made.installation.client(key), folder)
+    node.settings.write_text(
+        f'url = "{made.installation.url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
+        f'[models]\n"{MODEL}" = "{made.model}"\n[datasets.{DATASET}]\npath = "{rows}"\nheld_out = 0.25\n',
+        encoding="utf-8",
+    )
+    node.enroll(token)
+    return node
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
