@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.flower_peer import environment
-from benchmarks.flower_peer.deployment import Deployment
+from benchmarks.flower_peer.deployment import Deployment, PeerFailed
 from benchmarks.report import print_report
 from benchmarks.round_times import RoundTimes, summary
 from deploy.quickstart import federation as rest
@@ -114,12 +114,15 @@ def _moment(text: str) -> float:
 
 
 def measure_peer(folder: Path, task: TextTask, given: argparse.Namespace) -> dict[str, Any] | None:
-    """Flower's numbers, or None without its environment."""
+    """Flower's numbers, or None without its environment. A failure of Flower's does not cost the service's figure."""
     if given.no_flower or not environment.is_installed(given.flower):
         return None
     print("Flower on the same task", flush=True)
     rows = [_rows_file(folder.parent, name) for name in _ORGANISATIONS]
-    rounds = Deployment(given.flower, folder).measure(peer_task(task.labels, given), rows)
+    try:
+        rounds = Deployment(given.flower, folder).measure(peer_task(task.labels, given), rows)
+    except PeerFailed as error:
+        return {"program": environment.FLOWER, "problem": str(error)}
     return {"program": environment.FLOWER, **summary(rounds)}
 
 
@@ -135,7 +138,8 @@ def _compare(folder: Path, given: argparse.Namespace) -> None:
     print(f"{ours['median_seconds']:.3f} s a round beside training (median)", flush=True)
     peer = measure_peer(folder / "peer", task, given)
     if peer is not None:
-        print(f"{peer['median_seconds']:.3f} s a round with {peer['program']}", flush=True)
+        told = peer.get("problem") or f"{peer['median_seconds']:.3f} s a round"
+        print(f"{told} with {peer['program']}", flush=True)
     figure = ours["median_seconds"]
     named = {"steps": given.steps, "batch_size": given.batch_size, "rank": given.rank, "workers": len(_ORGANISATIONS)}
     details = {**named, **ours, "peer": peer}

@@ -51,11 +51,10 @@ class Work(Answer):
 
 
 class DatasetFacts(Plain):
-    """A data set a worker offers, by name; rows only where its owner lets the number out."""
+    """A data set a worker offers, by name."""
 
     name: Name
     task: Task | None = None
-    rows: int | None = None
 
 
 class Capabilities(Plain):
@@ -133,6 +132,7 @@ class Lease(Answer):
     attempt: int
     federation_id: str
     federation_name: str
+    owner_name: str = Field(default="", description="of the organisation that owns the federation")
     client_id: str
     ordinal: int | None
     dataset: str

@@ -37,10 +37,10 @@ def check(lease: Lease, node: Node) -> Refusal | None:
 def organization(lease: Lease, node: Node) -> Refusal | None:
     """Only federations of the listed organisations; one that does not say whose it is, is not of them."""
     allowed = node.settings.policy.organizations
-    owner: str | None = getattr(lease, "owner_name", None)
-    if allowed is None or owner in allowed:
+    if allowed is None or lease.owner_name in allowed:
         return None
-    return Refusal("policy_organization", f"this node does not work for {owner or 'an organisation it is not told'}")
+    owner = lease.owner_name or "an organisation it is not told"
+    return Refusal("policy_organization", f"this node does not work for {owner}")
 
 
 def approval(lease: Lease, node: Node) -> Refusal | None:

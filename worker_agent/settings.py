@@ -37,7 +37,6 @@ class DatasetSettings(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     held_out: float = Field(default=0.1, ge=0, lt=1)
     split_seed: int = 0
-    show_rows: bool = Field(default=True, description="let the coordinator know the number of rows")
 
 
 class PolicySettings(Section):

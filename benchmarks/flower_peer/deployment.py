@@ -44,9 +44,14 @@ class Deployment:
         task_file.write_text(json.dumps(whole), encoding="utf-8")
         with ExitStack() as running:
             self._start(running, rows)
-            run = ["run", str(APP), "local", "--run-config", f'task="{task_file}"']
-            subprocess.run(self._command("flwr", *run), env=self._variables(), check=True, capture_output=True)
+            self._submit(task_file)
             return self._wait(rounds_file, task["rounds"])
+
+    def _submit(self, task_file: Path) -> None:
+        command = self._command("flwr", "run", str(APP), "local", "--run-config", f'task="{task_file}"')
+        done = subprocess.run(command, env=self._variables(), check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise PeerFailed(f"flwr run ended with {done.returncode}: {done.stdout}{done.stderr}")
 
     def _start(self, running: ExitStack, rows: Sequence[Path]) -> None:
         port = free_port()
@@ -118,8 +123,10 @@ class _Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        family = [self._process, *self._process.children(recursive=True)]
-        self._process.terminate()
+        family = [self._process]
+        with suppress(psutil.NoSuchProcess):
+            family += self._process.children(recursive=True)
+            self._process.terminate()
         _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
         for process in left:
             with suppress(psutil.NoSuchProcess):

@@ -23,7 +23,12 @@ def work_of(federation: Federation) -> Work:
 
 
 def lease_answer(
-    job: Job, client: Client, federation: Federation, round_: Round | None, instruction: Artifact | None
+    job: Job,
+    client: Client,
+    federation: Federation,
+    round_: Round | None,
+    instruction: Artifact | None,
+    owner_name: str,
 ) -> Lease:
     """The leased job as its worker gets it."""
     work = work_of(federation)
@@ -38,6 +43,7 @@ def lease_answer(
             "attempt": job.attempt,
             "federation_id": federation.id,
             "federation_name": federation.name,
+            "owner_name": owner_name,
             "client_id": client.id,
             "ordinal": client.ordinal,
             "dataset": client.dataset,

@@ -12,7 +12,7 @@ from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer, lease_answer, problem_document
 from coordinator.jobs.service import moves
-from coordinator.models import Artifact, Client, Federation, Job, Round, Worker
+from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.workers import service as workers
 from federated.protocol import Capabilities, DeclineRequest, FailRequest, JobAnswer, JobProgress, Lease, RenewAnswer
@@ -87,7 +87,8 @@ def _hand_out(
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     round_ = session.get(Round, job.round_id) if job.round_id else None
     instruction = session.get(Artifact, job.instruction_digest) if job.instruction_digest else None
-    return lease_answer(job, client, federation, round_, instruction)
+    owner = session.get_one(Organization, federation.organization_id)
+    return lease_answer(job, client, federation, round_, instruction, owner.name)
 
 
 def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> None:
