@@ -61,7 +61,9 @@ def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
     stored = {}
     for name in names:
         module, _, leaf = name.rpartition(".")
-        stored[name] = peft_name(f"{module}.base_layer.{leaf}" if module in adapted else name, trainable)
+        # An embedding's factors are parameters of the adapted module itself.
+        wrapped = module in adapted and not leaf.startswith("lora_")
+        stored[name] = peft_name(f"{module}.base_layer.{leaf}" if wrapped else name, trainable)
     return stored
 
 

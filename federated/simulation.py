@@ -31,7 +31,7 @@ RoundKind = Literal["prepare", "train"]
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFederation:
-    """What a federation's request says, as far as it bears on the result. Ordinals are 1 to `clients`.
+    """What a federation's request says, as far as it bears on the result. Ordinals count from 0, as in the service.
 
     `clients_per_round` None: all. `settings` by ordinal. `evaluate_every` None: never.
     """
@@ -98,9 +98,9 @@ class _Run:
         self._server: ServerHalf = registry.server_half(*named)
         self._client: ClientHalf = registry.client_half(*named)
         self._views: tuple[View, ...] = ("shared", "own") if registry.algorithm(named[0]).personal else ("shared",)
-        self._ordinals = range(1, federation.clients + 1)
+        self._ordinals = range(federation.clients)
         self._examples = {ordinal: open_session(ordinal, 0).examples for ordinal in self._ordinals}
-        model = open_session(1, 0).facts
+        model = open_session(0, 0).facts
         self._state = _through_bytes(self._server.start(model, federation.seed, federation.initial))
         self._memories: dict[int, Payload] = {}
         self._notes: dict[int, Payload] = {}

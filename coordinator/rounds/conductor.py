@@ -88,7 +88,7 @@ def aggregate(given: AggregateInput) -> MadeAggregate:
         if given.method.kind == "train":
             kind, files = _export(half, Payload.open(folder / STATE), given, folder)
         metrics = {name: float(value) for name, value in outcome.metrics.items() if math.isfinite(value)}
-        return MadeAggregate(made, metrics, outcome.finished, notes, kind, files, _environment())
+        return MadeAggregate(made, metrics, outcome.finished, notes, kind, files, environment())
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def _export(half: ServerHalf, state: Payload, given: AggregateInput, folder: Pat
     return adapter.kind, {path.name: artifacts.put_file(path) for path in written}
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """What the bits of an aggregation depend on."""
     return {
         "fedloom": __version__,

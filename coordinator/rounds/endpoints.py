@@ -56,8 +56,7 @@ def list_rounds(
     """List a federation's rounds, all attempts, in the order in which they were opened."""
     federation = clients.visible_federation(session, principal, federation_id)
     found = page.rows(session, service.rounds_of(federation.id), Round.sequence)
-    now = utcnow()
-    items = [service.answer(session, federation, row, now) for row in found.rows]
+    items = service.answers(session, federation, found.rows, utcnow())
     return Listing(items=items, next_cursor=found.next_cursor)
 
 

@@ -65,6 +65,20 @@ def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
     return list(session.scalars(select(Round.metrics).where(*closed).order_by(Round.number)))
 
 
+def accepted_ordinals(
+    session: Session, federation_id: str, numbers: Collection[int]
+) -> Sequence[tuple[str, int, int, int]]:
+    """Kind, number and attempt of the round, and ordinal, of every accepted update in rounds with these numbers."""
+    statement = (
+        select(Round.kind, Round.number, Round.attempt, Client.ordinal)
+        .join(Job, Job.round_id == Round.id)
+        .join(Client, Job.client_id == Client.id)
+        .where(Round.federation_id == federation_id, Round.number.in_(numbers))
+        .where(Job.kind == "train", Job.state == "accepted")
+    )
+    return [(kind, number, attempt, ordinal) for kind, number, attempt, ordinal in session.execute(statement)]
+
+
 def count_closed(session: Session, federation_id: str) -> int:
     """How many train rounds are closed."""
     closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")

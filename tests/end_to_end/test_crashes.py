@@ -53,6 +53,7 @@ class TestSigkill:
         two_nodes.installation.wait_until_restarted(role, killed)
         assert checked(two_nodes, federation_id) == undisturbed
 
+    @pytest.mark.slow
     def test_of_the_background_process_at_every_step_changes_no_bit(
         self, two_nodes: Consortium, undisturbed: bytes
     ) -> None:
@@ -71,6 +72,7 @@ class TestSigkill:
         two_nodes.nodes[1].start()
         assert checked(two_nodes, federation_id) == undisturbed
 
+    @pytest.mark.slow
     def test_of_everything_at_once_changes_no_bit(self, two_nodes: Consortium, undisturbed: bytes) -> None:
         federation_id = two_nodes.start(config=CONFIG)
         two_nodes.wait(federation_id, in_the_second_round)

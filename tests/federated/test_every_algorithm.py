@@ -140,10 +140,10 @@ class TestClient:
         state = rounds.through_bytes(
             sample.server.aggregate(state, rounds.updates(sample, state), rounds.step_of(state, sample)).state
         )
-        told = rounds.instructions(sample, state)[3]
-        late = sample.client.run(told, sample.federation.open(3, 1), None)
+        told = rounds.instructions(sample, state)[2]
+        late = sample.client.run(told, sample.federation.open(2, 1), None)
         sample.server.check(told, rounds.through_bytes(late.update))
-        again = sample.client.run(told, sample.federation.open(3, 2), late.memory)
+        again = sample.client.run(told, sample.federation.open(2, 2), late.memory)
         sample.server.check(told, rounds.through_bytes(again.update))
 
     def test_its_weight_is_positive_and_at_most_its_examples(self, sample: Sample) -> None:

@@ -1,8 +1,9 @@
 """The gradient loop against loops written out by hand."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -210,6 +211,18 @@ class TestReports:
         train(opened, config())
         assert opened.reports[-1] == (5, 5)
         assert len(opened.reports) <= 5
+
+    def test_when_reports_fall_does_not_show_in_the_metrics(self) -> None:
+        class Slow(TinySession):
+            def loss(self, batch: Any, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+                time.sleep(0.11)
+                return super().loss(batch, reduction)
+
+        federation = TinyFederation(examples=EXAMPLES)
+        slow, quick = Slow(federation, 1, 77), federation.open(1, 77)
+        told = [train(opened, config(local_steps=12)) for opened in (slow, quick)]
+        assert len(slow.reports) > 1
+        assert told[0]["loss"] == told[1]["loss"]
 
     def test_a_loss_that_is_not_finite_ends_the_job_by_name(self) -> None:
         opened = session()

@@ -67,7 +67,7 @@ class TestRun:
 
     def test_the_cohorts_are_those_of_the_schedule(self) -> None:
         result = ran(clients=5, clients_per_round=2, rounds=3)
-        drawn = [schedule.draw(0, "train", number, 1, range(1, 6), (), (), 2) for number in (1, 2, 3)]
+        drawn = [schedule.draw(0, "train", number, 1, range(5), (), (), 2) for number in (1, 2, 3)]
         assert [record.cohort for record in result.rounds] == drawn
 
     def test_evaluation_follows_every_n_rounds_and_the_last(self) -> None:

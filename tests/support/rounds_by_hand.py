@@ -31,7 +31,7 @@ class Sample:
     federation: TinyFederation = field(init=False)
 
     def __post_init__(self) -> None:
-        federation = TinyFederation(trainable=self.trainable, examples_of={1: 6, 2: 9, 3: 12})
+        federation = TinyFederation(trainable=self.trainable, examples_of={0: 6, 1: 9, 2: 12})
         object.__setattr__(self, "federation", federation)
 
     @property
@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def ordinals(self) -> range:
-        return range(1, self.clients + 1)
+        return range(self.clients)
 
 
 def samples() -> list[Sample]:
@@ -65,7 +65,7 @@ def samples() -> list[Sample]:
 
 def first_state(sample: Sample) -> Payload:
     """The state before the first round."""
-    return through_bytes(sample.server.start(sample.federation.open(1, 0).facts, sample.federation.seed, None))
+    return through_bytes(sample.server.start(sample.federation.open(0, 0).facts, sample.federation.seed, None))
 
 
 def step_of(state: Payload, sample: Sample, number: int = 1) -> RoundFacts:

@@ -50,9 +50,6 @@ def make_template(folder: Path) -> Path:
     """A migrated, empty SQLite file in `folder`; tests copy it."""
     database.dispose()
     migration.upgrade()
-    with writing():
-        pass
-    database.dispose()
     return folder / "coordinator.sqlite"
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from coordinator.clients import service as clients
-from coordinator.errors import FieldError, NotFound, Unprocessable
+from coordinator.errors import FieldError, Forbidden, NotFound, Unprocessable
 from coordinator.federations.schemas import MAX_SEED, Definition, FederationCreate, InitialAdapter
 from coordinator.problems import invalid, pointer_to
 from coordinator.rounds import service as rounds
@@ -74,9 +74,10 @@ def _initial_adapter(
     """The earlier adapter with the digest of its tensors. The round is fixed here, so that it stays the same."""
     try:
         earlier = clients.visible_federation(session, principal, initial.federation_id)
+        rounds.check_may_download(session, principal, earlier)
         made = rounds.adapter_round(session, earlier.id, initial.round)
         tensors = rounds.adapter_file(made, ADAPTER_TENSORS)
-    except NotFound as error:
+    except (NotFound, Forbidden) as error:
         raise _bad("initial_adapter_unknown", "/initial_adapter", error.detail) from None
     before, now = earlier.definition["trainable"]["kind"], wish.trainable.kind
     if before != now:

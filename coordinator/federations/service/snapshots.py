@@ -1,6 +1,7 @@
 """Reads a federation into a `lifecycle.Snapshot`, and says what comes next."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -57,7 +58,9 @@ def _stop(session: Session, federation: Federation, newest: Round | None) -> str
     if newest is None or newest.kind != "train" or newest.state != "closed":
         return None
     stopping = federation.definition["stopping"]
-    history = rounds.history(session, federation.id)
+    history: list[dict[str, Any]] = [{}] * rounds.count_closed(session, federation.id)
+    if stopping["metric"] is not None:
+        history = rounds.history(session, federation.id)
     return schedule.stop_reason(
         history, federation.definition["rounds"], stopping["metric"], stopping["target"], stopping["patience"]
     )

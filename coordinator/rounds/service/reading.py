@@ -1,6 +1,7 @@
 """What people and the federations' own life cycle read of rounds."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -99,18 +100,35 @@ def jobs_of(
 
 def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundAnswer:
     """The round as the API shows it."""
+    return answers(session, federation, [round_], now)[0]
+
+
+def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundAnswer]:
+    """These rounds of one federation as the API shows them."""
+    accepted = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
+    return [_answer(session, federation, row, accepted, now) for row in rows]
+
+
+def _answer(
+    session: Session,
+    federation: Federation,
+    round_: Round,
+    accepted: Sequence[tuple[str, int, int, int]],
+    now: datetime,
+) -> RoundAnswer:
+    """`accepted`: kind, number and attempt of the round, and ordinal, of every update that counts."""
     what, since = None, None
-    if round_.state in lifecycle.ENDED:
-        accepted = [ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)]
-    else:
-        seen = snapshots.snapshot(session, federation, round_, now)
-        accepted = sorted(seen.accepted)
-        step = lifecycle.next_step(seen, snapshots.rules(federation), now)
-        what, since = waiting(step), waiting_since(round_)
+    if round_.state not in lifecycle.ENDED:
+        what, since = waiting(snapshots.next_step(session, federation, round_, now)), waiting_since(round_)
     row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
     traffic = {name: round_.metrics.get(name, 0) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
-    told = {"metrics": metrics, "accepted": accepted, "waiting_for": what, "waiting_since": since}
+    own = {
+        ordinal
+        for kind, number, attempt, ordinal in accepted
+        if (kind, number) == (round_.kind, round_.number) and attempt <= round_.attempt
+    }
+    told = {"metrics": metrics, "accepted": sorted(own), "waiting_for": what, "waiting_since": since}
     return RoundAnswer.model_validate({**row, **traffic, **told})
 
 

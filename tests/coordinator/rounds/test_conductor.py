@@ -1,0 +1,45 @@
+"""The conductor's desk: what is left of a killed process goes, what is being worked on stays."""
+
+import os
+import time
+from pathlib import Path
+
+from coordinator.rounds import conductor
+from coordinator.rounds.schemas import Method, PlanInput, StartInput
+from coordinator.settings import get_settings
+from tests.support.stage import MODEL
+
+METHOD = Method(
+    algorithm="fedavg",
+    config={},
+    trainable={"kind": "lora", "r": 2},
+    model=MODEL.model_dump(mode="json"),
+    seed=7,
+    number=1,
+    kind="train",
+    rounds=1,
+    registered=2,
+)
+
+
+class TestTheDesk:
+    def test_only_what_was_abandoned_is_cleared(self, data_folder: Path) -> None:
+        desk = data_folder / "conductor"
+        abandoned, fresh = desk / "abandoned", desk / "fresh"
+        for folder in (abandoned, fresh):
+            folder.mkdir(parents=True)
+            (folder / "state").write_bytes(b"half")
+        old = time.time() - conductor.ABANDONED_SECONDS - 1
+        os.utime(abandoned, (old, old))
+        conductor.start(StartInput(METHOD, None))
+        assert [folder.name for folder in desk.iterdir()] == ["fresh"]
+
+    def test_it_computes_with_the_threads_of_the_settings_and_says_so(self, data_folder: Path) -> None:
+        first = conductor.start(StartInput(METHOD, None))
+        assert conductor.environment()["aggregation_threads"] == get_settings().aggregation_threads
+        assert conductor.start(StartInput(METHOD, None)) == first
+        assert (first.phase, first.everybody) == ("train", False)
+
+    def test_for_nobody_nothing_is_planned(self, data_folder: Path) -> None:
+        state = conductor.start(StartInput(METHOD, None)).state.digest
+        assert conductor.plan(PlanInput(METHOD, state, ())).instructions == {}
