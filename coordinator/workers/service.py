@@ -103,6 +103,11 @@ def revoke(session: Session, principal: Principal, worker_id: str, now: datetime
     worker.revoked_at = worker.revoked_at or now
 
 
+def capabilities_of(worker: Worker) -> Capabilities:
+    """What the worker told last. Fields that this version no longer knows are left out: the row may be older."""
+    return Capabilities.model_validate(worker.capabilities, extra="ignore")
+
+
 def answer(worker: Worker, now: datetime) -> WorkerAnswer:
     """The worker as the API shows it."""
     return WorkerAnswer(
@@ -110,7 +115,7 @@ def answer(worker: Worker, now: datetime) -> WorkerAnswer:
         organization_id=worker.organization_id,
         name=worker.name,
         state=lifecycle.state_of(worker, now, get_settings().worker_timeout_seconds),
-        capabilities=Capabilities.model_validate(worker.capabilities),
+        capabilities=capabilities_of(worker),
         last_seen_at=worker.last_seen_at,
         created_at=worker.created_at,
         revoked_at=worker.revoked_at,

@@ -23,7 +23,7 @@ from federated.contract import AlgorithmConfig
 from federated.session import TrainingSession
 from federated.simulation import SimulatedFederation, run
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import open_session
+from worker_agent.training.session import Workbench
 
 BATCH_SIZE = 64
 
@@ -32,11 +32,11 @@ def simulated(
     body: Mapping[str, Any], settings: AgentSettings, datasets: Sequence[str], folder: Path, times_steps: int = 1
 ) -> Path:
     """The adapter of this federation with one client per data set; local steps are multiplied by `times_steps`."""
-    work = work_of(body)
+    work, bench = work_of(body), Workbench(settings)
     config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
-        return open_session(work, datasets[ordinal], settings, seed, {})
+        return bench.open(work, datasets[ordinal], seed, {})
 
     federation = SimulatedFederation(
         algorithm=work.algorithm,
@@ -56,7 +56,7 @@ def untrained(body: Mapping[str, Any], settings: AgentSettings, dataset: str, fo
     """The adapter every federation starts from: the seeded head over the untouched base model."""
     work = work_of(body)
     server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
-    facts = open_session(work, dataset, settings, 0, {}).facts
+    facts = Workbench(settings).open(work, dataset, 0, {}).facts
     first = server.export(server.start(facts, work.federation_seed, None))
     write_adapter(folder, first, work.trainable, facts, work.base_model.id, {"data": "none"})
     return folder

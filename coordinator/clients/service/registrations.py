@@ -19,7 +19,6 @@ from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.pagination import Page, PageRequest
 from coordinator.security import Principal
 from coordinator.workers import service as workers
-from federated.protocol import Capabilities
 
 NAME_CHARACTERS = 128
 ORDINAL_DIGITS = 9
@@ -34,7 +33,7 @@ def register(session: Session, principal: Principal, federation_id: str, wish: C
     _check_takes_part(session, federation, worker.organization_id)
     if worker.revoked_at is not None:
         raise Conflict("worker_revoked", f"Worker {worker.id} was revoked; register another.")
-    lifecycle.check_dataset(Capabilities.model_validate(worker.capabilities), wish.dataset, federation.definition)
+    lifecycle.check_dataset(workers.capabilities_of(worker), wish.dataset, federation.definition)
     lifecycle.check_settings(federation.definition, wish.settings)
     client = _placed(session, federation, worker, wish, now)
     events.append(session, federation.id, "client.registered", **_named(client))

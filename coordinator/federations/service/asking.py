@@ -19,7 +19,7 @@ from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import service as rounds
 from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
 from coordinator.security import Principal, Role, require_role
-from federated.protocol import Capabilities
+from coordinator.workers import service as workers
 
 INITIAL_ADAPTER = "initial_adapter"
 
@@ -189,6 +189,6 @@ def _unable(session: Session, federation: Federation, client: Client) -> str | N
     worker = session.get_one(Worker, client.worker_id)
     if worker.revoked_at is not None:
         return f"{client.name}: the worker was revoked"
-    capabilities = Capabilities.model_validate(worker.capabilities)
+    capabilities = workers.capabilities_of(worker)
     reason = lifecycle.unable(federation.definition, capabilities, client.dataset)
     return None if reason is None else f"{client.name}: {reason}"

@@ -32,7 +32,7 @@ def lease(session: Session, worker_id: str, boot_id: str, now: datetime) -> Leas
     worker = lock_row(session, Worker, worker_id)
     if worker is None or worker.revoked_at is not None:
         return None
-    capabilities = Capabilities.model_validate(worker.capabilities)
+    capabilities = workers.capabilities_of(worker)
     if not _has_free_slot(session, worker_id, boot_id, capabilities.slots, now):
         return None
     while (job := repository.next_offer(session, worker_id)) is not None:

@@ -115,7 +115,7 @@ class TestEnroll:
 class TestHeartbeat:
     def test_it_says_that_the_worker_is_there_and_what_it_can(self, service: Service, bank: Organization) -> None:
         worker = service.new_worker(bank, "gpu-1")
-        can = Capabilities(algorithms={"fedavg": 1}, datasets=(DatasetFacts(name="tickets", rows=7),))
+        can = Capabilities(algorithms={"fedavg": 1}, datasets=(DatasetFacts(name="tickets", task="causal_lm"),))
         before = utcnow()
         answer = worker.heartbeat(capabilities=can.model_dump(mode="json"))
         assert answer.status_code == 200
@@ -127,6 +127,16 @@ class TestHeartbeat:
         assert kept.last_seen_at is not None
         assert kept.last_seen_at >= before
         assert kept.boot_id == worker.boot_id
+
+    def test_what_an_earlier_version_stored_is_still_shown(self, service: Service, bank: Organization) -> None:
+        worker = service.new_worker(bank, "gpu-1")
+        with writing() as session:
+            old = {"slots": 2, "colour": "red", "datasets": [{"name": "tickets", "lines": 7}]}
+            session.get_one(Worker, worker.id).capabilities = old
+        shown = bank.viewer.get(f"/v1/workers/{worker.id}")
+        assert shown.status_code == 200
+        expected = Capabilities(slots=2, datasets=(DatasetFacts(name="tickets"),))
+        assert Capabilities.model_validate(shown.json()["capabilities"]) == expected
 
     def test_without_capabilities_it_keeps_those_it_had(self, service: Service, bank: Organization) -> None:
         worker = service.new_worker(bank, "gpu-1", Capabilities(slots=4))
