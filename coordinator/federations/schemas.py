@@ -56,7 +56,7 @@ class Definition(Plain):
     task: TaskDefinition
     base_model: BaseModelReference
     trainable: Trainable = Field(default_factory=Lora)
-    algorithm: str = Field(default="fedavg", max_length=64)
+    algorithm: str = Field(max_length=64, description="a name from `GET /v1/algorithms`")
     config: dict[str, Any] = Field(default_factory=dict, description="of the algorithm; see its config_schema")
     rounds: int = Field(default=10, ge=1, le=100_000)
     clients_per_round: int = Field(default=2, ge=1, le=100_000)

@@ -1,12 +1,12 @@
 """`make demo`: three organisations fine-tune together on this machine, the way they would over the internet."""
 
-import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,9 @@ from rich.table import Table
 from deploy.quickstart import federation as rest
 from deploy.quickstart import tasks
 from deploy.quickstart.base_model import MODEL_ID, minilm
-from deploy.quickstart.definition import HELD_OUT, MAX_LENGTH, ROUNDS, definition
+from deploy.quickstart.definition import HELD_OUT, ROUNDS, definition
 from deploy.quickstart.installation import Installation, Member
+from deploy.quickstart.quiet import quiet
 
 FOLDER = Path(".demo")
 DATASET = "messages"
@@ -101,34 +102,27 @@ class Demo:
         return {"datasets": {DATASET: dataset}, "models": {MODEL_ID: str(self._base)}, "device": "cpu"}
 
     def _compare(self, adapter: Path) -> Scores:
+        """Each comparison in one of as many processes as there are cores, on one thread; the longest first."""
         quiet()
         from deploy.quickstart import baselines
 
-        settings = self._settings()
-        folder = self._folder / "comparison"
+        site = baselines.Site(self._body, self._files(), self._base, self._task.test, self._folder / "comparison")
+        parts = list(self._task.parts)
+        with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=quiet) as pool:
+            pooled = pool.submit(baselines.trained_alone, site, "pooled", len(parts))
+            alone = {name: pool.submit(baselines.trained_alone, site, name, 1) for name in parts}
+            untrained = pool.submit(baselines.untrained, site, "pooled")
+            federated = pool.submit(baselines.accuracy, site, adapter)
+            return Scores(
+                untrained=untrained.result(),
+                alone={name: score.result() for name, score in alone.items()},
+                federated=federated.result(),
+                pooled=pooled.result(),
+                bag_of_words=baselines.bag_of_words(self._task.pooled, self._task.test),
+            )
 
-        def accuracy(trained: Path) -> float:
-            return baselines.accuracy(trained, self._base, self._task.labels, self._task.test, MAX_LENGTH)
-
-        alone = {
-            name: accuracy(baselines.simulated(self._body, settings, [name], folder / name))
-            for name in self._task.parts
-        }
-        everybody = len(self._task.parts)
-        return Scores(
-            untrained=accuracy(baselines.untrained(self._body, settings, "pooled", folder / "untrained")),
-            alone=alone,
-            federated=accuracy(adapter),
-            pooled=accuracy(baselines.simulated(self._body, settings, ["pooled"], folder / "pooled", everybody)),
-            bag_of_words=baselines.bag_of_words(self._task.pooled, self._task.test),
-        )
-
-    def _settings(self) -> Any:
-        from worker_agent.settings import AgentSettings, DatasetSettings
-
-        files = {name: self._folder / name / "train.jsonl" for name in (*self._task.parts, "pooled")}
-        datasets = {name: DatasetSettings(path=path, held_out=HELD_OUT) for name, path in files.items()}
-        return AgentSettings(datasets=datasets, models={MODEL_ID: str(self._base)}, device="cpu")
+    def _files(self) -> dict[str, Path]:
+        return {name: self._folder / name / "train.jsonl" for name in (*self._task.parts, "pooled")}
 
     def report(self, scores: Scores, seconds: float) -> None:
         """Print the comparison, where the adapter lies, and the addresses."""
@@ -163,20 +157,6 @@ def _rows(scores: Scores) -> Sequence[tuple[str, float]]:
         ("federated", scores.federated),
         ("all data pooled (upper bound)", scores.pooled),
     ]
-
-
-def quiet() -> None:
-    """Keep the model libraries' notices out of the demo's output, and let the comparison use this machine."""
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    warnings.filterwarnings("ignore", module=r"(peft|transformers)\..*")
-    import torch
-
-    torch.set_num_threads(os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

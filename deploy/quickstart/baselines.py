@@ -5,6 +5,7 @@ the federation, pooled with everybody's steps together.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,44 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from deploy.quickstart.definition import work_of
+from deploy.quickstart.base_model import MODEL_ID
+from deploy.quickstart.definition import HELD_OUT, MAX_LENGTH, work_of
 from deploy.quickstart.tasks import Row
 from federated import registry
 from federated.adapter_files import write_adapter
 from federated.contract import AlgorithmConfig
 from federated.session import TrainingSession
 from federated.simulation import SimulatedFederation, run
-from worker_agent.settings import AgentSettings
+from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.session import Workbench
 
 BATCH_SIZE = 64
 
 
-def simulated(
-    body: Mapping[str, Any], settings: AgentSettings, datasets: Sequence[str], folder: Path, times_steps: int = 1
-) -> Path:
+@dataclass(frozen=True)
+class Site:
+    """What the comparisons share: the federation's definition, training rows by name, the base model, the test."""
+
+    body: Mapping[str, Any]
+    files: Mapping[str, Path]
+    base: Path
+    test: Sequence[Row]
+    folder: Path
+
+    def settings(self) -> AgentSettings:
+        """Settings of one worker that has all data sets, each split as its organisation splits it."""
+        datasets = {name: DatasetSettings(path=path, held_out=HELD_OUT) for name, path in self.files.items()}
+        return AgentSettings(datasets=datasets, models={MODEL_ID: str(self.base)}, device="cpu")
+
+
+def trained_alone(site: Site, dataset: str, times_steps: int) -> float:
+    """Accuracy of a federation of one client, whose local steps are multiplied by `times_steps`."""
+    return accuracy(site, simulated(site, [dataset], site.folder / dataset, times_steps))
+
+
+def simulated(site: Site, datasets: Sequence[str], folder: Path, times_steps: int = 1) -> Path:
     """The adapter of this federation with one client per data set; local steps are multiplied by `times_steps`."""
-    work, bench = work_of(body), Workbench(settings)
+    work, bench = work_of(site.body), Workbench(site.settings())
     config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
@@ -52,14 +73,15 @@ def simulated(
     return folder
 
 
-def untrained(body: Mapping[str, Any], settings: AgentSettings, dataset: str, folder: Path) -> Path:
-    """The adapter every federation starts from: the seeded head over the untouched base model."""
-    work = work_of(body)
+def untrained(site: Site, dataset: str) -> float:
+    """Accuracy of the adapter every federation starts from: the seeded head over the untouched base model."""
+    work = work_of(site.body)
     server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
-    facts = Workbench(settings).open(work, dataset, 0, {}).facts
+    facts = Workbench(site.settings()).open(work, dataset, 0, {}).facts
     first = server.export(server.start(facts, work.federation_seed, None))
+    folder = site.folder / "untrained"
     write_adapter(folder, first, work.trainable, facts, work.base_model.id, {"data": "none"})
-    return folder
+    return accuracy(site, folder)
 
 
 def _with_more_steps(config: AlgorithmConfig, times_steps: int) -> AlgorithmConfig:
@@ -69,17 +91,18 @@ def _with_more_steps(config: AlgorithmConfig, times_steps: int) -> AlgorithmConf
     return type(config).model_validate({**fields, counted: fields[counted] * times_steps})
 
 
-def accuracy(adapter: Path, base: Path, labels: Sequence[str], test: Sequence[Row], max_length: int) -> float:
-    """Share of `test` that the base model with this PEFT adapter gets right, loaded as any user of PEFT would."""
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
+def accuracy(site: Site, adapter: Path) -> float:
+    """Share of the test that the base model with this PEFT adapter gets right, loaded as any user of PEFT would."""
+    labels, test = site.body["task"]["labels"], site.test
+    model = AutoModelForSequenceClassification.from_pretrained(site.base, num_labels=len(labels))
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(site.base)
     right = 0
     for start in range(0, len(test), BATCH_SIZE):
         rows = test[start : start + BATCH_SIZE]
         texts = [row["text"] for row in rows]
         pairs = [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None
-        batch = tokenizer(texts, pairs, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+        batch = tokenizer(texts, pairs, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
         with torch.inference_mode():
             guesses = model(**batch).logits.argmax(-1).tolist()
         right += sum(labels[guess] == row["label"] for guess, row in zip(guesses, rows, strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 KIB = 1024
+OPEN = ("waiting", "collecting", "aggregating", "evaluating")
 
 
 def rounds_table(
@@ -19,7 +20,7 @@ def rounds_table(
     for column in ("round", "state", "train loss", "loss", "accuracy", "KiB up", "KiB down", "clients"):
         table.add_column(column, justify="left" if column in {"state", "clients"} else "right")
     for item in rounds:
-        table.add_row(*round_row(item, jobs if item is rounds[-1] else (), names))
+        table.add_row(*round_row(item, jobs if item["state"] in OPEN else (), names))
     return table
 
 

@@ -163,8 +163,8 @@ class TestEnd:
             os.killpg(up.process.pid, signal.SIGINT)
             printed = up.read_to_the_end()
         assert up.process.returncode == 0
-        assert re.findall(r"\w+ got \w+", printed).count("web got SIGTERM") == 1
-        assert re.findall(r"\w+ got \w+", printed).count("beat got SIGTERM") == 1
+        assert printed.count("web got SIGTERM") == 1
+        assert printed.count("beat got SIGTERM") == 1
         assert "got SIGINT" not in printed
 
     def test_a_child_that_lets_sigterm_pass_is_killed_after_the_grace(self, tmp_path: Path) -> None:

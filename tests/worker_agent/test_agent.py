@@ -53,7 +53,7 @@ class TestWork:
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(heartbeat) >= 3)
         can = coordinator.body_of(heartbeat)["capabilities"]
-        assert can["datasets"] == [{"name": "messages", "task": None, "rows": None}]
+        assert can["datasets"] == [{"name": "messages", "task": None}]
         assert (can["models"], can["slots"], can["device"]) == (["small"], 1, "cpu")
         assert can["versions"]["torch"]
 
