@@ -4,6 +4,8 @@ Runs what the demo compares, with the simulation in place of the service: `tests
 same adapter, bit for bit.
 """
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from deploy.quickstart import baselines, tasks
 from deploy.quickstart.base_model import minilm
 from deploy.quickstart.definition import ROUNDS, definition
+from deploy.quickstart.quiet import quiet
 
 
 def site_of(folder: Path, task: tasks.TextTask, seed: int) -> baselines.Site:
@@ -21,12 +24,18 @@ def site_of(folder: Path, task: tasks.TextTask, seed: int) -> baselines.Site:
     return baselines.Site(definition(task, "fedavg", ROUNDS, seed), files, minilm(), task.test, folder)
 
 
+def federated(site: baselines.Site, names: list[str]) -> float:
+    return baselines.accuracy(site, baselines.simulated(site, names, site.folder / "federated"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_federation_beats_every_organisation_alone_and_a_bag_of_words(tmp_path: Path, seed: int) -> None:
     task = tasks.support_messages(seed)
     site = site_of(tmp_path, task, seed)
-    alone = [baselines.trained_alone(site, name, 1) for name in task.parts]
-    federated = baselines.accuracy(site, baselines.simulated(site, list(task.parts), tmp_path / "federated"))
-    assert federated >= max(alone) + 0.05
-    assert federated >= baselines.bag_of_words(task.pooled, task.test) + 0.10
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=quiet) as pool:
+        together = pool.submit(federated, site, list(task.parts))
+        alone = [pool.submit(baselines.trained_alone, site, name, 1) for name in task.parts]
+        best_alone = max(score.result() for score in alone)
+    assert together.result() >= best_alone + 0.05
+    assert together.result() >= baselines.bag_of_words(task.pooled, task.test) + 0.10
