@@ -8,7 +8,11 @@ a tensor when it is asked for; writing streams tensor by tensor.
 import hashlib
 import io
 import json
+import math
+import os
 import struct
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +32,9 @@ _DTYPES: dict[str, torch.dtype] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # safetensors sorts by its own dtype order, reversed.
 _FILE_ORDER = {n: i for i, n in enumerate(("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL"))}
+
+# Far below the thousand that a process may usually hold open.
+_DESCRIPTORS = threading.BoundedSemaphore(256)
 
 
 class Payload(Mapping[str, Tensor]):
@@ -81,17 +88,13 @@ class Payload(Mapping[str, Tensor]):
         """The payload stored at `path`, memory-mapped. Raises HeaderError for a file that is not one."""
         header = read_header(path)
         mapped = torch.from_file(str(path), shared=False, size=header.file_bytes, dtype=torch.uint8)
-        return cls._of(header, mapped)
+        return cls(_StoredTensors(header, mapped, _descriptor_of(mapped, path)), header.facts)
 
     @classmethod
     def decode(cls, data: bytes) -> "Payload":
         """The payload in `data`. Raises HeaderError."""
         header = parse_header(io.BytesIO(data), len(data))
-        return cls._of(header, torch.frombuffer(bytearray(data), dtype=torch.uint8))
-
-    @classmethod
-    def _of(cls, header: Header, data: Tensor) -> "Payload":
-        return cls(_StoredTensors(header, data), header.facts)
+        return cls(_StoredTensors(header, torch.frombuffer(bytearray(data), dtype=torch.uint8)), header.facts)
 
     def encode(self) -> bytes:
         """The safetensors bytes: a function of tensors and facts alone."""
@@ -167,6 +170,12 @@ class LazyTensor:
         self.shape = shape
         self.read = read
 
+    def fill(self, first: int, out: memoryview) -> None:
+        """Put the bytes of the elements from `first` on into `out`, as many as it holds."""
+        flat = self.read().reshape(-1).view(torch.uint8)
+        start = first * self.dtype.itemsize
+        out[:] = flat[start : start + len(out)].numpy().data
+
 
 def canonical_json(value: object) -> str:
     """JSON text that is a function of the value alone: sorted keys, no spaces, no NaN. Raises ValueError."""
@@ -176,19 +185,17 @@ def canonical_json(value: object) -> str:
 class _StoredTensors(Mapping[str, LazyTensor]):
     """The tensors of a file by sorted name; equal headers share one parsed table, whatever the number of files."""
 
-    def __init__(self, header: Header, data: Tensor) -> None:
+    def __init__(self, header: Header, data: Tensor, descriptor: int | None = None) -> None:
         for name, entry in header.tensors.items():
             if entry.dtype not in _DTYPES:
                 raise HeaderError(f"dtype {entry.dtype} is not used in payloads", name)
         self._header = header
         self._data = data
+        self._descriptor = descriptor
 
     def __getitem__(self, name: str) -> LazyTensor:
         entry = self._header.tensors[name]
-        dtype = _DTYPES[entry.dtype]
-        first = self._header.data_start
-        raw = self._data[first + entry.start : first + entry.end]
-        return LazyTensor(dtype, entry.shape, lambda: _viewed(raw, dtype, entry.shape))
+        return _StoredTensor(_DTYPES[entry.dtype], entry.shape, self, self._header.data_start + entry.start)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._header.tensors)
@@ -196,7 +203,42 @@ class _StoredTensors(Mapping[str, LazyTensor]):
     def __len__(self) -> int:
         return len(self._header.tensors)
 
+    def view(self, position: int, count: int) -> Tensor:
+        """Bytes of the file, (count,) uint8, mapped."""
+        return self._data[position : position + count]
 
-def _viewed(raw: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    aligned = raw if raw.data_ptr() % dtype.itemsize == 0 else raw.clone()
-    return aligned.view(dtype).reshape(shape)
+    def read_into(self, position: int, out: memoryview) -> None:
+        """Bytes of the file, copied: into a buffer in the cache, half the cost of going over mapped pages once."""
+        if self._descriptor is None or os.preadv(self._descriptor, [out], position) != len(out):
+            out[:] = self.view(position, len(out)).numpy().data
+
+
+class _StoredTensor(LazyTensor):
+    """One tensor of a file."""
+
+    def __init__(self, dtype: torch.dtype, shape: tuple[int, ...], file: _StoredTensors, position: int) -> None:
+        super().__init__(dtype, shape, self._view)
+        self._file = file
+        self._position = position
+
+    def fill(self, first: int, out: memoryview) -> None:
+        self._file.read_into(self._position + first * self.dtype.itemsize, out)
+
+    def _view(self) -> Tensor:
+        raw = self._file.view(self._position, math.prod(self.shape) * self.dtype.itemsize)
+        aligned = raw if raw.data_ptr() % self.dtype.itemsize == 0 else raw.clone()
+        return aligned.view(self.dtype).reshape(self.shape)
+
+
+def _descriptor_of(mapped: Tensor, path: Path) -> int | None:
+    """A descriptor that is closed when the mapping goes, or None if many are open: then the mapping has to do."""
+    if not _DESCRIPTORS.acquire(blocking=False):
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    weakref.finalize(mapped, _close, descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    os.close(descriptor)
+    _DESCRIPTORS.release()

@@ -4,6 +4,7 @@ The work is cut at fixed places into chunks that stay in a core's cache, so neit
 result depends on how many tensors are summed at once or on how many threads run.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,47 +14,94 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-# Torch runs an operation of at most this many elements on the calling thread alone; two float64 buffers of
-# this size fit into the second-level cache.
-_CHUNK_ELEMENTS = 32_768
+from federated.payload import LazyTensor
+
+_PIECE_ELEMENTS = 65_536
+# Torch runs an operation of at most this many elements on the calling thread alone, and its two float64 buffers
+# fit into the second-level cache of a server's core.
+_STEP_ELEMENTS = 32_768
 
 Value = TypeVar("Value")
 
 
 def weighted_sum(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[Tensor | LazyTensor],
     weights: Sequence[float],
     *,
     divisor: float = 1.0,
-    base: Tensor | None = None,
+    base: Tensor | LazyTensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """`base + (weights[0] * tensors[0] + weights[1] * tensors[1] + ...) / divisor`, of one shape, as `dtype`.
 
-    Inputs may be of any floating dtype and memory-mapped; each element is summed in the order given with a
-    float64 accumulator and rounded once. Needs 512 KiB beside the result.
+    Inputs may be of any floating dtypes; lazy ones are read piece by piece, never whole. Each element is summed in
+    the order given with a float64 accumulator and rounded once. Needs 1 MiB beside the result.
     Raises ValueError if there is nothing to sum, or if shapes or numbers of tensors and weights differ.
     """
     if not tensors or len(tensors) != len(weights):
         raise ValueError(f"{len(tensors)} tensors and {len(weights)} weights cannot be summed")
-    shape = tensors[0].shape
-    if any(tensor.shape != shape for tensor in (*tensors, *([] if base is None else [base]))):
+    shape = tuple(tensors[0].shape)
+    given = [*tensors, *([] if base is None else [base])]
+    if any(tuple(tensor.shape) != shape for tensor in given):
         raise ValueError(f"tensors of other shapes than {list(shape)} cannot be summed")
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    flat_base = None if base is None else base.reshape(-1)
-    result = torch.empty(shape.numel(), dtype=dtype)
-    buffers = torch.empty(2, min(_CHUNK_ELEMENTS, shape.numel()), dtype=torch.float64)
-    for first in range(0, shape.numel(), _CHUNK_ELEMENTS):
-        part = slice(first, first + _CHUNK_ELEMENTS)
-        accumulator, widened = buffers[:, : result[part].numel()]
-        accumulator.zero_()
-        for tensor, weight in zip(flat, weights, strict=True):
-            accumulator.add_(widened.copy_(tensor[part]), alpha=weight)
-        accumulator.div_(divisor)
-        if flat_base is not None:
-            accumulator.add_(widened.copy_(flat_base[part]))
-        result[part] = accumulator
+    result = torch.empty(math.prod(shape), dtype=dtype)
+    flat = [tensor.reshape(-1) if isinstance(tensor, Tensor) else tensor for tensor in given]
+    buffers = _Buffers({tensor.dtype for tensor in given}, min(_PIECE_ELEMENTS, result.numel()))
+    for first in range(0, result.numel(), _PIECE_ELEMENTS):
+        part = result[first : first + _PIECE_ELEMENTS]
+        piece = _Piece(buffers, first, part.numel())
+        for tensor, weight in zip(flat, weights, strict=False):
+            piece.add(tensor, weight)
+        piece.divide(divisor)
+        if base is not None:
+            piece.add(flat[-1], 1.0)
+        piece.round_into(part)
     return result.reshape(shape)
+
+
+class _Buffers:
+    """What all pieces of one sum are worked out in."""
+
+    def __init__(self, dtypes: set[torch.dtype], elements: int) -> None:
+        self.accumulator = torch.empty(elements, dtype=torch.float64)
+        self.widened = torch.empty(min(_STEP_ELEMENTS, elements), dtype=torch.float64)
+        self.read = {dtype: torch.empty(elements, dtype=dtype) for dtype in dtypes}
+
+
+class _Piece:
+    """The sum of the elements from `first` on; all views are made once, since every input goes through them."""
+
+    def __init__(self, buffers: _Buffers, first: int, count: int) -> None:
+        self._first = first
+        self._count = count
+        self._sums = [part.zero_() for part in _steps(buffers.accumulator[:count])]
+        self._widened = [buffers.widened[: part.numel()] for part in self._sums]
+        self._read = {dtype: _steps(buffer[:count]) for dtype, buffer in buffers.read.items()}
+        self._bytes = {dtype: buffer[:count].view(torch.uint8).numpy().data for dtype, buffer in buffers.read.items()}
+
+    def add(self, tensor: Tensor | LazyTensor, weight: float) -> None:
+        """Add this piece of a flat tensor."""
+        if isinstance(tensor, Tensor):
+            parts = _steps(tensor[self._first : self._first + self._count])
+        else:
+            tensor.fill(self._first, self._bytes[tensor.dtype])
+            parts = self._read[tensor.dtype]
+        for total, widened, part in zip(self._sums, self._widened, parts, strict=True):
+            total.add_(widened.copy_(part), alpha=weight)
+
+    def divide(self, divisor: float) -> None:
+        """Divide the sum so far."""
+        for total in self._sums:
+            total.div_(divisor)
+
+    def round_into(self, flat: Tensor) -> None:
+        """Store the sum in `flat`, in its dtype."""
+        for part, total in zip(_steps(flat), self._sums, strict=True):
+            part.copy_(total)
+
+
+def _steps(flat: Tensor) -> list[Tensor]:
+    return [flat[first : first + _STEP_ELEMENTS] for first in range(0, flat.numel(), _STEP_ELEMENTS)]
 
 
 class Recent(Generic[Value]):

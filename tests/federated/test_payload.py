@@ -118,9 +118,45 @@ class TestFiles:
         reference.read()
         assert asked == ["b", "c"]
 
+    def test_pieces_are_the_same_from_a_file_from_bytes_and_from_tensors(self, tmp_path: Path) -> None:
+        payload = golden_payload()
+        payload.write(tmp_path / "payload.safetensors")
+        stored = [Payload.open(tmp_path / "payload.safetensors"), Payload.decode(payload.encode()), payload]
+        for name, first, count in (("z", 1, 4), ("b", 3, 2), ("wide", 0, 3), ("a", 0, 1), ("ü/empty", 0, 0)):
+            pieces = [piece_of(one, name, first, count) for one in stored]
+            assert all(torch.equal(piece, payload[name].reshape(-1)[first : first + count]) for piece in pieces)
+
+    def test_a_file_that_was_removed_or_replaced_is_still_read_as_it_was(self, tmp_path: Path) -> None:
+        path = tmp_path / "payload.safetensors"
+        golden_payload().write(path)
+        opened = Payload.open(path)
+        Payload({"z": torch.zeros(2, 3)}).write(tmp_path / "other")
+        (tmp_path / "other").replace(path)
+        assert piece_of(opened, "z", 0, 6).tolist() == [0, 1, 2, 3, 4, 5]
+        path.unlink()
+        assert opened["z"].flatten().tolist() == piece_of(opened, "z", 0, 6).tolist()
+
+    def test_more_payloads_than_a_process_may_hold_files_are_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "payload.safetensors"
+        golden_payload().write(path)
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        opened = [Payload.open(path) for _ in range(1100)]
+        assert len(os.listdir("/proc/self/fd")) - before <= 256  # noqa: PTH208
+        assert all(piece_of(one, "b", 1, 3).tolist() == [1, 2, 3] for one in opened)
+        opened.clear()
+        assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+
     def test_a_truncated_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "payload.safetensors"
         golden_payload().write(path)
         os.truncate(path, path.stat().st_size - 1)
         with pytest.raises(HeaderError, match="the file holds"):
             Payload.open(path)
+
+
+def piece_of(payload: Payload, name: str, first: int, count: int) -> torch.Tensor:
+    lazy = payload.lazy(name)
+    out = torch.empty(count, dtype=lazy.dtype)
+    if count:
+        lazy.fill(first, out.view(torch.uint8).numpy().data)
+    return out

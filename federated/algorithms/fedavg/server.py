@@ -116,12 +116,12 @@ class FedAvgServer:
         return {tensor.name: value if given is None else given.float(), **kept}
 
     def _averaged(self, state: Payload, updates: Sequence[ClientUpdate], name: str) -> dict[str, Tensor]:
-        tensors = [update.payload[name] for update in updates]
+        tensors = [update.payload.lazy(name) for update in updates]
         weights = [update.weight for update in updates]
         total = math.fsum(weights)
         if self._config.server_optimizer == "none":
             divisor = total / self._config.server_learning_rate
-            return {name: weighted_sum(tensors, weights, divisor=divisor, base=state[name])}
+            return {name: weighted_sum(tensors, weights, divisor=divisor, base=state.lazy(name))}
         mean = weighted_sum(tensors, weights, divisor=total, dtype=torch.float64)
         kept = {moment: state[f"{name}/{moment}"] for moment in moments(self._config)}
         value, next_moments = server_step(self._config, state[name], mean, kept)

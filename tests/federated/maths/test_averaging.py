@@ -1,14 +1,16 @@
 """The weighted sum is exact, ordered, and independent of threads."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from federated.maths.averaging import Recent, weighted_sum
+from federated.payload import Payload
 
-# Three chunks and a rest that fills none.
+# One piece of 65,536, one step of 32,768, and a rest that fills none.
 LENGTH = 3 * 32_768 + 77
 
 
@@ -26,6 +28,17 @@ def test_the_sum_is_that_of_a_loop_in_float64_in_the_given_order(dtype: torch.dt
     base = torch.linspace(-1, 1, LENGTH)
     expected = (total / 123.0 + base.double()).float()
     assert torch.equal(weighted_sum(tensors, weights, divisor=123.0, base=base), expected)
+
+
+def test_tensors_of_files_are_summed_to_the_same_bits(tmp_path: Path) -> None:
+    tensors = [*inputs(torch.bfloat16, 2), *inputs(torch.float32, 2)]
+    payloads = []
+    for number, tensor in enumerate(tensors):
+        Payload({"x": tensor}).write(tmp_path / str(number))
+        payloads.append(Payload.open(tmp_path / str(number)))
+    lazy = [payload.lazy("x") for payload in payloads]
+    one = weighted_sum(tensors, [1, 2, 3, 4], divisor=10, base=tensors[3])
+    assert torch.equal(weighted_sum(lazy, [1, 2, 3, 4], divisor=10, base=lazy[3]), one)
 
 
 def test_a_hand_made_mean() -> None:
