@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -130,7 +131,7 @@ class Payload(Mapping[str, Tensor]):
         if threads == 1:
             yield from map(self.__getitem__, order)
             return
-        with ThreadPoolExecutor(threads, thread_name_prefix="payload") as pool:
+        with _one_core_each(threads) as pool:
             waiting: deque[Future[Tensor]] = deque()
             try:
                 for name in order:
@@ -228,6 +229,17 @@ class _StoredTensor(LazyTensor):
         raw = self._file.view(self._position, math.prod(self.shape) * self.dtype.itemsize)
         aligned = raw if raw.data_ptr() % self.dtype.itemsize == 0 else raw.clone()
         return aligned.view(self.dtype).reshape(self.shape)
+
+
+@contextmanager
+def _one_core_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in which torch computes alone: they share the processors among themselves."""
+    try:
+        with ThreadPoolExecutor(threads, "payload", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        # A thread sets its own number and that of threads to come; this one's own was left as it is.
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def _descriptor_of(mapped: Tensor, path: Path) -> int | None:

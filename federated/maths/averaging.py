@@ -1,6 +1,6 @@
 """The exact weighted sum: in the given order, in float64, rounded once.
 
-The work is cut at fixed places into chunks that stay in a core's cache, so neither memory nor a bit of the
+The work is cut at fixed places into pieces that stay in the cache, so neither memory nor a bit of the
 result depends on how many tensors are summed at once or on how many threads run.
 """
 
@@ -16,10 +16,8 @@ from torch import Tensor
 
 from federated.payload import LazyTensor
 
-_PIECE_ELEMENTS = 65_536
-# Torch runs an operation of at most this many elements on the calling thread alone, and its two float64 buffers
-# fit into the second-level cache of a server's core.
-_STEP_ELEMENTS = 32_768
+# Long enough that threads seldom meet at the interpreter's lock, short enough for the last-level cache.
+_PIECE_ELEMENTS = 262_144
 
 Value = TypeVar("Value")
 
@@ -35,7 +33,7 @@ def weighted_sum(
     """`base + (weights[0] * tensors[0] + weights[1] * tensors[1] + ...) / divisor`, of one shape, as `dtype`.
 
     Inputs may be of any floating dtypes; lazy ones are read piece by piece, never whole. Each element is summed in
-    the order given with a float64 accumulator and rounded once. Needs 1 MiB beside the result.
+    the order given with a float64 accumulator and rounded once. Needs 5 MiB beside the result.
     Raises ValueError if there is nothing to sum, or if shapes or numbers of tensors and weights differ.
     """
     if not tensors or len(tensors) != len(weights):
@@ -64,7 +62,7 @@ class _Buffers:
 
     def __init__(self, dtypes: set[torch.dtype], elements: int) -> None:
         self.accumulator = torch.empty(elements, dtype=torch.float64)
-        self.widened = torch.empty(min(_STEP_ELEMENTS, elements), dtype=torch.float64)
+        self.widened = torch.empty(elements, dtype=torch.float64)
         self.read = {dtype: torch.empty(elements, dtype=dtype) for dtype in dtypes}
 
 
@@ -74,34 +72,27 @@ class _Piece:
     def __init__(self, buffers: _Buffers, first: int, count: int) -> None:
         self._first = first
         self._count = count
-        self._sums = [part.zero_() for part in _steps(buffers.accumulator[:count])]
-        self._widened = [buffers.widened[: part.numel()] for part in self._sums]
-        self._read = {dtype: _steps(buffer[:count]) for dtype, buffer in buffers.read.items()}
-        self._bytes = {dtype: buffer[:count].view(torch.uint8).numpy().data for dtype, buffer in buffers.read.items()}
+        self._sum = buffers.accumulator[:count].zero_()
+        self._widened = buffers.widened[:count]
+        self._read = {dtype: buffer[:count] for dtype, buffer in buffers.read.items()}
+        self._bytes = {dtype: buffer.view(torch.uint8).numpy().data for dtype, buffer in self._read.items()}
 
     def add(self, tensor: Tensor | LazyTensor, weight: float) -> None:
         """Add this piece of a flat tensor."""
         if isinstance(tensor, Tensor):
-            parts = _steps(tensor[self._first : self._first + self._count])
+            part = tensor[self._first : self._first + self._count]
         else:
             tensor.fill(self._first, self._bytes[tensor.dtype])
-            parts = self._read[tensor.dtype]
-        for total, widened, part in zip(self._sums, self._widened, parts, strict=True):
-            total.add_(widened.copy_(part), alpha=weight)
+            part = self._read[tensor.dtype]
+        self._sum.add_(self._widened.copy_(part), alpha=weight)
 
     def divide(self, divisor: float) -> None:
         """Divide the sum so far."""
-        for total in self._sums:
-            total.div_(divisor)
+        self._sum.div_(divisor)
 
     def round_into(self, flat: Tensor) -> None:
         """Store the sum in `flat`, in its dtype."""
-        for part, total in zip(_steps(flat), self._sums, strict=True):
-            part.copy_(total)
-
-
-def _steps(flat: Tensor) -> list[Tensor]:
-    return [flat[first : first + _STEP_ELEMENTS] for first in range(0, flat.numel(), _STEP_ELEMENTS)]
+        flat.copy_(self._sum)
 
 
 class Recent(Generic[Value]):
