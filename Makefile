@@ -5,6 +5,7 @@ ALGORITHM ?= fedavg
 SEED   ?= 0
 DATA   ?=
 ROUNDS ?=
+TESTS_AT_ONCE ?= -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: install demo up test test-slow test-all check bench clean
 
@@ -22,7 +23,7 @@ up: install
 	$(BIN)/coordinator up
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -m "not slow and not gpu"
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -109,9 +109,10 @@ class Executor:
             self._child = None
 
     def _living_child(self) -> "_Child":
-        if self._child is not None and not self._child.process.is_alive():
+        if self._child is not None and not self._child.is_alive():
+            self._child.kill()
             _log.warning("executor_died", reason=_exit_reason(self._child.process.exitcode), between_jobs=True)
-            self.close()
+            self._child = None
         self._child = self._child or _Child(self._settings, self._child_module)
         return self._child
 
@@ -146,7 +147,7 @@ class Executor:
         return Failed("executor_died", f"the training process was ended: {reason}", transient=True)
 
     def _recycle(self, child: "_Child") -> None:
-        if not child.process.is_alive():
+        if not child.is_alive():
             self._child = None
             return
         now_bytes = child.resident_bytes()
@@ -185,6 +186,13 @@ class _Child:
             message: dict[str, Any] = json.loads(self._pipe.recv_bytes(), object_hook=_finite)
             return message
         return None
+
+    def is_alive(self) -> bool:
+        """Whether it can do a job. A killed process cannot be reaped before its last thread has ended."""
+        try:
+            return self.process.is_alive() and psutil.Process(self.process.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     def resident_bytes(self) -> int:
         try:
