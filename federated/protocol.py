@@ -203,6 +203,10 @@ class SubmitRequest(Plain):
         return self
 
 
+# The code of a job that an agent gives back because it was told to stop: that costs the job no attempt.
+AGENT_STOPPING = "agent_stopping"
+
+
 class FailRequest(Plain):
     """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
 

@@ -120,5 +120,10 @@ def _anchored(settings: AgentSettings, base: Path) -> AgentSettings:
         name: dataset.model_copy(update={"path": anchor(dataset.path), "test_path": anchor(dataset.test_path)})
         for name, dataset in settings.datasets.items()
     }
+    models = {
+        # "name" and "owner/name" may be a hub's: a folder is what lies there.
+        name: str(base / Path(source).expanduser()) if (base / Path(source).expanduser()).is_dir() else source
+        for name, source in settings.models.items()
+    }
     update = {"folder": anchor(settings.folder), "ca_file": anchor(settings.ca_file), "datasets": datasets}
-    return settings.model_copy(update=update)
+    return settings.model_copy(update=update | {"models": models})

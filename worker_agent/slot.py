@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from federated.protocol import DeclineRequest, FailRequest, JobProgress, Lease, LeaseRequest, SubmitRequest
+from federated.protocol import (
+    AGENT_STOPPING,
+    DeclineRequest,
+    FailRequest,
+    JobProgress,
+    Lease,
+    LeaseRequest,
+    SubmitRequest,
+)
 from worker_agent import policy
 from worker_agent.approvals import approved
 from worker_agent.capabilities import installed_algorithms
@@ -175,7 +183,7 @@ class Slot:
             self._at.client.fail(lease.job_id, request)
 
 
-_STOPPING = Failed("agent_stopping", "the worker agent was told to stop and gave the job back", transient=True)
+_STOPPING = Failed(AGENT_STOPPING, "the worker agent was told to stop and gave the job back", transient=True)
 
 
 def _any_agent_error(error: BaseException) -> bool:

@@ -15,7 +15,16 @@ from coordinator.jobs.service import moves
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.workers import service as workers
-from federated.protocol import Capabilities, DeclineRequest, FailRequest, JobAnswer, JobProgress, Lease, RenewAnswer
+from federated.protocol import (
+    AGENT_STOPPING,
+    Capabilities,
+    DeclineRequest,
+    FailRequest,
+    JobAnswer,
+    JobProgress,
+    Lease,
+    RenewAnswer,
+)
 
 
 def has_something_for(session: Session, worker_id: str) -> bool:
@@ -114,6 +123,9 @@ def renew(
 def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, now: datetime) -> JobAnswer:
     """The worker could not do the job: offered again if that may help, else failed. Raises NotFound, Conflict."""
     job = _leased(session, worker_id, job_id, request.boot_id)
+    if request.code == AGENT_STOPPING:
+        moves.offer_again(session, job, "hand_back", now)
+        return answer(session, job)
     problem = problem_document(request.code, "The job failed on its worker", request.detail)
     event = lifecycle.after_failure(request.transient, job.attempt, _max_attempts(session, job), True)
     if event == "retry":

@@ -10,7 +10,7 @@ from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
-from federated.protocol import Capabilities, DeclineRequest, FailRequest, JobProgress
+from federated.protocol import AGENT_STOPPING, Capabilities, DeclineRequest, FailRequest, JobProgress
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, LATER_BOOT, Stage, set_up
 from tests.support.service import queued
@@ -190,6 +190,17 @@ class TestFail:
         for state in ("offered", "offered", "failed"):
             assert self.fail(stage, job_id, transient=True) == state
             stage.lease()
+
+    def test_a_job_that_a_stopping_agent_gives_back_costs_no_attempt(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        given = FailRequest(boot_id=BOOT, code=AGENT_STOPPING, detail="told to stop", transient=True)
+        for _ in range(4):
+            with writing() as session:
+                assert jobs.fail(session, stage.worker_id, job_id, given, utcnow()).state == "offered"
+            assert stage.lease() is not None
+        with writing() as session:
+            jobs.fail(session, stage.worker_id, job_id, given, utcnow())
+        assert stage.jobs() == [("offered", 1)]
 
     def test_a_client_that_cannot_describe_itself_is_out(self, stage: Stage) -> None:
         job_id = stage.leased("describe")
