@@ -39,6 +39,14 @@ class AlgorithmConfig(BaseModel):
         if settings:
             raise ValueError(f"unknown client setting {min(settings)!r}: this algorithm takes none")
 
+    def largest_rank(self, trainable: AnyTrainable, limit: int | None) -> int:
+        """The largest rank asked of a client whose node allows at most `limit` (None: any); 0 without factors.
+
+        By default the trainable's, whatever the node allows; an algorithm whose clients have ranks of their own
+        keeps below the limit.
+        """
+        return trainable.largest_rank if isinstance(trainable, Lora) else 0
+
 
 class GradientConfig(AlgorithmConfig):
     """Settings of the local gradient loop (`federated.local_training`). Exactly one of steps or epochs is used."""
@@ -121,13 +129,39 @@ class ClientResult:
 class Adapter:
     """What users download. `tensors` by canonical name; `config` are PEFT fields that differ from the trainable's.
 
-    Kind "peft" opens in `peft.PeftModel.from_pretrained`; "ledger" is applied by a command.
+    Kind "peft" opens in `peft.PeftModel.from_pretrained`. Kind "ledger" is applied to a base model's folder by
+    `federated.merge`; its facts name `algorithm`, `weights_digest` and `task_type`.
     """
 
     kind: Literal["peft", "ledger"]
     tensors: "Mapping[str, Tensor]"
     config: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerWeights:
+    """What a ledger makes of a base model, by canonical name; tensors are made when they are asked for.
+
+    `differences` are added to the base's values in float32, and the sum is rounded once; `values` stand beside the
+    base's or in their place.
+    """
+
+    differences: "Payload"
+    values: "Payload"
+
+
+class LedgerInvalid(ValueError):
+    """A ledger that cannot be applied here; the text names the fact, tensor or digest."""
+
+
+class JobDeclined(Exception):
+    """This worker cannot do this job, now or later, and says why; another worker may."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
 
 
 class UpdateRefused(ValueError):
@@ -175,6 +209,8 @@ class ClientHalf(Protocol):
 class Algorithm:
     """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch.
 
+    `ledger`, for an algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what
+    everybody calls who applies one.
     `example` is a config that learns a small text task on a small encoder: the API shows it, the demo uses it;
     `example_trainable` the trainable that goes with it.
     """
@@ -188,5 +224,6 @@ class Algorithm:
     personal: bool = False
     shard_by: Literal["tensor", "layer", "none"] = "none"
     revision: int = 1
+    ledger: str | None = None
     example: Mapping[str, Any] = field(default_factory=dict)
     example_trainable: Mapping[str, Any] = field(default_factory=lambda: {"kind": "lora"})

@@ -10,10 +10,21 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import federated.algorithms
-from federated.contract import Algorithm, AlgorithmConfig, AnyTrainable, ClientHalf, ServerHalf
+from federated.contract import (
+    Algorithm,
+    AlgorithmConfig,
+    AnyTrainable,
+    ClientHalf,
+    LedgerInvalid,
+    LedgerWeights,
+    ServerHalf,
+)
+
+if TYPE_CHECKING:
+    from federated.payload import Payload
 
 
 class UnknownAlgorithm(LookupError):
@@ -71,6 +82,16 @@ def client_half(name: str, config: AlgorithmConfig, trainable: AnyTrainable) -> 
     return cast("ClientHalf", _load(algorithm(name).client)(config, trainable))
 
 
+def ledger_weights(ledger: "Payload") -> LedgerWeights:
+    """What a ledger makes of a base model, by the algorithm that its facts name. Raises LedgerInvalid."""
+    name = ledger.facts.get("algorithm")
+    found = algorithms().get(str(name))
+    if found is None or found.ledger is None:
+        raise LedgerInvalid(f"fact 'algorithm' is {name!r}, which is no algorithm here that writes ledgers")
+    made: LedgerWeights = _load(found.ledger)(ledger)
+    return made
+
+
 def checked(declared: object, package: str, folder: Path) -> Algorithm:
     """What a folder declares, or MisdeclaredAlgorithm: name, halves, config and README must keep to the form."""
     name = package.rpartition(".")[2]
@@ -80,7 +101,7 @@ def checked(declared: object, package: str, folder: Path) -> Algorithm:
         raise MisdeclaredAlgorithm(f"{package} declares the name {declared.name!r}; name it {name!r} as its folder")
     if not (isinstance(declared.config, type) and issubclass(declared.config, AlgorithmConfig)):
         raise MisdeclaredAlgorithm(f"the config of {name} must derive from federated.contract.AlgorithmConfig")
-    for half in (declared.server, declared.client):
+    for half in (declared.server, declared.client, *([declared.ledger] if declared.ledger else [])):
         _check_half(half, package)
     if not (folder / "README.md").is_file():
         raise MisdeclaredAlgorithm(f"{package} needs a README.md beside its __init__.py")

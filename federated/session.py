@@ -45,6 +45,13 @@ class TrainingSession(Protocol):
         Raises KeyError for a name that is not trainable, ValueError for another shape.
         """
 
+    def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
+        """Give the LoRA factors of these modules (canonical names) another rank and scale, until the job ends.
+
+        `trainables` keep their names and identity; shapes follow the ranks, and values are undefined until `load`.
+        Raises KeyError for a module without factors, ValueError for a rank below 1.
+        """
+
     def read(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
         """Copies (float32, CPU) of the trainable tensors, in the same form as `load` takes them."""
 

@@ -4,6 +4,7 @@ Field names of `Lora` and `Prefix` are PEFT's. `ModelFacts` is what a worker say
 them: names, shapes and starts of the trainable tensors, and never a weight.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,6 +38,16 @@ class Lora(Plain):
     modules_to_save: tuple[str, ...] | None = Field(
         default=None, description="modules trained in full beside the factors; null: the head of a classifier"
     )
+
+    @property
+    def largest_rank(self) -> int:
+        """The highest rank of any adapted matrix."""
+        return max((self.r, *self.rank_pattern.values()))
+
+    def alpha_of(self, module: str) -> float:
+        """The alpha of a module by canonical name, as PEFT finds it: the first pattern that fits the name's end."""
+        fitting = (alpha for key, alpha in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+        return next(fitting, self.lora_alpha)
 
 
 class Prefix(Plain):

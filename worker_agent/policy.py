@@ -6,9 +6,14 @@ something. A limit that cannot be checked refuses: a federation that counts epoc
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from pydantic import ValidationError
+
+from federated import registry
+from federated.contract import AlgorithmConfig
+from federated.header import HeaderError, read_header
 from federated.protocol import Lease
-from federated.trainable import Lora
 from worker_agent.settings import AgentSettings
 
 
@@ -82,12 +87,37 @@ def model(lease: Lease, node: Node) -> Refusal | None:
 
 
 def rank(lease: Lease, node: Node) -> Refusal | None:
-    """No adapted matrix above the node's largest rank."""
-    most, trainable = node.settings.policy.max_rank, lease.work.trainable
-    if most is None or not isinstance(trainable, Lora):
+    """No adapted matrix above the node's largest rank, as far as the algorithm says beforehand what it will ask."""
+    most = node.settings.policy.max_rank
+    if most is None:
         return None
-    asked = max(trainable.r, *trainable.rank_pattern.values(), 0)
+    asked = _config_of(lease).largest_rank(lease.work.trainable, most)
     return None if asked <= most else Refusal("policy_rank", f"rank {asked} is above this node's limit of {most}")
+
+
+def _config_of(lease: Lease) -> AlgorithmConfig:
+    """The federation's config; the plain one, which asks for the trainable's ranks, where it cannot be read here."""
+    try:
+        return registry.make_config(lease.work.algorithm, lease.work.config)
+    except (registry.UnknownAlgorithm, ValidationError):
+        return AlgorithmConfig()
+
+
+def check_instruction(path: Path, node: Node) -> Refusal | None:
+    """What a lease does not say: a factor to train, in the downloaded instruction, above the largest rank."""
+    most = node.settings.policy.max_rank
+    if most is None:
+        return None
+    try:
+        tensors = read_header(path).tensors
+    except HeaderError:
+        # No matter of policy: whoever opens it says what is wrong with it.
+        return None
+    for name, entry in tensors.items():
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")) and entry.shape and entry.shape[0] > most:
+            text = f"{name!r} is asked for at rank {entry.shape[0]}, above this node's limit of {most}"
+            return Refusal("policy_rank", text)
+    return None
 
 
 def steps(lease: Lease, node: Node) -> Refusal | None:

@@ -119,21 +119,25 @@ class Slot:
         if refusal is not None:
             self._decline(lease, refusal.rule, refusal.text)
             return
-        self._work(lease)
+        self._work(lease, node)
 
-    def _work(self, lease: Lease) -> None:
+    def _work(self, lease: Lease, node: policy.Node) -> None:
         _log.info("job_started", federation=lease.federation_id, client=lease.client_id, attempt=lease.attempt)
         self._at.display.started(self.number, lease)
         try:
             with Renewal(self._at.client, lease, self._at.boot_id) as renewal:
-                self._execute(lease, renewal)
+                self._execute(lease, node, renewal)
         finally:
             self._at.display.ended(self.number)
             self._at.outbox.discard(lease.job_id)
             self._at.cache.trim(self._at.settings.cache_bytes, keep_files=2 * self._at.settings.slots)
 
-    def _execute(self, lease: Lease, renewal: Renewal) -> None:
+    def _execute(self, lease: Lease, node: policy.Node, renewal: Renewal) -> None:
         download = self._at.cache.fetch(lease.instruction) if lease.instruction is not None else None
+        refusal = policy.check_instruction(download.path, node) if download else None
+        if refusal is not None:
+            self._decline(lease, refusal.rule, refusal.text)
+            return
         memory = self._at.memory.find(lease.federation_id, lease.client_id, lease.memory)
         folder = self._at.outbox.work_folder(lease.job_id)
         task = Task(lease, download.path if download else None, memory, folder)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, get_args
 
+from pydantic import TypeAdapter
+
 from coordinator.errors import Conflict
+from federated import registry
 from federated.protocol import Capabilities
-from federated.trainable import ModelFacts, first_difference
+from federated.trainable import ModelFacts, Trainable, first_difference
 
 State = Literal["draft", "running", "paused", "completed", "failed", "cancelled"]
 Event = Literal["start", "pause", "resume", "cancel", "complete", "fail"]
@@ -29,6 +32,7 @@ STATES: Final = get_args(State)
 EVENTS: Final = get_args(Event)
 ENDED: Final = ("completed", "failed", "cancelled")
 ACTIVE: Final = ("running", "paused")
+_TRAINABLE: Final[TypeAdapter[Trainable]] = TypeAdapter(Trainable)
 
 
 def move(state: str, event: Event) -> State:
@@ -176,7 +180,7 @@ def unable(definition: Mapping[str, Any], capabilities: Capabilities, dataset: s
     has = capabilities.algorithms.get(name)
     if has != revision:
         return f"algorithm {name}: revision {revision} is wanted, the worker has {has or 'none'}"
-    rank = _largest_rank(definition["trainable"])
+    rank = _rank_asked(definition, capabilities.max_rank)
     if capabilities.max_rank is not None and rank > capabilities.max_rank:
         return f"trainable: rank {rank} is wanted, the worker allows {capabilities.max_rank}"
     if dataset not in {facts.name for facts in capabilities.datasets}:
@@ -187,6 +191,7 @@ def unable(definition: Mapping[str, Any], capabilities: Capabilities, dataset: s
     return None
 
 
-def _largest_rank(trainable: Mapping[str, Any]) -> int:
-    ranks = [trainable.get("r", 0), *trainable.get("rank_pattern", {}).values()]
-    return int(max(ranks))
+def _rank_asked(definition: Mapping[str, Any], limit: int | None) -> int:
+    """The rank that the federation's algorithm would ask of a worker that allows `limit`."""
+    config = registry.make_config(definition["algorithm"], definition["config"])
+    return config.largest_rank(_TRAINABLE.validate_python(definition["trainable"]), limit)

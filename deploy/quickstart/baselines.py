@@ -7,6 +7,7 @@ the federation, pooled with everybody's steps together.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from deploy.quickstart.tasks import Row
 from federated import registry
 from federated.adapter_files import write_adapter
 from federated.contract import AlgorithmConfig
+from federated.merge import merge
 from federated.session import TrainingSession
 from federated.simulation import SimulatedFederation, run
 from worker_agent.settings import AgentSettings, DatasetSettings
@@ -92,10 +94,9 @@ def _with_more_steps(config: AlgorithmConfig, times_steps: int) -> AlgorithmConf
 
 
 def accuracy(site: Site, adapter: Path) -> float:
-    """Share of the test that the base model with this PEFT adapter gets right, loaded as any user of PEFT would."""
+    """Share of the test that the base model with what was downloaded gets right, loaded as any user would."""
     labels, test = site.body["task"]["labels"], site.test
-    model = AutoModelForSequenceClassification.from_pretrained(site.base, num_labels=len(labels))
-    model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    model = opened(adapter, site.base, len(labels))
     tokenizer = AutoTokenizer.from_pretrained(site.base)
     right = 0
     for start in range(0, len(test), BATCH_SIZE):
@@ -107,6 +108,16 @@ def accuracy(site: Site, adapter: Path) -> float:
             guesses = model(**batch).logits.argmax(-1).tolist()
         right += sum(labels[guess] == row["label"] for guess, row in zip(guesses, rows, strict=True))
     return right / len(test)
+
+
+def opened(adapter: Path, base: Path, labels: int) -> Any:
+    """The base model with an adapter: one for PEFT by PEFT, anything else put into the base's weights and loaded."""
+    if (adapter / "adapter_config.json").exists():
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels)
+        return PeftModel.from_pretrained(model, str(adapter)).eval()
+    with TemporaryDirectory() as folder:
+        merge(adapter, base, Path(folder))
+        return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels).eval()
 
 
 def bag_of_words(train: Sequence[Row], test: Sequence[Row]) -> float:

@@ -15,6 +15,8 @@ _ROUNDS = 10
 _MASK = 0xFFFFFFFF
 
 Key = tuple[int, int]
+# A key for each counter, of a shape that goes with theirs.
+Keys = tuple[Tensor, Tensor]
 
 
 def stream_key(seed: int, name: str) -> Key:
@@ -36,10 +38,11 @@ def words(key: Key, first: int, count: int, device: torch.device | str = "cpu") 
     return torch.stack(lanes, dim=1).reshape(-1)[skip : skip + count]
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key | Keys) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One block for each counter: four tensors of one shape, int64 holding 32-bit words; so is the answer."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key
+    k0: int | Tensor = key[0]
+    k1: int | Tensor = key[1]
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(_MULTIPLIERS[0], c0)
         high1, low1 = _multiply(_MULTIPLIERS[1], c2)

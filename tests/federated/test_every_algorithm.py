@@ -166,7 +166,7 @@ class TestAggregate:
         outcomes = [sample.server.aggregate(state, order, step) for order in itertools.permutations(answers)]
         assert len(outcomes) == 6
         assert len({outcome.state.encode() for outcome in outcomes}) == 1
-        assert len({json.dumps(outcome.metrics, sort_keys=True) for outcome in outcomes}) == 1
+        assert len({json.dumps(dict(outcome.metrics), sort_keys=True) for outcome in outcomes}) == 1
 
     def test_an_update_changes_the_state(self, sample: Sample) -> None:
         state = rounds.first_state(sample)

@@ -77,6 +77,16 @@ class TinySession:
             with torch.no_grad():
                 self.trainables[name].copy_(value.float() + self._origin(name))
 
+    def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
+        for module, rank in ranks.items():
+            if rank < 1:
+                raise ValueError(f"{module}: a rank of {rank}")
+            if f"{module}.lora_A.weight" not in self.trainables:
+                raise KeyError(f"{module} has no factors")
+            for factor, shape in (("A", (rank, HIDDEN)), ("B", (HIDDEN, rank))):
+                self.trainables[f"{module}.lora_{factor}.weight"].data = torch.full(shape, torch.nan)
+            setattr(self.model.get_submodule(module), "scaling", scalings[module])  # noqa: B010
+
     def read(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         chosen = sorted(self.trainables if names is None else names)
         return {name: self.trainables[name].detach() - self._origin(name) for name in chosen}

@@ -2,7 +2,9 @@
 
 import httpx
 import pytest
+import torch
 
+from federated.payload import Payload
 from federated.protocol import ArtifactReference, MemoryReference
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from tests.worker_agent.running_agent import digest_of, jobs_done, offer, running, wait_until
@@ -11,7 +13,7 @@ from worker_agent.display import NoBars
 from worker_agent.errors import ConfigurationError, NotAuthorised
 from worker_agent.identity import Identity
 from worker_agent.outbox import Outbox
-from worker_agent.settings import AgentSettings
+from worker_agent.settings import AgentSettings, PolicySettings
 
 LEASE = "POST /v1/jobs/lease"
 SUBMIT = "POST /v1/jobs/job_1/submit"
@@ -75,6 +77,20 @@ class TestWork:
             wait_until(lambda: coordinator.count("POST /v1/jobs/job_1/decline") == 1)
         assert coordinator.body_of("POST /v1/jobs/job_1/decline")["code"] == "data_missing"
         assert jobs_done(settings) == []
+
+    def test_an_instruction_above_the_nodes_rank_is_declined(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        content = Payload({"layer.query.lora_A.weight": torch.zeros(5, 3)}).encode()
+        coordinator.artifacts[digest_of(content)] = content
+        offer(coordinator, instruction=ArtifactReference(digest=digest_of(content), size_bytes=len(content)))
+        limited = settings.model_copy(update={"policy": PolicySettings(max_rank=4)})
+        with running(limited, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_1/decline") == 1)
+        told = coordinator.body_of("POST /v1/jobs/job_1/decline")
+        assert told["code"] == "policy_rank"
+        assert "'layer.query.lora_A.weight' is asked for at rank 5" in told["detail"]
+        assert coordinator.count(SUBMIT) == coordinator.count(FAIL) == 0
 
     def test_a_problem_with_the_data_is_declined(
         self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator

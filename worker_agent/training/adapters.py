@@ -20,6 +20,7 @@ from federated.maths.starts import start
 from federated.protocol import TaskDefinition
 from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix
 from worker_agent.training.canonical import canonical_name, lies_within
+from worker_agent.training.factors import Factors, factors_of
 from worker_agent.training.model import LoadedBase
 from worker_agent.training.model_facts import initialisation, is_drawn, new_weight_std, shape_of, tensor_facts
 from worker_agent.training.refusals import ModelError
@@ -41,15 +42,25 @@ class AdaptedModel:
     trainables: Mapping[str, nn.Parameter]
     seeded: Mapping[str, nn.Parameter]
     base_values: Mapping[str, Tensor]
+    factors: Mapping[str, Factors]
 
     def restore(self, federation_seed: int) -> None:
-        """Every tensor at its start, all trainables requiring a gradient, none held, and no dropout."""
+        """Every tensor at its start and rank, all trainables requiring a gradient, none held, and no dropout."""
+        for factors in self.factors.values():
+            factors.restore()
         for facts in (*self.facts.tensors, *self.facts.seeded):
             self.set(facts.name, start(federation_seed, facts))
         self.require_gradients(())
         for parameter in self.trainables.values():
             parameter.grad = None
         self.model.eval()
+
+    def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
+        """Other ranks and scales for the factors of these modules. Raises KeyError, ValueError."""
+        for module, rank in ranks.items():
+            if module not in self.factors:
+                raise KeyError(f"module {module!r} has no LoRA factors here")
+            self.factors[module].resize(rank, scalings[module])
 
     def require_gradients(self, frozen: Collection[str]) -> None:
         """All trainables require a gradient but the frozen. Raises KeyError for a name that is not trainable."""
@@ -105,6 +116,7 @@ def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, wei
         trainables=trainables,
         seeded=kept,
         base_values={name: _copy(trainables[name]) for name in trained if starts[name].kind == "base"},
+        factors=factors_of(wrapped.model),
     )
 
 

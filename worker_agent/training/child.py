@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from federated.contract import JobDeclined
 from federated.local_training import TrainingDiverged
 from federated.protocol import Lease
 from federated.session import JobInterrupted
@@ -56,7 +57,7 @@ class _Child:
         """Any failure but a refusal leaves a model in an unknown state, so the next job loads it again."""
         try:
             return self._done(message)
-        except JobRefused as error:
+        except (JobRefused, JobDeclined) as error:
             return _failed(error.code, error.detail, declined=True)
         except EOFError:
             raise

@@ -80,6 +80,13 @@ class Session:
         for name in tensors:
             self._adapted.set(name, tensors[name])
 
+    def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
+        """Other ranks and scales for the factors of these modules, until the next session is made of the model.
+
+        Raises KeyError, ValueError, naming the module.
+        """
+        self._adapted.resize(ranks, scalings)
+
     def read(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Copies (float32, CPU) of these trainable tensors, or of all. Raises KeyError."""
         return {name: self._adapted.get(name) for name in (self.trainables if names is None else names)}
@@ -149,11 +156,12 @@ class Workbench:
     """Keeps the model loaded and the examples tokenised between jobs; its sessions are used one after another.
 
     The model is known by its weights, task, labels, trainable, place and format; another one takes its place. The
-    examples are known by their files, tokenizer, task and length.
+    examples are known by their files, tokenizer, task and length; of `kept_datasets` data sets they are kept.
     """
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, kept_datasets: int = KEPT_DATASETS) -> None:
         self._settings = settings
+        self._kept_datasets = kept_datasets
         self._model: tuple[object, AdaptedModel] | None = None
         self._data: dict[object, ClientData] = {}
 
@@ -213,7 +221,7 @@ class Workbench:
                 work.task, self._settings.datasets[dataset].columns, load_tokenizer(folder), limit, facts.segments
             )
             data = ClientData(tokenise(split.train, how), tokenise(split.held_out, how))
-            while len(self._data) >= KEPT_DATASETS:
+            while len(self._data) >= self._kept_datasets:
                 self._data.pop(next(iter(self._data)))
             self._data[key] = data
         return self._data[key]

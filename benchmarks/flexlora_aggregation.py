@@ -1,0 +1,272 @@
+"""How fast factors of mixed ranks become the best factors of their sum: `python -m benchmarks.flexlora_aggregation`.
+
+One matrix: 4096 x 4096 from clients of ranks 4 to 64, against forming the sum and its full SVD. A wide stack: 2048 x
+2048 from ranks that sum to 2,760, the leading 200, on factors that share 256 directions (and flat Gaussian ones
+beside), against the full SVD and `torch.svd_lowrank` of the formed sum. A whole adapter: q and v of a LLaMA-7B shape,
+20 clients, from the updates' files to the next state's, in a fresh process. All in float32, random, made by seed.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import PeakMemory
+from benchmarks.report import print_report
+from federated import registry
+from federated.contract import ClientUpdate, RoundFacts
+from federated.maths.generator import stream_key
+from federated.maths.low_rank import Search, Truncated, cheapest, stack, truncate
+from federated.payload import LazyTensor, Payload
+from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+
+_TARGET_SPEEDUP = 250.0
+_TARGET_DIFFERENCE = 2e-5
+_TARGET_WIDE_SPEEDUP = 3.0
+_TARGET_WIDE_ENERGY_LOST = 1e-3
+
+_RANKS = (4, 8, 16, 32, 64)
+_SHARED_DIRECTIONS = 256
+_NOISE = 0.02
+_KEY = stream_key(0, "benchmark")
+_HIDDEN = 4096
+
+Pair = tuple[Tensor, Tensor]
+
+
+def gaussian_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
+    """Flat factors: every direction is as strong as any other."""
+    generator = torch.Generator().manual_seed(seed)
+    return [(_normal(size, rank, generator), _normal(rank, size, generator)) for rank in ranks]
+
+
+def shared_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
+    """Factors whose sum has singular values i^-1/2 over some shared directions; noise on each, by its norm."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.linalg.qr(_normal(size, _SHARED_DIRECTIONS, generator)).Q for _ in range(2))
+    weights = torch.arange(1, _SHARED_DIRECTIONS + 1).float() ** -0.25
+    pairs = []
+    for rank in ranks:
+        mixed = torch.linalg.qr(_normal(_SHARED_DIRECTIONS, rank, generator)).Q
+        b, a = left @ (weights[:, None] * mixed), (mixed.T * weights) @ right.T
+        pairs.append((_noisy(b, generator), _noisy(a, generator)))
+    return pairs
+
+
+def _noisy(factor: Tensor, generator: torch.Generator) -> Tensor:
+    noise = _normal(factor.shape[0], factor.shape[1], generator)
+    return factor + noise * (_NOISE * float(factor.norm() / noise.norm()))
+
+
+def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(rows, columns, generator=generator)
+
+
+def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
+    """The authors' way: add up the products, full SVD."""
+    summed = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
+    for b, a in pairs:
+        summed += b @ a
+    u, sigma, vh = torch.linalg.svd(summed, full_matrices=False)
+    squares = sigma.double().square()
+    return Truncated(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
+
+
+def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
+    """torch's randomized SVD of the formed sum, as oversampled and as often iterated as ours."""
+    b, a = stack(pairs)
+    summed = b @ a
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        u, sigma, v = torch.svd_lowrank(summed, q=rank + Search().oversampling, niter=2)
+    captured = float(sigma[:rank].double().square().sum())
+    return Truncated(u[:, :rank] * sigma[:rank], v[:, :rank].T, captured, float(summed.double().square().sum()))
+
+
+def ours(pairs: Sequence[Pair], rank: int) -> Truncated:
+    """As the server half calls it: stack and truncate, by whatever path is cheapest."""
+    b, a = stack(pairs)
+    return truncate(b, a, rank, _KEY)
+
+
+def _timed(work: Callable[[], Truncated], repeats: int) -> tuple[float, Truncated]:
+    """Median seconds and the last answer."""
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        made = work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), made
+
+
+def _one_matrix(size: int, repeats: int) -> dict[str, Any]:
+    ranks = (*_RANKS, *_RANKS, 8)
+    pairs, rank = gaussian_factors(size, ranks, 1), max(ranks)
+    fast, made = _timed(lambda: ours(pairs, rank), repeats)
+    slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
+    product = exact.b @ exact.a
+    found = {
+        "size": size,
+        "sum_of_ranks": sum(ranks),
+        "rank": rank,
+        "path": cheapest(size, size, sum(ranks), rank),
+        "seconds": fast,
+        "dense_seconds": slow,
+        "speedup": slow / fast,
+        "difference": float((made.b @ made.a - product).norm() / product.norm()),
+    }
+    print(f"one matrix: {json.dumps(found)}", flush=True)
+    return found
+
+
+def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str, Any]:
+    clients = 80
+    ranks = [width // clients + (client < width % clients) for client in range(clients)]
+    pairs = (shared_factors if kind == "shared" else gaussian_factors)(size, ranks, 2)
+    fast, made = _timed(lambda: ours(pairs, rank), repeats)
+    peer, by_peer = _timed(lambda: lowrank_truncate(pairs, rank), repeats)
+    slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
+    best = exact.captured / exact.total
+    found = {
+        "size": size,
+        "sum_of_ranks": width,
+        "rank": rank,
+        "path": cheapest(size, size, width, rank),
+        "seconds": fast,
+        "dense_seconds": slow,
+        "svd_lowrank_seconds": peer,
+        "speedup": slow / fast,
+        "svd_lowrank_speedup": slow / peer,
+        "exact_energy": best,
+        "energy_lost": best - made.captured / made.total,
+        "svd_lowrank_energy_lost": best - by_peer.captured / by_peer.total,
+    }
+    print(f"wide stack, {kind}: {json.dumps(found)}", flush=True)
+    return found
+
+
+# ---- a whole adapter
+
+
+def _facts(layers: int) -> ModelFacts:
+    rank, tensors = max(_RANKS), []
+    for layer in range(layers):
+        for module in ("q_proj", "v_proj"):
+            name = f"model.layers.{layer}.self_attn.{module}"
+            for factor, shape, kind in (("A", (rank, _HIDDEN), "uniform"), ("B", (_HIDDEN, rank), "zeros")):
+                first = Initialisation.model_validate({"kind": kind, "scale": _HIDDEN**-0.5})
+                full_name = f"{name}.lora_{factor}.weight"
+                tensors.append(TensorFacts(name=full_name, shape=shape, dtype="F32", initialisation=first))
+    return ModelFacts(
+        model_type="llama",
+        task_type="CAUSAL_LM",
+        tensors=tuple(sorted(tensors, key=lambda tensor: tensor.name)),
+        layers=layers,
+        hidden=_HIDDEN,
+        kv_width=_HIDDEN,
+        target_modules=("q_proj", "v_proj"),
+        weights_digest="sha256:" + "0" * 64,
+    )
+
+
+def _server() -> Any:
+    return registry.server_half("flexlora", registry.make_config("flexlora", {}), Lora(r=max(_RANKS)))
+
+
+def make_files(folder: Path, clients: int, layers: int) -> None:
+    """The state of a first round, and one update for each client."""
+    facts = _facts(layers)
+    _server().start(facts, 0, None).write(folder / "state.safetensors")
+    for client in range(clients):
+        rank, generator = _RANKS[client % len(_RANKS)], torch.Generator().manual_seed(client)
+        shapes = {
+            one.name: tuple(rank if size == max(_RANKS) else size for size in one.shape) for one in facts.tensors
+        }
+        make = partial(_small_change, generator=generator)
+        tensors = {name: LazyTensor(torch.float32, shape, partial(make, shape)) for name, shape in shapes.items()}
+        Payload(tensors).write(folder / f"update-{client}.safetensors")
+
+
+def _small_change(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator) * 0.01
+
+
+def aggregate(folder: Path, clients: int) -> dict[str, Any]:
+    """What the conductor does, in this process: seconds and peak anonymous bytes."""
+    state = Payload.open(folder / "state.safetensors")
+    paths = [folder / f"update-{client}.safetensors" for client in range(clients)]
+    updates = [ClientUpdate(i, 10, 10.0, Payload.open(path), {}, None) for i, path in enumerate(paths)]
+    server = _server()
+    with PeakMemory() as memory:
+        began = time.perf_counter()
+        outcome = server.aggregate(state, updates, RoundFacts(1, "train", 10, clients))
+        outcome.state.write(folder / "next.safetensors")
+        seconds = time.perf_counter() - began
+    update_bytes = sum(path.stat().st_size for path in paths)
+    return {"seconds": seconds, "peak_bytes": memory.peak_bytes, "update_bytes": update_bytes, **outcome.metrics}
+
+
+def _whole_adapter(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    make_files(folder, given.clients, given.layers)
+    command = [sys.executable, "-m", "benchmarks.flexlora_aggregation", "--measure", str(folder)]
+    command += ["--clients", str(given.clients), "--threads", str(given.threads)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    print(f"whole adapter: {json.dumps(found)}", flush=True)
+    return {"clients": given.clients, "layers": given.layers, **found}
+
+
+def main() -> None:
+    """The command line; `--measure` is how the program calls itself."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flexlora_aggregation", description=__doc__)
+    parser.add_argument("--size", type=int, default=4096, help="of the one matrix")
+    parser.add_argument("--wide-size", type=int, default=2048)
+    parser.add_argument("--wide-ranks", type=int, default=2760, help="sum of the ranks in the wide stack")
+    parser.add_argument("--wide-rank", type=int, default=200, help="that the wide stack is cut to")
+    parser.add_argument("--clients", type=int, default=20, help="of the whole adapter")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5, help="of the fast paths; the dense one runs once")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 1.1 GB)")
+    parser.add_argument("--measure", type=Path, default=None, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.measure:
+        print(json.dumps(aggregate(given.measure, given.clients)))
+        return
+    one = _one_matrix(given.size, given.repeats)
+    wide, flat = (
+        _wide(given.wide_size, given.wide_ranks, given.wide_rank, kind, given.repeats) for kind in ("shared", "flat")
+    )
+    with tempfile.TemporaryDirectory(prefix="flexlora-", dir=given.folder) as folder:
+        whole = _whole_adapter(given, Path(folder))
+    holds = (
+        one["speedup"] >= _TARGET_SPEEDUP
+        and one["difference"] <= _TARGET_DIFFERENCE
+        and wide["speedup"] >= _TARGET_WIDE_SPEEDUP
+        and wide["energy_lost"] <= _TARGET_WIDE_ENERGY_LOST
+    )
+    details = {
+        "threads": given.threads,
+        "one_matrix": one | {"difference_target": _TARGET_DIFFERENCE},
+        "wide_stack": wide | {"speedup_target": _TARGET_WIDE_SPEEDUP, "energy_lost_target": _TARGET_WIDE_ENERGY_LOST},
+        "wide_stack_of_flat_factors": flat,
+        "whole_adapter": whole,
+    }
+    print_report(
+        "flexlora_aggregation", one["speedup"], "times", target=_TARGET_SPEEDUP, holds=holds, details=details
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What a table is, as data: its rows, and the federation that all of them run."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from federated import registry
+from federated.trainable import Trainable
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train. `settings` go to the clients by ordinal, over and over.
+
+    `cells` are further columns of the table, known before anything runs.
+    """
+
+    name: str
+    algorithm: str
+    config: Mapping[str, Any]
+    trainable: Mapping[str, Any]
+    settings: tuple[Mapping[str, Any], ...] = ({},)
+    cells: Mapping[str, str] = field(default_factory=dict)
+
+    def settings_of(self, ordinal: int) -> Mapping[str, Any]:
+        """What this client registers with."""
+        return self.settings[ordinal % len(self.settings)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a method's README, and what they share. The algorithm whose README it is has the table's name.
+
+    Of each task the training rows (at most `train_rows`) are cut over `clients` by a Dirichlet draw with `alpha`, and
+    `test_rows` are held by the last client, who has the largest setting where settings rise. `evaluate_every` None:
+    after the last round alone. `appendix` makes more text, from sums alone.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    rounds: int
+    tasks: tuple[str, ...] = ("subj", "trec")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    clients: int = 20
+    cohort: int = 5
+    alpha: float = 0.5
+    train_rows: int | None = None
+    test_rows: int = 500
+    evaluate_every: int | None = None
+    appendix: Callable[[], str] | None = None
+
+    def quick(self) -> "Table":
+        """The same rows on two clients for one round: whether everything runs, and nothing else."""
+        return replace(
+            self, rounds=1, seeds=self.seeds[:1], clients=2, cohort=2, train_rows=64, test_rows=16, appendix=None
+        )
+
+    def only(self, names: Sequence[str]) -> "Table":
+        """The rows of these names. Raises LookupError with those there are."""
+        known = [row.name for row in self.rows]
+        if unknown := [name for name in names if name not in known]:
+            raise LookupError(f"no row is named {unknown[0]!r}; there are: {', '.join(known)}")
+        return replace(self, rows=tuple(row for row in self.rows if row.name in names), appendix=None)
+
+    def check(self) -> None:
+        """Raise ValueError for a row that cannot run, or for two of one name."""
+        names = [row.name for row in self.rows]
+        if len(set(names)) != len(names):
+            raise ValueError(f"table {self.name!r} has two rows of one name: {', '.join(names)}")
+        for row in self.rows:
+            check_row(row)
+
+
+def check_row(row: Row) -> None:
+    """Raise ValueError unless the algorithm takes this config, trainable and settings, as a federation's request."""
+    config = registry.make_config(row.algorithm, row.config)
+    trainable: Any = TypeAdapter(Trainable).validate_python(dict(row.trainable))
+    registry.check_trainable(row.algorithm, config, trainable)
+    for settings in row.settings:
+        config.check_settings(settings)
+
+
+def names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """All tables, sorted."""
+    return tuple(sorted(file.stem.removeprefix("rows_") for file in folder.glob("rows_*.py")))
+
+
+def table(name: str) -> Table:
+    """The table of that name. Raises LookupError with those there are."""
+    if name not in names():
+        raise LookupError(f"there is no table {name!r}; there are: {', '.join(names())}")
+    found: Table = importlib.import_module(f"benchmarks.tables.rows_{name}").TABLE
+    return found

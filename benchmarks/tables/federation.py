@@ -1,0 +1,87 @@
+"""Runs one job of a table: a simulated federation over the worker's own sessions."""
+
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.tables.jobs import Finished, Job
+from benchmarks.tables.sites import Site
+from deploy.quickstart.definition import MAX_LENGTH
+from federated import registry, simulation
+from federated.protocol import BaseModelReference, TaskDefinition, Work
+from federated.session import TrainingSession
+from federated.simulation import Result, SimulatedFederation
+from worker_agent.settings import AgentSettings
+from worker_agent.training.session import Workbench
+
+BASE = "base"
+
+
+def run(job: Job, site: Site, base: Path) -> Finished:
+    """Run the job's federation to its end and evaluate its state on the task's test set."""
+    began = time.process_time()
+    result = simulate(job, site, base)
+    asked = sum(len(record.cohort) for record in result.rounds)
+    told = {record.number: _on_the_test_set(record.metrics) for record in result.rounds if record.kind == "train"}
+    return Finished(
+        key=job.key(),
+        row=job.row.name,
+        task=job.task,
+        seed=job.seed,
+        evaluations={number: metrics for number, metrics in told.items() if metrics},
+        download_bytes=sum(record.download_bytes for record in result.rounds) / asked,
+        upload_bytes=sum(record.upload_bytes for record in result.rounds) / asked,
+        seconds=time.process_time() - began,
+    )
+
+
+def simulate(job: Job, site: Site, base: Path) -> Result:
+    """The federation of a job, its clients' models and examples kept from one job of this process to the next."""
+    table, row, work = job.table, job.row, _work(job, site)
+    bench = _workbench(site, base, job.device)
+
+    def session(ordinal: int, seed: int) -> TrainingSession:
+        return bench.open(work, site.dataset(ordinal), seed, row.settings_of(ordinal))
+
+    federation = SimulatedFederation(
+        algorithm=row.algorithm,
+        config=registry.make_config(row.algorithm, row.config),
+        trainable=work.trainable,
+        clients=table.clients,
+        clients_per_round=table.cohort,
+        rounds=table.rounds,
+        seed=job.seed,
+        settings={ordinal: row.settings_of(ordinal) for ordinal in range(table.clients)},
+        evaluate_every=table.evaluate_every or table.rounds,
+    )
+    return simulation.run(federation, session)
+
+
+def _work(job: Job, site: Site) -> Work:
+    row = job.row
+    return Work.model_validate(
+        {
+            "task": TaskDefinition(
+                task="sequence_classification", labels=site.labels, max_length=MAX_LENGTH, metrics=("accuracy",)
+            ),
+            "base_model": BaseModelReference(id=BASE),
+            "trainable": dict(row.trainable),
+            "algorithm": row.algorithm,
+            "algorithm_revision": registry.algorithm(row.algorithm).revision,
+            "config": dict(row.config),
+            "federation_seed": job.seed,
+            "rounds": job.table.rounds,
+        }
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _workbench(site: Site, base: Path, device: str) -> Workbench:
+    settings = AgentSettings(datasets=site.datasets(), models={BASE: str(base)}, device=device)
+    return Workbench(settings, kept_datasets=site.clients)
+
+
+def _on_the_test_set(metrics: Mapping[str, float]) -> dict[str, float]:
+    # Where nothing was evaluated, a loss would be that of training.
+    return {name: metrics[name] for name in ("accuracy", "loss", "examples")} if "examples" in metrics else {}

@@ -1,0 +1,40 @@
+"""Mixed ranks from 2 to 32: the ways to join them, beside the lowest rank for all; and how much of W they keep."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.tables.definition import Row, Table
+
+RANKS = (2, 4, 8, 16, 32)
+TRAINING = {"local_steps": 5, "batch_size": 8, "learning_rate": 1e-3}
+MIXED = tuple({"rank": rank} for rank in RANKS)
+
+
+def _lora(rank: int) -> Mapping[str, Any]:
+    # Scaled as flexlora scales each client's own rank.
+    return {"kind": "lora", "r": rank, "lora_alpha": 16, "use_rslora": True, "target_modules": ["query", "value"]}
+
+
+def _mixed(name: str, aggregation: str) -> Row:
+    cells = {"ranks": f"{RANKS[0]} to {RANKS[-1]}"}
+    config = {**TRAINING, "aggregation": aggregation}
+    return Row(name, "flexlora", config, _lora(RANKS[-1]), MIXED, cells)
+
+
+ROWS = (
+    Row("FedAvg at the lowest rank", "fedavg", TRAINING, _lora(RANKS[0]), cells={"ranks": str(RANKS[0])}),
+    _mixed("zero-pad (HetLoRA)", "zero_pad"),
+    _mixed("product (FlexLoRA's paper)", "product"),
+    _mixed("delta", "delta"),
+    _mixed("rank-aware (raFLoRA)", "rank_aware"),
+)
+
+
+def _without_learning() -> str:
+    # Here, so that the rows are at hand without torch.
+    from benchmarks.tables.sigma_decay import text
+
+    return text("flexlora", ("product", "zero_pad", "delta", "rank_aware"), RANKS)
+
+
+TABLE = Table(name="flexlora", rows=ROWS, rounds=10, appendix=_without_learning)

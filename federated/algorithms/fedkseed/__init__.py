@@ -1,0 +1,16 @@
+"""Zeroth-order training in kilobytes (FedKSeed, FedKSeed-Pro): scalars for fixed directions instead of weights."""
+
+from federated.algorithms.fedkseed.config import FedKSeedConfig
+from federated.contract import Algorithm
+
+ALGORITHM = Algorithm(
+    name="fedkseed",
+    title="Zeroth-order training by seeds (FedKSeed, FedKSeed-Pro)",
+    config=FedKSeedConfig,
+    server="federated.algorithms.fedkseed.server:FedKSeedServer",
+    client="federated.algorithms.fedkseed.client:FedKSeedClient",
+    ledger="federated.algorithms.fedkseed.ledger:weights",
+    trainables=frozenset({"full", "lora"}),
+    example={"local_steps": 200, "batch_size": 16, "learning_rate": 1e-3},
+    example_trainable={"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},
+)

@@ -1,0 +1,86 @@
+"""Settings of FedKSeed."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from federated.contract import AlgorithmConfig, AnyTrainable, RoundFacts
+
+# Hadamard blocks are packed in whole Philox blocks of bits, and permuted by 16-bit numbers.
+MIN_HADAMARD, MAX_HADAMARD = 128, 65_536
+# Of the step size that is chosen from the number of perturbed elements; see README.
+_STEP_TIMES_ELEMENTS = 64.0
+
+
+class FedKSeedConfig(AlgorithmConfig):
+    """One client step: two losses along a direction, one scalar, one move along the direction."""
+
+    variant: Literal["kseed", "pro"] = Field(default="kseed", description="pro: directions drawn by their scalars")
+    directions: Literal["hadamard", "rademacher", "gaussian"] = Field(
+        default="hadamard", description="gaussian is the paper's; hadamard rebuilds a model thousands of times faster"
+    )
+    candidates: int = Field(default=4096, ge=2, le=MAX_HADAMARD, description="K, how many directions there are")
+    local_steps: int = Field(default=200, ge=1, le=65_536, description="pairs of forward passes per round")
+    batch_size: int = Field(default=16, ge=1, le=4096, description="examples per step")
+    epsilon: float = Field(default=1e-3, gt=0, le=1, description="how far the model is moved for the two losses")
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=100, description="null: 64 / number of perturbed elements"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="of the learning rate over the rounds, down to final_fraction of it"
+    )
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+    perturb: Literal["all", "lora"] | tuple[str, ...] = Field(
+        default="all", description="all trained tensors, the LoRA factors alone, or names as patterns (glob)"
+    )
+    weighting: Literal["examples", "equal"] = Field(default="examples", description="how much each client counts")
+    max_difference: float | None = Field(
+        default=None, gt=0, description="a step whose two losses differ by more is neither taken nor recorded"
+    )
+    clip_quantile: float | None = Field(
+        default=0.98, gt=0, lt=1, description="a scalar beyond this quantile of the job's scalars is clipped to it"
+    )
+    max_scalar: float = Field(
+        default=1000.0, gt=0, le=1e9, description="scalars are clipped to it; the server refuses a larger one"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_weight_decay(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "weight_decay" in values:
+            raise ValueError(
+                "weight_decay is not possible: it does not commute with the steps, so the sum of the scalars would "
+                "no longer be the model"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> "FedKSeedConfig":
+        count = self.candidates
+        fits = MIN_HADAMARD <= count <= MAX_HADAMARD and count & (count - 1) == 0
+        if self.directions == "hadamard" and not fits:
+            raise ValueError(
+                f"candidates must be a power of two from {MIN_HADAMARD} to {MAX_HADAMARD} for hadamard, not {count}"
+            )
+        return self
+
+    def check_trainable(self, trainable: AnyTrainable) -> None:
+        """Raise ValueError for `perturb: lora` without LoRA, and for LoRA with trained biases."""
+        if self.perturb == "lora" and trainable.kind != "lora":
+            raise ValueError(f"perturb 'lora' needs a LoRA trainable, not {trainable.kind!r}")
+        if trainable.kind == "lora" and trainable.bias != "none":
+            raise ValueError(
+                f"bias {trainable.bias!r} starts from the base model, which the coordinator does not have: "
+                "set bias to 'none', or train the weights themselves (kind 'full')"
+            )
+
+    def learning_rate_of(self, elements: int, step: RoundFacts) -> float:
+        """The step size of a round when so many elements are perturbed."""
+        whole = _STEP_TIMES_ELEMENTS / elements if self.learning_rate is None else self.learning_rate
+        if self.schedule == "constant" or step.rounds <= 1:
+            return whole
+        done = min(1.0, (step.number - 1) / (step.rounds - 1))
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return whole * (self.final_fraction + (1 - self.final_fraction) * left)

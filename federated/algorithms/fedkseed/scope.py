@@ -1,0 +1,21 @@
+"""Which of the trained tensors are perturbed."""
+
+import fnmatch
+from collections.abc import Iterable
+
+from federated.algorithms.fedkseed.config import FedKSeedConfig
+
+_FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
+
+
+def perturbed_names(names: Iterable[str], config: FedKSeedConfig) -> list[str]:
+    """Those of the canonical names that the config perturbs, sorted; the others keep their start."""
+    return sorted(name for name in names if _is_perturbed(name, config.perturb))
+
+
+def _is_perturbed(name: str, perturb: str | tuple[str, ...]) -> bool:
+    if perturb == "all":
+        return True
+    if perturb == "lora":
+        return not _FACTORS.isdisjoint(name.split("."))
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in perturb)

@@ -1,0 +1,152 @@
+"""The coordinator's half of FedKSeed: it never needs the model, only how far it went along each direction.
+
+State: `accumulators` (K,) float64; with `pro` also `counts` (K,) int64 and `sums` (K,) float64 of the scalars' sizes.
+Facts: those of the exported ledger (see `ledger`), and `elements`, how many numbers are perturbed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from federated.algorithms.fedkseed.config import FedKSeedConfig
+from federated.algorithms.fedkseed.history import Steps, accumulated, counted, summed_sizes
+from federated.algorithms.fedkseed.ledger import weights
+from federated.algorithms.fedkseed.scope import perturbed_names
+from federated.algorithms.fedkseed.seed_choice import probabilities
+from federated.contract import (
+    Adapter,
+    AnyTrainable,
+    ClientFacts,
+    ClientUpdate,
+    Outcome,
+    RoundFacts,
+    UpdateRefused,
+)
+from federated.expects import refuse_unexpected
+from federated.maths.directions import probe_digest
+from federated.payload import Payload
+from federated.trainable import ModelFacts
+
+_STATE_ONLY = ("elements",)
+_CLIENT_METRICS = {"loss": "train_loss", "scalar_rms": "scalar_rms", "steps_skipped": "steps_skipped"}
+
+
+class FedKSeedServer:
+    """`a_j += sum over clients of c_i * learning_rate * (its scalars for j)`."""
+
+    def __init__(self, config: FedKSeedConfig, trainable: AnyTrainable) -> None:
+        self._config = config
+        self._kind = trainable.kind
+
+    def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
+        """Zeros. Raises ValueError for an initial adapter, for nothing to perturb, and for a tensor named in it."""
+        if initial:
+            raise ValueError(f"initial adapter: tensor {min(initial)!r} would have to travel; only scalars do")
+        known = {tensor.name: tensor for tensor in model.tensors}
+        moved = perturbed_names(known, self._config)
+        if not moved:
+            raise ValueError(f"perturb {self._config.perturb!r} matches none of the {len(known)} trained tensors")
+        based = [tensor.name for tensor in model.tensors if tensor.initialisation.kind == "base"]
+        if self._kind == "lora" and based:
+            raise ValueError(f"tensor {based[0]!r} starts from the base model: train it with the kind 'full'")
+        facts = {
+            "algorithm": "fedkseed",
+            "seed": seed,
+            "task_type": model.task_type,
+            "weights_digest": model.weights_digest,
+            "directions": self._config.directions,
+            "candidates": self._config.candidates,
+            "directions_digest": probe_digest(self._config.directions, self._config.candidates, torch.device("cpu")),
+            "changed": [{"name": name, "shape": list(known[name].shape)} for name in moved if name in set(based)],
+            "started": _started(model),
+            "moved": [name for name in moved if name not in set(based)],
+            "elements": sum(math.prod(known[name].shape) for name in moved),
+        }
+        count = self._config.candidates
+        tensors = {"accumulators": torch.zeros(count, dtype=torch.float64)}
+        if self._config.variant == "pro":
+            tensors |= {"counts": torch.zeros(count, dtype=torch.int64)}
+            tensors |= {"sums": torch.zeros(count, dtype=torch.float64)}
+        return Payload(tensors, facts)
+
+    def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
+        """K scalars, with `pro` K probabilities, and the round's step size; the same for all."""
+        tensors = {"accumulators": state["accumulators"].float()}
+        if self._config.variant == "pro":
+            tensors["probabilities"] = probabilities(state["counts"], state["sums"]).float()
+        bound = [self._config.local_steps]
+        expects = {
+            "seeds": {"dtype": "I32", "max_shape": bound, "in_norm": False},
+            "scalars": {"dtype": "F32", "max_shape": bound},
+        }
+        facts = {
+            "expects": expects,
+            "directions_digest": state.facts["directions_digest"],
+            "learning_rate": self._config.learning_rate_of(state.facts["elements"], step),
+        }
+        instruction = Payload(tensors, facts)
+        return {client.ordinal: instruction for client in clients}
+
+    def check(self, instruction: Payload, update: Payload) -> None:
+        """At most as many pairs as steps, directions that exist, scalars finite and within `max_scalar`."""
+        refuse_unexpected(instruction, update)
+        seeds, scalars = update["seeds"], update["scalars"]
+        if len(seeds) != len(scalars):
+            raise UpdateRefused("scalars", f"has {len(scalars)} entries for {len(seeds)} seeds")
+        for position, seed in enumerate(seeds.tolist()):
+            if not 0 <= seed < self._config.candidates:
+                reason = f"names direction {seed} at position {position}, there are {self._config.candidates}"
+                raise UpdateRefused("seeds", reason)
+        for position, scalar in enumerate(scalars.tolist()):
+            if not abs(scalar) <= self._config.max_scalar:
+                reason = f"is {scalar:g} at position {position}, at most {self._config.max_scalar:g} is allowed"
+                raise UpdateRefused("scalars", reason)
+
+    def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
+        """Exact sums for each direction, rounded once to float64."""
+        ordered = sorted(updates, key=lambda update: update.ordinal)
+        parts = [update.weight if self._config.weighting == "examples" else 1.0 for update in ordered]
+        whole = math.fsum(parts)
+        records = [
+            Steps(update.payload["seeds"].tolist(), update.payload["scalars"].tolist(), part / whole)
+            for update, part in zip(ordered, parts, strict=True)
+        ]
+        rate = self._config.learning_rate_of(state.facts["elements"], step)
+        tensors: dict[str, Tensor] = {"accumulators": accumulated(state["accumulators"], records, rate)}
+        if self._config.variant == "pro":
+            tensors["counts"] = counted(state["counts"], records)
+            tensors["sums"] = summed_sizes(state["sums"], records, self._config.max_scalar)
+        metrics = _metrics(ordered, parts)
+        metrics["pairs"] = float(sum(len(record.seeds) for record in records))
+        metrics["accumulator_rms"] = float(tensors["accumulators"].square().mean().sqrt())
+        return Outcome(Payload(tensors, state.facts), metrics)
+
+    def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
+        """Never called: a state of K scalars is not cut into shards."""
+        raise NotImplementedError("the state is aggregated whole")
+
+    def export(self, state: Payload) -> Adapter:
+        """LoRA factors and head as PEFT opens them; of weights trained in full, the ledger."""
+        facts = {name: value for name, value in state.facts.items() if name not in _STATE_ONLY}
+        ledger = Payload({"accumulators": state["accumulators"].float()}, facts)
+        if self._kind == "lora":
+            return Adapter("peft", dict(weights(ledger).values))
+        return Adapter("ledger", dict(ledger), facts=facts)
+
+
+def _started(model: ModelFacts) -> list[dict[str, Any]]:
+    """Tensors with a seeded start, trained or not, that an adapter must hold."""
+    own = [tensor for tensor in model.tensors if tensor.initialisation.kind != "base"]
+    return [tensor.model_dump(mode="json") for tensor in (*own, *model.seeded)]
+
+
+def _metrics(updates: Sequence[ClientUpdate], parts: Sequence[float]) -> dict[str, float]:
+    metrics = {}
+    for ours, name in _CLIENT_METRICS.items():
+        told = [(part, u.metrics[ours]) for u, part in zip(updates, parts, strict=True) if ours in u.metrics]
+        if told:
+            metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
+    return metrics

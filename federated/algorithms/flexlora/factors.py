@@ -1,0 +1,64 @@
+"""The adapted matrices of a model: names of their two factors, sizes, and the scale of each rank.
+
+Of a linear map A is `MODULE.lora_A.weight` (rank, in) and B `MODULE.lora_B.weight` (out, rank); of an embedding
+`MODULE.lora_embedding_A` and `MODULE.lora_embedding_B`, of the same shapes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from federated.trainable import Lora, ModelFacts
+
+# In an instruction, beside a factor's name: what was learned before, frozen, where factors start anew each round.
+LEARNED = "/learned"
+_MARKS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One adapted matrix. `rank` is the trainable's for it: the highest a client trains."""
+
+    module: str
+    a: str
+    b: str
+    inputs: int
+    outputs: int
+    rank: int
+
+    def scale(self, rank: int, trainable: Lora, scaling: Literal["rslora", "lora"]) -> float:
+        """What the product of factors of this rank is multiplied with."""
+        return trainable.alpha_of(self.module) / (math.sqrt(rank) if scaling == "rslora" else rank)
+
+    def as_facts(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def matrices_of(model: ModelFacts) -> list[Matrix]:
+    """Every adapted matrix of a model. Raises ValueError for a rank no matrix of its size has, naming the module."""
+    shapes = {tensor.name: tensor.shape for tensor in model.tensors}
+    found = []
+    for name, shape in shapes.items():
+        for mark_a, mark_b in _MARKS:
+            if name.endswith(mark_a):
+                module = name.removesuffix(mark_a)
+                found.append(_matrix(module, name, module + mark_b, shape, shapes.get(module + mark_b)))
+    if not found:
+        raise ValueError("this model has no LoRA factors to train")
+    return found
+
+
+def stored_matrices(facts: Mapping[str, Any]) -> list[Matrix]:
+    """Those of a state's facts."""
+    return [Matrix(**values) for values in facts["matrices"]]
+
+
+def _matrix(module: str, a: str, b: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...] | None) -> Matrix:
+    if shape_b is None or len(shape_a) != 2 or len(shape_b) != 2:
+        raise ValueError(f"{module}: only linear maps and embeddings can change their rank")
+    (rank, inputs), outputs = shape_a, shape_b[0]
+    if rank > min(inputs, outputs):
+        raise ValueError(f"{module}: rank {rank} is above {min(inputs, outputs)}, all that {outputs} x {inputs} has")
+    return Matrix(module, a, b, inputs, outputs, rank)

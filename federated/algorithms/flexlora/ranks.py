@@ -1,0 +1,87 @@
+"""Which rank a client trains at: its own setting, its memory, or a mix drawn by federation seed and ordinal.
+
+The mixes are those of Bai et al. (NeurIPS 2024) over four kinds of client with ranks 8, 30, 30 in attention and 200
+elsewhere, and 200, of at most 200. Here they are shares of the trainable's ranks, so they keep their spread at any.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from federated.algorithms.flexlora.factors import Matrix
+from federated.contract import ClientFacts
+from federated.trainable import MAX_RANK
+
+RankMix = Literal["uniform", "heavy-tail-light", "heavy-tail-strong", "normal"]
+RankRule = Literal["auto", "full"] | RankMix | int
+
+# Shares of the trainable's rank: in attention, elsewhere.
+_KINDS = ((8 / 200, 8 / 200), (30 / 200, 30 / 200), (30 / 200, 1.0), (1.0, 1.0))
+_MIXES: Mapping[str, tuple[float, float, float, float]] = {
+    "uniform": (0.25, 0.25, 0.25, 0.25),
+    "heavy-tail-light": (0.8, 0.2 / 3, 0.2 / 3, 0.2 / 3),
+    "heavy-tail-strong": (0.2 / 3, 0.2 / 3, 0.2 / 3, 0.8),
+    "normal": (0.125, 0.375, 0.375, 0.125),
+}
+_ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value")
+# Of each element of a factor in training: value, gradient, two moments of AdamW; float32.
+_BYTES_PER_ELEMENT = 16
+
+
+def setting_rank(settings: Mapping[str, Any]) -> int | None:
+    """The rank a client registered with, if any. Raises ValueError for another setting or a rank out of range."""
+    unknown = sorted(settings.keys() - {"rank"})
+    if unknown:
+        raise ValueError(f"unknown client setting {unknown[0]!r}: this algorithm takes 'rank'")
+    rank = settings.get("rank")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MAX_RANK):
+        raise ValueError(f"client setting 'rank' must be an integer in 1 ... {MAX_RANK}, not {rank!r}")
+    return rank
+
+
+def client_ranks(
+    rule: RankRule, memory_share: float, seed: int, client: ClientFacts, matrices: Sequence[Matrix]
+) -> tuple[int, ...]:
+    """A client's rank of each matrix: its own setting, or else by the federation's rule; at least 1.
+
+    Never above the matrix's rank in the trainable, nor above what the client's node allows.
+    """
+    wanted = setting_rank(client.settings)
+    if wanted is None and isinstance(rule, int):
+        wanted = rule
+    if wanted is None and rule == "auto":
+        elements = sum(matrix.inputs + matrix.outputs for matrix in matrices)
+        wanted = affordable_rank(client.capabilities.get("memory_bytes"), memory_share, elements)
+    if wanted is not None:
+        ranks = [wanted for _ in matrices]
+    elif rule in _MIXES:
+        kind = _drawn_kind(_MIXES[str(rule)], seed, client.ordinal)
+        ranks = [_share_of(matrix, *_KINDS[kind]) for matrix in matrices]
+    else:
+        ranks = [matrix.rank for matrix in matrices]
+    return allowed_ranks(ranks, client, matrices)
+
+
+def allowed_ranks(ranks: Sequence[int], client: ClientFacts, matrices: Sequence[Matrix]) -> tuple[int, ...]:
+    """These ranks, cut to each matrix's own and to what the client's node allows."""
+    limit = client.capabilities.get("max_rank") or MAX_RANK
+    return tuple(min(rank, matrix.rank, limit) for rank, matrix in zip(ranks, matrices, strict=True))
+
+
+def affordable_rank(memory_bytes: int | None, share: float, elements_per_rank: int) -> int | None:
+    """The rank whose factors, `elements_per_rank` for each, take `share` of the memory in training; None: any."""
+    if memory_bytes is None:
+        return None
+    return max(1, int(memory_bytes * share / (elements_per_rank * _BYTES_PER_ELEMENT)))
+
+
+def _drawn_kind(mix: tuple[float, ...], seed: int, ordinal: int) -> int:
+    """Which of the four kinds a client is: a pure function of federation seed and ordinal."""
+    digest = hashlib.sha256(f"{seed}/rank/{ordinal}".encode()).digest()
+    drawn = int.from_bytes(digest[:8], "big") / 2**64
+    return sum(drawn >= sum(mix[: kind + 1]) for kind in range(len(mix) - 1))
+
+
+def _share_of(matrix: Matrix, in_attention: float, elsewhere: float) -> int:
+    attends = any(part in matrix.module for part in _ATTENTION)
+    return max(1, round((in_attention if attends else elsewhere) * matrix.rank))

@@ -1,0 +1,96 @@
+"""Tensors that every client trains and the server averages as they are: heads, biases, and what goes with them.
+
+A tensor that starts from the base model's own value travels as a difference both ways. Its base value, told once by
+the first cohort as `NAME/base`, stands in the state for the exported adapter: the coordinator has no base model.
+`NAME/frozen` is a value that nobody trains and no seed makes: an initial adapter gave it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from federated.contract import ClientUpdate
+from federated.payload import LazyTensor, Payload
+from federated.trainable import ModelFacts, TensorFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from federated.session import TrainingSession
+
+BASE = "/base"
+FROZEN = "/frozen"
+# A client's metrics that make sense as a mean over clients, and what they are called in the round's.
+_CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
+
+
+def checked_initial(model: ModelFacts, initial: Payload | None) -> dict[str, "Tensor"]:
+    """The tensors of an initial adapter by canonical name. Raises ValueError naming one that does not fit."""
+    given = dict(initial or {})
+    known = {tensor.name: tensor for tensor in (*model.tensors, *model.seeded)}
+    for name, value in given.items():
+        _check_initial(name, value, known.get(name))
+    return given
+
+
+def differences(model: ModelFacts) -> list[str]:
+    """Names of the tensors that travel as a difference."""
+    return [tensor.name for tensor in model.tensors if tensor.initialisation.kind == "base"]
+
+
+def expected_bases(state: Payload, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of `expects` for the base values of these differences that the state does not know yet."""
+    return {
+        name + BASE: {"dtype": "F32", "shape": list(state.shape(name)), "in_norm": False}
+        for name in names
+        if name + BASE not in state
+    }
+
+
+def told_bases(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
+    """The base values that came with these updates. Who has another base is out before: the first one's serves."""
+    first = updates[0].payload
+    return {name: first.lazy(name) for name in first if name.endswith(BASE)}
+
+
+def absolute(state: Payload, name: str, names: Sequence[str]) -> "Tensor":
+    """The value of a tensor of the state; of one of the differences `names`, with its base value added.
+
+    Raises ValueError before the first round if it is a difference.
+    """
+    if name not in names:
+        return state[name]
+    if name + BASE not in state:
+        raise ValueError(f"tensor {name!r} is a difference, and no client has told its base value yet")
+    return (state[name + BASE].double() + state[name].double()).float()
+
+
+def training_metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:
+    """`train_loss`, `train_accuracy`, `update_norm`: means over those who told them, weighted as the updates are."""
+    metrics: dict[str, float] = {}
+    for ours, name in _CLIENT_METRICS.items():
+        told = [(update.weight, update.metrics[ours]) for update in updates if ours in update.metrics]
+        if told:
+            metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
+    return metrics
+
+
+def base_values(instruction: Payload, session: "TrainingSession") -> dict[str, "Tensor"]:
+    """On the client: what an instruction asks of the base model; ask while the difference is still zero."""
+    asked = [name for name in instruction.facts["expects"] if name.endswith(BASE)]
+    return {name: session.trainables[name.removesuffix(BASE)].detach().float().cpu().clone() for name in asked}
+
+
+def norm(update: Mapping[str, "Tensor"]) -> float:
+    """Euclidean norm over all tensors of an update."""
+    return math.sqrt(math.fsum(float(value.double().square().sum()) for value in update.values()))
+
+
+def _check_initial(name: str, value: "Tensor", tensor: TensorFacts | None) -> None:
+    if tensor is None:
+        raise ValueError(f"initial adapter: tensor {name!r} is not one of this model's")
+    if tuple(value.shape) != tensor.shape:
+        shape = list(value.shape)
+        raise ValueError(f"initial adapter: tensor {name!r} has shape {shape}, expected {list(tensor.shape)}")
+    if tensor.initialisation.kind == "base":
+        raise ValueError(f"initial adapter: tensor {name!r} is a value, but it travels as a difference from the base")

@@ -1,0 +1,67 @@
+"""The table as Markdown, and where it goes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tables.definition import Row, Table
+from benchmarks.tables.document import BEGIN, END, document, markdown, write_between
+from tests.benchmarks.tables.samples import finished
+
+ROWS = (
+    Row("one", "a", {}, {}, cells={"passes": "40"}),
+    Row("two", "a", {}, {}),
+    Row("three", "a", {}, {}),
+)
+TABLE = Table(name="a", rows=ROWS, rounds=4, seeds=(0, 1))
+RUNS = [
+    finished("one", "subj", 0, 0.5),
+    finished("one", "subj", 1, 0.6),
+    finished("one", "trec", 0, 0.25),
+    finished("two", "trec", 1, 1.0),
+]
+
+
+def test_a_row_has_means_and_deviations_and_a_dash_where_nothing_was_run() -> None:
+    # The deviation of 50 and 60 is 10 / sqrt(2).
+    assert markdown(TABLE, RUNS).splitlines() == [
+        "| | passes | subj | trec | bytes down | bytes up | seconds |",
+        "|---|---|--:|--:|--:|--:|--:|",
+        "| one | 40 | 55.0 ± 7.1 | 25.0 | 16,384 | 1,600 | 30 |",
+        "| two | | – | 100.0 | 16,384 | 1,600 | 31 |",
+        "| three | | – | – | – | – | – |",
+    ]
+
+
+def test_the_command_stands_above_the_table_and_the_appendix_below() -> None:
+    text = document(replace(TABLE, appendix=lambda: "more"), RUNS, "python -m benchmarks.tables a", "two at once")
+    command, caption, table, appendix = text.split("\n\n")
+    assert command == "`python -m benchmarks.tables a`"
+    assert "20 clients (Dirichlet 0.5), 5 drawn a round; rounds: 4; seeds: 0, 1." in caption
+    assert caption.endswith("two at once.")
+    assert table == markdown(TABLE, RUNS)
+    assert appendix == "more"
+
+
+class TestAReadme:
+    def test_has_the_text_between_its_marks_and_nothing_else_changed(self, tmp_path: Path) -> None:
+        readme = tmp_path / "README.md"
+        readme.write_text(f"# a\n\n{BEGIN}\nold\n{END}\n\nrest\n", encoding="utf-8")
+        write_between(readme, "new")
+        assert readme.read_text(encoding="utf-8") == f"# a\n\n{BEGIN}\nnew\n{END}\n\nrest\n"
+
+    def test_without_marks_gets_them_at_its_end(self, tmp_path: Path) -> None:
+        readme = tmp_path / "README.md"
+        readme.write_text("# a\n", encoding="utf-8")
+        for text in ("first", "second"):
+            write_between(readme, text)
+        assert readme.read_text(encoding="utf-8") == f"# a\n\n## Measured\n\n{BEGIN}\nsecond\n{END}\n"
+
+    @pytest.mark.parametrize("text", [BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
+    def test_whose_marks_are_no_pair_is_left_as_it_is(self, tmp_path: Path, text: str) -> None:
+        readme = tmp_path / "README.md"
+        readme.write_text(text, encoding="utf-8")
+        with pytest.raises(SystemExit, match="needs one line"):
+            write_between(readme, "new")
+        assert readme.read_text(encoding="utf-8") == text

@@ -1,0 +1,50 @@
+"""A job runs a federation over real sessions, for every algorithm alike."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.tables import federation
+from benchmarks.tables.definition import Table
+from benchmarks.tables.jobs import Finished, jobs_of
+from benchmarks.tables.sites import make_site
+from federated import registry
+from tests.benchmarks.tables.samples import TASK, data_folder, table_of
+from tests.support.tiny_models import bert_folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield bert_folder(tmp_path_factory.mktemp("base"))
+    torch.set_num_threads(threads)
+
+
+def _finished(table: Table, base: Path, folder: Path) -> Finished:
+    site = make_site(data_folder(folder / "data"), TASK, 3, table, folder / "site")
+    (job,) = jobs_of(table)
+    return federation.run(job, site, base)
+
+
+@pytest.mark.parametrize("algorithm", registry.algorithms())
+def test_a_run_tells_accuracy_on_the_test_set_bytes_and_seconds(algorithm: str, base: Path, tmp_path: Path) -> None:
+    run = _finished(table_of(algorithm), base, tmp_path)
+    assert (run.row, run.task, run.seed) == ("its example", TASK, 3)
+    assert run.evaluations.keys() == {1}
+    assert run.evaluations[1]["examples"] == 9
+    assert run.accuracy * 9 == pytest.approx(round(run.accuracy * 9))
+    assert min(run.download_bytes, run.upload_bytes, run.seconds) > 0
+
+
+def test_what_was_run_twice_came_out_twice(base: Path, tmp_path: Path) -> None:
+    first, second = (_finished(table_of("fedavg"), base, tmp_path / name) for name in ("first", "second"))
+    assert replace(first, seconds=0) == replace(second, seconds=0)
+
+
+def test_the_state_is_evaluated_every_so_many_rounds_and_after_the_last(base: Path, tmp_path: Path) -> None:
+    table = replace(table_of("fedavg"), rounds=3, evaluate_every=2)
+    assert _finished(table, base, tmp_path).evaluations.keys() == {2, 3}

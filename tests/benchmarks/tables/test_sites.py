@@ -1,0 +1,74 @@
+"""A task is cut over the clients; the last one alone holds the test set."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.tables.sites import MIN_ROWS, cut, make_site
+from tests.benchmarks.tables.samples import TASK, data_folder, table_of
+
+ROWS = [{"text": str(number), "label": str(number % 3)} for number in range(3000)]
+LABELS = ("0", "1", "2")
+
+
+def _skew(alpha: float) -> float:
+    """Mean over the clients of the share of their most frequent label; a third if labels were spread evenly."""
+    parts = cut(ROWS, LABELS, 10, alpha, random.Random(1))
+    largest = [max(Counter(row["label"] for row in part).values()) / len(part) for part in parts]
+    return sum(largest) / len(largest)
+
+
+def test_every_row_is_dealt_once() -> None:
+    parts = cut(ROWS, LABELS, 20, 0.5, random.Random(0))
+    assert sorted(int(row["text"]) for part in parts for row in part) == list(range(3000))
+    assert min(len(part) for part in parts) >= MIN_ROWS
+    assert all(len({row["label"] for row in part}) > 1 for part in parts)
+
+
+def test_a_seed_is_a_cut() -> None:
+    assert cut(ROWS, LABELS, 5, 0.5, random.Random(4)) == cut(ROWS, LABELS, 5, 0.5, random.Random(4))
+    assert cut(ROWS, LABELS, 5, 0.5, random.Random(4)) != cut(ROWS, LABELS, 5, 0.5, random.Random(5))
+
+
+def test_a_small_alpha_gives_each_client_few_labels() -> None:
+    assert _skew(1000.0) < 0.37
+    assert _skew(0.5) > 0.5
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(SystemExit, match=r"48 rows are too few to cut over 20 clients with alpha 0\.5"):
+        cut(ROWS[:48], LABELS, 20, 0.5, random.Random(0))
+
+
+class TestASite:
+    def test_has_a_file_per_client_and_one_test_set(self, tmp_path: Path) -> None:
+        site = make_site(data_folder(tmp_path / "data"), TASK, 3, table_of("fedavg"), tmp_path / "site")
+        assert site.labels == ("blue", "green", "red")
+        files = {dataset.path: dataset.test_path for dataset in site.datasets().values()}
+        assert list(files.values()) == [None, site.folder / "test.jsonl"]
+        assert sum(len(_rows(path)) for path in files if path is not None) == 96
+        assert len(_rows(site.folder / "test.jsonl")) == 9
+
+    def test_has_the_same_test_set_under_every_seed(self, tmp_path: Path) -> None:
+        data = data_folder(tmp_path / "data")
+        sites = [make_site(data, TASK, seed, table_of("fedavg"), tmp_path / str(seed)) for seed in (0, 1)]
+        assert len({(site.folder / "test.jsonl").read_bytes() for site in sites}) == 1
+        assert len({(site.folder / "client-000.jsonl").read_bytes() for site in sites}) == 2
+
+    def test_is_made_of_at_most_so_many_rows(self, tmp_path: Path) -> None:
+        table = replace(table_of("fedavg"), train_rows=64)
+        site = make_site(data_folder(tmp_path / "data"), TASK, 0, table, tmp_path / "site")
+        assert sum(len(_rows(site.folder / f"client-{ordinal:03}.jsonl")) for ordinal in range(2)) == 64
+
+    def test_of_a_task_that_is_not_there_says_which_file_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match=r"weather/train.jsonl is missing"):
+            make_site(tmp_path, "weather", 0, table_of("fedavg"), tmp_path / "site")
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,176 @@
+"""A ledger and a base model's folder are the trained model; over transformers and PEFT."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from federated import simulation
+from federated.adapter_files import write_adapter
+from federated.contract import ClientFacts, LedgerInvalid, RoundFacts
+from federated.merge import MergeError, merge
+from federated.payload import Payload
+from federated.protocol import Work
+from federated.registry import client_half, ledger_weights, make_config, server_half
+from federated.simulation import Result, SimulatedFederation
+from federated.trainable import Full, Lora
+from tests.support import tiny_models
+from tests.support.training import COLORS, REPEAT, make_node, work_of
+from worker_agent.settings import AgentSettings
+from worker_agent.training.session import Workbench
+
+TOKENS = torch.tensor([[4, 5, 6, 7]])
+CONFIG: dict[str, Any] = {"local_steps": 5, "batch_size": 4, "candidates": 128, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
+    threads = torch.get_num_threads()
+    yield make_node(tmp_path_factory.mktemp("node"))
+    torch.set_num_threads(threads)
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
+    return found
+
+
+class Federated:
+    """A short federation on one of the node's models, and its export in a folder."""
+
+    def __init__(self, node: AgentSettings, folder: Path, model: str, trainable: Lora | Full, **config: Any) -> None:
+        task = REPEAT if "llama" in model else COLORS
+        self.bench = Workbench(node)
+        self.base = Path(node.models[model])
+        self.config = make_config("fedkseed", CONFIG | config)
+        self.work: Work = work_of(model, trainable, task)
+        self.data = "colors" if task is COLORS else "instructions"
+        federation = SimulatedFederation("fedkseed", self.config, trainable, 2, 2, seed=self.work.federation_seed)
+        self.result: Result = simulation.run(
+            federation, lambda ordinal, seed: self.bench.open(self.work, self.data, seed, {})
+        )
+        facts = self.bench.open(self.work, self.data, 0, {}).facts
+        self.folder = folder / "export"
+        write_adapter(self.folder, self.result.adapter, trainable, facts, str(self.base), {})
+
+    def evaluated_logits(self) -> Tensor:
+        """Those of the session that applied the last state."""
+        opened = self.bench.open(self.work, self.data, 0, {})
+        client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
+        server = server_half("fedkseed", self.config, self.work.trainable)
+        told = server.plan(self.result.state, [client], RoundFacts(3, "evaluate", 2, 2))[1]
+        client_half("fedkseed", self.config, self.work.trainable).apply(told, opened, None, "shared")
+        return logits(opened.model)
+
+    def opened(self, folder: Path) -> Any:
+        """A model folder as any user opens it."""
+        kind: Any = AutoModelForSequenceClassification if self.data == "colors" else AutoModelForCausalLM
+        model, loading = kind.from_pretrained(folder, output_loading_info=True)
+        assert not loading["missing_keys"]
+        assert not loading["unexpected_keys"]
+        return model
+
+
+class TestMerging:
+    @pytest.mark.parametrize(
+        ("model", "trainable", "config"),
+        [
+            ("bert", Full(), {}),
+            ("bert-without-pooler", Full(), {"variant": "pro"}),
+            ("roberta", Full(names=("*.layer.1.*", "classifier.*")), {}),
+            ("bert", Full(), {"perturb": ["classifier.*", "*.query.*"]}),
+            ("llama", Full(), {"directions": "rademacher"}),
+            ("tied-llama", Full(), {}),
+        ],
+        ids=lambda value: value if isinstance(value, str) else None,
+    )
+    def test_the_merged_folder_is_the_model_that_was_evaluated(
+        self, node: AgentSettings, tmp_path: Path, model: str, trainable: Full, config: dict[str, Any]
+    ) -> None:
+        federated = Federated(node, tmp_path, model, trainable, **config)
+        assert federated.result.adapter.kind == "ledger"
+        merge(federated.folder, federated.base, tmp_path / "merged")
+        expected = federated.evaluated_logits()
+        found = logits(federated.opened(tmp_path / "merged"))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        before = logits(federated.bench.open(federated.work, federated.data, 0, {}).model)
+        assert not torch.allclose(before, expected, rtol=0, atol=1e-5)
+
+    def test_a_base_in_bfloat16_keeps_its_format_and_is_rounded_to_once(
+        self, node: AgentSettings, tmp_path: Path
+    ) -> None:
+        base = tiny_models.llama_folder(tmp_path / "base")
+        halved = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
+        save_file(halved, base / "model.safetensors", metadata={"format": "pt"})
+        bfloat16 = node.model_copy(update={"models": {**node.models, "llama-bfloat16": str(base)}})
+        federated = Federated(bfloat16, tmp_path, "llama-bfloat16", Full())
+        merge(federated.folder, base, tmp_path / "merged")
+        made = ledger_weights(Payload.open(federated.folder / "ledger.safetensors")).differences
+        out = load_file(tmp_path / "merged" / "model.safetensors")
+        assert {value.dtype for value in out.values()} == {torch.bfloat16}
+        assert all(torch.equal(out[name], (halved[name].float() + made[name]).bfloat16()) for name in made)
+
+    def test_another_base_is_refused(self, node: AgentSettings, tmp_path: Path) -> None:
+        federated = Federated(node, tmp_path, "bert", Full())
+        other = tiny_models.bert_folder(tmp_path / "other", seed=1)
+        with pytest.raises(MergeError, match="is not the base of this ledger: its weights are sha256:"):
+            merge(federated.folder, other, tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+
+    def test_a_base_in_shards_is_known_by_all_of_them(self, node: AgentSettings, tmp_path: Path) -> None:
+        base = tiny_models.bert_folder(tmp_path / "base", shard_bytes=6000)
+        sharded = node.model_copy(update={"models": {**node.models, "sharded": str(base)}})
+        federated = Federated(sharded, tmp_path, "sharded", Full())
+        merge(federated.folder, base, tmp_path / "merged")
+        found = logits(federated.opened(tmp_path / "merged"))
+        torch.testing.assert_close(found, federated.evaluated_logits(), rtol=0, atol=1e-6)
+
+
+class TestExport:
+    @pytest.mark.parametrize("model", ["bert", "bert-without-pooler", "llama"])
+    def test_factors_open_in_peft_as_the_model_that_was_evaluated(
+        self, node: AgentSettings, tmp_path: Path, model: str
+    ) -> None:
+        federated = Federated(node, tmp_path, model, Lora(r=2))
+        kind: Any = AutoModelForCausalLM if model == "llama" else AutoModelForSequenceClassification
+        labels: dict[str, Any] = {} if model == "llama" else {"num_labels": 3}
+        opened = peft.PeftModel.from_pretrained(kind.from_pretrained(federated.base, **labels), federated.folder)
+        assert torch.equal(logits(opened), federated.evaluated_logits())
+
+    def test_a_ledger_holds_scalars_alone(self, node: AgentSettings, tmp_path: Path) -> None:
+        federated = Federated(node, tmp_path, "bert", Full())
+        ledger = Payload.open(federated.folder / "ledger.safetensors")
+        assert {name: tuple(tensor.shape) for name, tensor in ledger.items()} == {"accumulators": (128,)}
+
+
+class TestALedgerThatCannotBeApplied:
+    @pytest.fixture
+    def ledger(self, node: AgentSettings, tmp_path: Path) -> Payload:
+        folder = Federated(node, tmp_path, "bert", Full()).folder
+        return Payload.decode((folder / "ledger.safetensors").read_bytes())
+
+    @pytest.mark.parametrize(
+        ("facts", "words"),
+        [
+            ({"algorithm": "fedother"}, "fact 'algorithm' is 'fedother', which is no algorithm here"),
+            ({"algorithm": None}, "fact 'algorithm' is None"),
+            ({"directions_digest": "sha256:other"}, "this machine makes other hadamard directions"),
+            ({"candidates": 256}, r"tensor 'accumulators' has shape \[128\], expected \[256\]"),
+            ({"changed": [{"name": "x"}]}, "'shape'"),
+        ],
+    )
+    def test_says_why(self, ledger: Payload, facts: dict[str, Any], words: str) -> None:
+        with pytest.raises(LedgerInvalid, match=words):
+            ledger_weights(ledger.with_facts(**facts))
+
+    def test_a_missing_fact_is_named(self, ledger: Payload) -> None:
+        facts = {name: value for name, value in ledger.facts.items() if name != "seed"}
+        with pytest.raises(LedgerInvalid, match="the ledger lacks 'seed'"):
+            ledger_weights(Payload(dict(ledger), facts))

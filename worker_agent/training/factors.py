@@ -1,0 +1,66 @@
+"""The LoRA factors of one adapted module: their rank and scale can be changed for a job, and put back after it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from worker_agent.training.canonical import canonical_name
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """`a` (rank, in) and `b` (out, rank) of one module; `rank`, `alpha`, `scaling` are those it was made with."""
+
+    module: str
+    layer: Any
+    a: nn.Parameter
+    b: nn.Parameter
+    rank: int
+    alpha: float
+    scaling: float
+
+    def resize(self, rank: int, scaling: float) -> None:
+        """Another rank and scale; the values are then undefined. Raises ValueError."""
+        if rank < 1:
+            raise ValueError(f"module {self.module!r}: rank {rank} is below 1")
+        if self.a.dim() != 2:
+            raise ValueError(f"module {self.module!r}: only linear maps and embeddings can change their rank")
+        self._set(rank, scaling * rank, scaling)
+
+    def restore(self) -> None:
+        """The rank and scale it was made with; the values are undefined if they had been changed."""
+        self._set(self.rank, self.alpha, self.scaling)
+
+    def _set(self, rank: int, alpha: float, scaling: float) -> None:
+        if len(self.a) != rank:
+            # The parameters stay the same objects: session, optimiser and model go on to share them.
+            self.a.data = torch.empty(rank, *self.a.shape[1:], dtype=self.a.dtype, device=self.a.device)
+            self.b.data = torch.empty(self.b.shape[0], rank, dtype=self.b.dtype, device=self.b.device)
+            self.a.grad = self.b.grad = None
+        self.layer.r[_ADAPTER] = rank
+        self.layer.lora_alpha[_ADAPTER] = alpha
+        self.layer.scaling[_ADAPTER] = scaling
+
+
+def factors_of(model: nn.Module) -> Mapping[str, Factors]:
+    """All adapted modules of a PEFT model by canonical name; none of a model without LoRA."""
+    found = {}
+    for name, layer in model.named_modules():
+        module = canonical_name(name, prefix=False)
+        if module is not None and isinstance(layer, LoraLayer) and _ADAPTER in layer.r:
+            a, b = _pair(layer)
+            scaling = float(layer.scaling[_ADAPTER])
+            found[module] = Factors(module, layer, a, b, layer.r[_ADAPTER], layer.lora_alpha[_ADAPTER], scaling)
+    return found
+
+
+def _pair(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    if _ADAPTER in layer.lora_embedding_A:
+        return layer.lora_embedding_A[_ADAPTER], layer.lora_embedding_B[_ADAPTER]
+    return layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
