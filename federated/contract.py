@@ -34,6 +34,9 @@ class AlgorithmConfig(BaseModel):
     def check_trainable(self, trainable: AnyTrainable) -> None:
         """Raise ValueError if this config cannot train `trainable` (the kind itself was checked before)."""
 
+    def check_served(self) -> None:
+        """Raise ValueError for a setting of simulations alone, whose result no user could download and open."""
+
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise ValueError unless a client may register with these `settings`; none are known by default."""
         if settings:

@@ -33,11 +33,14 @@ class Hooks:
     `masks`: parameter name -> bool of its shape; where False the parameter keeps its bits, since the update is
     masked and not the gradient (AdamW's decay and moments move a parameter without a gradient).
     `penalty()`: added to the mean loss of each step, once, whatever the number of micro batches.
+    `moments`: the optimiser's state, `NAME/KEY` -> tensor; taken up before the first step where it has it, and
+    replaced by what the last step left. None: it begins at zero and is forgotten.
     """
 
     order: Callable[[int], Sequence[int]] | None = None
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     penalty: Callable[[], Tensor] | None = None
+    moments: dict[str, Tensor] | None = None
 
 
 def train(session: TrainingSession, config: GradientConfig, hooks: Hooks | None = None) -> dict[str, float]:
@@ -52,9 +55,10 @@ def train(session: TrainingSession, config: GradientConfig, hooks: Hooks | None 
     order = hooks.order or (lambda epoch: shuffled(session.seed, epoch, session.examples))
     examples = _examples_to_see(config, len(order(0)))
     session.training(True)
-    loop = _Loop(session, config, hooks, steps=math.ceil(examples / config.batch_size))
+    loop = _Loop(session, config, hooks, steps=_steps_over(config, examples))
     for batch in _batches(session, order, examples, config.batch_size):
         loop.step(batch)
+    loop.leave_moments()
     return {
         "loss": loop.mean_loss(),
         "steps": float(loop.done),
@@ -68,6 +72,15 @@ def shuffled(seed: int, epoch: int, examples: int) -> list[int]:
     keys = words(stream_key(seed, f"order of epoch {epoch}"), 0, examples)
     order: list[int] = torch.argsort(keys, stable=True).tolist()
     return order
+
+
+def planned_steps(config: GradientConfig, per_epoch: int) -> int:
+    """How many optimiser steps `train` takes over a client of `per_epoch` examples."""
+    return _steps_over(config, _examples_to_see(config, per_epoch))
+
+
+def _steps_over(config: GradientConfig, examples: int) -> int:
+    return math.ceil(examples / config.batch_size)
 
 
 def _examples_to_see(config: GradientConfig, per_epoch: int) -> int:
@@ -107,6 +120,9 @@ class _Loop:
         self._parameters = list(trained.values())
         self._masked = [(trained[name], mask.to(session.device)) for name, mask in hooks.masks.items()]
         self._optimizer = _optimizer(config, self._parameters)
+        self._moments = hooks.moments
+        self._trained = trained
+        self._take_up_moments()
         self._forward_examples = min(config.micro_batch_size or config.batch_size, config.batch_size)
         self._steps = steps
         self._reported = time.monotonic()
@@ -120,6 +136,10 @@ class _Loop:
             for group in self._optimizer.param_groups:
                 group["lr"] = config.learning_rate * min(1.0, (self.done + 1) / config.warmup_steps)
         self._pending += self._backward(batch)
+        for parameter, mask in self._masked:
+            # What is not trained does not count in the clipped norm.
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
         self._update()
@@ -130,6 +150,23 @@ class _Loop:
             self._pending.zero_()
         if self.done == self._steps or time.monotonic() - self._reported >= _REPORT_SECONDS:
             self._report()
+
+    def leave_moments(self) -> None:
+        if self._moments is None:
+            return
+        self._moments.clear()
+        for name, parameter in self._trained.items():
+            for key, value in self._optimizer.state[parameter].items():
+                self._moments[f"{name}/{key}"] = value.detach().to("cpu", torch.float32, copy=True)
+
+    def _take_up_moments(self) -> None:
+        for full_name, value in (self._moments or {}).items():
+            name, _, key = full_name.rpartition("/")
+            parameter = self._trained.get(name)
+            if parameter is not None and value.shape in (parameter.shape, torch.Size()):
+                # The optimiser counts its steps on the CPU.
+                device = parameter.device if value.dim() else torch.device("cpu")
+                self._optimizer.state[parameter][key] = value.to(device, copy=True)
 
     def mean_loss(self) -> float:
         mean = (self._summed + float(self._pending)) / max(self.done, 1)

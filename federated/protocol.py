@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from federated.task import BaseModelReference as BaseModelReference
+from federated.task import Cloze as Cloze
 from federated.task import Metric as Metric
 from federated.task import Name as Name
 from federated.task import Task as Task

@@ -5,6 +5,7 @@ One implementation stands in `worker_agent.training.session`. Tensor names are c
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 
 
 class Batch(Protocol):
-    """Some examples, tokenised and on the device. `examples` is how many, `indices` which of the client's."""
+    """Some examples, tokenised and on the device. `examples` is how many, `indices` which of the client's.
+
+    `mask` (examples, tokens), bool: which tokens are an example's, and not filled up to the longest.
+    """
 
     @property
     def examples(self) -> int: ...
     @property
     def indices(self) -> Sequence[int]: ...
+    @property
+    def mask(self) -> "Tensor": ...
 
 
 class TrainingSession(Protocol):
@@ -52,6 +58,9 @@ class TrainingSession(Protocol):
         Raises KeyError for a module without factors, ValueError for a rank below 1.
         """
 
+    def leave_out_prompts(self, layers: Collection[int]) -> None:
+        """Take the prompts out of these layers, until the job ends: they attend to the text alone."""
+
     def read(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
         """Copies (float32, CPU) of the trainable tensors, in the same form as `load` takes them."""
 
@@ -80,6 +89,12 @@ class TrainingSession(Protocol):
         """Loss over the batch's examples: scalar, or one value per example for "none" (float32).
 
         A causal model's example counts the mean over its response tokens.
+        """
+
+    def differentiable_twice(self) -> AbstractContextManager[None]:
+        """While the block runs, the gradient of `loss` has a gradient; fused attention has none, so it is not used.
+
+        Raises JobDeclined where the model cannot do without it.
         """
 
     def evaluate(self) -> Mapping[str, float]:

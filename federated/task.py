@@ -3,12 +3,14 @@
 Shared by users' requests and by the work a worker is given.
 """
 
+import string
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from federated.trainable import Plain
 
+GAP = "{mask}"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -33,12 +35,35 @@ class TextTemplate(Plain):
     response: str = Field(default="{output}", min_length=1, max_length=8192)
 
 
+class Cloze(Plain):
+    """A classifier's question as a gap that the model's own masked-language head fills.
+
+    `{column}` is replaced by a row's value; the word that fills `{mask}` tells the class. The loss is over the whole
+    vocabulary at the gap, a prediction is the likeliest of `words`. No head is trained.
+    """
+
+    template: str = Field(default="{text} It was {mask} .", max_length=8192)
+    words: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
+        description="one for each label, in their order; each a single token of the model"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_gap(self) -> "Cloze":
+        list(string.Formatter().parse(self.template))
+        if self.template.count(GAP) != 1:
+            raise ValueError(f"the cloze template must have {GAP} once, it has it {self.template.count(GAP)} times")
+        if len(set(self.words)) != len(self.words):
+            raise ValueError("the words of a cloze must differ from one another")
+        return self
+
+
 class TaskDefinition(Plain):
     """What is learned: labels for a classifier, a template for a causal model, and which metrics are reported."""
 
     task: Task
     labels: tuple[str, ...] | None = Field(default=None, description="class names; the index is the class")
     template: TextTemplate | None = None
+    cloze: Cloze | None = Field(default=None, description="classify by a gap in the text, without a trained head")
     max_length: int = Field(default=128, ge=8, le=131072, description="tokens; longer texts are cut")
     metrics: tuple[Metric, ...] = ("accuracy",)
 
@@ -50,4 +75,7 @@ class TaskDefinition(Plain):
             raise ValueError("labels must differ from one another")
         if self.task == "causal_lm" and self.labels is not None:
             raise ValueError("causal_lm takes a template, not labels")
+        if self.cloze is not None and len(self.cloze.words) != len(self.labels or ()):
+            found = f"{len(self.cloze.words)} words for {len(self.labels or ())} labels"
+            raise ValueError(f"a cloze needs a word for each label of a classifier, it has {found}")
         return self

@@ -100,7 +100,7 @@ class ModelFacts(Plain):
     """
 
     model_type: str
-    task_type: Literal["SEQ_CLS", "CAUSAL_LM"]
+    task_type: Literal["SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
     tensors: tuple[TensorFacts, ...]
     seeded: tuple[TensorFacts, ...] = ()
     layers: int
@@ -145,8 +145,8 @@ def peft_name(canonical: str, trainable: Lora | Prefix | Full) -> str:
 def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str) -> dict[str, Any]:
     """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter.
 
-    It opens over `AutoModelForSequenceClassification` with the federation's number of labels, or over
-    `AutoModelForCausalLM`.
+    It opens over `AutoModelForSequenceClassification` with the federation's number of labels, over
+    `AutoModelForCausalLM`, or (a cloze, PEFT's FEATURE_EXTRACTION) over `AutoModelForMaskedLM`.
     """
     common: dict[str, Any] = {
         "base_model_name_or_path": base_model,

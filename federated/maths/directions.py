@@ -81,5 +81,6 @@ def probe_digest(kind: Kind, count: int, device: torch.device) -> str:
     elements = 2 * count + count // 2 + 3 if kind == "hadamard" else _EXPLICIT_PROBE_ELEMENTS
     field = directions(kind, _PROBE_SEED, count).over({_PROBE: elements}, device)
     drawn = words(stream_key(_PROBE_SEED, "coefficients"), 0, count) % (2 * _PROBE_BOUND + 1) - _PROBE_BOUND
-    summed = field.combination(_PROBE, drawn.to(device, torch.float32))
+    # Zero is added because sums of another order may make the other zero.
+    summed = field.combination(_PROBE, drawn.to(device, torch.float32)) + 0.0
     return "sha256:" + hashlib.sha256(summed.cpu().numpy().tobytes()).hexdigest()

@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from federated.maths import hadamard_gpu
 from federated.maths.cores import on_all_cores
 from federated.maths.generator import philox, stream_key
+from federated.maths.hadamard_gpu import MAX_COUNT, MIN_COUNT
 
 WORD_BITS = 32
 _SIGN_BIT = -(2**31)
@@ -86,6 +88,7 @@ class HadamardField:
         self.count = directions.count
         self.sizes = dict(sizes)
         self.device = device
+        self.on_gpu = device.type == "cuda" and hadamard_gpu.usable()
         self._first: dict[str, int] = {}
         blocks = 0
         for name in sizes:
@@ -137,29 +140,22 @@ class HadamardField:
 
     def combination(self, name: str, coefficients: Tensor) -> Tensor:
         """`sum_j coefficients[j] z_j` over one tensor: (K,) -> (elements,), in the dtype of the coefficients."""
-        coefficients = coefficients.to(self.device)
-        out = torch.empty(self.sizes[name], dtype=coefficients.dtype, device=self.device)
-
-        def put(part: Tensor, summed: Tensor) -> None:
-            part.copy_(summed)
-
-        self._each_chunk({name: out}, coefficients, put)
+        out = torch.zeros(self.sizes[name], dtype=coefficients.dtype, device=self.device)
+        self.subtract(-coefficients, {name: out})
         return out
 
     def subtract(self, coefficients: Tensor, values: Mapping[str, Tensor]) -> None:
-        """`values -= combination` for every tensor of the field: flat, in the dtype of the coefficients."""
-
-        def take_away(part: Tensor, summed: Tensor) -> None:
-            part.sub_(summed)
-
-        self._each_chunk(values, coefficients.to(self.device), take_away)
-
-    def _each_chunk(
-        self, values: Mapping[str, Tensor], coefficients: Tensor, use: Callable[[Tensor, Tensor], None]
-    ) -> None:
+        """`values -= combination` for every given tensor of the field: flat, in the dtype of the coefficients."""
+        coefficients = coefficients.to(self.device)
+        if self.on_gpu and coefficients.dtype is torch.float32 and MIN_COUNT <= self.count <= MAX_COUNT:
+            for name, value in values.items():
+                rows = self.rows_of(name)
+                inverse = _inverse(self.odd[rows], self.count)
+                hadamard_gpu.subtract(value, coefficients, self.signs[rows], inverse, self.offset[rows])
+            return
         self.run(
             [
-                partial(self._use_sum, rows, coefficients, part, use)
+                partial(self._take_away, rows, coefficients, part)
                 for name, value in values.items()
                 for rows, part in self.chunks(name, value)
             ]
@@ -182,9 +178,7 @@ class HadamardField:
             for piece in pieces:
                 piece()
 
-    def _use_sum(
-        self, rows: slice, coefficients: Tensor, part: Tensor, use: Callable[[Tensor, Tensor], None]
-    ) -> None:
+    def _take_away(self, rows: slice, coefficients: Tensor, part: Tensor) -> None:
         made = _Buffers.here(coefficients.dtype, self.device, rows.stop - rows.start, self.count)
         inverse = _inverse(self.odd[rows], self.count)
         # Column p of block b belongs to direction (p - offset) / odd; the products wrap, and keep their low bits.
@@ -193,7 +187,7 @@ class HadamardField:
         torch.index_select(coefficients, 0, made.whole.view(-1), out=made.spread.view(-1))
         summed = _transform(made.spread, made.between, made.spread)
         summed.mul_(_signed(self.signs[rows], ONE_BITS, made.whole))
-        use(part, summed.view(-1)[: part.numel()])
+        part.sub_(summed.view(-1)[: part.numel()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +203,10 @@ class HadamardDirection:
 
     def move(self, scale: float, begin: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
         """`out = begin + scale * direction` for every tensor: flat float32, `out` may be `begin`."""
+        if self.field.on_gpu:
+            for name in self.field.sizes:
+                hadamard_gpu.move(begin[name], out[name], self.words[self.field.rows_of(name)], scale)
+            return
         bits = int(torch.tensor(scale, dtype=torch.float32).view(torch.int32))
         pieces: list[Callable[[], None]] = []
         for name in self.field.sizes:

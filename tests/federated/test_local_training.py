@@ -188,6 +188,17 @@ class TestHooks:
         assert not torch.equal(after[name][0], before[name][0])
         assert not torch.equal(after["classifier.weight"], before["classifier.weight"])
 
+    def test_what_a_mask_keeps_does_not_count_in_the_clipped_norm(self) -> None:
+        """Plain SGD moves the one trained row by the rate times the largest norm that is allowed."""
+        opened, name = session(), "layers.0.query.lora_B.weight"
+        mask = torch.zeros_like(opened.trainables[name], dtype=torch.bool)
+        mask[0] = True
+        opened.freeze([other for other in opened.trainables if other != name])
+        before = opened.read([name])[name]
+        settings = config(optimizer="sgd", learning_rate=1.0, max_grad_norm=1e-3, local_steps=1)
+        after = trained(opened, settings, Hooks(masks={name: mask}))
+        assert float((after[name] - before).norm()) == pytest.approx(1e-3, rel=1e-2)
+
     def test_a_mask_of_all_true_changes_nothing(self) -> None:
         opened = session()
         masks = {name: torch.ones_like(value, dtype=torch.bool) for name, value in opened.trainables.items()}

@@ -97,6 +97,7 @@ class TestChecked:
             ({"server": f"{PACKAGE}.server:"}, "must be 'module:Class'"),
             ({"client": f"{PACKAGE}.nowhere:Client"}, "must be 'module:Class'"),
             ({"client": "federated.payload:Payload"}, "with a module inside federated.algorithms.fedavg"),
+            ({"ledger": f"{PACKAGE}.nowhere:weights"}, "must be 'module:Class'"),
         ],
     )
     def test_what_breaks_the_form_is_named(self, change: dict[str, object], words: str) -> None:

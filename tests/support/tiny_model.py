@@ -53,6 +53,7 @@ class TinyModel(nn.Module):
         self.layers = nn.ModuleList(TinyLayer(lora) for _ in range(LAYERS))
         self.classifier = nn.Linear(HIDDEN, LABELS)
         self.virtual_tokens = 0
+        self.without_prompts: frozenset[int] = frozenset()
         if isinstance(trainable, Prefix):
             self.virtual_tokens = trainable.num_virtual_tokens
             self.prompt_embeddings = nn.Parameter(torch.zeros(self.virtual_tokens, LAYERS * 2 * HIDDEN))
@@ -65,7 +66,7 @@ class TinyModel(nn.Module):
         hidden = self.embeddings(tokens)
         for index, layer in enumerate(self.layers):
             prefix = None
-            if self.virtual_tokens:
+            if self.virtual_tokens and index not in self.without_prompts:
                 prefix = self.prompt_embeddings[:, 2 * index * HIDDEN : (2 * index + 1) * HIDDEN]
             hidden = layer(hidden, prefix)
         logits: Tensor = self.classifier(hidden.mean(dim=1))

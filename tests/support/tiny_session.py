@@ -1,6 +1,7 @@
 """A real training session over a tiny model: what the halves of any algorithm need, without transformers."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +25,10 @@ class TinyBatch:
     @property
     def examples(self) -> int:
         return len(self.indices)
+
+    @property
+    def mask(self) -> Tensor:
+        return torch.ones_like(self.tokens, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ class TinySession:
                 self.trainables[f"{module}.lora_{factor}.weight"].data = torch.full(shape, torch.nan)
             setattr(self.model.get_submodule(module), "scaling", scalings[module])  # noqa: B010
 
+    def leave_out_prompts(self, layers: Collection[int]) -> None:
+        assert isinstance(self.model, TinyModel)
+        self.model.without_prompts = frozenset(layers)
+
     def read(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         chosen = sorted(self.trainables if names is None else names)
         return {name: self.trainables[name].detach() - self._origin(name) for name in chosen}
@@ -121,6 +130,9 @@ class TinySession:
             raise torch.OutOfMemoryError(f"{batch.examples} examples do not fit")
         self.forward_examples.append(batch.examples)
         return nn.functional.cross_entropy(self.model(batch.tokens), batch.labels, reduction=reduction)
+
+    def differentiable_twice(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def evaluate(self) -> Mapping[str, float]:
         self.training(False)

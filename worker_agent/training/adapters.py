@@ -7,12 +7,13 @@ as a difference to weights that the exported adapter does not have.
 
 import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import peft
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from federated.contract import AnyTrainable
@@ -43,17 +44,24 @@ class AdaptedModel:
     seeded: Mapping[str, nn.Parameter]
     base_values: Mapping[str, Tensor]
     factors: Mapping[str, Factors]
+    hooks: list[RemovableHandle] = field(default_factory=list)
 
     def restore(self, federation_seed: int) -> None:
         """Every tensor at its start and rank, all trainables requiring a gradient, none held, and no dropout."""
         for factors in self.factors.values():
             factors.restore()
+        while self.hooks:
+            self.hooks.pop().remove()
         for facts in (*self.facts.tensors, *self.facts.seeded):
             self.set(facts.name, start(federation_seed, facts))
         self.require_gradients(())
         for parameter in self.trainables.values():
             parameter.grad = None
         self.model.eval()
+
+    def hold(self, hook: RemovableHandle) -> None:
+        """Keep a hook in place until the model is restored."""
+        self.hooks.append(hook)
 
     def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
         """Other ranks and scales for the factors of these modules. Raises KeyError, ValueError."""
@@ -108,7 +116,7 @@ def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, wei
         facts=ModelFacts(
             **shape_of(base),
             **wrapped.modules,
-            task_type=_TASK_TYPES[task.task],
+            task_type=_task_type(task),
             tensors=tensor_facts(trainables, starts),
             seeded=tensor_facts(kept, starts),
             weights_digest="sha256:" + weights_sha256,
@@ -118,6 +126,11 @@ def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, wei
         base_values={name: _copy(trainables[name]) for name in trained if starts[name].kind == "base"},
         factors=factors_of(wrapped.model),
     )
+
+
+def _task_type(task: TaskDefinition) -> Any:
+    # PEFT has no type for masked-language models; this one hands a model's own output on as it is.
+    return _TASK_TYPES[task.task] if task.cloze is None else "FEATURE_EXTRACTION"
 
 
 def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
@@ -138,7 +151,7 @@ def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
 
 def _heads(loaded: LoadedBase, task: TaskDefinition) -> tuple[str, ...]:
     """A classifier's head: the modules PEFT knows as one, or else those that the files lack beside the backbone."""
-    if task.task != "sequence_classification":
+    if task.task != "sequence_classification" or task.cloze is not None:
         return ()
     children = [name for name, _ in loaded.model.named_children()]
     known = tuple(name for name in children if name in _HEADS)
@@ -185,7 +198,7 @@ def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task: TaskDefinition, 
             lambda name, _: any(fnmatch.fnmatchcase(name, pattern) for pattern in names),
             {},
         )
-    model = _peft_model(base, trainable, _TASK_TYPES[task.task], list(modules.saved))
+    model = _peft_model(base, trainable, _task_type(task), list(modules.saved))
     prefix = isinstance(trainable, Prefix)
     named = {canonical_name(name, prefix=prefix): parameter for name, parameter in model.named_parameters()}
 

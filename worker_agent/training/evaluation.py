@@ -48,8 +48,11 @@ def _evaluated(
     total = 0.0
     batches = list(_batches(examples, batch_tokens))
     for done, indices in enumerate(batches, start=1):
-        logits, targets = forward(examples.batch(indices, forward.device))
+        batch = examples.batch(indices, forward.device)
+        logits, targets = forward(batch)
         total += float(losses(logits, targets).double().sum())
+        if batch.cloze is not None:
+            logits, targets = batch.cloze.of_words(logits), batch.targets
         counts += confusion(*_told(logits, targets), classes)
         progress(done, len(batches))
     names = [name for name in task.metrics if name == "accuracy" or not forward.causal]

@@ -28,14 +28,18 @@ class Forward:
     def __call__(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Logits and what they are to predict.
 
-        A classifier's are (examples, classes) and (examples,); a causal model's are (examples, positions,
-        vocabulary) and (examples, positions), -100 where nothing is to be predicted.
+        A classifier's are (examples, classes) and (examples,), a cloze's (examples, vocabulary) and (examples,); a
+        causal model's are (examples, positions, vocabulary) and (examples, positions), -100 where nothing is to be
+        predicted.
         """
         first = max(batch.first_target - 1, 0)
         kept = batch.targets.shape[1] - first if self.causal else 0
         options: dict[str, Any] = {"logits_to_keep": kept} if self.causal and self._keeps_logits else {}
         with precision(self.device, self._dtype):
-            logits = self._model(**batch.inputs, **options).logits.float()
+            logits = self._model(**batch.inputs, **options).logits
+        if batch.cloze is not None:
+            return batch.cloze.at_the_gaps(logits).float(), batch.cloze.wanted(batch.targets).to(logits.device)
+        logits = logits.float()
         targets = batch.targets.to(logits.device)
         return (logits[:, -kept:-1], targets[:, first + 1 :]) if self.causal else (logits, targets)
 

@@ -19,6 +19,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -169,12 +170,14 @@ def checkpoint_activations(model: PreTrainedModel, trainable: AnyTrainable) -> N
 def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: int | None) -> LoadedBase:
     """The base model for a task, in evaluation mode; a batch is padded with `pad_id`.
 
-    Raises ModelError (model_missing, quantization_missing).
+    Raises ModelError (model_missing, quantization_missing, cloze_impossible).
     """
     options: dict[str, Any] = {"dtype": placement.dtype, "use_safetensors": True, "output_loading_info": True}
     options |= _spread(folder, placement)
     kind: Any = AutoModelForCausalLM
-    if task.task == "sequence_classification":
+    if task.cloze is not None:
+        kind = AutoModelForMaskedLM
+    elif task.task == "sequence_classification":
         kind = AutoModelForSequenceClassification
         names = dict(enumerate(task.labels or ()))
         options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
@@ -183,7 +186,11 @@ def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: 
         with _quiet():
             model, info = kind.from_pretrained(str(folder), **options)
     except (OSError, ValueError) as error:
-        raise ModelError("model_missing", f"{folder} cannot be loaded for {task.task}: {error}") from error
+        wanted = task.task if task.cloze is None else "a cloze"
+        raise ModelError("model_missing", f"{folder} cannot be loaded for {wanted}: {error}") from error
+    if task.cloze is not None and info["missing_keys"]:
+        missing = min(info["missing_keys"])
+        raise ModelError("cloze_impossible", f"{folder} has no masked-language head: {missing!r} is not in its files")
     if "device_map" not in options:
         model.to(placement.device)
     model.config.use_cache = False

@@ -1,9 +1,9 @@
 """Why a job cannot be done on this node, one tree; the code travels to the coordinator with the detail.
 
 JobRefused
-├── DataError     data_missing, data_column_missing, data_unknown_label, data_empty
+├── DataError     data_missing, data_column_missing, data_unknown_label, data_empty, cloze_too_long
 └── ModelError    model_missing, model_mismatch, device_missing, quantization_missing,
-                  trainable_invalid
+                  trainable_invalid, cloze_impossible
 """
 
 

@@ -1,6 +1,7 @@
 """The one implementation of `federated.session.TrainingSession`: an adapted model over one client's examples."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from federated.maths.starts import start
 from federated.protocol import TaskDefinition, Work
 from federated.session import Batch
-from federated.trainable import Full, Prefix
+from federated.trainable import PROMPT_EMBEDDINGS, Full, Prefix
 from worker_agent.settings import AgentSettings
 from worker_agent.training.adapters import AdaptedModel, adapt
+from worker_agent.training.attention import differentiable_twice
 from worker_agent.training.data import fingerprint, load_split
 from worker_agent.training.device import choose_device, choose_dtype
 from worker_agent.training.evaluation import evaluate
@@ -25,6 +27,7 @@ from worker_agent.training.model import (
     model_folder,
     text_facts,
 )
+from worker_agent.training.prompts import without_prompts
 from worker_agent.training.tokens import Examples, TokenBatch, Tokenisation, load_tokenizer, tokenise
 
 KEPT_DATASETS = 8
@@ -87,6 +90,12 @@ class Session:
         """
         self._adapted.resize(ranks, scalings)
 
+    def leave_out_prompts(self, layers: Collection[int]) -> None:
+        """Take the prompts out of these layers, until the next session is made of the model."""
+        virtual_tokens = len(self.trainables[PROMPT_EMBEDDINGS])
+        for layer in layers:
+            self._adapted.hold(without_prompts(self.layers()[layer], virtual_tokens))
+
     def read(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Copies (float32, CPU) of these trainable tensors, or of all. Raises KeyError."""
         return {name: self._adapted.get(name) for name in (self.trainables if names is None else names)}
@@ -129,6 +138,10 @@ class Session:
         tokens = batch if isinstance(batch, TokenBatch) else self.data.train.batch(batch.indices, self.device)
         each = losses(*self._forward(tokens))
         return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
+
+    def differentiable_twice(self) -> AbstractContextManager[None]:
+        """While the block runs, the gradient of `loss` has a gradient. Raises JobDeclined where it cannot."""
+        return differentiable_twice(self._adapted.base)
 
     def evaluate(self) -> dict[str, float]:
         """`loss`, the task's metrics and `examples` on the held-out split, with the model as it is.
@@ -198,7 +211,15 @@ class Workbench:
         # What is trained must be loaded in full precision; what stays as it is need not be.
         stored = torch.float32 if isinstance(work.trainable, Full) else dtype
         place = Placement(device, stored, self._settings.quantization)
-        key = (digest, str(folder), work.task.task, work.task.labels, work.trainable.model_dump_json(), place)
+        key = (
+            digest,
+            str(folder),
+            work.task.task,
+            work.task.labels,
+            work.task.cloze is None,
+            work.trainable.model_dump_json(),
+            place,
+        )
         if self._model is None or self._model[0] != key:
             self._model = None
             loaded = load_base(folder, work.task, place, load_tokenizer(folder).pad_token_id)

@@ -1,8 +1,9 @@
 """Rows to token ids, once; batches are cut out of them and padded to their longest example.
 
-A classifier's example is text (and text_pair); a causal model's is prompt + response + end of sequence, where the
-loss counts the response and its end alone. When an example is too long for a causal model, the prompt is cut at its
-end and the response kept; a response that is too long by itself is cut at its end, and then has no end token.
+A classifier's example is text (and text_pair), or a cloze with its gap; a causal model's is prompt + response + end
+of sequence, where the loss counts the response and its end alone. When an example is too long for a causal model, the
+prompt is cut at its end and the response kept; a response that is too long by itself is cut at its end, and then has
+no end token.
 """
 
 import string
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from federated.protocol import TaskDefinition, TextTemplate
+from federated.protocol import Cloze, TaskDefinition, TextTemplate
+from worker_agent.training.cloze import GapBatch, Gaps, with_gaps, word_ids
 from worker_agent.training.data import Table, label_indices, texts
 from worker_agent.training.refusals import DataError, ModelError
 
@@ -40,17 +42,23 @@ class TokenBatch:
     """Some examples on a device. `inputs` are the model's.
 
     `targets` are (examples,) labels, or token ids of the inputs' shape with -100 where nothing is to be predicted;
-    `first_target` is the first position at which one of them is.
+    `first_target` is the first position at which one of them is. `cloze`: where the gaps are, and which words fill
+    them.
     """
 
     indices: Sequence[int]
     inputs: Mapping[str, Tensor]
     targets: Tensor
     first_target: int
+    cloze: GapBatch | None = None
 
     @property
     def examples(self) -> int:
         return len(self.indices)
+
+    @property
+    def mask(self) -> Tensor:
+        return self.inputs["attention_mask"].bool()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Examples:
     segments: Tensor | None
     pad_id: int
     causal: bool
+    gaps: Gaps | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -89,7 +98,8 @@ class Examples:
             response = (positions >= targets[:, None]) & (positions < lengths[:, None])
             targets = torch.where(response, ids, IGNORED)
         moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
-        return TokenBatch(indices, moved, targets.to(device, non_blocking=True), first_target)
+        cloze = None if self.gaps is None else self.gaps.batch(indices)
+        return TokenBatch(indices, moved, targets.to(device, non_blocking=True), first_target, cloze)
 
     def _padded(self, flat: Tensor, indices: Sequence[int], filler: int) -> Tensor:
         pieces = [flat[self.offsets[index] : self.offsets[index + 1]] for index in indices]
@@ -111,6 +121,8 @@ def tokenise(table: Table, how: Tokenisation) -> Examples:
     """All rows of `table`. Raises DataError for a missing column or value and an unknown label."""
     if how.task.task == "causal_lm":
         return _instructions(table, how)
+    if how.task.cloze is not None:
+        return _gapped(table, how, how.task.cloze)
     return _classified(table, how)
 
 
@@ -126,6 +138,19 @@ def _classified(table: Table, how: Tokenisation) -> Examples:
     )
     segments = encoded["token_type_ids"] if how.segments and paired else None
     return _examples(encoded["input_ids"], targets, segments, how)
+
+
+def _gapped(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
+    words = word_ids(how.tokenizer, cloze)
+    if table.rows == 0:
+        return _examples([], [], None, how, Gaps(torch.zeros(0, dtype=torch.int64), words))
+    names = [field for _, field, _, _ in string.Formatter().parse(cloze.template) if field not in (None, "mask")]
+    columns = {name: table.column(name, how.columns) for name in dict.fromkeys(map(str, names))}
+    values = [{name: _value(column[row]) for name, column in columns.items()} for row in range(table.rows)]
+    rows = with_gaps(how.tokenizer, cloze.template, values, how.limit)
+    positions = torch.tensor([row.index(how.tokenizer.mask_token_id) for row in rows])
+    targets = label_indices(table, how.task.labels or (), how.columns)
+    return _examples(rows, targets, None, how, Gaps(positions, words))
 
 
 def _instructions(table: Table, how: Tokenisation) -> Examples:
@@ -168,7 +193,11 @@ def _value(value: Any) -> str:
 
 
 def _examples(
-    rows: Sequence[Sequence[int]], targets: Sequence[int], segments: Sequence[Sequence[int]] | None, how: Tokenisation
+    rows: Sequence[Sequence[int]],
+    targets: Sequence[int],
+    segments: Sequence[Sequence[int]] | None,
+    how: Tokenisation,
+    gaps: Gaps | None = None,
 ) -> Examples:
     return Examples(
         ids=_flat(rows, torch.int32),
@@ -177,6 +206,7 @@ def _examples(
         segments=None if segments is None else _flat(segments, torch.int8),
         pad_id=int(how.tokenizer.pad_token_id or 0),
         causal=how.task.task == "causal_lm",
+        gaps=gaps,
     )
 
 

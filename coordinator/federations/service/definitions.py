@@ -59,6 +59,10 @@ def _algorithm(wish: Definition) -> dict[str, Any]:
     except ValidationError as error:
         raise invalid(_faults(error, wish.config, "/config")) from None
     try:
+        config.check_served()
+    except ValueError as error:
+        raise _bad("config_not_served", "/config", str(error)) from None
+    try:
         registry.check_trainable(wish.algorithm, config, wish.trainable)
     except ValueError as error:
         raise _bad("trainable_refused", "/trainable", str(error)) from None

@@ -11,6 +11,6 @@ ALGORITHM = Algorithm(
     client="federated.algorithms.fedkseed.client:FedKSeedClient",
     ledger="federated.algorithms.fedkseed.ledger:weights",
     trainables=frozenset({"full", "lora"}),
-    example={"local_steps": 200, "batch_size": 16, "learning_rate": 1e-3},
-    example_trainable={"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},
+    example={"local_steps": 300, "batch_size": 8, "learning_rate": 1.5e-3, "schedule": "cosine"},
+    example_trainable={"kind": "full", "names": ["*.pooler.*", "classifier.*"]},
 )

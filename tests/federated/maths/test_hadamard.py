@@ -56,3 +56,30 @@ def test_moving_there_and_back_is_as_near_as_float32_allows() -> None:
     opened.direction(4).move(1e-3, begin, out)
     opened.direction(4).move(-1e-3, out, out)
     torch.testing.assert_close(out["weight"], begin["weight"], rtol=0, atol=2e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [256, 512, 1024, 2048, 4096, 8192])
+class TestOnAGpu:
+    """On both sides of what the kernels do, and a truncated block."""
+
+    def test_a_rebuild_agrees_to_rounding_and_with_whole_numbers_in_every_bit(self, count: int) -> None:
+        elements = 3 * count + 77
+        whole = (torch.arange(count) % 17 - 8).float()
+        fractions = torch.randn(count, generator=torch.Generator().manual_seed(1))
+        for coefficients, tolerance in ((whole, 0.0), (fractions, 1e-3)):
+            made = []
+            for device in (CPU, torch.device("cuda")):
+                values = torch.zeros(elements, device=device)
+                Hadamard(3, count).over({"weight": elements}, device).subtract(coefficients, {"weight": values})
+                made.append(values.cpu())
+            torch.testing.assert_close(made[1], made[0], rtol=0, atol=tolerance)
+
+    def test_a_move_has_the_same_bits(self, count: int) -> None:
+        elements = 3 * count + 77
+        made = []
+        for device in (CPU, torch.device("cuda")):
+            begin = {"weight": torch.linspace(-1, 1, elements).to(device)}
+            Hadamard(3, count).over({"weight": elements}, device).direction(count // 3).move(1e-3, begin, begin)
+            made.append(begin["weight"].cpu())
+        assert torch.equal(made[0], made[1])

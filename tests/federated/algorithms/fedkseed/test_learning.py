@@ -1,0 +1,52 @@
+"""It learns a real task: which of two intents a support message has, with MiniLM."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.quickstart import messages
+from deploy.quickstart.base_model import MODEL_ID, minilm
+from deploy.quickstart.tasks import write_rows
+from federated import simulation
+from federated.protocol import BaseModelReference, TaskDefinition, Work
+from federated.registry import make_config
+from federated.simulation import SimulatedFederation
+from federated.trainable import Full
+from worker_agent.settings import AgentSettings, DatasetSettings
+from worker_agent.training.session import Workbench
+
+INTENTS = ("billing", "login")
+STEPS = 300
+ROUNDS = 2
+
+
+@pytest.mark.slow
+def test_six_hundred_steps_take_a_third_off_the_loss_and_find_four_messages_of_five(tmp_path: Path) -> None:
+    corpus = messages.generate(0)
+    train = [row for rows in corpus.train.values() for row in rows if row["label"] in INTENTS]
+    held_out = [row for row in corpus.test if row["label"] in INTENTS]
+    write_rows(tmp_path / "train.jsonl", train)
+    write_rows(tmp_path / "test.jsonl", held_out)
+    dataset = DatasetSettings(path=tmp_path / "train.jsonl", test_path=tmp_path / "test.jsonl")
+    bench = Workbench(AgentSettings(datasets={"messages": dataset}, models={MODEL_ID: str(minilm())}, device="cpu"))
+    trainable = Full(names=("*.pooler.*", "classifier.*"))
+    settings = {"local_steps": STEPS, "batch_size": 8, "learning_rate": 2e-3}
+    work = Work(
+        task=TaskDefinition(task="sequence_classification", labels=INTENTS, max_length=64),
+        base_model=BaseModelReference(id=MODEL_ID),
+        trainable=trainable,
+        algorithm="fedkseed",
+        algorithm_revision=1,
+        config=settings,
+        federation_seed=1,
+        rounds=ROUNDS,
+    )
+    untrained = bench.open(work, "messages", 0, {}).evaluate()
+    federation = SimulatedFederation(
+        "fedkseed", make_config("fedkseed", settings), trainable, 1, ROUNDS, seed=1, evaluate_every=ROUNDS
+    )
+    result = simulation.run(federation, lambda ordinal, seed: bench.open(work, "messages", seed, {}))
+    trained = result.rounds[-1].metrics
+    assert trained["loss"] < untrained["loss"] * 2 / 3
+    assert trained["accuracy"] > 0.8
+    assert trained["accuracy"] > untrained["accuracy"] + 0.2

@@ -1,0 +1,35 @@
+"""Attention whose gradient has a gradient: fused kernels have none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+from federated.contract import JobDeclined
+
+# Torch's own attention is differentiable twice in its plain form, which `sdpa_kernel` asks for.
+_PLAIN = ("eager", "sdpa")
+
+
+@contextmanager
+def differentiable_twice(base: PreTrainedModel) -> Iterator[None]:
+    """While the block runs, the model attends without a fused kernel.
+
+    Raises JobDeclined (second_derivative_missing) for a model that has no other way.
+    """
+    configuration: Any = base.config
+    chosen = configuration._attn_implementation
+    try:
+        if chosen not in _PLAIN:
+            base.set_attn_implementation("eager")
+    except ValueError as error:
+        detail = f"attn_implementation {chosen!r} cannot be differentiated twice, and there is no 'eager': {error}"
+        raise JobDeclined("second_derivative_missing", detail) from error
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        if chosen not in _PLAIN:
+            base.set_attn_implementation(chosen)

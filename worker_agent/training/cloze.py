@@ -1,0 +1,97 @@
+"""Classification by a gap in the text: where it is, and which words of the vocabulary stand for the classes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from federated.protocol import Cloze
+from federated.task import GAP
+from worker_agent.training.refusals import DataError, ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class GapBatch:
+    """`positions`: (examples,) of the gaps; `words`: (classes,) token ids of the label words."""
+
+    positions: Tensor
+    words: Tensor
+
+    def at_the_gaps(self, logits: Tensor) -> Tensor:
+        """(examples, vocabulary) of (examples, tokens, vocabulary)."""
+        return logits[torch.arange(len(logits), device=logits.device), self.positions.to(logits.device)]
+
+    def wanted(self, classes: Tensor) -> Tensor:
+        """Token ids of the words for these classes."""
+        return self.words.to(classes.device)[classes]
+
+    def of_words(self, logits: Tensor) -> Tensor:
+        """(examples, classes) of (examples, vocabulary)."""
+        return logits[:, self.words.to(logits.device)]
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Of all examples: `positions` (examples,) int64, `words` (classes,) int64."""
+
+    positions: Tensor
+    words: Tensor
+
+    def batch(self, indices: Sequence[int]) -> GapBatch:
+        """Those of some examples."""
+        return GapBatch(self.positions[list(indices)], self.words)
+
+
+def word_ids(tokenizer: PreTrainedTokenizerBase, cloze: Cloze) -> Tensor:
+    """The token of each label word, as it stands inside a text. Raises ModelError (cloze_impossible)."""
+    if tokenizer.mask_token_id is None:
+        raise ModelError("cloze_impossible", "the tokenizer of this model has no mask token")
+    found = []
+    for word in cloze.words:
+        ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            detail = f"the word {word!r} is {len(ids)} tokens for this model, or unknown to it; it must be one"
+            raise ModelError("cloze_impossible", detail)
+        found.append(ids[0])
+    if len(set(found)) != len(found):
+        raise ModelError(
+            "cloze_impossible", f"two of the words {', '.join(cloze.words)} are one token for this model"
+        )
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def with_gaps(
+    tokenizer: PreTrainedTokenizerBase, template: str, rows: Sequence[Mapping[str, str]], limit: int
+) -> list[list[int]]:
+    """Token ids of each row in the template, at most `limit`; of a row that is too long the longest value is cut.
+
+    Raises DataError (cloze_too_long) if the template alone leaves no room.
+    """
+    clean = [{name: value.replace(tokenizer.mask_token, " ") for name, value in row.items()} for row in rows]
+    encoded: list[list[int]] = tokenizer([_filled(tokenizer, template, row) for row in clean], verbose=False)[
+        "input_ids"
+    ]
+    return [
+        ids if len(ids) <= limit else _cut(tokenizer, template, row, limit)
+        for ids, row in zip(encoded, clean, strict=True)
+    ]
+
+
+def _filled(tokenizer: PreTrainedTokenizerBase, template: str, row: Mapping[str, str]) -> str:
+    return template.replace(GAP, "{_gap}").format(**row, _gap=tokenizer.mask_token)
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, template: str, row: Mapping[str, str], limit: int) -> list[int]:
+    values = dict(row)
+    while True:
+        ids: list[int] = tokenizer(_filled(tokenizer, template, values), verbose=False)["input_ids"]
+        if len(ids) <= limit:
+            return ids
+        longest = max(values, key=lambda name: (len(values[name]), name), default=None)
+        if longest is None or not values[longest]:
+            raise DataError("cloze_too_long", f"the cloze template alone has {len(ids)} tokens, the limit is {limit}")
+        spans = tokenizer(values[longest], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        kept = spans["offset_mapping"][: max(0, len(spans["input_ids"]) - (len(ids) - limit))]
+        values[longest] = values[longest][: kept[-1][1]] if kept else ""

@@ -1,0 +1,22 @@
+"""A transformer layer without its prompts: what PEFT's prefix tuning has no words for."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+def without_prompts(layer: nn.Module, virtual_tokens: int) -> RemovableHandle:
+    """Let a layer attend to the text alone, until the handle is removed; positions stay shifted, as in all layers."""
+
+    def bare(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        tokens = given[0].shape[1] if given else named["hidden_states"].shape[1]
+
+        def cut(value: Any) -> Any:
+            is_mask = isinstance(value, Tensor) and value.dim() == 4 and value.shape[-1] == tokens + virtual_tokens
+            return value[..., virtual_tokens:] if is_mask else value
+
+        kept = {name: None if name == "past_key_values" else cut(value) for name, value in named.items()}
+        return tuple(map(cut, given)), kept
+
+    return layer.register_forward_pre_hook(bare, with_kwargs=True)
