@@ -7,6 +7,7 @@ direction and the move, over the session that trains, against two bare forward p
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -118,24 +119,23 @@ def measured_step(
         session.loss(batch).item()
         session.loss(batch).item()
 
-    def moves(index: int) -> None:
-        direction = field.direction(index)
-        direction.move(1e-3, clean, parameters)
-        direction.move(-1e-3, clean, parameters)
-        direction.move(1e-9, clean, clean)
+    def steps(forward: Callable[[], object]) -> Callable[[], None]:
+        last, index = [field.direction(0)], itertools.count(1)
 
-    def step(index: int) -> None:
-        direction = field.direction(index)
-        direction.move(1e-3, clean, parameters)
-        session.loss(batch).item()
-        direction.move(-1e-3, clean, parameters)
-        session.loss(batch).item()
-        direction.move(1e-9, clean, clean)
+        def step() -> None:
+            direction = field.direction(next(index))
+            direction.follow(last[0], 1e-9, 1e-3, clean, parameters)
+            forward()
+            direction.move(-1e-3, clean, parameters)
+            forward()
+            last[0] = direction
+
+        return step
 
     told: dict[str, list[float]] = {"bare": [], "step": [], "moves": []}
+    whole, beside = steps(lambda: session.loss(batch).item()), steps(lambda: None)
     for turn in range(repeats + 1):
-        took = {"bare": seconds(two_passes), "step": seconds(lambda turn=turn: step(turn))}  # type: ignore[misc]
-        took["moves"] = seconds(lambda turn=turn: moves(turn))  # type: ignore[misc]
+        took = {"bare": seconds(two_passes), "step": seconds(whole), "moves": seconds(beside)}
         # The first turn warms the caches.
         for name, value in took.items() if turn else ():
             told[name].append(value)

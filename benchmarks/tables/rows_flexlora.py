@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.tables.definition import Row, Table
 
 RANKS = (2, 4, 8, 16, 32)
-TRAINING = {"local_steps": 10, "batch_size": 8, "learning_rate": 3e-3}
+TRAINING = {"local_steps": 5, "batch_size": 8, "learning_rate": 3e-3}
 MIXED = tuple({"rank": rank} for rank in RANKS)
 
 

@@ -14,18 +14,19 @@ def on_all_cores(pieces: Sequence[Callable[[], None]]) -> None:
     """Call every piece once, in inference mode. Raises what a piece raises."""
     threads = min(torch.get_num_threads(), len(pieces))
     if threads <= 1:
-        _in_turn(pieces)
+        in_turn(pieces)
         return
     try:
         with ThreadPoolExecutor(threads, "cores", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             # Dealt one by one, because neighbours are of one size.
-            list(pool.map(_in_turn, [pieces[first::threads] for first in range(threads)]))
+            list(pool.map(in_turn, [pieces[first::threads] for first in range(threads)]))
     finally:
         # A thread sets its own number and that of threads to come; this one's own was left as it is.
         torch.set_num_threads(torch.get_num_threads())
 
 
-def _in_turn(pieces: Sequence[Callable[[], None]]) -> None:
+def in_turn(pieces: Sequence[Callable[[], None]]) -> None:
+    """Call every piece once, in inference mode, in this thread: torch shares each operation among the cores."""
     with torch.inference_mode():
         for piece in pieces:
             piece()

@@ -9,16 +9,19 @@ from torch import Tensor
 class Curvature:
     """`gradient`: (n,), detached; n: elements of all `parameters` end to end.
 
-    Keeps the graph of `loss`: in attention it must have been computed without a fused kernel.
+    Keeps the graph of `loss`, and leaves a `.grad` on every leaf under it. Raises RuntimeError where a function of
+    the model can be differentiated but once: asked for some inputs alone, torch passes over such a function without a
+    word, and the products would be wrong.
     """
 
     def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
         self._gradient = _flat(torch.autograd.grad(loss, parameters, create_graph=True))
         self.gradient = self._gradient.detach()
+        torch.autograd.backward(self._gradient, torch.ones_like(self.gradient), retain_graph=True)
 
     def times(self, vector: Tensor) -> Tensor:
-        """The Hessian times `vector`, (n,) -> (n,). Raises RuntimeError where there is no second derivative."""
+        """The Hessian times `vector`, (n,) -> (n,)."""
         return _flat(
             torch.autograd.grad(
                 self._gradient,

@@ -6,7 +6,7 @@ The names are canonical, so a wrapped model has the directions of the bare one, 
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ class Direction(Protocol):
 
     def move(self, scale: float, begin: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
         """`out = begin + scale * direction` for every tensor: flat float32, `out` may be `begin`."""
+
+    def follow(
+        self, last: Any, step: float, scale: float, clean: Mapping[str, Tensor], out: Mapping[str, Tensor]
+    ) -> None:
+        """`clean += step * last`, then `out = clean + scale * direction`; `last` is of the same field.
+
+        The same bits as two moves, in one walk over the memory where that is the cost.
+        """
 
 
 class Field(Protocol):

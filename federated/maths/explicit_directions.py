@@ -134,6 +134,18 @@ class ExplicitDirection:
         for name, values in self.made.items():
             torch.add(begin[name], values, alpha=scale, out=out[name])
 
+    def follow(
+        self,
+        last: "ExplicitDirection",
+        step: float,
+        scale: float,
+        clean: Mapping[str, Tensor],
+        out: Mapping[str, Tensor],
+    ) -> None:
+        """`clean += step * last`, then `out = clean + scale * direction`."""
+        last.move(step, clean, clean)
+        self.move(scale, clean, out)
+
 
 def _signs(words: Tensor) -> Tensor:
     return signed(words.to(torch.int32), ONE_BITS)

@@ -20,50 +20,19 @@ import torch
 from torch import Tensor
 
 from federated.maths import hadamard_gpu
-from federated.maths.cores import on_all_cores
+from federated.maths.cores import in_turn, on_all_cores
 from federated.maths.generator import philox, stream_key
 from federated.maths.hadamard_gpu import MAX_COUNT, MIN_COUNT
+from federated.maths.walsh import parity, transform_into
 
 WORD_BITS = 32
 _SIGN_BIT = -(2**31)
 ONE_BITS = 0x3F800000
-# So that a chunk's buffers stay in a core's cache.
+# So that a chunk's buffers stay in the cache, and an operation on one is long beside its call.
 _CHUNK_ELEMENTS = 1 << 19
+_MOVED_ELEMENTS = 1 << 20
 _CHUNK_COUNTERS = 1 << 14
 _WORD_ROWS = 512
-
-
-def transform(blocks: Tensor) -> Tensor:
-    """`blocks @ H` for each row: (n, K) floating -> (n, K); K a power of two. Two products of about sqrt(K) each."""
-    return _transform(blocks.contiguous(), torch.empty_like(blocks), torch.empty_like(blocks))
-
-
-def _transform(blocks: Tensor, between: Tensor, out: Tensor) -> Tensor:
-    """As `transform`, into `out`, which may be `blocks`."""
-    count, size = blocks.shape
-    rows = 1 << (size.bit_length() // 2)
-    columns = size // rows
-    right = sylvester(columns, blocks.dtype, blocks.device)
-    left = sylvester(rows, blocks.dtype, blocks.device).expand(count, rows, rows)
-    torch.mm(blocks.view(-1, columns), right, out=between.view(-1, columns))
-    torch.bmm(left, between.view(count, rows, columns), out=out.view(count, rows, columns))
-    return out
-
-
-@cache
-def sylvester(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The Sylvester-Hadamard matrix, entry (i, j) = (-1)^(bits that i and j have in common): (size, size)."""
-    # Made in inference mode it would be refused where a gradient is wanted, and it is kept.
-    with torch.inference_mode(False):
-        index = torch.arange(size, device=device)
-        return (1 - 2 * _parity(index[:, None] & index[None, :])).to(dtype)
-
-
-def _parity(value: Tensor) -> Tensor:
-    """Whether the number of bits is odd, of integers below 2**16."""
-    for shift in (8, 4, 2, 1):
-        value = value ^ (value >> shift)
-    return value & 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +97,13 @@ class HadamardField:
         if not 0 <= index < self.count:
             raise IndexError(f"there are {self.count} directions, not one of index {index}")
         words = torch.empty_like(self.signs)
-        self.run([partial(self._put_words, index, rows, words[rows]) for rows in _slices(len(words), _WORD_ROWS)])
+        in_turn([partial(self._put_words, index, rows, words[rows]) for rows in _slices(len(words), _WORD_ROWS)])
         return HadamardDirection(self, words)
 
     def _put_words(self, index: int, rows: slice, out: Tensor) -> None:
         column = (self.odd[rows] * index + self.offset[rows]) & (self.count - 1)
         word = torch.arange(self.count // WORD_BITS, dtype=torch.int32, device=self.device)
-        upper = -_parity(word & (column // WORD_BITS))
+        upper = -parity(word & (column // WORD_BITS))
         lower = _word_patterns(self.device)[(column % WORD_BITS).long().squeeze(1)][:, None]
         torch.bitwise_xor(self.signs[rows] ^ upper, lower, out=out)
 
@@ -161,9 +130,9 @@ class HadamardField:
             ]
         )
 
-    def chunks(self, name: str, value: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def chunks(self, name: str, value: Tensor, elements: int = _CHUNK_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
         """One flat tensor in parts of whole blocks, and where their blocks stand."""
-        step = max(1, _CHUNK_ELEMENTS // self.count)
+        step = max(1, elements // self.count)
         rows = self.rows_of(name)
         for first in range(rows.start, rows.stop, step):
             begin = (first - rows.start) * self.count
@@ -173,10 +142,8 @@ class HadamardField:
         """Call pieces that do not touch each other's memory; on a CPU side by side."""
         if self.device.type == "cpu":
             on_all_cores(pieces)
-            return
-        with torch.inference_mode():
-            for piece in pieces:
-                piece()
+        else:
+            in_turn(pieces)
 
     def _take_away(self, rows: slice, coefficients: Tensor, part: Tensor) -> None:
         made = _Buffers.here(coefficients.dtype, self.device, rows.stop - rows.start, self.count)
@@ -185,7 +152,7 @@ class HadamardField:
         torch.mul(_positions(self.count, self.device), inverse, out=made.whole)
         made.whole.sub_(self.offset[rows] * inverse).bitwise_and_(self.count - 1)
         torch.index_select(coefficients, 0, made.whole.view(-1), out=made.spread.view(-1))
-        summed = _transform(made.spread, made.between, made.spread)
+        summed = transform_into(made.spread, made.between, made.spread)
         summed.mul_(_signed(self.signs[rows], ONE_BITS, made.whole))
         part.sub_(summed.view(-1)[: part.numel()])
 
@@ -207,17 +174,47 @@ class HadamardDirection:
             for name in self.field.sizes:
                 hadamard_gpu.move(begin[name], out[name], self.words[self.field.rows_of(name)], scale)
             return
-        bits = int(torch.tensor(scale, dtype=torch.float32).view(torch.int32))
+        bits = _bits(scale)
+        in_turn([partial(self._move, rows, bits, before, after) for rows, before, after in self._parts(begin, out)])
+
+    def follow(
+        self,
+        last: "HadamardDirection",
+        step: float,
+        scale: float,
+        clean: Mapping[str, Tensor],
+        out: Mapping[str, Tensor],
+    ) -> None:
+        """`clean += step * last`, then `out = clean + scale * direction`, part by part while it is in the cache."""
+        if self.field.on_gpu:
+            last.move(step, clean, clean)
+            self.move(scale, clean, out)
+            return
         pieces: list[Callable[[], None]] = []
+        for rows, kept, moved in self._parts(clean, out):
+            pieces += [partial(last._move, rows, _bits(step), kept, kept)]
+            pieces += [partial(self._move, rows, _bits(scale), kept, moved)]
+        in_turn(pieces)
+
+    def _parts(
+        self, begin: Mapping[str, Tensor], out: Mapping[str, Tensor]
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Both sides of a move in the same parts, and where their blocks stand."""
         for name in self.field.sizes:
-            parts = zip(self.field.chunks(name, begin[name]), self.field.chunks(name, out[name]), strict=True)
-            pieces += [partial(self._move, rows, bits, before, after) for (rows, before), (_, after) in parts]
-        self.field.run(pieces)
+            before = self.field.chunks(name, begin[name], _MOVED_ELEMENTS)
+            after = self.field.chunks(name, out[name], _MOVED_ELEMENTS)
+            for (rows, part), (_, moved) in zip(before, after, strict=True):
+                yield rows, part, moved
 
     def _move(self, rows: slice, bits: int, begin: Tensor, out: Tensor) -> None:
         made = _Buffers.here(torch.float32, self.field.device, rows.stop - rows.start, self.field.count)
         moved = _signed(self.words[rows], bits, made.whole).view(-1)
         torch.add(begin, moved[: out.numel()], out=out)
+
+
+def _bits(value: float) -> int:
+    """The float32 of this value, as the integer of its bits."""
+    return int(torch.tensor(value, dtype=torch.float32).view(torch.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +234,7 @@ class _Buffers:
         kept: dict[str, Any] = _THREAD.__dict__
         key = f"{dtype} {device} {count}"
         if key not in kept:
-            shape = max(1, _CHUNK_ELEMENTS // count), count
+            shape = max(1, _MOVED_ELEMENTS // count), count
             floats = [torch.empty(shape, dtype=dtype, device=device) for _ in range(2)]
             kept[key] = cls(torch.empty(shape, dtype=torch.int32, device=device), *floats)
         found: _Buffers = kept[key]
@@ -269,7 +266,7 @@ def _word_patterns(device: torch.device) -> Tensor:
     """For p in [0, 32): the word whose bit i is the parity of i & p."""
     with torch.inference_mode(False):
         index = torch.arange(WORD_BITS, device=device)
-        bits = _parity(index[:, None] & index[None, :])
+        bits = parity(index[:, None] & index[None, :])
         return (bits << index).sum(dim=1).to(torch.int32)
 
 

@@ -30,6 +30,7 @@ class PerturbedWeights:
     def __init__(self, directions: Directions, parameters: Mapping[str, Tensor]) -> None:
         self._flat = {name: _flat(name, value) for name, value in parameters.items()}
         self._clean: dict[str, Tensor] = {}
+        self._postponed: tuple[Along, float] | None = None
         self._fields: list[tuple[list[str], Field]] = []
         for device in sorted({value.device for value in parameters.values()}, key=str):
             sizes = {name: value.numel() for name, value in parameters.items() if value.device == device}
@@ -47,33 +48,40 @@ class PerturbedWeights:
         self._clean = {name: value.clone() for name, value in self._flat.items()}
         try:
             yield
+            self._catch_up()
         finally:
             for name, value in self._flat.items():
                 value.copy_(self._clean[name])
-            self._clean = {}
+            self._clean, self._postponed = {}, None
 
-    def along(self, index: int) -> "Moves":
-        """The moves along one direction; clean values must be at hand."""
-        return Moves([field.direction(index) for _, field in self._fields], self._clean, self._flat)
+    def along(self, index: int) -> "Along":
+        """One of the directions, on every device."""
+        return [field.direction(index) for _, field in self._fields]
+
+    def perturb(self, along: "Along", scale: float) -> None:
+        """Parameters = clean + scale * direction; clean values must be at hand."""
+        postponed, self._postponed = self._postponed, None
+        for place, part in enumerate(along):
+            if postponed is None:
+                part.move(scale, self._clean, self._flat)
+            else:
+                part.follow(postponed[0][place], postponed[1], scale, self._clean, self._flat)
+
+    def step(self, along: "Along", scale: float) -> None:
+        """Clean += scale * direction, with the next perturbation or at the end; the parameters stay perturbed."""
+        self._catch_up()
+        self._postponed = along, scale
+
+    def _catch_up(self) -> None:
+        if self._postponed is not None:
+            along, scale = self._postponed
+            self._postponed = None
+            for part in along:
+                part.move(scale, self._clean, self._clean)
 
 
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """One direction, over the clean values and the parameters."""
-
-    direction: Sequence[Direction]
-    clean: Mapping[str, Tensor]
-    parameters: Mapping[str, Tensor]
-
-    def perturb(self, scale: float) -> None:
-        """Parameters = clean + scale * direction."""
-        for part in self.direction:
-            part.move(scale, self.clean, self.parameters)
-
-    def step(self, scale: float) -> None:
-        """Clean += scale * direction; the parameters stay perturbed."""
-        for part in self.direction:
-            part.move(scale, self.clean, self.clean)
+# One direction: a part for each device.
+Along = Sequence[Direction]
 
 
 def _flat(name: str, parameter: Tensor) -> Tensor:
@@ -123,10 +131,10 @@ class LocalSteps:
     def step(self, seed: int, loss: Callable[[], Tensor]) -> None:
         """One step along direction `seed`; `loss()` is that of the model as it is."""
         sizes, record = self._sizes, self.record
-        moves = self._weights.along(seed)
-        moves.perturb(sizes.epsilon)
+        along = self._weights.along(seed)
+        self._weights.perturb(along, sizes.epsilon)
         plus = loss()
-        moves.perturb(-sizes.epsilon)
+        self._weights.perturb(along, -sizes.epsilon)
         # Asked of the device once, after both passes.
         above, below = torch.stack([plus, loss()]).double().tolist()
         if not (math.isfinite(above) and math.isfinite(below)):
@@ -137,7 +145,7 @@ class LocalSteps:
             record.too_large += 1
             return
         scalar = self._clipped((above - below) / (2 * sizes.epsilon))
-        moves.step(-sizes.learning_rate * scalar)
+        self._weights.step(along, -sizes.learning_rate * scalar)
         record.seeds.append(seed)
         record.scalars.append(scalar)
 

@@ -114,6 +114,19 @@ class TestAMove:
         for name in SIZES:
             torch.testing.assert_close(out[name], begin[name] - 0.003 * direction.values(name), rtol=0, atol=2e-7)
 
+    def test_that_follows_another_is_two_moves_bit_for_bit(self, kind: Kind) -> None:
+        clean = {name: torch.linspace(-1, 1, elements) for name, elements in SIZES.items()}
+        out = {name: torch.empty(elements) for name, elements in SIZES.items()}
+        stepped = {name: value.clone() for name, value in clean.items()}
+        perturbed = {name: torch.empty(elements) for name, elements in SIZES.items()}
+        last, direction = field(kind).direction(9), field(kind).direction(4)
+        last.move(-0.003, stepped, stepped)
+        direction.move(0.01, stepped, perturbed)
+        direction.follow(last, -0.003, 0.01, clean, out)
+        for name in SIZES:
+            assert torch.equal(clean[name], stepped[name])
+            assert torch.equal(out[name], perturbed[name])
+
     def test_may_be_in_place(self, kind: Kind) -> None:
         begin = {name: torch.linspace(-1, 1, elements) for name, elements in SIZES.items()}
         out = {name: torch.empty(elements) for name, elements in SIZES.items()}

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from federated.maths.hadamard import Hadamard, sylvester, transform
+from federated.maths.hadamard import Hadamard
+from federated.maths.walsh import sylvester, transform
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,25 @@
+"""Prompts alone: all layers averaged, and FedPepTAO with and without its parts, on the same local training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.tables.definition import Row, Table
+
+TRAINING = {"local_epochs": 2.0, "batch_size": 8, "learning_rate": 1e-2, "weight_decay": 0.1}
+PREFIX = {"kind": "prefix", "num_virtual_tokens": 20}
+
+
+def _chosen(name: str, layers: str, config: Mapping[str, Any]) -> Row:
+    return Row(name, "fedpeptao", {**TRAINING, **config}, PREFIX, cells={"layers that travel": layers})
+
+
+ROWS = (
+    Row("FedAvg prefix tuning", "fedavg", TRAINING, PREFIX, cells={"layers that travel": "all"}),
+    _chosen("FedPepTAO", "half", {}),
+    _chosen("FedPepTAO without control variates", "half", {"control_variates": False}),
+    _chosen("FedPepTAO without the server's step", "half", {"server_lr": 0.0}),
+)
+
+TABLE = Table(
+    name="fedpeptao", rows=ROWS, rounds=10, tasks=("subj", "trec", "mr", "rte"), alpha=1.0, evaluate_every=1
+)
