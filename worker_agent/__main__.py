@@ -22,10 +22,12 @@ from worker_agent.doctor import examine
 from worker_agent.enrolment import enroll as enroll_worker
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import load_identity
+from worker_agent.memory import MemoryChain
 from worker_agent.settings import AgentSettings, load_settings
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
 DATA_MODULE = "worker_agent.training.data"
+EXPORT_MODULE = "worker_agent.training.export"
 MODEL_MODULE = "worker_agent.training.model"
 
 app = typer.Typer(
@@ -115,6 +117,27 @@ def data_show(
         _out.print(f"columns: {escape(', '.join(summary.columns))}")
         _print_counts("label", summary.label_counts)
         _print_counts("tokens per text", summary.token_lengths or {})
+
+
+@app.command()
+def export(
+    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")],
+    client: Annotated[str, typer.Argument(help="id of the client, one of this worker's data sets in it")],
+    out: Annotated[Path, typer.Argument(help="folder to write the adapter into")],
+    config: Config = None,
+) -> None:
+    """Write a client's own adapter: what the federation shares, with what never left this node."""
+    with _told():
+        settings = _settings(config)
+        last = MemoryChain(settings.folder / "memory").last_job(federation, client)
+        try:
+            written = importlib.import_module(EXPORT_MODULE).export_own(
+                settings, last.lease, last.instruction, last.memory, out
+            )
+        except Exception as error:
+            raise ConfigurationError(f"{client}: {error}") from error
+        for path in written:
+            _out.print(str(path), soft_wrap=True)
 
 
 @app.command()

@@ -2,19 +2,35 @@
 
 `<folder>/<federation>/<client>/<serial>-<hex>.safetensors`. The lease names the one to start from: the newest that
 the coordinator accepted. That one and what came after it are kept, so that a job done twice starts twice alike.
+Beside them lie the lease and the instruction of the last job that was done.
 """
 
 import os
 import shutil
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from federated.protocol import MemoryReference
+from federated.protocol import Lease, MemoryReference
 from worker_agent.durable import UNFINISHED_SUFFIX, digest_of, file_name, move, sync
+from worker_agent.errors import ConfigurationError
 
 _log = structlog.get_logger(__name__)
+
+
+LEASE_FILE = "last-job.json"
+INSTRUCTION_FILE = "last-instruction.payload"
+
+
+@dataclass(frozen=True, slots=True)
+class LastJob:
+    """What a client was told last, and what is remembered of it since."""
+
+    lease: Lease
+    instruction: Path
+    memory: Path | None
 
 
 class MemoryChain:
@@ -38,6 +54,32 @@ class MemoryChain:
             _link_or_copy(source, unfinished)
             sync(unfinished)
             move(unfinished, target)
+
+    def keep_job(self, lease: Lease, instruction: Path) -> None:
+        """Remember what a client was told last, beside its memories: from both, its own adapter can be written."""
+        place = self._place(lease.federation_id, lease.client_id)
+        if not place.is_dir():
+            return
+        with self._lock:
+            for name, write in (
+                (INSTRUCTION_FILE, lambda target: _link_or_copy(instruction, target)),
+                (LEASE_FILE, lambda target: target.write_text(lease.model_dump_json(), encoding="utf-8")),
+            ):
+                unfinished = (place / name).with_suffix(UNFINISHED_SUFFIX)
+                write(unfinished)
+                move(unfinished, place / name)
+
+    def last_job(self, federation_id: str, client_id: str) -> LastJob:
+        """What `keep_job` kept last, and the newest memory. Raises ConfigurationError where there is nothing."""
+        place = self._place(federation_id, client_id)
+        lease, instruction = place / LEASE_FILE, place / INSTRUCTION_FILE
+        if not (lease.is_file() and instruction.is_file()):
+            raise ConfigurationError(
+                f"this worker remembers nothing of client {client_id} of federation {federation_id}"
+            )
+        files = _files(place)
+        known = Lease.model_validate_json(lease.read_bytes())
+        return LastJob(known, instruction, files[-1] if files else None)
 
     def find(self, federation_id: str, client_id: str, reference: MemoryReference | None) -> Path | None:
         """The memory a lease names, or None if it is not here whole (late joiner, lost disk): then recompute.

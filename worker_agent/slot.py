@@ -169,6 +169,8 @@ class Slot:
         entry = self._at.outbox.keep(task.lease, counted)
         _log.info("job_finished", metrics=submission.metrics, seconds=submission.seconds, upload_bytes=upload_bytes)
         self._at.delivery.deliver(entry)
+        if task.instruction is not None:
+            self._at.memory.keep_job(task.lease, task.instruction)
 
     def _decline(self, lease: Lease, code: str, detail: str) -> None:
         _log.warning("job_declined", code=code, reason=detail)

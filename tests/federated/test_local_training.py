@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from federated.contract import GradientConfig
-from federated.local_training import Hooks, TrainingDiverged, shuffled, train
+from federated.local_training import Hooks, TrainingDiverged, planned_steps, shuffled, train
 from federated.session import JobInterrupted
 from tests.support.tiny_session import TinyFederation, TinySession
 
@@ -214,6 +214,31 @@ class TestHooks:
         moved = opened.read()["classifier.weight"] - plain.read()["classifier.weight"]
         torch.testing.assert_close(moved, torch.full_like(moved, -0.05 * 3.0))
         assert metrics["loss"] == plain_metrics["loss"]
+
+
+class TestMoments:
+    @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+    def test_two_runs_that_hand_them_on_are_one_run(self, optimizer: str) -> None:
+        # Every step sees all examples: nothing but the moments tells two runs from one.
+        settings = config(local_steps=2, batch_size=EXAMPLES, optimizer=optimizer, momentum=0.9)
+        whole, halves, forgetful = session(), session(), session()
+        expected = trained(whole, settings.model_copy(update={"local_steps": 4}))
+        moments: dict[str, Tensor] = {}
+        for _ in range(2):
+            found = trained(halves, settings, Hooks(moments=moments))
+            other = trained(forgetful, settings)
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+        assert not all(torch.allclose(other[name], expected[name], atol=1e-4) for name in expected)
+
+    def test_those_of_another_shape_are_passed_over(self) -> None:
+        foreign = {"classifier.bias/exp_avg": torch.ones(7), "elsewhere/exp_avg": torch.ones(3)}
+        assert same(trained(session(), config(), Hooks(moments=foreign)), trained(session(), config()))
+
+
+@pytest.mark.parametrize("changes", [{}, {"local_epochs": 0.1}, {"local_steps": 3}, {"batch_size": 3}])
+def test_the_steps_of_a_client_are_known_from_its_number_of_examples(changes: dict[str, Any]) -> None:
+    assert train(session(), config(**changes))["steps"] == planned_steps(config(**changes), EXAMPLES)
 
 
 class TestReports:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from tests.support.installation import Installation, installed
+from tests.support.recording_proxy import RecordingProxy
 from tests.support.service import created
 from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
 
@@ -55,6 +56,17 @@ class Node:
         (worker,) = self.http.get("/v1/workers").json()["items"]
         self.worker_id = worker["id"]
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What one `worker-agent …` command of this node's owner did."""
+        return subprocess.run(
+            [sys.executable, "-m", "worker_agent", *arguments, "--config", str(self.settings)],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_SECONDS,
+        )
+
     @property
     def settings(self) -> Path:
         return self.folder / "worker-agent.toml"
@@ -91,6 +103,7 @@ class Consortium:
     installation: Installation
     model: Path
     nodes: list[Node] = field(default_factory=list)
+    agents_url: str = ""
 
     @property
     def owner(self) -> Node:
@@ -171,11 +184,17 @@ class Consortium:
 
 
 @contextmanager
-def consortium(folder: Path, names: Sequence[str], **settings: object) -> Iterator[Consortium]:
-    """An installation with one running agent for each organisation, all of them with data of their own."""
+def consortium(
+    folder: Path, names: Sequence[str], proxy: RecordingProxy | None = None, **settings: object
+) -> Iterator[Consortium]:
+    """An installation with one running agent for each organisation, all of them with data of their own.
+
+    Agents reach the installation through the proxy, if one is given.
+    """
     model = bert_folder(folder / "model")
     with installed(folder / "coordinator", **settings) as installation, ExitStack() as running:
-        made = Consortium(installation, model)
+        url = installation.url if proxy is None else running.enter_context(proxy.before(installation.url))
+        made = Consortium(installation, model, agents_url=url)
         admin = running.enter_context(installation.client(installation.create_admin_key()))
         for index, name in enumerate(names):
             node = _node(made, admin, folder / name, name, index)
@@ -194,7 +213,7 @@ def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index:
     rows = write_rows(folder / "rows.jsonl", color_rows(40 + 8 * index, seed=index))
     node = Node(name, organization_id, made.installation.client(key), folder)
     node.settings.write_text(
-        f'url = "{made.installation.url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
+        f'url = "{made.agents_url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
         f'[models]\n"{MODEL}" = "{made.model}"\n[datasets.{DATASET}]\npath = "{rows}"\nheld_out = 0.25\n',
         encoding="utf-8",
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from federated.protocol import MemoryReference
-from worker_agent.errors import NotUnderstood
+from tests.worker_agent.leases import make_lease
+from worker_agent.errors import ConfigurationError, NotUnderstood
 from worker_agent.memory import MemoryChain
 
 
@@ -83,3 +84,31 @@ def test_two_clients_of_one_worker_do_not_share(chain: MemoryChain, tmp_path: Pa
 def test_an_id_from_outside_cannot_leave_the_folder(chain: MemoryChain, tmp_path: Path) -> None:
     with pytest.raises(NotUnderstood, match="cannot name a file"):
         keep(chain, tmp_path, b"one", client_id="../../etc")
+
+
+class TestLastJob:
+    def test_it_is_what_was_told_last_with_the_newest_memory(self, chain: MemoryChain, tmp_path: Path) -> None:
+        instruction = tmp_path / "instruction"
+        for number in (1, 2):
+            keep(chain, tmp_path, f"memory {number}".encode())
+            instruction.write_bytes(f"instruction {number}".encode())
+            chain.keep_job(make_lease(round_number=number), instruction)
+            instruction.unlink()
+        last = chain.last_job("fed_1", "clt_1")
+        assert last.lease.round_number == 2
+        assert last.instruction.read_bytes() == b"instruction 2"
+        assert last.memory is not None
+        assert last.memory.read_bytes() == b"memory 2"
+
+    def test_it_is_no_memory_to_start_from(self, chain: MemoryChain, tmp_path: Path) -> None:
+        reference = keep(chain, tmp_path, b"one")
+        (tmp_path / "instruction").write_bytes(b"told")
+        chain.keep_job(make_lease(), tmp_path / "instruction")
+        assert find(chain, reference) == b"one"
+        keep(chain, tmp_path, b"two")
+
+    def test_of_a_client_that_keeps_nothing_nothing_is_kept(self, chain: MemoryChain, tmp_path: Path) -> None:
+        (tmp_path / "instruction").write_bytes(b"told")
+        chain.keep_job(make_lease(), tmp_path / "instruction")
+        with pytest.raises(ConfigurationError, match="remembers nothing of client clt_1 of federation fed_1"):
+            chain.last_job("fed_1", "clt_1")

@@ -100,6 +100,11 @@ class Session:
         """Copies (float32, CPU) of these trainable tensors, or of all. Raises KeyError."""
         return {name: self._adapted.get(name) for name in (self.trainables if names is None else names)}
 
+    def values(self) -> dict[str, Tensor]:
+        """Copies (float32, CPU) of all trainable and seeded tensors as they are, differences added to their base."""
+        kept = {**self._adapted.trainables, **self._adapted.seeded}
+        return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in kept.items()}
+
     def start(self, name: str) -> Tensor:
         """The seeded start of a tensor (float32, CPU); zeros for one that travels as a difference."""
         return start(self.federation_seed, self._facts_of[name])

@@ -7,6 +7,7 @@ import pytest
 from coordinator.database import reading
 from coordinator.models import Federation, Hold, Job, Round
 from tests.coordinator.clients.scene import everything
+from tests.support.algorithms import installed
 from tests.support.service import created, problem
 from tests.support.stage import Stage, definition
 
@@ -69,6 +70,12 @@ class TestCreate:
     def test_an_unknown_algorithm_is_told_which_there_are(self, stage: Stage) -> None:
         answer = stage.owner.owner.post("/v1/federations", json=definition(algorithm="magic"))
         assert "fedavg" in problem(answer, 422, "algorithm_unknown")["detail"]
+
+    def test_a_setting_of_simulations_alone_is_refused(self, stage: Stage) -> None:
+        with installed():
+            wish = definition(algorithm="phased", config={"simulated": True})
+            answer = problem(stage.owner.owner.post("/v1/federations", json=wish), 422, "config_not_served")
+        assert answer["errors"][0] == {"pointer": "/config", "detail": "simulated is for simulations"}
 
     def test_only_owners_and_admins_create(self, stage: Stage) -> None:
         for client in (stage.owner.operator, stage.owner.viewer):

@@ -1,0 +1,16 @@
+"""Deep prompts whose better half of the layers travels, with adaptive optimisation on both sides (FedPepTAO)."""
+
+from federated.algorithms.fedpeptao.config import FedPepTAOConfig
+from federated.contract import Algorithm
+
+ALGORITHM = Algorithm(
+    name="fedpeptao",
+    title="Federated prompt tuning with chosen layers and adaptive optimisation (FedPepTAO)",
+    config=FedPepTAOConfig,
+    server="federated.algorithms.fedpeptao.server:FedPepTAOServer",
+    client="federated.algorithms.fedpeptao.client:FedPepTAOClient",
+    trainables=frozenset({"prefix"}),
+    personal=True,
+    example={"local_steps": 24, "batch_size": 8, "learning_rate": 0.01},
+    example_trainable={"kind": "prefix", "num_virtual_tokens": 20},
+)

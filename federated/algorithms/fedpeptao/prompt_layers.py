@@ -1,0 +1,70 @@
+"""A prompt layer by layer: names of its slices, how well a layer tells examples apart, and which layers travel.
+
+L: layers, P: virtual tokens, W: width of a layer's keys and values together. PEFT keeps the prompts of all layers in
+one matrix (P, L * W), layer after layer; here each layer is a tensor (P, W) of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from federated.maths.spectrum import number_of_layers
+from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts
+
+LAYER_SCORES = "layer_scores"
+SHARES = "shares"
+# What `shares` tells, in this order.
+WAYS = ("spectrum", "eigengap")
+_FLOOR = 1e-5
+
+
+def slice_name(layer: int) -> str:
+    """The name under which one layer's prompts travel."""
+    return f"{PROMPT_EMBEDDINGS}/layer.{layer}"
+
+
+def slices(matrix: Tensor, layers: int) -> dict[str, Tensor]:
+    """The prompts of each layer, (P, W), by name. matrix: (P, L * W). Copies, so that nothing holds the whole."""
+    return {slice_name(layer): part.clone() for layer, part in enumerate(matrix.chunk(layers, dim=1))}
+
+
+def joined(parts: Mapping[str, Tensor], layers: int) -> Tensor:
+    """(P, L * W) from the prompts of all layers."""
+    return torch.cat([parts[slice_name(layer)] for layer in range(layers)], dim=1)
+
+
+def last_linear(model: ModelFacts) -> list[str]:
+    """Names of the head's tensors that are trained: those of its last linear, which has the fewest rows.
+
+    What stands below it in a head (a dense layer before the classifier) would outweigh all prompts.
+    """
+    head = [tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS]
+    rows = {tensor.name.rpartition(".")[0]: tensor.shape[0] for tensor in head}
+    last = min(rows, key=lambda module: (rows[module], module), default=None)
+    return [tensor.name for tensor in head if tensor.name.rpartition(".")[0] == last]
+
+
+def separation(outputs: Tensor) -> float:
+    """How little a layer tells examples apart: `sum(log(x) + 1 / x)` over the spectrum of their cosines (FedPepTAO).
+
+    outputs: (b, ...), one layer's for b examples; each example counts by its direction alone. x is an eigenvalue of
+    the (b, b) cosine matrix, not below 0, plus 1e-5. High for examples that all look the same to the layer.
+    """
+    flat = outputs.detach().reshape(len(outputs), -1).double()
+    rows = flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    values = torch.linalg.eigvalsh(rows @ rows.T).clamp(min=0) + _FLOOR
+    return float((values.log() + 1 / values).sum())
+
+
+def chosen_layers(scores: Sequence[float], share: float, *, skip_last: bool, all_but_one: bool) -> list[int]:
+    """The layers with the highest scores, ascending; the lower layer first where two are equal.
+
+    `share` of the layers, rounded, at least one; with `all_but_one` never all of them. `skip_last`: the last layer
+    is none of them.
+    """
+    layers = len(scores)
+    eligible = range(layers - 1) if skip_last and layers > 1 else range(layers)
+    most = max(1, layers - 1) if all_but_one else layers
+    count = number_of_layers(share, layers, most=min(most, len(eligible)))
+    return sorted(sorted(eligible, key=lambda layer: (-scores[layer], layer))[:count])

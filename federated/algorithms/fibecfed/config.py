@@ -1,0 +1,61 @@
+"""Settings of FibecFed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from federated.contract import AnyTrainable, GradientConfig
+from federated.trainable import Lora
+
+
+class FibecFedConfig(GradientConfig):
+    """Local training as in `GradientConfig`; then the order of examples, the layers that travel, the private part."""
+
+    order_by: Literal["fisher", "loss", "length", "random", "reversed"] = Field(
+        default="fisher", description="what makes an example easy; reversed: hard ones first, random: the control"
+    )
+    score_at: Literal["start", "after_warmup"] = Field(
+        default="start", description="when examples and layers are scored; after_warmup: after `preparation_steps`"
+    )
+    score_batch_size: int = Field(default=32, ge=1, le=4096, description="examples per pass when scoring")
+    pacing: Literal["linear", "sqrt", "quadratic", "exponential", "step", "none"] = Field(
+        default="linear", description="how the share of admitted examples grows; none: all from the first round"
+    )
+    pacing_start: float = Field(default=0.6, gt=0, le=1, description="share of the batches admitted at the start")
+    pacing_share: float = Field(
+        default=0.8, gt=0, le=1, description="share of the rounds after which all are admitted"
+    )
+    ordered: bool = Field(default=False, description="train easy to hard, instead of shuffling what is admitted")
+
+    layer_count: Literal["spectrum", "eigengap", "fixed"] = Field(
+        default="spectrum", description="how many layers travel: what the Hessian says must be kept, or a share"
+    )
+    layer_share: float = Field(default=0.5, gt=0, le=1, description="of the layers, with 'fixed'")
+    layer_factor: float = Field(default=1.0, gt=0, le=10, description="on the share of layers, however it was found")
+    layer_noise: Literal["adversarial", "gaussian"] = "adversarial"
+    layer_noise_at: Literal["input", "layer"] = Field(
+        default="input", description="noise on the embeddings, or on each layer's own input"
+    )
+    layer_noise_size: float = Field(
+        default=0.01, gt=0, le=1, description="as a share of the norm of what it is put on"
+    )
+    layer_noise_norm: Annotated[float, Field(ge=1.1, le=100)] | Literal["inf"] = Field(
+        default=2.0, description="p of the norm in which adversarial noise is the worst"
+    )
+    layer_score_examples: int = Field(default=512, ge=1, description="at most so many of a client score the layers")
+    lanczos_steps: int = Field(default=50, ge=2, le=500)
+    preparation_steps: int = Field(default=10, ge=0, le=10_000, description="warm-up before the Hessian; then undone")
+
+    local_share: float = Field(default=0.5, ge=0, le=1, description="of a private matrix's rows that are trained")
+    fisher_momentum: float = Field(default=0.9, ge=0, lt=1)
+    fisher_epochs: float = Field(default=1.0, gt=0, le=100, description="warm-up that chooses the rows; then undone")
+
+    head: Literal["last", "all"] = Field(
+        default="last", description="of a classifier's head of several maps, unless the trainable names its modules"
+    )
+    upload_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the update's tensors")
+
+    def check_trainable(self, trainable: AnyTrainable) -> None:
+        """Raise ValueError for trained biases: a row of a factor is what is chosen here."""
+        if isinstance(trainable, Lora) and trainable.bias != "none":
+            raise ValueError("fibecfed trains the factors and the head: bias must be 'none'")

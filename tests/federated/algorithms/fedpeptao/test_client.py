@@ -1,0 +1,170 @@
+"""The worker's half, on a tiny model: what it sends, what stays, and what it makes of a memory."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from federated.contract import ClientFacts, ClientResult, ClientUpdate, RoundFacts
+from federated.payload import Payload
+from federated.registry import client_half, make_config, server_half
+from federated.trainable import Prefix
+from tests.support.tiny_model import LAYERS
+from tests.support.tiny_session import TinyFederation, TinySession
+
+PREFIX = Prefix(num_virtual_tokens=2)
+SETTINGS: dict[str, Any] = {"local_steps": 2, "batch_size": 4, "learning_rate": 0.05, "layer_share": 0.3}
+FEDERATION = TinyFederation(trainable=PREFIX, seed=3)
+CLIENT = ClientFacts(0, "", 12, {}, {}, None, 0)
+MIDDLE = Payload({"layer_scores": torch.tensor([1.0, 2.0, 0.0])})
+
+
+def instruction_of(initial: Payload | None = None, **changes: Any) -> Payload:
+    """Of the first train round, where the middle layer travels."""
+    server = server_half("fedpeptao", make_config("fedpeptao", SETTINGS | changes), PREFIX)
+    state = server.start(FEDERATION.open(0, 0).facts, 3, initial)
+    measured = ClientUpdate(0, 12, 12.0, MIDDLE, {}, None)
+    state = server.aggregate(state, [measured], RoundFacts(1, "prepare", 5, 1)).state
+    told = server.plan(state, [CLIENT], RoundFacts(1, "train", 5, 1))[0]
+    return Payload.decode(told.encode())
+
+
+def half(**changes: Any) -> Any:
+    return client_half("fedpeptao", make_config("fedpeptao", SETTINGS | changes), PREFIX)
+
+
+def ran(
+    memory: Payload | None = None, initial: Payload | None = None, **changes: Any
+) -> tuple[TinySession, ClientResult]:
+    opened = FEDERATION.open(0, 7)
+    return opened, half(**changes).run(instruction_of(initial, **changes), opened, memory)
+
+
+def layers_of(session: TinySession) -> list[torch.Tensor]:
+    return list(session.read()["prompt_embeddings"].chunk(LAYERS, dim=1))
+
+
+class TestPrivateLayers:
+    def test_they_are_trained_and_remembered_and_not_sent(self) -> None:
+        opened, result = ran()
+        assert list(result.update) == ["classifier.bias", "classifier.weight", "prompt_embeddings/layer.1"]
+        assert result.memory is not None
+        assert list(result.memory) == ["prompt_embeddings/layer.0", "prompt_embeddings/layer.2"]
+        starts = FEDERATION.open(0, 0)
+        for layer in (0, 2):
+            kept = result.memory[f"prompt_embeddings/layer.{layer}"]
+            assert torch.equal(kept, layers_of(opened)[layer])
+            assert not torch.equal(kept, layers_of(starts)[layer])
+
+    def test_the_next_round_goes_on_from_them(self) -> None:
+        memory = ran()[1].memory
+        going_on, _ = ran(memory, learning_rate=1e-12)
+        assert memory is not None
+        torch.testing.assert_close(layers_of(going_on)[0], memory["prompt_embeddings/layer.0"], rtol=0, atol=1e-9)
+
+    def test_only_the_own_view_has_them(self) -> None:
+        memory = ran()[1].memory
+        assert memory is not None
+        starts = layers_of(FEDERATION.open(0, 0))
+        for view, expected in (("own", memory["prompt_embeddings/layer.2"]), ("shared", starts[2])):
+            opened = FEDERATION.open(0, 7)
+            half().apply(instruction_of(), opened, memory, view)
+            assert torch.equal(layers_of(opened)[2], expected)
+
+    @pytest.mark.parametrize("fact", [{"federation_seed": 4}, {"travelling": [0]}, {"prompts": [2, 96]}])
+    def test_a_memory_of_another_federation_is_as_none(self, fact: dict[str, Any]) -> None:
+        memory = ran()[1].memory
+        assert memory is not None
+        foreign = Payload(dict(memory), {**memory.facts, **fact})
+        assert ran(foreign)[1].update.encode() == ran()[1].update.encode()
+        assert ran(memory)[1].update.encode() != ran()[1].update.encode()
+
+    def test_an_initial_adapter_is_the_common_start_of_the_layers_that_do_not_travel(self) -> None:
+        initial = Payload({"prompt_embeddings": torch.full((2, 48), 0.25)})
+        told = instruction_of(initial)
+        assert list(told)[2:] == [
+            "prompt_embeddings/layer.0/frozen", "prompt_embeddings/layer.1", "prompt_embeddings/layer.2/frozen",
+        ]  # fmt: skip
+        opened = FEDERATION.open(0, 7)
+        half().apply(told, opened, None, "shared")
+        assert torch.equal(opened.read()["prompt_embeddings"], initial["prompt_embeddings"])
+
+
+class TestMaskedLayers:
+    def test_they_are_as_a_model_whose_layers_have_no_prompt(self) -> None:
+        opened, other = FEDERATION.open(0, 7), FEDERATION.open(0, 7)
+        half(other_layers="masked").apply(instruction_of(other_layers="masked"), opened, None, "shared")
+        half().apply(instruction_of(), other, None, "shared")
+        model: Any = other.model
+        tokens = torch.arange(6).reshape(1, 6)
+        with torch.no_grad():
+            masked, plain = opened.model(tokens), other.model(tokens)
+            hidden = model.embeddings(tokens)
+            for index, layer in enumerate(model.layers):
+                hidden = layer(hidden, model.prompt_embeddings[:, 16:24] if index == 1 else None)
+            by_hand = model.classifier(hidden.mean(dim=1))
+        assert torch.equal(masked, by_hand)
+        assert not torch.equal(masked, plain)
+
+    def test_nothing_of_them_is_remembered(self) -> None:
+        assert ran(other_layers="masked")[1].memory is None
+
+    def test_no_federation_of_the_service_may_ask_for_them(self) -> None:
+        make_config("fedpeptao", {}).check_served()
+        with pytest.raises(ValueError, match="'masked' is for simulations"):
+            make_config("fedpeptao", {"other_layers": "masked"}).check_served()
+
+
+class TestMoments:
+    def test_they_begin_anew_each_round_unless_they_persist(self) -> None:
+        for mode, same in (("reset", True), ("persist", False)):
+            memory = ran(moments=mode)[1].memory
+            assert memory is not None
+            prompts = Payload({n: memory[n] for n in memory if not n.startswith("moments/")}, memory.facts)
+            one, other = (ran(kept, moments=mode)[1].update.encode() for kept in (memory, prompts))
+            assert (one == other) == same
+
+    def test_persisting_over_two_rounds_is_one_run_of_all_steps(self) -> None:
+        # With the same example at every step, and nothing between the rounds, two and two steps are four.
+        alone = TinyFederation(trainable=PREFIX, seed=3, examples=1)
+        settings = {"moments": "persist", "batch_size": 1}
+        told = instruction_of(**settings)
+        whole = alone.open(0, 7)
+        half(**settings, local_steps=4).run(told, whole, None)
+        opened = alone.open(0, 7)
+        first = half(**settings).run(told, opened, None)
+        moved = Payload({name: told[name] + first.update[name] for name in first.update}, told.facts)
+        again = alone.open(0, 7)
+        half(**settings).run(moved, again, first.memory)
+        for name, value in whole.read().items():
+            torch.testing.assert_close(again.read()[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_session_without_the_layers_of_its_facts_is_refused_by_name() -> None:
+    opened = FEDERATION.open(0, 7)
+    opened.facts = opened.facts.model_copy(update={"layers": 4})
+    server = server_half("fedpeptao", make_config("fedpeptao", SETTINGS), PREFIX)
+    told = server.plan(server.start(FEDERATION.open(0, 0).facts, 3, None), [CLIENT], RoundFacts(1, "prepare", 5, 1))[
+        0
+    ]
+    with pytest.raises(ValueError, match=r"3 layers were found \(TinyLayer\), expected 4"):
+        half().run(told, opened, None)
+
+
+@pytest.mark.parametrize("way", ["spectrum", "eigengap"])
+def test_the_hessians_share_is_measured_where_the_instruction_points(way: str) -> None:
+    changes = {"layer_count": way, "warmup_rounds": 0}
+    server = server_half("fedpeptao", make_config("fedpeptao", SETTINGS | changes), PREFIX)
+    state = server.start(FEDERATION.open(0, 0).facts, 3, None)
+    told = server.plan(state, [CLIENT], RoundFacts(1, "prepare", 5, 1))[0]
+    result = half(**changes).run(told, FEDERATION.open(0, 7), None)
+    server.check(told, result.update)
+    plateau, gap = result.update["shares"].tolist()
+    assert 0 <= plateau <= 1
+    assert 0 <= gap <= 1
+    update = ClientUpdate(0, 12, 12.0, result.update, {}, None)
+    outcome = server.aggregate(state, [update], RoundFacts(1, "prepare", 5, 1))
+    count = {"spectrum": plateau, "eigengap": gap}[way] * LAYERS
+    assert outcome.metrics["layers_travelling"] == max(1, min(LAYERS - 1, round(count)))
+    assert outcome.metrics["spectrum_share"] == pytest.approx(plateau)
+    assert outcome.metrics["eigengap_share"] == pytest.approx(gap)

@@ -1,0 +1,62 @@
+"""Easy examples first: shares, whole batches, and orders."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from federated.algorithms.fibecfed.config import FibecFedConfig
+from federated.algorithms.fibecfed.curriculum import admitted_examples, admitted_share, easy_first, order_of_epoch
+from federated.local_training import shuffled
+
+PACINGS = get_args(FibecFedConfig.model_fields["pacing"].annotation)
+
+
+@pytest.mark.parametrize("pacing", PACINGS)
+class TestPacing:
+    def test_it_starts_at_its_start_ends_at_one_and_never_falls(self, pacing: str) -> None:
+        shares = [admitted_share(pacing, step / 50, 0.6) for step in range(51)]
+        assert shares == sorted(shares)
+        assert shares[0] == pytest.approx(1.0 if pacing == "none" else 0.6)
+        assert shares[-1] == pytest.approx(1.0)
+
+    @pytest.mark.parametrize("examples", [1, 3, 8, 9, 100])
+    def test_whole_batches_are_admitted_at_least_one_and_in_the_end_all(self, pacing: str, examples: int) -> None:
+        config = FibecFedConfig(pacing=pacing, batch_size=8, pacing_start=0.01)  # type: ignore[arg-type]
+        admitted = [admitted_examples(config, examples, number, 10) for number in range(1, 11)]
+        assert admitted == sorted(admitted)
+        assert all(count == examples or count % 8 == 0 for count in admitted)
+        assert min(admitted) >= min(8, examples)
+        assert admitted[7:] == [examples] * 3
+
+
+def test_the_default_pacing_saves_a_sixth_of_the_steps() -> None:
+    config = FibecFedConfig(batch_size=1)
+    admitted = sum(admitted_examples(config, 1000, number, 1000) for number in range(1, 1001))
+    assert admitted / 1_000_000 == pytest.approx(0.84, abs=0.001)
+
+
+def test_shares_in_the_middle() -> None:
+    middle = {pacing: admitted_share(pacing, 0.25, 0.6) for pacing in PACINGS}
+    assert middle == pytest.approx(
+        {"linear": 0.7, "sqrt": 0.8, "quadratic": 0.625, "step": 0.7, "none": 1.0, "exponential": 0.600203}, abs=1e-6
+    )
+
+
+class TestOrder:
+    def test_equally_hard_examples_stay_in_their_order(self) -> None:
+        assert easy_first(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])) == [3, 1, 4, 0, 2]
+
+    def test_all_admitted_are_shuffled_as_the_plain_loop_shuffles_them(self) -> None:
+        order = order_of_epoch([3, 0, 2, 1, 4], 5, seed=7, ordered=False)
+        assert [order(epoch) for epoch in range(3)] == [shuffled(7, epoch, 5) for epoch in range(3)]
+
+    def test_only_the_admitted_are_drawn_each_epoch_in_another_order(self) -> None:
+        admitted = list(range(0, 40, 2))
+        order = order_of_epoch(admitted, 40, seed=7, ordered=False)
+        first, second = order(0), order(1)
+        assert sorted(first) == sorted(second) == admitted
+        assert first != second
+
+    def test_ordered_goes_from_easy_to_hard(self) -> None:
+        assert order_of_epoch([3, 0, 2], 5, seed=7, ordered=True)(1) == [3, 0, 2]
