@@ -30,8 +30,9 @@ class Hooks:
     """What a method changes in the loop.
 
     `order(epoch)`: indices of the examples of that epoch, a pure function; None: all, shuffled by the job's seed.
-    `masks`: parameter name -> bool of its shape; where False the parameter keeps its bits, since the update is
-    masked and not the gradient (AdamW's decay and moments move a parameter without a gradient).
+    `masks`: parameter name -> bool of its shape; where False the parameter keeps its bits, since the update
+    itself is masked (AdamW's decay and moments move a parameter without a gradient), and its gradient does not count
+    in the clipped norm.
     `penalty()`: added to the mean loss of each step, once, whatever the number of micro batches.
     `moments`: the optimiser's state, `NAME/KEY` -> tensor; taken up before the first step where it has it, and
     replaced by what the last step left. None: it begins at zero and is forgotten.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from federated.contract import ClientUpdate
+from federated.maths.averaging import weighted_sum
 from federated.payload import LazyTensor, Payload
 from federated.trainable import ModelFacts, TensorFacts
 
@@ -33,6 +34,16 @@ def checked_initial(model: ModelFacts, initial: Payload | None) -> dict[str, "Te
     return given
 
 
+def last_linear(head: Sequence[TensorFacts]) -> list[str]:
+    """Names of the tensors of a head's last map, the one with the fewest outputs: the classes.
+
+    What stands below it in a head (a dense layer before the classifier) would outweigh all else that travels.
+    """
+    rows = {tensor.name.rpartition(".")[0]: tensor.shape[0] for tensor in head}
+    last = min(rows, key=lambda module: (rows[module], module), default=None)
+    return [tensor.name for tensor in head if tensor.name.rpartition(".")[0] == last]
+
+
 def differences(model: ModelFacts) -> list[str]:
     """Names of the tensors that travel as a difference."""
     return [tensor.name for tensor in model.tensors if tensor.initialisation.kind == "base"]
@@ -45,6 +56,13 @@ def expected_bases(state: Payload, names: Sequence[str]) -> dict[str, dict[str, 
         for name in names
         if name + BASE not in state
     }
+
+
+def averaged(state: Payload, name: str, updates: Sequence[ClientUpdate]) -> "Tensor":
+    """The current value of a tensor + the mean of the updates' changes, by weight, in the order given; float32."""
+    weights = [update.weight for update in updates]
+    changes = [update.payload.lazy(name) for update in updates]
+    return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name))
 
 
 def told_bases(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:

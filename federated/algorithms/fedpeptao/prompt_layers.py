@@ -11,6 +11,7 @@ from torch import Tensor
 
 from federated.maths.spectrum import number_of_layers
 from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts
+from federated.travelling import last_linear
 
 LAYER_SCORES = "layer_scores"
 SHARES = "shares"
@@ -34,15 +35,9 @@ def joined(parts: Mapping[str, Tensor], layers: int) -> Tensor:
     return torch.cat([parts[slice_name(layer)] for layer in range(layers)], dim=1)
 
 
-def last_linear(model: ModelFacts) -> list[str]:
-    """Names of the head's tensors that are trained: those of its last linear, which has the fewest rows.
-
-    What stands below it in a head (a dense layer before the classifier) would outweigh all prompts.
-    """
-    head = [tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS]
-    rows = {tensor.name.rpartition(".")[0]: tensor.shape[0] for tensor in head}
-    last = min(rows, key=lambda module: (rows[module], module), default=None)
-    return [tensor.name for tensor in head if tensor.name.rpartition(".")[0] == last]
+def trained_head(model: ModelFacts) -> list[str]:
+    """Names of the head's tensors that are trained: those of its last linear map."""
+    return last_linear([tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS])
 
 
 def separation(outputs: Tensor) -> float:

@@ -26,9 +26,9 @@ from federated.algorithms.fedpeptao.prompt_layers import (
     WAYS,
     chosen_layers,
     joined,
-    last_linear,
     slice_name,
     slices,
+    trained_head,
 )
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
 from federated.expects import expects_like, refuse_unexpected
@@ -52,7 +52,7 @@ class FedPepTAOServer:
         """
         given = checked_initial(model, initial)
         prompt = _prompt(model)
-        head = last_linear(model)
+        head = trained_head(model)
         tensors = slices(_first(prompt, given, seed), model.layers)
         if prompt.name in given:
             tensors |= {name + FROZEN: value for name, value in tensors.items()}

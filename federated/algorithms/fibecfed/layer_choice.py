@@ -1,7 +1,6 @@
 """How many layers travel, and which (Liu et al., EMNLP 2024; the plateau as in the same group's published code)."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.contract import JobDeclined
 from federated.local_training import shuffled, train
+from federated.maths.curvature import Curvature
 from federated.maths.generator import stream_key
 from federated.maths.spectrum import eigengap, lanczos, lipschitz, number_of_layers, plateau, rademacher
 from federated.session import Batch, TrainingSession
@@ -32,11 +32,9 @@ def kept_shares(session: TrainingSession, config: FibecFedConfig, names: Sequenc
     start = rademacher(stream_key(session.seed, "start of the Lanczos iteration"), len(step), step.device)
     try:
         with session.differentiable_twice():
-            gradient = _flat(torch.autograd.grad(session.loss(batch), parameters, create_graph=True))
-            _check_twice(gradient, start, parameters)
-            apply = partial(_hessian_times, gradient, parameters)
-            spectrum = lanczos(apply, start, config.lanczos_steps)
-            bend = lipschitz(gradient.detach() - gradient_before, apply(step), step)
+            bent = Curvature(session.loss(batch), parameters)
+            spectrum = lanczos(bent.times, start, config.lanczos_steps)
+            bend = lipschitz(bent.gradient - gradient_before, bent.times(step), step)
     except (NotImplementedError, RuntimeError) as error:
         if "derivative" not in str(error) and "differentia" not in str(error):
             raise
@@ -56,23 +54,6 @@ def chosen_layers(config: FibecFedConfig, scores: Mapping[int, float], share: fl
     count = number_of_layers(share, len(scores), config.layer_factor)
     ranked = sorted(scores, key=lambda layer: (-scores[layer], layer))
     return sorted(ranked[:count])
-
-
-def _check_twice(gradient: Tensor, vector: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Raise RuntimeError where a function of the model can be differentiated but once.
-
-    Asked for some inputs alone, torch passes over such a function without a word, and the product would be wrong.
-    """
-    torch.autograd.backward(gradient, vector, retain_graph=True)
-    for parameter in parameters:
-        parameter.grad = None
-
-
-def _hessian_times(gradient: Tensor, parameters: Sequence[Tensor], vector: Tensor) -> Tensor:
-    found = torch.autograd.grad(
-        gradient, parameters, vector, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return _flat(found)
 
 
 def _gradient(session: TrainingSession, names: Sequence[str], batch: Batch) -> Tensor:

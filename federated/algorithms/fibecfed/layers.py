@@ -1,9 +1,10 @@
 """Which trained tensor belongs to which layer, from names alone."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from federated.trainable import ModelFacts, TensorFacts
+from federated.travelling import last_linear
 
 _NUMBERED = re.compile(r"^(.*?)\.?\b(\d+)\.")
 
@@ -31,15 +32,11 @@ def first_factors(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(".lora_A.weight")]
 
 
-def rest_of_head(model: ModelFacts, layered: Mapping[int, list[str]]) -> list[str]:
-    """The head's trained tensors that are not those of its last map, the one with the fewest outputs: the classes."""
-    inside = {name for names in layered.values() for name in names}
-    head = [one for one in model.tensors if one.name not in inside and ".lora_" not in one.name]
-    maps = {one.name.rpartition(".")[0]: one.shape[0] for one in head if len(one.shape) == 2}
-    if len(maps) < 2 or model.task_type != "SEQ_CLS":
-        return []
-    last = min(maps, key=lambda module: (maps[module], module))
-    return [one.name for one in head if one.name.rpartition(".")[0] != last]
+def rest_of_head(model: ModelFacts) -> list[str]:
+    """The head's trained tensors that are not those of its last map."""
+    head = [tensor for tensor in model.tensors if ".lora_" not in tensor.name]
+    last = last_linear(head)
+    return [tensor.name for tensor in head if tensor.name not in last]
 
 
 def _factors(tensors: Iterable[TensorFacts]) -> list[str]:

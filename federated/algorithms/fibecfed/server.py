@@ -36,6 +36,7 @@ from federated.trainable import Lora, ModelFacts, TensorFacts
 from federated.travelling import (
     FROZEN,
     absolute,
+    averaged,
     checked_initial,
     differences,
     expected_bases,
@@ -64,7 +65,7 @@ class FibecFedServer:
         """The seeded starts, or the tensors of `initial`; no layer is chosen. Raises ValueError naming a misfit."""
         given, layered = checked_initial(model, initial), layer_tensors(model)
         named = self._trainable.modules_to_save is not None or self._config.head == "all"
-        frozen = set() if named else set(rest_of_head(model, layered))
+        frozen = set() if named else set(rest_of_head(model))
         tensors: dict[str, Tensor | LazyTensor] = {}
         for one in model.tensors:
             if one.name not in frozen:
@@ -123,7 +124,7 @@ class FibecFedServer:
             return self._chosen(state, ordered)
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _kept(state)}
         for name in _travelling(state):
-            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(_averaged, state, name, ordered))
+            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(averaged, state, name, ordered))
         metrics = training_metrics(ordered) | _means(ordered) | {"layers": float(len(state.facts["layers"]))}
         return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics)
 
@@ -170,12 +171,6 @@ class FibecFedServer:
         if self._config.layer_count == "fixed":
             return self._config.layer_share
         return math.fsum(float(update.payload[KEPT_SHARE]) for update in updates) / len(updates)
-
-
-def _averaged(state: Payload, name: str, updates: Sequence[ClientUpdate]) -> Tensor:
-    weights = [update.weight for update in updates]
-    changes = [update.payload.lazy(name) for update in updates]
-    return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name))
 
 
 def _means(updates: Sequence[ClientUpdate]) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """The worker's half of FlexLoRA: resize the adapter to the instruction's ranks, train, answer with the difference."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,9 +30,7 @@ class FlexLoRAClient:
         """Train on all examples. Ranks learned before, where there are any, keep their bits."""
         learned = _receive(instruction, session)
         base = base_values(instruction, session)
-        masks = _masks(session, learned)
-        with _without_gradient(session, masks):
-            metrics = train(session, self._config, Hooks(masks=masks))
+        metrics = train(session, self._config, Hooks(masks=_masks(session, learned)))
         names = [name for name in instruction.facts["expects"] if not name.endswith(BASE)]
         local = _own_part(session.read(names), learned)
         update = {name: local[name] - instruction[name] for name in names}
@@ -72,21 +68,6 @@ def _masks(session: TrainingSession, learned: Learned) -> dict[str, Tensor]:
         masks[name] = torch.ones(session.trainables[name].shape, dtype=torch.bool)
         masks[name].narrow(dimension, 0, count).fill_(False)
     return masks
-
-
-@contextmanager
-def _without_gradient(session: TrainingSession, masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """Where a mask is False there is no gradient, which would count in the clipped norm."""
-    hooks = []
-    for name, mask in masks.items():
-        here = mask.to(session.device)
-        parameter: Any = session.trainables[name]
-        hooks.append(parameter.register_hook(lambda gradient, here=here: gradient * here))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _own_part(local: Mapping[str, Tensor], learned: Learned) -> dict[str, Tensor]:

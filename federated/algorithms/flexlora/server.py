@@ -21,7 +21,7 @@ from federated.algorithms.flexlora.ranks import allowed_ranks, client_ranks
 from federated.algorithms.flexlora.starts import lazy_factors, padding_key, untrained
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
 from federated.expects import expects_like, refuse_unexpected
-from federated.maths.averaging import Recent, weighted_sum
+from federated.maths.averaging import Recent
 from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
 from federated.maths.starts import seeded_values, start
 from federated.payload import LazyTensor, Payload
@@ -29,6 +29,7 @@ from federated.trainable import Lora, ModelFacts
 from federated.travelling import (
     FROZEN,
     absolute,
+    averaged,
     checked_initial,
     differences,
     expected_bases,
@@ -101,7 +102,7 @@ class FlexLoRAServer:
             rank = self._next_rank(state, matrix, ordered)
             tensors |= lazy_factors(matrix, rank, partial(made, matrix.module))
         for name in _averaged_names(state, list(matrices.values())):
-            make = partial(_averaged, state, name, ordered)
+            make = partial(averaged, state, name, ordered)
             tensors[name] = LazyTensor(torch.float32, state.shape(name), make)
         told = training_metrics(ordered) | _rank_range(list(matrices.values()), ordered)
         metrics = RoundMetrics(told, energies, {module: partial(made, module) for module in matrices})
@@ -242,12 +243,6 @@ class FlexLoRAServer:
         b, a = self._received(state, matrix, rank, step)
         scale = self._scale(matrix, rank)
         return Trained(share, scale, a + change_of_a, b + change_of_b, change_of_a, change_of_b)
-
-
-def _averaged(state: Payload, name: str, updates: Sequence[ClientUpdate]) -> Tensor:
-    weights = [update.weight for update in updates]
-    changes = [update.payload.lazy(name) for update in updates]
-    return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name))
 
 
 def _averaged_names(state: Payload, matrices: Sequence[Matrix]) -> list[str]:
