@@ -24,45 +24,15 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.memory import PeakMemory
 from benchmarks.report import print_report
+from benchmarks.shapes import llama_facts
 from federated import registry
 from federated.contract import ClientUpdate, RoundFacts
 from federated.payload import LazyTensor, Payload
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Lora
 
 _TARGET_SECONDS = 2.5
 _TARGET_BYTES = 256 * 1024**2
 _TARGET_GROWTH = 1.1
-_WIDTHS = {
-    "self_attn.q_proj": (4096, 4096),
-    "self_attn.k_proj": (4096, 4096),
-    "self_attn.v_proj": (4096, 4096),
-    "self_attn.o_proj": (4096, 4096),
-    "mlp.gate_proj": (4096, 11008),
-    "mlp.up_proj": (4096, 11008),
-    "mlp.down_proj": (11008, 4096),
-}
-
-
-def llama_facts(layers: int, rank: int) -> ModelFacts:
-    """LoRA on all linear maps of a LLaMA-7B with `layers` layers."""
-    tensors = []
-    for layer in range(layers):
-        for module, (inputs, outputs) in _WIDTHS.items():
-            name = f"model.layers.{layer}.{module}"
-            for factor, shape, kind in (("A", (rank, inputs), "uniform"), ("B", (outputs, rank), "zeros")):
-                first = Initialisation.model_validate({"kind": kind, "scale": inputs**-0.5})
-                full_name = f"{name}.lora_{factor}.weight"
-                tensors.append(TensorFacts(name=full_name, shape=shape, dtype="F32", initialisation=first))
-    return ModelFacts(
-        model_type="llama",
-        task_type="CAUSAL_LM",
-        tensors=tuple(sorted(tensors, key=lambda tensor: tensor.name)),
-        layers=layers,
-        hidden=4096,
-        kv_width=4096,
-        target_modules=tuple(module.rpartition(".")[2] for module in _WIDTHS),
-        weights_digest="sha256:" + "0" * 64,
-    )
 
 
 def make_files(folder: Path, clients: int, layers: int, rank: int) -> int:

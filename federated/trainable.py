@@ -5,6 +5,7 @@ them: names, shapes and starts of the trainable tensors, and never a weight.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,9 +46,8 @@ class Lora(Plain):
         return max((self.r, *self.rank_pattern.values()))
 
     def alpha_of(self, module: str) -> float:
-        """The alpha of a module by canonical name, as PEFT finds it: the first pattern that fits the name's end."""
-        fitting = (alpha for key, alpha in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module))
-        return next(fitting, self.lora_alpha)
+        """The alpha of a module by canonical name."""
+        return first_fitting(self.alpha_pattern, module, self.lora_alpha)
 
 
 class Prefix(Plain):
@@ -117,6 +117,11 @@ class ModelFacts(Plain):
         if names != sorted(set(names)):
             raise ValueError("tensors must be sorted by name, each once")
         return self
+
+
+def first_fitting(patterns: Mapping[str, float], module: str, otherwise: float) -> float:
+    """A module's value as PEFT finds it: of the first pattern that fits the end of its name."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
 
 
 def first_difference(ours: ModelFacts, theirs: ModelFacts) -> str | None:

@@ -7,17 +7,16 @@ the first cohort as `NAME/base`, stands in the state for the exported adapter: t
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from federated.contract import ClientUpdate
 from federated.maths.averaging import weighted_sum
 from federated.payload import LazyTensor, Payload
+from federated.session import TrainingSession
 from federated.trainable import ModelFacts, TensorFacts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from federated.session import TrainingSession
 
 BASE = "/base"
 FROZEN = "/frozen"
@@ -25,7 +24,7 @@ FROZEN = "/frozen"
 _CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
 
 
-def checked_initial(model: ModelFacts, initial: Payload | None) -> dict[str, "Tensor"]:
+def checked_initial(model: ModelFacts, initial: Payload | None) -> dict[str, Tensor]:
     """The tensors of an initial adapter by canonical name. Raises ValueError naming one that does not fit."""
     given = dict(initial or {})
     known = {tensor.name: tensor for tensor in (*model.tensors, *model.seeded)}
@@ -58,11 +57,13 @@ def expected_bases(state: Payload, names: Sequence[str]) -> dict[str, dict[str, 
     }
 
 
-def averaged(state: Payload, name: str, updates: Sequence[ClientUpdate]) -> "Tensor":
-    """The current value of a tensor + the mean of the updates' changes, by weight, in the order given; float32."""
+def averaged(
+    state: Payload, name: str, updates: Sequence[ClientUpdate], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The current value of a tensor + the mean of the updates' changes, by weight, in the order given."""
     weights = [update.weight for update in updates]
     changes = [update.payload.lazy(name) for update in updates]
-    return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name))
+    return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name), dtype=dtype)
 
 
 def told_bases(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
@@ -71,7 +72,7 @@ def told_bases(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
     return {name: first.lazy(name) for name in first if name.endswith(BASE)}
 
 
-def absolute(state: Payload, name: str, names: Sequence[str]) -> "Tensor":
+def absolute(state: Payload, name: str, names: Sequence[str]) -> Tensor:
     """The value of a tensor of the state; of one of the differences `names`, with its base value added.
 
     Raises ValueError before the first round if it is a difference.
@@ -85,26 +86,33 @@ def absolute(state: Payload, name: str, names: Sequence[str]) -> "Tensor":
 
 def training_metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:
     """`train_loss`, `train_accuracy`, `update_norm`: means over those who told them, weighted as the updates are."""
+    return mean_metrics(updates, _CLIENT_METRICS, [update.weight for update in updates])
+
+
+def mean_metrics(
+    updates: Sequence[ClientUpdate], names: Mapping[str, str], weights: Sequence[float]
+) -> dict[str, float]:
+    """Means over those who told a metric; `names`: what clients call it -> what the round does."""
     metrics: dict[str, float] = {}
-    for ours, name in _CLIENT_METRICS.items():
-        told = [(update.weight, update.metrics[ours]) for update in updates if ours in update.metrics]
+    for theirs, name in names.items():
+        told = [(w, one.metrics[theirs]) for one, w in zip(updates, weights, strict=True) if theirs in one.metrics]
         if told:
             metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
     return metrics
 
 
-def base_values(instruction: Payload, session: "TrainingSession") -> dict[str, "Tensor"]:
+def base_values(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
     """On the client: what an instruction asks of the base model; ask while the difference is still zero."""
     asked = [name for name in instruction.facts["expects"] if name.endswith(BASE)]
     return {name: session.trainables[name.removesuffix(BASE)].detach().float().cpu().clone() for name in asked}
 
 
-def norm(update: Mapping[str, "Tensor"]) -> float:
+def norm(update: Mapping[str, Tensor]) -> float:
     """Euclidean norm over all tensors of an update."""
     return math.sqrt(math.fsum(float(value.double().square().sum()) for value in update.values()))
 
 
-def _check_initial(name: str, value: "Tensor", tensor: TensorFacts | None) -> None:
+def _check_initial(name: str, value: Tensor, tensor: TensorFacts | None) -> None:
     if tensor is None:
         raise ValueError(f"initial adapter: tensor {name!r} is not one of this model's")
     if tuple(value.shape) != tensor.shape:

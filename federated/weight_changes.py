@@ -5,7 +5,6 @@ A base's files may name tensors without the prefix that the trained model has be
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from federated.contract import LedgerWeights
+from federated.trainable import first_fitting
 
 _PEFT_PREFIX = "base_model.model."
 _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -106,10 +106,7 @@ class PeftChanges:
         return (weight.float() + change).to(weight.dtype).contiguous()
 
     def _scale(self, module: str, rank: int) -> float:
-        patterns: Mapping[str, float] = self._config.get("alpha_pattern") or {}
-        # PEFT takes the first pattern that matches the end of the module's name.
-        fitting = [key for key in patterns if re.match(rf"(.*\.)?({key})$", module)]
-        alpha = float(patterns[fitting[0]] if fitting else self._config["lora_alpha"])
+        alpha = first_fitting(self._config.get("alpha_pattern") or {}, module, self._config["lora_alpha"])
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
 
 

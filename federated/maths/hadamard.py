@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from federated.cores import in_turn, on_all_cores
 from federated.maths import hadamard_gpu
-from federated.maths.cores import in_turn, on_all_cores
 from federated.maths.generator import philox, stream_key
 from federated.maths.hadamard_gpu import MAX_COUNT, MIN_COUNT
 from federated.maths.walsh import parity, transform_into

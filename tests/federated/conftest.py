@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.support.training import make_node
+from worker_agent.settings import AgentSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETERS = 10
@@ -26,3 +31,11 @@ def fresh_digests() -> list[dict[str, str]]:
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(ask, range(INTERPRETERS)))
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
+    """A node with tiny models of transformers, and data for both tasks."""
+    threads = torch.get_num_threads()
+    yield make_node(tmp_path_factory.mktemp("node"))
+    torch.set_num_threads(threads)

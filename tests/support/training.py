@@ -81,6 +81,19 @@ def train_some_steps(session: Session, steps: int = 4, examples: int = 8) -> lis
     return told
 
 
+def data_of(task: TaskDefinition) -> str:
+    """The node's data set for a task."""
+    return "colors" if task.labels else "instructions"
+
+
+def logits(model: Any) -> Tensor:
+    """What a model makes of four tokens."""
+    tokens = torch.tensor([[4, 5, 6, 7]])
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    return found
+
+
 def logits_of(session: Session, examples: int = 5) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs of the first examples, and what the session's model makes of them."""
     batch = next(session.batches(range(examples), examples))

@@ -29,6 +29,7 @@ from federated.expects import refuse_unexpected
 from federated.maths.directions import probe_digest
 from federated.payload import Payload
 from federated.trainable import ModelFacts
+from federated.travelling import mean_metrics
 
 _STATE_ONLY = ("elements",)
 _CLIENT_METRICS = {"loss": "train_loss", "scalar_rms": "scalar_rms", "steps_skipped": "steps_skipped"}
@@ -119,7 +120,7 @@ class FedKSeedServer:
         if self._config.variant == "pro":
             tensors["counts"] = counted(state["counts"], records)
             tensors["sums"] = summed_sizes(state["sums"], records, self._config.max_scalar)
-        metrics = _metrics(ordered, parts)
+        metrics = mean_metrics(ordered, _CLIENT_METRICS, parts)
         metrics["pairs"] = float(sum(len(record.seeds) for record in records))
         metrics["accumulator_rms"] = float(tensors["accumulators"].square().mean().sqrt())
         return Outcome(Payload(tensors, state.facts), metrics)
@@ -141,12 +142,3 @@ def _started(model: ModelFacts) -> list[dict[str, Any]]:
     """Tensors with a seeded start, trained or not, that an adapter must hold."""
     own = [tensor for tensor in model.tensors if tensor.initialisation.kind != "base"]
     return [tensor.model_dump(mode="json") for tensor in (*own, *model.seeded)]
-
-
-def _metrics(updates: Sequence[ClientUpdate], parts: Sequence[float]) -> dict[str, float]:
-    metrics = {}
-    for ours, name in _CLIENT_METRICS.items():
-        told = [(part, u.metrics[ours]) for u, part in zip(updates, parts, strict=True) if ours in u.metrics]
-        if told:
-            metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
-    return metrics

@@ -18,19 +18,11 @@ from federated.algorithms.fedpeptao.dual_adaptive import (
 )
 from federated.contract import ClientUpdate, RoundFacts
 from federated.local_training import planned_steps
-from federated.maths.averaging import Recent, weighted_sum
+from federated.maths.averaging import Recent
 from federated.payload import LazyTensor, Payload
+from federated.travelling import averaged
 
 MOMENTUM, DRIFT, CONTROL = "/momentum", "/drift", "/control"
-
-
-def averaged(
-    state: Payload, name: str, updates: Sequence[ClientUpdate], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Value + mean update of one tensor, weighted as the updates are."""
-    weights = [update.weight for update in updates]
-    tensors = [update.payload.lazy(name) for update in updates]
-    return weighted_sum(tensors, weights, divisor=math.fsum(weights), base=state.lazy(name), dtype=dtype)
 
 
 def averages(state: Payload, names: Sequence[str], updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:

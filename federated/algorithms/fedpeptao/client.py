@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
-from federated.algorithms.fedpeptao.measuring import kept_shares, layer_scores
+from federated.algorithms.fedpeptao.measuring import layer_scores, shares_of_prompts
 from federated.algorithms.fedpeptao.prompt_layers import LAYER_SCORES, SHARES, joined, slice_name, slices
 from federated.contract import AnyTrainable, ClientResult, View
 from federated.local_training import Hooks, shuffled, train
@@ -69,7 +69,7 @@ class FedPepTAOClient:
         batch = next(session.batches(order, len(order)))
         tensors = {LAYER_SCORES: layer_scores(session, batch)}
         if SHARES in instruction.facts["expects"]:
-            tensors[SHARES] = kept_shares(session, batch, _received(instruction, session, None))
+            tensors[SHARES] = shares_of_prompts(session, batch, _received(instruction, session, None))
         metrics = {"examples_scored": float(batch.examples)}
         update = Payload({name: torch.tensor(told, dtype=torch.float32) for name, told in tensors.items()})
         return ClientResult(update, float(session.examples), metrics)

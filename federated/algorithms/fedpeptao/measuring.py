@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from federated.algorithms.fedpeptao.prompt_layers import separation
-from federated.contract import JobDeclined
-from federated.maths.curvature import Curvature
-from federated.maths.generator import stream_key
-from federated.maths.spectrum import eigengap, lanczos, lipschitz, plateau, rademacher
+from federated.kept_shares import WAYS, gradient_of, kept_shares, values_of
 from federated.session import Batch, TrainingSession
 from federated.trainable import PROMPT_EMBEDDINGS
 
@@ -45,30 +42,14 @@ def layer_scores(session: TrainingSession, batch: Batch) -> list[float]:
     return [found[layer] for layer in range(len(hooks))]
 
 
-def kept_shares(session: TrainingSession, batch: Batch, values: Mapping[str, Tensor]) -> list[float]:
-    """The share of the prompts' Hessian, at `values`, that must be kept, by each of `WAYS`.
+def shares_of_prompts(session: TrainingSession, batch: Batch, values: Mapping[str, Tensor]) -> list[float]:
+    """The share of the prompts' Hessian, at `values`, that must be kept, by each of `kept_shares.WAYS`.
 
-    The session comes at its start and is left at `values`; the way between them tells the eigengap how the curvature
-    changes. Raises JobDeclined where the model's loss cannot be differentiated twice.
+    The session comes at its start and is left at `values`. Raises JobDeclined where the model's loss cannot be
+    differentiated twice.
     """
-    session.training(False)
-    prompt = session.trainables[PROMPT_EMBEDDINGS]
-    before = prompt.detach().flatten().clone()
-    (gradient_before,) = torch.autograd.grad(session.loss(batch), prompt)
+    names = [PROMPT_EMBEDDINGS]
+    before = values_of(session, names), gradient_of(session, batch, names)
     session.load(values)
-    step = prompt.detach().flatten() - before
-    try:
-        with session.differentiable_twice():
-            curvature = Curvature(session.loss(batch), [prompt])
-            key = stream_key(session.seed, "start of the Lanczos iteration")
-            spectrum = lanczos(curvature.times, rademacher(key, len(step), step.device))
-            bend = lipschitz(curvature.gradient - gradient_before.flatten(), curvature.times(step), step)
-    except (NotImplementedError, RuntimeError) as error:
-        if "derivative" not in str(error) and "differentia" not in str(error):
-            raise
-        detail = f"{error}: use layer_count 'fixed', or a model with attn_implementation 'eager'"
-        raise JobDeclined("second_derivative_missing", detail) from error
-    finally:
-        for parameter in session.trainables.values():
-            parameter.grad = None
-    return [plateau(spectrum), eigengap(spectrum, bend)]
+    shares = kept_shares(session, batch, names, before=before)
+    return [shares[way] for way in WAYS]

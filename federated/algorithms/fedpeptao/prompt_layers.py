@@ -15,8 +15,6 @@ from federated.travelling import last_linear
 
 LAYER_SCORES = "layer_scores"
 SHARES = "shares"
-# What `shares` tells, in this order.
-WAYS = ("spectrum", "eigengap")
 _FLOOR = 1e-5
 
 

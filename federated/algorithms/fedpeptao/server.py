@@ -23,7 +23,6 @@ from federated.algorithms.fedpeptao.dual_adaptive import server_rate
 from federated.algorithms.fedpeptao.prompt_layers import (
     LAYER_SCORES,
     SHARES,
-    WAYS,
     chosen_layers,
     joined,
     slice_name,
@@ -32,6 +31,7 @@ from federated.algorithms.fedpeptao.prompt_layers import (
 )
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
 from federated.expects import expects_like, refuse_unexpected
+from federated.kept_shares import WAYS
 from federated.maths.averaging import weighted_sum
 from federated.maths.starts import seeded_values, start
 from federated.payload import Payload

@@ -9,7 +9,7 @@ from torch import Tensor
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.curriculum import admitted_examples, easy_first, order_of_epoch
 from federated.algorithms.fibecfed.fisher import difficulty
-from federated.algorithms.fibecfed.layer_choice import SHARES, kept_shares, warm_up
+from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up, warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores, layers_of
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.algorithms.fibecfed.remembered import Remembered
@@ -53,14 +53,14 @@ class FibecFedClient:
         with _undone(session):
             made = self._scores(told) if self._config.score_at == "start" else None
             if self._config.layer_count != "fixed":
-                shares = kept_shares(session, self._config, told.factors)
+                shares = shares_after_warm_up(session, self._config, told.factors)
             elif made is None:
                 warm_up(session, self._config)
             scores, hard = made or self._scores(told)
         sent = {"layer_scores": scores}
         if shares:
             sent["kept_share"] = torch.tensor([shares[self._config.layer_count]])
-        metrics = {f"kept_{name}": shares[name] for name in SHARES if name in shares}
+        metrics = {f"kept_{way}": share for way, share in shares.items()}
         memory = Remembered(hard).payload(session, None)
         return ClientResult(Payload(sent), float(session.examples), metrics, memory)
 

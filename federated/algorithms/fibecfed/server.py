@@ -40,6 +40,7 @@ from federated.travelling import (
     checked_initial,
     differences,
     expected_bases,
+    mean_metrics,
     told_bases,
     training_metrics,
 )
@@ -125,7 +126,7 @@ class FibecFedServer:
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _kept(state)}
         for name in _travelling(state):
             tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(averaged, state, name, ordered))
-        metrics = training_metrics(ordered) | _means(ordered) | {"layers": float(len(state.facts["layers"]))}
+        metrics = _means(ordered) | {"layers": float(len(state.facts["layers"]))}
         return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics)
 
     def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
@@ -165,7 +166,7 @@ class FibecFedServer:
         facts |= {"phase": "train", "layers": layers, "seeded": seeded}
         next_state = Payload({**tensors, LAYER_SCORES + "/mean": means.float()}, facts)
         metrics = {"layers": float(len(layers)), "kept_share": share}
-        return Outcome(next_state, metrics | training_metrics(updates) | _means(updates))
+        return Outcome(next_state, metrics | _means(updates))
 
     def _share(self, updates: Sequence[ClientUpdate]) -> float:
         if self._config.layer_count == "fixed":
@@ -174,12 +175,8 @@ class FibecFedServer:
 
 
 def _means(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    metrics = {}
-    for name in _CLIENT_METRICS:
-        told = [(update.weight, update.metrics[name]) for update in updates if name in update.metrics]
-        if told:
-            metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
-    return metrics
+    names = {name: name for name in _CLIENT_METRICS}
+    return training_metrics(updates) | mean_metrics(updates, names, [update.weight for update in updates])
 
 
 def _travelling(state: Payload) -> list[str]:

@@ -1,6 +1,5 @@
 """A ledger and a base model's folder are the trained model; over transformers and PEFT."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,11 @@ from federated.registry import client_half, ledger_weights, make_config, server_
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Full, Lora
 from tests.support import tiny_models
-from tests.support.training import COLORS, REPEAT, make_node, work_of
+from tests.support.training import COLORS, REPEAT, logits, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
-TOKENS = torch.tensor([[4, 5, 6, 7]])
 CONFIG: dict[str, Any] = {"local_steps": 5, "batch_size": 4, "candidates": 128, "learning_rate": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
-    threads = torch.get_num_threads()
-    yield make_node(tmp_path_factory.mktemp("node"))
-    torch.set_num_threads(threads)
-
-
-def logits(model: Any) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
-    return found
 
 
 class Federated:

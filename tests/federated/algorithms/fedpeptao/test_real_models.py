@@ -1,13 +1,11 @@
 """Over transformers and PEFT: encoders with a head, encoders with a gap, and decoders."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from federated import simulation
@@ -18,7 +16,7 @@ from federated.registry import client_half, make_config, server_half
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Prefix
 from tests.support import masked_language
-from tests.support.training import COLORS, REPEAT, make_node, work_of
+from tests.support.training import COLORS, REPEAT, data_of, logits, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
@@ -29,7 +27,6 @@ GAP = TaskDefinition(
     cloze=Cloze(template="{text} . a {mask} .", words=("cat", "dog", "bird")),
 )
 SETTINGS: dict[str, Any] = {"batch_size": 8, "learning_rate": 0.05, "local_epochs": 1.0}
-TOKENS = torch.tensor([[4, 5, 6, 7]])
 KINDS: dict[str, Any] = {
     "bert": (COLORS, AutoModelForSequenceClassification, {"num_labels": 3}),
     "roberta": (COLORS, AutoModelForSequenceClassification, {"num_labels": 3}),
@@ -40,32 +37,19 @@ KINDS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
-    threads = torch.get_num_threads()
-    folder = tmp_path_factory.mktemp("node")
-    plain = make_node(folder)
+def node(node: AgentSettings, tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
+    folder = tmp_path_factory.mktemp("masked")
     models = {
         "masked-bert": str(masked_language.masked_bert_folder(folder / "masked-bert")),
         "masked-roberta": str(masked_language.masked_roberta_folder(folder / "masked-roberta")),
     }
-    yield plain.model_copy(update={"models": {**plain.models, **models}})
-    torch.set_num_threads(threads)
-
-
-def logits(model: Any) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
-    return found
-
-
-def data_of(work: Work) -> str:
-    return "colors" if work.task.labels else "instructions"
+    return node.model_copy(update={"models": {**node.models, **models}})
 
 
 def federated(bench: Workbench, work: Work, **settings: Any) -> Result:
     config = make_config("fedpeptao", SETTINGS | settings)
     federation = SimulatedFederation("fedpeptao", config, PREFIX, 2, 2, seed=work.federation_seed, evaluate_every=1)
-    return simulation.run(federation, lambda ordinal, seed: bench.open(work, data_of(work), seed, {}))
+    return simulation.run(federation, lambda ordinal, seed: bench.open(work, data_of(work.task), seed, {}))
 
 
 @pytest.mark.parametrize("model", KINDS)
@@ -76,7 +60,7 @@ def test_peft_opens_the_adapter_as_the_model_of_the_shared_view(
     work, bench = work_of(model, PREFIX, task), Workbench(node)
     result = federated(bench, work)
     config = make_config("fedpeptao", SETTINGS)
-    opened = bench.open(work, data_of(work), 0, {})
+    opened = bench.open(work, data_of(work.task), 0, {})
     client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
     told = server_half("fedpeptao", config, PREFIX).plan(result.state, [client], RoundFacts(3, "evaluate", 2, 2))[1]
     client_half("fedpeptao", config, PREFIX).apply(told, opened, None, "shared")
@@ -90,7 +74,7 @@ def test_peft_opens_the_adapter_as_the_model_of_the_shared_view(
 @pytest.mark.parametrize("model", KINDS)
 def test_one_of_two_layers_travels_with_its_keys_and_values(node: AgentSettings, model: str) -> None:
     work, bench = work_of(model, PREFIX, KINDS[model][0]), Workbench(node)
-    facts = bench.open(work, data_of(work), 0, {}).facts
+    facts = bench.open(work, data_of(work.task), 0, {}).facts
     result = federated(bench, work)
     (layer,) = result.state.facts["travelling"]
     assert result.state.shape(f"prompt_embeddings/layer.{layer}") == (3, 2 * facts.kv_width)

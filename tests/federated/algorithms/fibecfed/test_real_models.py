@@ -1,6 +1,6 @@
 """Over transformers and PEFT: what is measured of a model, and the adapter that PEFT opens."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,19 @@ from federated import simulation
 from federated.adapter_files import write_adapter
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import factor_maps, fisher_traces, token_counts
-from federated.algorithms.fibecfed.layer_choice import kept_shares
+from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.maths.per_example import observed, squared_norms
-from federated.protocol import TaskDefinition
 from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
-from tests.support.training import COLORS, REPEAT, make_node, train_some_steps, work_of
+from tests.support.training import COLORS, REPEAT, data_of, train_some_steps, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Session, Workbench
 
 QUICK: dict[str, Any] = {"learning_rate": 0.05, "batch_size": 8, "lanczos_steps": 8, "preparation_steps": 3}
 MODELS = {"bert": COLORS, "roberta": COLORS, "llama": REPEAT}
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
-    threads = torch.get_num_threads()
-    yield make_node(tmp_path_factory.mktemp("node"))
-    torch.set_num_threads(threads)
-
-
-def data_of(task: TaskDefinition) -> str:
-    return "colors" if task.labels else "instructions"
 
 
 def opened(node: AgentSettings, model: str, lora: Lora) -> Session:
@@ -112,7 +100,7 @@ def test_the_hessian_of_a_model_with_fused_attention_is_looked_at(node: AgentSet
     names = [name for layer in layer_tensors(session.facts).values() for name in layer]
     config = make_config("fibecfed", QUICK)
     assert isinstance(config, FibecFedConfig)
-    shares = kept_shares(session, config, names)
+    shares = shares_after_warm_up(session, config, names)
     assert set(shares) == {"spectrum", "eigengap"}
     assert all(0 <= share <= 1 for share in shares.values())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import difficulty, factor_maps, fisher_traces
-from federated.algorithms.fibecfed.layer_choice import chosen_layers, kept_shares
+from federated.algorithms.fibecfed.layer_choice import chosen_layers, shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import dual_noise, layers_of
 from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
 from federated.algorithms.fibecfed.sparsity import chosen_rows, row_importance, top_rows
@@ -167,7 +167,7 @@ class TestLayers:
         session.layers()[1].register_forward_hook(lambda *told: Once.apply(told[2]))
         names = [name for layer in layer_tensors(session.facts).values() for name in layer]
         with pytest.raises(JobDeclined, match=r"second_derivative_missing.*layer_count 'fixed'"):
-            kept_shares(session, FibecFedConfig(preparation_steps=0), names)
+            shares_after_warm_up(session, FibecFedConfig(preparation_steps=0), names)
 
 
 class TestRows:

@@ -1,6 +1,5 @@
 """Federations over transformers and PEFT, with clients at ranks of their own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,11 @@ from federated.protocol import Work
 from federated.registry import client_half, make_config, server_half
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
-from tests.support.training import COLORS, REPEAT, make_node, work_of
+from tests.support.training import COLORS, REPEAT, data_of, logits, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
-TOKENS = torch.tensor([[4, 5, 6, 7]])
 RANKS = {0: {"rank": 1}, 1: {"rank": 4}, 2: {"rank": 2}}
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
-    threads = torch.get_num_threads()
-    yield make_node(tmp_path_factory.mktemp("node"))
-    torch.set_num_threads(threads)
-
-
-def logits(model: Any) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
-    return found
-
-
-def data_of(work: Work) -> str:
-    return "colors" if work.task.labels else "instructions"
 
 
 def federated(work: Work, bench: Workbench) -> Result:
@@ -49,14 +30,14 @@ def federated(work: Work, bench: Workbench) -> Result:
         "flexlora", config, work.trainable, 3, 2, seed=work.federation_seed, settings=RANKS
     )
     return simulation.run(
-        federation, lambda ordinal, seed: bench.open(work, data_of(work), seed, RANKS.get(ordinal, {}))
+        federation, lambda ordinal, seed: bench.open(work, data_of(work.task), seed, RANKS.get(ordinal, {}))
     )
 
 
 def evaluated_logits(work: Work, bench: Workbench, result: Result) -> Tensor:
     """Those of the session that applied the last state."""
     config = make_config("flexlora", work.config)
-    opened = bench.open(work, data_of(work), 0, {})
+    opened = bench.open(work, data_of(work.task), 0, {})
     client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
     step = RoundFacts(2, "evaluate", 2, 3)
     told = server_half("flexlora", config, work.trainable).plan(result.state, [client], step)[1]
@@ -86,7 +67,7 @@ def test_peft_opens_the_adapter_as_the_model_that_was_evaluated(
     result = federated(work, bench)
     expected = evaluated_logits(work, bench, result)
     base, folder = Path(node.models[model]), tmp_path / "adapter"
-    write_adapter(folder, result.adapter, trainable, bench.open(work, data_of(work), 0, {}).facts, str(base), {})
+    write_adapter(folder, result.adapter, trainable, bench.open(work, data_of(work.task), 0, {}).facts, str(base), {})
     if model == "llama":
         kind, labels = AutoModelForCausalLM, {}
     else:
