@@ -70,6 +70,9 @@ class Capabilities(Plain):
     device: str = "cpu"
     device_name: str | None = None
     memory_bytes: int | None = Field(default=None, ge=0, description="of one device, or of the host without one")
+    free_memory_bytes: int | None = Field(
+        default=None, ge=0, description="of memory_bytes, those that nobody used when the worker agent started"
+    )
     max_rank: int | None = Field(default=None, ge=1)
     cpu_flags: tuple[str, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)

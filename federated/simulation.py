@@ -4,6 +4,7 @@ For research, benchmarks and tests. Every payload passes through its bytes, as i
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,7 +34,8 @@ RoundKind = Literal["prepare", "train"]
 class SimulatedFederation:
     """What a federation's request says, as far as it bears on the result. Ordinals count from 0, as in the service.
 
-    `clients_per_round` None: all. `settings` by ordinal. `evaluate_every` None: never.
+    `clients_per_round` None: all. `settings` and `capabilities` (as a worker tells them) by ordinal.
+    `evaluate_every` None: never.
     """
 
     algorithm: str
@@ -44,6 +46,7 @@ class SimulatedFederation:
     seed: int = 0
     clients_per_round: int | None = None
     settings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    capabilities: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     evaluate_every: int | None = None
     stop_metric: str | None = None
     stop_target: float | None = None
@@ -53,7 +56,10 @@ class SimulatedFederation:
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """One aggregated round. Bytes are those of all instructions (down) and updates (up) of its cohort."""
+    """One aggregated round. Bytes are those of all instructions (down) and updates (up) of its cohort.
+
+    `seconds`: of the processor, for all of its clients and the server, its evaluation not counted.
+    """
 
     number: int
     kind: RoundKind
@@ -61,6 +67,7 @@ class RoundRecord:
     metrics: Mapping[str, float]
     download_bytes: int
     upload_bytes: int
+    seconds: float = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +126,20 @@ class _Run:
         federation = self._federation
         number = 1 + sum(record.kind == kind for record in self._records)
         step = RoundFacts(number, kind, federation.rounds, federation.clients)
+        began = time.process_time()
         cohort = self._draw(step)
         instructions = self._plan(cohort, step)
         updates = [self._train(ordinal, instructions[ordinal], step) for ordinal in cohort]
         outcome = self._server.aggregate(self._state, updates, step)
         self._state = _through_bytes(outcome.state)
         self._notes |= {ordinal: _through_bytes(note) for ordinal, note in outcome.notes.items()}
+        seconds = time.process_time() - began
         metrics = dict(outcome.metrics)
         if kind == "train" and schedule.evaluation_due(number, federation.rounds, federation.evaluate_every):
             metrics |= self._evaluate(step)
         down = sum(len(instructions[ordinal].encode()) for ordinal in cohort)
         up = sum(len(update.payload.encode()) for update in updates)
-        self._records.append(RoundRecord(number, kind, cohort, metrics, down, up))
+        self._records.append(RoundRecord(number, kind, cohort, metrics, down, up, seconds))
         return outcome.finished
 
     def _draw(self, step: RoundFacts) -> tuple[int, ...]:
@@ -145,7 +154,7 @@ class _Run:
                 ordinal=ordinal,
                 name=f"client {ordinal}",
                 examples=self._examples[ordinal],
-                capabilities={},
+                capabilities=self._federation.capabilities.get(ordinal, {}),
                 settings=self._federation.settings.get(ordinal, {}),
                 note=self._notes.get(ordinal),
                 rounds_taken=self._taken.get(ordinal, 0),

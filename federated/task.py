@@ -36,15 +36,16 @@ class TextTemplate(Plain):
 
 
 class Cloze(Plain):
-    """A classifier's question as a gap that the model's own masked-language head fills.
+    """A classifier's question as a gap that the model's own language head fills. No head is trained.
 
-    `{column}` is replaced by a row's value; the word that fills `{mask}` tells the class. The loss is over the whole
-    vocabulary at the gap, a prediction is the likeliest of `words`. No head is trained.
+    `{column}` is replaced by a row's value; the word that stands at `{mask}` tells the class. An encoder's loss is
+    over the whole vocabulary at the gap, and its prediction the likeliest of `words`. A decoder reads the text with
+    each word: loss and likelihood are of the tokens from the first one on at which these texts differ.
     """
 
     template: str = Field(default="{text} It was {mask} .", max_length=8192)
     words: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
-        description="one for each label, in their order; each a single token of the model"
+        description="one for each label, in their order; for an encoder each a single token"
     )
 
     @model_validator(mode="after")

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_RANK = 4096
 PROMPT_EMBEDDINGS = "prompt_embeddings"
 
+TaskType = Literal["SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
+
 
 class Plain(BaseModel):
     """Base of all values here: frozen, unknown fields refused."""
@@ -100,7 +102,7 @@ class ModelFacts(Plain):
     """
 
     model_type: str
-    task_type: Literal["SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
+    task_type: TaskType
     tensors: tuple[TensorFacts, ...]
     seeded: tuple[TensorFacts, ...] = ()
     layers: int
@@ -109,7 +111,7 @@ class ModelFacts(Plain):
     kv_heads: int = 1
     target_modules: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
-    weights_digest: str
+    weights_digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
 
     @model_validator(mode="after")
     def _sorted(self) -> "ModelFacts":
@@ -151,7 +153,7 @@ def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str)
     """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter.
 
     It opens over `AutoModelForSequenceClassification` with the federation's number of labels, over
-    `AutoModelForCausalLM`, or (a cloze, PEFT's FEATURE_EXTRACTION) over `AutoModelForMaskedLM`.
+    `AutoModelForCausalLM`, or (an encoder's cloze, PEFT's FEATURE_EXTRACTION) over `AutoModelForMaskedLM`.
     """
     common: dict[str, Any] = {
         "base_model_name_or_path": base_model,

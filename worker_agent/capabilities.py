@@ -35,13 +35,14 @@ VECTOR_FLAGS = frozenset({"avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx51
 
 
 class Device(BaseModel):
-    """Where this worker trains. `memory_bytes`: of one device, or of the host without one."""
+    """Where this worker trains. Memory: of one device, or of the host without one; free: as it is now."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     device: str
     device_name: str | None = None
     memory_bytes: int | None = None
+    free_memory_bytes: int | None = None
 
 
 def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
@@ -57,6 +58,7 @@ def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
         device=device.device,
         device_name=device.device_name,
         memory_bytes=device.memory_bytes,
+        free_memory_bytes=device.free_memory_bytes,
         max_rank=policy.max_rank,
         cpu_flags=cpu_flags(),
         versions=package_versions(),
@@ -79,9 +81,11 @@ def find_device(settings: AgentSettings) -> Device:
 
     Raises ConfigurationError.
     """
-    host = Device(device="cpu", device_name=cpu_name(), memory_bytes=psutil.virtual_memory().total)
     if settings.device == "cpu":
-        return host
+        memory = psutil.virtual_memory()
+        return Device(
+            device="cpu", device_name=cpu_name(), memory_bytes=memory.total, free_memory_bytes=memory.available
+        )
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     arguments = (theirs, settings.model_dump_json())
@@ -105,7 +109,12 @@ def _describe(pipe: "Connection[Any, Any]", settings_json: str) -> None:
     settings = AgentSettings(**json.loads(settings_json))
     try:
         facts = importlib.import_module(DEVICE_MODULE).describe_device(settings)
-        answer = {"device": facts.kind, "device_name": facts.name, "memory_bytes": facts.memory_bytes}
+        answer = {
+            "device": facts.kind,
+            "device_name": facts.name,
+            "memory_bytes": facts.memory_bytes,
+            "free_memory_bytes": facts.free_memory_bytes,
+        }
     except Exception as error:
         answer = {"problem": str(error)}
     pipe.send_bytes(json.dumps(answer).encode())

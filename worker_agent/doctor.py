@@ -114,7 +114,8 @@ def _known(http: httpx.Client, identity: Identity) -> str:
 def _device(settings: AgentSettings) -> str:
     facts = _training("device").describe_device(settings)
     count = f"{facts.count} x " if facts.count > 1 else ""
-    return f"{count}{facts.kind} ({facts.name}), {facts.memory_bytes / 1024**3:.1f} GiB"
+    free, whole = facts.free_memory_bytes / 1024**3, facts.memory_bytes / 1024**3
+    return f"{count}{facts.kind} ({facts.name}), {free:.1f} of {whole:.1f} GiB free"
 
 
 def _model(settings: AgentSettings, model_id: str) -> str:

@@ -38,8 +38,10 @@ class Table:
     """The rows of a method's README, and what they share. The algorithm whose README it is has the table's name.
 
     Of each task the training rows (at most `train_rows`) are cut over `clients` by a Dirichlet draw with `alpha`, and
-    `test_rows` are held by the last client, who has the largest setting where settings rise. `evaluate_every` None:
-    after the last round alone. `appendix` makes more text, from sums alone.
+    by one of client sizes with `sizes`, if any. `test_rows` are held by the last client, who has the largest setting
+    where settings rise; with `test_shares` they are cut as the training rows, and each client evaluates its own.
+    `evaluate_every` None: after the last round alone. `target`: what it takes to reach so much of the first row's
+    last accuracy is told too. `appendix` makes more text, from sums alone.
     """
 
     name: str
@@ -50,9 +52,12 @@ class Table:
     clients: int = 20
     cohort: int = 5
     alpha: float = 0.5
+    sizes: float | None = None
     train_rows: int | None = None
     test_rows: int = 500
+    test_shares: bool = False
     evaluate_every: int | None = None
+    target: float | None = None
     appendix: Callable[[], str] | None = None
 
     def quick(self) -> "Table":

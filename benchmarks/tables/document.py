@@ -15,17 +15,35 @@ MISSING = "–"
 def document(table: Table, runs: Sequence[Finished], command: str, circumstances: str) -> str:
     """The command, what all rows share, and the table; `circumstances` say on what the seconds were taken."""
     parts = [f"`{command}`", _caption(table, circumstances), markdown(table, runs)]
+    if table.target is not None:
+        parts += [_target_caption(table.target), to_target(table, runs)]
     if table.appendix is not None:
         parts.append(table.appendix())
     return "\n\n".join(parts)
 
 
 def markdown(table: Table, runs: Sequence[Finished]) -> str:
-    """One line per row: mean accuracy (%) and standard deviation of each task, mean bytes and mean seconds."""
+    """One line per row: mean accuracy (%) and standard deviation of each task, mean bytes and mean seconds.
+
+    Where clients evaluate their own test rows, a second column of each task has the accuracy of their own models.
+    """
     extra = list(dict.fromkeys(name for row in table.rows for name in row.cells))
-    header = ["", *extra, *table.tasks, "bytes down", "bytes up", "seconds"]
-    rule = ["---", *("---" for _ in extra), *("--:" for _ in header[1 + len(extra) :])]
-    return grid(header, rule, [_line(table, row, extra, runs) for row in table.rows])
+    tasks = [name for task in table.tasks for name in ([task, f"{task}, own"] if table.test_shares else [task])]
+    header = ["", *extra, *tasks, "bytes down", "bytes up", "seconds"]
+    return grid(header, _rule(header, 1 + len(extra)), [_line(table, row, extra, runs) for row in table.rows])
+
+
+def to_target(table: Table, runs: Sequence[Finished]) -> str:
+    """One line per row: megabytes and processor seconds to each task's target accuracy, and in how many runs."""
+    targets = {task: _target(table, task, runs) for task in table.tasks}
+    header = ["", *(f"{task}, {MISSING if at is None else f'{100 * at:.1f} %'}" for task, at in targets.items())]
+    lines = []
+    for row in table.rows:
+        mine = [run for run in runs if run.row == row.name]
+        lines.append(
+            [row.name, *(_reached([run for run in mine if run.task == task], targets[task]) for task in targets)]
+        )
+    return grid(header, _rule(header, 1), lines)
 
 
 def grid(header: Sequence[str], rule: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -49,20 +67,62 @@ def write_between(readme: Path, text: str) -> None:
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
+def _rule(header: Sequence[str], words: int) -> list[str]:
+    return [*("---" for _ in header[:words]), *("--:" for _ in header[words:])]
+
+
 def _caption(table: Table, circumstances: str) -> str:
+    cut = (
+        f"Dirichlet {table.alpha:g}"
+        if table.sizes is None
+        else f"labels Dir({table.alpha:g}), sizes Dir({table.sizes:g})"
+    )
+    rows = "" if table.train_rows is None else f" over at most {table.train_rows} training rows"
+    own = (
+        "; own: of each client's own model on its part of them, cut as its training rows" if table.test_shares else ""
+    )
     return (
-        f"MiniLM; {table.clients} clients (Dirichlet {table.alpha:g}), {table.cohort} drawn a round; rounds: "
+        f"MiniLM; {table.clients} clients ({cut}{rows}), {table.cohort} drawn a round; rounds: "
         f"{table.rounds}; seeds: {', '.join(map(str, table.seeds))}. Accuracy in % on {table.test_rows} held-out "
-        f"rows after the last round, mean ± standard deviation over the seeds; bytes of a whole message, mean over "
-        f"clients, rounds and tasks; processor seconds of one run, mean over tasks and seeds, {circumstances}."
+        f"rows after the last round{own}, mean ± standard deviation over the seeds; bytes of a whole message, mean "
+        f"over clients, rounds and tasks; processor seconds of one run, mean over tasks and seeds, {circumstances}."
+    )
+
+
+def _target_caption(target: float) -> str:
+    return (
+        f"To the target, which is {100 * target:g} % of the first row's last accuracy: megabytes of all messages "
+        f"both ways and processor seconds of all clients and the server, preparation counted, evaluation not; mean "
+        f"over the seeds that reached it, and how many did."
     )
 
 
 def _line(table: Table, row: Row, extra: Sequence[str], runs: Sequence[Finished]) -> list[str]:
     mine = [run for run in runs if run.row == row.name]
-    scores = [_score([run.accuracy for run in mine if run.task == task]) for task in table.tasks]
+    views = ("accuracy", "own_accuracy") if table.test_shares else ("accuracy",)
+    scores = [
+        _score([run.last[view] for run in mine if run.task == task and view in run.last])
+        for task in table.tasks
+        for view in views
+    ]
     means = [_mean([getattr(run, name) for run in mine]) for name in ("download_bytes", "upload_bytes", "seconds")]
     return [row.name, *(row.cells.get(name, "") for name in extra), *scores, *means]
+
+
+def _target(table: Table, task: str, runs: Sequence[Finished]) -> float | None:
+    first = [run.accuracy for run in runs if run.row == table.rows[0].name and run.task == task]
+    return (table.target or 0.0) * statistics.mean(first) if first else None
+
+
+def _reached(runs: Sequence[Finished], target: float | None) -> str:
+    if target is None or not runs:
+        return MISSING
+    told = [found for run in runs if (found := run.reached(target)) is not None]
+    if not told:
+        return f"0 of {len(runs)}"
+    megabytes = statistics.mean(found["bytes"] for found in told) / 1e6
+    seconds = statistics.mean(found["seconds"] for found in told)
+    return f"{megabytes:,.1f} MB, {seconds:,.0f} s ({len(told)} of {len(runs)})"
 
 
 def _score(accuracies: Sequence[float]) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.tables.jobs import Finished, Job
@@ -11,11 +11,12 @@ from deploy.quickstart.definition import MAX_LENGTH
 from federated import registry, simulation
 from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.session import TrainingSession
-from federated.simulation import Result, SimulatedFederation
+from federated.simulation import Result, RoundRecord, SimulatedFederation
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
 BASE = "base"
+_TOLD = ("accuracy", "own_accuracy", "loss", "examples")
 
 
 def run(job: Job, site: Site, base: Path) -> Finished:
@@ -23,13 +24,12 @@ def run(job: Job, site: Site, base: Path) -> Finished:
     began = time.process_time()
     result = simulate(job, site, base)
     asked = sum(len(record.cohort) for record in result.rounds)
-    told = {record.number: _on_the_test_set(record.metrics) for record in result.rounds if record.kind == "train"}
     return Finished(
         key=job.key(),
         row=job.row.name,
         task=job.task,
         seed=job.seed,
-        evaluations={number: metrics for number, metrics in told.items() if metrics},
+        evaluations=dict(_evaluations(result.rounds)),
         download_bytes=sum(record.download_bytes for record in result.rounds) / asked,
         upload_bytes=sum(record.upload_bytes for record in result.rounds) / asked,
         seconds=time.process_time() - began,
@@ -82,6 +82,11 @@ def _workbench(site: Site, base: Path, device: str) -> Workbench:
     return Workbench(settings, kept_datasets=site.clients)
 
 
-def _on_the_test_set(metrics: Mapping[str, float]) -> dict[str, float]:
-    # Where nothing was evaluated, a loss would be that of training.
-    return {name: metrics[name] for name in ("accuracy", "loss", "examples")} if "examples" in metrics else {}
+def _evaluations(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, dict[str, float]]]:
+    spent = {"bytes": 0.0, "seconds": 0.0}
+    for record in rounds:
+        spent["bytes"] += record.download_bytes + record.upload_bytes
+        spent["seconds"] += record.seconds
+        # Where nothing was evaluated, a loss would be that of training.
+        if record.kind == "train" and "examples" in record.metrics:
+            yield record.number, {name: record.metrics[name] for name in _TOLD if name in record.metrics} | spent

@@ -13,6 +13,18 @@ from benchmarks.tables.definition import Row, Table
 from benchmarks.tables.sites import Site
 from deploy.quickstart.quiet import quiet
 
+_SHARED = (
+    "rounds",
+    "clients",
+    "cohort",
+    "alpha",
+    "sizes",
+    "train_rows",
+    "test_rows",
+    "test_shares",
+    "evaluate_every",
+)
+
 Sites = Mapping[tuple[str, int], Site]
 
 
@@ -32,8 +44,7 @@ class Job:
 
     def key(self) -> str:
         """Names what is run by its content: another number in the row or the table is another job."""
-        shared = ("rounds", "clients", "cohort", "alpha", "train_rows", "test_rows", "evaluate_every")
-        named: dict[str, Any] = {name: getattr(self.table, name) for name in shared}
+        named: dict[str, Any] = {name: getattr(self.table, name) for name in _SHARED}
         named |= {"row": asdict(self.row), "task": self.task, "seed": self.seed, "device": self.device}
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
@@ -45,8 +56,10 @@ class Job:
 class Finished:
     """What came of a job. Bytes are of whole messages, the mean over clients and rounds.
 
-    `evaluations`: round -> metrics on the test set; the last round's are the result. `seconds` are the processor's:
-    they do not depend on what else runs.
+    `evaluations`: round -> metrics on the test set; the last round's are the result. Beside the accuracy stand the
+    `own_accuracy`, if clients have parts of their own, and the `bytes` (of all messages) and `seconds` (of everybody,
+    without evaluation) that it took from the start. `seconds` are the processor's: they do not depend on what else
+    runs.
     """
 
     key: str
@@ -60,7 +73,15 @@ class Finished:
 
     @property
     def accuracy(self) -> float:
-        return self.evaluations[max(self.evaluations)]["accuracy"]
+        return self.last["accuracy"]
+
+    @property
+    def last(self) -> dict[str, float]:
+        return self.evaluations[max(self.evaluations)]
+
+    def reached(self, accuracy: float) -> dict[str, float] | None:
+        """The first evaluation with this accuracy, if there is one."""
+        return next((told for _, told in sorted(self.evaluations.items()) if told["accuracy"] >= accuracy), None)
 
 
 def jobs_of(table: Table, device: str = "cpu") -> list[Job]:

@@ -17,9 +17,18 @@ ROWS = (
     Row("FedAvg prefix tuning", "fedavg", TRAINING, PREFIX, cells={"layers that travel": "all"}),
     _chosen("FedPepTAO", "half", {}),
     _chosen("FedPepTAO without control variates", "half", {"control_variates": False}),
-    _chosen("FedPepTAO without the server's step", "half", {"server_lr": 0.0}),
 )
 
 TABLE = Table(
-    name="fedpeptao", rows=ROWS, rounds=10, tasks=("subj", "trec", "mr", "rte"), alpha=1.0, evaluate_every=1
+    name="fedpeptao",
+    rows=ROWS,
+    rounds=10,
+    tasks=("subj", "trec", "mr", "rte"),
+    alpha=1.0,
+    sizes=5.0,
+    train_rows=800,
+    test_rows=300,
+    test_shares=True,
+    evaluate_every=2,
+    target=0.95,
 )

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.tables.definition import Row, Table
 
 RANKS = (2, 4, 8, 16, 32)
-TRAINING = {"local_steps": 5, "batch_size": 8, "learning_rate": 3e-3}
+TRAINING = {"local_steps": 5, "batch_size": 8, "learning_rate": 2e-3}
 MIXED = tuple({"rank": rank} for rank in RANKS)
 
 
@@ -37,4 +37,4 @@ def _without_learning() -> str:
     return text("flexlora", ("product", "zero_pad", "delta", "rank_aware"), RANKS)
 
 
-TABLE = Table(name="flexlora", rows=ROWS, rounds=10, appendix=_without_learning)
+TABLE = Table(name="flexlora", rows=ROWS, rounds=10, cohort=10, appendix=_without_learning)

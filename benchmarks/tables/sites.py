@@ -12,30 +12,46 @@ from worker_agent.settings import DatasetSettings
 
 MIN_ROWS = 16
 DRAWS = 1000
+_FITTINGS = 200
+
+
+Shares = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where the rows of one task and seed lie: a file for each client, and the test set in the last one's hands."""
+    """Where the rows of one task and seed lie: a file for each client, and test rows where somebody has some.
+
+    `testers`: the clients that evaluate.
+    """
 
     task: str
     seed: int
     labels: tuple[str, ...]
     folder: Path
     clients: int
+    testers: tuple[int, ...]
 
     def dataset(self, ordinal: int) -> str:
         """The name of a client's data set."""
         return f"client-{ordinal:03}"
 
+    def rows(self, ordinal: int) -> Path:
+        """The file of a client's training rows."""
+        return self.folder / f"{self.dataset(ordinal)}.jsonl"
+
+    def test_rows(self, ordinal: int) -> Path | None:
+        """The file of the rows on which a client evaluates, if it does."""
+        return self.folder / f"test-{ordinal:03}.jsonl" if ordinal in self.testers else None
+
     def datasets(self) -> dict[str, DatasetSettings]:
-        """All data sets; nobody holds out a row, the last client evaluates on the test set alone."""
-        found = {}
-        for ordinal in range(self.clients):
-            test = self.folder / "test.jsonl" if ordinal == self.clients - 1 else None
-            path = self.folder / f"{self.dataset(ordinal)}.jsonl"
-            found[self.dataset(ordinal)] = DatasetSettings(path=path, test_path=test, held_out=0)
-        return found
+        """All data sets; nobody holds out a row of its training rows."""
+        return {
+            self.dataset(ordinal): DatasetSettings(
+                path=self.rows(ordinal), test_path=self.test_rows(ordinal), held_out=0
+            )
+            for ordinal in range(self.clients)
+        }
 
 
 def make_site(data: Path, task: str, seed: int, table: Table, folder: Path) -> Site:
@@ -44,43 +60,96 @@ def make_site(data: Path, task: str, seed: int, table: Table, folder: Path) -> S
     Raises SystemExit with what is wrong with the data.
     """
     text = tasks.folder(data / task, seed=0)
-    rows = _sample(text.pooled, table.train_rows)
-    parts = cut(rows, text.labels, table.clients, table.alpha, random.Random(f"{task} {seed}"))
-    site = Site(task, seed, text.labels, folder, table.clients)
+    rows, test = _sample(text.pooled, table.train_rows), _sample(text.test, table.test_rows)
+    draw = random.Random(f"{task} {seed}")
+    parts, shares = cut(rows, text.labels, table.clients, table.alpha, draw, table.sizes)
+    tests = deal(_by_label(test, text.labels), shares) if table.test_shares else _all_to_the_last(test, table.clients)
+    testers = tuple(ordinal for ordinal, part in enumerate(tests) if part)
+    site = Site(task, seed, text.labels, folder, table.clients, testers)
     folder.mkdir(parents=True)
     for ordinal, part in enumerate(parts):
-        tasks.write_rows(folder / f"{site.dataset(ordinal)}.jsonl", part)
-    tasks.write_rows(folder / "test.jsonl", _sample(text.test, table.test_rows))
+        tasks.write_rows(site.rows(ordinal), part)
+    for ordinal in testers:
+        tasks.write_rows(folder / f"test-{ordinal:03}.jsonl", tests[ordinal])
     return site
 
 
 def cut(
-    rows: Sequence[TextRow], labels: Sequence[str], clients: int, alpha: float, draw: random.Random
-) -> list[list[TextRow]]:
-    """Deal `rows` to clients: of each label, shares drawn from a symmetric Dirichlet with `alpha`.
+    rows: Sequence[TextRow],
+    labels: Sequence[str],
+    clients: int,
+    alpha: float,
+    draw: random.Random,
+    sizes: float | None = None,
+) -> tuple[list[list[TextRow]], Shares]:
+    """Deal `rows` to clients: their rows, and of each label the share of each client.
 
-    Drawn again until everybody has MIN_ROWS rows of at least two labels; raises SystemExit if that never happens.
+    The shares come of weights drawn for each label and client, which are symmetric Dirichlet with `alpha` where they
+    are scaled to 1. They are scaled over the clients; or, with `sizes`, over the labels of a client, and then to fit
+    client sizes that are a symmetric Dirichlet draw with `sizes`. Drawn again until everybody has MIN_ROWS rows of at
+    least two labels; raises SystemExit if that never happens.
     """
-    by_label: Mapping[str, list[TextRow]] = {label: [] for label in labels}
-    for row in rows:
-        by_label[row["label"]].append(row)
+    by_label = _by_label(rows, labels)
     for _ in range(DRAWS):
-        parts: list[list[TextRow]] = [[] for _ in range(clients)]
-        for same in by_label.values():
-            _deal(draw.sample(same, len(same)), parts, alpha, draw)
+        shuffled, weights = {}, {}
+        for label, same in by_label.items():
+            shuffled[label] = draw.sample(same, len(same))
+            weights[label] = _gammas(alpha, clients, draw)
+        if sizes is not None:
+            totals = {label: float(len(same)) for label, same in by_label.items()}
+            weights = _fitted(weights, totals, _scaled(_gammas(sizes, clients, draw), len(rows)))
+        shares = {label: _scaled(drawn, 1.0) for label, drawn in weights.items()}
+        parts = deal(shuffled, shares)
         if all(len(part) >= MIN_ROWS and len({row["label"] for row in part}) > 1 for part in parts):
-            return parts
+            return parts, shares
     raise SystemExit(f"{len(rows)} rows are too few to cut over {clients} clients with alpha {alpha}")
 
 
-def _deal(shuffled: Sequence[TextRow], parts: Sequence[list[TextRow]], alpha: float, draw: random.Random) -> None:
-    shares = [draw.gammavariate(alpha, 1.0) + 1e-9 for _ in parts]
-    first, reached = 0, 0.0
-    for share, part in zip(shares, parts, strict=True):
-        reached += share / sum(shares)
-        last = round(reached * len(shuffled))
-        part.extend(shuffled[first:last])
-        first = last
+def deal(by_label: Mapping[str, Sequence[TextRow]], shares: Shares) -> list[list[TextRow]]:
+    """The rows of each client, label by label, in the order they have."""
+    parts: list[list[TextRow]] = [[] for _ in next(iter(shares.values()))]
+    for label, rows in by_label.items():
+        first, reached = 0, 0.0
+        for share, part in zip(shares[label], parts, strict=True):
+            reached += share
+            last = round(reached * len(rows))
+            part.extend(rows[first:last])
+            first = last
+    return parts
+
+
+def _fitted(
+    weights: Mapping[str, list[float]], labels: Mapping[str, float], clients: list[float]
+) -> dict[str, list[float]]:
+    """Weights scaled by turns until they sum to these numbers per label and per client."""
+    fitted = dict(weights)
+    for _ in range(_FITTINGS):
+        sums = [sum(column) for column in zip(*fitted.values(), strict=True)]
+        for label, row in fitted.items():
+            told = [weight * wanted / whole for weight, wanted, whole in zip(row, clients, sums, strict=True)]
+            fitted[label] = told
+        fitted = {label: _scaled(row, labels[label]) for label, row in fitted.items()}
+    return fitted
+
+
+def _gammas(alpha: float, count: int, draw: random.Random) -> list[float]:
+    return [draw.gammavariate(alpha, 1.0) + 1e-9 for _ in range(count)]
+
+
+def _scaled(values: Sequence[float], total: float) -> list[float]:
+    whole = sum(values)
+    return [value / whole * total for value in values]
+
+
+def _all_to_the_last(rows: Sequence[TextRow], clients: int) -> list[Sequence[TextRow]]:
+    return [*([] for _ in range(clients - 1)), rows]
+
+
+def _by_label(rows: Sequence[TextRow], labels: Sequence[str]) -> dict[str, list[TextRow]]:
+    found: dict[str, list[TextRow]] = {label: [] for label in labels}
+    for row in rows:
+        found[row["label"]].append(row)
+    return found
 
 
 def _sample(rows: Sequence[TextRow], most: int | None) -> Sequence[TextRow]:

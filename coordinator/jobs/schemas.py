@@ -17,9 +17,13 @@ def problem_document(code: str, title: str, detail: str, tensor: str | None = No
     return document if tensor is None else document | {"tensor": tensor}
 
 
-def work_of(federation: Federation) -> Work:
-    """All a worker needs to know of the federation."""
-    return Work.model_validate(federation.definition | {"federation_seed": federation.seed})
+def work_of(federation: Federation, kind: str) -> Work:
+    """All a worker needs to know of the federation; after its description also which base weights are its own."""
+    given = federation.definition | {"federation_seed": federation.seed}
+    if kind != "describe" and federation.model_facts is not None:
+        digest = str(federation.model_facts["weights_digest"]).removeprefix("sha256:")
+        given["base_model"] = given["base_model"] | {"weights_sha256": digest}
+    return Work.model_validate(given)
 
 
 def lease_answer(
@@ -31,7 +35,7 @@ def lease_answer(
     owner_name: str,
 ) -> Lease:
     """The leased job as its worker gets it."""
-    work = work_of(federation)
+    work = work_of(federation, job.kind)
     memory = None
     if job.memory_digest is not None and job.memory_round is not None:
         memory = MemoryReference(round_number=job.memory_round, digest=job.memory_digest)

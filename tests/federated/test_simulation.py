@@ -94,6 +94,12 @@ class TestRun:
         with pytest.raises(ValueError, match="does not train 'full'"):
             ran(Full())
 
+    def test_the_server_is_told_what_each_clients_worker_can(self) -> None:
+        config = make_config("flexlora", {"local_steps": 1, "batch_size": 4})
+        given = SimulatedFederation("flexlora", config, Lora(r=4), 2, 1, capabilities={1: {"max_rank": 3}})
+        (record,) = simulation.run(given, TinyFederation(trainable=Lora(r=4)).open).rounds
+        assert (record.metrics["rank_min"], record.metrics["rank_max"]) == (3.0, 4.0)
+
     def test_settings_that_the_config_does_not_know_are_refused(self) -> None:
         with pytest.raises(ValueError, match="unknown client setting 'rank'"):
             ran(settings={2: {"rank": 4}})

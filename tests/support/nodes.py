@@ -1,5 +1,6 @@
 """Worker agents as real processes beside a real installation, and a federation of them driven over REST."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
+from federated.payload import Payload
 from tests.support.installation import Installation, installed
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.service import created
@@ -124,8 +127,8 @@ class Consortium:
             "seed": 3,
         } | changes
 
-    def start(self, **changes: Any) -> str:
-        """Creates a federation, has everybody accept and register, and starts it."""
+    def start(self, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), **changes: Any) -> str:
+        """Creates a federation, has everybody accept and register with settings by node, and starts it."""
         federation_id = str(created(self.owner.http.post("/v1/federations", json=self.definition(**changes)))["id"])
         path = f"/v1/federations/{federation_id}"
         for node in self.nodes[1:]:
@@ -133,7 +136,8 @@ class Consortium:
             created(self.owner.http.post(f"{path}/invitations", json=body))
             node.http.post(f"{path}/accept").raise_for_status()
         for node in self.nodes:
-            created(node.http.post(f"{path}/clients", json={"worker_id": node.worker_id, "dataset": DATASET}))
+            wish = {"worker_id": node.worker_id, "dataset": DATASET, "settings": settings.get(node.name, {})}
+            created(node.http.post(f"{path}/clients", json=wish))
         self.owner.http.post(f"{path}/start").raise_for_status()
         return federation_id
 
@@ -168,6 +172,26 @@ class Consortium:
         shown: dict[str, Any] = self.get(federation_id)
         assert shown["state"] == "completed", (shown["reason"], shown["reason_detail"], self.story())
         return shown
+
+    def update(self, federation_id: str, round_number: int, ordinal: int) -> Payload:
+        """What the coordinator keeps of a client's update in a round of training."""
+        told = json.loads(self.file(federation_id, "provenance.json"))
+        (digest,) = [
+            update["digest"] for update in told["rounds"][round_number - 1]["updates"] if update["ordinal"] == ordinal
+        ]
+        return Payload.open(self.installation.folder / "artifacts" / "sha256" / digest.removeprefix("sha256:"))
+
+    def capabilities(self, node: Node) -> dict[str, Any]:
+        """What a node's worker said it can; waits until its agent has said so."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            answer = node.http.get(f"/v1/workers/{node.worker_id}")
+            answer.raise_for_status()
+            told: dict[str, Any] = answer.json()["capabilities"]
+            if told["memory_bytes"] is not None:
+                return told
+            assert time.monotonic() < deadline, self.story()
+            time.sleep(POLLING_SECONDS)
 
     def file(self, federation_id: str, name: str) -> bytes:
         """A file of the newest adapter."""

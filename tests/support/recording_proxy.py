@@ -1,4 +1,4 @@
-"""An HTTP proxy that keeps the body of every request it passes on."""
+"""An HTTP proxy that keeps every request it passes on, and every answer."""
 
 import threading
 from collections.abc import Iterator
@@ -12,10 +12,19 @@ _OWN = {"host", "content-length", "transfer-encoding", "connection", "date", "se
 
 
 class RecordingProxy:
-    """`requests`: method, path with query, headers as one text, and body, in the order of their arrival."""
+    """`requests`: method, path with query, headers as one text, and body, in the order of their arrival.
+
+    `answers`: the bodies that came back, in the order of their arrival.
+    """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str, bytes]] = []
+        self.answers: list[bytes] = []
+
+    def forget(self) -> None:
+        """Drops what was kept so far."""
+        self.requests.clear()
+        self.answers.clear()
 
     @contextmanager
     def before(self, target: str) -> Iterator[str]:
@@ -32,7 +41,7 @@ class RecordingProxy:
             thread.join()
 
     def _handler(self, target: str) -> type[BaseHTTPRequestHandler]:
-        kept = self.requests
+        kept, answers = self.requests, self.answers
 
         class Handler(BaseHTTPRequestHandler):
             def pass_on(self) -> None:
@@ -42,6 +51,7 @@ class RecordingProxy:
                 headers["accept-encoding"] = "identity"
                 with httpx.Client(timeout=ANSWER_SECONDS) as http:
                     answer = http.request(self.command, target + self.path, content=body, headers=headers)
+                answers.append(answer.content)
                 self.send_response(answer.status_code)
                 for name, value in answer.headers.items():
                     if name not in _OWN:

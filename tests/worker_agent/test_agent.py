@@ -57,6 +57,7 @@ class TestWork:
         can = coordinator.body_of(heartbeat)["capabilities"]
         assert can["datasets"] == [{"name": "messages", "task": None}]
         assert (can["models"], can["slots"], can["device"]) == (["small"], 1, "cpu")
+        assert can["memory_bytes"] > can["free_memory_bytes"] > 2**20
         assert can["versions"]["torch"]
 
     def test_each_slot_works_for_itself(

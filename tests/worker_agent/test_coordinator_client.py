@@ -39,7 +39,13 @@ from worker_agent.settings import AgentSettings
 BOOT = "boot-0001"
 HEARTBEAT = "POST /v1/workers/me/heartbeat"
 FACTS = ModelFacts(
-    model_type="bert", task_type="SEQ_CLS", tensors=(), layers=1, hidden=8, kv_width=8, weights_digest=""
+    model_type="bert",
+    task_type="SEQ_CLS",
+    tensors=(),
+    layers=1,
+    hidden=8,
+    kv_width=8,
+    weights_digest="sha256:" + "0" * 64,
 )
 SUBMISSION = SubmitRequest(description=Description(model=FACTS, examples=5, evaluation_examples=1))
 

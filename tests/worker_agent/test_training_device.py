@@ -36,8 +36,18 @@ def test_products_are_made_in_the_chosen_format(dtype: torch.dtype) -> None:
 def test_the_cpu_is_described_with_the_hosts_memory() -> None:
     facts = describe_device(AgentSettings(device="cpu"))
     assert (facts.kind, facts.count) == ("cpu", 1)
-    assert facts.memory_bytes > 2**20
+    assert facts.memory_bytes > facts.free_memory_bytes > 2**20
     assert facts.name
+
+
+@pytest.mark.gpu
+def test_memory_that_is_taken_on_a_gpu_is_not_free() -> None:
+    settings = AgentSettings(device="cuda")
+    before = describe_device(settings)
+    taken = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    after = describe_device(settings)
+    assert before.memory_bytes == after.memory_bytes > before.free_memory_bytes
+    assert before.free_memory_bytes - after.free_memory_bytes >= taken.numel()
 
 
 def test_a_model_is_not_spread_without_several_gpus() -> None:

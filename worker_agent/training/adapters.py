@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 
 from federated.contract import AnyTrainable
 from federated.maths.starts import start
-from federated.protocol import TaskDefinition
-from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix
+from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix, TaskType
 from worker_agent.training.canonical import canonical_name, lies_within
 from worker_agent.training.factors import Factors, factors_of
 from worker_agent.training.model import LoadedBase
@@ -27,7 +26,6 @@ from worker_agent.training.model_facts import initialisation, is_drawn, new_weig
 from worker_agent.training.refusals import ModelError
 
 _HEADS = ("classifier", "score")
-_TASK_TYPES: Mapping[str, Any] = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +94,11 @@ class AdaptedModel:
         return value if begin is None else value - begin
 
 
-def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, weights_sha256: str) -> AdaptedModel:
+def adapt(loaded: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> AdaptedModel:
     """The base model with `trainable` on it; not yet at its start. Raises ModelError (trainable_invalid)."""
-    base, heads = loaded.model, _heads(loaded, task)
+    base, heads = loaded.model, _heads(loaded)
     new = {name for name, _ in base.named_parameters() if name in loaded.new or name.split(".")[0] in heads}
-    wrapped = _wrap(base, trainable, task, _Modules.of(base, trainable, new, heads))
+    wrapped = _wrap(base, trainable, loaded.task_type, _Modules.of(base, trainable, new, heads))
     starts = _starts(wrapped, trainable, new, new_weight_std(base))
     trained = sorted(name for name, value in wrapped.parameters.items() if wrapped.is_trained(name, value))
     if not trained:
@@ -116,7 +114,7 @@ def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, wei
         facts=ModelFacts(
             **shape_of(base),
             **wrapped.modules,
-            task_type=_task_type(task),
+            task_type=loaded.task_type,
             tensors=tensor_facts(trainables, starts),
             seeded=tensor_facts(kept, starts),
             weights_digest="sha256:" + weights_sha256,
@@ -126,11 +124,6 @@ def adapt(loaded: LoadedBase, trainable: AnyTrainable, task: TaskDefinition, wei
         base_values={name: _copy(trainables[name]) for name in trained if starts[name].kind == "base"},
         factors=factors_of(wrapped.model),
     )
-
-
-def _task_type(task: TaskDefinition) -> Any:
-    # PEFT has no type for masked-language models; this one hands a model's own output on as it is.
-    return _TASK_TYPES[task.task] if task.cloze is None else "FEATURE_EXTRACTION"
 
 
 def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
@@ -149,9 +142,9 @@ def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
-def _heads(loaded: LoadedBase, task: TaskDefinition) -> tuple[str, ...]:
+def _heads(loaded: LoadedBase) -> tuple[str, ...]:
     """A classifier's head: the modules PEFT knows as one, or else those that the files lack beside the backbone."""
-    if task.task != "sequence_classification" or task.cloze is not None:
+    if loaded.task_type != "SEQ_CLS":
         return ()
     children = [name for name, _ in loaded.model.named_children()]
     known = tuple(name for name in children if name in _HEADS)
@@ -188,7 +181,7 @@ class _Wrapped:
     modules: Mapping[str, tuple[str, ...]]
 
 
-def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task: TaskDefinition, modules: _Modules) -> _Wrapped:
+def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, modules: _Modules) -> _Wrapped:
     if isinstance(trainable, Full):
         names = trainable.names or ("*",)
         base.requires_grad_(True)
@@ -198,7 +191,7 @@ def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task: TaskDefinition, 
             lambda name, _: any(fnmatch.fnmatchcase(name, pattern) for pattern in names),
             {},
         )
-    model = _peft_model(base, trainable, _task_type(task), list(modules.saved))
+    model = _peft_model(base, trainable, task_type, list(modules.saved))
     prefix = isinstance(trainable, Prefix)
     named = {canonical_name(name, prefix=prefix): parameter for name, parameter in model.named_parameters()}
 

@@ -1,6 +1,6 @@
-"""Classification by a gap in the text: where it is, and which words of the vocabulary stand for the classes."""
+"""Classification by a gap in the text that an encoder fills: where it is, and which words stand for the classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,28 +70,42 @@ def with_gaps(
     Raises DataError (cloze_too_long) if the template alone leaves no room.
     """
     clean = [{name: value.replace(tokenizer.mask_token, " ") for name, value in row.items()} for row in rows]
-    encoded: list[list[int]] = tokenizer([_filled(tokenizer, template, row) for row in clean], verbose=False)[
-        "input_ids"
-    ]
+
+    def encoded(values: Sequence[Mapping[str, str]]) -> list[list[int]]:
+        texts = [filled(template, row, tokenizer.mask_token) for row in values]
+        ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
+        return ids
+
     return [
-        ids if len(ids) <= limit else _cut(tokenizer, template, row, limit)
-        for ids, row in zip(encoded, clean, strict=True)
+        ids if len(ids) <= limit else cut(tokenizer, lambda values: encoded([values]), row, limit)[0]
+        for ids, row in zip(encoded(clean), clean, strict=True)
     ]
 
 
-def _filled(tokenizer: PreTrainedTokenizerBase, template: str, row: Mapping[str, str]) -> str:
-    return template.replace(GAP, "{_gap}").format(**row, _gap=tokenizer.mask_token)
+def filled(template: str, row: Mapping[str, str], gap: str) -> str:
+    """The template with a row's values, and this text in its gap."""
+    return template.replace(GAP, "{_gap}").format(**row, _gap=gap)
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, template: str, row: Mapping[str, str], limit: int) -> list[int]:
+def cut(
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Callable[[Mapping[str, str]], list[list[int]]],
+    row: Mapping[str, str],
+    limit: int,
+) -> list[list[int]]:
+    """What `encoded` makes of a row whose longest value is cut until none of it has more than `limit` tokens.
+
+    Raises DataError (cloze_too_long) if no value is left to cut.
+    """
     values = dict(row)
     while True:
-        ids: list[int] = tokenizer(_filled(tokenizer, template, values), verbose=False)["input_ids"]
-        if len(ids) <= limit:
-            return ids
+        made = encoded(values)
+        most = max(map(len, made))
+        if most <= limit:
+            return made
         longest = max(values, key=lambda name: (len(values[name]), name), default=None)
         if longest is None or not values[longest]:
-            raise DataError("cloze_too_long", f"the cloze template alone has {len(ids)} tokens, the limit is {limit}")
+            raise DataError("cloze_too_long", f"the cloze template alone has {most} tokens, the limit is {limit}")
         spans = tokenizer(values[longest], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        kept = spans["offset_mapping"][: max(0, len(spans["input_ids"]) - (len(ids) - limit))]
+        kept = spans["offset_mapping"][: max(0, len(spans["input_ids"]) - (most - limit))]
         values[longest] = values[longest][: kept[-1][1]] if kept else ""

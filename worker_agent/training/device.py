@@ -16,12 +16,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What `doctor` shows and the coordinator is told. `memory_bytes` of one device, or of the host without one."""
+    """What `doctor` shows and the coordinator is told. Memory is that of one device, or of the host without one."""
 
     kind: str
     name: str
     count: int
     memory_bytes: int
+    free_memory_bytes: int
 
 
 def choose_device(setting: str) -> torch.device:
@@ -77,10 +78,12 @@ def describe_device(settings: AgentSettings) -> DeviceFacts:
     """The device this node trains on. Raises ModelError (device_missing)."""
     device = choose_device(settings.device)
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        return DeviceFacts("cuda", properties.name, torch.cuda.device_count(), properties.total_memory)
+        name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        return DeviceFacts("cuda", name, count, total_bytes, free_bytes)
     name = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "Apple GPU"
-    return DeviceFacts(device.type, name, 1, psutil.virtual_memory().total)
+    memory = psutil.virtual_memory()
+    return DeviceFacts(device.type, name, 1, memory.total, memory.available)
 
 
 def repeatable(threads: int) -> None:

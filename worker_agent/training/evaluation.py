@@ -1,12 +1,14 @@
 """Metrics on held-out examples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from federated.protocol import TaskDefinition
-from worker_agent.training.forward import Forward, losses
+from worker_agent.training.choices import Choices
+from worker_agent.training.forward import Forward, log_likelihoods, losses
 from worker_agent.training.metrics import METRICS, confusion
 from worker_agent.training.tokens import IGNORED, Examples
 
@@ -48,16 +50,36 @@ def _evaluated(
     total = 0.0
     batches = list(_batches(examples, batch_tokens))
     for done, indices in enumerate(batches, start=1):
-        batch = examples.batch(indices, forward.device)
-        logits, targets = forward(batch)
-        total += float(losses(logits, targets).double().sum())
-        if batch.cloze is not None:
-            logits, targets = batch.cloze.of_words(logits), batch.targets
-        counts += confusion(*_told(logits, targets), classes)
+        read = _classified if examples.choices is None else partial(_chosen, examples.choices)
+        each, true, predicted = read(forward, examples, indices)
+        total += float(each.double().sum())
+        counts += confusion(true, predicted, classes)
         progress(done, len(batches))
-    names = [name for name in task.metrics if name == "accuracy" or not forward.causal]
+    names = [name for name in task.metrics if name == "accuracy" or task.task != "causal_lm"]
     metrics = {str(name): METRICS[name](counts) for name in names}
     return {"loss": total / len(examples), **metrics, "examples": float(len(examples))}
+
+
+def _classified(forward: Forward, examples: Examples, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of each example; true and predicted classes."""
+    batch = examples.batch(indices, forward.device)
+    logits, targets = forward(batch)
+    each = losses(logits, targets)
+    if batch.cloze is not None:
+        logits, targets = batch.cloze.of_words(logits), batch.targets
+    return each, *_told(logits, targets)
+
+
+def _chosen(
+    choices: Choices, forward: Forward, examples: Examples, indices: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of texts that are read with every word: the class is that of the likeliest."""
+    logits, targets = forward(examples.with_every_word(choices, indices, forward.device))
+    true = examples.targets[list(indices)].to(logits.device)
+    each, likely = (
+        told.reshape(len(true), -1) for told in (losses(logits, targets), log_likelihoods(logits, targets))
+    )
+    return each.gather(1, true[:, None]).squeeze(1), true, likely.argmax(dim=1)
 
 
 def _told(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

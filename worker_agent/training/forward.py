@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from federated.protocol import Task
 from worker_agent.training.adapters import AdaptedModel
 from worker_agent.training.device import precision
 from worker_agent.training.tokens import IGNORED, TokenBatch
@@ -16,8 +15,8 @@ from worker_agent.training.tokens import IGNORED, TokenBatch
 class Forward:
     """Runs the model; matrix products in `dtype`, logits and losses in float32."""
 
-    def __init__(self, adapted: AdaptedModel, task: Task, dtype: torch.dtype) -> None:
-        self.causal = task == "causal_lm"
+    def __init__(self, adapted: AdaptedModel, dtype: torch.dtype) -> None:
+        self.causal = adapted.facts.task_type == "CAUSAL_LM"
         embeddings: Any = adapted.base.get_input_embeddings()
         self.device: torch.device = embeddings.weight.device
         self._model: nn.Module = adapted.model
@@ -48,5 +47,10 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each example (float32); a causal example's is the mean over its response tokens."""
     if logits.dim() == 2:
         return functional.cross_entropy(logits, targets, reduction="none")
+    return -log_likelihoods(logits, targets) / (targets != IGNORED).sum(dim=1).clamp(min=1)
+
+
+def log_likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each example of a causal model (float32): of its response tokens together."""
     each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
-    return each.sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)
+    return -each.sum(dim=1)

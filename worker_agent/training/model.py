@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -28,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from federated.contract import AnyTrainable
 from federated.protocol import BaseModelReference, TaskDefinition
-from federated.trainable import Prefix
+from federated.trainable import Prefix, TaskType
 from worker_agent.settings import AgentSettings
 from worker_agent.training.device import spread_over
 from worker_agent.training.refusals import ModelError
@@ -42,10 +43,11 @@ NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A base model in evaluation mode. `new` are the parameters that its files do not have."""
+    """A base model in evaluation mode. `new`: parameters that its files do not have; `task_type`: PEFT's name."""
 
     model: PreTrainedModel
     new: frozenset[str]
+    task_type: TaskType
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +146,21 @@ def _config(folder: Path) -> PretrainedConfig:
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """The most tokens a model takes at once, and whether it tells a second text from the first."""
+    """The most tokens a model takes at once, whether it tells a second text from the first, and if it fills gaps."""
 
     most_tokens: int
     segments: bool
+    fills_gaps: bool
 
 
 def text_facts(folder: Path) -> TextFacts:
     """From a model's configuration. Raises ModelError (model_missing)."""
-    config: Any = _config(folder).get_text_config()
+    whole = _config(folder)
+    config: Any = whole.get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
     if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= config.pad_token_id + 1
-    return TextFacts(positions, getattr(config, "type_vocab_size", 0) > 1)
+    return TextFacts(positions, getattr(config, "type_vocab_size", 0) > 1, type(whole) in MODEL_FOR_MASKED_LM_MAPPING)
 
 
 def checkpoint_activations(model: PreTrainedModel, trainable: AnyTrainable) -> None:
@@ -174,11 +178,8 @@ def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: 
     """
     options: dict[str, Any] = {"dtype": placement.dtype, "use_safetensors": True, "output_loading_info": True}
     options |= _spread(folder, placement)
-    kind: Any = AutoModelForCausalLM
-    if task.cloze is not None:
-        kind = AutoModelForMaskedLM
-    elif task.task == "sequence_classification":
-        kind = AutoModelForSequenceClassification
+    kind, task_type = _kind(folder, task)
+    if task_type == "SEQ_CLS":
         names = dict(enumerate(task.labels or ()))
         options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         options["ignore_mismatched_sizes"] = True
@@ -190,13 +191,22 @@ def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: 
         raise ModelError("model_missing", f"{folder} cannot be loaded for {wanted}: {error}") from error
     if task.cloze is not None and info["missing_keys"]:
         missing = min(info["missing_keys"])
-        raise ModelError("cloze_impossible", f"{folder} has no masked-language head: {missing!r} is not in its files")
+        raise ModelError("cloze_impossible", f"{folder} has no language head: {missing!r} is not in its files")
     if "device_map" not in options:
         model.to(placement.device)
     model.config.use_cache = False
     model.config.pad_token_id = pad_id
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | mismatched)
+    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | mismatched, task_type)
+
+
+def _kind(folder: Path, task: TaskDefinition) -> tuple[Any, TaskType]:
+    if task.task == "sequence_classification" and task.cloze is None:
+        return AutoModelForSequenceClassification, "SEQ_CLS"
+    if task.cloze is not None and text_facts(folder).fills_gaps:
+        # PEFT has no type for masked-language models; this one hands a model's own output on as it is.
+        return AutoModelForMaskedLM, "FEATURE_EXTRACTION"
+    return AutoModelForCausalLM, "CAUSAL_LM"
 
 
 def _spread(folder: Path, placement: Placement) -> dict[str, Any]:

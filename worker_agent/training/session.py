@@ -73,7 +73,7 @@ class Session:
         self.examples = len(data.train)
         self.notes: tuple[str, ...] = ()
         self._adapted, self._task, self._report = adapted, task, report
-        self._forward = Forward(adapted, task.task, dtype)
+        self._forward = Forward(adapted, dtype)
         self.device = self._forward.device
         self._facts_of = {facts.name: facts for facts in (*adapted.facts.tensors, *adapted.facts.seeded)}
         adapted.restore(federation_seed)
@@ -228,7 +228,7 @@ class Workbench:
         if self._model is None or self._model[0] != key:
             self._model = None
             loaded = load_base(folder, work.task, place, load_tokenizer(folder).pad_token_id)
-            adapted = adapt(loaded, work.trainable, work.task, digest)
+            adapted = adapt(loaded, work.trainable, digest)
             if self._settings.gradient_checkpointing:
                 checkpoint_activations(adapted.base, work.trainable)
             self._model = (key, adapted)
@@ -244,7 +244,12 @@ class Workbench:
         if key not in self._data:
             split = load_split(self._settings, dataset)
             how = Tokenisation(
-                work.task, self._settings.datasets[dataset].columns, load_tokenizer(folder), limit, facts.segments
+                task=work.task,
+                columns=self._settings.datasets[dataset].columns,
+                tokenizer=load_tokenizer(folder),
+                limit=limit,
+                segments=facts.segments,
+                decoder=not facts.fills_gaps,
             )
             data = ClientData(tokenise(split.train, how), tokenise(split.held_out, how))
             while len(self._data) >= self._kept_datasets:

@@ -1,9 +1,9 @@
 """Rows to token ids, once; batches are cut out of them and padded to their longest example.
 
-A classifier's example is text (and text_pair), or a cloze with its gap; a causal model's is prompt + response + end
-of sequence, where the loss counts the response and its end alone. When an example is too long for a causal model, the
-prompt is cut at its end and the response kept; a response that is too long by itself is cut at its end, and then has
-no end token.
+A classifier's example is text (and text_pair), or a cloze with its gap, which a decoder reads with each of the label
+words; a causal model's is prompt + response + end of sequence, where the loss counts the response and its end alone.
+When such an example is too long, the prompt is cut at its end and the response kept; a response that is too long by
+itself is cut at its end, and then has no end token.
 """
 
 import string
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from federated.protocol import Cloze, TaskDefinition, TextTemplate
+from worker_agent.training.choices import Choices, with_words
 from worker_agent.training.cloze import GapBatch, Gaps, with_gaps, word_ids
 from worker_agent.training.data import Table, label_indices, texts
 from worker_agent.training.refusals import DataError, ModelError
@@ -28,13 +29,17 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Tokenisation:
-    """How rows become tokens: the task, the node's column mapping, and at most `limit` tokens an example."""
+    """How rows become tokens: the task, the node's column mapping, and at most `limit` tokens an example.
+
+    `decoder`: a cloze is for a model that has no other way to fill a gap than to read on.
+    """
 
     task: TaskDefinition
     columns: Mapping[str, str]
     tokenizer: PreTrainedTokenizerBase
     limit: int
     segments: bool
+    decoder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +68,11 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Tokenised examples end to end: example i is `ids[offsets[i]:offsets[i + 1]]` (int32).
+    """Tokenised examples end to end: sequence i is `ids[offsets[i]:offsets[i + 1]]` (int32).
 
-    `targets` (int64) are class indices, or where the response starts in each example of a causal model.
-    `segments` (int8) tells text from text_pair, or is None where the model does not ask.
+    An example is one sequence, or with `choices` one for each word. `targets` (int64) are class indices, or where the
+    response starts in each example of a causal model. `segments` (int8) tells text from text_pair, or is None where
+    the model does not ask.
     """
 
     ids: Tensor
@@ -76,23 +82,41 @@ class Examples:
     pad_id: int
     causal: bool
     gaps: Gaps | None = None
+    choices: Choices | None = None
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return (len(self.offsets) - 1) // self._many
 
     def length(self, index: int) -> int:
-        """Tokens of an example."""
-        return self.offsets[index + 1] - self.offsets[index]
+        """Tokens of an example, with every word of a choice."""
+        return self.offsets[(index + 1) * self._many] - self.offsets[index * self._many]
 
     def batch(self, indices: Sequence[int], device: torch.device) -> TokenBatch:
-        """These examples, padded on the right to the longest of them."""
-        lengths = torch.tensor([self.length(index) for index in indices])
-        ids = self._padded(self.ids, indices, self.pad_id)
+        """These examples, padded on the right to the longest of them; of a choice those with the right word."""
+        if self.choices is None:
+            return self._batch(indices, indices, self.targets[list(indices)], device)
+        right = self.choices.right(indices, self.targets)
+        return self._batch(indices, right, self.choices.starts[list(indices)], device)
+
+    def with_every_word(self, choices: Choices, indices: Sequence[int], device: torch.device) -> TokenBatch:
+        """These examples with each word, example by example."""
+        every = choices.every(indices)
+        owners = [sequence // choices.words for sequence in every]
+        return self._batch(owners, every, choices.starts[owners], device)
+
+    @property
+    def _many(self) -> int:
+        return 1 if self.choices is None else self.choices.words
+
+    def _batch(
+        self, indices: Sequence[int], sequences: Sequence[int], targets: Tensor, device: torch.device
+    ) -> TokenBatch:
+        lengths = torch.tensor([self.offsets[one + 1] - self.offsets[one] for one in sequences])
+        ids = self._padded(self.ids, sequences, self.pad_id)
         positions = torch.arange(ids.shape[1])
         inputs = {"input_ids": ids, "attention_mask": (positions < lengths[:, None]).long()}
         if self.segments is not None:
-            inputs["token_type_ids"] = self._padded(self.segments, indices, 0)
-        targets = self.targets[list(indices)]
+            inputs["token_type_ids"] = self._padded(self.segments, sequences, 0)
         first_target = int(targets.min()) if self.causal else 0
         if self.causal:
             response = (positions >= targets[:, None]) & (positions < lengths[:, None])
@@ -101,8 +125,8 @@ class Examples:
         cloze = None if self.gaps is None else self.gaps.batch(indices)
         return TokenBatch(indices, moved, targets.to(device, non_blocking=True), first_target, cloze)
 
-    def _padded(self, flat: Tensor, indices: Sequence[int], filler: int) -> Tensor:
-        pieces = [flat[self.offsets[index] : self.offsets[index + 1]] for index in indices]
+    def _padded(self, flat: Tensor, sequences: Sequence[int], filler: int) -> Tensor:
+        pieces = [flat[self.offsets[one] : self.offsets[one + 1]] for one in sequences]
         return pad_sequence(pieces, batch_first=True, padding_value=filler).long()
 
 
@@ -122,7 +146,7 @@ def tokenise(table: Table, how: Tokenisation) -> Examples:
     if how.task.task == "causal_lm":
         return _instructions(table, how)
     if how.task.cloze is not None:
-        return _gapped(table, how, how.task.cloze)
+        return _read_on(table, how, how.task.cloze) if how.decoder else _gapped(table, how, how.task.cloze)
     return _classified(table, how)
 
 
@@ -144,13 +168,27 @@ def _gapped(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
     words = word_ids(how.tokenizer, cloze)
     if table.rows == 0:
         return _examples([], [], None, how, Gaps(torch.zeros(0, dtype=torch.int64), words))
-    names = [field for _, field, _, _ in string.Formatter().parse(cloze.template) if field not in (None, "mask")]
-    columns = {name: table.column(name, how.columns) for name in dict.fromkeys(map(str, names))}
-    values = [{name: _value(column[row]) for name, column in columns.items()} for row in range(table.rows)]
+    values = _values(table, how, cloze)
     rows = with_gaps(how.tokenizer, cloze.template, values, how.limit)
     positions = torch.tensor([row.index(how.tokenizer.mask_token_id) for row in rows])
     targets = label_indices(table, how.task.labels or (), how.columns)
     return _examples(rows, targets, None, how, Gaps(positions, words))
+
+
+def _read_on(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
+    if table.rows == 0:
+        return _examples([], [], None, how, choices=Choices(len(cloze.words), torch.zeros(0, dtype=torch.int64)))
+    rows, starts = with_words(how.tokenizer, cloze, _values(table, how, cloze), how.limit)
+    targets = label_indices(table, how.task.labels or (), how.columns)
+    choices = Choices(len(cloze.words), torch.tensor(starts, dtype=torch.int64))
+    return _examples(rows, targets, None, how, choices=choices)
+
+
+def _values(table: Table, how: Tokenisation, cloze: Cloze) -> list[dict[str, str]]:
+    """What stands in the columns that a template names, row by row."""
+    names = [field for _, field, _, _ in string.Formatter().parse(cloze.template) if field not in (None, "mask")]
+    columns = {name: table.column(name, how.columns) for name in dict.fromkeys(map(str, names))}
+    return [{name: _value(column[row]) for name, column in columns.items()} for row in range(table.rows)]
 
 
 def _instructions(table: Table, how: Tokenisation) -> Examples:
@@ -198,6 +236,7 @@ def _examples(
     segments: Sequence[Sequence[int]] | None,
     how: Tokenisation,
     gaps: Gaps | None = None,
+    choices: Choices | None = None,
 ) -> Examples:
     return Examples(
         ids=_flat(rows, torch.int32),
@@ -205,8 +244,9 @@ def _examples(
         targets=torch.tensor(targets, dtype=torch.int64),
         segments=None if segments is None else _flat(segments, torch.int8),
         pad_id=int(how.tokenizer.pad_token_id or 0),
-        causal=how.task.task == "causal_lm",
+        causal=how.task.task == "causal_lm" or choices is not None,
         gaps=gaps,
+        choices=choices,
     )
 
 

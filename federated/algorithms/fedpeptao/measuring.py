@@ -8,6 +8,7 @@ from torch import Tensor
 
 from federated.algorithms.fedpeptao.prompt_layers import separation
 from federated.kept_shares import WAYS, gradient_of, kept_shares, values_of
+from federated.model_layers import layers_of
 from federated.session import Batch, TrainingSession
 from federated.trainable import PROMPT_EMBEDDINGS
 
@@ -15,12 +16,9 @@ from federated.trainable import PROMPT_EMBEDDINGS
 def layer_scores(session: TrainingSession, batch: Batch) -> list[float]:
     """The separation of each layer over one batch, tokens that only fill it up left out, through the model as it is.
 
-    Raises ValueError if the session's layers are not those of the model's facts.
+    Raises JobDeclined (layers_unknown) where the session's layers are not those of the model's facts.
     """
-    layers = session.layers()
-    if len(layers) != session.facts.layers:
-        kinds = ", ".join(sorted({type(layer).__name__ for layer in layers})) or "none"
-        raise ValueError(f"{len(layers)} layers were found ({kinds}), expected {session.facts.layers}")
+    layers = layers_of(session, range(session.facts.layers))
     found: dict[int, float] = {}
     mask = batch.mask
 

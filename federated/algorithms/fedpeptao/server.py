@@ -29,7 +29,15 @@ from federated.algorithms.fedpeptao.prompt_layers import (
     slices,
     trained_head,
 )
-from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
+from federated.contract import (
+    Adapter,
+    AnyTrainable,
+    ClientFacts,
+    ClientUpdate,
+    Outcome,
+    RoundFacts,
+    UpdateRefused,
+)
 from federated.expects import expects_like, refuse_unexpected
 from federated.kept_shares import WAYS
 from federated.maths.averaging import weighted_sum
@@ -87,8 +95,10 @@ class FedPepTAOServer:
         return {client.ordinal: instruction for client in clients}
 
     def check(self, instruction: Payload, update: Payload) -> None:
-        """Names, dtypes and shapes must be those of the instruction's `expects`. Raises UpdateRefused."""
+        """Names, dtypes and shapes as the instruction's `expects`; shares in their range. Raises UpdateRefused."""
         refuse_unexpected(instruction, update)
+        if SHARES in update and bool(((update[SHARES] < 0) | (update[SHARES] > 1)).any()):
+            raise UpdateRefused(SHARES, "has one that is no share from 0 to 1")
 
     def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
         """Layer by layer over all clients, when the next state and the notes are written or read."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.contract import JobDeclined
 from federated.local_training import shuffled
+from federated.model_layers import layers_of
 from federated.session import Batch, TrainingSession
 
 _TINY = 1e-12
@@ -35,22 +35,6 @@ def layer_scores(session: TrainingSession, config: FibecFedConfig, layers: Seque
     for batch in session.batches(order, config.score_batch_size):
         totals += scored(session, config, modules, batch, generator).sum(dim=1).double().cpu()
     return (totals / count).float()
-
-
-def layers_of(session: TrainingSession, layers: Sequence[int]) -> list[nn.Module]:
-    """The modules of these layers. Raises JobDeclined, with the lists of modules seen, where they cannot be found."""
-    try:
-        found = session.layers()
-    except (StopIteration, RuntimeError):
-        found = ()
-    if len(found) <= max(layers):
-        lists = [
-            (name, module) for name, module in session.model.named_modules() if isinstance(module, nn.ModuleList)
-        ]
-        seen = ", ".join(f"{name} ({len(module)})" for name, module in lists[:8]) or "none"
-        detail = f"the layers of this {session.facts.model_type} cannot be told apart; lists of modules are: {seen}"
-        raise JobDeclined("layers_unknown", detail)
-    return [found[layer] for layer in layers]
 
 
 def dual_noise(gradient: Tensor, size: Tensor, p: float) -> Tensor:

@@ -42,8 +42,9 @@ class Remembered:
         shapes = {name: tuple(session.trainables[name].shape) for name in private}
         chosen = None if travelling is None else list(travelling)
         fits = memory.facts.get("layers") == chosen and all(
-            name + _ROWS in memory and name + _PRIVATE in memory and memory.shape(name + _PRIVATE) == shape
+            name + suffix in memory and memory.shape(name + suffix) == expected
             for name, shape in shapes.items()
+            for suffix, expected in ((_ROWS, shape[:1]), (_PRIVATE, shape))
         )
         if not fits:
             return cls(difficulty)

@@ -20,11 +20,14 @@ class FlexLoRAConfig(GradientConfig):
     )
     rank: Literal["auto", "full"] | RankMix | Annotated[int, Field(ge=1, le=MAX_RANK)] = Field(
         default="auto",
-        description="auto: by the worker's memory; full: the trainable's; a mix of the paper; or one rank for all. "
+        description="auto: by the worker's free memory; full: the trainable's; a mix of the paper; or one for all. "
         "A client registered with a setting `rank` has that one; a node's max_rank is never passed",
     )
     auto_memory_share: float = Field(
-        default=0.1, gt=0, le=1, description="of the worker's memory that `rank: auto` gives to factors in training"
+        default=0.1,
+        gt=0,
+        le=1,
+        description="of the worker's free memory that `rank: auto` gives to factors in training",
     )
     scaling: Literal["rslora", "lora"] = Field(
         default="rslora", description="alpha / sqrt(rank), or alpha / rank, with each client's own rank"

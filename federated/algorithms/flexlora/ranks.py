@@ -1,4 +1,4 @@
-"""Which rank a client trains at: its own setting, its memory, or a mix drawn by federation seed and ordinal.
+"""Which rank a client trains at: its own setting, its free memory, or a mix drawn by federation seed and ordinal.
 
 The mixes are those of Bai et al. (NeurIPS 2024) over four kinds of client with ranks 8, 30, 30 in attention and 200
 elsewhere, and 200, of at most 200. Here they are shares of the trainable's ranks, so they keep their spread at any.
@@ -6,11 +6,14 @@ elsewhere, and 200, of at most 200. Here they are shares of the trainable's rank
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from federated.algorithms.flexlora.factors import Matrix
 from federated.contract import ClientFacts
 from federated.trainable import MAX_RANK
+
+if TYPE_CHECKING:
+    from federated.payload import Payload
 
 RankMix = Literal["uniform", "heavy-tail-light", "heavy-tail-strong", "normal"]
 RankRule = Literal["auto", "full"] | RankMix | int
@@ -51,7 +54,7 @@ def client_ranks(
         wanted = rule
     if wanted is None and rule == "auto":
         elements = sum(matrix.inputs + matrix.outputs for matrix in matrices)
-        wanted = affordable_rank(client.capabilities.get("memory_bytes"), memory_share, elements)
+        wanted = noted_rank(client.note) or affordable_rank(memory_of(client.capabilities), memory_share, elements)
     if wanted is not None:
         ranks = [wanted for _ in matrices]
     elif rule in _MIXES:
@@ -68,11 +71,22 @@ def allowed_ranks(ranks: Sequence[int], client: ClientFacts, matrices: Sequence[
     return tuple(min(rank, matrix.rank, limit) for rank, matrix in zip(ranks, matrices, strict=True))
 
 
+def memory_of(capabilities: Mapping[str, Any]) -> int | None:
+    """The bytes that a worker may use: those that were free when it started, else all it has; None if unknown."""
+    free_bytes: int | None = capabilities.get("free_memory_bytes")
+    return capabilities.get("memory_bytes") if free_bytes is None else free_bytes
+
+
 def affordable_rank(memory_bytes: int | None, share: float, elements_per_rank: int) -> int | None:
     """The rank whose factors, `elements_per_rank` for each, take `share` of the memory in training; None: any."""
     if memory_bytes is None:
         return None
     return max(1, int(memory_bytes * share / (elements_per_rank * _BYTES_PER_ELEMENT)))
+
+
+def noted_rank(note: "Payload | None") -> int | None:
+    """The rank that a client had when its first update counted, if one did (see `notes`)."""
+    return None if note is None else int(note.facts["rank"])
 
 
 def _drawn_kind(mix: tuple[float, ...], seed: int, ordinal: int) -> int:

@@ -17,6 +17,7 @@ from federated.algorithms.flexlora.aggregations import Pair, Trained, products, 
 from federated.algorithms.flexlora.config import FlexLoRAConfig
 from federated.algorithms.flexlora.energy import Energies, RoundMetrics, joined, summed
 from federated.algorithms.flexlora.factors import LEARNED, Matrix, matrices_of, stored_matrices
+from federated.algorithms.flexlora.notes import highest_notes, rank_notes
 from federated.algorithms.flexlora.ranks import allowed_ranks, client_ranks
 from federated.algorithms.flexlora.starts import lazy_factors, padding_key, untrained
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
@@ -106,14 +107,19 @@ class FlexLoRAServer:
             tensors[name] = LazyTensor(torch.float32, state.shape(name), make)
         told = training_metrics(ordered) | _rank_range(list(matrices.values()), ordered)
         metrics = RoundMetrics(told, energies, {module: partial(made, module) for module in matrices})
-        return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics)
+        notes = rank_notes(ordered, list(matrices.values())) if self._config.rank == "auto" else {}
+        return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics, notes=notes)
 
     def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
         """The shards' tensors side by side; a matrix's two factors lie in one shard."""
         tensors: dict[str, LazyTensor] = {}
         for part in parts:
             tensors |= {name: part.state.lazy(name) for name in part.state}
-        return Outcome(Payload(tensors, state.facts), joined([part.metrics for part in parts]))
+        return Outcome(
+            Payload(tensors, state.facts),
+            joined([part.metrics for part in parts]),
+            notes=highest_notes([part.notes for part in parts]),
+        )
 
     def export(self, state: Payload) -> Adapter:
         """The leading `export_rank` components of W at their scale, and every other tensor; opens in PEFT.

@@ -27,7 +27,7 @@ def data_folder(folder: Path, train_rows: int = 96) -> Path:
 
 def finished(row: str, task: str, seed: int, accuracy: float) -> Finished:
     """A run that told round numbers; an earlier evaluation was worse."""
-    metrics = {"accuracy": accuracy, "loss": 0.5, "examples": 9.0}
+    metrics = {"accuracy": accuracy, "loss": 0.5, "examples": 9.0, "bytes": 1e6, "seconds": 20.0}
     return Finished(
         key=f"{row} {task} {seed}",
         row=row,

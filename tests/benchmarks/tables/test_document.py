@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tables.definition import Row, Table
-from benchmarks.tables.document import BEGIN, END, document, markdown, write_between
+from benchmarks.tables.document import BEGIN, END, document, markdown, to_target, write_between
+from benchmarks.tables.jobs import Finished
 from tests.benchmarks.tables.samples import finished
 
 ROWS = (
@@ -31,6 +32,46 @@ def test_a_row_has_means_and_deviations_and_a_dash_where_nothing_was_run() -> No
         "| one | 40 | 55.0 ± 7.1 | 25.0 | 16,384 | 1,600 | 30 |",
         "| two | | – | 100.0 | 16,384 | 1,600 | 31 |",
         "| three | | – | – | – | – | – |",
+    ]
+
+
+class TestToATarget:
+    TABLE = replace(TABLE, target=0.9, tasks=("subj", "trec"))
+
+    def test_the_first_evaluation_that_reached_it_counts(self) -> None:
+        runs = [self._run("one", 0, {2: 0.4, 4: 0.5}), self._run("one", 1, {2: 0.6, 4: 0.5})]
+        runs += [self._run("two", 0, {2: 0.1, 4: 0.2}), self._run("two", 1, {2: 0.44, 4: 0.45})]
+        assert to_target(self.TABLE, runs).splitlines() == [
+            "| | subj, 45.0 % | trec, – |",
+            "|---|--:|--:|",
+            "| one | 3.0 MB, 30 s (2 of 2) | – |",
+            "| two | 4.0 MB, 40 s (1 of 2) | – |",
+            "| three | – | – |",
+        ]
+        (never,) = [run for run in runs if run.row == "two" and run.seed == 0]
+        assert "0 of 1" in to_target(self.TABLE, [*runs[:2], never])
+
+    def test_stands_below_the_table_and_says_what_it_is(self) -> None:
+        text = document(self.TABLE, RUNS, "command", "two at once")
+        assert "To the target, which is 90 % of the first row's last accuracy" in text
+        assert text.endswith(to_target(self.TABLE, RUNS))
+
+    @staticmethod
+    def _run(row: str, seed: int, accuracies: dict[int, float]) -> Finished:
+        told = {
+            number: {"accuracy": accuracy, "bytes": number * 1e6, "seconds": number * 10.0}
+            for number, accuracy in accuracies.items()
+        }
+        return replace(finished(row, "subj", seed, 0.0), evaluations=told)
+
+
+def test_own_accuracies_have_a_column_of_their_own() -> None:
+    told = {4: {"accuracy": 0.5, "own_accuracy": 0.75}}
+    table = replace(TABLE, rows=ROWS[1:2], tasks=("subj",), test_shares=True)
+    assert markdown(table, [replace(finished("two", "subj", 0, 0.5), evaluations=told)]).splitlines() == [
+        "| | subj | subj, own | bytes down | bytes up | seconds |",
+        "|---|--:|--:|--:|--:|--:|",
+        "| two | 50.0 | 75.0 | 16,384 | 1,600 | 30 |",
     ]
 
 

@@ -42,9 +42,23 @@ def test_a_run_tells_accuracy_on_the_test_set_bytes_and_seconds(algorithm: str, 
 
 def test_what_was_run_twice_came_out_twice(base: Path, tmp_path: Path) -> None:
     first, second = (_finished(table_of("fedavg"), base, tmp_path / name) for name in ("first", "second"))
+    for run in (first, second):
+        run.last.pop("seconds")
     assert replace(first, seconds=0) == replace(second, seconds=0)
 
 
 def test_the_state_is_evaluated_every_so_many_rounds_and_after_the_last(base: Path, tmp_path: Path) -> None:
     table = replace(table_of("fedavg"), rounds=3, evaluate_every=2)
     assert _finished(table, base, tmp_path).evaluations.keys() == {2, 3}
+
+
+@pytest.mark.parametrize(("algorithm", "personal"), [("fedavg", False), ("fibecfed", True)])
+def test_of_personal_parts_the_own_accuracy_is_told_and_what_it_took_grows(
+    algorithm: str, personal: bool, base: Path, tmp_path: Path
+) -> None:
+    table = replace(table_of(algorithm), rounds=2, evaluate_every=1, test_shares=True)
+    first, second = _finished(table, base, tmp_path).evaluations.values()
+    assert ("own_accuracy" in second) == personal
+    assert second["examples"] == 9
+    assert 0 < first["seconds"] < second["seconds"]
+    assert 0 < first["bytes"] < second["bytes"]

@@ -101,6 +101,19 @@ class TestDescribe:
         assert (shown["state"], shown["reason"]) == ("out", "model_mismatch")
         assert "weights_digest" in shown["reason_detail"]
 
+    def test_whoever_trains_is_held_to_the_weights_that_were_described(self, stage: Stage) -> None:
+        stage.create()
+        actors = [stage.join(stage.actor()) for _ in range(2)]
+        stage.post("start")
+        described = [actor.lease() for actor in actors]
+        assert [lease and lease["work"]["base_model"]["weights_sha256"] for lease in described] == [None, None]
+        for actor, lease in zip(actors, described, strict=True):
+            assert lease is not None
+            actor.submit(lease).raise_for_status()
+        stage.settle()
+        trained = [actor.lease() for actor in actors]
+        assert [lease and lease["work"]["base_model"]["weights_sha256"] for lease in trained] == ["0" * 64] * 2
+
     def test_nobody_described_in_time_fails_the_federation(self, stage: Stage) -> None:
         stage.create(wait_for_clients_seconds=0.5)
         stage.join(stage.actor())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts
+from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, UpdateRefused
 from federated.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Prefix
@@ -110,6 +110,28 @@ class TestScores:
         hook.remove()
         unpack.remove()
         assert found == scored
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "problem"),
+    [
+        ("layer_scores", torch.ones(LAYERS - 1), r"has shape \[2\], expected \[3\]"),
+        ("layer_scores", torch.ones(LAYERS + 1), r"has shape \[4\], expected \[3\]"),
+        ("shares", torch.tensor([0.5, 1.5]), "no share from 0 to 1"),
+        ("shares", torch.tensor([-0.1, 0.5]), "no share from 0 to 1"),
+    ],
+)
+def test_scores_of_other_layers_and_shares_out_of_range_are_refused(name: str, told: Tensor, problem: str) -> None:
+    server = server_half(
+        "fedpeptao", make_config("fedpeptao", {"layer_count": "spectrum", "warmup_rounds": 0}), PREFIX
+    )
+    state = server.start(TinyFederation(trainable=PREFIX).open(0, 0).facts, 0, None)
+    instruction = server.plan(state, [CLIENT], PREPARE)[0]
+    sent = {"layer_scores": torch.ones(LAYERS), "shares": torch.tensor([0.5, 1.0])}
+    server.check(instruction, Payload(sent))
+    with pytest.raises(UpdateRefused, match=problem) as caught:
+        server.check(instruction, Payload(sent | {name: told}))
+    assert caught.value.tensor == name
 
 
 def choice(scores: dict[int, list[float]], examples: dict[int, int], **settings: Any) -> Outcome:

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from federated.contract import ClientFacts, ClientResult, ClientUpdate, RoundFacts
+from federated.contract import ClientFacts, ClientResult, ClientUpdate, JobDeclined, RoundFacts
 from federated.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Prefix
+from tests.support.fused import Once
+from tests.support.messages import data_bytes
 from tests.support.tiny_model import LAYERS
 from tests.support.tiny_session import TinyFederation, TinySession
 
@@ -55,6 +57,13 @@ class TestPrivateLayers:
             kept = result.memory[f"prompt_embeddings/layer.{layer}"]
             assert torch.equal(kept, layers_of(opened)[layer])
             assert not torch.equal(kept, layers_of(starts)[layer])
+
+    @pytest.mark.parametrize(("share", "layers"), [(0.3, 1), (0.6, 2), (1.0, 3)])
+    def test_a_message_has_the_bytes_of_the_chosen_layers_and_the_head(self, share: float, layers: int) -> None:
+        """A layer has two virtual tokens of a key and a value of eight: 32 numbers; the head has 27."""
+        expected = (layers * 32 + 27) * 4
+        assert data_bytes(instruction_of(layer_share=share)) == expected
+        assert data_bytes(ran(layer_share=share)[1].update) == expected
 
     def test_the_next_round_goes_on_from_them(self) -> None:
         memory = ran()[1].memory
@@ -147,8 +156,38 @@ def test_a_session_without_the_layers_of_its_facts_is_refused_by_name() -> None:
     told = server.plan(server.start(FEDERATION.open(0, 0).facts, 3, None), [CLIENT], RoundFacts(1, "prepare", 5, 1))[
         0
     ]
-    with pytest.raises(ValueError, match=r"3 layers were found \(TinyLayer\), expected 4"):
+    with pytest.raises(JobDeclined, match=r"layers_unknown: .*4 are expected; lists of modules are: layers \(3\)"):
         half().run(told, opened, None)
+
+
+def test_a_loss_that_cannot_be_differentiated_twice_is_declined() -> None:
+    opened = FEDERATION.open(0, 7)
+    opened.layers()[1].register_forward_hook(lambda *told: Once.apply(told[2]))
+    changes = {"layer_count": "spectrum", "warmup_rounds": 0}
+    server = server_half("fedpeptao", make_config("fedpeptao", SETTINGS | changes), PREFIX)
+    state = server.start(FEDERATION.open(0, 0).facts, 3, None)
+    told = server.plan(state, [CLIENT], RoundFacts(1, "prepare", 5, 1))[0]
+    with pytest.raises(JobDeclined, match=r"second_derivative_missing.*layer_count 'fixed'"):
+        half(**changes).run(told, opened, None)
+
+
+@pytest.mark.parametrize("way", ["fixed", "spectrum"])
+def test_fewer_examples_than_a_batch_and_one_label_alone_are_measured_and_trained_on(way: str) -> None:
+    changes = {"layer_count": way, "warmup_rounds": 0, "batch_size": 64, "local_steps": None, "local_epochs": 1.0}
+    server = server_half("fedpeptao", make_config("fedpeptao", SETTINGS | changes), PREFIX)
+    opened = TinyFederation(trainable=PREFIX, seed=3, examples=3).open(0, 7)
+    opened._data = opened._data[0], torch.zeros_like(opened._data[1])
+    state = server.start(opened.facts, 3, None)
+    told = server.plan(state, [CLIENT], RoundFacts(1, "prepare", 5, 1))[0]
+    result = half(**changes).run(told, opened, None)
+    server.check(told, result.update)
+    update = ClientUpdate(0, 3, result.weight, result.update, result.metrics, None)
+    state = server.aggregate(state, [update], RoundFacts(1, "prepare", 5, 1)).state
+    told = server.plan(state, [CLIENT], RoundFacts(1, "train", 5, 1))[0]
+    trained = half(**changes).run(told, opened, None)
+    server.check(told, trained.update)
+    assert (trained.metrics["examples_seen"], trained.weight) == (3, 3)
+    assert all(trained.update[name].isfinite().all() for name in trained.update)
 
 
 @pytest.mark.parametrize("way", ["spectrum", "eigengap"])

@@ -31,6 +31,7 @@ KINDS: dict[str, Any] = {
     "bert": (COLORS, AutoModelForSequenceClassification, {"num_labels": 3}),
     "roberta": (COLORS, AutoModelForSequenceClassification, {"num_labels": 3}),
     "llama": (REPEAT, AutoModelForCausalLM, {}),
+    "gap-llama": (GAP, AutoModelForCausalLM, {}),
     "masked-bert": (GAP, AutoModelForMaskedLM, {}),
     "masked-roberta": (GAP, AutoModelForMaskedLM, {}),
 }
@@ -40,6 +41,7 @@ KINDS: dict[str, Any] = {
 def node(node: AgentSettings, tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
     folder = tmp_path_factory.mktemp("masked")
     models = {
+        "gap-llama": node.models["llama"],
         "masked-bert": str(masked_language.masked_bert_folder(folder / "masked-bert")),
         "masked-roberta": str(masked_language.masked_roberta_folder(folder / "masked-roberta")),
     }
@@ -91,7 +93,7 @@ def test_of_a_head_of_two_layers_the_last_linear_alone_is_trained(node: AgentSet
     assert torch.equal(result.adapter.tensors["classifier.dense.weight"], dense)
 
 
-@pytest.mark.parametrize("model", ["bert", "llama", "masked-bert"])
+@pytest.mark.parametrize("model", ["bert", "llama", "gap-llama", "masked-bert"])
 @pytest.mark.parametrize("way", ["spectrum", "eigengap"])
 def test_the_hessian_of_a_transformer_chooses_the_number_of_layers(node: AgentSettings, model: str, way: str) -> None:
     result = federated(Workbench(node), work_of(model, PREFIX, KINDS[model][0]), layer_count=way)

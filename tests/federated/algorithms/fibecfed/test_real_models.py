@@ -18,6 +18,7 @@ from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.maths.per_example import observed, squared_norms
+from federated.protocol import Cloze, TaskDefinition
 from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
@@ -26,7 +27,17 @@ from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Session, Workbench
 
 QUICK: dict[str, Any] = {"learning_rate": 0.05, "batch_size": 8, "lanczos_steps": 8, "preparation_steps": 3}
-MODELS = {"bert": COLORS, "roberta": COLORS, "llama": REPEAT}
+CHOICE = TaskDefinition(
+    task="sequence_classification",
+    labels=("red", "green", "blue"),
+    cloze=Cloze(template="{text} . a {mask} .", words=("cat", "dog bird", "dog cat")),
+)
+MODELS = {"bert": COLORS, "roberta": COLORS, "llama": REPEAT, "choosing-llama": CHOICE}
+
+
+@pytest.fixture(scope="module")
+def node(node: AgentSettings) -> AgentSettings:
+    return node.model_copy(update={"models": {**node.models, "choosing-llama": node.models["llama"]}})
 
 
 def opened(node: AgentSettings, model: str, lora: Lora) -> Session:
@@ -137,7 +148,7 @@ def test_peft_opens_the_global_adapter_of_a_model_with_a_head_of_two_maps(
     assert result.rounds[-1].metrics["own_accuracy"] >= 0
 
 
-@pytest.mark.parametrize("model", ["bert", "llama"])
+@pytest.mark.parametrize("model", ["bert", "llama", "choosing-llama"])
 def test_a_federation_runs_with_the_defaults(node: AgentSettings, model: str) -> None:
     result, _ = federated(node, model, Lora(r=2))
     assert [record.kind for record in result.rounds] == ["prepare", "train", "train"]

@@ -12,6 +12,7 @@ from federated.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
+from tests.support.messages import data_bytes
 from tests.support.tiny_session import TinyFederation, TinySession
 
 LORA = Lora(r=4, lora_alpha=8)
@@ -40,11 +41,12 @@ class Played:
         self.memories: dict[int, Payload] = {}
         self.last: dict[int, TinySession] = {}
 
-    def told(self, number: int = 1, rounds: int = 5) -> Payload:
-        kind = "prepare" if self.state.facts["layers"] is None else "train"
-        step = RoundFacts(number, kind, rounds, 3)  # type: ignore[arg-type]
+    def step(self, number: int) -> RoundFacts:
+        return RoundFacts(number, "prepare" if self.state.facts["layers"] is None else "train", 5, 3)
+
+    def told(self, number: int = 1) -> Payload:
         client = ClientFacts(0, "one", 6, {}, {}, None, 0)
-        return Payload.decode(self.server.plan(self.state, [client], step)[0].encode())
+        return Payload.decode(self.server.plan(self.state, [client], self.step(number))[0].encode())
 
     def job(self, ordinal: int, memory: Payload | None = None, number: int = 1) -> ClientResult:
         self.last[ordinal] = FEDERATION.open(ordinal, 10 * number + ordinal)
@@ -59,9 +61,7 @@ class Played:
                 self.memories[ordinal] = Payload.decode(result.memory.encode())
             examples = FEDERATION.examples_of[ordinal]
             updates.append(ClientUpdate(ordinal, examples, result.weight, result.update, result.metrics, None))
-        kind = "prepare" if self.state.facts["layers"] is None else "train"
-        step = RoundFacts(number, kind, 5, 3)  # type: ignore[arg-type]
-        self.state = Payload.decode(self.server.aggregate(self.state, updates, step).state.encode())
+        self.state = Payload.decode(self.server.aggregate(self.state, updates, self.step(number)).state.encode())
 
     @property
     def private(self) -> set[str]:
@@ -103,6 +103,14 @@ class TestWhatTravels:
         told, result = played.told(), played.job(1, played.memories[1])
         assert set(told) == set(result.update) == travelling
         assert len(played.private) == 2
+
+    @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+    def test_a_message_has_the_bytes_of_the_chosen_layers_and_the_head(self, dtype: str, size: int) -> None:
+        """Two layers of A (4, 8) and B (8, 4), and a head of three classes over eight: 128 and 27 numbers."""
+        played = Played(upload_dtype=dtype)
+        played.round()
+        messages = played.told(), played.job(1, played.memories[1]).update
+        assert list(map(data_bytes, messages)) == [155 * 4, 155 * size]
 
     def test_bytes_are_the_share_of_layers_of_plain_averaging_and_the_head(self) -> None:
         def tensors(result: Result) -> int:
@@ -202,7 +210,7 @@ class TestMemory:
         early = played.job(1, played.memories[1])
         assert early.update.encode() == late.update.encode()
 
-    @pytest.mark.parametrize("change", ["federation", "examples", "layers", "shapes"])
+    @pytest.mark.parametrize("change", ["federation", "examples", "layers", "shapes", "rows"])
     def test_one_that_does_not_fit_is_made_anew(self, change: str) -> None:
         played = Played()
         for number in (1, 1):
@@ -215,6 +223,9 @@ class TestMemory:
             facts["layers"] = [0]
         elif change == "examples":
             tensors["difficulty"] = tensors["difficulty"][:-1]
+        elif change == "rows":
+            name = min(played.private) + "/rows"
+            tensors[name] = tensors[name][:-1]
         else:
             name = min(played.private) + "/private"
             tensors[name] = tensors[name][:, :1]

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import difficulty, factor_maps, fisher_traces
 from federated.algorithms.fibecfed.layer_choice import chosen_layers, shares_after_warm_up
-from federated.algorithms.fibecfed.layer_scores import dual_noise, layers_of
+from federated.algorithms.fibecfed.layer_scores import dual_noise
 from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
 from federated.algorithms.fibecfed.sparsity import chosen_rows, row_importance, top_rows
 from federated.contract import JobDeclined
 from federated.maths.per_example import squared_norms, squared_rows
 from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from tests.support.fused import Once
 from tests.support.tiny_session import TinyBatch, TinyFederation, TinySession
 
 LORA = Lora(r=2, lora_alpha=4)
@@ -116,7 +116,7 @@ class TestLayers:
             TensorFacts(name=name, shape=(2, 2), dtype="F32", initialisation=start) for name in sorted(names)
         )
         known: dict[str, Any] = {"model_type": "t", "task_type": "SEQ_CLS", "hidden": 2, "kv_width": 2}
-        return ModelFacts(tensors=tensors, layers=layers, weights_digest="sha256:0", **known, **changes)
+        return ModelFacts(tensors=tensors, layers=layers, weights_digest="sha256:" + "0" * 64, **known, **changes)
 
     def test_layers_are_told_apart_by_the_first_number_in_a_name(self) -> None:
         names = [f"h.layer.{layer}.experts.{e}.up.lora_A.weight" for layer in (10, 2) for e in (0, 1)]
@@ -128,11 +128,6 @@ class TestLayers:
     def test_a_model_whose_layers_cannot_be_told_apart_is_refused_with_its_modules(self, names: list[str]) -> None:
         with pytest.raises(ValueError, match=r"cannot be told apart; adapted are: (query|a\.)"):
             layer_tensors(self.facts(names))
-
-    def test_a_model_that_does_not_show_its_layers_is_declined_with_its_lists(self) -> None:
-        session = trained_session()
-        with pytest.raises(JobDeclined, match=r"layers_unknown.*lists of modules are: layers \(3\)"):
-            layers_of(session, [0, 7])
 
     def test_of_a_head_of_two_maps_the_one_to_the_classes_is_trained(self) -> None:
         facts = TinyFederation(trainable=LORA).open(0, 0).facts
@@ -153,17 +148,6 @@ class TestLayers:
 
     def test_a_loss_that_cannot_be_differentiated_twice_is_declined(self) -> None:
         session = trained_session()
-
-        class Once(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, value: Tensor) -> Tensor:
-                return value.clone()
-
-            @staticmethod
-            @torch.autograd.function.once_differentiable
-            def backward(ctx: Any, gradient: Tensor) -> Tensor:
-                return gradient.clone()
-
         session.layers()[1].register_forward_hook(lambda *told: Once.apply(told[2]))
         names = [name for layer in layer_tensors(session.facts).values() for name in layer]
         with pytest.raises(JobDeclined, match=r"second_derivative_missing.*layer_count 'fixed'"):

@@ -75,6 +75,12 @@ class TestOneRank:
         assert ranks("auto", facts()) == (200, 200)
         assert affordable_rank(None, 0.1, 2400) is None
 
+    def test_memory_that_others_use_does_not_count_under_auto(self) -> None:
+        rank_bytes = 16 * 2400 * 10
+        assert ranks("auto", facts(memory_bytes=25 * rank_bytes, free_memory_bytes=3 * rank_bytes)) == (3, 3)
+        assert ranks("auto", facts(memory_bytes=25 * rank_bytes, free_memory_bytes=0)) == (1, 1)
+        assert ranks("auto", facts(memory_bytes=25 * rank_bytes, free_memory_bytes=None)) == (25, 25)
+
 
 class TestSettings:
     def test_a_rank_is_taken_and_nothing_is_fine(self) -> None:

@@ -1,12 +1,15 @@
 """What the server's half does beside the rules: start, export, heads, shards, and what it refuses."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from federated.contract import RoundFacts, ServerHalf, UpdateRefused
+from federated.contract import ClientFacts, RoundFacts, ServerHalf, UpdateRefused
 from federated.payload import Payload
+from federated.registry import make_config, server_half
+from federated.trainable import Lora
 from tests.federated.algorithms.flexlora.one_matrix import (
     HEAD,
     IN,
@@ -52,7 +55,31 @@ class TestBesideTheFactors:
             parts.append(server.aggregate(shard, cut, STEP))
         joined = server.join(state, parts, STEP)
         assert joined.state.encode() == whole.state.encode()
+        assert {ordinal: note.facts for ordinal, note in joined.notes.items()} == {0: {"rank": 2}, 1: {"rank": 5}}
         assert dict(joined.metrics) == pytest.approx(dict(whole.metrics))
+
+
+class TestRankOfAClient:
+    RANK_BYTES = 16 * (IN + OUT) * 10
+
+    def told_rank(self, server: ServerHalf, state: Payload, ranks_free: int, note: Payload | None) -> int:
+        free = {"free_memory_bytes": ranks_free * self.RANK_BYTES}
+        told = server.plan(state, [ClientFacts(0, "one", 9, free, {}, note, 0)], STEP)[0]
+        return told.shape(A)[0]
+
+    def test_under_auto_is_that_of_its_first_update_whatever_is_free_later(self) -> None:
+        server = half()
+        state = server.start(model(), 0, None)
+        assert self.told_rank(server, state, 2, None) == 2
+        outcome = server.aggregate(state, [update(0, 1, changes(2, 0)), update(1, 1, changes(5, 1))], STEP)
+        notes = {ordinal: through_bytes(note) for ordinal, note in outcome.notes.items()}
+        assert [self.told_rank(server, state, 4, notes[ordinal]) for ordinal in (0, 1)] == [2, 5]
+        noted = replace(update(0, 1, changes(4, 0)), note=notes[0])
+        assert dict(server.aggregate(state, [noted], STEP).notes) == {}
+
+    def test_is_remembered_under_auto_alone(self) -> None:
+        server = server_half("flexlora", make_config("flexlora", {"rank": "normal"}), Lora(r=RANK))
+        assert not aggregated(server, server.start(model(), 0, None), [2], [1.0]).notes
 
 
 class TestGradientFlows:
