@@ -96,8 +96,9 @@ def cut(
             shuffled[label] = draw.sample(same, len(same))
             weights[label] = _gammas(alpha, clients, draw)
         if sizes is not None:
-            totals = {label: float(len(same)) for label, same in by_label.items()}
-            weights = _fitted(weights, totals, _scaled(_gammas(sizes, clients, draw), len(rows)))
+            # A sample may have none of a rare label; its shares are as they were drawn.
+            totals = {label: len(same) for label, same in by_label.items() if same}
+            weights |= _fitted(weights, totals, _scaled(_gammas(sizes, clients, draw), len(rows)))
         shares = {label: _scaled(drawn, 1.0) for label, drawn in weights.items()}
         parts = deal(shuffled, shares)
         if all(len(part) >= MIN_ROWS and len({row["label"] for row in part}) > 1 for part in parts):
@@ -119,10 +120,10 @@ def deal(by_label: Mapping[str, Sequence[TextRow]], shares: Shares) -> list[list
 
 
 def _fitted(
-    weights: Mapping[str, list[float]], labels: Mapping[str, float], clients: list[float]
+    weights: Mapping[str, list[float]], labels: Mapping[str, int], clients: list[float]
 ) -> dict[str, list[float]]:
     """Weights scaled by turns until they sum to these numbers per label and per client."""
-    fitted = dict(weights)
+    fitted = {label: weights[label] for label in labels}
     for _ in range(_FITTINGS):
         sums = [sum(column) for column in zip(*fitted.values(), strict=True)]
         for label, row in fitted.items():

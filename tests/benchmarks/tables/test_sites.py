@@ -57,6 +57,12 @@ def test_clients_keep_their_labels_where_sizes_are_drawn() -> None:
     assert statistics.mean(largest) > 0.5
 
 
+def test_a_label_of_which_there_is_no_row_does_no_harm() -> None:
+    parts, shares = cut(ROWS, (*LABELS, "rare"), 5, 1.0, random.Random(0), 5.0)
+    assert sum(map(len, parts)) == 3000
+    assert sum(shares["rare"]) == pytest.approx(1)
+
+
 def test_test_rows_are_dealt_as_training_rows_are() -> None:
     parts, shares = cut(ROWS, LABELS, 10, 0.5, random.Random(3), 5.0)
     again = deal({label: [row for row in ROWS if row["label"] == label] for label in LABELS}, shares)
