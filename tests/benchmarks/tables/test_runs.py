@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.tables import definition
 from benchmarks.tables.__main__ import readme
-from benchmarks.tables.document import markdown, to_target
+from benchmarks.tables.document import BEGIN, END, markdown, to_target
 from benchmarks.tables.jobs import jobs_of
 from benchmarks.tables.results import Results
 
@@ -18,7 +18,10 @@ def test_a_readme_shows_what_the_runs_told(name: str) -> None:
     table = definition.table(name)
     keys = [job.key() for job in jobs_of(table)]
     runs = Results(RUNS / f"{name}.jsonl").of(keys)
-    assert len(runs) == len(keys), "the table's rows or numbers changed: what is missing must be run"
     text = readme(name).read_text(encoding="utf-8")
+    if len(runs) < len(keys):
+        # An unfinished table, or one whose rows or numbers changed, stands in no README.
+        assert f"{BEGIN}\n{END}" in text
+        return
     assert markdown(table, runs) in text
     assert table.target is None or to_target(table, runs) in text
