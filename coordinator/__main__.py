@@ -117,6 +117,26 @@ def migrate(data: Data = None) -> None:
     typer.echo("The database is at this version's migrations.")
 
 
+@app.command()
+def verify(
+    adapter: Annotated[Path, typer.Argument(help="A folder or zip, as downloaded.", exists=True)],
+    artifacts: Annotated[
+        bool, typer.Option("--artifacts", help="Aggregate again what is still kept here: on the coordinator.")
+    ] = False,
+    data: Data = None,
+) -> None:
+    """Check an adapter against its provenance: files, signatures, the chain of rounds."""
+    from coordinator import verification
+
+    _settle("verify", data)
+    try:
+        for line in verification.verify(adapter, artifacts=artifacts):
+            typer.echo(line)
+    except verification.Broken as broken:
+        typer.echo(f"broken: {broken}", err=True)
+        raise typer.Exit(1) from None
+
+
 def _migrate() -> None:
     from coordinator import migration
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
+from fastapi.requests import HTTPConnection
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -152,12 +153,22 @@ def _forget(*, close: bool) -> None:
         _open.cache_clear()
 
 
-def _session(opened: Callable[[], AbstractContextManager[Session]]) -> Callable[[], Iterator[Session]]:
-    def dependency() -> Iterator[Session]:
+_Dependency = Callable[[HTTPConnection], Iterator[Session]]
+
+
+def _session(opened: Callable[[], AbstractContextManager[Session]]) -> _Dependency:
+    def dependency(connection: HTTPConnection) -> Iterator[Session]:
         with opened() as session:
+            connection.state.session = session
             yield session
 
     return dependency
+
+
+def session_of(connection: HTTPConnection) -> Session | None:
+    """The session of the request's endpoint, if it has one."""
+    session: Session | None = getattr(connection.state, "session", None)
+    return session
 
 
 # scope="function": the commit comes before the answer. With FastAPI's default a failed commit would be a 200.

@@ -10,10 +10,12 @@ CoordinatorError
 ├── TooLarge              413
 ├── RangeNotSatisfiable   416
 ├── Unprocessable         422   names fields by JSON pointer, or a tensor
+├── PreconditionRequired  428
 ├── TooManyRequests       429
 └── Unavailable           503
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypedDict
 
@@ -35,13 +37,26 @@ class CoordinatorError(Exception):
     headers: ClassVar[dict[str, str]] = {}
 
     def __init__(
-        self, code: str, detail: str, *, errors: Sequence[FieldError] = (), tensor: str | None = None
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        tensor: str | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.errors = list(errors)
         self.tensor = tensor
+        self.retry_after_seconds = retry_after_seconds
+
+    def answer_headers(self) -> dict[str, str]:
+        """Headers of the answer; `Retry-After` in whole seconds, as HTTP has it."""
+        if self.retry_after_seconds is None:
+            return self.headers
+        return {**self.headers, "Retry-After": str(max(1, math.ceil(self.retry_after_seconds)))}
 
     def problem(self) -> dict[str, Any]:
         """The problem document (RFC 9457)."""
@@ -95,8 +110,12 @@ class Unprocessable(CoordinatorError):
     status, title = 422, "Not acceptable as it is"
 
 
+class PreconditionRequired(CoordinatorError):
+    status, title = 428, "Precondition required"
+
+
 class TooManyRequests(CoordinatorError):
-    status, title = 429, "Too many requests"
+    status, title, headers = 429, "Too many requests", {"Retry-After": "1"}
 
 
 class Unavailable(CoordinatorError):

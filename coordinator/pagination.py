@@ -1,7 +1,7 @@
 """Cursor pagination of lists: `limit`, `cursor`, `next_cursor`, and the header `Link: <…>; rel="next"`."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query, Request, Response
@@ -13,6 +13,8 @@ from coordinator.errors import BadRequest
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+MAX_NUMBER = 2**63 - 1
+"""The largest whole number that every database takes."""
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -46,16 +48,32 @@ class PageRequest:
         found = session.scalars(statement.order_by(key).limit(self.limit + 1)).all()
         if len(found) <= self.limit:
             return Page(found, None)
-        following = _encode(getattr(found[self.limit - 1], key.key))
+        return self._with_more(found[: self.limit], getattr(found[self.limit - 1], key.key))
+
+    def of(self, found: Sequence[Row], key: Callable[[Row], str]) -> "Page[Row]":
+        """This page of rows that are all there, in their order; `key` is unique."""
+        keys = [key(row) for row in found]
+        if self.after is not None and self.after not in keys:
+            raise _not_a_cursor()
+        start = 0 if self.after is None else keys.index(self.after) + 1
+        end = start + self.limit
+        rest = found[start:end]
+        return self._with_more(rest, keys[end - 1]) if len(found) > end else Page(rest, None)
+
+    def _with_more(self, rows: Sequence[Row], last: object) -> "Page[Row]":
+        following = _encode(last)
         url = self._request.url.include_query_params(cursor=following)
         self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-        return Page(found[: self.limit], following)
+        return Page(rows, following)
 
     def _after(self, key: InstrumentedAttribute[Any]) -> Any:
         try:
-            return key.type.python_type(self.after)
+            after = key.type.python_type(self.after)
         except ValueError:
             raise _not_a_cursor() from None
+        if isinstance(after, int) and not 0 <= after <= MAX_NUMBER:
+            raise _not_a_cursor()
+        return after
 
 
 class Page(Generic[Row]):

@@ -21,20 +21,26 @@ _log = structlog.get_logger(__name__)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For an endpoint's `responses`: which errors it gives besides 401 and 422, which nearly all of them give."""
-    return {status: _documented(status) for status in sorted({401, 422, *statuses})}
+    """For an endpoint's `responses`: which errors it gives besides those that nearly all of them give."""
+    return {status: _documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
 
 
 def _documented(status: int) -> dict[str, Any]:
     title = HTTPStatus(status).phrase
     example = {"type": "urn:fedloom:problem:…", "title": title, "status": status, "code": "…", "detail": "…"}
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-    return {"description": title, "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
+    documented: dict[str, Any] = {
+        "description": title,
+        "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
+    }
+    if status in (429, 503):
+        documented["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    return documented
 
 
 def answer(error: CoordinatorError) -> JSONResponse:
     """The answer that says this error."""
-    return JSONResponse(error.problem(), error.status, headers=error.headers, media_type=MEDIA_TYPE)
+    return JSONResponse(error.problem(), error.status, headers=error.answer_headers(), media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

@@ -8,19 +8,23 @@ in constant time. What belongs to another organisation is answered like what doe
 import hashlib
 import hmac
 import secrets
+import time
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import jwt
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy.orm import Session
 
 from coordinator.database import reading
-from coordinator.errors import Forbidden, NotFound, Unauthenticated
+from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from coordinator.models import ApiKey, Worker
+from coordinator.rate_limits import Buckets
 from coordinator.settings import get_settings
 
 KEY_PREFIX = "flk_"
@@ -77,6 +81,15 @@ def read_public_key(text: str) -> Ed25519PublicKey:
     if len(raw) != PUBLIC_KEY_BYTES:
         raise ValueError(f"an Ed25519 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(raw)}")
     return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def signature_holds(public_key: str, signature: str, message: bytes) -> bool:
+    """Whether the Ed25519 key signed these bytes; False too for what is neither a key nor a signature."""
+    try:
+        read_public_key(public_key).verify(urlsafe_b64decode(signature + "=" * (-len(signature) % 4)), message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def authenticate(session: Session, token: str) -> Principal:
@@ -161,12 +174,39 @@ _worker_scheme = HTTPBearer(
 _Header = HTTPAuthorizationCredentials | None
 
 
-def _principal(request: Request, header: _Header) -> Principal:
-    if header is None:
-        raise Unauthenticated("credentials_missing", "Send `Authorization: Bearer <API key or worker token>`.")
+_buckets = Buckets(time.monotonic)
+
+
+def identify(request: Request) -> Principal | None:
+    """Who asks, found and counted once per request; None if no credentials came.
+
+    Raises Unauthenticated, TooManyRequests.
+    """
+    known: Principal | None = getattr(request.state, "principal", None)
+    if known is not None:
+        return known
+    scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
+    if scheme.lower() != "bearer" or not token:
+        return None
     with reading() as session:
-        principal = authenticate(session, header.credentials)
+        principal = authenticate(session, token)
+    _count(principal)
     request.state.principal = principal
+    return principal
+
+
+def _count(principal: Principal) -> None:
+    limit = get_settings().requests_per_second
+    wait_seconds = _buckets.take(principal.id, limit) if limit else 0.0
+    if wait_seconds:
+        detail = f"These credentials send more than {limit:g} requests per second. Wait as `Retry-After` says."
+        raise TooManyRequests("rate_limited", detail, retry_after_seconds=wait_seconds)
+
+
+def _principal(request: Request) -> Principal:
+    principal = identify(request)
+    if principal is None:
+        raise Unauthenticated("credentials_missing", "Send `Authorization: Bearer <API key or worker token>`.")
     return principal
 
 
@@ -175,18 +215,18 @@ def _any_principal(
     header: Annotated[_Header, Security(_key_scheme)],
     worker_header: Annotated[_Header, Security(_worker_scheme)],
 ) -> Principal:
-    return _principal(request, header)
+    return _principal(request)
 
 
 def _key_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
-    principal = _principal(request, header)
+    principal = _principal(request)
     if principal.kind != "key":
         raise Forbidden("api_key_needed", "This is for API keys, not for workers.")
     return principal
 
 
 def _worker_principal(request: Request, header: Annotated[_Header, Security(_worker_scheme)]) -> Principal:
-    principal = _principal(request, header)
+    principal = _principal(request)
     if principal.kind != "worker":
         raise Forbidden("worker_needed", "This is for enrolled workers, not for API keys.")
     return principal

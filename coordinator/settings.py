@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     worker_token_seconds: Seconds = 300.0
     clock_skew_seconds: Seconds = 60.0
 
+    requests_per_second: Annotated[float, Field(ge=0)] = Field(
+        default=200.0, description="of one key or worker at one web process; twice as many at once; 0: no limit"
+    )
+    idempotency_key_seconds: Seconds = 24 * 3600.0
     max_body_bytes: Bytes = 1024**2
     max_artifact_bytes: Bytes = 64 * 1024**3
     chunk_bytes: Bytes = 16 * 1024**2

@@ -214,6 +214,8 @@ class Algorithm:
 
     `ledger`, for an algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what
     everybody calls who applies one.
+    `repeat_tolerance` is how far an aggregation that is done again in another environment may be off, at most, in
+    any tensor of its state or adapter, relative to the tensor's largest value; in the same one, no bit may.
     `example` is a config that learns a small text task on a small encoder: the API shows it, the demo uses it;
     `example_trainable` the trainable that goes with it.
     """
@@ -228,5 +230,6 @@ class Algorithm:
     shard_by: Literal["tensor", "layer", "none"] = "none"
     revision: int = 1
     ledger: str | None = None
+    repeat_tolerance: float = 1e-5
     example: Mapping[str, Any] = field(default_factory=dict)
     example_trainable: Mapping[str, Any] = field(default_factory=lambda: {"kind": "lora"})

@@ -94,6 +94,16 @@ class EnrollAnswer(Answer):
     heartbeat_seconds: float
 
 
+class RotateKeyRequest(Plain):
+    """`POST /v1/workers/me/key`, signed with the key that it replaces."""
+
+    public_key: str = Field(min_length=40, max_length=64, description="Ed25519, raw 32 bytes, base64url")
+
+
+class RotateKeyAnswer(Answer):
+    key_id: str
+
+
 class HeartbeatRequest(Plain):
     """`POST /v1/workers/me/heartbeat`: the worker is there, and what it can."""
 
@@ -185,6 +195,11 @@ class UpdateSubmission(Plain):
     weight: float = Field(gt=0)
     examples: int = Field(ge=1)
     memory_digest: Digest | None = None
+    signature: str | None = Field(
+        default=None,
+        max_length=128,
+        description="Ed25519 over `federated.statement.Statement`, base64url; no update is taken without",
+    )
 
 
 class SubmitRequest(Plain):

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from federated import __version__
 from worker_agent import approvals
-from worker_agent.agent import Agent, only_agent, open_worker
+from worker_agent.agent import Agent, coordinator_url, only_agent, open_worker
 from worker_agent.display import open_display
 from worker_agent.doctor import examine
 from worker_agent.enrolment import enroll as enroll_worker
+from worker_agent.enrolment import rotate_key as replace_key
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import load_identity
 from worker_agent.memory import MemoryChain
@@ -61,6 +62,17 @@ def enroll(
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
         _out.print(f"enrolled as [bold]{record.worker_id}[/] of {escape(record.organization_name)} at {record.url}")
         _out.print("next: worker-agent doctor, then worker-agent run")
+
+
+@app.command("rotate-key")
+def rotate_key(config: Config = None) -> None:
+    """Make a new key pair and let the coordinator know it; the old one is worthless then. Stop `run` first."""
+    with _told():
+        settings = _settings(config)
+        identity = load_identity(settings.folder)
+        with only_agent(settings.folder):
+            made = replace_key(settings, coordinator_url(settings, identity))
+        _out.print(f"{identity.record.worker_id} signs with {made} from now on", soft_wrap=True)
 
 
 @app.command()

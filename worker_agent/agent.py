@@ -47,7 +47,7 @@ class Agent:
         self._stop_requests = 0
         self._error: Exception | None = None
         stopping = threading.Event()
-        self._at = _workplace(settings, CoordinatorClient(http, identity, stopping), display, stopping)
+        self._at = _workplace(settings, identity, CoordinatorClient(http, identity, stopping), display, stopping)
         executors = (Executor(settings, child_module) for _ in range(settings.slots))
         self._slots = [Slot(number, self._at, executor) for number, executor in enumerate(executors)]
 
@@ -150,7 +150,11 @@ def open_worker(settings: AgentSettings, identity: Identity) -> httpx.Client:
 
 
 def _workplace(
-    settings: AgentSettings, client: CoordinatorClient, display: Display, stopping: threading.Event
+    settings: AgentSettings,
+    identity: Identity,
+    client: CoordinatorClient,
+    display: Display,
+    stopping: threading.Event,
 ) -> Workplace:
     boot_id = uuid.uuid4().hex
     outbox, memory = Outbox(settings.folder / "outbox"), MemoryChain(settings.folder / "memory")
@@ -160,7 +164,7 @@ def _workplace(
         cache=client.cache(settings.folder / "cache"),
         outbox=outbox,
         memory=memory,
-        delivery=Delivery(client, outbox, memory, boot_id, stopping),
+        delivery=Delivery(client, outbox, memory, boot_id, stopping, identity),
         display=display,
         boot_id=boot_id,
         stopping=stopping,

@@ -23,6 +23,8 @@ from federated.protocol import (
     LeaseRequest,
     RenewAnswer,
     RenewRequest,
+    RotateKeyAnswer,
+    RotateKeyRequest,
     SubmitRequest,
 )
 from worker_agent.connection import Clock, Connection, parse
@@ -50,6 +52,10 @@ class CoordinatorClient:
     def enroll(self, request: EnrollRequest) -> EnrollAnswer:
         """Become a worker. Uses the enrolment token up."""
         return self._connection.ask("POST", "/v1/workers/enroll", EnrollAnswer, repeat=False, json=_json(request))
+
+    def rotate_key(self, request: RotateKeyRequest) -> RotateKeyAnswer:
+        """Be known by another key from now on. NotAuthorised may mean that an earlier try came through."""
+        return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyAnswer, repeat=True, json=_json(request))
 
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatAnswer:
         """Say that this worker is there, and what it can."""

@@ -1,6 +1,7 @@
-"""Hands finished jobs in: memory kept, update uploaded, result submitted, entry forgotten; in that order.
+"""Hands finished jobs in: memory kept, update uploaded, result signed and submitted, entry forgotten; in that order.
 
-Each step may be done again after a crash without harm, so the entry in the outbox is the only note of progress.
+Signed only now, since the key may have changed while the entry lay in the outbox. Each step may be done again after a
+crash without harm, so the entry is the only note of progress.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from worker_agent.errors import (
     RoundClosed,
     is_transient,
 )
+from worker_agent.identity import Identity
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import MEMORY_FILE, Entry, Outbox
 
@@ -60,6 +62,7 @@ class Delivery:
     memory: MemoryChain
     boot_id: str
     stopping: threading.Event
+    identity: Identity
 
     def deliver(self, entry: Entry) -> None:
         """Hand in one finished job; waits while the coordinator is away. Never raises AgentError.
@@ -83,11 +86,13 @@ class Delivery:
 
     def _hand_in(self, entry: Entry) -> None:
         job, submission = entry.job, entry.job.submission
-        if submission.update is not None:
-            if submission.update.memory_digest is not None:
-                source = entry.folder / MEMORY_FILE
-                self.memory.keep(job.federation_id, job.client_id, source, submission.update.memory_digest)
-            self.client.upload(entry.update, submission.update.digest)
+        update = submission.update
+        if update is not None:
+            if update.memory_digest is not None:
+                self.memory.keep(job.federation_id, job.client_id, entry.folder / MEMORY_FILE, update.memory_digest)
+            self.client.upload(entry.update, update.digest)
+            signed = update.model_copy(update={"signature": self.identity.sign(job.statement(update).encode())})
+            submission = submission.model_copy(update={"update": signed})
         answer = self.client.submit(job.job_id, submission)
         self.outbox.remove(entry)
         _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=answer.state)

@@ -1,13 +1,27 @@
-"""Makes this node a worker: a key pair made here, a one-time token spent at the coordinator, the answer kept."""
+"""Makes this node a worker: a key pair made here, a one-time token spent at the coordinator, the answer kept.
+
+And changes its key: the new pair lies on the disk before the coordinator hears of it.
+"""
+
+from dataclasses import replace
 
 from pydantic import ValidationError
 
-from federated.protocol import EnrollRequest
+from federated.protocol import EnrollRequest, RotateKeyRequest
+from federated.statement import key_id
 from worker_agent.capabilities import Device, capabilities
 from worker_agent.connection import open_http
 from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.errors import ConfigurationError, NotEnrolled
-from worker_agent.identity import WorkerRecord, load_identity, make_key, public_key, save_record
+from worker_agent.errors import ConfigurationError, NotAuthorised, NotEnrolled
+from worker_agent.identity import (
+    WorkerRecord,
+    adopt_next_key,
+    load_identity,
+    make_key,
+    make_next_key,
+    public_key,
+    save_record,
+)
 from worker_agent.settings import AgentSettings
 
 
@@ -38,6 +52,24 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
     )
     save_record(settings.folder, record)
     return record
+
+
+def rotate_key(settings: AgentSettings, url: str) -> str:
+    """Replace this worker's key at the coordinator at `url` and here; returns the new key's id.
+
+    Where the answer of an earlier call was lost, the coordinator knows the next key already, and that one alone.
+    """
+    identity, key = load_identity(settings.folder), make_next_key(settings.folder)
+    with open_http(settings, url) as http:
+        try:
+            CoordinatorClient(http, identity).rotate_key(RotateKeyRequest(public_key=public_key(key)))
+        except NotAuthorised as refused:
+            try:
+                CoordinatorClient(http, replace(identity, key=key)).who_am_i()
+            except NotAuthorised:
+                raise refused from None
+    adopt_next_key(settings.folder)
+    return key_id(public_key(key))
 
 
 def _check_free(settings: AgentSettings) -> None:

@@ -1,7 +1,7 @@
 """Who this worker is: an Ed25519 key pair made here, the id the coordinator gave it, and that coordinator's URL.
 
 The private key never leaves `<folder>/identity/key.pem` (mode 0600). Requests carry a token signed with it: a JWT
-(RFC 7519, EdDSA) for one minute.
+(RFC 7519, EdDSA) for one minute. Updates are signed with it too.
 """
 
 import base64
@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from worker_agent.durable import write_file
+from worker_agent.durable import move, write_file
 from worker_agent.errors import ConfigurationError, NotEnrolled
 
 AUDIENCE = "fedloom"
 TOKEN_SECONDS = 60
 _KEY_FILE = "key.pem"
+_NEXT_KEY_FILE = "key.next.pem"
 _WORKER_FILE = "worker.json"
 
 
@@ -64,21 +65,29 @@ class Identity:
         }
         return jwt.encode(claims, self.key, algorithm="EdDSA", headers={"kid": self.record.worker_id})
 
+    def sign(self, message: bytes) -> str:
+        """The signature of these bytes, base64url without padding."""
+        return _text(self.key.sign(message))
+
 
 def public_key(key: Ed25519PrivateKey) -> str:
     """The public half: 32 raw bytes, base64url without padding."""
-    raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return _text(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
 def make_key(folder: Path) -> Ed25519PrivateKey:
     """The key of this data folder, made now if there is none: an enrolment that broke off goes on with its key."""
-    place = folder / "identity"
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not (place / _KEY_FILE).exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_file(place / _KEY_FILE, pem, mode=0o600)
-    return _load_key(place / _KEY_FILE)
+    return _made(folder / "identity" / _KEY_FILE)
+
+
+def make_next_key(folder: Path) -> Ed25519PrivateKey:
+    """The key that is to replace this folder's; a rotation that broke off goes on with the one it made."""
+    return _made(folder / "identity" / _NEXT_KEY_FILE)
+
+
+def adopt_next_key(folder: Path) -> None:
+    """The next key becomes the key; the one before it is gone."""
+    move(folder / "identity" / _NEXT_KEY_FILE, folder / "identity" / _KEY_FILE)
 
 
 def save_record(folder: Path, record: WorkerRecord) -> None:
@@ -96,6 +105,18 @@ def load_identity(folder: Path) -> Identity:
     except ValidationError as error:
         raise ConfigurationError(f"{place / _WORKER_FILE} is damaged: {error}") from None
     return Identity(record, _load_key(place / _KEY_FILE))
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _made(path: Path) -> Ed25519PrivateKey:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_file(path, pem, mode=0o600)
+    return _load_key(path)
 
 
 def _load_key(path: Path) -> Ed25519PrivateKey:

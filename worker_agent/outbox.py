@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from federated.protocol import JobKind, Lease, SubmitRequest
+from federated.protocol import JobKind, Lease, RoundKind, SubmitRequest, UpdateSubmission
+from federated.statement import Statement
 from worker_agent.durable import file_name, move, sync, write_file
 
 UPDATE_FILE = "update.safetensors"
@@ -35,9 +36,26 @@ class FinishedJob(BaseModel):
     federation_id: str
     client_id: str
     round_number: int | None
+    round_kind: RoundKind | None
+    algorithm: str
+    algorithm_revision: int
     seed: int
     instruction_digest: str | None
     submission: SubmitRequest
+
+    def statement(self, update: UpdateSubmission) -> Statement:
+        """What this worker says of the job's update when it hands it in."""
+        return Statement(
+            federation_id=self.federation_id,
+            job_id=self.job_id,
+            round_kind=str(self.round_kind),
+            round_number=self.round_number or 0,
+            algorithm=self.algorithm,
+            algorithm_revision=self.algorithm_revision,
+            digest=update.digest,
+            weight=update.weight,
+            examples=update.examples,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,9 @@ def _finished(lease: Lease, submission: SubmitRequest) -> FinishedJob:
         federation_id=lease.federation_id,
         client_id=lease.client_id,
         round_number=lease.round_number,
+        round_kind=lease.round_kind,
+        algorithm=lease.work.algorithm,
+        algorithm_revision=lease.work.algorithm_revision,
         seed=lease.seed,
         instruction_digest=_instruction_digest(lease),
         submission=submission,

@@ -8,10 +8,11 @@ from fastapi import APIRouter
 from coordinator.algorithms.schemas import AlgorithmAnswer, AlgorithmList
 from coordinator.errors import NotFound
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import AnyPrincipal
 from federated import registry
 
-router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"])
+router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"], route_class=Route)
 
 
 @router.get("", operation_id="list_algorithms", responses=problem_responses())

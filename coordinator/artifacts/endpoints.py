@@ -9,13 +9,15 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from coordinator.artifacts import service, store
+from coordinator.conditions import is_known
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unprocessable
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal
 from federated.protocol import DIGEST_PATTERN, UploadAnswer, UploadRequest
 
-router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route)
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -106,7 +108,7 @@ def stream(
     """Streams an artifact that the caller may read, or the range of it that the headers ask for."""
     etag = f'"{digest}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
-    if if_none_match is not None and etag in [part.strip() for part in if_none_match.split(",")]:
+    if is_known(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     wanted = _parse_range(range, size_bytes) if if_range in (None, etag) else None
     start, end = wanted or (0, size_bytes)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.artifacts import repository, schemas, store
 from coordinator.artifacts.store import Stored as Stored
+from coordinator.artifacts.store import is_stored as is_stored
 from coordinator.database import lock_row, reading, utcnow, writing
 from coordinator.errors import Conflict, NotFound, TooLarge, Unprocessable
 from coordinator.models import Artifact, Grant, Hold, Upload

@@ -69,6 +69,11 @@ def size_of(digest: str) -> int | None:
         return None
 
 
+def is_stored(digest: str) -> bool:
+    """Whether the object is there."""
+    return size_of(digest) is not None
+
+
 def put_file(path: Path) -> Stored:
     """Stores the file's bytes under their digest; does nothing more where they lie already."""
     with path.open("rb") as file:

@@ -1,6 +1,6 @@
 """Background work on artifacts. Each may be lost, doubled or run twice at once."""
 
-from coordinator import nudge
+from coordinator import idempotency, nudge
 from coordinator.artifacts import service
 from coordinator.database import utcnow
 
@@ -18,3 +18,4 @@ def resume() -> None:
 @nudge.celery.task(name=nudge.COLLECT)
 def collect() -> None:
     service.collect(utcnow())
+    idempotency.forget_expired(utcnow())

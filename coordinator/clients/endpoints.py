@@ -18,9 +18,10 @@ from coordinator.database import ReadSession, WriteSession, utcnow
 from coordinator.models import Invitation
 from coordinator.pagination import Listing, Page, Paging
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import KeyPrincipal
 
-router = APIRouter(prefix="/v1", tags=["clients"])
+router = APIRouter(prefix="/v1", tags=["clients"], route_class=Route)
 OptionalReason = Annotated[Reason, Body()]
 _CHANGES = problem_responses(403, 404, 409)
 _NO_REASON = Reason()

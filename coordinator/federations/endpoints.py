@@ -2,12 +2,17 @@
 
 import asyncio
 import time
-from typing import Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
 
+from coordinator.conditions import IfMatch, tell_version
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
+from coordinator.errors import NotFound
 from coordinator.federations import service
 from coordinator.federations.schemas import (
     CloneRequest,
@@ -17,13 +22,23 @@ from coordinator.federations.schemas import (
     FederationCreate,
 )
 from coordinator.models import Federation
-from coordinator.pagination import Listing, Paging
+from coordinator.pagination import MAX_NUMBER, Listing, Paging
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, Principal
 
-router = APIRouter(prefix="/v1/federations", tags=["federations"])
+router = APIRouter(prefix="/v1/federations", tags=["federations"], route_class=Route)
 
 POLL_SECONDS = 0.25
+PING_SECONDS = 15.0
+STREAM_SECONDS = 300.0
+"""A stream ends then, and its reader comes back: with a key that was revoked meanwhile, in vain."""
+
+_EVENT_STREAM = "text/event-stream"
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}, "description": "Events, in order"}
+}
 
 
 @router.post("", status_code=201, operation_id="create_federation", responses=problem_responses(403))
@@ -31,10 +46,9 @@ def create_federation(
     request: FederationCreate, principal: KeyPrincipal, session: WriteSession, response: Response
 ) -> FederationAnswer:
     """Create a federation as a draft."""
-    now = utcnow()
-    federation = service.create(session, principal, request, now)
+    federation = service.create(session, principal, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/{federation.id}"
-    return service.answer(session, federation, now)
+    return _one(session, federation, response)
 
 
 @router.get("", operation_id="list_federations", responses=problem_responses(400, 403))
@@ -47,25 +61,42 @@ def list_federations(principal: KeyPrincipal, session: ReadSession, page: Paging
 
 
 @router.get("/{federation_id}", operation_id="show_federation", responses=problem_responses(403, 404))
-def show_federation(federation_id: str, principal: KeyPrincipal, session: ReadSession) -> FederationAnswer:
-    """Show a federation: what it waits for and since when, or how it ended."""
-    return service.answer(session, service.visible(session, principal, federation_id), utcnow())
-
-
-@router.patch("/{federation_id}", operation_id="change_federation", responses=problem_responses(403, 404, 409))
-def change_federation(
-    federation_id: str, request: FederationChange, principal: KeyPrincipal, session: WriteSession
+def show_federation(
+    federation_id: str, principal: KeyPrincipal, session: ReadSession, response: Response
 ) -> FederationAnswer:
-    """Change a draft that nobody has agreed to yet."""
-    return service.answer(session, service.change(session, principal, federation_id, request.changes()), utcnow())
+    """Show a federation: what it waits for and since when, or how it ended."""
+    return _one(session, service.visible(session, principal, federation_id), response)
+
+
+@router.patch(
+    "/{federation_id}",
+    operation_id="change_federation",
+    responses=problem_responses(403, 404, 409, 412, 428),
+)
+def change_federation(
+    federation_id: str,
+    request: FederationChange,
+    principal: KeyPrincipal,
+    session: WriteSession,
+    response: Response,
+    if_match: IfMatch = None,
+) -> FederationAnswer:
+    """Change a draft that nobody has agreed to yet. Needs `If-Match`."""
+    changed = service.change(session, principal, federation_id, request.changes(), if_match)
+    return _one(session, changed, response)
 
 
 @router.delete(
-    "/{federation_id}", status_code=204, operation_id="delete_federation", responses=problem_responses(403, 404, 409)
+    "/{federation_id}",
+    status_code=204,
+    operation_id="delete_federation",
+    responses=problem_responses(403, 404, 409, 412),
 )
-def delete_federation(federation_id: str, principal: KeyPrincipal, session: WriteSession) -> None:
+def delete_federation(
+    federation_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
+) -> None:
     """Delete a draft or an ended federation, with its rounds, jobs and artifacts."""
-    service.delete(session, principal, federation_id)
+    service.delete(session, principal, federation_id, if_match)
 
 
 @router.post("/{federation_id}/start", operation_id="start_federation", responses=problem_responses(403, 404, 409))
@@ -115,26 +146,63 @@ def clone_federation(
     request: CloneRequest | None = None,
 ) -> FederationAnswer:
     """Make a new draft with the same definition, seed included."""
-    now = utcnow()
-    federation = service.clone(session, principal, federation_id, request or CloneRequest(), now)
+    federation = service.clone(session, principal, federation_id, request or CloneRequest(), utcnow())
     response.headers["Location"] = f"{router.prefix}/{federation.id}"
-    return service.answer(session, federation, now)
+    return _one(session, federation, response)
 
 
-@router.get("/{federation_id}/events", operation_id="list_events", responses=problem_responses(403, 404))
+@router.get(
+    "/{federation_id}/events",
+    operation_id="list_events",
+    response_model=EventPage,
+    responses=_EVENTS | problem_responses(403, 404),
+)
 async def list_events(
     federation_id: str,
     principal: KeyPrincipal,
-    after: Annotated[int, Query(ge=0, description="number of the last event seen")] = 0,
+    connection: Request,
+    after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="number of the last event seen")] = 0,
     wait: Annotated[float, Query(ge=0, le=30, description="seconds to wait for an event")] = 0.0,
-) -> EventPage:
-    """List what happened after an event, oldest first; waits for one if there is none yet."""
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_NUMBER, description="counts instead of `after`")] = None,
+) -> EventPage | Response:
+    """List what happened after an event, oldest first; waits for one if there is none yet.
+
+    With `Accept: text/event-stream` they come as they happen (Server-Sent Events), each with its number as `id`.
+    """
+    page = await run_in_threadpool(
+        _events, principal, federation_id, after if last_event_id is None else last_event_id
+    )
+    if _EVENT_STREAM in connection.headers.get("Accept", ""):
+        return StreamingResponse(_stream(principal, federation_id, page), 200, _STREAM_HEADERS, _EVENT_STREAM)
     give_up_at = time.monotonic() + wait
-    while True:
-        page = await run_in_threadpool(_events, principal, federation_id, after)
-        if page.items or time.monotonic() >= give_up_at:
-            return page
+    while not page.items and time.monotonic() < give_up_at:
         await asyncio.sleep(POLL_SECONDS)
+        page = await run_in_threadpool(_events, principal, federation_id, page.next_after)
+    return page
+
+
+async def _stream(principal: Principal, federation_id: str, page: EventPage) -> AsyncIterator[str]:
+    """Server-Sent Events from this page on, and a comment when there is none for a while."""
+    end_at, heard_at = time.monotonic() + STREAM_SECONDS, time.monotonic()
+    while True:
+        for event in page.items:
+            yield f"id: {event.number}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
+        now = time.monotonic()
+        if page.items or now - heard_at >= PING_SECONDS:
+            heard_at = now
+            yield ": here\n\n"
+        if now >= end_at:
+            return
+        await asyncio.sleep(POLL_SECONDS)
+        try:
+            page = await run_in_threadpool(_events, principal, federation_id, page.next_after)
+        except NotFound:  # deleted, or no longer this organization's to see
+            return
+
+
+def _one(session: Session, federation: Federation, response: Response) -> FederationAnswer:
+    tell_version(response, federation.version)
+    return service.answer(session, federation, utcnow())
 
 
 def _events(principal: Principal, federation_id: str, after: int) -> EventPage:

@@ -11,6 +11,7 @@ from coordinator.database import WriteSession, reading, utcnow, writing
 from coordinator.jobs import lifecycle, service
 from coordinator.jobs.wakeup import Offer, Watcher
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal, WorkerPrincipal
 from coordinator.settings import get_settings
 from federated.protocol import (
@@ -24,7 +25,7 @@ from federated.protocol import (
     SubmitRequest,
 )
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 MAX_WAIT_SECONDS = 30.0
 _SHOW_POLL_SECONDS = 0.25
 _CHANGES = problem_responses(403, 404, 409)

@@ -7,6 +7,7 @@ from coordinator.models.client import Client
 from coordinator.models.enrollment_token import EnrollmentToken
 from coordinator.models.event import Event
 from coordinator.models.federation import Federation
+from coordinator.models.idempotency_key import IdempotencyKey
 from coordinator.models.invitation import Invitation
 from coordinator.models.job import Job
 from coordinator.models.organization import Organization
@@ -14,6 +15,7 @@ from coordinator.models.process import Process
 from coordinator.models.round import Round
 from coordinator.models.upload import Upload
 from coordinator.models.worker import Worker
+from coordinator.models.worker_key import WorkerKey
 
 __all__ = [
     "ApiKey",
@@ -25,6 +27,7 @@ __all__ = [
     "Federation",
     "Grant",
     "Hold",
+    "IdempotencyKey",
     "Invitation",
     "Job",
     "Organization",
@@ -32,4 +35,5 @@ __all__ = [
     "Round",
     "Upload",
     "Worker",
+    "WorkerKey",
 ]

@@ -11,7 +11,8 @@ class Job(Base):
     """One thing one client is asked to do: describe, train or evaluate.
 
     `offered_number` grows with every offer, so that one watcher finds what is new; `submitted_number` is the
-    order in which updates came in. `submission` is a `protocol.SubmitRequest`; `problem` a problem document.
+    order in which updates came in. `submission` is a `protocol.SubmitRequest`, with an update's signature; `key_id`
+    names the `WorkerKey` that it holds under. `problem` is a problem document.
     """
 
     __tablename__ = "jobs"
@@ -39,6 +40,7 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None]
     submission: Mapped[dict[str, Any] | None]
     update_digest: Mapped[str | None]
+    key_id: Mapped[str | None]
     problem: Mapped[dict[str, Any] | None]
     offered_number: Mapped[int] = mapped_column(BigInteger, index=True)
     submitted_number: Mapped[int | None] = mapped_column(BigInteger)

@@ -13,7 +13,8 @@ class Round(Base):
     `sequence` counts the federation's rows in the order in which they were opened.
     `cohort` lists the ordinals drawn for this attempt; `everybody` says that the state asks for all clients alive.
     `start_digest` is the state the round works from, `state_digest` the one it made. `adapter` is {kind, files},
-    files by name as {digest, size_bytes}. `version` counts changes; `claimed_until` keeps two tasks from one step.
+    files by name as {digest, size_bytes}. `notes` are the digests of those it was aggregated with, by ordinal: what
+    replaced them belongs to the next round. `version` counts changes; `claimed_until` keeps two tasks from one step.
     """
 
     __tablename__ = "rounds"
@@ -42,6 +43,7 @@ class Round(Base):
     metrics: Mapped[dict[str, Any]]
     seconds: Mapped[dict[str, Any]]
     not_reproducible: Mapped[list[Any]]
+    notes: Mapped[dict[str, Any] | None]
     environment: Mapped[dict[str, Any] | None]
     finished: Mapped[str | None]
     late_updates: Mapped[int] = mapped_column(default=0)

@@ -16,9 +16,10 @@ from coordinator.organizations.schemas import (
 )
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import AdminPrincipal, KeyPrincipal
 
-router = APIRouter(prefix="/v1/organizations", tags=["organizations"])
+router = APIRouter(prefix="/v1/organizations", tags=["organizations"], route_class=Route)
 
 
 @router.post("", status_code=201, operation_id="create_organization", responses=problem_responses(403, 409))

@@ -1,10 +1,11 @@
 """Requests and answers about organizations, API keys and enrollment tokens."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from coordinator.routes import ShownOnce
 from federated.protocol import Name
 
 MAX_TOKEN_SECONDS = 366 * 24 * 3600.0
@@ -52,9 +53,10 @@ class ApiKeyAnswer(_Answer):
 
 
 class ApiKeyCreated(ApiKeyAnswer):
-    """A new API key. `key` is shown this once and kept as a hash."""
+    """A new API key. `key` is shown this once and kept as a hash; null when the answer is given again."""
 
-    key: str = Field(examples=["flk_key_3k9x2m7c1v8b4n6q_5c1f…"])
+    key: Annotated[str | None, ShownOnce()] = Field(examples=["flk_key_3k9x2m7c1v8b4n6q_5c1f…"])
+    secret_shown: bool = False
 
 
 class EnrollmentTokenCreate(_Request):
@@ -79,6 +81,7 @@ class EnrollmentTokenAnswer(_Answer):
 
 
 class EnrollmentTokenCreated(EnrollmentTokenAnswer):
-    """A new enrollment token. `token` is shown this once and kept as a hash."""
+    """A new enrollment token. `token` is shown this once and kept as a hash; null when the answer is given again."""
 
-    token: str = Field(examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e…"])
+    token: Annotated[str | None, ShownOnce()] = Field(examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e…"])
+    secret_shown: bool = False

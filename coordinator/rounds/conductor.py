@@ -4,6 +4,7 @@ Plain values and digests in, plain values and stored artifacts out: no database,
 while it works. What it makes is a function of what it is given, so doing it twice does no harm.
 """
 
+import hashlib
 import math
 import platform
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
@@ -29,6 +31,7 @@ from coordinator.rounds.schemas import (
     MadeState,
     Method,
     PlanInput,
+    Repetition,
     StartInput,
     UpdateInput,
     Verdicts,
@@ -36,7 +39,7 @@ from coordinator.rounds.schemas import (
 from coordinator.settings import get_settings
 from federated import __version__, registry
 from federated.adapter_files import write_adapter
-from federated.contract import ClientFacts, ClientUpdate, RoundFacts, ServerHalf, UpdateRefused
+from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf, UpdateRefused
 from federated.header import HeaderError
 from federated.payload import Payload
 from federated.trainable import ModelFacts, Trainable, peft_name
@@ -80,15 +83,31 @@ def check(given: CheckInput) -> Verdicts:
 def aggregate(given: AggregateInput) -> MadeAggregate:
     """The next state of the accepted updates, and its adapter if the round was one of training."""
     with _working(given.method) as (half, folder):
-        updates = [_update(update) for update in given.updates]
-        outcome = half.aggregate(_open(given.state_digest), updates, _step(given.method))
+        outcome = _outcome(half, given)
         notes = {ordinal: _put(note, folder / "note") for ordinal, note in sorted(outcome.notes.items())}
         made = _made_state(outcome.state, folder)
         kind, files = None, dict[str, Stored]()
         if given.method.kind == "train":
-            kind, files = _export(half, Payload.open(folder / STATE), given, folder)
+            kind, written = _export(half, given, folder)
+            files = {path.name: artifacts.put_file(path) for path in written}
         metrics = {name: float(value) for name, value in outcome.metrics.items() if math.isfinite(value)}
         return MadeAggregate(made, metrics, outcome.finished, notes, kind, files, environment())
+
+
+def repeat(given: AggregateInput, kept: Mapping[str, str]) -> Repetition:
+    """Does an aggregation again and holds it against what is kept: digests by name, of the state and the adapter's
+    files. Stores nothing.
+    """
+    with _working(given.method) as (half, folder):
+        _outcome(half, given).state.write(folder / STATE)
+        made = {STATE: folder / STATE}
+        if given.method.kind == "train":
+            made |= {path.name: path for path in _export(half, given, folder)[1]}
+        differences = {}
+        for name, digest in kept.items():
+            if name not in made or _digest(made[name]) != digest:
+                differences[name] = _difference(made[name], digest) if name in made else math.inf
+        return Repetition(differences, environment())
 
 
 @contextmanager
@@ -196,14 +215,45 @@ def _check_numbers(payload: Payload, max_norm: float | None) -> None:
         raise Unprocessable("update_norm", f"{detail} The largest tensor is {largest[1]!r}.", tensor=largest[1])
 
 
-def _export(half: ServerHalf, state: Payload, given: AggregateInput, folder: Path) -> tuple[str, dict[str, Stored]]:
-    adapter = half.export(state)
+def _outcome(half: ServerHalf, given: AggregateInput) -> Outcome:
+    updates = [_update(update) for update in given.updates]
+    return half.aggregate(_open(given.state_digest), updates, _step(given.method))
+
+
+def _export(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, list[Path]]:
+    """The adapter of the state that lies in `folder`: its kind, and the files written."""
+    adapter = half.export(Payload.open(folder / STATE))
     files = folder / "adapter"
     files.mkdir()
     trainable = TRAINABLE.validate_python(given.method.trainable)
     model = ModelFacts.model_validate(given.method.model)
-    written = write_adapter(files, adapter, trainable, model, given.base_model, given.card)
-    return adapter.kind, {path.name: artifacts.put_file(path) for path in written}
+    return adapter.kind, write_adapter(files, adapter, trainable, model, given.base_model, given.card)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _difference(path: Path, digest: str) -> float:
+    """Largest relative difference of a made file's tensors to the kept ones; infinity for what holds none."""
+    try:
+        made, kept = Payload.open(path), _open(digest)
+    except HeaderError:
+        return math.inf
+    if dict(made.facts) != dict(kept.facts) or list(made) != list(kept):
+        return math.inf
+    return max((_relative(made[name], kept[name]) for name in kept), default=0.0)
+
+
+def _relative(made: Tensor, kept: Tensor) -> float:
+    if made.shape != kept.shape or made.dtype != kept.dtype:
+        return math.inf
+    if torch.equal(made, kept):
+        return 0.0
+    largest = kept.double().abs().max()
+    difference = float((made.double() - kept.double()).abs().max() / largest)
+    return difference if math.isfinite(difference) else math.inf
 
 
 def environment() -> dict[str, Any]:

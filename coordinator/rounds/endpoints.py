@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from coordinator.artifacts import store
@@ -12,14 +12,16 @@ from coordinator.artifacts.endpoints import stream
 from coordinator.clients import service as clients
 from coordinator.database import ReadSession, reading, utcnow
 from coordinator.models import Round
-from coordinator.pagination import Listing, Paging
+from coordinator.pagination import MAX_NUMBER, Listing, Page, Paging
 from coordinator.problems import problem_responses
 from coordinator.rounds import service
+from coordinator.rounds.provenance import FILE as PROVENANCE_FILE
 from coordinator.rounds.schemas import AdapterFile, RoundAnswer
+from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, Principal
 from federated.protocol import JobAnswer, JobKind, RoundKind
 
-router = APIRouter(prefix="/v1", tags=["rounds"])
+router = APIRouter(prefix="/v1", tags=["rounds"], route_class=Route)
 
 _ZIPPED_AT = (1980, 1, 1, 0, 0, 0)
 _Responses = dict[int | str, dict[str, Any]]
@@ -30,6 +32,8 @@ _FILE: _Responses = {
     304: {"description": "The caller has it already"},
 }
 _Text = Annotated[str | None, Header()]
+Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
+Attempt = Annotated[int | None, Query(ge=1, le=MAX_NUMBER)]
 
 
 class RangeHeaders:
@@ -65,11 +69,11 @@ def list_rounds(
 )
 def show_round(
     federation_id: str,
-    number: int,
+    number: Number,
     principal: KeyPrincipal,
     session: ReadSession,
     kind: RoundKind = "train",
-    attempt: Annotated[int | None, Query(ge=1)] = None,
+    attempt: Attempt = None,
 ) -> RoundAnswer:
     """Show a round: its last attempt, unless one is named."""
     federation = clients.visible_federation(session, principal, federation_id)
@@ -79,29 +83,38 @@ def show_round(
 @router.get(
     "/federations/{federation_id}/rounds/{number}/jobs",
     operation_id="list_jobs_of_round_number",
-    responses=problem_responses(403, 404),
+    responses=problem_responses(400, 403, 404),
 )
 def list_jobs_of_round_number(
     federation_id: str,
-    number: int,
+    number: Number,
     principal: KeyPrincipal,
     session: ReadSession,
+    page: Paging,
     kind: RoundKind = "train",
-    attempt: Annotated[int | None, Query(ge=1)] = None,
+    attempt: Attempt = None,
 ) -> Listing[JobAnswer]:
     """List a round's jobs: all of them for the federation's owner, for others their own."""
     federation = clients.visible_federation(session, principal, federation_id)
     round_ = service.show(session, federation.id, kind, number, attempt)
-    return Listing(items=service.jobs_of(session, principal, federation, round_, None))
+    return _listing(page.of(service.jobs_of(session, principal, federation, round_, None), _job_id))
 
 
-@router.get("/rounds/{round_id}/jobs", operation_id="list_round_jobs", responses=problem_responses(403, 404))
+@router.get("/rounds/{round_id}/jobs", operation_id="list_round_jobs", responses=problem_responses(400, 403, 404))
 def list_round_jobs(
-    round_id: str, principal: KeyPrincipal, session: ReadSession, kind: JobKind | None = None
+    round_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging, kind: JobKind | None = None
 ) -> Listing[JobAnswer]:
     """List the jobs of one attempt at a round: all of them for the federation's owner, for others their own."""
     federation, round_ = service.visible(session, principal, round_id)
-    return Listing(items=service.jobs_of(session, principal, federation, round_, kind))
+    return _listing(page.of(service.jobs_of(session, principal, federation, round_, kind), _job_id))
+
+
+def _job_id(job: JobAnswer) -> str:
+    return job.id
+
+
+def _listing(page: Page[JobAnswer]) -> Listing[JobAnswer]:
+    return Listing(items=list(page.rows), next_cursor=page.next_cursor)
 
 
 @router.get(
@@ -121,7 +134,7 @@ def download_adapter(federation_id: str, principal: KeyPrincipal) -> Response:
     response_class=StreamingResponse,
     responses={**_ZIP, **problem_responses(403, 404)},
 )
-def download_round_adapter(federation_id: str, number: int, principal: KeyPrincipal) -> Response:
+def download_round_adapter(federation_id: str, number: Number, principal: KeyPrincipal) -> Response:
     """Download the adapter of one aggregated round as a zip."""
     return _archive(principal, federation_id, number)
 
@@ -144,7 +157,7 @@ def download_adapter_file(federation_id: str, file: str, principal: KeyPrincipal
     responses={**_FILE, **problem_responses(403, 404, 416)},
 )
 def download_round_adapter_file(
-    federation_id: str, number: int, file: str, principal: KeyPrincipal, headers: Headers
+    federation_id: str, number: Number, file: str, principal: KeyPrincipal, headers: Headers
 ) -> Response:
     """Download one file of an aggregated round's adapter, or a range of it."""
     return _one_file(principal, federation_id, number, file, headers)
@@ -163,7 +176,7 @@ def _one_file(
     principal: Principal, federation_id: str, number: int | None, name: str, headers: RangeHeaders
 ) -> Response:
     round_, provenance = _made(principal, federation_id, number)
-    if name == service.PROVENANCE_FILE:
+    if name == PROVENANCE_FILE:
         return Response(provenance, media_type="application/json")
     file = service.adapter_file(round_, name)
     return stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
@@ -181,7 +194,7 @@ async def _zipped(files: Mapping[str, AdapterFile], provenance: bytes) -> AsyncI
     """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w") as archive:
-        archive.writestr(_entry(service.PROVENANCE_FILE), provenance)
+        archive.writestr(_entry(PROVENANCE_FILE), provenance)
         for name, file in files.items():
             with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
                 async for part in store.read(file.digest, 0, file.size_bytes):

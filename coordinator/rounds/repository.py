@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
-from coordinator.models import Client, Job, Round
+from coordinator.models import Client, Job, Round, WorkerKey
 
 
 def attempts(session: Session, federation_id: str, kind: str, number: int) -> Sequence[Round]:
@@ -57,6 +57,12 @@ def updates_until(session: Session, until: Round) -> Sequence[Row[str, int, int,
         .where(Round.sequence <= until.sequence)
     )
     return session.execute(statement.order_by(Round.sequence, Client.ordinal)).all()
+
+
+def public_keys(session: Session, key_ids: Collection[str]) -> dict[str, str]:
+    """Key id -> public key, of workers as they are or were, sorted."""
+    rows = session.scalars(select(WorkerKey).where(WorkerKey.id.in_(key_ids)).order_by(WorkerKey.id))
+    return {row.id: row.public_key for row in rows}
 
 
 def history(session: Session, federation_id: str) -> list[dict[str, Any]]:

@@ -184,4 +184,16 @@ class MadeAggregate:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """An aggregation done again.
+
+    `differences`: name ("state" or an adapter's file) of what has other bytes than those kept -> largest difference
+    in any tensor, relative to the largest value of the tensor; infinity where the form differs.
+    """
+
+    differences: Mapping[str, float]
+    environment: Mapping[str, Any]
+
+
 Result = MadeState | MadePlan | Verdicts | MadeAggregate

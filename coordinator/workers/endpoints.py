@@ -1,16 +1,25 @@
 """HTTP for workers."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
+from coordinator.conditions import IfMatch, tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import problem_responses
+from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, WorkerPrincipal
 from coordinator.workers import service
 from coordinator.workers.schemas import WorkerAnswer
-from federated.protocol import EnrollAnswer, EnrollRequest, HeartbeatAnswer, HeartbeatRequest
+from federated.protocol import (
+    EnrollAnswer,
+    EnrollRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    RotateKeyAnswer,
+    RotateKeyRequest,
+)
 
-router = APIRouter(prefix="/v1/workers", tags=["workers"])
+router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 
 
 @router.post("/enroll", status_code=201, operation_id="enroll_worker", responses=problem_responses(409))
@@ -23,6 +32,14 @@ def enroll_worker(request: EnrollRequest, session: WriteSession) -> EnrollAnswer
 def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal, session: WriteSession) -> HeartbeatAnswer:
     """Say that the worker is there, and what it can."""
     return service.heartbeat(session, principal, request, utcnow())
+
+
+@router.post("/me/key", operation_id="rotate_worker_key", responses=problem_responses(403, 409))
+def rotate_worker_key(
+    request: RotateKeyRequest, principal: WorkerPrincipal, session: WriteSession
+) -> RotateKeyAnswer:
+    """Replace the key that the worker signs with, from its next request on."""
+    return service.rotate_key(session, principal, request, utcnow())
 
 
 @router.get("/me", operation_id="show_own_worker", responses=problem_responses(403))
@@ -39,12 +56,16 @@ def list_workers(principal: KeyPrincipal, session: ReadSession, page: Paging) ->
 
 
 @router.get("/{worker_id}", operation_id="show_worker", responses=problem_responses(403, 404))
-def show_worker(worker_id: str, principal: KeyPrincipal, session: ReadSession) -> WorkerAnswer:
+def show_worker(worker_id: str, principal: KeyPrincipal, session: ReadSession, response: Response) -> WorkerAnswer:
     """Show a worker of the organization."""
-    return service.answer(service.show(session, principal, worker_id), utcnow())
+    worker = service.show(session, principal, worker_id)
+    tell_version(response, service.version_of(worker))
+    return service.answer(worker, utcnow())
 
 
-@router.delete("/{worker_id}", status_code=204, operation_id="revoke_worker", responses=problem_responses(403, 404))
-def revoke_worker(worker_id: str, principal: KeyPrincipal, session: WriteSession) -> None:
+@router.delete(
+    "/{worker_id}", status_code=204, operation_id="revoke_worker", responses=problem_responses(403, 404, 412)
+)
+def revoke_worker(worker_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None) -> None:
     """Revoke a worker, from its next request on."""
-    service.revoke(session, principal, worker_id, utcnow())
+    service.revoke(session, principal, worker_id, utcnow(), if_match)

@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from coordinator.models import Worker
+from coordinator.models import Worker, WorkerKey
 from coordinator.pagination import Page, PageRequest
 
 
@@ -19,6 +19,12 @@ def by_name(session: Session, organization_id: str, name: str) -> Worker | None:
 def by_public_key(session: Session, public_key: str) -> Worker | None:
     """The worker with that key."""
     return session.scalars(select(Worker).where(Worker.public_key == public_key)).one_or_none()
+
+
+def retire_keys(session: Session, worker_id: str, now: datetime) -> None:
+    """The worker's keys so far count no longer."""
+    statement = update(WorkerKey).where(WorkerKey.worker_id == worker_id, WorkerKey.retired_at.is_(None))
+    session.execute(statement.values(retired_at=now))
 
 
 def workers(session: Session, page: PageRequest, organization_id: str | None) -> Page[Worker]:

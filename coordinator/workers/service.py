@@ -1,4 +1,4 @@
-"""Workers enrol with a token, say that they are there, and are revoked."""
+"""Workers enrol with a token, say that they are there, change their keys, and are revoked."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Collection
@@ -7,9 +7,10 @@ from datetime import datetime
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
+from coordinator import conditions
 from coordinator.database import lock_row
 from coordinator.errors import Conflict, NotFound, Unprocessable
-from coordinator.models import Worker
+from coordinator.models import Worker, WorkerKey
 from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
 from coordinator.pagination import Page, PageRequest
@@ -17,7 +18,16 @@ from coordinator.security import Principal, read_public_key, require_role
 from coordinator.settings import get_settings
 from coordinator.workers import lifecycle, repository
 from coordinator.workers.schemas import WorkerAnswer
-from federated.protocol import Capabilities, EnrollAnswer, EnrollRequest, HeartbeatAnswer, HeartbeatRequest
+from federated.protocol import (
+    Capabilities,
+    EnrollAnswer,
+    EnrollRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    RotateKeyAnswer,
+    RotateKeyRequest,
+)
+from federated.statement import key_id
 
 
 def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAnswer:
@@ -29,6 +39,7 @@ def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAns
     public_key = _canonical(request.public_key)
     worker = repository.by_public_key(session, public_key)
     if worker is None:
+        _check_unused(session, public_key)
         organizations.use_token(token, now)
         _free_the_name(session, token.organization_id, request.name)
         worker = Worker(
@@ -36,8 +47,10 @@ def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAns
             capabilities=request.capabilities.model_dump(mode="json"), created_at=now,
         )  # fmt: skip
         session.add(worker)
+        session.flush()
+        _remember_key(session, worker, now)
     elif (worker.organization_id, worker.name, worker.revoked_at) != (token.organization_id, request.name, None):
-        raise Conflict("public_key_taken", "Another worker has this public key. Make a new key pair and enrol again.")
+        raise _key_taken()
     return EnrollAnswer(
         worker_id=worker.id,
         organization_id=worker.organization_id,
@@ -53,6 +66,36 @@ def _canonical(public_key: str) -> str:
         fault = {"pointer": "/public_key", "detail": str(error)}
         raise Unprocessable("public_key_invalid", f"`public_key`: {error}.", errors=[fault]) from None  # type: ignore[list-item]
     return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest, now: datetime) -> RotateKeyAnswer:
+    """The worker has another key from its next request on. What was signed with the old one keeps its worth.
+
+    Raises Unprocessable (the key), Conflict (a key that was somebody's already).
+    """
+    worker = _existing(lock_row(session, Worker, principal.id))
+    public_key = _canonical(request.public_key)
+    if public_key != worker.public_key:
+        _check_unused(session, public_key)
+        repository.retire_keys(session, worker.id, now)
+        worker.public_key = public_key
+        _remember_key(session, worker, now)
+    return RotateKeyAnswer(key_id=key_id(public_key))
+
+
+def _check_unused(session: Session, public_key: str) -> None:
+    if session.get(WorkerKey, key_id(public_key)) is not None:
+        raise _key_taken()
+
+
+def _key_taken() -> Conflict:
+    return Conflict("public_key_taken", "This public key was used before. Make a new key pair.")
+
+
+def _remember_key(session: Session, worker: Worker, now: datetime) -> None:
+    key = WorkerKey(id=key_id(worker.public_key), worker_id=worker.id, public_key=worker.public_key, created_at=now)
+    session.add(key)
+    session.flush()
 
 
 def _free_the_name(session: Session, organization_id: str, name: str) -> None:
@@ -96,10 +139,21 @@ def list_for(session: Session, principal: Principal, page: PageRequest) -> Page[
     return repository.workers(session, page, None if principal.role == "admin" else principal.organization_id)
 
 
-def revoke(session: Session, principal: Principal, worker_id: str, now: datetime) -> None:
-    """Ends the worker's rights from its next request on. Revoking twice is no error. Raises NotFound, Forbidden."""
+def version_of(worker: Worker) -> str:
+    """Changes with whatever a person decides about the worker, and with what it can; not with its heartbeats."""
+    return conditions.version_of(worker.name, worker.capabilities, worker.revoked_at)
+
+
+def revoke(
+    session: Session, principal: Principal, worker_id: str, now: datetime, if_match: str | None = None
+) -> None:
+    """Ends the worker's rights from its next request on. Revoking twice is no error.
+
+    Raises NotFound, Forbidden, PreconditionFailed.
+    """
     worker = _existing(lock_row(session, Worker, worker_id))
     require_role(principal, "owner", "operator", organization_id=worker.organization_id)
+    conditions.check_match(if_match, version_of(worker))
     worker.revoked_at = worker.revoked_at or now
 
 

@@ -155,7 +155,7 @@ def _rows(scores: Scores) -> Sequence[tuple[str, float]]:
         ("bag of words, all data pooled", scores.bag_of_words),
         *alone,
         ("federated", scores.federated),
-        ("all data pooled (upper bound)", scores.pooled),
+        ("all data pooled", scores.pooled),
     ]
 
 

@@ -198,6 +198,28 @@ class TestOpenApi:
                 if status >= "400":
                     assert "application/problem+json" in response["content"], (method, path, status)
 
+    def test_every_call_says_that_it_may_be_asked_to_wait(self, document: dict[str, Any]) -> None:
+        for path, method, operation in self.operations(document):
+            for status in ("429", "503") if path not in OPEN else ():
+                assert operation["responses"][status]["headers"].keys() == {"Retry-After"}, (method, path)
+
+    def test_every_post_takes_a_key_and_every_answer_in_json_has_a_tag(self, document: dict[str, Any]) -> None:
+        for path, method, operation in self.operations(document):
+            if path in OPEN or (
+                method == "get" and "application/json" not in operation["responses"]["200"]["content"]
+            ):
+                continue
+            headers = [given["name"].lower() for given in operation.get("parameters", []) if given["in"] == "header"]
+            assert len(set(headers)) == len(headers)
+            assert ("idempotency-key" in headers) == (method == "post"), (method, path)
+            assert ("if-none-match" in headers) == ("304" in operation["responses"]) == (method == "get"), path
+            assert "409" in operation["responses"] or method != "post", path
+
+    def test_a_field_that_is_shown_once_says_so(self, document: dict[str, Any]) -> None:
+        schemas = document["components"]["schemas"]
+        told = {name for name, schema in schemas.items() if "secret_shown" in schema.get("properties", {})}
+        assert told == {"ApiKeyCreated", "EnrollmentTokenCreated"}
+
     def test_every_reference_leads_somewhere(self, document: dict[str, Any]) -> None:
         def references(node: Any) -> Any:
             if isinstance(node, dict):

@@ -15,10 +15,25 @@ from sqlalchemy import Engine, create_engine, inspect, select
 
 from coordinator import database, migration
 from coordinator.database import make_engine, reading, utcnow, writing
-from coordinator.models import Base, Client, Event, Federation, Invitation, Job, Organization, Round, Worker
+from coordinator.jobs import service as jobs
+from coordinator.models import (
+    Base,
+    Client,
+    Event,
+    Federation,
+    IdempotencyKey,
+    Invitation,
+    Job,
+    Organization,
+    Round,
+    Worker,
+    WorkerKey,
+)
 from coordinator.models.base import UtcDateTime, new_id
 from coordinator.settings import get_settings
-from tests.support.service import forget_settings
+from federated.statement import key_id
+from tests.coordinator.clients import scene
+from tests.support.service import Identity, forget_settings
 
 REPOSITORY = Path(__file__).parents[2]
 TABLES = set(Base.metadata.tables)
@@ -102,6 +117,69 @@ class TestUpAndDown:
         with reading() as session:
             assert [row.name for row in session.scalars(select(Organization))] == ["Bank"]
             assert list(session.scalars(select(Federation))) == []
+
+    def test_kept_answers_survive_the_steps_above_theirs_and_go_with_their_own(self, empty: Path) -> None:
+        migration.upgrade("0003")
+        now = utcnow()
+        with writing() as session:
+            session.add(
+                IdempotencyKey(
+                    caller="key_1", key="k", fingerprint="f", claim="c", claimed_until=now, status=201,
+                    headers={"Location": "/v1/federations/fed_1"}, body="{}", expires_at=now,
+                )
+            )  # fmt: skip
+        migration.upgrade()
+        migration.downgrade("0003")
+        with reading() as session:
+            row = session.scalars(select(IdempotencyKey)).one()
+            assert (row.headers, row.expires_at) == ({"Location": "/v1/federations/fed_1"}, now)
+        migration.downgrade("0002")
+        migration.upgrade()
+        with reading() as session:
+            assert list(session.scalars(select(IdempotencyKey))) == []
+
+    def test_workers_enrolled_before_updates_were_signed_keep_their_keys(self, empty: Path) -> None:
+        migration.upgrade("0003")
+        public_key, now = Identity().public_key, utcnow()
+        with writing() as session:
+            session.add(Organization(id="org_1", name="Bank", created_at=now))
+            session.flush()
+            session.add(
+                Worker(
+                    id="wkr_1",
+                    organization_id="org_1",
+                    name="gpu",
+                    public_key=public_key,
+                    capabilities={},
+                    created_at=now,
+                )
+            )
+        for _ in range(2):
+            migration.upgrade()
+            with reading() as session:
+                key = session.scalars(select(WorkerKey)).one()
+                assert (key.id, key.worker_id, key.public_key) == (key_id(public_key), "wkr_1", public_key)
+                assert (key.created_at, key.retired_at) == (now, None)
+            migration.downgrade("0003")
+        assert "worker_keys" not in tables()
+
+    def test_jobs_and_rounds_survive_the_columns_that_signing_added(self, empty: Path) -> None:
+        migration.upgrade("0004")
+        with writing() as session:
+            federation = scene.federation(session, scene.organization(session).id)
+            round_ = scene.open_round(session, federation, notes={"0": "sha256:0"})
+            client = scene.client(session, federation, scene.worker(session, session.query(Organization).one()))
+            job = jobs.offer(
+                session, federation=federation, client=client, kind="describe", round_id=None, seed=1,
+                instruction_digest=None, now=utcnow(),
+            )  # fmt: skip
+            job.key_id = "ed25519:0"
+        migration.downgrade("0003")
+        migration.upgrade()
+        with reading() as session:
+            kept, again = session.get_one(Round, round_.id), session.get_one(Job, job.id)
+            assert (kept.federation_id, kept.number, kept.notes) == (federation.id, 1, None)
+            assert (again.client_id, again.seed, again.key_id) == (client.id, 1, None)
 
     def test_rows_survive_a_migration_that_has_nothing_to_do(self, data_folder: Path) -> None:
         stored = fill()

@@ -38,6 +38,28 @@ class TestAFederation:
         assert [update["ordinal"] for update in told["rounds"][1]["updates"]] == [0, 1]
         assert told["base_weights_digest"].startswith("sha256:")
 
+    def test_what_workers_signed_is_verified_and_aggregated_again_after_a_change_of_keys(
+        self, two_nodes: Consortium, tmp_path: Path
+    ) -> None:
+        south = two_nodes.nodes[1]
+        south.kill()
+        changed = south.command("rotate-key")
+        assert changed.returncode == 0, changed.stderr
+        south.start()
+        federation_id = two_nodes.start(rounds=2)
+        two_nodes.end(federation_id)
+        file = tmp_path / "adapter.zip"
+        file.write_bytes(two_nodes.owner.http.get(f"/v1/federations/{federation_id}/adapter").content)
+        told = json.loads(zipfile.ZipFile(file).read("provenance.json"))
+        assert told["rounds"][0]["updates"][1]["key_id"] in changed.stdout
+        assert two_nodes.installation.run("verify", str(file), "--artifacts").splitlines() == [
+            "files: 3 have the SHA-256 that the provenance names",
+            "signatures: 4 updates, signed with 2 keys",
+            f"chain: 2 rounds of {federation_id}, up to {told['digest']}",
+            "aggregated again: train round 1, same bytes",
+            "aggregated again: train round 2, same bytes",
+        ]
+
     def test_a_prefix_travels_the_same_way(self, two_nodes: Consortium, tmp_path: Path) -> None:
         federation_id = two_nodes.start(rounds=1, trainable={"kind": "prefix", "num_virtual_tokens": 4})
         two_nodes.end(federation_id)

@@ -95,6 +95,9 @@ class Identity(httpx.Auth):
         kept = {name: value for name, value in facts.items() if value is not None}
         return jwt.encode(kept, key or self.private_key, "EdDSA", headers={"kid": kid or self.worker_id})
 
+    def sign(self, message: bytes) -> str:
+        return urlsafe_b64encode(self.private_key.sign(message)).decode().rstrip("=")
+
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["Authorization"] = f"Bearer {self.token()}"
         yield request
@@ -189,6 +192,16 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert body["status"] == status
     assert body["type"] == f"urn:fedloom:problem:{code}"
     return body
+
+
+def rotate(worker: EnrolledWorker) -> httpx.Response:
+    """Gives the worker another key pair, at the coordinator and here."""
+    following = Ed25519PrivateKey.generate()
+    body = {"public_key": Identity(private_key=following).public_key}
+    answer = worker.http.post("/v1/workers/me/key", json=body)
+    answer.raise_for_status()
+    worker.identity.private_key = following
+    return answer
 
 
 def upload(client: httpx.Client, content: bytes, digest: str) -> dict[str, Any]:

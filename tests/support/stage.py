@@ -18,6 +18,7 @@ from coordinator.nudge import celery
 from coordinator.settings import get_settings
 from federated.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
+from federated.statement import Statement
 from federated.trainable import Initialisation, ModelFacts, TensorFacts
 from tests.support.service import EnrolledWorker, Organization, Service, created, upload
 
@@ -120,10 +121,20 @@ class Actor:
             }
         }
 
+    def signed(self, lease: Mapping[str, Any], digest: str, weight: float, examples: int) -> dict[str, Any]:
+        """The `update` of a submission."""
+        work = lease["work"]
+        said = Statement(
+            lease["federation_id"], lease["job_id"], lease["round_kind"], lease["round_number"],
+            work["algorithm"], work["algorithm_revision"], digest, weight, examples,
+        )  # fmt: skip
+        signature = self.worker.identity.sign(said.encode())
+        return {"digest": digest, "weight": weight, "examples": examples, "signature": signature}
+
     def _train(self, lease: Mapping[str, Any]) -> dict[str, Any]:
         digest = self.put(self.make_update(self.instruction(lease)))
         return {
-            "update": {"digest": digest, "weight": float(self.examples), "examples": self.examples},
+            "update": self.signed(lease, digest, float(self.examples), self.examples),
             "metrics": {"loss": 0.25},
             "seconds": {"training": 1.5},
             "upload_bytes": 100,

@@ -4,6 +4,7 @@ import hashlib
 import re
 import threading
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from federated.statement import key_id
 
 CHUNK_BYTES = 10
 
@@ -152,7 +155,7 @@ def _app(coordinator: RecordingCoordinator) -> FastAPI:
             return problem(401, code="token_expired", detail="Is the clock right?")
         return await go_on(request)  # type: ignore[no-any-return]
 
-    _worker_calls(app)
+    _worker_calls(app, coordinator)
     _job_calls(app, coordinator)
     _upload_calls(app, coordinator)
     _downloads(app, coordinator)
@@ -165,11 +168,20 @@ def _signed(coordinator: RecordingCoordinator, request: Request) -> bool:
     token = request.headers.get("authorization", "").removeprefix("Bearer ")
     options: Any = {"verify_exp": False, "verify_iat": False}
     assert coordinator.public_key is not None
-    claims = jwt.decode(token, coordinator.public_key, algorithms=["EdDSA"], audience="fedloom", options=options)
+    try:
+        claims = jwt.decode(token, coordinator.public_key, algorithms=["EdDSA"], audience="fedloom", options=options)
+    except jwt.InvalidSignatureError:
+        return False
     return bool(claims["iat"] <= time.time() + coordinator.clock_offset_seconds < claims["exp"])
 
 
-def _worker_calls(app: FastAPI) -> None:
+def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
+    @app.post("/v1/workers/me/key")
+    async def rotate(request: Request) -> dict[str, str]:
+        key = (await request.json())["public_key"]
+        coordinator.public_key = Ed25519PublicKey.from_public_bytes(urlsafe_b64decode(key + "="))
+        return {"key_id": key_id(key)}
+
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}

@@ -5,7 +5,15 @@ import stat
 import pytest
 
 from worker_agent.errors import ConfigurationError, NotEnrolled
-from worker_agent.identity import WorkerRecord, load_identity, make_key, public_key, save_record
+from worker_agent.identity import (
+    WorkerRecord,
+    adopt_next_key,
+    load_identity,
+    make_key,
+    make_next_key,
+    public_key,
+    save_record,
+)
 from worker_agent.settings import AgentSettings
 
 RECORD = WorkerRecord(
@@ -65,3 +73,14 @@ def test_a_lost_key_is_named(settings: AgentSettings) -> None:
     (settings.folder / "identity" / "key.pem").unlink()
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_identity(settings.folder)
+
+
+def test_the_next_key_stands_beside_the_key_until_it_is_adopted(settings: AgentSettings) -> None:
+    first, following = make_key(settings.folder), make_next_key(settings.folder)
+    assert public_key(following) == public_key(make_next_key(settings.folder)) != public_key(first)
+    assert public_key(make_key(settings.folder)) == public_key(first)
+    adopt_next_key(settings.folder)
+    assert public_key(make_key(settings.folder)) == public_key(following)
+    mode = (settings.folder / "identity" / "key.pem").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+    assert [file.name for file in (settings.folder / "identity").iterdir()] == ["key.pem"]

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from coordinator import events
 from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
+from coordinator.conditions import check_match, require_match
 from coordinator.database import lock_row
 from coordinator.errors import Conflict, FieldError, Forbidden, Unprocessable
 from coordinator.federations import lifecycle, repository
@@ -31,8 +32,10 @@ def create(session: Session, principal: Principal, wish: FederationCreate, now: 
     return _drafted(session, organization_id, wish.name, definitions.definition_of(session, principal, wish), now)
 
 
-def change(session: Session, principal: Principal, federation_id: str, changes: dict[str, Any]) -> Federation:
-    """Replaces fields of a draft that nobody has agreed to yet."""
+def change(
+    session: Session, principal: Principal, federation_id: str, changes: dict[str, Any], if_match: str | None
+) -> Federation:
+    """Replaces fields of a draft that nobody has agreed to yet, if it is still the one that `if_match` names."""
     federation = _owned(session, principal, federation_id, "owner")
     if federation.state != "draft":
         raise Conflict("not_a_draft", f"The federation is {federation.state}: only a draft can change. Clone it.")
@@ -41,6 +44,7 @@ def change(session: Session, principal: Principal, federation_id: str, changes: 
         raise Conflict("draft_accepted", detail)
     wish = definitions.parse({**definitions.request_of(federation.name, federation.definition), **changes})
     definition = definitions.definition_of(session, principal, wish)
+    require_match(if_match, federation.version)
     federation.name, federation.definition, federation.seed = wish.name, definition, definition["seed"]
     federation.version += 1
     _hold_initial(session, federation)
@@ -101,11 +105,12 @@ def cancel(session: Session, principal: Principal, federation_id: str, now: date
     return federation
 
 
-def delete(session: Session, principal: Principal, federation_id: str) -> None:
+def delete(session: Session, principal: Principal, federation_id: str, if_match: str | None = None) -> None:
     """Deletes a draft or an ended federation, with its rounds, jobs and artifacts."""
     federation = _owned(session, principal, federation_id, "owner")
     if federation.state in lifecycle.ACTIVE:
         raise Conflict("federation_state", f"The federation is {federation.state}: cancel it before it is deleted.")
+    check_match(if_match, federation.version)
     rounds.release_all(session, federation.id)
     artifacts.release(session, federation.id)
     session.delete(federation)

@@ -2,8 +2,8 @@
 
 from coordinator.rounds.service.bookkeeping import open_round, withdraw
 from coordinator.rounds.service.claims import Claimed, claim, renew
+from coordinator.rounds.service.lineage import provenance, repeatable
 from coordinator.rounds.service.reading import (
-    PROVENANCE_FILE,
     adapter_file,
     adapter_files,
     adapter_round,
@@ -17,7 +17,6 @@ from coordinator.rounds.service.reading import (
     newest,
     newest_adapter_number,
     open_rounds,
-    provenance,
     release_all,
     rounds_of,
     show,
@@ -27,7 +26,6 @@ from coordinator.rounds.service.recording import fail, record
 from coordinator.rounds.service.snapshots import next_step
 
 __all__ = [
-    "PROVENANCE_FILE",
     "Claimed",
     "adapter_file",
     "adapter_files",
@@ -50,6 +48,7 @@ __all__ = [
     "record",
     "release_all",
     "renew",
+    "repeatable",
     "rounds_of",
     "show",
     "visible",

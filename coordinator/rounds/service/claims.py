@@ -5,7 +5,7 @@ throws its result away. `claimed_until` keeps a second task from computing the s
 the owner works, and passes when the owner died.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -91,7 +91,9 @@ def _given(session: Session, federation: Federation, round_: Round, step: Comput
         case Check():
             return _check(session, federation, round_, step)
         case Aggregate():
-            return _aggregate(session, federation, round_)
+            kept = repository.all_clients(session, federation.id)
+            notes = {str(client.ordinal): client.note_digest for client in kept if client.note_digest}
+            return aggregate_input(session, federation, round_, notes)
         case Evaluate():
             asked = bookkeeping.evaluating_clients(session, federation, round_, now)
             return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), asked)
@@ -136,9 +138,11 @@ def _check(session: Session, federation: Federation, round_: Round, step: Check)
     return CheckInput(_method(federation, round_), updates, federation.definition["max_update_norm"])
 
 
-def _aggregate(session: Session, federation: Federation, round_: Round) -> AggregateInput:
+def aggregate_input(
+    session: Session, federation: Federation, round_: Round, notes: Mapping[str, str]
+) -> AggregateInput:
+    """What the round is, or was, aggregated from; `notes` are the digests of its clients' notes by ordinal."""
     accepted = snapshots.accepted_jobs(session, round_)
-    notes = {client.ordinal: client.note_digest for client in repository.all_clients(session, federation.id)}
     updates = []
     for ordinal, job in accepted:
         submission: dict[str, Any] = job.submission or {}
@@ -150,7 +154,7 @@ def _aggregate(session: Session, federation: Federation, round_: Round) -> Aggre
                 weight=update_["weight"],
                 digest=str(job.update_digest),
                 metrics=submission["metrics"],
-                note_digest=notes[ordinal],
+                note_digest=notes.get(str(ordinal)),
             )
         )
     base_model = federation.definition["base_model"]["id"]

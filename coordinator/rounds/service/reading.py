@@ -1,6 +1,5 @@
 """What people and the federations' own life cycle read of rounds."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -21,7 +20,6 @@ from coordinator.security import Principal
 from federated.protocol import JobAnswer, JobKind
 
 TRAFFIC = ("upload_bytes", "download_bytes")
-PROVENANCE_FILE = "provenance.json"
 
 
 def newest(session: Session, federation_id: str) -> Round | None:
@@ -85,7 +83,10 @@ def visible(session: Session, principal: Principal, round_id: str) -> tuple[Fede
 def jobs_of(
     session: Session, principal: Principal, federation: Federation, round_: Round, kind: JobKind | None
 ) -> list[JobAnswer]:
-    """The round's jobs by time and ordinal: all for the federation's owner, for others those of their own clients."""
+    """The round's jobs: all for the federation's owner, for others those of their own clients.
+
+    Training before evaluation, each by ordinal: an order that stays as it is while somebody reads page after page.
+    """
     rows = jobs.of_round(session, round_.id, kind)
     if principal.role != "admin" and principal.organization_id != federation.organization_id:
         own = {
@@ -95,7 +96,7 @@ def jobs_of(
         }
         rows = [job for job in rows if job.client_id in own]
     views = jobs.views(session, rows)
-    return sorted(views, key=lambda view: (view.offered_at or federation.created_at, view.ordinal or 0))
+    return sorted(views, key=lambda view: (view.kind == "evaluate", view.ordinal or 0, view.id))
 
 
 def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundAnswer:
@@ -193,37 +194,6 @@ def adapter_files(round_: Round) -> dict[str, AdapterFile]:
     """The stored files of the round's adapter by name."""
     files = (round_.adapter or {}).get("files", {})
     return {name: AdapterFile.model_validate(files[name]) for name in sorted(files)}
-
-
-def provenance(session: Session, federation: Federation, until: Round) -> bytes:
-    """`provenance.json`: what the adapter of this round was made of, and by what.
-
-    Clients by ordinal alone: an adapter travels further than the names of those who made it.
-    """
-    definition = federation.definition
-    updates: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for kind, number, ordinal, job in repository.updates_until(session, until):
-        told = job.submission or {}
-        update = {"ordinal": ordinal, "weight": told["update"]["weight"], "digest": job.update_digest}
-        more = {"examples": told["update"]["examples"], "environment": told["environment"]}
-        updates.setdefault((kind, number), []).append({**update, **more})
-    names = ("task", "base_model", "trainable", "algorithm", "algorithm_revision", "config")
-    document = {
-        "federation": {"id": federation.id, "name": federation.name, "seed": federation.seed},
-        "definition": {name: definition[name] for name in names},
-        "base_weights_digest": (federation.model_facts or {}).get("weights_digest"),
-        "adapter": until.adapter,
-        "rounds": [
-            _made(row, updates.get((row.kind, row.number), [])) for row in repository.aggregated_until(session, until)
-        ],
-    }
-    return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def _made(round_: Round, updates: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("kind", "number", "attempt", "start_digest", "state_digest", "environment", "not_reproducible")
-    facts = {name: getattr(round_, name) for name in names}
-    return {**facts, "updates": sorted(updates, key=lambda update: update["ordinal"])}
 
 
 def release_all(session: Session, federation_id: str) -> None:

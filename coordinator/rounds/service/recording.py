@@ -13,7 +13,7 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Round
 from coordinator.rounds import lifecycle
 from coordinator.rounds.lifecycle import Evaluate
-from coordinator.rounds.schemas import MadeAggregate, MadePlan, MadeState, Result, Verdicts
+from coordinator.rounds.schemas import AggregateInput, MadeAggregate, MadePlan, MadeState, Result, Verdicts
 from coordinator.rounds.service import bookkeeping, snapshots
 from coordinator.rounds.service.claims import Claimed
 from federated import schedule
@@ -39,6 +39,8 @@ def record(session: Session, claimed: Claimed, result: Result, now: datetime) ->
         case Verdicts():
             _record_verdicts(session, round_, result, now)
         case MadeAggregate():
+            assert isinstance(claimed.given, AggregateInput)  # noqa: S101 - what an aggregate is made of
+            _keep_notes(session, round_, claimed.given)
             _record_aggregate(session, federation, round_, result, now)
     session.flush()
     return True
@@ -125,6 +127,14 @@ def _record_verdicts(session: Session, round_: Round, verdicts: Verdicts, now: d
             jobs.accept(session, job, now)
         else:
             jobs.reject(session, job, dict(problem), now)
+
+
+def _keep_notes(session: Session, round_: Round, given: AggregateInput) -> None:
+    """The notes that the round used are kept as long as its updates: with both it can be aggregated again."""
+    notes = {str(update.ordinal): update.note_digest for update in given.updates if update.note_digest is not None}
+    for digest in notes.values():
+        artifacts.hold(session, digest, round_.id, "note")
+    round_.notes = notes
 
 
 def _record_aggregate(

@@ -31,3 +31,4 @@ def _release_updates(session: Session, old: Round) -> None:
     for row in rows:
         artifacts.release(session, row.id, "instruction")
         artifacts.release(session, row.id, "evaluation")
+        artifacts.release(session, row.id, "note")

@@ -124,7 +124,7 @@ class TestChange:
     def test_given_fields_are_replaced_and_the_others_stay(self, stage: Stage) -> None:
         stage.create(rounds=5)
         changes = {"rounds": 7, "config": {"local_steps": 3}, "name": "new", "clients_per_round": 4, "min_clients": 1}
-        answer = stage.owner.owner.patch(stage.path(), json=changes)
+        answer = stage.owner.owner.patch(stage.path(), json=changes, headers={"If-Match": "*"})
         assert answer.status_code == 200, answer.text
         shown = stage.show()
         assert (shown["name"], shown["seed"], shown["definition"]["rounds"]) == ("new", 7, 7)
@@ -152,7 +152,7 @@ class TestChange:
         stage.create()
         guest = stage.service.new_organization("guest")
         stage.owner.owner.post(stage.path("invitations"), json={"organization_id": guest.id}).raise_for_status()
-        stage.owner.owner.patch(stage.path(), json={"rounds": 3}).raise_for_status()
+        stage.owner.owner.patch(stage.path(), json={"rounds": 3}, headers={"If-Match": "*"}).raise_for_status()
         guest.owner.post(stage.path("accept")).raise_for_status()
         problem(stage.owner.owner.patch(stage.path(), json={"rounds": 4}), 409, "draft_accepted")
 

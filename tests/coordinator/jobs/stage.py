@@ -13,6 +13,7 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Organization, Round, Worker
 from coordinator.models.base import new_id
 from federated.protocol import JobKind, Lease
+from federated.statement import Statement
 from tests.coordinator.clients import scene
 from tests.support.service import EnrolledWorker, Service, problem
 from tests.support.service import Organization as Tenant
@@ -125,7 +126,17 @@ class Site:
         return self.worker.http.post(f"/v1/jobs/{job_id}/{name}", json=body)
 
     def submit(self, job_id: str, **changes: Any) -> httpx.Response:
-        return self.call(job_id, "submit", **train_body(DIGEST, **changes))
+        return self.call(job_id, "submit", **self.signed(job_id, **changes))
+
+    def signed(self, job_id: str, **changes: Any) -> dict[str, Any]:
+        """A submission that the worker has signed, where its numbers can be."""
+        body = train_body(DIGEST, **changes)
+        update = body["update"]
+        said = Statement(
+            self.stage.federation_id, job_id, "train", 1, "fedavg", 1,
+            update["digest"], update["weight"], update["examples"],
+        )  # fmt: skip
+        return body | {"update": {"signature": self.worker.identity.sign(said.encode()), **update}}
 
 
 def refused(answer: httpx.Response, code: str, pointer: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from coordinator.database import reading, utcnow, writing
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Hold, Job, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from federated.statement import key_id
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused, train_body
-from tests.support.service import problem, queued, upload
+from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused
+from tests.support.service import problem, queued, rotate, upload
 
 
 class TestSubmit:
@@ -33,7 +34,7 @@ class TestSubmit:
         upload(site.worker.http, UPDATE, DIGEST)
         first = site.submit(job_id)
         before = scene.everything()
-        again = site.call(job_id, "submit", **(train_body(DIGEST) | {"seconds": {"total": 9.0}}))
+        again = site.call(job_id, "submit", **(site.signed(job_id) | {"seconds": {"total": 9.0}}))
         assert (again.status_code, again.json()) == (200, first.json())
         assert scene.everything() == before
 
@@ -110,6 +111,68 @@ class TestLate:
         before = scene.everything()
         problem(site.submit(job_id), 409, "client_gone")
         assert scene.everything() == before
+
+
+class TestSignature:
+    def submitting(self, site: Site, **changes: Any) -> httpx.Response:
+        """Submits what was signed and changed afterwards, and holds that a refusal changes nothing."""
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        body = site.signed(job_id)
+        before = scene.everything()
+        answer = site.call(job_id, "submit", **(body | {"update": body["update"] | changes}))
+        assert scene.everything() == before
+        return answer
+
+    def test_it_is_kept_with_the_key_it_holds_under(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        site.submit(job_id).raise_for_status()
+        job = site.stage.job(job_id)
+        assert job.key_id == key_id(site.worker.identity.public_key)
+        assert (job.submission or {})["update"]["signature"] == site.signed(job_id)["update"]["signature"]
+
+    def test_an_update_without_one_is_refused(self, site: Site) -> None:
+        document = refused(self.submitting(site, signature=None), "signature_missing", "/update/signature")
+        assert "upgrade it" in document["detail"]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"weight": 9.0},
+            {"examples": 9, "weight": 9.0},
+            {"digest": scene.digest_of(b"another")},
+            {"signature": "A" * 86},
+            {"signature": "not base64url"},
+            {"signature": "é" * 86},
+            {"signature": ""},
+        ],
+    )
+    def test_one_for_something_else_is_refused(self, site: Site, changes: dict[str, Any]) -> None:
+        refused(self.submitting(site, **changes), "signature_invalid", "/update/signature")
+
+    def test_one_for_another_job_is_refused(self, site: Site) -> None:
+        signature = site.signed("job_of_yesterday")["update"]["signature"]
+        refused(self.submitting(site, signature=signature), "signature_invalid", "/update/signature")
+
+    def test_one_by_another_key_is_refused(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        stranger = site.service.new_worker(site.owner, "other", scene.CAPABILITIES).identity
+        body, own = site.signed(job_id), site.worker.identity
+        site.worker.identity = stranger
+        body["update"]["signature"] = site.signed(job_id)["update"]["signature"]
+        site.worker.identity = own
+        refused(site.call(job_id, "submit", **body), "signature_invalid", "/update/signature")
+
+    def test_after_a_rotation_the_same_result_is_still_the_same(self, site: Site) -> None:
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        site.submit(job_id).raise_for_status()
+        rotate(site.worker)
+        answer = site.submit(job_id)
+        assert (answer.status_code, answer.json()["state"]) == (200, "submitted")
+        assert site.stage.job(job_id).key_id != key_id(site.worker.identity.public_key)
 
 
 class TestBadUpdate:

@@ -60,7 +60,7 @@ class TestOfAnotherForm:
         bad, other = (actors[ordinal] for ordinal in cohort)
         lease = bad.lease()
         assert lease is not None
-        body = {"update": {"digest": bad.put(update), "weight": 1.0, "examples": 10}}
+        body = {"update": bad.signed(lease, bad.put(update), 1.0, 10)}
         told = problem(bad.http.post(f"/v1/jobs/{lease['job_id']}/submit", json=body), 422, "update_refused")
         assert told["tensor"] == tensor
         assert words in told["detail"]

@@ -48,6 +48,28 @@ class TestARound:
             (1, 100, "accepted"),
         ]
 
+    def test_its_jobs_come_in_pages(self, stage: Stage) -> None:
+        stage.running(rounds=1, evaluation={"every": 1})
+        stage.play(1)
+        path, seen = f"/v1/rounds/{stage.rounds()[0]['id']}/jobs?limit=1", []
+        while path:
+            answer = stage.owner.viewer.get(path)
+            seen += [(job["kind"], job["ordinal"]) for job in answer.json()["items"]]
+            path = answer.links.get("next", {}).get("url", "")
+            assert bool(path) == (answer.json()["next_cursor"] is not None)
+        assert seen == [("train", 0), ("train", 1), ("evaluate", 0), ("evaluate", 1)]
+        answer = stage.owner.viewer.get(stage.path("rounds", "1", "jobs"), params={"cursor": "am9iX3g"})
+        problem(answer, 400, "cursor_invalid")
+
+    def test_a_number_too_large_for_any_table_is_refused(self, stage: Stage) -> None:
+        stage.create()
+        for path in ("rounds/9223372036854775808", f"rounds/1?attempt={2**63}", "rounds/9223372036854775808/adapter"):
+            problem(stage.owner.viewer.get(f"{stage.path()}/{path}"), 422, "request_invalid")
+        cursor = "OTIyMzM3MjAzNjg1NDc3NTgwOA"
+        answer = stage.owner.viewer.get(stage.path("rounds"), params={"cursor": cursor})
+        problem(answer, 400, "cursor_invalid")
+        problem(stage.owner.viewer.get(stage.path("rounds", "9223372036854775807")), 404, "round_unknown")
+
     def test_equal_instructions_are_one_artifact(self, stage: Stage) -> None:
         first, second = stage.running()
         leases = [actor.lease() for actor in (first, second)]
@@ -106,7 +128,7 @@ class TestRefusal:
         instruction = first.instruction(lease)
         short = Payload({A: torch.ones(2, 4)})
         digest = first.put(short)
-        body = {"update": {"digest": digest, "weight": 1.0, "examples": 1}}
+        body = {"update": first.signed(lease, digest, 1.0, 1)}
         answer = first.http.post(f"/v1/jobs/{lease['job_id']}/submit", json=body)
         assert problem(answer, 422, "update_refused")["tensor"] == "layer.lora_B.weight"
         first.make_update = lambda instruction: update_of(2.0, instruction)

@@ -4,12 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from coordinator.database import reading, utcnow, writing
-from coordinator.models import EnrollmentToken, Worker
+from coordinator.models import EnrollmentToken, Worker, WorkerKey
 from coordinator.workers import service as workers
 from federated.protocol import Capabilities, DatasetFacts
-from tests.support.service import Identity, Organization, Service, created, problem
+from federated.statement import key_id
+from tests.support.service import Identity, Organization, Service, created, problem, rotate
 
 
 @pytest.fixture
@@ -187,3 +189,54 @@ class TestRevoke:
         problem(bank.viewer.delete(f"/v1/workers/{worker.id}"), 403, "role_too_small")
         problem(clinic.owner.delete(f"/v1/workers/{worker.id}"), 404, "not_found")
         assert worker.heartbeat().status_code == 200
+
+
+class TestRotate:
+    def test_the_old_key_is_worthless_from_the_next_request_on(self, service: Service, bank: Organization) -> None:
+        worker = service.new_worker(bank, "gpu-1")
+        old = worker.identity.private_key
+        answer = rotate(worker)
+        assert answer.json() == {"key_id": key_id(worker.identity.public_key)}
+        assert worker.heartbeat().status_code == 200
+        worker.identity.private_key = old
+        problem(worker.heartbeat(), 401, "token_invalid")
+
+    def test_every_key_and_its_time_are_kept(self, service: Service, bank: Organization) -> None:
+        worker = service.new_worker(bank, "gpu-1")
+        first = worker.identity.public_key
+        rotate(worker)
+        with reading() as session:
+            rows = session.scalars(select(WorkerKey).order_by(WorkerKey.created_at)).all()
+        assert [(row.id, row.public_key) for row in rows] == [
+            (key_id(key), key) for key in (first, worker.identity.public_key)
+        ]
+        assert rows[0].retired_at == rows[1].created_at
+        assert rows[1].retired_at is None
+
+    def test_the_same_key_again_changes_nothing(self, service: Service, bank: Organization) -> None:
+        worker = service.new_worker(bank, "gpu-1")
+        answer = worker.http.post("/v1/workers/me/key", json={"public_key": worker.identity.public_key})
+        assert answer.json() == {"key_id": key_id(worker.identity.public_key)}
+        assert worker.heartbeat().status_code == 200
+
+    def test_a_key_that_was_ever_used_is_refused(self, service: Service, bank: Organization) -> None:
+        worker, other = service.new_worker(bank, "gpu-1"), service.new_worker(bank, "gpu-2")
+        first = worker.identity.public_key
+        rotate(worker)
+        for key in (first, other.identity.public_key):
+            answer = worker.http.post("/v1/workers/me/key", json={"public_key": key})
+            problem(answer, 409, "public_key_taken")
+        token = service.new_enrollment_token(bank.id)
+        problem(enroll(service, token, "gpu-3", public_key=first), 409, "public_key_taken")
+        assert (worker_count(), uses(token)) == (2, 0)
+
+    def test_what_is_no_key_is_refused_by_its_pointer(self, service: Service, bank: Organization) -> None:
+        worker = service.new_worker(bank, "gpu-1")
+        answer = worker.http.post("/v1/workers/me/key", json={"public_key": "A" * 40})
+        assert problem(answer, 422, "public_key_invalid")["errors"][0]["pointer"] == "/public_key"
+
+    def test_a_revoked_worker_changes_no_key(self, service: Service, bank: Organization) -> None:
+        worker = service.new_worker(bank, "gpu-1")
+        bank.owner.delete(f"/v1/workers/{worker.id}").raise_for_status()
+        body = {"public_key": Identity().public_key}
+        problem(worker.http.post("/v1/workers/me/key", json=body), 401, "worker_revoked")

@@ -21,14 +21,14 @@ EXPECTS = {"value": {"dtype": "F32", "shape": [1]}}
 
 
 class PhasedServer:
-    """State: the sum of all updates so far. Each client's note is the last value it sent."""
+    """State: the sum of all updates so far, and of its round's notes. A client's note is the last value it sent."""
 
     def __init__(self, config: PhasedConfig, trainable: AnyTrainable) -> None:
         self._config = config
 
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
         self._break("start")
-        return Payload({"sum": torch.zeros(1)}, {"phase": "prepare"})
+        return Payload({"sum": torch.zeros(1), "noted": torch.zeros(1)}, {"phase": "prepare"})
 
     def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
         self._break("evaluate" if step.kind == "evaluate" else "plan")
@@ -46,13 +46,14 @@ class PhasedServer:
 
     def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
         self._break("aggregate")
-        total = state["sum"].clone()
+        total, noted = state["sum"].clone(), torch.zeros(1)
         for update in updates:
             total += update.payload["value"]
+            noted += 0.0 if update.note is None else update.note["value"]
         facts: dict[str, Any] = {"phase": "train"} | ({"cohort": "all"} if self._config.everybody else {})
         notes = {update.ordinal: Payload({"value": update.payload["value"]}) for update in updates}
         finished = "converged" if float(total) >= self._config.end_at else None
-        return Outcome(Payload({"sum": total}, facts), {"sum": float(total)}, finished, notes)
+        return Outcome(Payload({"sum": total, "noted": noted}, facts), {"sum": float(total)}, finished, notes)
 
     def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
         raise NotImplementedError

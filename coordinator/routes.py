@@ -1,0 +1,186 @@
+"""The route of every operation of the API: what holds for all POSTs and all GETs, once.
+
+A POST with an `Idempotency-Key` is done once (see `idempotency`). A GET of JSON carries an `ETag`, and is answered
+304 to who has it already (see `conditions`).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from coordinator import conditions, idempotency, problems, security
+from coordinator.database import session_of, utcnow, writing
+from coordinator.errors import CoordinatorError
+from coordinator.idempotency import Claim, KeptAnswer
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_KEPT_HEADERS = ("Content-Type", "Location", "ETag", "Cache-Control", "Retry-After")
+_NOT_KEPT = (401, 429)
+_KEY_PARAMETER = {
+    "name": idempotency.HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A text of the caller's choice. The same key and body are done once and answered the same.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MAX_KEY_CHARACTERS},
+}
+_TAG_PARAMETER = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "`ETag` of the answer that the caller has.",
+    "schema": {"type": "string"},
+}
+_UNCHANGED = {304: {"description": "The caller has it already"}}
+
+
+class ShownOnce:
+    """Marks the field of an answer that holds a secret: `Annotated[str | None, ShownOnce()]`.
+
+    Its model has a `secret_shown: bool`, true in an answer that is given again.
+    """
+
+
+class Route(APIRoute):
+    """An operation that keeps the conventions, and says so in OpenAPI."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        methods = options.get("methods") or ["GET"]
+        if "POST" in methods:
+            _declare(options, problems.problem_responses(409), _KEY_PARAMETER)
+        elif "GET" in methods and not _streams(options):
+            _declare(options, _UNCHANGED, _TAG_PARAMETER)
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Handler:
+        handler = _tagged(super().get_route_handler())
+        return _keyed(handler, _secrets(self.response_model)) if "POST" in (self.methods or ()) else handler
+
+
+def _streams(options: dict[str, Any]) -> bool:
+    response_class = options.get("response_class")
+    return isinstance(response_class, type) and issubclass(response_class, StreamingResponse)
+
+
+def _declare(options: dict[str, Any], responses: dict[Any, Any], parameter: dict[str, Any]) -> None:
+    options["responses"] = responses | (options.get("responses") or {})
+    extra = options.get("openapi_extra") or {}
+    others = [given for given in extra.get("parameters", []) if given != parameter]
+    options["openapi_extra"] = {**extra, "parameters": [*others, parameter]}
+
+
+def _secrets(model: object) -> list[str]:
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    fields = model.model_fields.items()
+    return [name for name, field in fields if any(isinstance(mark, ShownOnce) for mark in field.metadata)]
+
+
+# ---- entity tags
+
+
+def _tagged(handler: Handler) -> Handler:
+    """Tags JSON answers: those of a GET, and those whose endpoint told a version."""
+
+    async def answer(request: Request) -> Response:
+        response = await handler(request)
+        version = response.headers.get("ETag")
+        if response.status_code not in (200, 201) or isinstance(response, StreamingResponse):
+            return response
+        if version is None and request.method != "GET":
+            return response
+        etag = conditions.tag(bytes(response.body), version)
+        if request.method == "GET" and conditions.is_known(request.headers.get("If-None-Match"), etag):
+            return Response(status_code=304, headers={"ETag": etag})
+        response.headers["ETag"] = etag
+        return response
+
+    return answer
+
+
+# ---- idempotency
+
+
+def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
+    """Runs the handler once for each key; requests without one pass through."""
+
+    async def answer(request: Request) -> Response:
+        key = request.headers.get(idempotency.HEADER)
+        if key is None:
+            return await handler(request)
+        body = await request.body()
+        claim = await run_in_threadpool(_begin, request, key, body)
+        if claim is None:
+            return await handler(request)
+        if isinstance(claim, KeptAnswer):
+            return _again(claim)
+        try:
+            response = await handler(request)
+        except Exception as error:
+            await run_in_threadpool(_end_refused, request, claim, error)
+            raise
+        await run_in_threadpool(_end, request, claim, _kept(response, secrets))
+        return response
+
+    return answer
+
+
+def _begin(request: Request, key: str, body: bytes) -> Claim | KeptAnswer | None:
+    caller = _caller(request, body)
+    if caller is None:
+        return None
+    asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body
+    return idempotency.claim(caller, key, hashlib.sha256(asked).hexdigest(), utcnow())
+
+
+def _caller(request: Request, body: bytes) -> str | None:
+    """Who asks; a worker that enrols is nobody yet but the bearer of its token. None: nobody."""
+    principal = security.identify(request)
+    if principal is not None:
+        return principal.id
+    try:
+        token = json.loads(body)["token"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return "token:" + hashlib.sha256(str(token).encode()).hexdigest()
+
+
+def _end(request: Request, claim: Claim, answer: KeptAnswer) -> None:
+    """Records in the endpoint's transaction, which is committed before the answer leaves."""
+    session = session_of(request)
+    if session is not None:
+        idempotency.record(session, claim, answer)
+        return
+    with writing() as own:
+        idempotency.record(own, claim, answer)
+
+
+def _end_refused(request: Request, claim: Claim, error: Exception) -> None:
+    """Records a refusal that will stay one. The endpoint's session goes first: on SQLite it holds the only lock."""
+    session = session_of(request)
+    if session is not None:
+        session.rollback()
+    if not isinstance(error, CoordinatorError) or error.status in _NOT_KEPT or error.status >= 500:
+        idempotency.release(claim)
+        return
+    with writing() as own:
+        idempotency.record(own, claim, _kept(problems.answer(error), ()))
+
+
+def _kept(response: Response, secrets: Sequence[str]) -> KeptAnswer:
+    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+    body = bytes(response.body).decode()
+    if secrets and response.status_code < 300:
+        body = json.dumps(json.loads(body) | dict.fromkeys(secrets) | {"secret_shown": True})
+    return KeptAnswer(response.status_code, headers, body)
+
+
+def _again(kept: KeptAnswer) -> Response:
+    return Response(kept.body, kept.status, {**kept.headers, "Idempotency-Replayed": "true"})

@@ -1,0 +1,34 @@
+# Web, background, beat and migration: one image, the command says which. Built from the repository's root:
+#   docker build -f deploy/coordinator.Dockerfile -t fedloom-coordinator:0.1.0 .
+FROM python:3.11.13-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/fedloom
+WORKDIR /source
+COPY constraints.txt ./
+# Aggregation runs on CPUs: torch's build for them is a tenth of the one with CUDA. This is the index that has it.
+ARG TORCH_INDEX=
+RUN /opt/fedloom/bin/pip install --no-deps ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -c constraints.txt torch
+COPY pyproject.toml README.md LICENSE ./
+COPY federated ./federated
+COPY coordinator ./coordinator
+COPY worker_agent ./worker_agent
+COPY alembic ./alembic
+RUN /opt/fedloom/bin/pip install -c constraints.txt '.[coordinator]' \
+ && /opt/fedloom/bin/pip uninstall --yes pip
+
+FROM python:3.11.13-slim-bookworm
+RUN groupadd --system --gid 10001 fedloom \
+ && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/fedloom --shell /usr/sbin/nologin fedloom \
+ && install --directory --owner=10001 --group=10001 --mode=0750 /var/lib/fedloom
+COPY --from=build /opt/fedloom /opt/fedloom
+ENV PATH=/opt/fedloom/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    FEDLOOM_DATA_FOLDER=/var/lib/fedloom \
+    FEDLOOM_HOST=0.0.0.0 \
+    FEDLOOM_LOG_FORMAT=json
+USER 10001:10001
+WORKDIR /var/lib/fedloom
+VOLUME /var/lib/fedloom
+EXPOSE 8000
+ENTRYPOINT ["coordinator"]
+CMD ["up"]

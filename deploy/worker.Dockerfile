@@ -1,0 +1,34 @@
+# A worker agent. Built from the repository's root:
+#   docker build -f deploy/worker.Dockerfile -t fedloom-worker:0.1.0 .
+# Without a GPU: --build-arg TORCH_INDEX=, with the index of torch's builds for CPUs, makes it a tenth as large.
+FROM python:3.11.13-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/fedloom
+WORKDIR /source
+COPY constraints.txt ./
+ARG TORCH_INDEX=
+RUN /opt/fedloom/bin/pip install --no-deps ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -c constraints.txt torch
+COPY pyproject.toml README.md LICENSE ./
+COPY federated ./federated
+COPY coordinator ./coordinator
+COPY worker_agent ./worker_agent
+COPY alembic ./alembic
+RUN /opt/fedloom/bin/pip install -c constraints.txt '.[worker]' \
+ && /opt/fedloom/bin/pip uninstall --yes pip
+
+FROM python:3.11.13-slim-bookworm
+RUN groupadd --system --gid 10001 fedloom \
+ && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/fedloom-worker --shell /usr/sbin/nologin fedloom \
+ && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/fedloom-worker
+COPY --from=build /opt/fedloom /opt/fedloom
+ENV PATH=/opt/fedloom/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/var/lib/fedloom-worker/hub \
+    FEDLOOM_WORKER_CONFIG=/etc/fedloom-worker/worker-agent.toml \
+    FEDLOOM_WORKER_FOLDER=/var/lib/fedloom-worker \
+    FEDLOOM_WORKER_LOG_FORMAT=json
+USER 10001:10001
+WORKDIR /var/lib/fedloom-worker
+VOLUME /var/lib/fedloom-worker
+ENTRYPOINT ["worker-agent"]
+CMD ["run"]

@@ -1,0 +1,62 @@
+"""What a worker signs of each update it hands in, and how keys are named. Standard library alone.
+
+Worker and coordinator build the same bytes from what each of them knows, so the statement itself never travels.
+"""
+
+import hashlib
+import json
+from base64 import urlsafe_b64decode
+from dataclasses import dataclass
+from typing import Any
+
+CONTEXT = "fedloom update 1"
+"""First word of every statement: no signature of something else, or of a later form, can pass for one."""
+KEY_ID_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One update as its worker vouches for it. 0 < weight <= examples; `digest` is "sha256:" and 64 digits."""
+
+    federation_id: str
+    job_id: str
+    round_kind: str
+    round_number: int
+    algorithm: str
+    algorithm_revision: int
+    digest: str
+    weight: float
+    examples: int
+
+    def encode(self) -> bytes:
+        """The bytes that are signed: canonical JSON of all fields, and the context."""
+        return canonical_json(
+            {
+                "context": CONTEXT,
+                "federation": self.federation_id,
+                "job": self.job_id,
+                "round": {"kind": self.round_kind, "number": self.round_number},
+                "algorithm": {"name": self.algorithm, "revision": self.algorithm_revision},
+                "update": self.digest,
+                "weight": float(self.weight),
+                "examples": self.examples,
+            }
+        )
+
+
+def canonical_json(value: Any) -> bytes:
+    """One value, one text: keys sorted, no spaces, UTF-8, a float as the shortest decimals that give it back.
+
+    Raises ValueError for NaN and infinity.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def key_id(public_key: str) -> str:
+    """Name of an Ed25519 public key (base64url of its 32 bytes): "ed25519:" and 128 bits of its SHA-256.
+
+    Raises ValueError for what is not base64url.
+    """
+    raw = urlsafe_b64decode(public_key + "=" * (-len(public_key) % 4))
+    return "ed25519:" + hashlib.sha256(raw).hexdigest()[:KEY_ID_DIGITS]

@@ -1,0 +1,93 @@
+"""Events as a stream (Server-Sent Events), over real HTTP."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.service import problem
+from tests.support.stage import Stage
+
+
+@contextmanager
+def streaming(stage: Stage, last_event_id: object = None, **query: object) -> Iterator[Iterator[dict[str, str]]]:
+    """The stream's events as field -> value; the test's timeout is the only end of waiting for the next."""
+    headers = {"Accept": "text/event-stream"}
+    if last_event_id is not None:
+        headers["Last-Event-ID"] = str(last_event_id)
+    asked = stage.owner.viewer.stream("GET", stage.path("events"), headers=headers, params=query)  # type: ignore[arg-type]
+    with asked as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        yield events(answer)
+
+
+def events(answer: httpx.Response) -> Iterator[dict[str, str]]:
+    fields: dict[str, str] = {}
+    for line in answer.iter_lines():
+        name, colon, value = line.partition(": ")
+        if name and colon:
+            fields[name] = value
+        elif not line and fields:
+            yield fields
+            fields = {}
+
+
+def kinds(found: list[dict[str, str]]) -> list[str]:
+    return [event["event"] for event in found]
+
+
+def test_what_happened_and_what_happens_comes_in_order(stage: Stage) -> None:
+    stage.create()
+    with streaming(stage) as stream:
+        first = next(stream)
+        stage.post("start")
+        second = next(stream)
+        stage.post("pause")
+        third = next(stream)
+    found = [first, second, third]
+    assert kinds(found) == ["federation.created", "federation.started", "federation.paused"]
+    told: list[Any] = [json.loads(event["data"]) for event in found]
+    assert [event["id"] for event in found] == [str(item["number"]) for item in told]
+    assert told == stage.get("events")["items"]
+
+
+def test_it_goes_on_after_the_last_event_that_was_seen(stage: Stage) -> None:
+    stage.create()
+    stage.post("start")
+    with streaming(stage) as stream:
+        seen = next(stream)
+    with streaming(stage, last_event_id=seen["id"]) as stream:
+        assert next(stream)["event"] == "federation.started"
+    with streaming(stage, after=seen["id"]) as stream:
+        assert next(stream)["event"] == "federation.started"
+    stage.post("pause")
+    last = stage.get("events")["items"][1]["number"]
+    with streaming(stage, last_event_id=last, after=0) as stream:
+        assert next(stream)["event"] == "federation.paused"
+
+
+def test_it_ends_when_the_federation_is_deleted(stage: Stage) -> None:
+    stage.create()
+    with streaming(stage) as stream:
+        next(stream)
+        assert stage.owner.owner.delete(stage.path()).status_code == 204
+        assert list(stream) == []
+
+
+def test_a_stranger_gets_none(stage: Stage) -> None:
+    stage.create()
+    stranger = stage.service.new_organization("stranger").owner
+    answer = stranger.get(stage.path("events"), headers={"Accept": "text/event-stream"})
+    problem(answer, 404, "federation_unknown")
+
+
+@pytest.mark.parametrize("number", ["-1", "x", str(2**63)])
+def test_a_number_that_no_event_has_is_refused(stage: Stage, number: str) -> None:
+    stage.create()
+    client = stage.owner.viewer
+    refused = problem(client.get(stage.path("events"), params={"after": number}), 422, "request_invalid")
+    assert refused["errors"][0]["pointer"] == "#query/after"
+    problem(client.get(stage.path("events"), headers={"Last-Event-ID": number}), 422, "request_invalid")

@@ -1,0 +1,178 @@
+"""What stands in the files of `deploy/`: who runs which program, with which arguments and variables."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from configparser import RawConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.architecture.sizes import ROOT
+
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm/fedloom"
+DOCKERFILES = {path.name: path for path in sorted(DEPLOY.glob("*.Dockerfile"))}
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+_OURS = {"fedloom-coordinator": "coordinator.Dockerfile", "fedloom-worker": "worker.Dockerfile"}
+_INTERPOLATED = re.compile(r"\$\{(\w+)(?::[?-][^}]*)?\}")
+_CONTROL = re.compile(r"\{\{-? (if|with|range|end|else|define)\b.*\}\}")
+_BLOCK = re.compile(r"( *)\{\{-? (?:include \"([\w.]+)\" \.|toYaml (\.Values[\w.]*|\.))(?: \| nindent (\d+))? -?\}\}")
+_INLINE = re.compile(r"\{\{-? .+? -?\}\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A program of ours as some file starts it."""
+
+    where: str
+    program: str
+    arguments: tuple[str, ...]
+    variables: Mapping[str, str]
+
+
+def compose() -> dict[str, Any]:
+    """compose.yaml."""
+    return dict(yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8")))
+
+
+def asked_of_the_environment() -> set[str]:
+    """The variables that compose.yaml wants from its own environment."""
+    return set(_INTERPOLATED.findall((DEPLOY / "compose.yaml").read_text("utf-8")))
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile in order: (name, rest), continued lines joined."""
+    text = re.sub(r"^#.*\n", "", dockerfile.read_text("utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
+
+
+def last(dockerfile: Path, name: str) -> str:
+    """The instruction of that name that holds in the end."""
+    return [rest for found, rest in instructions(dockerfile) if found == name][-1]
+
+
+def variables_of(dockerfile: Path) -> dict[str, str]:
+    """ENV of the last stage."""
+    of_all = instructions(dockerfile)
+    stage = max(index for index, (name, _) in enumerate(of_all) if name == "FROM")
+    pairs = [pair for name, rest in of_all[stage:] if name == "ENV" for pair in shlex.split(rest)]
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def example(file: str) -> dict[str, str]:
+    """The variables of an environment example, those too that are commented out."""
+    pairs = re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", (DEPLOY / file).read_text("utf-8"), flags=re.MULTILINE)
+    assert pairs
+    return dict(pairs)
+
+
+def unit(path: Path) -> RawConfigParser:
+    """A systemd unit; no key stands twice in a section of ours."""
+    parser = RawConfigParser()
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(path.read_text("utf-8"))
+    return parser
+
+
+def values() -> dict[str, Any]:
+    """values.yaml of the chart."""
+    return dict(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))
+
+
+def templates() -> dict[str, str]:
+    """Text of each template that makes an object."""
+    return {path.name: path.read_text("utf-8") for path in sorted((CHART / "templates").glob("*.yaml"))}
+
+
+def defined() -> dict[str, str]:
+    """Text of each named template."""
+    text = (CHART / "templates/_names.tpl").read_text("utf-8")
+    return dict(
+        re.findall(r'\{\{- define "([\w.]+)" -\}\}\n(.*?)\n\{\{- end -\}\}(?=\n\n|\n$)', text, flags=re.DOTALL)
+    )
+
+
+def looked_up(path: str) -> Any:
+    """The value behind `.Values.a.b`."""
+    found: Any = values()
+    for key in path.removeprefix(".Values.").split("."):
+        found = found[key]
+    return found
+
+
+def skeleton(text: str) -> str:
+    """A template as YAML: every branch taken once, blocks put in, and `x` for each value that stands in a line.
+
+    Not what Helm renders: it shows the structure, indentation and the names that are written out.
+    """
+    lines: list[str] = []
+    for line in text.splitlines():
+        block = _BLOCK.fullmatch(line)
+        if block is not None:
+            indent = int(block[4]) if block[4] else len(block[1])
+            lines += [" " * indent + part for part in _block(block[2], block[3])]
+        elif not _CONTROL.fullmatch(line.strip()):
+            lines.append(_INLINE.sub("x", line))
+    return "\n".join(lines)
+
+
+def _block(included: str | None, dumped: str | None) -> list[str]:
+    if included is not None:
+        return skeleton(defined()[included]).splitlines()
+    return [] if dumped in (None, ".") else yaml.safe_dump(looked_up(str(dumped))).splitlines()
+
+
+def objects() -> dict[str, dict[str, Any]]:
+    """Each template's object, as its skeleton has it."""
+    return {name: dict(yaml.safe_load(skeleton(text))) for name, text in templates().items()}
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Pod specifications of the chart by file."""
+    found = {name: made["spec"].get("template", {}).get("spec") for name, made in objects().items() if "spec" in made}
+    return {name: spec for name, spec in found.items() if spec is not None}
+
+
+def started() -> list[Started]:
+    """Every place in `deploy/` where a program of ours is started."""
+    return [*_by_images(), *_by_compose(), *_by_units(), *_by_chart()]
+
+
+def _by_images() -> Iterator[Started]:
+    for name in _OURS.values():
+        file = DOCKERFILES[name]
+        (program,), arguments = json.loads(last(file, "ENTRYPOINT")), json.loads(last(file, "CMD"))
+        yield Started(name, program, tuple(arguments), variables_of(file))
+
+
+def _by_compose() -> Iterator[Started]:
+    for name, service in compose()["services"].items():
+        dockerfile = _OURS.get(service["image"].split(":")[0])
+        if dockerfile is not None:
+            yield _in_image(f"compose.yaml: {name}", dockerfile, service["command"], service["environment"])
+
+
+def _by_chart() -> Iterator[Started]:
+    written = {**values()["settings"], **values()["environment"]}
+    for name, pod in pods().items():
+        for container in pod["containers"]:
+            yield _in_image(f"helm: {name}", "coordinator.Dockerfile", container["args"], written)
+
+
+def _in_image(where: str, dockerfile: str, arguments: Sequence[str], variables: Mapping[str, str]) -> Started:
+    (program,) = json.loads(last(DOCKERFILES[dockerfile], "ENTRYPOINT"))
+    plain = {name: _INTERPOLATED.sub("x", value) for name, value in variables.items()}
+    return Started(where, program, tuple(arguments), plain)
+
+
+def _by_units() -> Iterator[Started]:
+    for path in UNITS:
+        service = unit(path)["Service"]
+        program, *arguments = shlex.split(service["ExecStart"])
+        pairs = (pair.partition("=") for pair in shlex.split(service["Environment"]))
+        variables = {name: value for name, _, value in pairs}
+        yield Started(path.name, Path(program).name, tuple(arguments), variables)

@@ -1,0 +1,233 @@
+"""What is deployed is what the code has: commands, settings, versions; pinned, and never as root."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from obstore.exceptions import UnknownConfigurationKeyError
+from obstore.store import S3Store
+from typer.core import TyperGroup
+
+import coordinator.__main__
+import coordinator.settings
+import worker_agent.__main__
+import worker_agent.settings
+from coordinator.settings import Settings
+from federated import __version__
+from tests.architecture.sizes import ROOT
+from tests.deploy import deployed
+from tests.deploy.deployed import DEPLOY, DOCKERFILES, Started
+from worker_agent.settings import AgentSettings
+
+PROGRAMS = {"coordinator": coordinator.__main__.app, "worker-agent": worker_agent.__main__.app}
+# Variables that neither program reads, and who does.
+OTHERS = {
+    "PATH": "the shell",
+    "PYTHONUNBUFFERED": "Python",
+    "HF_HOME": "huggingface_hub",
+    "HF_HUB_OFFLINE": "the same",
+}
+STORE_KEYS = {"aws_access_key_id": "id", "aws_secret_access_key": "secret"}
+STARTED = deployed.started()
+EXAMPLES = [
+    Started("coordinator.env.example", "coordinator", ("up",), deployed.example("coordinator.env.example")),
+    Started("worker.env.example", "worker-agent", ("run",), deployed.example("worker.env.example")),
+]
+
+
+def names(found: Sequence[Started]) -> list[str]:
+    return [one.where for one in found]
+
+
+def parse(program: str, arguments: Sequence[str]) -> None:
+    """Raises LookupError unless the program has this command with these options."""
+    command: Any = typer.main.get_command(PROGRAMS[program])
+    rest = list(arguments)
+    while isinstance(command, TyperGroup):
+        if not rest or rest[0] not in command.commands:
+            raise LookupError(f"{program} has no command {' '.join(arguments)!r}")
+        command, rest = command.commands[rest[0]], rest[1:]
+    known = {option for parameter in command.params for option in parameter.opts}
+    unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in known]
+    if unknown:
+        raise LookupError(f"{program} {' '.join(arguments)} has no {unknown[0]}")
+
+
+def not_understood(one: Started) -> list[str]:
+    """The variables that nobody reads, or whose value the settings refuse."""
+    prefix, settings = _settings_of(one.program)
+    ours = {name: value for name, value in one.variables.items() if name.startswith("FEDLOOM_")}
+    fields = {name: name.removeprefix(prefix).lower() for name in ours}
+    unknown = [name for name, field in fields.items() if field not in settings.model_fields]
+    unknown += [name for name in one.variables if name not in ours and name not in OTHERS and not _of_store(name)]
+    settings(**{field: ours[name] for name, field in fields.items() if name not in unknown})
+    return [name for name in unknown if name not in _outside_the_settings(one.program)]
+
+
+def _settings_of(program: str) -> tuple[str, type[Settings] | type[AgentSettings]]:
+    return ("FEDLOOM_", Settings) if program == "coordinator" else ("FEDLOOM_WORKER_", AgentSettings)
+
+
+def _outside_the_settings(program: str) -> set[str]:
+    if program == "coordinator":
+        return {coordinator.settings.FILE_VARIABLE}
+    return {worker_agent.settings.FILE_VARIABLE, worker_agent.__main__.TOKEN_VARIABLE}
+
+
+def _of_store(name: str) -> bool:
+    if not name.startswith("AWS_"):
+        return False
+    try:
+        S3Store("bucket", config={**STORE_KEYS, name.lower(): "true"})  # type: ignore[misc]
+    except UnknownConfigurationKeyError:
+        return False
+    return True
+
+
+def is_pinned(image: str) -> bool:
+    """Whether the image's tag names one release: three numbers with points, two for PostgreSQL's, or a date."""
+    repository, _, tag = image.rpartition(":")
+    return (
+        bool(repository)
+        and re.match(r"\d+\.\d+\.\d+\b|1[67]\.\d+\b|12\.\d+\b|RELEASE\.\d{4}-\d\d-\d\dT", tag) is not None
+    )
+
+
+class TestCommands:
+    def test_every_program_and_process_is_started_somewhere(self) -> None:
+        commands = {(one.program, one.arguments[0]) for one in STARTED}
+        roles = {("coordinator", name) for name in ("up", "serve", "work", "beat", "migrate")}
+        assert commands == roles | {("worker-agent", "run")}
+
+    @pytest.mark.parametrize("one", STARTED, ids=names(STARTED))
+    def test_a_started_command_exists(self, one: Started) -> None:
+        parse(one.program, one.arguments)
+
+    @pytest.mark.parametrize("arguments", [["serves"], ["serve", "--reload"], ["keys", "create"], []])
+    def test_one_that_does_not_exist_is_refused(self, arguments: list[str]) -> None:
+        with pytest.raises(LookupError):
+            parse("coordinator", arguments)
+
+    @pytest.mark.parametrize("page", ["operators.md", "node-owners.md"])
+    def test_commands_in_a_guide_exist(self, page: str) -> None:
+        blocks = re.findall(r"```(?:bash|console)\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
+        lines = [line.strip().split("  #")[0] for block in blocks for line in block.splitlines()]
+        services = deployed.compose()["services"]
+        for line in lines:
+            words = line.split()
+            if words[:1] and words[0] in PROGRAMS:
+                parse(words[0], words[1:])
+            if "run" in words and words[:2] == ["docker", "compose"]:
+                place = next(index for index, word in enumerate(words) if word in services)
+                parse("worker-agent" if words[place].startswith("worker") else "coordinator", words[place + 1 :])
+
+
+class TestVariables:
+    @pytest.mark.parametrize("one", [*STARTED, *EXAMPLES], ids=names([*STARTED, *EXAMPLES]))
+    def test_every_variable_is_read_by_the_program_or_named_as_anothers(self, one: Started) -> None:
+        assert one.variables
+        assert not_understood(one) == []
+
+    def test_one_that_nobody_reads_is_found(self) -> None:
+        wrong = {"FEDLOOM_DATABSE_URL": "x", "AWS_ENDPOINT_URI": "x", "FEDLOOM_HOST": "::", "DEBUG": "1"}
+        found = not_understood(Started("here", "coordinator", ("up",), wrong))
+        assert found == ["FEDLOOM_DATABSE_URL", "AWS_ENDPOINT_URI", "DEBUG"]
+
+    def test_a_workers_variable_is_none_of_the_coordinators(self) -> None:
+        assert not_understood(Started("here", "coordinator", (), {"FEDLOOM_WORKER_URL": "x"})) == [
+            "FEDLOOM_WORKER_URL"
+        ]
+
+    def test_the_example_for_compose_holds_what_it_asks_for(self) -> None:
+        assert set(deployed.example("compose.env.example")) == deployed.asked_of_the_environment()
+
+    def test_the_example_of_a_workers_file_is_understood(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(worker_agent.settings.FILE_VARIABLE, str(DEPLOY / "worker-agent.toml.example"))
+        settings = AgentSettings()
+        assert (list(settings.models), list(settings.datasets)) == (["minilm"], ["tickets"])
+        assert settings.policy.approve == "ask"
+
+
+class TestImages:
+    def bases(self) -> list[str]:
+        every = [step for file in DOCKERFILES.values() for step in deployed.instructions(file)]
+        return [rest.split()[0] for name, rest in every if name == "FROM"]
+
+    def test_every_image_is_pinned_to_a_release(self) -> None:
+        used = [service["image"] for service in deployed.compose()["services"].values()]
+        assert len(self.bases()) == 6
+        assert [image for image in self.bases() + used if not is_pinned(image)] == []
+
+    @pytest.mark.parametrize(
+        "image", ["redis", "redis:latest", "nginx:1-alpine", "python:3.11-slim", "x/minio:RELEASE"]
+    )
+    def test_a_tag_that_moves_is_no_pin(self, image: str) -> None:
+        assert not is_pinned(image)
+
+    def test_our_own_have_the_version_of_the_code(self) -> None:
+        used = [service["image"] for service in deployed.compose()["services"].values()]
+        ours = {image.rpartition(":")[2] for image in used if image.startswith("fedloom-")}
+        chart = yaml.safe_load((deployed.CHART / "Chart.yaml").read_text("utf-8"))
+        assert ours | {chart["appVersion"]} == {__version__}
+
+    @pytest.mark.parametrize("name", ["coordinator.Dockerfile", "worker.Dockerfile"])
+    def test_what_pip_installs_is_constrained(self, name: str) -> None:
+        steps = [rest for found, rest in deployed.instructions(DOCKERFILES[name]) if found == "RUN"]
+        installs = [part for step in steps for part in step.split("&&") if "pip install" in part]
+        assert len(installs) == 2
+        assert all("-c constraints.txt" in install for install in installs)
+
+    @pytest.mark.parametrize("name", ["coordinator.Dockerfile", "worker.Dockerfile"])
+    def test_what_is_copied_exists_and_is_let_in(self, name: str) -> None:
+        let_in = (DEPLOY / f"{name}.dockerignore").read_text("utf-8").splitlines()
+        copied = [rest.split()[:-1] for found, rest in deployed.instructions(DOCKERFILES[name]) if found == "COPY"]
+        sources = [source for part in copied for source in part if not part[0].startswith("--from")]
+        assert {"federated", "constraints.txt"} <= set(sources)
+        assert [source for source in sources if not (ROOT / source).exists() or f"!{source}" not in let_in] == []
+
+
+class TestNotAsRoot:
+    def test_every_image_has_a_user_by_number(self) -> None:
+        assert {name: deployed.last(file, "USER") for name, file in DOCKERFILES.items()} == dict.fromkeys(
+            DOCKERFILES, "10001:10001"
+        )
+
+    @pytest.mark.parametrize("name", deployed.compose()["services"])
+    def test_every_service_has_one_and_no_capability(self, name: str) -> None:
+        service: dict[str, Any] = deployed.compose()["services"][name]
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+    @pytest.mark.parametrize("path", deployed.UNITS, ids=lambda path: path.name)
+    def test_every_unit_has_one(self, path: Path) -> None:
+        service = deployed.unit(path)["Service"]
+        assert service["User"].startswith("fedloom")
+        assert (service["NoNewPrivileges"], service["CapabilityBoundingSet"]) == ("yes", "")
+
+
+class TestComposition:
+    def test_two_of_web_and_background_and_one_beat(self) -> None:
+        services = deployed.compose()["services"]
+        replicas = {name: service.get("deploy", {}).get("replicas", 1) for name, service in services.items()}
+        assert (replicas["web"], replicas["background"], replicas["beat"]) == (2, 2, 1)
+        assert [name for name in services if name.startswith("worker-")] == ["worker-1", "worker-2"]
+
+    def test_only_the_load_balancer_stands_in_both_networks_and_is_published(self) -> None:
+        services = deployed.compose()["services"]
+        published = [name for name, service in services.items() if "ports" in service]
+        between = [name for name, service in services.items() if {"backend", "frontend"} <= set(service["networks"])]
+        assert published == between == ["loadbalancer"]
+        assert deployed.compose()["networks"]["backend"] == {"internal": True}
+
+    def test_what_is_depended_on_is_there_and_has_what_is_waited_for(self) -> None:
+        services = deployed.compose()["services"]
+        for service in services.values():
+            waits = service.get("depends_on", {})
+            for name, wait in (waits if isinstance(waits, dict) else {key: {} for key in waits}).items():
+                assert name in services
+                assert wait.get("condition") != "service_healthy" or "healthcheck" in services[name]

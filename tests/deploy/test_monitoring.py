@@ -1,0 +1,131 @@
+"""Alerts and the dashboard name only what the coordinator exports."""
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from coordinator.app import create_app
+from tests.deploy.deployed import DEPLOY, compose
+
+PROMETHEUS = DEPLOY / "prometheus"
+# Of Prometheus itself: whether a target answered, and what it says of each target.
+BUILT_IN = {"up"}
+TARGET_LABELS = {"job", "instance"}
+OUR_LABELS = {"method", "route", "status"}
+KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "bool", "offset"}
+_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+_MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
+
+
+def exported() -> set[str]:
+    """Names of all series at /metrics."""
+    families = list(REGISTRY.collect())
+    return {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ("",))}
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text("utf-8"))["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def dashboard() -> dict[str, Any]:
+    return dict(json.loads((DEPLOY / "grafana/fedloom.json").read_text("utf-8")))
+
+
+def expressions() -> dict[str, str]:
+    """Every PromQL expression by where it stands."""
+    found = {f"alert {name}": rule["expr"] for name, rule in alerts().items()}
+    for panel in dashboard()["panels"]:
+        found |= {f"panel {panel['title']} {target['refId']}": target["expr"] for target in panel["targets"]}
+    return found
+
+
+def unknown_names(expression: str) -> set[str]:
+    """Metrics and labels of the expression that there are not."""
+    labels = {name for name, _, _ in _MATCHER.findall(expression)}
+    grouping = re.findall(r"\b(?:by|without|on|ignoring) *\(([^)]*)\)", expression)
+    labels |= {name for names in grouping for name in re.findall(r"\w+", names)}
+    rest = re.sub(
+        r"\{[^}]*\"[^}]*\}|\b(?:by|without|on|ignoring) *\([^)]*\)|\[\w+\]", " ", _without_values(expression)
+    )
+    names = re.findall(r"\b[a-z_:][\w:]*\b(?! *\()", re.sub(r"\b\d[\w.]*", " ", rest))
+    return (labels - OUR_LABELS - TARGET_LABELS - {"le"}) | (set(names) - KEYWORDS - BUILT_IN - exported())
+
+
+def _without_values(expression: str) -> str:
+    return re.sub(r'"[^"]*"', '""', expression)
+
+
+@lru_cache(maxsize=1)
+def paths() -> tuple[str, ...]:
+    """The routes of the API."""
+    return tuple(create_app().openapi()["paths"])
+
+
+def matches_nothing(expression: str) -> list[str]:
+    """Matchers of routes that no route meets."""
+    routes = [(sign, value) for name, sign, value in _MATCHER.findall(expression) if name == "route"]
+    return [value for sign, value in routes if not any(_meets(sign, value, path) for path in paths())]
+
+
+def _meets(sign: str, value: str, path: str) -> bool:
+    return re.fullmatch(value, path) is not None if "~" in sign else value == path
+
+
+class TestExpressions:
+    @pytest.mark.parametrize("where", expressions())
+    def test_every_metric_and_label_is_exported(self, where: str) -> None:
+        assert unknown_names(expressions()[where]) == set()
+
+    @pytest.mark.parametrize("where", expressions())
+    def test_every_route_is_one_of_the_api(self, where: str) -> None:
+        assert matches_nothing(expressions()[where]) == []
+
+    @pytest.mark.parametrize("where", expressions())
+    def test_brackets_close(self, where: str) -> None:
+        for opened, closed in ("()", "[]"):
+            bare = _without_values(expressions()[where])
+            assert bare.count(opened) == bare.count(closed)
+
+    def test_what_is_not_exported_is_found(self) -> None:
+        wrong = 'sum by (le, role) (rate(fedloom_rounds_total{state="open"}[5m])) / up > 1.5e9'
+        assert unknown_names(wrong) == {"role", "state", "fedloom_rounds_total"}
+        assert matches_nothing('x{route="/metrics",route=~"/v2/.*"}') == ["/v2/.*"]
+
+
+class TestAlerts:
+    @pytest.mark.parametrize("name", alerts())
+    def test_an_alert_says_what_it_means_and_how_bad_it_is(self, name: str) -> None:
+        rule = alerts()[name]
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"]["summary"].endswith(".")
+
+    def test_they_are_loaded_and_watch_the_job_that_is_scraped(self) -> None:
+        configured = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
+        (scrape,) = configured["scrape_configs"]
+        jobs = {
+            value for rule in alerts().values() for name, _, value in _MATCHER.findall(rule["expr"]) if name == "job"
+        }
+        assert jobs == {scrape["job_name"]}
+        assert configured["rule_files"] == ["alerts.yml"]
+        assert set(scrape["dns_sd_configs"][0]["names"]) <= set(compose()["services"])
+
+
+class TestTheDashboard:
+    def test_panels_have_their_own_ids_and_places(self) -> None:
+        panels = dashboard()["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        taken = [(place["x"] + x, place["y"] + y) for place in (p["gridPos"] for p in panels)
+                 for x in range(place["w"]) for y in range(place["h"])]  # fmt: skip
+        assert len(taken) == len(set(taken))
+        assert max(x for x, _ in taken) < 24
+
+    def test_every_variable_that_is_used_is_defined(self) -> None:
+        names = {variable["name"] for variable in dashboard()["templating"]["list"]}
+        text = json.dumps(dashboard()["panels"])
+        assert set(re.findall(r"\$\{?(\w+)", text)) == names

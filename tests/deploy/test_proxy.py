@@ -1,0 +1,139 @@
+"""The load balancer's configuration and the units, held against nginx and systemd where they are installed."""
+
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+
+from coordinator.settings import Settings
+from tests.deploy.deployed import DEPLOY, UNITS
+from tests.support.service import Bearer, Service, created
+from worker_agent.settings import AgentSettings
+
+NGINX, ANALYZE, OPENSSL = (shutil.which(name) for name in ("nginx", "systemd-analyze", "openssl"))
+TEXT = (DEPLOY / "nginx/nginx.conf").read_text("utf-8")
+LONGEST_POLL_SECONDS = 30
+START_SECONDS = 20.0
+
+
+def setting(name: str) -> str:
+    (found,) = re.findall(rf"^ *{name} ([^;]+);", TEXT, flags=re.MULTILINE)
+    return str(found)
+
+
+class TestLimits:
+    def test_a_chunk_passes_and_nothing_larger(self) -> None:
+        assert setting("client_max_body_size") == f"{Settings().chunk_bytes // 2**20}m"
+
+    def test_a_long_poll_is_not_cut(self) -> None:
+        assert int(setting("proxy_read_timeout").removesuffix("s")) > LONGEST_POLL_SECONDS
+        assert AgentSettings.model_fields["lease_wait_seconds"].metadata[-1].le <= LONGEST_POLL_SECONDS
+
+    def test_the_bytes_of_an_artifact_lie_on_no_disk_of_the_balancer(self) -> None:
+        assert (setting("proxy_request_buffering"), setting("proxy_max_temp_file_size")) == ("off", "0")
+
+
+def certificate(folder: Path) -> None:
+    """A self-signed certificate, made as docs/operators.md says."""
+    subprocess.run(
+        [
+            str(OPENSSL), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-days", "1", "-subj", "/CN=fedloom.internal", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout", str(folder / "privkey.pem"), "-out", str(folder / "fullchain.pem"),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def configuration(folder: Path, port: int, web: str) -> Path:
+    """nginx.conf with paths of this test, one worker, and `web` in the place of the containers' name."""
+    text = TEXT.replace(" /tmp/", f" {folder}/").replace("/etc/nginx/certs", str(folder))
+    text = text.replace("http://web:8000", web).replace("listen 8443", f"listen 127.0.0.1:{port}")
+    file = folder / "nginx.conf"
+    file.write_text(text.replace("worker_processes auto", "worker_processes 1"), encoding="utf-8")
+    return file
+
+
+@pytest.mark.skipif(NGINX is None or OPENSSL is None, reason="needs nginx and openssl")
+class TestNginx:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        certificate(tmp_path)
+        return tmp_path
+
+    @pytest.fixture
+    def balanced(self, service: Service, folder: Path) -> Iterator[httpx.Client]:
+        """Through the load balancer to a real web process."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        file = configuration(folder, port, service.url)
+        process = subprocess.Popen([str(NGINX), "-p", str(folder), "-c", str(file), "-g", "daemon off;"])
+        trusted = ssl.create_default_context(cafile=str(folder / "fullchain.pem"))
+        try:
+            with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trusted, trust_env=False) as client:
+                _wait_for(client)
+                yield client
+        finally:
+            process.terminate()
+            process.wait(START_SECONDS)
+
+    def test_nginx_finds_nothing_wrong(self, folder: Path) -> None:
+        file = configuration(folder, 8443, "http://web:8000")
+        done = subprocess.run(
+            [str(NGINX), "-t", "-p", str(folder), "-c", str(file)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "[warn]" in done.stderr) == (0, False), done.stderr
+
+    def test_the_api_is_there_and_the_metrics_are_not(self, balanced: httpx.Client, service: Service) -> None:
+        assert balanced.get("/v1/organizations").status_code == 401
+        assert balanced.get("/v1/organizations", auth=Bearer(service.admin_key)).status_code == 200
+        assert balanced.get("/metrics").status_code == 404
+        assert balanced.get("/healthz").headers["Strict-Transport-Security"].startswith("max-age=")
+
+    def test_a_whole_chunk_passes_and_one_byte_more_does_not(self, balanced: httpx.Client, service: Service) -> None:
+        organization = service.new_organization("Clinic")
+        balanced.auth = Bearer(created(_new_key(service, organization.id))["key"])
+        content = bytes(Settings().chunk_bytes)
+        announced = {"size_bytes": len(content), "digest": "sha256:" + sha256(content).hexdigest()}
+        path = f"/v1/artifacts/uploads/{created(balanced.post('/v1/artifacts/uploads', json=announced))['upload_id']}"
+        assert balanced.put(f"{path}/chunks/0", content=content + b"x").status_code == 413
+        assert balanced.put(f"{path}/chunks/0", content=content).status_code == 204
+        assert balanced.post(f"{path}/complete").json()["state"] == "complete"
+
+    def test_enrolment_cannot_be_guessed_at_speed(self, balanced: httpx.Client) -> None:
+        answers = [balanced.post("/v1/workers/enroll", json={}).status_code for _ in range(40)]
+        assert set(answers) == {422, 429}
+
+
+def _new_key(service: Service, organization_id: str) -> httpx.Response:
+    return service.admin.post(f"/v1/organizations/{organization_id}/api-keys", json={"name": "n", "role": "owner"})
+
+
+def _wait_for(client: httpx.Client) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.get("/healthz")
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_systemd_finds_nothing_wrong_with_a_unit(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text("utf-8").replace("/opt/fedloom/bin", str(Path(sys.executable).parent)))
+    done = subprocess.run([str(ANALYZE), "verify", str(copy)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,61 @@
+"""What workers sign, byte for byte: another form would make every kept signature worthless."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from federated.statement import Statement, canonical_json, key_id
+
+STATEMENT = Statement(
+    federation_id="fed_1",
+    job_id="job_1",
+    round_kind="train",
+    round_number=3,
+    algorithm="fedavg",
+    algorithm_revision=1,
+    digest="sha256:" + "0" * 64,
+    weight=10,
+    examples=12,
+)
+GOLDEN = (
+    '{"algorithm":{"name":"fedavg","revision":1},"context":"fedloom update 1","examples":12,"federation":"fed_1",'
+    '"job":"job_1","round":{"kind":"train","number":3},"update":"sha256:' + "0" * 64 + '","weight":10.0}'
+)
+OTHERS: dict[str, Any] = {
+    "federation_id": "fed_2",
+    "job_id": "job_2",
+    "round_kind": "prepare",
+    "round_number": 4,
+    "algorithm": "flexlora",
+    "algorithm_revision": 2,
+    "digest": "sha256:" + "1" * 64,
+    "weight": 10.000000000000002,
+    "examples": 13,
+}
+
+
+def test_the_bytes_of_a_statement_are_these() -> None:
+    assert STATEMENT.encode() == GOLDEN.encode()
+
+
+def test_every_field_is_signed() -> None:
+    assert list(OTHERS) == [field.name for field in dataclasses.fields(Statement)]
+    changed = {dataclasses.replace(STATEMENT, **{name: value}).encode() for name, value in OTHERS.items()}
+    assert len(changed | {STATEMENT.encode()}) == len(OTHERS) + 1
+
+
+def test_the_order_of_keys_and_the_alphabet_do_not_matter() -> None:
+    assert (
+        canonical_json({"b": "é", "a": 0.1}) == canonical_json({"a": 0.1, "b": "é"}) == '{"a":0.1,"b":"é"}'.encode()
+    )
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_that_json_does_not_know_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dataclasses.replace(STATEMENT, weight=weight).encode()
+
+
+def test_a_key_is_named_by_its_bytes() -> None:
+    assert key_id("A" * 43) == key_id("A" * 43 + "=") == "ed25519:66687aadf862bd776c8fc18b8e9f8e20"
