@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.support.nodes import Consortium, consortium
 
@@ -11,3 +12,11 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     folder = tmp_path_factory.mktemp("consortium")
     with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A simulation computes on as many threads as the workers; afterwards there are as many as before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
@@ -42,6 +43,7 @@ def simulated(nodes: Consortium, federation_id: str, south: dict[str, Any], fold
     shown = nodes.get(federation_id)
     work = Work.model_validate(shown["definition"] | {"federation_seed": shown["seed"]})
     sites = [load_settings(node.settings) for node in nodes.nodes]
+    torch.set_num_threads(sites[0].training_threads)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
         return open_session(work, DATASET, sites[ordinal], seed, {})

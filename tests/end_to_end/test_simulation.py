@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from federated import registry
 from federated.adapter_files import write_adapter
@@ -21,7 +22,8 @@ PREPARED = {"layer_count": "spectrum"}
 
 
 def simulated(work: Work, sites: list[AgentSettings], folder: Path, evaluate_every: int | None = None) -> Result:
-    """How the federation ends; the adapter's files lie in `folder`."""
+    """How the federation ends; the adapter's files lie in `folder`. On as many threads as the workers train on."""
+    torch.set_num_threads(sites[0].training_threads)
     benches = [Workbench(site) for site in sites]
 
     def session(ordinal: int, seed: int) -> TrainingSession:
