@@ -8,13 +8,15 @@ model and does not count in the norm of the update.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from federated.contract import UpdateRefused
-from federated.payload import Payload
+from federated.payload import Payload, stored_name
 
 
-def expects_like(tensors: Payload, dtype: str) -> dict[str, dict[str, Any]]:
-    """The table for an update with the names and shapes of `tensors`, all of one safetensors dtype."""
-    return {name: {"dtype": dtype, "shape": list(tensors.shape(name))} for name in tensors}
+def expects_like(tensors: Payload, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """The table for an update with the names and shapes of `tensors`, all of one dtype."""
+    return {name: {"dtype": stored_name(dtype), "shape": list(tensors.shape(name))} for name in tensors}
 
 
 def refuse_unexpected(instruction: Payload, update: Payload) -> None:

@@ -38,6 +38,11 @@ _FILE_ORDER = {n: i for i, n in enumerate(("I64", "F64", "F32", "I32", "BF16", "
 _DESCRIPTORS = threading.BoundedSemaphore(256)
 
 
+def stored_name(dtype: torch.dtype) -> str:
+    """safetensors' name of a dtype, such as F32. Raises KeyError for one that payloads do not hold."""
+    return _NAMES[dtype]
+
+
 class Payload(Mapping[str, Tensor]):
     """Tensors by name, in sorted order of names, and `facts` (JSON values).
 
@@ -73,7 +78,7 @@ class Payload(Mapping[str, Tensor]):
 
     def dtype(self, name: str) -> str:
         """safetensors dtype of a tensor, such as F32, without opening it. Raises KeyError for one not stored."""
-        return _NAMES[self._tensors[name].dtype]
+        return stored_name(self._tensors[name].dtype)
 
     def lazy(self, name: str) -> "LazyTensor":
         """A tensor by reference, for another payload that shall not open it. Raises KeyError."""

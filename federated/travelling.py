@@ -14,12 +14,14 @@ from torch import Tensor
 
 from federated.contract import ClientUpdate
 from federated.maths.averaging import weighted_sum
+from federated.maths.starts import seeded_values
 from federated.payload import LazyTensor, Payload
 from federated.session import TrainingSession
 from federated.trainable import ModelFacts, TensorFacts
 
 BASE = "/base"
 FROZEN = "/frozen"
+UPLOAD_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A client's metrics that make sense as a mean over clients, and what they are called in the round's.
 _CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
 
@@ -82,6 +84,12 @@ def absolute(state: Payload, name: str, names: Sequence[str]) -> Tensor:
     if name + BASE not in state:
         raise ValueError(f"tensor {name!r} is a difference, and no client has told its base value yet")
     return (state[name + BASE].double() + state[name].double()).float()
+
+
+def untrained_values(state: Payload) -> dict[str, Tensor]:
+    """What stands in an adapter and nobody trains: values that the seed makes, and those that were given."""
+    seeded = seeded_values(state.facts["seed"], state.facts["seeded"])
+    return seeded | {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
 
 
 def training_metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.tables.definition import Row, Table
+from benchmarks.tables.definition import Row
+from benchmarks.tables.four_tasks import table_of
 
 TRAINING = {"local_epochs": 2.0, "batch_size": 8, "learning_rate": 1e-2, "weight_decay": 0.1}
 PREFIX = {"kind": "prefix", "num_virtual_tokens": 20}
@@ -19,16 +20,4 @@ ROWS = (
     _chosen("FedPepTAO without control variates", "half", {"control_variates": False}),
 )
 
-TABLE = Table(
-    name="fedpeptao",
-    rows=ROWS,
-    rounds=10,
-    tasks=("subj", "trec", "mr", "rte"),
-    alpha=1.0,
-    sizes=5.0,
-    train_rows=800,
-    test_rows=300,
-    test_shares=True,
-    evaluate_every=2,
-    target=0.95,
-)
+TABLE = table_of("fedpeptao", ROWS)

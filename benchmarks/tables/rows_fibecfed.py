@@ -1,6 +1,7 @@
 """FibecFed and its ideas one by one, beside plain averaging of LoRA."""
 
-from benchmarks.tables.definition import Row, Table
+from benchmarks.tables.definition import Row
+from benchmarks.tables.four_tasks import table_of
 
 TRAINING = {"local_epochs": 2, "batch_size": 8, "learning_rate": 2e-3}
 LORA = {"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}
@@ -16,16 +17,4 @@ ROWS = (
     Row("all rows of private layers (no mask)", "fibecfed", {**CHOSEN, "local_share": 1.0}, LORA),
 )
 
-TABLE = Table(
-    name="fibecfed",
-    rows=ROWS,
-    rounds=10,
-    tasks=("subj", "trec", "mr", "rte"),
-    alpha=1.0,
-    sizes=5.0,
-    train_rows=800,
-    test_rows=300,
-    test_shares=True,
-    evaluate_every=2,
-    target=0.95,
-)
+TABLE = table_of("fibecfed", ROWS)

@@ -20,21 +20,22 @@ from federated.algorithms.fedavg.server_optimizers import moments, server_step
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
 from federated.expects import expects_like, refuse_unexpected
 from federated.maths.averaging import Recent, weighted_sum
-from federated.maths.starts import seeded_values, start
+from federated.maths.starts import start
 from federated.payload import LazyTensor, Payload
 from federated.trainable import ModelFacts, TensorFacts
 from federated.travelling import (
     BASE,
     FROZEN,
+    UPLOAD_DTYPES,
     absolute,
     checked_initial,
     differences,
     expected_bases,
     told_bases,
     training_metrics,
+    untrained_values,
 )
 
-_UPLOAD_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
@@ -63,7 +64,7 @@ class FedAvgServer:
         """The current values, the same for all, and nothing of the server's optimiser."""
         current = Payload({name: state.lazy(name) for name in _travelling(state)})
         sent = [name for name in state if "/" not in name or name.endswith(FROZEN)]
-        expects = expects_like(current, _UPLOAD_DTYPES[self._config.upload_dtype])
+        expects = expects_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
         expects |= expected_bases(state, state.facts["differences"])
         facts = {"expects": expects, "frozen": state.facts["frozen"]}
         instruction = Payload({name: state.lazy(name) for name in sent}, facts)
@@ -98,9 +99,7 @@ class FedAvgServer:
         Raises ValueError before the first round if a tensor travels as a difference.
         """
         values = {name: absolute(state, name, state.facts["differences"]) for name in _travelling(state)}
-        seeded = seeded_values(state.facts["seed"], state.facts["seeded"])
-        given = {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
-        return Adapter("peft", {**values, **seeded, **given})
+        return Adapter("peft", values | untrained_values(state))
 
     def _first(self, tensor: TensorFacts, given: Tensor | None, seed: int) -> dict[str, Tensor | LazyTensor]:
         value = LazyTensor(torch.float32, tensor.shape, partial(start, seed, tensor))

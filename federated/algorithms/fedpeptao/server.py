@@ -89,7 +89,7 @@ class FedPepTAOServer:
         if state.facts["stage"] == "measure":
             expects = self._measurements(state.facts["layers"])
         else:
-            expects = expects_like(Payload({name: state.lazy(name) for name in names}), "F32")
+            expects = expects_like(Payload({name: state.lazy(name) for name in names}), torch.float32)
         facts = {key: state.facts[key] for key in ("stage", "travelling", "frozen")}
         instruction = Payload({name: state.lazy(name) for name in sent}, {**facts, "expects": expects})
         return {client.ordinal: instruction for client in clients}

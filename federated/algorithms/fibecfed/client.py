@@ -19,9 +19,7 @@ from federated.local_training import Hooks, train
 from federated.model_layers import layers_of
 from federated.payload import Payload
 from federated.session import TrainingSession
-from federated.travelling import BASE, FROZEN, base_values, norm
-
-_UPLOAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from federated.travelling import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 
 
 class FibecFedClient:
@@ -87,7 +85,7 @@ class FibecFedClient:
         local = session.read([*names, *told.private])
         update = {name: local[name] - instruction[name] for name in names}
         metrics |= {"update_norm": norm(update), "admitted_share": admitted / session.examples}
-        dtype = _UPLOAD_DTYPES[self._config.upload_dtype]
+        dtype = UPLOAD_DTYPES[self._config.upload_dtype]
         sent = Payload({name: value.to(dtype) for name, value in update.items()} | base)
         private = {name: local[name] for name in told.private}
         memory = Remembered(hard, rows, private).payload(session, told.travelling)

@@ -30,11 +30,12 @@ from federated.contract import (
 )
 from federated.expects import expects_like, refuse_unexpected
 from federated.maths.averaging import weighted_sum
-from federated.maths.starts import seeded_values, start
+from federated.maths.starts import start
 from federated.payload import LazyTensor, Payload
 from federated.trainable import Lora, ModelFacts, TensorFacts
 from federated.travelling import (
     FROZEN,
+    UPLOAD_DTYPES,
     absolute,
     averaged,
     checked_initial,
@@ -43,12 +44,12 @@ from federated.travelling import (
     mean_metrics,
     told_bases,
     training_metrics,
+    untrained_values,
 )
 
 LAYER_SCORES = "layer_scores"
 KEPT_SHARE = "kept_share"
 
-_UPLOAD_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 # A client's metrics of the preparation, and of a round, that make sense as a mean over clients.
 _CLIENT_METRICS = ("kept_spectrum", "kept_eigengap", "admitted_share")
 
@@ -103,7 +104,7 @@ class FibecFedServer:
             instruction = Payload(sent, {**facts, "expects": expects})
         else:
             current = Payload({name: state.lazy(name) for name in _travelling(state)})
-            expects = expects_like(current, _UPLOAD_DTYPES[self._config.upload_dtype])
+            expects = expects_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
             expects |= expected_bases(state, state.facts["differences"])
             sent = {name: state.lazy(name) for name in [*current, *(name for name in state if name.endswith(FROZEN))]}
             facts |= {"round": step.number, "rounds": step.rounds}
@@ -139,9 +140,7 @@ class FibecFedServer:
         Raises ValueError before the first round if a tensor travels as a difference.
         """
         values = {name: absolute(state, name, state.facts["differences"]) for name in _travelling(state)}
-        seeded = seeded_values(state.facts["seed"], state.facts["seeded"])
-        given = {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
-        return Adapter("peft", {**values, **seeded, **given})
+        return Adapter("peft", values | untrained_values(state))
 
     def _expected_scores(self, layers: int) -> dict[str, dict[str, Any]]:
         row = {"dtype": "F32", "in_norm": False}

@@ -11,9 +11,7 @@ from federated.contract import AnyTrainable, ClientResult, View
 from federated.local_training import Hooks, train
 from federated.payload import Payload
 from federated.session import TrainingSession
-from federated.travelling import BASE, FROZEN, base_values, norm
-
-_UPLOAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from federated.travelling import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 
 
 class FlexLoRAClient:
@@ -35,7 +33,7 @@ class FlexLoRAClient:
         local = _own_part(session.read(names), learned)
         update = {name: local[name] - instruction[name] for name in names}
         metrics |= {"update_norm": norm(update), **_largest_rank(instruction)}
-        dtype = _UPLOAD_DTYPES[self._config.upload_dtype]
+        dtype = UPLOAD_DTYPES[self._config.upload_dtype]
         sent = Payload({name: value.to(dtype) for name, value in update.items()} | base)
         return ClientResult(sent, float(session.examples), metrics)
 

@@ -24,11 +24,12 @@ from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate,
 from federated.expects import expects_like, refuse_unexpected
 from federated.maths.averaging import Recent
 from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
-from federated.maths.starts import seeded_values, start
+from federated.maths.starts import start
 from federated.payload import LazyTensor, Payload
 from federated.trainable import Lora, ModelFacts
 from federated.travelling import (
     FROZEN,
+    UPLOAD_DTYPES,
     absolute,
     averaged,
     checked_initial,
@@ -36,9 +37,8 @@ from federated.travelling import (
     expected_bases,
     told_bases,
     training_metrics,
+    untrained_values,
 )
-
-_UPLOAD_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 
 class FlexLoRAServer:
@@ -134,8 +134,7 @@ class FlexLoRAServer:
             tensors |= {matrix.a: a, matrix.b: b / self._scale(matrix, len(a))}
         for name in _averaged_names(state, matrices):
             tensors[name] = absolute(state, name, state.facts["differences"])
-        tensors |= seeded_values(state.facts["seed"], state.facts["seeded"])
-        tensors |= {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
+        tensors |= untrained_values(state)
         most = self._config.export_rank or self._trainable.largest_rank
         fields = {
             "r": min(self._trainable.r, most),
@@ -185,7 +184,7 @@ class FlexLoRAServer:
         for matrix, rank in at.values():
             tensors |= lazy_factors(matrix, rank, partial(received, matrix.module))
         tensors |= {name: state.lazy(name) for name in _averaged_names(state, matrices)}
-        dtype = _UPLOAD_DTYPES[self._config.upload_dtype]
+        dtype = UPLOAD_DTYPES[self._config.upload_dtype]
         expects = expects_like(Payload(tensors), dtype) | expected_bases(state, state.facts["differences"])
         tensors |= {name: state.lazy(name) for name in state if name.endswith(FROZEN)}
         if self._config.aggregation == "stack" and step.kind != "evaluate":
