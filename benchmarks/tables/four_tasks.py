@@ -1,4 +1,4 @@
-"""The federation of the tables whose methods keep parts of each client's model at home: four tasks, unequal shares."""
+"""The federation of tables whose methods keep parts of each client at home: four tasks, unequal shares."""
 
 from benchmarks.tables.definition import Row, Table
 
