@@ -6,18 +6,16 @@ from typing import Any
 import peft
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from federated import simulation
 from federated.adapter_files import write_adapter
-from federated.contract import ClientFacts, RoundFacts
 from federated.merge import merge
 from federated.protocol import Work
-from federated.registry import client_half, make_config, server_half
+from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora, Prefix
-from tests.support.training import COLORS, REPEAT, data_of, logits, work_of
+from tests.support.training import COLORS, REPEAT, data_of, evaluated_logits, logits, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
@@ -28,17 +26,6 @@ def federated(node: AgentSettings, work: Work, bench: Workbench) -> Result:
         "fedavg", make_config("fedavg", settings), work.trainable, 2, 2, seed=work.federation_seed
     )
     return simulation.run(federation, lambda ordinal, seed: bench.open(work, data_of(work.task), seed, {}))
-
-
-def evaluated_logits(work: Work, bench: Workbench, result: Result) -> Tensor:
-    """Those of the session that applied the last state."""
-    config = make_config("fedavg", work.config)
-    opened = bench.open(work, data_of(work.task), 0, {})
-    client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
-    step = RoundFacts(3, "evaluate", 2, 2)
-    told = server_half("fedavg", config, work.trainable).plan(result.state, [client], step)[1]
-    client_half("fedavg", config, work.trainable).apply(told, opened, None, "shared")
-    return logits(opened.model)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +46,7 @@ def test_peft_opens_the_adapter_as_the_model_that_was_trained(
     work = work_of(model, trainable, REPEAT if model == "llama" else COLORS, config)
     bench = Workbench(node)
     result = federated(node, work, bench)
-    expected = evaluated_logits(work, bench, result)
+    expected = evaluated_logits("fedavg", work, bench, result)
     base, folder = Path(node.models[model]), tmp_path / "adapter"
     write_adapter(folder, result.adapter, trainable, bench.open(work, data_of(work.task), 0, {}).facts, str(base), {})
     if model == "llama":

@@ -10,10 +10,11 @@ from federated import registry
 from federated.contract import AnyTrainable, ClientFacts, RoundFacts
 from federated.payload import Payload
 from federated.protocol import BaseModelReference, TaskDefinition, Work
+from federated.simulation import Result
 from federated.trainable import Lora, ModelFacts
 from tests.support import tiny_models
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Session
+from worker_agent.training.session import Session, Workbench
 
 COLORS = TaskDefinition(
     task="sequence_classification", labels=("red", "green", "blue"), metrics=("accuracy", "matthews", "f1")
@@ -92,6 +93,17 @@ def logits(model: Any) -> Tensor:
     with torch.no_grad():
         found: Tensor = model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
     return found
+
+
+def evaluated_logits(algorithm: str, work: Work, bench: Workbench, result: Result) -> Tensor:
+    """Those of a session that applied the state a simulation ended with."""
+    config = registry.make_config(algorithm, work.config)
+    opened = bench.open(work, data_of(work.task), 0, {})
+    client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
+    step = RoundFacts(work.rounds, "evaluate", work.rounds, 2)
+    told = registry.server_half(algorithm, config, work.trainable).plan(result.state, [client], step)[1]
+    registry.client_half(algorithm, config, work.trainable).apply(told, opened, None, "shared")
+    return logits(opened.model)
 
 
 def logits_of(session: Session, examples: int = 5) -> tuple[dict[str, Tensor], Tensor]:

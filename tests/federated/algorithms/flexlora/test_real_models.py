@@ -6,7 +6,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from federated import simulation
@@ -17,7 +16,7 @@ from federated.protocol import Work
 from federated.registry import client_half, make_config, server_half
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
-from tests.support.training import COLORS, REPEAT, data_of, logits, work_of
+from tests.support.training import COLORS, REPEAT, data_of, evaluated_logits, logits, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
@@ -32,17 +31,6 @@ def federated(work: Work, bench: Workbench) -> Result:
     return simulation.run(
         federation, lambda ordinal, seed: bench.open(work, data_of(work.task), seed, RANKS.get(ordinal, {}))
     )
-
-
-def evaluated_logits(work: Work, bench: Workbench, result: Result) -> Tensor:
-    """Those of the session that applied the last state."""
-    config = make_config("flexlora", work.config)
-    opened = bench.open(work, data_of(work.task), 0, {})
-    client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
-    step = RoundFacts(2, "evaluate", 2, 3)
-    told = server_half("flexlora", config, work.trainable).plan(result.state, [client], step)[1]
-    client_half("flexlora", config, work.trainable).apply(told, opened, None, "shared")
-    return logits(opened.model)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +53,7 @@ def test_peft_opens_the_adapter_as_the_model_that_was_evaluated(
     work = work_of(model, trainable, REPEAT if model == "llama" else COLORS, local | config)
     bench = Workbench(node)
     result = federated(work, bench)
-    expected = evaluated_logits(work, bench, result)
+    expected = evaluated_logits("flexlora", work, bench, result)
     base, folder = Path(node.models[model]), tmp_path / "adapter"
     write_adapter(folder, result.adapter, trainable, bench.open(work, data_of(work.task), 0, {}).facts, str(base), {})
     if model == "llama":
