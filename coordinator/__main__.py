@@ -21,8 +21,6 @@ from coordinator.settings import get_settings
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of the installation.")
 app.add_typer(keys, name="keys")
-log = typer.Typer(no_args_is_help=True, help="The audit log.")
-app.add_typer(log, name="audit")
 
 GRACEFUL_SECONDS = 2
 MIGRATING = "migrating"
@@ -218,22 +216,6 @@ def create_admin(
     with writing() as session:
         text = service.create_admin_key(session, name, utcnow())
     typer.echo(text)
-
-
-@log.command("verify")
-def verify_audit(data: Data = None) -> None:
-    """Walk every chain of the audit log: the number and hash of its last entry, or the first that was changed."""
-    from coordinator import audit
-    from coordinator.database import reading
-
-    _settle("audit", data)
-    try:
-        with reading() as session:
-            for line in audit.verify(session):
-                typer.echo(line)
-    except audit.Broken as broken:
-        typer.echo(f"broken: {broken}", err=True)
-        raise typer.Exit(1) from None
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -17,19 +17,15 @@ from coordinator.errors import CoordinatorError, FieldError, TooLarge, Unavailab
 from federated.protocol import Problem
 
 MEDIA_TYPE = "application/problem+json"
-LOCATED: dict[int | str, dict[str, Any]] = {
-    201: {"headers": {"Location": {"description": "Path of what was made", "schema": {"type": "string"}}}}
-}
 _log = structlog.get_logger(__name__)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For an endpoint's `responses`: which errors it gives besides those that nearly all of them give."""
-    return {status: documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
+    return {status: _documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
 
 
-def documented(status: int) -> dict[str, Any]:
-    """What OpenAPI says of an error with this status."""
+def _documented(status: int) -> dict[str, Any]:
     title = HTTPStatus(status).phrase
     example = {"type": "urn:fedloom:problem:…", "title": title, "status": status, "code": "…", "detail": "…"}
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
@@ -53,7 +49,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    app.add_exception_handler(DataError, _impossible_value)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -74,13 +69,6 @@ def invalid(faults: Sequence[FieldError]) -> Unprocessable:
     """The error for a request with these bad fields."""
     detail = "; ".join(f"{fault['pointer'] or 'the body'}: {fault['detail']}" for fault in faults[:5])
     return Unprocessable("request_invalid", detail, errors=faults)
-
-
-def unknown_parameters(names: Sequence[str], known: Sequence[str]) -> Unprocessable:
-    """The error for a query with these names; the operation takes those in `known`."""
-    there_are = f"there are: {', '.join(known)}" if known else "it takes none"
-    detail = f"is no parameter of this operation; {there_are}"
-    return invalid([FieldError(pointer=f"#query{_pointer([name])}", detail=detail) for name in names])
 
 
 def _fault(location: Sequence[int | str], message: str, body: object) -> FieldError:
@@ -121,8 +109,6 @@ def _pointer(path: Sequence[int | str]) -> str:
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
-    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that it could not read
-        return answer(invalid([FieldError(pointer="", detail="is not JSON in UTF-8, or nested too deep")]))
     phrase = HTTPStatus(error.status_code).phrase
     raised = CoordinatorError(phrase.lower().replace(" ", "_").replace("-", "_"), str(error.detail))
     document = {**raised.problem(), "title": phrase, "status": error.status_code}
@@ -132,13 +118,6 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 def _disconnected(request: Request, error: Exception) -> JSONResponse:
     _log.info("client_disconnected", method=request.method, path=request.url.path)
     return answer(TooLarge("disconnected", "The connection ended before the body did."))
-
-
-def _impossible_value(request: Request, error: Exception) -> JSONResponse:
-    """PostgreSQL has no NUL in a text, not even in one that is merely looked for."""
-    _log.warning("value_refused", method=request.method, path=request.url.path, reason=type(error).__name__)
-    detail = "A text in the request has a character that cannot be stored (NUL), or a number is too large."
-    return answer(Unprocessable("value_impossible", detail))
 
 
 def _database_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,16 +1,15 @@
 """The route of every operation of the API: what holds for all POSTs and all GETs, once.
 
 A POST with an `Idempotency-Key` is done once (see `idempotency`). A GET of JSON carries an `ETag`, and is answered
-304 to who has it already (see `conditions`). A parameter that the operation does not know is refused.
+304 to who has it already (see `conditions`).
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.dependencies.models import Dependant
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -62,9 +61,7 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Handler:
         handler = _tagged(super().get_route_handler())
-        if "POST" in (self.methods or ()):
-            handler = _keyed(handler, _secrets(self.response_model))
-        return _strict(handler, set(_query_names(self.dependant)))
+        return _keyed(handler, _secrets(self.response_model)) if "POST" in (self.methods or ()) else handler
 
 
 def _streams(options: dict[str, Any]) -> bool:
@@ -84,27 +81,6 @@ def _secrets(model: object) -> list[str]:
         return []
     fields = model.model_fields.items()
     return [name for name, field in fields if any(isinstance(mark, ShownOnce) for mark in field.metadata)]
-
-
-# ---- parameters
-
-
-def _query_names(dependant: Dependant) -> Iterator[str]:
-    yield from (field.alias for field in dependant.query_params)
-    for dependency in dependant.dependencies:
-        yield from _query_names(dependency)
-
-
-def _strict(handler: Handler, known: Collection[str]) -> Handler:
-    """Refuses what the operation would not look at: a name that is misspelt is not passed over in silence."""
-
-    async def answer(request: Request) -> Response:
-        unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
-        if unknown:
-            raise problems.unknown_parameters(unknown, sorted(known))
-        return await handler(request)
-
-    return answer
 
 
 # ---- entity tags

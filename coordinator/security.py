@@ -32,9 +32,6 @@ ENROLLMENT_PREFIX = "fle_"
 AUDIENCE = "fedloom"
 PUBLIC_KEY_BYTES = 32
 
-NOT_YOURS = "There is nothing under this address, or it is not yours to see."
-"""Said of what is not there and of what is another organisation's alike."""
-
 Role = Literal["admin", "owner", "operator", "viewer", "worker"]
 _REQUIRED_CLAIMS = ["iss", "aud", "iat", "exp", "jti"]
 
@@ -156,7 +153,7 @@ def require_role(principal: Principal, *roles: Role, organization_id: str | None
     if principal.role == "admin":
         return
     if organization_id is not None and principal.organization_id != organization_id:
-        raise NotFound("not_found", NOT_YOURS)
+        raise NotFound("not_found", "There is nothing under this address, or it is not yours to see.")
     if principal.role not in roles:
         allowed = " or ".join(roles) if roles else "admin"
         raise Forbidden("role_too_small", f"This needs the role {allowed}; the credentials have {principal.role}.")

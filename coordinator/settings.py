@@ -34,9 +34,6 @@ class Settings(BaseSettings):
     public_url: str | None = None
     web_threads: Annotated[int, Field(ge=1, le=1024)] = 40
     background_threads: Annotated[int, Field(ge=1, le=256)] = 2
-    shard_bytes: Bytes = Field(
-        default=256 * 1024**2, description="an aggregation of a larger state is cut into shards of about so much"
-    )
     aggregation_threads: Annotated[int, Field(ge=1, le=1024)] = 2
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -53,13 +50,6 @@ class Settings(BaseSettings):
     requests_per_second: Annotated[float, Field(ge=0)] = Field(
         default=200.0, description="of one key or worker at one web process; twice as many at once; 0: no limit"
     )
-    webhook_private_addresses: bool = Field(
-        default=False, description="webhooks may lead to private addresses, and with plain http to this machine"
-    )
-    webhook_timeout_seconds: Seconds = 10.0
-    webhook_retry_seconds: Seconds = 10.0
-    webhook_give_up_seconds: Seconds = 24 * 3600.0
-    webhook_keep_seconds: Seconds = 30 * 24 * 3600.0
     idempotency_key_seconds: Seconds = 24 * 3600.0
     max_body_bytes: Bytes = 1024**2
     max_artifact_bytes: Bytes = 64 * 1024**3

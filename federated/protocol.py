@@ -19,22 +19,11 @@ from federated.task import TextTemplate as TextTemplate
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
 PROTOCOL_VERSION = 1
-MAX_EXAMPLES = 2**31 - 1
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 JobKind = Literal["describe", "train", "evaluate"]
 RoundKind = Literal["prepare", "train"]
-BootId = Annotated[str, Field(min_length=8, max_length=64, examples=["5f1c2ad04b7e"])]
-PublicKey = Annotated[
-    str,
-    Field(
-        min_length=40,
-        max_length=64,
-        description="Ed25519, raw 32 bytes, base64url",
-        examples=["1xfbpfHb7ycZO8hOoGWJtgcbeEFvhSUyEBV5UUiYmLA"],
-    ),
-]
 
 
 class Answer(BaseModel):
@@ -92,9 +81,9 @@ class Capabilities(Plain):
 class EnrollRequest(Plain):
     """`POST /v1/workers/enroll`, authorised by the enrolment token alone."""
 
-    token: str = Field(min_length=8, max_length=256, examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e"])
-    name: Name = Field(examples=["gpu-1"])
-    public_key: PublicKey
+    token: str = Field(min_length=8, max_length=256)
+    name: Name
+    public_key: str = Field(min_length=40, max_length=64, description="Ed25519, raw 32 bytes, base64url")
     capabilities: Capabilities = Field(default_factory=Capabilities)
 
 
@@ -108,7 +97,7 @@ class EnrollAnswer(Answer):
 class RotateKeyRequest(Plain):
     """`POST /v1/workers/me/key`, signed with the key that it replaces."""
 
-    public_key: PublicKey
+    public_key: str = Field(min_length=40, max_length=64, description="Ed25519, raw 32 bytes, base64url")
 
 
 class RotateKeyAnswer(Answer):
@@ -118,7 +107,7 @@ class RotateKeyAnswer(Answer):
 class HeartbeatRequest(Plain):
     """`POST /v1/workers/me/heartbeat`: the worker is there, and what it can."""
 
-    boot_id: BootId
+    boot_id: str = Field(min_length=8, max_length=64)
     capabilities: Capabilities | None = None
 
 
@@ -133,8 +122,8 @@ class HeartbeatAnswer(Answer):
 class LeaseRequest(Plain):
     """`POST /v1/jobs/lease`: waits up to `wait_seconds` for an offer; 204 if there is none."""
 
-    boot_id: BootId
-    wait_seconds: float = Field(default=20.0, ge=0, le=30, examples=[20])
+    boot_id: str = Field(min_length=8, max_length=64)
+    wait_seconds: float = Field(default=20.0, ge=0, le=30)
 
 
 class ArtifactReference(Answer):
@@ -182,10 +171,8 @@ class JobProgress(Plain):
 class RenewRequest(Plain):
     """`POST /v1/jobs/{id}/renew`. A 409 says that the job is no longer this worker's."""
 
-    boot_id: BootId
-    progress: JobProgress | None = Field(
-        default=None, examples=[{"done": 12, "total": 20, "metrics": {"train_loss": 0.5}}]
-    )
+    boot_id: str = Field(min_length=8, max_length=64)
+    progress: JobProgress | None = None
 
 
 class RenewAnswer(Answer):
@@ -196,8 +183,8 @@ class Description(Plain):
     """What a describe job found: the model's facts, how many examples, which labels occur."""
 
     model: ModelFacts
-    examples: int = Field(ge=1, le=MAX_EXAMPLES)
-    evaluation_examples: int = Field(ge=0, le=MAX_EXAMPLES)
+    examples: int = Field(ge=1)
+    evaluation_examples: int = Field(ge=0)
     labels: tuple[str, ...] = ()
 
 
@@ -206,7 +193,7 @@ class UpdateSubmission(Plain):
 
     digest: Digest
     weight: float = Field(gt=0)
-    examples: int = Field(ge=1, le=MAX_EXAMPLES)
+    examples: int = Field(ge=1)
     memory_digest: Digest | None = None
     signature: str | None = Field(
         default=None,
@@ -215,21 +202,13 @@ class UpdateSubmission(Plain):
     )
 
 
-_UPDATE = {
-    "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-    "weight": 120.0,
-    "examples": 120,
-    "signature": "mZk0pYIpBvH8b3Wb1kY6o5sT5m1Cq5V0r1d0T3ZkYw1c8yq0cVq2o0gq5mP8j2h0tq6r1m3v7x9z5b7n2d4fBg",
-}
-
-
 class SubmitRequest(Plain):
     """`POST /v1/jobs/{id}/submit`; idempotent by job and content. One of description, update, evaluation."""
 
     description: Description | None = None
-    update: UpdateSubmission | None = Field(default=None, examples=[_UPDATE])
+    update: UpdateSubmission | None = None
     evaluation: dict[Literal["shared", "own"], dict[str, float]] | None = None
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=64, examples=[{"train_loss": 0.41}])
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
     seconds: dict[str, float] = Field(default_factory=dict, max_length=16, description="by phase")
     download_bytes: int = Field(default=0, ge=0)
     upload_bytes: int = Field(default=0, ge=0)
@@ -245,25 +224,23 @@ class SubmitRequest(Plain):
 
 # The code of a job that an agent gives back because it was told to stop: that costs the job no attempt.
 AGENT_STOPPING = "agent_stopping"
-DISK_FULL = "disk_full"
-ARTIFACT_DAMAGED = "artifact_damaged"
 
 
 class FailRequest(Plain):
     """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
 
-    boot_id: BootId
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["out_of_memory"])
-    detail: str = Field(max_length=2000, examples=["a batch of one row needs 9 GB, the device has 8 GB"])
-    transient: bool = Field(examples=[False])
+    boot_id: str = Field(min_length=8, max_length=64)
+    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
+    detail: str = Field(max_length=2000)
+    transient: bool
 
 
 class DeclineRequest(Plain):
     """`POST /v1/jobs/{id}/decline`: this node's policy refuses; the reason is shown to the federation's owner."""
 
-    boot_id: BootId
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["not_approved"])
-    detail: str = Field(max_length=2000, examples=["the owner of this node has not approved this federation"])
+    boot_id: str = Field(min_length=8, max_length=64)
+    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
+    detail: str = Field(max_length=2000)
 
 
 class JobAnswer(Answer):
@@ -294,8 +271,8 @@ class JobAnswer(Answer):
 class UploadRequest(Plain):
     """`POST /v1/artifacts/uploads`: announces an upload; chunks follow by `PUT .../chunks/{index}`."""
 
-    size_bytes: int = Field(ge=1, examples=[3])
-    digest: Digest = Field(examples=["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"])
+    size_bytes: int = Field(ge=1)
+    digest: Digest
 
 
 class UploadAnswer(Answer):

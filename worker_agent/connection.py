@@ -27,7 +27,6 @@ ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 _AWAY = frozenset({429, 502, 503, 504})
-_RUNNING = "idempotency_key_running"
 _SKEW_WORTH_A_RETRY_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -138,7 +137,7 @@ class Connection:
 
 
 class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity names its own
-    """Random pause that doubles, on top of the coordinator's `Retry-After`: those it told the same come apart."""
+    """Random pause that doubles, but never shorter than the coordinator's `Retry-After`."""
 
     def __init__(self, first_seconds: float, longest_seconds: float) -> None:
         self._random = wait_random_exponential(multiplier=first_seconds, max=longest_seconds)
@@ -146,7 +145,7 @@ class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity na
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
         asked = error.retry_after_seconds if isinstance(error, CoordinatorAway) else None
-        return self._random(retry_state) + (asked or 0.0)
+        return max(self._random(retry_state), asked or 0.0)
 
 
 def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
@@ -174,7 +173,7 @@ def raise_for_problem(response: httpx.Response) -> None:
     if response.status_code < 400:
         return
     problem = _problem(response)
-    if response.status_code in _AWAY or problem.code == _RUNNING:
+    if response.status_code in _AWAY:
         raise CoordinatorAway(
             f"{problem.status} {problem.detail or problem.title}",
             never_sent=response.status_code == 429,
@@ -184,19 +183,13 @@ def raise_for_problem(response: httpx.Response) -> None:
 
 
 def _problem(response: httpx.Response) -> Problem:
-    """The answer's problem document. Raises CoordinatorAway where there is none."""
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
         try:
             return Problem.model_validate_json(response.content)
         except ValidationError as error:
             _log.warning("problem_not_understood", status=response.status_code, reason=str(error))
-    # Every refusal of a coordinator is a problem document: this one is a proxy's or a load balancer's.
     where = f"{response.request.method} {response.request.url.path}"
-    raise CoordinatorAway(
-        f"{response.status_code} {response.reason_phrase} to {where}: no answer of a coordinator",
-        never_sent=response.status_code == 429,
-        retry_after_seconds=_retry_after(response),
-    )
+    return Problem(title=response.reason_phrase, status=response.status_code, detail=f"{where}: no problem document")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -1,6 +1,5 @@
 """What a person sees: a progress bar per slot on a terminal, one JSON object per line otherwise."""
 
-import contextlib
 import sys
 from typing import Protocol
 
@@ -67,19 +66,13 @@ class Bars:
 
 
 class _StandardError:
-    """The stream that is standard error at the moment of writing: bars put themselves before it.
-
-    A line that cannot be written, as on a full disk, is lost; it must not end the thread that had something to say.
-    """
+    """The stream that is standard error at the moment of writing: bars put themselves before it."""
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-        return len(text)
+        return sys.stderr.write(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
+        sys.stderr.flush()
 
 
 def open_display(settings: AgentSettings) -> Display:

@@ -12,7 +12,7 @@ from coordinator.artifacts import service, store
 from coordinator.conditions import is_known
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unprocessable
-from coordinator.problems import LOCATED, problem_responses
+from coordinator.problems import problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal
 from federated.protocol import DIGEST_PATTERN, UploadAnswer, UploadRequest
@@ -22,14 +22,10 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=LOCATED | problem_responses(403))
-def announce_upload(
-    request: UploadRequest, principal: AnyPrincipal, session: WriteSession, response: Response
-) -> UploadAnswer:
+@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=problem_responses(403, 413))
+def announce_upload(request: UploadRequest, principal: AnyPrincipal, session: WriteSession) -> UploadAnswer:
     """Announce an upload, or find an unfinished one of the same digest."""
-    answer = service.announce(session, principal, request, utcnow())
-    response.headers["Location"] = f"{router.prefix}/uploads/{answer.upload_id}"
-    return answer
+    return service.announce(session, principal, request, utcnow())
 
 
 @router.get("/uploads/{upload_id}", operation_id="show_upload", responses=problem_responses(404))
@@ -42,7 +38,7 @@ def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -
     "/uploads/{upload_id}/chunks/{index}",
     status_code=204,
     operation_id="put_chunk",
-    responses=problem_responses(403, 404, 409),
+    responses=problem_responses(404, 409),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -68,7 +64,7 @@ def _chunk_size(principal: Principal, upload_id: str, index: int) -> int:
 @router.post(
     "/uploads/{upload_id}/complete",
     operation_id="complete_upload",
-    responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(403, 404, 409)},
+    responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(404, 409)},
 )
 def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response) -> UploadAnswer:
     """End an upload. Several chunks are put together in the background: poll the upload."""
@@ -125,10 +121,7 @@ def stream(
 
 def _readable_size(principal: Principal, digest: str) -> int:
     with reading() as session:
-        size_bytes = service.readable(session, principal, digest, utcnow()).size_bytes
-    if store.size_of(digest) != size_bytes:  # the other bytes of the right number are found by who reads them
-        raise service.reported(digest)
-    return size_bytes
+        return service.readable(session, principal, digest, utcnow()).size_bytes
 
 
 async def _bytes(digest: str, start: int, end: int) -> AsyncIterator[bytes]:

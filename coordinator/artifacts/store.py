@@ -7,30 +7,24 @@ import hashlib
 import io
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-import structlog
-from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from coordinator.errors import out_of_service
 from coordinator.settings import get_settings
 from federated.header import MAX_HEADER_BYTES, Header, parse_header
 
 READ_BYTES = 1024**2
 _DIGESTS = "sha256/"
 _UPLOADS = "uploads/"
+_ASSEMBLING = "assembling/"
 _PREFIX_BYTES = 8
-# No bound for a whole transfer, which may be large; one for a connection on which nothing moves.
-_CLIENT = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "24h"}
-_RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
-_log = structlog.get_logger(__name__)
 
 
 class WrongBytes(ValueError):
@@ -45,36 +39,18 @@ class Stored:
     size_bytes: int
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """The one place where errors of the store, and of the disk it may lie on, become Unavailable."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (BaseError, OSError) as error:
-        _log.warning("store_failed", reason=str(error).partition("\n")[0])
-        raise out_of_service("store", error) from error
-
-
 @lru_cache(maxsize=1)
 def opened() -> ObjectStore:
     """The process's store, opened at first use: its threads must not be inherited by a fork."""
     folder = _folder()
     if folder is None:
-        client = {**_CLIENT, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
-        return from_url(get_settings().store, client_options=client, retry_config=_RETRIES)
+        return from_url(get_settings().store)
     return LocalStore(str(folder), mkdir=True, automatic_cleanup=True)
 
 
 def _folder() -> Path | None:
     parts = urlsplit(get_settings().store)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
-
-
-def is_folder() -> bool:
-    """Whether the store is a folder on this machine."""
-    return _folder() is not None
 
 
 def _key(digest: str) -> str:
@@ -85,7 +61,6 @@ def _chunk_key(upload_id: str, index: int) -> str:
     return f"{_UPLOADS}{upload_id}/{index:06d}"
 
 
-@_translated()
 def size_of(digest: str) -> int | None:
     """Bytes of the object, or None if there is none."""
     try:
@@ -94,10 +69,16 @@ def size_of(digest: str) -> int | None:
         return None
 
 
-@_translated()
+def is_stored(digest: str) -> bool:
+    """Whether the object is there."""
+    return size_of(digest) is not None
+
+
 def put_file(path: Path) -> Stored:
     """Stores the file's bytes under their digest; does nothing more where they lie already."""
-    digest, size_bytes = digest_of(path), path.stat().st_size
+    with path.open("rb") as file:
+        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    size_bytes = path.stat().st_size
     if size_of(digest) != size_bytes:
         obstore.put(opened(), _key(digest), path)
         _sync(_key(digest))
@@ -119,40 +100,45 @@ async def put_chunk(upload_id: str, index: int, body: AsyncIterator[bytes], size
             found = "more" if received > size_bytes else str(received)
             raise WrongBytes(f"chunk {index} must have {size_bytes} bytes, {found} came")
 
-    with _translated():
-        await obstore.put_async(opened(), _chunk_key(upload_id, index), counted())
+    await obstore.put_async(opened(), _chunk_key(upload_id, index), counted())
 
 
-@_translated()
 def chunks_present(upload_id: str) -> tuple[int, ...]:
     """Indices of the chunks that lie in the store, ascending."""
     batches = obstore.list(opened(), prefix=f"{_UPLOADS}{upload_id}/")
     return tuple(sorted(int(meta["path"].rpartition("/")[2]) for batch in batches for meta in batch))
 
 
-@_translated()
 def adopt(upload_id: str, digest: str) -> None:
     """Makes the upload's only chunk the object `digest`. Raises WrongBytes if it is not, FileNotFoundError."""
-    _compare(_sha256(_chunk_key(upload_id, 0)), digest)
+    hashed = hashlib.sha256()
+    for part in _parts(_chunk_key(upload_id, 0)):
+        hashed.update(part)
+    _compare(hashed.hexdigest(), digest)
     obstore.copy(opened(), _chunk_key(upload_id, 0), _key(digest))
     _sync(_key(digest))
 
 
-@_translated()
 def assemble(upload_id: str, chunks: int, digest: str, before_each: Callable[[], None]) -> None:
     """Makes the upload's chunks the object `digest`, read once. Raises WrongBytes if they are not.
 
     Calls `before_each` before each chunk. Raises FileNotFoundError if one is not there.
     """
+
+    unfinished = f"{_ASSEMBLING}{upload_id}-{os.urandom(8).hex()}"
     hashed = hashlib.sha256()
-    # What raises inside the block leaves no object. Not written elsewhere and copied: S3 copies at most 5 GB.
-    with obstore.open_writer(opened(), _key(digest)) as writer:
+    with obstore.open_writer(opened(), unfinished) as writer:
         for index in range(chunks):
             before_each()
             for part in _parts(_chunk_key(upload_id, index)):
                 hashed.update(part)
                 writer.write(part)
+    try:
         _compare(hashed.hexdigest(), digest)
+    except WrongBytes:
+        _delete(unfinished)
+        raise
+    obstore.rename(opened(), unfinished, _key(digest))
     _sync(_key(digest))
 
 
@@ -171,7 +157,6 @@ def drop_chunks(upload_id: str) -> None:
         _delete(_chunk_key(upload_id, index))
 
 
-@_translated()
 def drop(digest: str) -> None:
     """Deletes the object."""
     _delete(_key(digest))
@@ -184,13 +169,11 @@ def _delete(key: str) -> None:
 
 async def read(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
     """The object's bytes from `start` up to, not with, `end`. Raises FileNotFoundError at the first step."""
-    with _translated():
-        result = await obstore.get_async(opened(), _key(digest), options={"range": (start, end)})
-        async for part in result.stream(min_chunk_size=READ_BYTES):
-            yield part
+    result = await obstore.get_async(opened(), _key(digest), options={"range": (start, end)})
+    async for part in result.stream(min_chunk_size=READ_BYTES):
+        yield part
 
 
-@_translated()
 def read_header(digest: str) -> Header:
     """The safetensors header of the object. Raises HeaderError, FileNotFoundError."""
     size_bytes = obstore.head(opened(), _key(digest))["size"]
@@ -203,58 +186,27 @@ def read_header(digest: str) -> Header:
     return parse_header(io.BytesIO(start), size_bytes)
 
 
-@_translated()
 def local_file(digest: str) -> Path:
-    """A file on this machine with the object's bytes; fetched once from a remote store. Raises FileNotFoundError."""
-    path = local_path(digest)
-    if path.exists():
-        return path
-    if is_folder():
-        raise FileNotFoundError(path)
+    """A file on this machine with the object's bytes; fetched once from a remote store.
+
+    Raises FileNotFoundError.
+    """
+    folder = _folder()
+    path = (folder or get_settings().data_folder.resolve() / "cache") / _key(digest)
+    if not path.exists():
+        if folder is not None:
+            raise FileNotFoundError(path)
+        _fetch(_key(digest), path)
+    return path
+
+
+def _fetch(key: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     with unfinished.open("wb") as file:
-        for part in _parts(_key(digest)):
+        for part in _parts(key):
             file.write(part)
-    return unfinished.replace(path)
-
-
-def local_path(digest: str) -> Path:
-    """Where the object lies on this machine, or a copy of it would."""
-    return (_folder() or get_settings().data_folder.resolve() / "cache") / _key(digest)
-
-
-@_translated()
-def whole_file(digest: str) -> Path | None:
-    """As `local_file`, held against the digest; None if the bytes are lost or are others."""
-    with suppress(FileNotFoundError):
-        if digest_of(path := local_file(digest)) == digest:
-            return path
-        if not is_folder():  # a copy that was damaged here
-            path.unlink(missing_ok=True)
-            return path if digest_of(local_file(digest)) == digest else None
-    return None
-
-
-@_translated()
-def is_whole(digest: str) -> bool:
-    """Whether the object itself, not a copy of it, is there with the bytes of its digest."""
-    with suppress(FileNotFoundError):
-        return digest == "sha256:" + _sha256(_key(digest))
-    return False
-
-
-def _sha256(key: str) -> str:
-    hashed = hashlib.sha256()
-    for part in _parts(key):
-        hashed.update(part)
-    return hashed.hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """ "sha256:" + hex digest of a file on this machine."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    unfinished.replace(path)
 
 
 def old_digests(before: datetime) -> Iterator[str]:
@@ -266,10 +218,11 @@ def old_digests(before: datetime) -> Iterator[str]:
 
 
 def sweep(before: datetime) -> None:
-    """Deletes what processes that died in the middle of a write left in a folder before that time.
-
-    A bucket shows no unfinished object; its own rule for incomplete multipart uploads takes them away.
-    """
+    """Deletes what processes that died in the middle of an assembly or a write left before that time."""
+    for batch in obstore.list(opened(), prefix=_ASSEMBLING):
+        for meta in batch:
+            if meta["last_modified"] < before:
+                _delete(meta["path"])
     folder = _folder()
     for path in folder.rglob("*#*") if folder is not None else ():  # where obstore writes before it renames
         if path.stat().st_mtime < before.timestamp():

@@ -1,6 +1,5 @@
 """HTTP for rounds and their adapters. Bytes are streamed, outside any session."""
 
-import json
 import zipfile
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
@@ -8,14 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from coordinator.artifacts import service as artifacts
 from coordinator.artifacts import store
 from coordinator.artifacts.endpoints import stream
 from coordinator.clients import service as clients
-from coordinator.conditions import is_known, tag
-from coordinator.database import ReadSession, reading, utcnow, writing
-from coordinator.models import Federation, Round
-from coordinator.pagination import MAX_INTEGER, Listing, Page, Paging
+from coordinator.database import ReadSession, reading, utcnow
+from coordinator.models import Round
+from coordinator.pagination import MAX_NUMBER, Listing, Page, Paging
 from coordinator.problems import problem_responses
 from coordinator.rounds import service
 from coordinator.rounds.provenance import FILE as PROVENANCE_FILE
@@ -28,18 +25,15 @@ router = APIRouter(prefix="/v1", tags=["rounds"], route_class=Route)
 
 _ZIPPED_AT = (1980, 1, 1, 0, 0, 0)
 _Responses = dict[int | str, dict[str, Any]]
-_ZIP: _Responses = {
-    200: {"content": {"application/zip": {}}, "description": "All files of the adapter"},
-    304: {"description": "The caller has it already"},
-}
+_ZIP: _Responses = {200: {"content": {"application/zip": {}}, "description": "All files of the adapter"}}
 _FILE: _Responses = {
-    200: {"content": {"application/octet-stream": {}, "application/json": {}}, "description": "The file"},
+    200: {"content": {"application/octet-stream": {}}, "description": "The file"},
     206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
     304: {"description": "The caller has it already"},
 }
 _Text = Annotated[str | None, Header()]
-Number = Annotated[int, Path(ge=0, le=MAX_INTEGER)]
-Attempt = Annotated[int | None, Query(ge=1, le=MAX_INTEGER)]
+Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
+Attempt = Annotated[int | None, Query(ge=1, le=MAX_NUMBER)]
 
 
 class RangeHeaders:
@@ -55,7 +49,6 @@ class RangeHeaders:
 
 
 Headers = Annotated[RangeHeaders, Depends()]
-Tags = Annotated[str | None, Header(alias="If-None-Match", description="`ETag` of the answer that the caller has.")]
 
 
 @router.get(
@@ -130,9 +123,9 @@ def _listing(page: Page[JobAnswer]) -> Listing[JobAnswer]:
     response_class=StreamingResponse,
     responses={**_ZIP, **problem_responses(403, 404)},
 )
-def download_adapter(federation_id: str, principal: KeyPrincipal, if_none_match: Tags = None) -> Response:
+def download_adapter(federation_id: str, principal: KeyPrincipal) -> Response:
     """Download the newest adapter as a zip; a PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
-    return _archive(principal, federation_id, None, if_none_match)
+    return _archive(principal, federation_id, None)
 
 
 @router.get(
@@ -141,11 +134,9 @@ def download_adapter(federation_id: str, principal: KeyPrincipal, if_none_match:
     response_class=StreamingResponse,
     responses={**_ZIP, **problem_responses(403, 404)},
 )
-def download_round_adapter(
-    federation_id: str, number: Number, principal: KeyPrincipal, if_none_match: Tags = None
-) -> Response:
+def download_round_adapter(federation_id: str, number: Number, principal: KeyPrincipal) -> Response:
     """Download the adapter of one aggregated round as a zip."""
-    return _archive(principal, federation_id, number, if_none_match)
+    return _archive(principal, federation_id, number)
 
 
 @router.get(
@@ -172,46 +163,30 @@ def download_round_adapter_file(
     return _one_file(principal, federation_id, number, file, headers)
 
 
-def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
-    """The round whose adapter is asked for, its federation and its provenance."""
+def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Round, bytes]:
+    """The round whose adapter is asked for, and its provenance."""
     with reading() as session:
         federation = clients.visible_federation(session, principal, federation_id)
         service.check_may_download(session, principal, federation)
         round_ = service.adapter_round(session, federation.id, number)
-        return federation, round_, service.provenance(session, federation, round_)
-
-
-def _told(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
-    """Puts on record that a file, or all of them, are handed out; nothing is sent before that is on disk."""
-    with writing() as session:
-        service.note_download(session, principal, federation, round_, file)
+        return round_, service.provenance(session, federation, round_)
 
 
 def _one_file(
     principal: Principal, federation_id: str, number: int | None, name: str, headers: RangeHeaders
 ) -> Response:
-    federation, round_, provenance = _made(principal, federation_id, number)
+    round_, provenance = _made(principal, federation_id, number)
     if name == PROVENANCE_FILE:
         return Response(provenance, media_type="application/json")
     file = service.adapter_file(round_, name)
-    answer = stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
-    if isinstance(answer, StreamingResponse):
-        artifacts.check_whole(file.digest, file.size_bytes)
-        _told(principal, federation, round_, name)
-    return answer
+    return stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
 
 
-def _archive(principal: Principal, federation_id: str, number: int | None, if_none_match: str | None) -> Response:
-    federation, round_, provenance = _made(principal, federation_id, number)
+def _archive(principal: Principal, federation_id: str, number: int | None) -> Response:
+    round_, provenance = _made(principal, federation_id, number)
     files = service.adapter_files(round_)
-    etag = tag(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
-    if is_known(if_none_match, etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    for file in files.values():
-        artifacts.check_whole(file.digest, file.size_bytes)
-    _told(principal, federation, round_, None)
     name = f"{federation_id}-round-{round_.number}.zip"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "ETag": etag}
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(_zipped(files, provenance), 200, headers, "application/zip")
 
 

@@ -40,13 +40,7 @@ def test_nothing_is_nudged_by_a_name_that_is_not_in_the_list() -> None:
 def test_beat_drops_what_was_not_taken_within_a_period() -> None:
     settings = Settings(reconcile_seconds=2.0)
     schedule = beat_schedule(settings)
-    assert set(schedule) == {
-        nudge.RECONCILE,
-        nudge.RENEW_PROCESS,
-        nudge.RESUME_UPLOADS,
-        nudge.COLLECT,
-        nudge.FORGET_DELIVERIES,
-    }
+    assert set(schedule) == {nudge.RECONCILE, nudge.RENEW_PROCESS, nudge.RESUME_UPLOADS, nudge.COLLECT}
     assert schedule[nudge.RECONCILE]["schedule"] == 2.0
     for entry in schedule.values():
         assert entry["options"]["expires"] == entry["schedule"]

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from coordinator.models.base import UtcDateTime, new_id
 from coordinator.settings import get_settings
 from federated.statement import key_id
 from tests.coordinator.clients import scene
-from tests.support.places import places, settled
 from tests.support.service import Identity, forget_settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,10 +40,11 @@ TABLES = set(Base.metadata.tables)
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Path]:
-    """The data folder of a coordinator whose database nobody migrated."""
-    with settled(places().empty(tmp_path)):
-        yield tmp_path
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder in which nothing was migrated."""
+    monkeypatch.setenv("FEDLOOM_DATA_FOLDER", str(tmp_path))
+    forget_settings()
+    return tmp_path
 
 
 def tables() -> set[str]:
@@ -276,7 +275,6 @@ class TestWheel:
         assert done.stdout.split() == [str(package / "__init__.py"), str(package / "migrations"), "True"]
 
 
-@pytest.mark.sqlite
 def test_a_database_of_its_own_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLOOM_DATABASE_URL", f"sqlite:///{tmp_path / 'other.sqlite'}")
     forget_settings()

@@ -150,7 +150,6 @@ class TestAgain:
             "aggregated again: train round 1, same bytes",
         ]
 
-    @pytest.mark.sqlite  # reaches into the store's folder
     def test_only_what_is_kept_is_aggregated_again(self, stage: Stage, tmp_path: Path) -> None:
         self.play(stage, 2)
         first, _ = stage.get("adapter", "provenance.json")["rounds"]
@@ -162,7 +161,6 @@ class TestAgain:
         artifact(first["state_digest"]).unlink()
         assert "aggregated again: nothing, since" in verify(folder, "--artifacts").output
 
-    @pytest.mark.sqlite  # reaches into the store's folder
     def test_another_update_in_the_store_makes_other_bytes(self, stage: Stage, tmp_path: Path) -> None:
         self.play(stage, 1)
         (told,) = stage.get("adapter", "provenance.json")["rounds"]
@@ -171,7 +169,6 @@ class TestAgain:
         assert result.exit_code == 1
         assert "broken: train round 1: aggregated again in the same environment it has other bytes" in result.output
 
-    @pytest.mark.sqlite  # reaches into the store's folder
     def test_in_another_environment_the_largest_difference_is_held_against_the_bound(
         self, stage: Stage, tmp_path: Path
     ) -> None:

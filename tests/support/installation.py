@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.places import Places, places
 from tests.support.service import Bearer
 
 START_SECONDS = 120.0
@@ -23,14 +22,12 @@ POLLING_SECONDS = 0.1
 class Installation:
     """`coordinator up` over `folder`: the port is chosen by the first start and kept by later ones."""
 
-    def __init__(self, folder: Path, at: Places | None = None, **settings: object) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.port = 0
-        self._places = at or places()
-        self._place = self._places.for_up(folder)
         self.environment = {
             **os.environ,
-            **self._place,
+            "FEDLOOM_DATA_FOLDER": str(folder),
             "FEDLOOM_LOG_FORMAT": "json",
             "OMP_NUM_THREADS": "1",
             **{f"FEDLOOM_{name.upper()}": str(value) for name, value in settings.items()},
@@ -41,10 +38,6 @@ class Installation:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def url_of(self, number: int) -> str:
-        """Where one of many callers reaches it."""
-        return self.url
 
     def run(self, *arguments: str) -> str:
         """Standard output of one `coordinator …` command that must succeed."""
@@ -137,7 +130,6 @@ class Installation:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill_supervisor()
-        self._places.leave(self._place)
 
     def create_admin_key(self) -> str:
         return self.run("keys", "create-admin")
@@ -147,12 +139,9 @@ class Installation:
 
 
 @contextmanager
-def installed(folder: Path, at: Places | None = None, **settings: object) -> Iterator[Installation]:
-    """A running installation, ready; `settings` are the coordinator's, by name.
-
-    `at`: elsewhere than the rest of this run.
-    """
-    installation = Installation(folder, at, **settings)
+def installed(folder: Path, **settings: object) -> Iterator[Installation]:
+    """A running installation, ready; `settings` are the coordinator's, by name."""
+    installation = Installation(folder, **settings)
     try:
         installation.start()
         yield installation

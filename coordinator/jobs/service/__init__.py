@@ -11,8 +11,6 @@ from coordinator.jobs.service.leasing import (
 )
 from coordinator.jobs.service.offering import (
     accept,
-    ask_again,
-    lose,
     newest_offer,
     of_round,
     offer,
@@ -27,14 +25,12 @@ from coordinator.jobs.service.submitting import submit
 
 __all__ = [
     "accept",
-    "ask_again",
     "decline",
     "expire_leases",
     "fail",
     "hand_back",
     "has_something_for",
     "lease",
-    "lose",
     "newest_offer",
     "of_round",
     "offer",

@@ -11,8 +11,7 @@ from coordinator.database import writing
 from coordinator.models import Client
 from coordinator.nudge import ADVANCE_FEDERATION
 from tests.coordinator.clients import scene
-from tests.support.queue import queued
-from tests.support.service import EnrolledWorker, Organization, Service, created, problem
+from tests.support.service import EnrolledWorker, Organization, Service, created, problem, queued
 
 
 @dataclass

@@ -1,1 +1,0 @@
-"""Webhooks: where organizations are told of events, and what became of each message."""
