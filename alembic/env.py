@@ -21,6 +21,8 @@ def run() -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _leave_foreign_keys_alone)
     with engine.execution_options(**BEGIN_IMMEDIATELY).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('migration', 0))")
         context.configure(
             connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True, compare_type=True
         )

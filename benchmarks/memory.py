@@ -1,4 +1,4 @@
-"""Peak anonymous memory of this process above a base, sampled by a thread (Linux)."""
+"""Anonymous memory of a process, and the peak of this one's above a base, sampled by a thread (Linux)."""
 
 import threading
 from pathlib import Path
@@ -7,12 +7,16 @@ from types import TracebackType
 _SAMPLE_SECONDS = 0.002
 
 
-def anonymous_bytes() -> int:
-    """Anonymous resident memory now (`RssAnon`); mapped files are not in it."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def anonymous_bytes(pid: int | None = None) -> int:
+    """Anonymous resident memory now (`RssAnon`), of this process or another; mapped files are not in it.
+
+    Raises OSError if the process has ended.
+    """
+    status = Path("/proc", "self" if pid is None else str(pid), "status")
+    for line in status.read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no RssAnon")
+    raise OSError(f"{status} has no RssAnon")
 
 
 class PeakMemory:

@@ -21,8 +21,12 @@ from coordinator.settings import get_settings
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of the installation.")
 app.add_typer(keys, name="keys")
+log = typer.Typer(no_args_is_help=True, help="The audit log.")
+app.add_typer(log, name="audit")
 
 GRACEFUL_SECONDS = 2
+# Longer than clients keep an idle connection (httpx: 5 s), so that none is closed just as it is used again.
+KEEP_ALIVE_SECONDS = 20
 MIGRATING = "migrating"
 Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything this installation keeps.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
@@ -71,7 +75,7 @@ def serve(data: Data = None, port: Port = None) -> None:
     settings = get_settings()
     config = uvicorn.Config(
         create_app(), settings.host, settings.port, log_config=None, access_log=False, ws="none",
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
     listening = config.bind_socket()
     host, bound = listening.getsockname()[:2]
@@ -123,6 +127,9 @@ def verify(
     artifacts: Annotated[
         bool, typer.Option("--artifacts", help="Aggregate again what is still kept here: on the coordinator.")
     ] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The coordinator's public key, to check its signature.", exists=True)
+    ] = None,
     data: Data = None,
 ) -> None:
     """Check an adapter against its provenance: files, signatures, the chain of rounds."""
@@ -130,11 +137,28 @@ def verify(
 
     _settle("verify", data)
     try:
-        for line in verification.verify(adapter, artifacts=artifacts):
+        for line in verification.verify(adapter, artifacts=artifacts, key=key):
             typer.echo(line)
     except verification.Broken as broken:
         typer.echo(f"broken: {broken}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command("signing-key")
+def signing_key(data: Data = None) -> None:
+    """Print the public key under which this coordinator's signatures of adapters hold."""
+    from coordinator import signing
+
+    _settle("signing-key", data)
+    try:
+        pem = signing.public_key()
+    except signing.KeyUnusable as unusable:
+        typer.echo(str(unusable), err=True)
+        raise typer.Exit(1) from None
+    if pem is None:
+        typer.echo("Adapters are not signed: the setting signing_key names no key.", err=True)
+        raise typer.Exit(1)
+    typer.echo(pem, nl=False)
 
 
 def _migrate() -> None:
@@ -216,6 +240,22 @@ def create_admin(
     with writing() as session:
         text = service.create_admin_key(session, name, utcnow())
     typer.echo(text)
+
+
+@log.command("verify")
+def verify_audit(data: Data = None) -> None:
+    """Walk every chain of the audit log: the number and hash of its last entry, or the first that was changed."""
+    from coordinator import audit
+    from coordinator.database import reading
+
+    _settle("audit", data)
+    try:
+        with reading() as session:
+            for line in audit.verify(session):
+                typer.echo(line)
+    except audit.Broken as broken:
+        typer.echo(f"broken: {broken}", err=True)
+        raise typer.Exit(1) from None
 
 
 def main() -> None:

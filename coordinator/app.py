@@ -3,31 +3,34 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator import database, problems, readiness
+from coordinator import database, gauges, openapi, problems, readiness
 from coordinator.algorithms.endpoints import router as algorithms
 from coordinator.artifacts.endpoints import router as artifacts
 from coordinator.clients.endpoints import router as clients
 from coordinator.errors import TooLarge, Unavailable
 from coordinator.federations.endpoints import router as federations
 from coordinator.jobs.endpoints import router as jobs
+from coordinator.organizations.endpoints import installation
 from coordinator.organizations.endpoints import router as organizations
 from coordinator.rounds.endpoints import router as rounds
 from coordinator.settings import get_settings
+from coordinator.webhooks.endpoints import router as webhooks
 from coordinator.workers.endpoints import router as workers
 from federated import __version__
-from federated.protocol import PROTOCOL_VERSION, Problem
+from federated.protocol import PROTOCOL_VERSION, Answer
 
-ROUTERS = (organizations, workers, algorithms, federations, clients, rounds, jobs, artifacts)
+ROUTERS = (organizations, installation, webhooks, workers, algorithms, federations, clients, rounds, jobs, artifacts)
 DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
 
 _log = structlog.get_logger(__name__)
@@ -39,7 +42,7 @@ health = APIRouter(tags=["health"])
 
 def create_app() -> FastAPI:
     """The ASGI app. Reads the settings when it serves, not when it is made."""
-    app = FastAPI(
+    app = Coordinator(
         title="Fedloom coordinator",
         version=__version__,
         description=DESCRIPTION,
@@ -51,6 +54,15 @@ def create_app() -> FastAPI:
         app.include_router(router)
     app.add_middleware(Gate)
     return app
+
+
+class Coordinator(FastAPI):
+    """A FastAPI whose document says also what follows from it."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            openapi.complete(super().openapi())
+        return super().openapi()
 
 
 @asynccontextmanager
@@ -132,19 +144,39 @@ def _account(scope: Scope, status: int, seconds: float) -> None:
     )
 
 
+class Alive(Answer):
+    """The web process runs."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(Answer):
+    """All parts are there. `checks`: part -> "ok"."""
+
+    status: Literal["ready"] = "ready"
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "broker": "ok", "store": "ok"}])
+
+
+class Version(Answer):
+    """What runs here."""
+
+    version: str = __version__
+    protocol_version: int = PROTOCOL_VERSION
+
+
 @health.get("/healthz", operation_id="healthz")
-def healthz() -> dict[str, str]:
+def healthz() -> Alive:
     """Say that the web process runs."""
-    return {"status": "ok"}
+    return Alive()
 
 
-@health.get("/readyz", operation_id="readyz", responses={503: {"model": Problem, "description": "What is missing"}})
-def readyz() -> Response:
+@health.get("/readyz", operation_id="readyz", response_model=Ready, responses={503: problems.documented(503)})
+def readyz() -> Ready | Response:
     """Say whether database, migrations, store, broker, background and beat are there, and what is missing."""
     found = readiness.checks()
     missing = {name: outcome for name, outcome in found.items() if outcome != readiness.OK}
     if not missing:
-        return JSONResponse({"status": "ready", "checks": found})
+        return Ready(checks=found)
     detail = "; ".join(f"{name}: {outcome}" for name, outcome in missing.items())
     problem = Unavailable("not_ready", f"Not ready. {detail}.").problem()
     return JSONResponse(
@@ -153,12 +185,12 @@ def readyz() -> Response:
 
 
 @health.get("/version", operation_id="version")
-def version() -> dict[str, Any]:
+def version() -> Version:
     """Show the versions of the service and of the protocol that workers speak."""
-    return {"version": __version__, "protocol_version": PROTOCOL_VERSION}
+    return Version()
 
 
-@health.get("/metrics", operation_id="metrics", response_class=Response)
+@health.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)
 def metrics() -> Response:
-    """Show counters of this process in the text format of Prometheus."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    """Show counters of this process and gauges of the installation in the text format of Prometheus."""
+    return Response(generate_latest() + generate_latest(gauges.REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -31,6 +31,7 @@ def load_tasks() -> None:
     from coordinator.artifacts import tasks as artifact_tasks  # noqa: F401
     from coordinator.federations import tasks as federation_tasks  # noqa: F401
     from coordinator.rounds import tasks as round_tasks  # noqa: F401
+    from coordinator.webhooks import tasks as webhook_tasks  # noqa: F401
 
 
 @celery.task(name=nudge.RENEW_PROCESS)
@@ -47,6 +48,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         nudge.RENEW_PROCESS: settings.process_renew_seconds,
         nudge.RESUME_UPLOADS: settings.process_renew_seconds,
         nudge.COLLECT: COLLECT_SECONDS,
+        nudge.FORGET_DELIVERIES: COLLECT_SECONDS,
     }
     return {
         task: {"task": task, "schedule": seconds, "options": {"expires": seconds}}

@@ -16,7 +16,9 @@ from coordinator.errors import PreconditionFailed, PreconditionRequired
 ANY = "*"
 _DIGEST_CHARACTERS = 32
 
-IfMatch = Annotated[str | None, Header(max_length=1024, description="`ETag` of what the caller saw; or `*`")]
+IfMatch = Annotated[
+    str | None, Header(alias="If-Match", max_length=1024, description="`ETag` of what the caller saw; or `*`")
+]
 
 
 def tell_version(response: Response, version: object) -> None:

@@ -13,6 +13,7 @@ CoordinatorError
 ├── PreconditionRequired  428
 ├── TooManyRequests       429
 └── Unavailable           503
+    └── ArtifactDamaged         stored bytes are lost or are others; they are made again where that is possible
 """
 
 import math
@@ -120,3 +121,20 @@ class TooManyRequests(CoordinatorError):
 
 class Unavailable(CoordinatorError):
     status, title, headers = 503, "Unavailable for now", {"Retry-After": "1"}
+
+
+class ArtifactDamaged(Unavailable):
+    def __init__(self, digest: str) -> None:
+        detail = f"The stored bytes of {digest} are lost or damaged. They are made again if that is possible."
+        super().__init__("artifact_damaged", detail, retry_after_seconds=5.0)
+        self.digest = digest
+
+
+def out_of_service(part: str, error: Exception) -> Unavailable:
+    """The error for a part ("store", "database", "disk") that does not answer, or that has no room left."""
+    if any(text in str(error) for text in _NO_ROOM):
+        return Unavailable(f"{part}_full", f"The coordinator's {part} has no room left. Its operator must make some.")
+    return Unavailable(f"{part}_unavailable", f"The coordinator's {part} does not answer at the moment. Try again.")
+
+
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")

@@ -1,20 +1,132 @@
-"""What happened in a federation, in order."""
+"""What happened in a federation, in order; and who is told of it by webhook.
 
-from typing import Any
+Deliveries are written in the transaction of their events: what was told happened, and what happened is told.
+Events get their numbers at the end of their transaction, one transaction of a federation after the other, so that
+they come to light in the order of their numbers: whoever read up to a number has missed none below it.
+"""
 
-from sqlalchemy import select
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+from pydantic_core import to_json
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from coordinator.database import utcnow
-from coordinator.models import Event
+from coordinator.database import before_commit, lock_name, utcnow
+from coordinator.models import Client, Delivery, Event, Federation, Invitation, Webhook
+from coordinator.models.base import new_id
+from coordinator.nudge import DELIVER, nudge
+from coordinator.settings import get_settings
+
+TYPES: Final = frozenset(
+    f"{subject}.{what}"
+    for subject, happenings in {
+        "federation": "created changed described started paused resumed completed failed cancelled",
+        "organization": "invited accepted declined left",
+        "client": "registered ready out restored left",
+        "round": "opened collecting held_up aggregating aggregated closed failed withdrawn",
+        "job": "submitted accepted rejected failed declined expired",
+    }.items()
+    for what in happenings.split()
+)
+FILTERS: Final = TYPES | {"*"} | {f"{name.partition('.')[0]}.*" for name in TYPES}
+"""What a webhook may ask for: one type of event, all of a subject, or all."""
+READERS: Final = ("invited", "accepted")
+"""States of an invitation in which an organisation may read a federation's events."""
+_CONCERNED: Final = ("client_id", "organization_id")
+_PENDING: Final = "fedloom_events"
 
 
 def append(session: Session, federation_id: str, type: str, **data: Any) -> None:  # noqa: A002 - the column's name
     """Writes the event in the transaction that made it so. `data` must be JSON."""
-    session.add(Event(federation_id=federation_id, at=utcnow(), type=type, data=data))
+    if type not in TYPES:
+        raise ValueError(f"no such event: {type}")
+    event = Event(federation_id=federation_id, at=utcnow(), type=type, data=data)
+    pending: list[Event] | None = session.info.get(_PENDING)
+    if pending is None:
+        pending = session.info[_PENDING] = []
+        before_commit(session, partial(_write, session, pending))
+    pending.append(event)
 
 
 def read_after(session: Session, federation_id: str, number: int, limit: int) -> list[Event]:
     """At most `limit` events of the federation with a larger number, in order."""
     statement = select(Event).where(Event.federation_id == federation_id, Event.number > number)
     return list(session.scalars(statement.order_by(Event.number).limit(limit)))
+
+
+def for_organization(
+    session: Session, organization_id: str | None, federation_id: str, events: Sequence[Event]
+) -> list[Event]:
+    """Those of a federation's events that an organisation may know.
+
+    What concerns one client or one organisation is told to that organisation and to the federation's owner alone.
+    """
+    owner = session.scalar(select(Federation.organization_id).where(Federation.id == federation_id))
+    if organization_id == owner:
+        return list(events)
+    of_it = (Client.federation_id == federation_id, Client.organization_id == organization_id)
+    clients = select(Client.id).where(*of_it)
+    own = {organization_id, *session.scalars(clients)}
+    return [event for event in events if {event.data[name] for name in _CONCERNED if name in event.data} <= own]
+
+
+def wants(filters: Iterable[str], type: str) -> bool:  # noqa: A002 - the column's name
+    """Whether a webhook with these filters is told of events of this type."""
+    return not {type, type.partition(".")[0] + ".*", "*"}.isdisjoint(filters)
+
+
+def _write(session: Session, events: Sequence[Event]) -> None:
+    session.flush()  # all other rows are locked by now, and who left is gone
+    for federation_id in sorted({event.federation_id for event in events}):
+        lock_name(session, f"events {federation_id}")
+    session.add_all(events)
+    session.flush()
+    _tell(session, events)
+
+
+def _tell(session: Session, events: Sequence[Event]) -> None:
+    for federation_id in {event.federation_id for event in events}:
+        of_it = [event for event in events if event.federation_id == federation_id]
+        for webhook in _listeners(session, federation_id):
+            for event in for_organization(session, webhook.organization_id, federation_id, of_it):
+                if wants(webhook.events, event.type):
+                    session.add(_delivery(webhook, event))
+                    nudge(session, DELIVER, webhook.id)
+
+
+def _listeners(session: Session, federation_id: str) -> Sequence[Webhook]:
+    """Webhooks of the organisations that may read the federation's events, now that all has happened."""
+    owner = select(Federation.organization_id).where(Federation.id == federation_id)
+    readers = select(Invitation.organization_id).where(
+        Invitation.federation_id == federation_id, Invitation.state.in_(READERS)
+    )
+    statement = select(Webhook).where(or_(Webhook.organization_id.in_(owner), Webhook.organization_id.in_(readers)))
+    return session.scalars(statement.order_by(Webhook.id)).all()
+
+
+def _delivery(webhook: Webhook, event: Event) -> Delivery:
+    identity = new_id("dlv")
+    told = {
+        "id": identity,
+        "webhook_id": webhook.id,
+        "federation_id": event.federation_id,
+        "number": event.number,
+        "at": event.at,
+        "type": event.type,
+        "data": event.data,
+    }
+    return Delivery(
+        id=identity,
+        webhook_id=webhook.id,
+        federation_id=event.federation_id,
+        event=event.type,
+        body=to_json(told).decode(),
+        state="pending",
+        attempts=0,
+        next_attempt_at=event.at,
+        give_up_at=event.at + timedelta(seconds=get_settings().webhook_give_up_seconds),
+        created_at=event.at,
+    )

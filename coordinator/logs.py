@@ -10,7 +10,7 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import Processor
 
-_SECRET = re.compile(r"\bfl[ke]_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+")
+_SECRET = re.compile(r"\bfl[kew]_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "token", "secret", "password"})
 
 

@@ -18,15 +18,29 @@ from coordinator.database import after_commit
 from coordinator.settings import Settings, get_settings
 
 ADVANCE_ROUND = "rounds.advance"
+AGGREGATE_SHARD = "rounds.aggregate_shard"
 ADVANCE_FEDERATION = "federations.advance"
 RECONCILE = "federations.reconcile"
 ASSEMBLE = "artifacts.assemble"
 RESUME_UPLOADS = "artifacts.resume"
 COLLECT = "artifacts.collect"
+MEND = "rounds.mend"
 RENEW_PROCESS = "processes.renew"
+DELIVER = "webhooks.deliver"
+FORGET_DELIVERIES = "webhooks.forget"
 
 _PENDING = "fedloom_nudges"
 _REDIS_SECONDS = 5
+_REDIS_OPTIONS = {
+    "socket_connect_timeout": _REDIS_SECONDS,
+    "socket_timeout": _REDIS_SECONDS,
+    "socket_keepalive": True,
+    # Of a request whose message cannot leave: the reconciler sends it again, the caller must not wait.
+    "max_retries": 1,
+    "interval_start": 0,
+    # What a process that died had taken and not begun; doing it twice does no harm.
+    "visibility_timeout": 60,
+}
 _log = structlog.get_logger(__name__)
 
 Nudge = tuple[str, tuple[str, ...]]
@@ -36,9 +50,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.broker + "localhost" * settings.embedded,
         "broker_transport_options": (
-            file_transport.transport_options(settings.queue_folder)
-            if settings.embedded
-            else {"socket_connect_timeout": _REDIS_SECONDS, "socket_timeout": _REDIS_SECONDS}
+            file_transport.transport_options(settings.queue_folder) if settings.embedded else _REDIS_OPTIONS
         ),
         "broker_connection_retry_on_startup": True,
         "task_publish_retry": False,

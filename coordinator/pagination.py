@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Select
+from sqlalchemy import BigInteger, Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from coordinator.errors import BadRequest
@@ -14,7 +14,9 @@ from coordinator.errors import BadRequest
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 MAX_NUMBER = 2**63 - 1
-"""The largest whole number that every database takes."""
+"""The largest whole number that a large column of every database takes."""
+MAX_INTEGER = 2**31 - 1
+"""The largest whole number that a plain column of every database takes."""
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -71,7 +73,8 @@ class PageRequest:
             after = key.type.python_type(self.after)
         except ValueError:
             raise _not_a_cursor() from None
-        if isinstance(after, int) and not 0 <= after <= MAX_NUMBER:
+        largest = MAX_NUMBER if isinstance(key.type, BigInteger) else MAX_INTEGER
+        if isinstance(after, int) and not 0 <= after <= largest:
             raise _not_a_cursor()
         return after
 

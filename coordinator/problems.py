@@ -1,31 +1,42 @@
 """Every error as RFC 9457 problem+json, and what OpenAPI says of them."""
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from coordinator.errors import CoordinatorError, FieldError, TooLarge, Unavailable, Unprocessable
+from coordinator.errors import CoordinatorError, FieldError, TooLarge, Unprocessable, out_of_service
 from federated.protocol import Problem
 
 MEDIA_TYPE = "application/problem+json"
+LOCATED: dict[int | str, dict[str, Any]] = {
+    201: {"headers": {"Location": {"description": "Path of what was made", "schema": {"type": "string"}}}}
+}
+_FAULTS_TOLD = 100
+"""A request may hold more; its answer is not to be longer than itself."""
+_ESCAPES = (b"\\u", b"\xed")
+"""What a JSON text with such a character has in it; Python also reads half a pair as it would stand in UTF-8."""
+_BAD_CHARACTER = re.compile("[\0\ud800-\udfff]")
 _log = structlog.get_logger(__name__)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For an endpoint's `responses`: which errors it gives besides those that nearly all of them give."""
-    return {status: _documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
+    return {status: documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
 
 
-def _documented(status: int) -> dict[str, Any]:
+def documented(status: int) -> dict[str, Any]:
+    """What OpenAPI says of an error with this status."""
     title = HTTPStatus(status).phrase
     example = {"type": "urn:fedloom:problem:…", "title": title, "status": status, "code": "…", "detail": "…"}
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
@@ -38,9 +49,18 @@ def _documented(status: int) -> dict[str, Any]:
     return documented
 
 
+class ProblemResponse(JSONResponse):
+    """A problem document. It repeats what came in a request, so half a surrogate pair may stand in it: as `?`."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
 def answer(error: CoordinatorError) -> JSONResponse:
     """The answer that says this error."""
-    return JSONResponse(error.problem(), error.status, headers=error.answer_headers(), media_type=MEDIA_TYPE)
+    return ProblemResponse(error.problem(), error.status, headers=error.answer_headers())
 
 
 def install(app: FastAPI) -> None:
@@ -49,6 +69,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _disconnected)
+    app.add_exception_handler(DataError, _impossible_value)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -61,7 +82,7 @@ def _coordinator_error(request: Request, error: Exception) -> JSONResponse:
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what the handler is registered for
-    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()]
+    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:_FAULTS_TOLD]]
     return answer(invalid(faults))
 
 
@@ -69,6 +90,58 @@ def invalid(faults: Sequence[FieldError]) -> Unprocessable:
     """The error for a request with these bad fields."""
     detail = "; ".join(f"{fault['pointer'] or 'the body'}: {fault['detail']}" for fault in faults[:5])
     return Unprocessable("request_invalid", detail, errors=faults)
+
+
+def unknown_parameters(names: Sequence[str], known: Sequence[str]) -> Unprocessable:
+    """The error for a query with these names; the operation takes those in `known`."""
+    there_are = f"there are: {', '.join(known)}" if known else "it takes none"
+    detail = f"is no parameter of this operation; {there_are}"
+    return invalid([FieldError(pointer=f"#query{_pointer([name])}", detail=detail) for name in names])
+
+
+def bad_texts(body: bytes) -> list[FieldError]:
+    """Where a JSON body has texts that no database and no answer can hold; none if it is not JSON at all."""
+    if not any(mark in body for mark in _ESCAPES):
+        return []
+    try:
+        waiting: list[tuple[_Place | None, object]] = [(None, json.loads(body))]
+    except (ValueError, RecursionError):  # whoever reads it says so
+        return []
+    faults: list[FieldError] = []
+    while waiting and len(faults) < _FAULTS_TOLD:
+        place, value = waiting.pop()
+        for key, inner in _entries(value):
+            if _is_bad(key) or _is_bad(inner):
+                detail = "has a character that cannot be stored: NUL, or half a surrogate pair"
+                faults.append(FieldError(pointer=_pointer(_path_to(_Place(place, key))), detail=detail))
+            elif isinstance(inner, dict | list):
+                waiting.append((_Place(place, key), inner))
+    return faults[:_FAULTS_TOLD]
+
+
+def _is_bad(value: object) -> bool:
+    return isinstance(value, str) and _BAD_CHARACTER.search(value) is not None
+
+
+class _Place(NamedTuple):
+    """Where a value stands; what stands deep shares the way there."""
+
+    within: "_Place | None"
+    key: int | str
+
+
+def _path_to(place: _Place | None) -> list[int | str]:
+    path: list[int | str] = []
+    while place is not None:
+        path.append(place.key)
+        place = place.within
+    return path[::-1]
+
+
+def _entries(value: object) -> Iterable[tuple[int | str, object]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
 
 
 def _fault(location: Sequence[int | str], message: str, body: object) -> FieldError:
@@ -109,10 +182,12 @@ def _pointer(path: Sequence[int | str]) -> str:
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that it could not read
+        return answer(invalid([FieldError(pointer="", detail="is not JSON in UTF-8, or nested too deep")]))
     phrase = HTTPStatus(error.status_code).phrase
     raised = CoordinatorError(phrase.lower().replace(" ", "_").replace("-", "_"), str(error.detail))
     document = {**raised.problem(), "title": phrase, "status": error.status_code}
-    return JSONResponse(document, error.status_code, headers=error.headers, media_type=MEDIA_TYPE)
+    return ProblemResponse(document, error.status_code, headers=error.headers)
 
 
 def _disconnected(request: Request, error: Exception) -> JSONResponse:
@@ -120,9 +195,17 @@ def _disconnected(request: Request, error: Exception) -> JSONResponse:
     return answer(TooLarge("disconnected", "The connection ended before the body did."))
 
 
+def _impossible_value(request: Request, error: Exception) -> JSONResponse:
+    """PostgreSQL has no NUL in a text, not even in one that is merely looked for."""
+    _log.warning("value_refused", method=request.method, path=request.url.path, reason=type(error).__name__)
+    detail = "A text in the request has a character that cannot be stored (NUL), or a number is too large."
+    return answer(Unprocessable("value_impossible", detail))
+
+
 def _database_error(request: Request, error: Exception) -> JSONResponse:
-    _log.warning("database_unavailable", method=request.method, path=request.url.path, reason=type(error).__name__)
-    return answer(Unavailable("database_unavailable", "The database does not answer at the moment. Try again."))
+    problem = out_of_service("database", getattr(error, "orig", None) or error)
+    _log.warning(problem.code, method=request.method, path=request.url.path, reason=type(error).__name__)
+    return answer(problem)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

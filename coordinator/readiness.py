@@ -8,6 +8,7 @@ from sqlalchemy import inspect, text
 from coordinator import migration, nudge, processes
 from coordinator.artifacts import store
 from coordinator.database import reading, utcnow
+from coordinator.settings import get_settings
 
 _log = structlog.get_logger(__name__)
 
@@ -20,7 +21,7 @@ def checks() -> dict[str, str]:
     found = {
         "database": _outcome("database", _check_database),
         "migrations": _outcome("migrations", _check_migrations),
-        "store": _outcome("store", store.check),
+        "store": _outcome("store", _check_store),
         "broker": _outcome("broker", _check_broker),
     }
     try:
@@ -54,6 +55,11 @@ def _check_migrations() -> None:
         migrated = inspect(session.connection()).has_table("alembic_version") and migration.at_head(session)
     if not migrated:
         raise _NotReady("not at this version's: run `coordinator migrate`")
+
+
+def _check_store() -> None:
+    if store.check() < get_settings().chunk_bytes:
+        raise _NotReady("has no room for another chunk")
 
 
 def _check_broker() -> None:

@@ -1,22 +1,26 @@
 """The route of every operation of the API: what holds for all POSTs and all GETs, once.
 
 A POST with an `Idempotency-Key` is done once (see `idempotency`). A GET of JSON carries an `ETag`, and is answered
-304 to who has it already (see `conditions`).
+304 to who has it already (see `conditions`). A parameter that the operation does not know is refused, and a body
+with a text that cannot be stored.
 """
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from functools import partial, wraps
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from coordinator import conditions, idempotency, problems, security
-from coordinator.database import session_of, utcnow, writing
+from coordinator.database import at_once, session_of, utcnow, writing
 from coordinator.errors import CoordinatorError
 from coordinator.idempotency import Claim, KeptAnswer
 
@@ -57,11 +61,29 @@ class Route(APIRoute):
             _declare(options, problems.problem_responses(409), _KEY_PARAMETER)
         elif "GET" in methods and not _streams(options):
             _declare(options, _UNCHANGED, _TAG_PARAMETER)
-        super().__init__(path, endpoint, **options)
+        super().__init__(path, _in_one_thread(endpoint), **options)
 
     def get_route_handler(self) -> Handler:
         handler = _tagged(super().get_route_handler())
-        return _keyed(handler, _secrets(self.response_model)) if "POST" in (self.methods or ()) else handler
+        if "POST" in (self.methods or ()):
+            handler = _keyed(handler, _secrets(self.response_model))
+        return _strict(handler, set(_query_names(self.dependant)), has_body=self.body_field is not None)
+
+
+def _in_one_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint as a coroutine function that runs it in a thread of the pool.
+
+    Left to itself FastAPI checks what a plain function returned in another thread, and waits for that one with the
+    endpoint's transaction open, while those that have the threads wait for that transaction.
+    """
+    if inspect.iscoroutinefunction(endpoint) or inspect.isgeneratorfunction(endpoint):
+        return endpoint
+
+    @wraps(endpoint)
+    async def answer(*given: Any, **named: Any) -> Any:
+        return await run_in_threadpool(endpoint, *given, **named)
+
+    return answer
 
 
 def _streams(options: dict[str, Any]) -> bool:
@@ -81,6 +103,33 @@ def _secrets(model: object) -> list[str]:
         return []
     fields = model.model_fields.items()
     return [name for name, field in fields if any(isinstance(mark, ShownOnce) for mark in field.metadata)]
+
+
+# ---- parameters
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _query_names(dependency)
+
+
+def _strict(handler: Handler, known: Collection[str], *, has_body: bool) -> Handler:
+    """Refuses what the operation would not look at: a name that is misspelt is not passed over in silence.
+
+    And texts that cannot be stored, before anybody works with them.
+    """
+
+    async def answer(request: Request) -> Response:
+        unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+        if unknown:
+            raise problems.unknown_parameters(unknown, sorted(known))
+        faults = problems.bad_texts(await request.body()) if has_body else []
+        if faults:
+            raise problems.invalid(faults)
+        return await handler(request)
+
+    return answer
 
 
 # ---- entity tags
@@ -124,9 +173,9 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
         try:
             response = await handler(request)
         except Exception as error:
-            await run_in_threadpool(_end_refused, request, claim, error)
+            await at_once(partial(_end_refused, request, claim, error))
             raise
-        await run_in_threadpool(_end, request, claim, _kept(response, secrets))
+        await at_once(partial(_end, request, claim, _kept(response, secrets)))
         return response
 
     return answer

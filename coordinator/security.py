@@ -32,8 +32,13 @@ ENROLLMENT_PREFIX = "fle_"
 AUDIENCE = "fedloom"
 PUBLIC_KEY_BYTES = 32
 
+NOT_YOURS = "There is nothing under this address, or it is not yours to see."
+"""Said of what is not there and of what is another organisation's alike."""
+
 Role = Literal["admin", "owner", "operator", "viewer", "worker"]
 _REQUIRED_CLAIMS = ["iss", "aud", "iat", "exp", "jti"]
+_UNREADABLE = (jwt.PyJWTError, ArithmeticError, RecursionError, TypeError, ValueError)
+"""What PyJWT raises for tokens that are none: its own errors, and others where a claim is of another kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +99,16 @@ def signature_holds(public_key: str, signature: str, message: bytes) -> bool:
 
 def authenticate(session: Session, token: str) -> Principal:
     """The principal whose key or worker token this is. Raises Unauthenticated."""
+    if not _is_plain(token):
+        raise Unauthenticated("token_invalid", "The bearer token has characters that no key and no token has.")
     if token.startswith(KEY_PREFIX):
         return _authenticate_key(session, token)
     return _authenticate_worker(session, token)
+
+
+def _is_plain(text: object) -> bool:
+    """Whether it is a text that can be looked up: PostgreSQL takes no NUL, and no database half a surrogate pair."""
+    return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
 def _authenticate_key(session: Session, token: str) -> Principal:
@@ -112,9 +124,9 @@ def _authenticate_key(session: Session, token: str) -> Principal:
 def _authenticate_worker(session: Session, token: str) -> Principal:
     try:
         worker_id = jwt.get_unverified_header(token).get("kid")
-    except jwt.PyJWTError:
+    except _UNREADABLE:
         raise Unauthenticated("token_invalid", "The bearer token is neither an API key nor a worker token.") from None
-    worker = session.get(Worker, worker_id) if isinstance(worker_id, str) else None
+    worker = session.get(Worker, worker_id) if _is_plain(worker_id) else None
     if worker is None:
         raise Unauthenticated("worker_unknown", "The header `kid` of the token names no enrolled worker.")
     _check_worker_token(token, worker)
@@ -135,11 +147,12 @@ def _check_worker_token(token: str, worker: Worker) -> None:
             leeway=settings.clock_skew_seconds,
             options={"require": _REQUIRED_CLAIMS},
         )
+        lifetime_seconds = float(claims["exp"]) - float(claims["iat"])
     except jwt.ExpiredSignatureError:
         raise Unauthenticated("token_expired", "The worker token has expired. Is the clock right?") from None
-    except jwt.PyJWTError as error:
+    except _UNREADABLE as error:
         raise Unauthenticated("token_invalid", f"The worker token does not hold: {error}.") from None
-    if claims["exp"] - claims["iat"] > settings.worker_token_seconds:
+    if not lifetime_seconds <= settings.worker_token_seconds:
         raise Unauthenticated(
             "token_too_long", f"A worker token lives at most {settings.worker_token_seconds:g} s (exp - iat)."
         )
@@ -153,7 +166,7 @@ def require_role(principal: Principal, *roles: Role, organization_id: str | None
     if principal.role == "admin":
         return
     if organization_id is not None and principal.organization_id != organization_id:
-        raise NotFound("not_found", "There is nothing under this address, or it is not yours to see.")
+        raise NotFound("not_found", NOT_YOURS)
     if principal.role not in roles:
         allowed = " or ".join(roles) if roles else "admin"
         raise Forbidden("role_too_small", f"This needs the role {allowed}; the credentials have {principal.role}.")

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 FILE_VARIABLE = "FEDLOOM_CONFIG"
@@ -28,12 +28,23 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, description="null: SQLite in the data folder")
     broker_url: str | None = Field(default=None, description="null: the filesystem transport; or redis://…")
     store_url: str | None = Field(default=None, description="null: a folder; or s3://…, gs://…, az://…")
+    presigned_endpoint: str | None = Field(
+        default=None, description="where agents reach the S3 store: bytes then pass no web process; null: they do"
+    )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = None
+    signing_key: Path | None = Field(
+        default=None,
+        description="PEM of the elliptic-curve key that signs adapters; null: one made in the data folder, or with a "
+        "broker none",
+    )
     web_threads: Annotated[int, Field(ge=1, le=1024)] = 40
     background_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    shard_bytes: Bytes = Field(
+        default=256 * 1024**2, description="an aggregation of a larger state is cut into shards of about so much"
+    )
     aggregation_threads: Annotated[int, Field(ge=1, le=1024)] = 2
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -50,10 +61,18 @@ class Settings(BaseSettings):
     requests_per_second: Annotated[float, Field(ge=0)] = Field(
         default=200.0, description="of one key or worker at one web process; twice as many at once; 0: no limit"
     )
+    webhook_private_addresses: bool = Field(
+        default=False, description="webhooks may lead to private addresses, and with plain http to this machine"
+    )
+    webhook_timeout_seconds: Seconds = 10.0
+    webhook_retry_seconds: Seconds = 10.0
+    webhook_give_up_seconds: Seconds = 24 * 3600.0
+    webhook_keep_seconds: Seconds = 30 * 24 * 3600.0
     idempotency_key_seconds: Seconds = 24 * 3600.0
     max_body_bytes: Bytes = 1024**2
     max_artifact_bytes: Bytes = 64 * 1024**3
     chunk_bytes: Bytes = 16 * 1024**2
+    presigned_seconds: Annotated[float, Field(ge=60, le=7 * 24 * 3600)] = 6 * 3600.0
     upload_expiry_seconds: Seconds = 7 * 24 * 3600.0
     artifact_min_age_seconds: Seconds = 24 * 3600.0
 
@@ -68,6 +87,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = TomlConfigSettingsSource(settings_cls, os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
         return init_settings, env_settings, file
+
+    @model_validator(mode="after")
+    def _presigned_on_s3(self) -> "Settings":
+        if self.presigned_endpoint is not None and not self.store.startswith("s3://"):
+            raise ValueError("presigned_endpoint is for a store_url that begins with s3://")
+        return self
 
     @property
     def database(self) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from coordinator import signing
 from coordinator.database import reading
+from coordinator.errors import ArtifactDamaged
 from coordinator.migration import at_head
 from coordinator.rounds import provenance
 from coordinator.rounds.provenance import Broken as Broken
@@ -17,10 +19,10 @@ from coordinator.rounds.schemas import AggregateInput
 _Folder = Path | zipfile.Path
 
 
-def verify(adapter: Path, *, artifacts: bool) -> Iterator[str]:
+def verify(adapter: Path, *, artifacts: bool, key: Path | None = None) -> Iterator[str]:
     """What was checked, line by line. Raises Broken at the first thing that does not hold.
 
-    `artifacts`: the database and the store of the coordinator that made it are at hand.
+    `artifacts`: the database and the store of the coordinator that made it are at hand. `key`: its public key.
     """
     try:
         folder = adapter if adapter.is_dir() else zipfile.Path(adapter)
@@ -29,6 +31,7 @@ def verify(adapter: Path, *, artifacts: bool) -> Iterator[str]:
     except zipfile.BadZipFile as error:
         raise Broken(adapter.name, f"is neither a folder nor a whole zip: {error}") from None
     yield f"files: {len(told.adapter.files)} have the SHA-256 that the provenance names"
+    yield f"signature of the coordinator: {_check_signature(folder, told, key)}"
     provenance.check(told)
     updates = sum(len(entry.updates) for entry in told.rounds)
     yield f"signatures: {updates} updates, signed with {len(told.keys)} keys"
@@ -46,13 +49,27 @@ def _content(folder: _Folder) -> bytes:
 
 def _check_files(folder: _Folder, told: Provenance) -> None:
     there = {file.name for file in folder.iterdir()}
-    for name in sorted(there - told.adapter.files.keys() - {provenance.FILE}):
+    for name in sorted(there - told.adapter.files.keys() - {provenance.FILE, signing.FILE}):
         raise Broken(f"file {name}", "is not in the provenance")
     for name, file in sorted(told.adapter.files.items()):
         if name not in there or not (folder / name).is_file():
             raise Broken(f"file {name}", "is missing")
         if _digest(folder / name) != file.digest:
             raise Broken(f"file {name}", "has not the SHA-256 that the provenance names")
+
+
+def _check_signature(folder: _Folder, told: Provenance, key: Path | None) -> str:
+    file = folder / signing.FILE
+    if key is None:
+        return "not checked without its public key (--key)" if file.is_file() else "there is none"
+    if not file.is_file():
+        raise Broken(signing.FILE, "is missing")
+    digests = {name: file.digest for name, file in told.adapter.files.items()}
+    try:
+        signing.check(file.read_bytes(), digests | {provenance.FILE: _digest(folder / provenance.FILE)}, key)
+    except signing.WrongSignature as wrong:
+        raise Broken(signing.FILE, f"does not hold under {key.name}: {wrong}") from None
+    return f"holds under {key.name}"
 
 
 def _digest(file: _Folder) -> str:
@@ -93,7 +110,10 @@ def _repeat(entry: ToldRound, given: AggregateInput, tolerance: float) -> str:
 
     files = entry.adapter.files if entry.adapter else {}
     kept = {conductor.STATE: entry.state_digest, **{name: file.digest for name, file in files.items()}}
-    repetition = conductor.repeat(given, kept)
+    try:
+        repetition = conductor.repeat(given, kept)
+    except ArtifactDamaged as damage:
+        raise Broken(entry.name, damage.detail) from None
     if not repetition.differences:
         return "same bytes"
     name, largest = max(repetition.differences.items(), key=lambda pair: pair[1])

@@ -6,6 +6,7 @@ checks an upload by its header without torch; a `HeaderError` names the tensor a
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +18,17 @@ from typing import Any, BinaryIO
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_TENSORS = 65_536
 MAX_NAME_CHARACTERS = 512
+MAX_DIMENSIONS = 32
+MAX_JSON_VALUES = 1024 * 1024
+"""Of the header, and of the facts in it: sixteen for each tensor. Python takes a hundred bytes and more for one."""
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
     "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 FACTS_KEY = "facts"
 _CACHED_HEADER_BYTES = 1024 * 1024
+# Never looks at a byte twice, whatever the text: no character of it can belong to two parts.
+_QUOTED = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 class HeaderError(ValueError):
@@ -30,7 +36,7 @@ class HeaderError(ValueError):
 
     def __init__(self, reason: str, tensor: str | None = None) -> None:
         super().__init__(f"tensor {tensor!r}: {reason}" if tensor is not None else reason)
-        self.tensor = tensor
+        self.tensor = None if tensor is None else tensor.encode(errors="replace").decode()
         self.reason = reason
 
 
@@ -76,7 +82,8 @@ def parse_header(file: BinaryIO, file_bytes: int) -> Header:
         raise HeaderError(f"header says {length} bytes, the file ends after {len(raw)}")
     tensors, facts_text = _table(raw) if length <= _CACHED_HEADER_BYTES else _table.__wrapped__(raw)
     _check_layout(tensors, file_bytes - 8 - length)
-    return Header(tensors, _facts(facts_text), 8 + length, file_bytes)
+    facts = _parse_json(facts_text.encode(errors="surrogatepass"), "facts are")
+    return Header(tensors, facts, 8 + length, file_bytes)
 
 
 def check_expected(header: Header, expects: Mapping[str, Mapping[str, Any]]) -> None:
@@ -106,7 +113,7 @@ def _check_row(name: str, entry: TensorEntry, row: Mapping[str, Any]) -> None:
 # The updates of a round have equal headers: fifty of them are parsed once and share one table.
 @lru_cache(maxsize=8)
 def _table(raw: bytes) -> tuple[Mapping[str, TensorEntry], str]:
-    document = _parse_json(raw)
+    document = _parse_json(raw, "header is")
     facts_text = _facts_text(document.pop("__metadata__", {}))
     if len(document) > MAX_TENSORS:
         raise HeaderError(f"{len(document)} tensors are more than {MAX_TENSORS}")
@@ -114,14 +121,25 @@ def _table(raw: bytes) -> tuple[Mapping[str, TensorEntry], str]:
     return MappingProxyType(tensors), facts_text
 
 
-def _parse_json(raw: bytes) -> dict[str, Any]:
+def _parse_json(raw: bytes, what: str) -> dict[str, Any]:
+    """The object in a JSON text. Counted before it is parsed: small values take many times their text."""
+    outside = _QUOTED.sub(b"", raw)
+    if sum(map(outside.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise HeaderError(f"{what} too large: more than {MAX_JSON_VALUES} JSON values")
     try:
-        document = json.loads(raw)
+        document = json.loads(raw.decode(), object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
-        raise HeaderError(f"header is not JSON: {error}") from None
+        raise HeaderError(f"{what} not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise HeaderError("header is not a JSON object")
+        raise HeaderError(f"{what} not a JSON object")
     return document
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return found
 
 
 def _facts_text(metadata: object) -> str:
@@ -133,16 +151,6 @@ def _facts_text(metadata: object) -> str:
     return text
 
 
-def _facts(text: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HeaderError(f"facts are not JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise HeaderError("facts are not a JSON object")
-    return facts
-
-
 def _entry(name: str, entry: object) -> TensorEntry:
     if len(name) > MAX_NAME_CHARACTERS:
         raise HeaderError(f"name has {len(name)} characters, at most {MAX_NAME_CHARACTERS}", name[:64] + "…")
@@ -151,9 +159,13 @@ def _entry(name: str, entry: object) -> TensorEntry:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in DTYPE_BYTES if isinstance(dtype, str) else True:
         raise HeaderError(f"unknown dtype {str(dtype)[:32]!r}", name)
+    if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
+        raise HeaderError(f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS}", name)
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
         raise HeaderError("shape and data_offsets must be lists of whole numbers", name)
     start, end = offsets
+    if math.prod(size or 1 for size in shape) >= 2**60:  # strides are counted past a dimension of 0, too
+        raise HeaderError(f"shape {shape} is more than any machine counts", name)
     if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise HeaderError(f"{end - start} bytes do not hold shape {shape} of {dtype}", name)
     return TensorEntry(dtype, tuple(shape), start, end)

@@ -231,6 +231,8 @@ class _StoredTensor(LazyTensor):
         self._file.read_into(self._position + first * self.dtype.itemsize, out)
 
     def _view(self) -> Tensor:
+        if math.prod(self.shape) == 0:
+            return torch.empty(self.shape, dtype=self.dtype)  # an empty slice has no address to be aligned
         raw = self._file.view(self._position, math.prod(self.shape) * self.dtype.itemsize)
         aligned = raw if raw.data_ptr() % self.dtype.itemsize == 0 else raw.clone()
         return aligned.view(self.dtype).reshape(self.shape)

@@ -8,8 +8,18 @@ import pytest
 
 from coordinator import logs
 from tests.support import service as support
+from tests.support.places import on_servers, places, settled
 
 logs.configure("json", "tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests about the engines that this run does without are deselected, and counted as such."""
+    without = "sqlite" if on_servers() else "engines"
+    elsewhere = [item for item in items if item.get_closest_marker(without)]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if not item.get_closest_marker(without)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -22,27 +32,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(scope="session")
-def migrated_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file at the head of the real migrations."""
-    folder = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDLOOM_DATA_FOLDER", str(folder))
-        support.forget_settings()
-        template = support.make_template(folder)
-    support.forget_settings()
-    return template
-
-
 @pytest.fixture
-def data_folder(tmp_path: Path, migrated_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """This process works in a data folder of its own, migrated and empty. No server."""
+def data_folder(tmp_path: Path) -> Iterator[Path]:
+    """This process is a coordinator over a data folder and a place of its own, migrated and empty. No server."""
     folder = tmp_path / "data"
-    support.copy_template(migrated_template, folder)
-    monkeypatch.setenv("FEDLOOM_DATA_FOLDER", str(folder))
-    support.forget_settings()
-    yield folder
-    support.forget_settings()
+    with settled(places().migrated(folder)):
+        yield folder
 
 
 @pytest.fixture

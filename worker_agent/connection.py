@@ -19,7 +19,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 
 from federated import __version__
 from federated.protocol import Problem
-from worker_agent.errors import CoordinatorAway, NotUnderstood, is_transient, refusal
+from worker_agent.errors import ConfigurationError, CoordinatorAway, NotUnderstood, is_transient, refusal
 from worker_agent.identity import Identity
 from worker_agent.settings import AgentSettings
 
@@ -27,6 +27,7 @@ ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 _AWAY = frozenset({429, 502, 503, 504})
+_RUNNING = "idempotency_key_running"
 _SKEW_WORTH_A_RETRY_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -35,13 +36,27 @@ _Value = TypeVar("_Value")
 
 
 def open_http(settings: AgentSettings, url: str) -> httpx.Client:
-    """A client for the coordinator at `url` with the timeouts and the trusted certificates of `settings`."""
-    verify: bool | ssl.SSLContext = True
-    if settings.ca_file is not None:
-        verify = ssl.create_default_context(cafile=str(settings.ca_file))
+    """A client for the coordinator at `url` with the timeouts and the certificates of `settings`.
+
+    Raises ConfigurationError.
+    """
     timeout = httpx.Timeout(settings.request_timeout_seconds, connect=min(10.0, settings.request_timeout_seconds))
     headers = {"User-Agent": f"fedloom-worker-agent/{__version__}"}
-    return httpx.Client(base_url=url.rstrip("/"), timeout=timeout, verify=verify, headers=headers)
+    return httpx.Client(base_url=url.rstrip("/"), timeout=timeout, verify=_tls(settings), headers=headers)
+
+
+def _tls(settings: AgentSettings) -> bool | ssl.SSLContext:
+    if settings.ca_file is None and settings.client_certificate is None:
+        return True
+    name = "ca_file"
+    try:
+        context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
+        if settings.client_certificate is not None:
+            name = "client_certificate, client_key"
+            context.load_cert_chain(settings.client_certificate, settings.client_key, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"{name}: cannot be used: {error}") from None
+    return context
 
 
 class Clock:
@@ -110,10 +125,25 @@ class Connection:
 
         return self.retrying(once, repeat=repeat)
 
+    def put_to_store(self, url: str, content: bytes) -> None:
+        """Send bytes to a URL of the coordinator's store, which wants no token. Raises CoordinatorAway."""
+
+        def once() -> None:
+            with translated(_store_at(url)):
+                raise_for_store(self._http.put(url, content=content))
+
+        self.retrying(once, repeat=True)
+
     @contextmanager
     def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """One GET whose body is read in pieces inside the block; not tried again."""
         with translated(), self._http.stream("GET", path, auth=self._auth, headers=headers) as response:
+            if response.status_code == 307:
+                url = response.headers["Location"]
+                with translated(_store_at(url)), self._http.stream("GET", url, headers=headers) as stored:
+                    raise_for_store(stored)
+                    yield stored
+                return
             if response.status_code >= 400:
                 response.read()
                 raise_for_problem(response)
@@ -137,7 +167,7 @@ class Connection:
 
 
 class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity names its own
-    """Random pause that doubles, but never shorter than the coordinator's `Retry-After`."""
+    """Random pause that doubles, on top of the coordinator's `Retry-After`: those it told the same come apart."""
 
     def __init__(self, first_seconds: float, longest_seconds: float) -> None:
         self._random = wait_random_exponential(multiplier=first_seconds, max=longest_seconds)
@@ -145,7 +175,7 @@ class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity na
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
         asked = error.retry_after_seconds if isinstance(error, CoordinatorAway) else None
-        return max(self._random(retry_state), asked or 0.0)
+        return self._random(retry_state) + (asked or 0.0)
 
 
 def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
@@ -158,14 +188,14 @@ def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """The one place where errors of httpx become errors of the agent."""
+def translated(whom: str = "the coordinator") -> Iterator[None]:
+    """The one place where errors of httpx become errors of the agent. `whom`: who was asked."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise CoordinatorAway(f"cannot reach the coordinator: {error}", never_sent=True) from error
+        raise CoordinatorAway(f"cannot reach {whom}: {error}", never_sent=True) from error
     except httpx.HTTPError as error:
-        raise CoordinatorAway(f"the coordinator did not answer: {type(error).__name__} {error}".rstrip()) from error
+        raise CoordinatorAway(f"{whom} did not answer: {type(error).__name__} {error}".rstrip()) from error
 
 
 def raise_for_problem(response: httpx.Response) -> None:
@@ -173,7 +203,7 @@ def raise_for_problem(response: httpx.Response) -> None:
     if response.status_code < 400:
         return
     problem = _problem(response)
-    if response.status_code in _AWAY:
+    if response.status_code in _AWAY or problem.code == _RUNNING:
         raise CoordinatorAway(
             f"{problem.status} {problem.detail or problem.title}",
             never_sent=response.status_code == 429,
@@ -182,14 +212,30 @@ def raise_for_problem(response: httpx.Response) -> None:
     raise refusal(problem)
 
 
+def raise_for_store(response: httpx.Response) -> None:
+    """Raise CoordinatorAway for what the coordinator's store refuses; the URL is left out, it is as good as a key."""
+    if response.status_code >= 300:
+        raise CoordinatorAway(f"{_store_at(str(response.url))} answered {response.status_code}")
+
+
+def _store_at(url: str) -> str:
+    return f"the store at {httpx.URL(url).host}"
+
+
 def _problem(response: httpx.Response) -> Problem:
+    """The answer's problem document. Raises CoordinatorAway where there is none."""
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
         try:
             return Problem.model_validate_json(response.content)
         except ValidationError as error:
             _log.warning("problem_not_understood", status=response.status_code, reason=str(error))
+    # Every refusal of a coordinator is a problem document: this one is a proxy's or a load balancer's.
     where = f"{response.request.method} {response.request.url.path}"
-    return Problem(title=response.reason_phrase, status=response.status_code, detail=f"{where}: no problem document")
+    raise CoordinatorAway(
+        f"{response.status_code} {response.reason_phrase} to {where}: no answer of a coordinator",
+        never_sent=response.status_code == 429,
+        retry_after_seconds=_retry_after(response),
+    )
 
 
 def _retry_after(response: httpx.Response) -> float | None:

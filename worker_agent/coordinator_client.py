@@ -1,11 +1,16 @@
 """Every call of the coordinator's HTTP API that a worker makes.
 
-What may be sent twice without harm is tried again here (see `Connection.retrying`); leasing, enrolling, failing and
-declining are not, unless the request never left. All errors are those of `worker_agent.errors`.
+What may be sent twice without harm is tried again here (see `Connection.retrying`). Enrolling, failing and declining
+may be because they carry an `Idempotency-Key`: the coordinator does them once and answers the same again. Leasing is
+not tried again, unless the request never left: the next call is handed what a lost answer held. All errors are those
+of `worker_agent.errors`.
 """
 
+import hashlib
 import threading
+import uuid
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel
@@ -32,7 +37,10 @@ from worker_agent.durable import file_name
 from worker_agent.identity import Identity
 from worker_agent.transfers import ArtifactCache, upload
 
+IDEMPOTENCY_HEADER = "Idempotency-Key"
 LONG_POLL_MARGIN_SECONDS = 15.0
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class CoordinatorClient:
@@ -50,8 +58,9 @@ class CoordinatorClient:
         return self._connection.clock
 
     def enroll(self, request: EnrollRequest) -> EnrollAnswer:
-        """Become a worker. Uses the enrolment token up."""
-        return self._connection.ask("POST", "/v1/workers/enroll", EnrollAnswer, repeat=False, json=_json(request))
+        """Become a worker. Uses the enrolment token up; the same request in another process is answered the same."""
+        key = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        return self._once("/v1/workers/enroll", EnrollAnswer, request, key)
 
     def rotate_key(self, request: RotateKeyRequest) -> RotateKeyAnswer:
         """Be known by another key from now on. NotAuthorised may mean that an earlier try came through."""
@@ -79,11 +88,11 @@ class CoordinatorClient:
 
     def fail(self, job_id: str, request: FailRequest) -> JobAnswer:
         """Give a job back with the reason why it could not be done."""
-        return self._connection.ask("POST", _job(job_id, "fail"), JobAnswer, repeat=False, json=_json(request))
+        return self._once(_job(job_id, "fail"), JobAnswer, request, uuid.uuid4().hex)
 
     def decline(self, job_id: str, request: DeclineRequest) -> JobAnswer:
         """Refuse a job because the owner of this node does not allow it, or its data or model do not fit."""
-        return self._connection.ask("POST", _job(job_id, "decline"), JobAnswer, repeat=False, json=_json(request))
+        return self._once(_job(job_id, "decline"), JobAnswer, request, uuid.uuid4().hex)
 
     def show(self, job_id: str, wait_seconds: float = 0.0) -> JobAnswer:
         """A job as it stands; waits up to `wait_seconds` for its state to change."""
@@ -106,6 +115,11 @@ class CoordinatorClient:
     def who_am_i(self) -> None:
         """Ask as this worker. Raises NotAuthorised if the coordinator does not know it."""
         self._connection.send("GET", "/v1/workers/me", repeat=False)
+
+    def _once(self, path: str, answer: type[_Model], request: BaseModel, key: str) -> _Model:
+        """A POST that is tried again under one key, so that it is done once."""
+        headers = {IDEMPOTENCY_HEADER: key}
+        return self._connection.ask("POST", path, answer, repeat=True, json=_json(request), headers=headers)
 
     def _long_poll(self, wait_seconds: float) -> httpx.Timeout:
         usual = self._http.timeout

@@ -15,6 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 from federated.protocol import FailRequest
 from worker_agent.connection import wait_as_asked
 from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.durable import is_full
 from worker_agent.errors import (
     AgentError,
     BytesDamaged,
@@ -42,7 +43,7 @@ def patiently(stopping: threading.Event, worth_another: Callable[[BaseException]
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         again_in_seconds = round(state.next_action.sleep, 1) if state.next_action is not None else 0.0
-        _log.warning("coordinator_away", reason=str(error), again_in_seconds=again_in_seconds)
+        _log.warning(_event(error), reason=str(error), again_in_seconds=again_in_seconds)
 
     return Retrying(
         retry=retry_if_exception(lambda error: not stopping.is_set() and worth_another(error)),
@@ -51,6 +52,10 @@ def patiently(stopping: threading.Event, worth_another: Callable[[BaseException]
         before_sleep=tell,
         reraise=True,
     )
+
+
+def _event(error: BaseException | None) -> str:
+    return "coordinator_away" if isinstance(error, AgentError) else "disk_full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,9 @@ class Delivery:
         except CoordinatorRefused as error:
             self._give_up(entry, "result_refused", error, transient=False)
         except (BytesDamaged, OSError) as error:
+            if is_full(error):
+                _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
+                return
             self._give_up(entry, "result_damaged", error, transient=True)
         except AgentError as error:
             _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
@@ -121,5 +129,8 @@ class Delivery:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether to wait and try again. Damaged bytes stay damaged: the job has to be done again."""
-    return is_transient(error) and not isinstance(error, BytesDamaged)
+    """Whether to wait and try again: for the network, the coordinator, or room on this disk.
+
+    Damaged bytes stay damaged: the job has to be done again.
+    """
+    return (is_transient(error) and not isinstance(error, BytesDamaged)) or is_full(error)

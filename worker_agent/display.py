@@ -1,5 +1,6 @@
 """What a person sees: a progress bar per slot on a terminal, one JSON object per line otherwise."""
 
+import contextlib
 import sys
 from typing import Protocol
 
@@ -66,13 +67,19 @@ class Bars:
 
 
 class _StandardError:
-    """The stream that is standard error at the moment of writing: bars put themselves before it."""
+    """The stream that is standard error at the moment of writing: bars put themselves before it.
+
+    A line that cannot be written, as on a full disk, is lost; it must not end the thread that had something to say.
+    """
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def open_display(settings: AgentSettings) -> Display:

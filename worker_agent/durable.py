@@ -1,5 +1,6 @@
 """Files that are whole after a crash: written aside, forced to disk, put in place by a rename."""
 
+import errno
 import hashlib
 import os
 import re
@@ -10,6 +11,7 @@ from worker_agent.errors import NotUnderstood
 UNFINISHED_SUFFIX = ".unfinished"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _READ_BYTES = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -45,6 +47,11 @@ def digest_of(path: Path) -> str:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
     return "sha256:" + digest.hexdigest()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a file could not be written for want of room, or of leave to take more of it."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def file_name(identifier: str) -> str:

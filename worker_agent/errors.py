@@ -3,7 +3,7 @@
 AgentError
 ├── ConfigurationError            settings, key or data folder: the owner of this node must change something
 │   └── NotEnrolled               this data folder belongs to no worker yet
-├── CoordinatorAway               no usable answer: refused, timed out, broken off, 429, 502, 503, 504
+├── CoordinatorAway               no usable answer: refused, timed out, broken off, 429, 502, 503, 504, or a proxy's
 ├── CoordinatorRefused            an answer with a reason: carries status, code, detail, tensor
 │   ├── NotAuthorised             401, 403: unknown, revoked or not allowed
 │   ├── NotThere                  404: no such job, upload or artifact, or not for this worker

@@ -7,7 +7,7 @@ import structlog
 
 from federated.protocol import JobProgress, Lease, RenewRequest
 from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.errors import AgentError, CoordinatorRefused
+from worker_agent.errors import AgentError, CoordinatorRefused, is_transient
 
 _log = structlog.get_logger(__name__)
 
@@ -49,11 +49,11 @@ class Renewal:
             try:
                 self._client.renew(self._lease.job_id, request)
                 pause_seconds = usual_seconds
-            except CoordinatorRefused as error:
-                if not self._ended.is_set():
-                    _log.warning("lease_lost", job=self._lease.job_id, reason=str(error))
-                    self.lost.set()
-                return
             except AgentError as error:
+                if isinstance(error, CoordinatorRefused) and not is_transient(error):
+                    if not self._ended.is_set():
+                        _log.warning("lease_lost", job=self._lease.job_id, reason=str(error))
+                        self.lost.set()
+                    return
                 _log.warning("lease_not_renewed", job=self._lease.job_id, reason=str(error))
                 pause_seconds = usual_seconds / 4

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from federated.protocol import Name
@@ -59,6 +59,8 @@ class AgentSettings(BaseSettings):
     name: Name = "worker"
     folder: Path = Field(default=Path("worker-data"), description="key, memory, outbox and cache of this worker")
     ca_file: Path | None = Field(default=None, description="certificates to trust instead of the system's")
+    client_certificate: Path | None = Field(default=None, description="PEM shown to whoever asks for one, with chain")
+    client_key: Path | None = Field(default=None, description="PEM of its private key, without a passphrase")
     slots: Annotated[int, Field(ge=1, le=64)] = 1
     datasets: dict[Name, DatasetSettings] = Field(default_factory=dict)
     models: dict[str, str] = Field(
@@ -90,6 +92,12 @@ class AgentSettings(BaseSettings):
         if value.scheme not in {"http", "https"}:
             raise ValueError("must be an http or https URL")
         return value
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "AgentSettings":
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("client_certificate and client_key are given together, or neither")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -125,5 +133,7 @@ def _anchored(settings: AgentSettings, base: Path) -> AgentSettings:
         name: str(base / Path(source).expanduser()) if (base / Path(source).expanduser()).is_dir() else source
         for name, source in settings.models.items()
     }
-    update = {"folder": anchor(settings.folder), "ca_file": anchor(settings.ca_file), "datasets": datasets}
-    return settings.model_copy(update=update | {"models": models})
+    files = {
+        name: anchor(getattr(settings, name)) for name in ("folder", "ca_file", "client_certificate", "client_key")
+    }
+    return settings.model_copy(update={**files, "datasets": datasets, "models": models})

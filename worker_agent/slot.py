@@ -1,6 +1,7 @@
 """One slot of the agent: lease -> policy -> files -> executor -> outbox -> delivery, one job after the other."""
 
 import contextlib
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import structlog
 
 from federated.protocol import (
     AGENT_STOPPING,
+    ARTIFACT_DAMAGED,
+    DISK_FULL,
     DeclineRequest,
     FailRequest,
     JobProgress,
@@ -22,7 +25,8 @@ from worker_agent.capabilities import installed_algorithms
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import DETAIL_CHARACTERS, LONGEST_PAUSE_SECONDS, Delivery, patiently
 from worker_agent.display import Display
-from worker_agent.errors import AgentError, is_transient
+from worker_agent.durable import is_full
+from worker_agent.errors import AgentError, BytesDamaged, is_transient
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
@@ -31,6 +35,8 @@ from worker_agent.settings import AgentSettings
 from worker_agent.transfers import ArtifactCache
 
 FASTEST_POLL_SECONDS = 0.5
+REST_SECONDS = {DISK_FULL: 60.0, ARTIFACT_DAMAGED: 5.0}
+WORTH_ANOTHER_BYTES = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +65,7 @@ class Slot:
         self.executor = executor
         self.busy = False
         self._at = workplace
+        self._rest_seconds = 0.0
 
     def run(self) -> None:
         """The slot's thread."""
@@ -80,6 +87,18 @@ class Slot:
             self._take(lease)
         finally:
             self.busy = False
+        self._rest()
+
+    def _rest(self) -> None:
+        """After a failure that the next job would meet too: until some room was made on the disk, or for a while."""
+        seconds, self._rest_seconds = self._rest_seconds, 0.0
+        until, free_bytes = time.monotonic() + seconds, self._free_bytes()
+        while time.monotonic() < until and not self._at.stopping.wait(min(1.0, seconds)):
+            if self._free_bytes() - free_bytes > WORTH_ANOTHER_BYTES:
+                return
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self._at.settings.folder).free
 
     def _next(self) -> Lease | None:
         request = LeaseRequest(boot_id=self._at.boot_id, wait_seconds=self._at.settings.lease_wait_seconds)
@@ -100,10 +119,12 @@ class Slot:
                 self._decide(lease)
             except AgentError as error:
                 _log.warning("job_failed", reason=str(error))
-                self._fail(lease, Failed("coordinator_trouble", str(error), is_transient(error)))
+                code = ARTIFACT_DAMAGED if isinstance(error, BytesDamaged) else "coordinator_trouble"
+                self._fail(lease, Failed(code, str(error), is_transient(error)))
             except Exception as error:
                 _log.exception("job_broke")
-                self._fail(lease, Failed("agent_error", f"{type(error).__name__}: {error}", transient=True))
+                code = DISK_FULL if is_full(error) else "agent_error"
+                self._fail(lease, Failed(code, f"{type(error).__name__}: {error}", transient=True))
 
     def _decide(self, lease: Lease) -> None:
         if self._at.stopping.is_set():
@@ -185,6 +206,7 @@ class Slot:
             detail=failure.detail[:DETAIL_CHARACTERS],
             transient=failure.transient,
         )
+        self._rest_seconds = REST_SECONDS.get(failure.code, 0.0)
         with contextlib.suppress(AgentError):
             self._at.client.fail(lease.job_id, request)
 

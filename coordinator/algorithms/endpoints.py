@@ -5,8 +5,9 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 
-from coordinator.algorithms.schemas import AlgorithmAnswer, AlgorithmList
+from coordinator.algorithms.schemas import AlgorithmAnswer
 from coordinator.errors import NotFound
+from coordinator.pagination import Listing, Paging
 from coordinator.problems import problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal
@@ -15,10 +16,11 @@ from federated import registry
 router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"], route_class=Route)
 
 
-@router.get("", operation_id="list_algorithms", responses=problem_responses())
-def list_algorithms(principal: AnyPrincipal) -> AlgorithmList:
+@router.get("", operation_id="list_algorithms", responses=problem_responses(400))
+def list_algorithms(principal: AnyPrincipal, page: Paging) -> Listing[AlgorithmAnswer]:
     """List the algorithms with the JSON Schemas of their configs."""
-    return AlgorithmList(items=[_answer(name) for name in registry.algorithms()])
+    found = page.of(list(registry.algorithms()), str)
+    return Listing(items=[_answer(name) for name in found.rows], next_cursor=found.next_cursor)
 
 
 @router.get("/{name}", operation_id="show_algorithm", responses=problem_responses(404))

@@ -17,11 +17,3 @@ class AlgorithmAnswer(BaseModel):
     trainables: list[str] = Field(examples=[["lora", "prefix"]])
     personal: bool = Field(description="whether each client also ends with a model of its own")
     config_schema: dict[str, Any]
-
-
-class AlgorithmList(BaseModel):
-    """All installed algorithms, by name."""
-
-    model_config = ConfigDict(frozen=True)
-
-    items: list[AlgorithmAnswer]

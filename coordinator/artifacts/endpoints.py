@@ -8,24 +8,28 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from coordinator.artifacts import service, store
+from coordinator.artifacts import presigned, service, store
 from coordinator.conditions import is_known
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unprocessable
-from coordinator.problems import problem_responses
+from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal
 from federated.protocol import DIGEST_PATTERN, UploadAnswer, UploadRequest
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route)
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
-@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=problem_responses(403, 413))
-def announce_upload(request: UploadRequest, principal: AnyPrincipal, session: WriteSession) -> UploadAnswer:
+@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=LOCATED | problem_responses(403))
+def announce_upload(
+    request: UploadRequest, principal: AnyPrincipal, session: WriteSession, response: Response
+) -> UploadAnswer:
     """Announce an upload, or find an unfinished one of the same digest."""
-    return service.announce(session, principal, request, utcnow())
+    answer = service.announce(session, principal, request, utcnow())
+    response.headers["Location"] = f"{router.prefix}/uploads/{answer.upload_id}"
+    return answer
 
 
 @router.get("/uploads/{upload_id}", operation_id="show_upload", responses=problem_responses(404))
@@ -38,7 +42,7 @@ def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -
     "/uploads/{upload_id}/chunks/{index}",
     status_code=204,
     operation_id="put_chunk",
-    responses=problem_responses(404, 409),
+    responses=problem_responses(403, 404, 409),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -64,7 +68,7 @@ def _chunk_size(principal: Principal, upload_id: str, index: int) -> int:
 @router.post(
     "/uploads/{upload_id}/complete",
     operation_id="complete_upload",
-    responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(404, 409)},
+    responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(403, 404, 409)},
 )
 def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response) -> UploadAnswer:
     """End an upload. Several chunks are put together in the background: poll the upload."""
@@ -83,6 +87,7 @@ def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response)
         200: {"content": {"application/octet-stream": {}}, "description": "All bytes"},
         206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
         304: {"description": "The caller has it already"},
+        307: {"description": "For a worker: the store has it, at `Location`, for who asks there without a token"},
         **problem_responses(404, 416),
     },
 )
@@ -95,6 +100,8 @@ async def download_artifact(
 ) -> Response:
     """Download an artifact, or a range of it. Needs the right to read it; knowing the digest gives none."""
     size_bytes = await run_in_threadpool(_readable_size, principal, digest)
+    if principal.kind == "worker" and (url := presigned.download_url(digest)) is not None:
+        return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
     return stream(digest, size_bytes, range, if_range, if_none_match)
 
 
@@ -121,7 +128,10 @@ def stream(
 
 def _readable_size(principal: Principal, digest: str) -> int:
     with reading() as session:
-        return service.readable(session, principal, digest, utcnow()).size_bytes
+        size_bytes = service.readable(session, principal, digest, utcnow()).size_bytes
+    if store.size_of(digest) != size_bytes:  # the other bytes of the right number are found by who reads them
+        raise service.reported(digest)
+    return size_bytes
 
 
 async def _bytes(digest: str, start: int, end: int) -> AsyncIterator[bytes]:

@@ -46,8 +46,12 @@ def unheld(created_before: datetime, among: Sequence[str] | None = None) -> Colu
 
 
 def take_unheld(session: Session, created_before: datetime, limit: int) -> Sequence[Artifact]:
-    """Deletes up to `limit` rows of artifacts that nobody holds, and returns them."""
-    found = session.scalars(select(Artifact).where(unheld(created_before)).limit(limit)).all()
+    """Deletes up to `limit` rows of artifacts that nobody holds, and returns them.
+
+    Locked first, asked again then: a hold that was committed meanwhile is seen, one on its way makes the row skipped.
+    """
+    free = select(Artifact).where(unheld(created_before)).limit(limit).with_for_update(of=Artifact, skip_locked=True)
+    found = session.scalars(free).all()
     digests = [artifact.digest for artifact in found]
     taken = session.scalars(delete(Artifact).where(unheld(created_before, digests)).returning(Artifact))
     return taken.all()
@@ -62,6 +66,20 @@ def uploads_of(session: Session, principal: str, digest: str, states: Sequence[s
     """The principal's uploads of the digest in one of the states, newest first."""
     statement = select(Upload).where(Upload.principal == principal, Upload.digest == digest, Upload.state.in_(states))
     return session.scalars(statement.order_by(Upload.created_at.desc())).all()
+
+
+def fail_uploads(session: Session, digest: str, problem: dict[str, Any]) -> None:
+    """The completed uploads of the digest, whoever made them, have failed."""
+    complete = update(Upload).where(Upload.digest == digest, Upload.state == "complete")
+    session.execute(complete.values(state="failed", problem=problem, version=Upload.version + 1))
+
+
+def holders(session: Session, digest: str) -> Sequence[tuple[str, str]]:
+    """Part and holder of every hold of the digest."""
+    rows = session.execute(
+        select(Hold.part, Hold.holder).where(Hold.digest == digest).order_by(Hold.holder, Hold.part)
+    )
+    return [(row.part, row.holder) for row in rows]
 
 
 def expired_uploads(session: Session, created_before: datetime, limit: int) -> Sequence[Upload]:

@@ -1,10 +1,14 @@
 """Answers of the artifact calls are `federated.protocol`'s; here stands what the protocol does not name."""
 
+from collections.abc import Mapping
+
 from coordinator.models import Upload
 from federated.protocol import ArtifactReference, UploadAnswer
 
 
-def upload_answer(upload: Upload, chunks: int, present: tuple[int, ...]) -> UploadAnswer:
+def upload_answer(
+    upload: Upload, chunks: int, present: tuple[int, ...] = (), urls: Mapping[int, str] | None = None
+) -> UploadAnswer:
     """The upload as its principal sees it; a complete one names the artifact."""
     complete = upload.state == "complete"
     return UploadAnswer(
@@ -12,6 +16,7 @@ def upload_answer(upload: Upload, chunks: int, present: tuple[int, ...]) -> Uplo
         chunk_bytes=upload.chunk_bytes,
         chunks=chunks,
         chunks_present=tuple(range(chunks)) if complete else present,
+        chunk_urls=dict(urls or {}),
         state=upload.state,
         artifact=ArtifactReference(digest=upload.digest, size_bytes=upload.size_bytes) if complete else None,
         problem=upload.problem,

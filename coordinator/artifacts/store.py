@@ -5,26 +5,35 @@ An object appears whole or not at all. In a folder store it is synced to disk be
 
 import hashlib
 import io
+import math
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from coordinator.artifacts import folder
+from coordinator.errors import out_of_service
 from coordinator.settings import get_settings
 from federated.header import MAX_HEADER_BYTES, Header, parse_header
 
 READ_BYTES = 1024**2
 _DIGESTS = "sha256/"
 _UPLOADS = "uploads/"
-_ASSEMBLING = "assembling/"
 _PREFIX_BYTES = 8
+# No bound for a whole transfer, which may be large; one for a connection on which nothing moves.
+_CLIENT = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "24h"}
+_RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+_log = structlog.get_logger(__name__)
 
 
 class WrongBytes(ValueError):
@@ -39,13 +48,25 @@ class Stored:
     size_bytes: int
 
 
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The one place where errors of the store, and of the disk it may lie on, become Unavailable."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError) as error:
+        _log.warning("store_failed", reason=str(error).partition("\n")[0])
+        raise out_of_service("store", error) from error
+
+
 @lru_cache(maxsize=1)
 def opened() -> ObjectStore:
     """The process's store, opened at first use: its threads must not be inherited by a fork."""
-    folder = _folder()
-    if folder is None:
-        return from_url(get_settings().store)
-    return LocalStore(str(folder), mkdir=True, automatic_cleanup=True)
+    if (place := _folder()) is None:
+        client = {**_CLIENT, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
+        return from_url(get_settings().store, client_options=client, retry_config=_RETRIES)
+    return LocalStore(str(place), mkdir=True, automatic_cleanup=True)
 
 
 def _folder() -> Path | None:
@@ -53,36 +74,38 @@ def _folder() -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
-def _key(digest: str) -> str:
+def is_folder() -> bool:
+    """Whether the store is a folder on this machine."""
+    return _folder() is not None
+
+
+def object_key(digest: str) -> str:
+    """Where the object lies in the store."""
     return _DIGESTS + digest.removeprefix("sha256:")
 
 
-def _chunk_key(upload_id: str, index: int) -> str:
+def chunk_key(upload_id: str, index: int) -> str:
+    """Where a chunk of an upload lies in the store."""
     return f"{_UPLOADS}{upload_id}/{index:06d}"
 
 
+@_translated()
 def size_of(digest: str) -> int | None:
     """Bytes of the object, or None if there is none."""
     try:
-        return int(obstore.head(opened(), _key(digest))["size"])
+        return int(obstore.head(opened(), object_key(digest))["size"])
     except FileNotFoundError:
         return None
 
 
-def is_stored(digest: str) -> bool:
-    """Whether the object is there."""
-    return size_of(digest) is not None
-
-
+@_translated()
 def put_file(path: Path) -> Stored:
     """Stores the file's bytes under their digest; does nothing more where they lie already."""
-    with path.open("rb") as file:
-        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    size_bytes = path.stat().st_size
-    if size_of(digest) != size_bytes:
-        obstore.put(opened(), _key(digest), path)
-        _sync(_key(digest))
-    return Stored(digest, size_bytes)
+    stored = Stored(digest_of(path), path.stat().st_size)
+    if size_of(stored.digest) != stored.size_bytes:
+        obstore.put(opened(), key := object_key(stored.digest), path)
+        _sync(key)
+    return stored
 
 
 async def put_chunk(upload_id: str, index: int, body: AsyncIterator[bytes], size_bytes: int) -> None:
@@ -100,46 +123,45 @@ async def put_chunk(upload_id: str, index: int, body: AsyncIterator[bytes], size
             found = "more" if received > size_bytes else str(received)
             raise WrongBytes(f"chunk {index} must have {size_bytes} bytes, {found} came")
 
-    await obstore.put_async(opened(), _chunk_key(upload_id, index), counted())
+    with _translated():
+        if (place := _folder()) is None:
+            await obstore.put_async(opened(), chunk_key(upload_id, index), counted())
+        else:
+            await folder.receive(place / chunk_key(upload_id, index), counted())
 
 
-def chunks_present(upload_id: str) -> tuple[int, ...]:
-    """Indices of the chunks that lie in the store, ascending."""
+@_translated()
+def chunk_sizes(upload_id: str) -> dict[int, int]:
+    """Bytes of the chunks that lie in the store, by index."""
     batches = obstore.list(opened(), prefix=f"{_UPLOADS}{upload_id}/")
-    return tuple(sorted(int(meta["path"].rpartition("/")[2]) for batch in batches for meta in batch))
+    return {int(meta["path"].rpartition("/")[2]): meta["size"] for batch in batches for meta in batch}
 
 
+@_translated()
 def adopt(upload_id: str, digest: str) -> None:
     """Makes the upload's only chunk the object `digest`. Raises WrongBytes if it is not, FileNotFoundError."""
-    hashed = hashlib.sha256()
-    for part in _parts(_chunk_key(upload_id, 0)):
-        hashed.update(part)
-    _compare(hashed.hexdigest(), digest)
-    obstore.copy(opened(), _chunk_key(upload_id, 0), _key(digest))
-    _sync(_key(digest))
+    _compare(_sha256(chunk_key(upload_id, 0)), digest)
+    obstore.copy(opened(), chunk_key(upload_id, 0), object_key(digest))
+    _sync(object_key(digest))
 
 
+@_translated()
 def assemble(upload_id: str, chunks: int, digest: str, before_each: Callable[[], None]) -> None:
     """Makes the upload's chunks the object `digest`, read once. Raises WrongBytes if they are not.
 
     Calls `before_each` before each chunk. Raises FileNotFoundError if one is not there.
     """
-
-    unfinished = f"{_ASSEMBLING}{upload_id}-{os.urandom(8).hex()}"
     hashed = hashlib.sha256()
-    with obstore.open_writer(opened(), unfinished) as writer:
+    # What raises inside the block leaves no object. Not written elsewhere and copied: S3 copies at most 5 GB.
+    place, key = _folder(), object_key(digest)
+    with obstore.open_writer(opened(), key) if place is None else folder.durable(place / key) as writer:
         for index in range(chunks):
             before_each()
-            for part in _parts(_chunk_key(upload_id, index)):
+            for part in _parts(chunk_key(upload_id, index)):
                 hashed.update(part)
                 writer.write(part)
-    try:
         _compare(hashed.hexdigest(), digest)
-    except WrongBytes:
-        _delete(unfinished)
-        raise
-    obstore.rename(opened(), unfinished, _key(digest))
-    _sync(_key(digest))
+    _sync(key)
 
 
 def _compare(found: str, digest: str) -> None:
@@ -147,19 +169,16 @@ def _compare(found: str, digest: str) -> None:
         raise WrongBytes(f"the bytes have the digest sha256:{found}, announced was {digest}")
 
 
-def _parts(key: str) -> Iterator[bytes]:
-    return iter(obstore.get(opened(), key).stream(min_chunk_size=READ_BYTES))
-
-
 def drop_chunks(upload_id: str) -> None:
     """Deletes the upload's chunks."""
-    for index in chunks_present(upload_id):
-        _delete(_chunk_key(upload_id, index))
+    for index in chunk_sizes(upload_id):
+        _delete(chunk_key(upload_id, index))
 
 
+@_translated()
 def drop(digest: str) -> None:
     """Deletes the object."""
-    _delete(_key(digest))
+    _delete(object_key(digest))
 
 
 def _delete(key: str) -> None:
@@ -169,44 +188,86 @@ def _delete(key: str) -> None:
 
 async def read(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
     """The object's bytes from `start` up to, not with, `end`. Raises FileNotFoundError at the first step."""
-    result = await obstore.get_async(opened(), _key(digest), options={"range": (start, end)})
-    async for part in result.stream(min_chunk_size=READ_BYTES):
-        yield part
+    with _translated():
+        if (place := _folder()) is not None:
+            async for piece in folder.pieces_between(place / object_key(digest), start, end):
+                yield piece
+            return
+        result = await obstore.get_async(opened(), object_key(digest), options={"range": (start, end)})
+        async for part in result.stream(min_chunk_size=READ_BYTES):
+            yield part
 
 
+@_translated()
 def read_header(digest: str) -> Header:
     """The safetensors header of the object. Raises HeaderError, FileNotFoundError."""
-    size_bytes = obstore.head(opened(), _key(digest))["size"]
+    size_bytes = obstore.head(opened(), object_key(digest))["size"]
     if size_bytes < _PREFIX_BYTES:
         return parse_header(io.BytesIO(), size_bytes)
-    start = bytes(obstore.get_range(opened(), _key(digest), start=0, end=_PREFIX_BYTES))
+    start = bytes(obstore.get_range(opened(), object_key(digest), start=0, end=_PREFIX_BYTES))
     length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES, size_bytes - _PREFIX_BYTES)
     if length:
-        start = bytes(obstore.get_range(opened(), _key(digest), start=0, end=_PREFIX_BYTES + length))
+        start = bytes(obstore.get_range(opened(), object_key(digest), start=0, end=_PREFIX_BYTES + length))
     return parse_header(io.BytesIO(start), size_bytes)
 
 
+@_translated()
 def local_file(digest: str) -> Path:
-    """A file on this machine with the object's bytes; fetched once from a remote store.
-
-    Raises FileNotFoundError.
-    """
-    folder = _folder()
-    path = (folder or get_settings().data_folder.resolve() / "cache") / _key(digest)
-    if not path.exists():
-        if folder is not None:
-            raise FileNotFoundError(path)
-        _fetch(_key(digest), path)
-    return path
-
-
-def _fetch(key: str, path: Path) -> None:
+    """A file on this machine with the object's bytes; fetched once from a remote store. Raises FileNotFoundError."""
+    if (path := local_path(digest)).exists():
+        return path
+    if is_folder():
+        raise FileNotFoundError(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     with unfinished.open("wb") as file:
-        for part in _parts(key):
+        for part in _parts(object_key(digest)):
             file.write(part)
-    unfinished.replace(path)
+    return unfinished.replace(path)
+
+
+def local_path(digest: str) -> Path:
+    """Where the object lies on this machine, or a copy of it would."""
+    return (_folder() or get_settings().data_folder.resolve() / "cache") / object_key(digest)
+
+
+@_translated()
+def whole_file(digest: str) -> Path | None:
+    """As `local_file`, held against the digest; None if the bytes are lost or are others."""
+    with suppress(FileNotFoundError):
+        if digest_of(path := local_file(digest)) == digest:
+            return path
+        if not is_folder():  # a copy that was damaged here
+            path.unlink(missing_ok=True)
+            return path if digest_of(local_file(digest)) == digest else None
+    return None
+
+
+@_translated()
+def is_whole(digest: str) -> bool:
+    """Whether the object itself, not a copy of it, is there with the bytes of its digest."""
+    with suppress(FileNotFoundError):
+        return digest == "sha256:" + _sha256(object_key(digest))
+    return False
+
+
+def _parts(key: str) -> Iterator[bytes]:
+    if (place := _folder()) is not None:
+        return folder.pieces(place / key)
+    return iter(obstore.get(opened(), key).stream(min_chunk_size=READ_BYTES))
+
+
+def _sha256(key: str) -> str:
+    hashed = hashlib.sha256()
+    for part in _parts(key):
+        hashed.update(part)
+    return hashed.hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """ "sha256:" + hex digest of a file on this machine."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def old_digests(before: datetime) -> Iterator[str]:
@@ -218,30 +279,21 @@ def old_digests(before: datetime) -> Iterator[str]:
 
 
 def sweep(before: datetime) -> None:
-    """Deletes what processes that died in the middle of an assembly or a write left before that time."""
-    for batch in obstore.list(opened(), prefix=_ASSEMBLING):
-        for meta in batch:
-            if meta["last_modified"] < before:
-                _delete(meta["path"])
-    folder = _folder()
-    for path in folder.rglob("*#*") if folder is not None else ():  # where obstore writes before it renames
-        if path.stat().st_mtime < before.timestamp():
-            path.unlink(missing_ok=True)
+    """Deletes what processes that died in the middle of a write left in a folder before that time.
+
+    A bucket shows no unfinished object; its own rule for incomplete multipart uploads takes them away.
+    """
+    if (place := _folder()) is not None:
+        folder.sweep(place, before)
 
 
-def check() -> None:
-    """Raises unless the store answers."""
+def check() -> float:
+    """Raises unless the store answers; returns the bytes of room in it, so far as that can be known."""
     opened().list_with_delimiter()
+    return math.inf if (place := _folder()) is None else shutil.disk_usage(place).free
 
 
 def _sync(key: str) -> None:
     """Puts the object and its name on disk; a remote store has done so before it answered."""
-    folder = _folder()
-    if folder is None:
-        return
-    for path in (folder / key, (folder / key).parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    if (place := _folder()) is not None:
+        folder.sync(place / key)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Response
 from sqlalchemy.orm import Session
 
 from coordinator.clients import service
@@ -17,7 +17,7 @@ from coordinator.clients.schemas import (
 from coordinator.database import ReadSession, WriteSession, utcnow
 from coordinator.models import Invitation
 from coordinator.pagination import Listing, Page, Paging
-from coordinator.problems import problem_responses
+from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal
 
@@ -81,13 +81,18 @@ def leave_federation(
 
 
 @router.post(
-    "/federations/{federation_id}/clients", status_code=201, operation_id="register_client", responses=_CHANGES
+    "/federations/{federation_id}/clients",
+    status_code=201,
+    operation_id="register_client",
+    responses=LOCATED | _CHANGES,
 )
 def register_client(
-    federation_id: str, request: ClientCreate, principal: KeyPrincipal, session: WriteSession
+    federation_id: str, request: ClientCreate, principal: KeyPrincipal, session: WriteSession, response: Response
 ) -> ClientAnswer:
     """Register a data set of one of the organization's workers."""
-    return client_answer(service.register(session, principal, federation_id, request, utcnow()))
+    client = service.register(session, principal, federation_id, request, utcnow())
+    response.headers["Location"] = f"{router.prefix}/clients/{client.id}"
+    return client_answer(client)
 
 
 @router.get(

@@ -46,6 +46,12 @@ def invitation(session: Session, federation_id: str, organization_id: str) -> In
     return session.get(Invitation, (federation_id, organization_id))
 
 
+def accepted_organizations(session: Session, federation_id: str) -> Sequence[str]:
+    """Ids of the organisations that take part."""
+    statement = select(Invitation.organization_id).where(Invitation.federation_id == federation_id)
+    return session.scalars(statement.where(Invitation.state == "accepted")).all()
+
+
 def invitations_of_federation(federation_id: str, organization_id: str | None) -> Select[Invitation]:
     """All invitations of a federation, or that of one organisation."""
     statement = select(Invitation).where(Invitation.federation_id == federation_id)

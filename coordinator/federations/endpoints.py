@@ -23,7 +23,7 @@ from coordinator.federations.schemas import (
 )
 from coordinator.models import Federation
 from coordinator.pagination import MAX_NUMBER, Listing, Paging
-from coordinator.problems import problem_responses
+from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, Principal
 
@@ -41,7 +41,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", status_code=201, operation_id="create_federation", responses=problem_responses(403))
+@router.post("", status_code=201, operation_id="create_federation", responses=LOCATED | problem_responses(403))
 def create_federation(
     request: FederationCreate, principal: KeyPrincipal, session: WriteSession, response: Response
 ) -> FederationAnswer:
@@ -96,14 +96,18 @@ def delete_federation(
     federation_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
 ) -> None:
     """Delete a draft or an ended federation, with its rounds, jobs and artifacts."""
-    service.delete(session, principal, federation_id, if_match)
+    service.delete(session, principal, federation_id, utcnow(), if_match)
 
 
-@router.post("/{federation_id}/start", operation_id="start_federation", responses=problem_responses(403, 404, 409))
-def start_federation(federation_id: str, principal: KeyPrincipal, session: WriteSession) -> FederationAnswer:
-    """Start a draft. Refused, with the reasons, if none of the registered workers could run it."""
+@router.post(
+    "/{federation_id}/start", operation_id="start_federation", responses=problem_responses(403, 404, 409, 412)
+)
+def start_federation(
+    federation_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
+) -> FederationAnswer:
+    """Start a draft: with `If-Match`, the one that was seen. Refused, with the reasons, if no worker could run it."""
     now = utcnow()
-    return service.answer(session, service.start(session, principal, federation_id, now), now)
+    return service.answer(session, service.start(session, principal, federation_id, now, if_match), now)
 
 
 @router.post("/{federation_id}/pause", operation_id="pause_federation", responses=problem_responses(403, 404, 409))
@@ -136,7 +140,7 @@ def cancel_federation(federation_id: str, principal: KeyPrincipal, session: Writ
     "/{federation_id}/clone",
     status_code=201,
     operation_id="clone_federation",
-    responses=problem_responses(403, 404),
+    responses=LOCATED | problem_responses(403, 404),
 )
 def clone_federation(
     federation_id: str,
@@ -208,4 +212,4 @@ def _one(session: Session, federation: Federation, response: Response) -> Federa
 def _events(principal: Principal, federation_id: str, after: int) -> EventPage:
     with reading() as session:
         federation = service.visible(session, principal, federation_id)
-        return service.events_after(session, federation.id, after)
+        return service.events_after(session, principal, federation, after)

@@ -47,7 +47,7 @@ class InitialAdapter(Plain):
     """The adapter of an earlier federation from which this one goes on; null: of its newest round."""
 
     federation_id: str = Field(max_length=64, examples=["fed_5f1k2m3n4p5q6r7s"])
-    round: int | None = Field(default=None, ge=1)
+    round: int | None = Field(default=None, ge=1, le=100_000)
 
 
 class Definition(Plain):
@@ -122,7 +122,7 @@ class FederationChange(BaseModel):
 class CloneRequest(Plain):
     """A new draft with the same definition; null: the old name and ` copy`."""
 
-    name: Name | None = None
+    name: Name | None = Field(default=None, examples=["support messages second try"])
 
 
 class CurrentRound(Answer):

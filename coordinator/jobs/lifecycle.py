@@ -13,7 +13,18 @@ State = Literal[
     "offered", "leased", "submitted", "accepted", "rejected", "failed", "declined", "expired", "withdrawn"
 ]
 Event = Literal[
-    "lease", "renew", "hand_back", "retry", "submit", "accept", "reject", "fail", "decline", "expire", "withdraw"
+    "lease",
+    "renew",
+    "hand_back",
+    "retry",
+    "submit",
+    "accept",
+    "reject",
+    "fail",
+    "decline",
+    "expire",
+    "withdraw",
+    "lose",
 ]
 
 MOVES: Final[Mapping[tuple[State, Event], State]] = {
@@ -31,6 +42,8 @@ MOVES: Final[Mapping[tuple[State, Event], State]] = {
     ("submitted", "accept"): "accepted",
     ("submitted", "reject"): "rejected",
     ("submitted", "withdraw"): "withdrawn",
+    ("submitted", "lose"): "offered",  # its update was damaged in the store: asked for again
+    ("accepted", "lose"): "failed",
 }
 STATES: Final = get_args(State)
 EVENTS: Final = get_args(Event)
@@ -41,6 +54,8 @@ TAKES_RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
     "evaluate": ("evaluating",),
 }
 _MAX_COUNT: Final = 2**31 - 1
+_MAX_BYTES: Final = 2**46
+_MAX_SECONDS: Final = 1e9
 
 
 def move(state: str, event: Event) -> State:
@@ -70,6 +85,13 @@ class LeaseTimes:
     lease_seconds: float
 
 
+def was_renewed(lease: LeaseTimes) -> bool:
+    """Whether the lease was kept since it was taken: its worker has heard of it."""
+    if lease.leased_at is None or lease.expires_at is None:
+        return False
+    return lease.expires_at > lease.leased_at + timedelta(seconds=lease.lease_seconds)
+
+
 def is_unheard(lease: LeaseTimes, now: datetime, slots: int) -> bool:
     """Whether a worker that holds `slots` leases and asks for another does not know of this one.
 
@@ -78,8 +100,7 @@ def is_unheard(lease: LeaseTimes, now: datetime, slots: int) -> bool:
     if lease.leased_at is None or lease.expires_at is None:
         return True
     length = timedelta(seconds=lease.lease_seconds)
-    renewed = lease.expires_at > lease.leased_at + length
-    return now > lease.expires_at - length / 2 or (slots == 1 and not renewed)
+    return now > lease.expires_at - length / 2 or (slots == 1 and not was_renewed(lease))
 
 
 def takes_results(kind: str, round_state: str | None, federation_state: str) -> bool:
@@ -106,12 +127,23 @@ def check_submission(kind: str, request: SubmitRequest, client_examples: int | N
     for pointer, number in _numbers(request):
         if not math.isfinite(number):
             raise refused("not_finite", pointer, f"is {number}, not a finite number")
+    _check_amounts(request)
     if request.update is not None:
         _check_update(request.update, client_examples or 0)
     if request.description is not None:
         for name in ("examples", "evaluation_examples"):
             if getattr(request.description, name) > _MAX_COUNT:
                 raise refused("too_many_examples", f"/description/{name}", f"is more than {_MAX_COUNT}")
+
+
+def _check_amounts(request: SubmitRequest) -> None:
+    """What is summed in rounds and ledgers stays within what every database can add up."""
+    for name in ("download_bytes", "upload_bytes"):
+        if getattr(request, name) > _MAX_BYTES:
+            raise refused("too_many_bytes", f"/{name}", f"is more than {_MAX_BYTES}")
+    for name, seconds in request.seconds.items():
+        if not 0 <= seconds <= _MAX_SECONDS:
+            raise refused("seconds_out_of_range", f"/seconds/{name}", f"is {seconds:g}, not 0 to {_MAX_SECONDS:g}")
 
 
 def _check_update(update: UpdateSubmission, client_examples: int) -> None:

@@ -11,13 +11,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import structlog
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 
 SETTLE_SECONDS = 5.0
 
 Offer = tuple[int, str, str]
+Answer = TypeVar("Answer")
 _log = structlog.get_logger(__name__)
 
 
@@ -31,6 +34,7 @@ class Watcher:
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
+        self._thread = CapacityLimiter(1)
 
     @asynccontextmanager
     async def waiting(self, worker_id: str) -> AsyncIterator[asyncio.Event]:
@@ -58,12 +62,16 @@ class Watcher:
             self._began.set()
             await asyncio.sleep(self._poll_seconds)
 
+    async def _asked(self, question: Callable[[], Answer]) -> Answer:
+        # A thread beside the pool: that may be full of those who lease what was offered a moment ago.
+        return await to_thread.run_sync(question, limiter=self._thread)
+
     async def _look(self, known: "Known | None") -> "Known":
         if known is None:
-            known = Known(await run_in_threadpool(self._newest))
+            known = Known(await self._asked(self._newest))
             self._wake(set(self._waiters))
             return known
-        offers = await run_in_threadpool(self._offers_after, known.settled)
+        offers = await self._asked(partial(self._offers_after, known.settled))
         self._wake({worker_id for _, _, worker_id in known.new(offers, asyncio.get_running_loop().time())})
         return known
 

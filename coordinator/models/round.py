@@ -46,6 +46,7 @@ class Round(Base):
     notes: Mapped[dict[str, Any] | None]
     environment: Mapped[dict[str, Any] | None]
     finished: Mapped[str | None]
+    signature: Mapped[str | None]
     late_updates: Mapped[int] = mapped_column(default=0)
     deadline_at: Mapped[datetime | None]
     evaluation_deadline_at: Mapped[datetime | None]

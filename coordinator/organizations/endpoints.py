@@ -1,33 +1,46 @@
-"""HTTP for organizations, API keys and enrollment tokens."""
+"""HTTP for organizations, API keys, enrollment tokens, and what is on record."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
+from fastapi import APIRouter, Query, Response
+
+from coordinator import audit
 from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.models import AuditEntry
 from coordinator.organizations import service
 from coordinator.organizations.schemas import (
     ApiKeyAnswer,
     ApiKeyCreate,
     ApiKeyCreated,
+    AuditEntryAnswer,
     EnrollmentTokenAnswer,
     EnrollmentTokenCreate,
     EnrollmentTokenCreated,
+    Ledger,
     OrganizationAnswer,
     OrganizationCreate,
+    Time,
 )
-from coordinator.pagination import Listing, Paging
-from coordinator.problems import problem_responses
+from coordinator.pagination import Listing, Page, Paging
+from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import AdminPrincipal, KeyPrincipal
 
 router = APIRouter(prefix="/v1/organizations", tags=["organizations"], route_class=Route)
+installation = APIRouter(prefix="/v1", tags=["organizations"], route_class=Route)
+
+Action = Annotated[audit.Action | None, Query(description="entries of this action alone")]
+Since = Annotated[Time | None, Query(description="entries of this time and later, RFC 3339 with its zone")]
 
 
-@router.post("", status_code=201, operation_id="create_organization", responses=problem_responses(403, 409))
+@router.post("", status_code=201, operation_id="create_organization", responses=LOCATED | problem_responses(403, 409))
 def create_organization(
-    request: OrganizationCreate, principal: AdminPrincipal, session: WriteSession
+    request: OrganizationCreate, principal: AdminPrincipal, session: WriteSession, response: Response
 ) -> OrganizationAnswer:
     """Create an organization (the installation's admin)."""
-    return OrganizationAnswer.model_validate(service.create(session, request, utcnow()))
+    organization = service.create(session, principal, request, utcnow())
+    response.headers["Location"] = f"{router.prefix}/{organization.id}"
+    return OrganizationAnswer.model_validate(organization)
 
 
 @router.get("", operation_id="list_organizations", responses=problem_responses(400, 403))
@@ -123,3 +136,43 @@ def revoke_enrollment_token(
 ) -> None:
     """Revoke an enrollment token. Workers that enrolled with it stay."""
     service.revoke_token(session, principal, organization_id, token_id, utcnow())
+
+
+@router.get(
+    "/{organization_id}/ledger",
+    operation_id="show_organization_ledger",
+    responses=problem_responses(400, 403, 404),
+)
+def show_organization_ledger(
+    organization_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+) -> Ledger:
+    """Show what the organization did: rounds, examples, bytes, seconds and updates, by federation and in total."""
+    return service.ledger_of(session, principal, organization_id, page)
+
+
+@router.get(
+    "/{organization_id}/audit", operation_id="list_organization_audit", responses=problem_responses(400, 403, 404)
+)
+def list_organization_audit(
+    organization_id: str,
+    principal: KeyPrincipal,
+    session: ReadSession,
+    page: Paging,
+    action: Action = None,
+    since: Since = None,
+) -> Listing[AuditEntryAnswer]:
+    """List who did what that concerns the organization, oldest first (its owners)."""
+    return _entries(service.audit_of(session, principal, organization_id, action, since, page))
+
+
+@installation.get("/audit", operation_id="list_installation_audit", responses=problem_responses(400, 403))
+def list_installation_audit(
+    principal: AdminPrincipal, session: ReadSession, page: Paging, action: Action = None, since: Since = None
+) -> Listing[AuditEntryAnswer]:
+    """List what was done to the installation itself: its keys, its organizations (the installation's admin)."""
+    return _entries(service.audit_of_installation(session, action, since, page))
+
+
+def _entries(page: Page[AuditEntry]) -> Listing[AuditEntryAnswer]:
+    items = [AuditEntryAnswer(**audit.shown(row), hash=row.hash) for row in page.rows]
+    return Listing(items=items, next_cursor=page.next_cursor)

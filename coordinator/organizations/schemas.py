@@ -1,15 +1,33 @@
-"""Requests and answers about organizations, API keys and enrollment tokens."""
+"""Requests and answers about organizations, API keys, enrollment tokens, and what is on record of them."""
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from coordinator.pagination import Listing
 from coordinator.routes import ShownOnce
 from federated.protocol import Name
 
 MAX_TOKEN_SECONDS = 366 * 24 * 3600.0
 _WEEK_SECONDS = 7 * 24 * 3600.0
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the years that a calendar has in UTC") from None
+
+
+def _no_number(text: object) -> object:
+    """What pydantic would take for seconds since 1970 is no time of RFC 3339."""
+    if isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+        raise ValueError("is a number, not a time such as 2026-03-01T09:30:00Z")
+    return text
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_in_utc)]
 
 
 class _Request(BaseModel):
@@ -85,3 +103,50 @@ class EnrollmentTokenCreated(EnrollmentTokenAnswer):
 
     token: Annotated[str | None, ShownOnce()] = Field(examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e…"])
     secret_shown: bool = False
+
+
+class AuditEntryAnswer(_Answer):
+    """An act. `hash` is the SHA-256 of the other fields, as they stand here, as canonical JSON."""
+
+    chain: str = Field(examples=["org_3k9x2m7c1v8b4n6q"], description="an organization's id, or `installation`")
+    number: int = Field(description="from 1, without a gap")
+    at: str = Field(examples=["2026-03-01T09:30:00.000000Z"], json_schema_extra={"format": "date-time"})
+    by: str = Field(examples=["key_3k9x2m7c1v8b4n6q"], description="a key's or a worker's id, or `coordinator`")
+    action: str = Field(examples=["federation.started"])
+    target: str = Field(examples=["fed_5f1k2m3n4p5q6r7s"])
+    organizations: list[str] = Field(description="ids of all that it concerns; each has the act in its own chain")
+    details: dict[str, Any]
+    previous_hash: str = Field(description="of the entry before; 64 zeros in the first one")
+    hash: str
+
+
+class Deeds(_Answer):
+    """What an organization did. Updates are what train jobs came to, preparing ones too; bytes are of all jobs.
+
+    Examples, seconds and bytes are as the workers told them with their results.
+    """
+
+    rounds: int = Field(default=0, description="of training, in which an update of it was accepted")
+    examples: int = Field(default=0, description="trained on, summed over accepted updates of these rounds")
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    training_seconds: float = Field(default=0.0, description="of all submitted train jobs, rejected ones too")
+    updates_accepted: int = 0
+    updates_rejected: int = Field(default=0, description="refused by the coordinator's checks")
+    updates_failed: int = Field(default=0, description="could not be made")
+    updates_declined: int = Field(default=0, description="refused by the policy of a node's owner")
+    updates_expired: int = Field(default=0, description="lost with their lease")
+
+
+class LedgerEntryAnswer(Deeds):
+    """What an organization did in one federation, also after the federation was deleted."""
+
+    federation_id: str = Field(examples=["fed_5f1k2m3n4p5q6r7s"])
+    federation_name: str
+    deleted_at: datetime | None = None
+
+
+class Ledger(Listing[LedgerEntryAnswer]):
+    """The federations that the organization had clients in, and the sum over all of them."""
+
+    total: Deeds

@@ -4,44 +4,51 @@ Plain values and digests in, plain values and stored artifacts out: no database,
 while it works. What it makes is a function of what it is given, so doing it twice does no harm.
 """
 
-import hashlib
 import math
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
 
+from coordinator import signing
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
 from coordinator.errors import Unprocessable
 from coordinator.rounds.schemas import (
+    AgainInput,
     AggregateInput,
     CheckInput,
     ClientInput,
+    Cut,
+    JoinInput,
     MadeAggregate,
     MadePlan,
+    MadeShard,
     MadeState,
     Method,
     PlanInput,
     Repetition,
+    ShardInput,
     StartInput,
     UpdateInput,
     Verdicts,
 )
 from coordinator.settings import get_settings
-from federated import __version__, registry
+from federated import registry
 from federated.adapter_files import write_adapter
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf, UpdateRefused
+from federated.environment import environment
 from federated.header import HeaderError
+from federated.maths.comparison import largest_difference
 from federated.payload import Payload
+from federated.shards import cut, part
 from federated.trainable import ModelFacts, Trainable, peft_name
 
 STATE = "state"
@@ -80,18 +87,43 @@ def check(given: CheckInput) -> Verdicts:
         return Verdicts(problems)
 
 
-def aggregate(given: AggregateInput) -> MadeAggregate:
-    """The next state of the accepted updates, and its adapter if the round was one of training."""
+def aggregate(given: AggregateInput) -> MadeAggregate | Cut:
+    """The next state of the accepted updates, and its adapter if the round was one of training.
+
+    A state larger than `shard_bytes` is only cut, where the algorithm can do it in parts.
+    """
+    state = _open(given.state_digest)
+    shards = cut(state, registry.algorithm(given.method.algorithm).shard_by, get_settings().shard_bytes)
+    if len(shards) > 1:
+        return Cut(shards)
     with _working(given.method) as (half, folder):
-        outcome = _outcome(half, given)
-        notes = {ordinal: _put(note, folder / "note") for ordinal, note in sorted(outcome.notes.items())}
-        made = _made_state(outcome.state, folder)
-        kind, files = None, dict[str, Stored]()
-        if given.method.kind == "train":
-            kind, written = _export(half, given, folder)
-            files = {path.name: artifacts.put_file(path) for path in written}
-        metrics = {name: float(value) for name, value in outcome.metrics.items() if math.isfinite(value)}
-        return MadeAggregate(made, metrics, outcome.finished, notes, kind, files, environment())
+        return _made_aggregate(half, given, _outcome(half, given), folder)
+
+
+def aggregate_shard(given: ShardInput) -> MadeShard:
+    """A part of the next state of the accepted updates."""
+    with _working(given.whole.method) as (half, folder):
+        outcome = _outcome(half, given.whole, given.groups)
+        notes = _put_notes(outcome, folder)
+        state = _put(outcome.state, folder / STATE)
+        return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
+
+
+def join(given: JoinInput) -> MadeAggregate:
+    """The next state and its adapter, of all its parts: the same bytes as without shards."""
+    with _working(given.whole.method) as (half, folder):
+        state, parts = _open(given.whole.state_digest), [_part(made) for made in given.parts]
+        return _made_aggregate(half, given.whole, half.join(state, parts, _step(given.whole.method)), folder)
+
+
+def put_again(given: AgainInput) -> None:
+    """Puts what a round made into the store once more; where its state is kept, the adapter of that alone."""
+    with _working(given.whole.method) as (half, folder):
+        if given.state_digest is None:
+            _made_aggregate(half, given.whole, _outcome(half, given.whole), folder)
+        else:
+            shutil.copyfile(artifacts.whole_file(given.state_digest), folder / STATE)
+            _put_adapter(half, given.whole, folder)
 
 
 def repeat(given: AggregateInput, kept: Mapping[str, str]) -> Repetition:
@@ -105,7 +137,7 @@ def repeat(given: AggregateInput, kept: Mapping[str, str]) -> Repetition:
             made |= {path.name: path for path in _export(half, given, folder)[1]}
         differences = {}
         for name, digest in kept.items():
-            if name not in made or _digest(made[name]) != digest:
+            if name not in made or artifacts.digest_of(made[name]) != digest:
                 differences[name] = _difference(made[name], digest) if name in made else math.inf
         return Repetition(differences, environment())
 
@@ -138,7 +170,7 @@ def _step(method: Method) -> RoundFacts:
 
 
 def _open(digest: str) -> Payload:
-    return Payload.open(artifacts.local_file(digest))
+    return Payload.open(artifacts.whole_file(digest))
 
 
 def _initial(given: StartInput, digest: str, model: ModelFacts) -> Payload:
@@ -215,9 +247,39 @@ def _check_numbers(payload: Payload, max_norm: float | None) -> None:
         raise Unprocessable("update_norm", f"{detail} The largest tensor is {largest[1]!r}.", tensor=largest[1])
 
 
-def _outcome(half: ServerHalf, given: AggregateInput) -> Outcome:
-    updates = [_update(update) for update in given.updates]
-    return half.aggregate(_open(given.state_digest), updates, _step(given.method))
+def _outcome(half: ServerHalf, given: AggregateInput, groups: tuple[str, ...] | None = None) -> Outcome:
+    state, updates = _open(given.state_digest), [_update(update) for update in given.updates]
+    if groups is not None:
+        by = registry.algorithm(given.method.algorithm).shard_by
+        state = part(state, groups, by)
+        updates = [replace(update, payload=part(update.payload, groups, by)) for update in updates]
+    return half.aggregate(state, updates, _step(given.method))
+
+
+def _part(made: MadeShard) -> Outcome:
+    notes = {ordinal: _open(note.digest) for ordinal, note in made.notes.items()}
+    return Outcome(_open(made.state.digest), made.metrics, made.finished, notes)
+
+
+def _made_aggregate(half: ServerHalf, given: AggregateInput, outcome: Outcome, folder: Path) -> MadeAggregate:
+    notes = _put_notes(outcome, folder)
+    made = _made_state(outcome.state, folder)
+    kind, files = _put_adapter(half, given, folder) if given.method.kind == "train" else (None, {})
+    return MadeAggregate(made, _finite(outcome.metrics), outcome.finished, notes, kind, files, environment())
+
+
+def _put_adapter(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, dict[str, Stored]]:
+    signing.ready()  # before anything is recorded: a key that cannot be used holds the round up, and says so
+    kind, written = _export(half, given, folder)
+    return kind, {path.name: artifacts.put_file(path) for path in written}
+
+
+def _put_notes(outcome: Outcome, folder: Path) -> dict[int, Stored]:
+    return {ordinal: _put(note, folder / "note") for ordinal, note in sorted(outcome.notes.items())}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _export(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, list[Path]]:
@@ -230,39 +292,9 @@ def _export(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str,
     return adapter.kind, write_adapter(files, adapter, trainable, model, given.base_model, given.card)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _difference(path: Path, digest: str) -> float:
     """Largest relative difference of a made file's tensors to the kept ones; infinity for what holds none."""
     try:
-        made, kept = Payload.open(path), _open(digest)
+        return largest_difference(Payload.open(path), _open(digest))
     except HeaderError:
         return math.inf
-    if dict(made.facts) != dict(kept.facts) or list(made) != list(kept):
-        return math.inf
-    return max((_relative(made[name], kept[name]) for name in kept), default=0.0)
-
-
-def _relative(made: Tensor, kept: Tensor) -> float:
-    if made.shape != kept.shape or made.dtype != kept.dtype:
-        return math.inf
-    if torch.equal(made, kept):
-        return 0.0
-    largest = kept.double().abs().max()
-    difference = float((made.double() - kept.double()).abs().max() / largest)
-    return difference if math.isfinite(difference) else math.inf
-
-
-def environment() -> dict[str, Any]:
-    """What the bits of an aggregation depend on."""
-    return {
-        "fedloom": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "aggregation_threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-    }

@@ -1,5 +1,6 @@
 """HTTP for rounds and their adapters. Bytes are streamed, outside any session."""
 
+import json
 import zipfile
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
@@ -7,33 +8,39 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
+from coordinator.artifacts import service as artifacts
 from coordinator.artifacts import store
 from coordinator.artifacts.endpoints import stream
 from coordinator.clients import service as clients
-from coordinator.database import ReadSession, reading, utcnow
-from coordinator.models import Round
-from coordinator.pagination import MAX_NUMBER, Listing, Page, Paging
+from coordinator.conditions import is_known, tag
+from coordinator.database import ReadSession, reading, utcnow, writing
+from coordinator.models import Federation, Round
+from coordinator.pagination import MAX_INTEGER, Listing, Page, Paging
 from coordinator.problems import problem_responses
 from coordinator.rounds import service
 from coordinator.rounds.provenance import FILE as PROVENANCE_FILE
 from coordinator.rounds.schemas import AdapterFile, RoundAnswer
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, Principal
+from coordinator.signing import FILE as SIGNATURE_FILE
 from federated.protocol import JobAnswer, JobKind, RoundKind
 
 router = APIRouter(prefix="/v1", tags=["rounds"], route_class=Route)
 
 _ZIPPED_AT = (1980, 1, 1, 0, 0, 0)
 _Responses = dict[int | str, dict[str, Any]]
-_ZIP: _Responses = {200: {"content": {"application/zip": {}}, "description": "All files of the adapter"}}
+_ZIP: _Responses = {
+    200: {"content": {"application/zip": {}}, "description": "All files of the adapter"},
+    304: {"description": "The caller has it already"},
+}
 _FILE: _Responses = {
-    200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+    200: {"content": {"application/octet-stream": {}, "application/json": {}}, "description": "The file"},
     206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
     304: {"description": "The caller has it already"},
 }
 _Text = Annotated[str | None, Header()]
-Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
-Attempt = Annotated[int | None, Query(ge=1, le=MAX_NUMBER)]
+Number = Annotated[int, Path(ge=0, le=MAX_INTEGER)]
+Attempt = Annotated[int | None, Query(ge=1, le=MAX_INTEGER)]
 
 
 class RangeHeaders:
@@ -49,6 +56,7 @@ class RangeHeaders:
 
 
 Headers = Annotated[RangeHeaders, Depends()]
+Tags = Annotated[str | None, Header(alias="If-None-Match", description="`ETag` of the answer that the caller has.")]
 
 
 @router.get(
@@ -123,9 +131,9 @@ def _listing(page: Page[JobAnswer]) -> Listing[JobAnswer]:
     response_class=StreamingResponse,
     responses={**_ZIP, **problem_responses(403, 404)},
 )
-def download_adapter(federation_id: str, principal: KeyPrincipal) -> Response:
+def download_adapter(federation_id: str, principal: KeyPrincipal, if_none_match: Tags = None) -> Response:
     """Download the newest adapter as a zip; a PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
-    return _archive(principal, federation_id, None)
+    return _archive(principal, federation_id, None, if_none_match)
 
 
 @router.get(
@@ -134,9 +142,11 @@ def download_adapter(federation_id: str, principal: KeyPrincipal) -> Response:
     response_class=StreamingResponse,
     responses={**_ZIP, **problem_responses(403, 404)},
 )
-def download_round_adapter(federation_id: str, number: Number, principal: KeyPrincipal) -> Response:
+def download_round_adapter(
+    federation_id: str, number: Number, principal: KeyPrincipal, if_none_match: Tags = None
+) -> Response:
     """Download the adapter of one aggregated round as a zip."""
-    return _archive(principal, federation_id, number)
+    return _archive(principal, federation_id, number, if_none_match)
 
 
 @router.get(
@@ -163,38 +173,60 @@ def download_round_adapter_file(
     return _one_file(principal, federation_id, number, file, headers)
 
 
-def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Round, bytes]:
-    """The round whose adapter is asked for, and its provenance."""
+def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
+    """The round whose adapter is asked for, its federation and its provenance."""
     with reading() as session:
         federation = clients.visible_federation(session, principal, federation_id)
         service.check_may_download(session, principal, federation)
         round_ = service.adapter_round(session, federation.id, number)
-        return round_, service.provenance(session, federation, round_)
+        return federation, round_, service.provenance(session, federation, round_)
+
+
+def _told(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
+    """Puts on record that a file, or all of them, are handed out; nothing is sent before that is on disk."""
+    with writing() as session:
+        service.note_download(session, principal, federation, round_, file)
 
 
 def _one_file(
     principal: Principal, federation_id: str, number: int | None, name: str, headers: RangeHeaders
 ) -> Response:
-    round_, provenance = _made(principal, federation_id, number)
+    federation, round_, provenance = _made(principal, federation_id, number)
     if name == PROVENANCE_FILE:
         return Response(provenance, media_type="application/json")
+    if name == SIGNATURE_FILE and round_.signature is not None:
+        return Response(round_.signature, media_type="application/json")
     file = service.adapter_file(round_, name)
-    return stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
+    answer = stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
+    if isinstance(answer, StreamingResponse):
+        artifacts.check_whole(file.digest, file.size_bytes)
+        _told(principal, federation, round_, name)
+    return answer
 
 
-def _archive(principal: Principal, federation_id: str, number: int | None) -> Response:
-    round_, provenance = _made(principal, federation_id, number)
+def _archive(principal: Principal, federation_id: str, number: int | None, if_none_match: str | None) -> Response:
+    federation, round_, provenance = _made(principal, federation_id, number)
     files = service.adapter_files(round_)
+    etag = tag(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
+    if is_known(if_none_match, etag):
+        return Response(status_code=304, headers={"ETag": etag})
+    for file in files.values():
+        artifacts.check_whole(file.digest, file.size_bytes)
+    _told(principal, federation, round_, None)
     name = f"{federation_id}-round-{round_.number}.zip"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(_zipped(files, provenance), 200, headers, "application/zip")
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "ETag": etag}
+    small = {PROVENANCE_FILE: provenance}
+    if round_.signature is not None:
+        small[SIGNATURE_FILE] = round_.signature.encode()
+    return StreamingResponse(_zipped(files, small), 200, headers, "application/zip")
 
 
-async def _zipped(files: Mapping[str, AdapterFile], provenance: bytes) -> AsyncIterator[bytes]:
+async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
     """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w") as archive:
-        archive.writestr(_entry(PROVENANCE_FILE), provenance)
+        for name, content in small.items():
+            archive.writestr(_entry(name), content)
         for name, file in files.items():
             with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
                 async for part in store.read(file.digest, 0, file.size_bytes):

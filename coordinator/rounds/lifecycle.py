@@ -71,6 +71,7 @@ class Snapshot:
 
     `accepted` and `refused` count all attempts at the round; `jobs` and `evaluations` are this attempt's.
     `everybody`: the cohort is all clients alive. `retries`: attempts before this one that missed the quorum.
+    `shards`: how many of the aggregation's are done, and how many there are; None while it is not cut.
     """
 
     state: str
@@ -90,6 +91,7 @@ class Snapshot:
     jobs: tuple[JobFacts, ...]
     evaluations: tuple[JobFacts, ...]
     retries: int
+    shards: tuple[int, int] | None = None
 
     @property
     def eligible(self) -> frozenset[int]:
@@ -129,6 +131,11 @@ class Aggregate:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """Make the next state and its adapter of what the shards made."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """Make the instructions of the evaluation and offer its jobs."""
 
@@ -161,7 +168,7 @@ class Wait:
     what: str
 
 
-Step = Start | Draw | Plan | Check | Aggregate | Evaluate | Close | Retry | Fail | Wait
+Step = Start | Draw | Plan | Check | Aggregate | Join | Evaluate | Close | Retry | Fail | Wait
 
 
 def next_step(seen: Snapshot, rules: Rules, now: datetime) -> Step:
@@ -172,7 +179,7 @@ def next_step(seen: Snapshot, rules: Rules, now: datetime) -> Step:
         return _collect(seen, rules, now) if seen.planned else Plan()
     if seen.state == AGGREGATING:
         if not seen.aggregated:
-            return Aggregate()
+            return _aggregate(seen)
         return Evaluate() if seen.evaluation_due and not seen.evaluation_planned else Close()
     if seen.state == EVALUATING:
         return _evaluate(seen, now)
@@ -213,6 +220,13 @@ def _collect(seen: Snapshot, rules: Rules, now: datetime) -> Step:
     if seen.retries < rules.max_round_retries:
         return Retry(detail)
     return Fail(QUORUM_MISSED, f"{detail} {seen.retries + 1} attempts were made.")
+
+
+def _aggregate(seen: Snapshot) -> Step:
+    if seen.shards is None:
+        return Aggregate()
+    done, all_of_them = seen.shards
+    return Join() if done == all_of_them else Wait(None, f"aggregating {done}/{all_of_them} shards")
 
 
 def _evaluate(seen: Snapshot, now: datetime) -> Step:

@@ -1,12 +1,13 @@
 """Statements over rounds. Used by `service` alone."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, func, or_, select
 from sqlalchemy.orm import Session
 
-from coordinator.models import Client, Job, Round, WorkerKey
+from coordinator.models import Client, Job, Round, Shard, WorkerKey
 
 
 def attempts(session: Session, federation_id: str, kind: str, number: int) -> Sequence[Round]:
@@ -91,6 +92,12 @@ def count_closed(session: Session, federation_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Round).where(*closed)) or 0
 
 
+def with_reason(session: Session, federation_id: str, reason: str) -> Sequence[Round]:
+    """The federation's rounds that have this reason, in order, locked."""
+    statement = _all(federation_id).where(Round.reason == reason).order_by(Round.sequence)
+    return session.scalars(statement.with_for_update().execution_options(populate_existing=True)).all()
+
+
 def not_in(session: Session, states: Collection[str]) -> Sequence[Round]:
     """All rounds of all federations whose state is none of these."""
     return session.scalars(select(Round).where(Round.state.not_in(states))).all()
@@ -142,3 +149,15 @@ def holders(session: Session, federation_id: str) -> list[str]:
     for model in (Round, Client, Job):
         found += session.scalars(select(model.id).where(model.federation_id == federation_id))
     return found
+
+
+def shards_of(session: Session, round_id: str) -> Sequence[Shard]:
+    """The shards of a round's aggregation, in order; none if it is not cut."""
+    return session.scalars(select(Shard).where(Shard.round_id == round_id).order_by(Shard.number)).all()
+
+
+def open_shards(session: Session, state: str, now: datetime) -> Sequence[str]:
+    """Ids of the shards that are not done and that nobody works on, of rounds in this state."""
+    free = or_(Shard.claimed_until.is_(None), Shard.claimed_until <= now)
+    statement = select(Shard.id).join(Round, Shard.round_id == Round.id).where(Round.state == state, free)
+    return session.scalars(statement.where(Shard.made.is_(None)).order_by(Shard.id)).all()

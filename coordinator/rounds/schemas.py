@@ -142,7 +142,31 @@ class AggregateInput:
     card: Mapping[str, Any]
 
 
-Input = StartInput | PlanInput | CheckInput | AggregateInput
+@dataclass(frozen=True, slots=True)
+class ShardInput:
+    """A part of an aggregation: the tensors of these groups."""
+
+    whole: AggregateInput
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinInput:
+    """What the shards of an aggregation made, all of them, in order."""
+
+    whole: AggregateInput
+    parts: tuple["MadeShard", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgainInput:
+    """An aggregation whose results are to be put into the store once more; with `state_digest` the adapter alone."""
+
+    whole: AggregateInput
+    state_digest: str | None
+
+
+Input = StartInput | PlanInput | CheckInput | AggregateInput | ShardInput | JoinInput
 
 
 # ---- what a conductor made; every artifact is in the store already
@@ -185,6 +209,24 @@ class MadeAggregate:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """An aggregation that is better done in parts: the groups of each shard."""
+
+    shards: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeShard:
+    """What a shard holds of the next state, and of what comes with it."""
+
+    state: Stored
+    metrics: Mapping[str, float]
+    finished: str | None
+    notes: Mapping[int, Stored]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Repetition:
     """An aggregation done again.
 
@@ -196,4 +238,4 @@ class Repetition:
     environment: Mapping[str, Any]
 
 
-Result = MadeState | MadePlan | Verdicts | MadeAggregate
+Result = MadeState | MadePlan | Verdicts | MadeAggregate | Cut | MadeShard

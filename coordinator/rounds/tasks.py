@@ -7,12 +7,23 @@ from contextlib import contextmanager
 import structlog
 from sqlalchemy.orm import Session
 
-from coordinator.database import utcnow, writing
-from coordinator.errors import CoordinatorError
-from coordinator.nudge import ADVANCE_ROUND, celery
+from coordinator.artifacts import service as artifacts
+from coordinator.database import reading, utcnow, writing
+from coordinator.errors import ArtifactDamaged, CoordinatorError
+from coordinator.nudge import ADVANCE_ROUND, AGGREGATE_SHARD, MEND, celery
 from coordinator.rounds import conductor, service
-from coordinator.rounds.schemas import AggregateInput, CheckInput, PlanInput, Result, StartInput
-from coordinator.rounds.service import Claimed
+from coordinator.rounds.schemas import (
+    AgainInput,
+    AggregateInput,
+    CheckInput,
+    JoinInput,
+    MadeShard,
+    PlanInput,
+    Result,
+    ShardInput,
+    StartInput,
+)
+from coordinator.rounds.service import Claimed, ClaimedShard
 from coordinator.settings import get_settings
 
 DETAIL_CHARACTERS = 2000
@@ -28,25 +39,81 @@ def advance(round_id: str) -> None:
         claimed = do(claimed)
 
 
-def do(claimed: Claimed) -> Claimed | None:
+@celery.task(name=AGGREGATE_SHARD)
+def aggregate_shard(shard_id: str) -> None:
+    """Does a part of a round's aggregation; whoever does the last one goes on with the round."""
+    with writing() as session:
+        part = service.claim_shard(session, shard_id, utcnow())
+    claimed = None if part is None else do(part)
+    while claimed is not None:
+        claimed = do(claimed)
+
+
+def do(claimed: Claimed | ClaimedShard) -> Claimed | None:
     """Computes and records a claimed step, and claims the next one in the same transaction."""
     result: Result | str
     with kept(claimed):
         try:
             result = _compute(claimed)
-        except (OSError, CoordinatorError):  # disk or store: the claim passes, and the reconciler tries again
-            raise
+        except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
+            _log.warning("step_held_up", round_id=claimed.round_id, step=_name(claimed), reason=str(error))
+            with writing() as session:
+                service.hold_up(session, claimed.round_id, error)
+            return None
         except Exception as error:
-            _log.exception("step_failed", round_id=claimed.round_id, step=type(claimed.step).__name__)
-            result = f"{type(claimed.step).__name__.lower()}: {error}"[:DETAIL_CHARACTERS]
+            _log.exception("step_failed", round_id=claimed.round_id, step=_name(claimed))
+            result = f"{_name(claimed)}: {error}"[:DETAIL_CHARACTERS]
     with writing() as session:
         if not _record(session, claimed, result):
-            _log.info("step_discarded", round_id=claimed.round_id, step=type(claimed.step).__name__)
+            _log.info("step_discarded", round_id=claimed.round_id, step=_name(claimed))
             return None
         return service.claim(session, claimed.round_id, utcnow())
 
 
-def _compute(claimed: Claimed) -> Result:
+@celery.task(name=MEND)
+def mend(digest: str) -> None:
+    """Makes lost or damaged bytes again of what they were made of; or has whoever needs them do without."""
+    whole = _made_again(digest)
+    with writing() as session:
+        if whole:
+            service.mended(session, digest)
+        else:
+            service.lost(session, digest, utcnow())
+    _log.warning("artifact_mended" if whole else "artifact_lost", digest=digest)
+
+
+def _made_again(digest: str) -> bool:
+    if artifacts.is_whole(digest):
+        return True
+    with reading() as session:
+        given = service.making(session, digest)
+    if given is None:
+        return False
+    artifacts.discard(digest)
+    while True:
+        try:
+            _compute_again(given)
+            return artifacts.is_whole(digest)
+        except ArtifactDamaged as other:
+            if not _made_again(other.digest):
+                return False
+
+
+def _compute_again(given: StartInput | PlanInput | AgainInput) -> None:
+    match given:
+        case StartInput():
+            conductor.start(given)
+        case PlanInput():
+            conductor.plan(given)
+        case AgainInput():
+            conductor.put_again(given)
+
+
+def _name(claimed: Claimed | ClaimedShard) -> str:
+    return "shard" if isinstance(claimed, ClaimedShard) else type(claimed.step).__name__.lower()
+
+
+def _compute(claimed: Claimed | ClaimedShard) -> Result:
     match claimed.given:
         case StartInput() as given:
             return conductor.start(given)
@@ -56,16 +123,23 @@ def _compute(claimed: Claimed) -> Result:
             return conductor.check(given)
         case AggregateInput() as given:
             return conductor.aggregate(given)
+        case ShardInput() as given:
+            return conductor.aggregate_shard(given)
+        case JoinInput() as given:
+            return conductor.join(given)
 
 
-def _record(session: Session, claimed: Claimed, result: Result | str) -> bool:
+def _record(session: Session, claimed: Claimed | ClaimedShard, result: Result | str) -> bool:
+    if isinstance(claimed, ClaimedShard):
+        assert isinstance(result, MadeShard | str)  # noqa: S101 - what a shard makes
+        return service.record_shard(session, claimed, result, utcnow())
     if isinstance(result, str):
         return service.fail(session, claimed, result, utcnow())
     return service.record(session, claimed, result, utcnow())
 
 
 @contextmanager
-def kept(claimed: Claimed) -> Iterator[None]:
+def kept(claimed: Claimed | ClaimedShard) -> Iterator[None]:
     """Renews the claim in a thread for as long as the block runs."""
     done = threading.Event()
 

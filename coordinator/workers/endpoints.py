@@ -5,7 +5,7 @@ from fastapi import APIRouter, Response
 from coordinator.conditions import IfMatch, tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow
 from coordinator.pagination import Listing, Paging
-from coordinator.problems import problem_responses
+from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, WorkerPrincipal
 from coordinator.workers import service
@@ -22,10 +22,12 @@ from federated.protocol import (
 router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 
 
-@router.post("/enroll", status_code=201, operation_id="enroll_worker", responses=problem_responses(409))
-def enroll_worker(request: EnrollRequest, session: WriteSession) -> EnrollAnswer:
+@router.post("/enroll", status_code=201, operation_id="enroll_worker", responses=LOCATED | problem_responses(409))
+def enroll_worker(request: EnrollRequest, session: WriteSession, response: Response) -> EnrollAnswer:
     """Enrol a worker with an enrollment token and the worker's own public key."""
-    return service.enroll(session, request, utcnow())
+    answer = service.enroll(session, request, utcnow())
+    response.headers["Location"] = f"{router.prefix}/{answer.worker_id}"
+    return answer
 
 
 @router.post("/me/heartbeat", operation_id="send_heartbeat", responses=problem_responses(403))

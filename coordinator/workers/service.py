@@ -7,14 +7,14 @@ from datetime import datetime
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
-from coordinator import conditions
+from coordinator import audit, conditions
 from coordinator.database import lock_row
 from coordinator.errors import Conflict, NotFound, Unprocessable
 from coordinator.models import Worker, WorkerKey
 from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
 from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal, read_public_key, require_role
+from coordinator.security import NOT_YOURS, Principal, read_public_key, require_role
 from coordinator.settings import get_settings
 from coordinator.workers import lifecycle, repository
 from coordinator.workers.schemas import WorkerAnswer
@@ -49,6 +49,8 @@ def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAns
         session.add(worker)
         session.flush()
         _remember_key(session, worker, now)
+        facts = {"name": worker.name, "key_id": key_id(public_key), "enrollment_token": token.id}
+        audit.append(session, worker.id, "worker.enrolled", worker.id, [worker.organization_id], **facts)
     elif (worker.organization_id, worker.name, worker.revoked_at) != (token.organization_id, request.name, None):
         raise _key_taken()
     return EnrollAnswer(
@@ -80,6 +82,8 @@ def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest
         repository.retire_keys(session, worker.id, now)
         worker.public_key = public_key
         _remember_key(session, worker, now)
+        of = [worker.organization_id]
+        audit.append(session, worker.id, "worker.key_rotated", worker.id, of, key_id=key_id(public_key))
     return RotateKeyAnswer(key_id=key_id(public_key))
 
 
@@ -154,7 +158,9 @@ def revoke(
     worker = _existing(lock_row(session, Worker, worker_id))
     require_role(principal, "owner", "operator", organization_id=worker.organization_id)
     conditions.check_match(if_match, version_of(worker))
-    worker.revoked_at = worker.revoked_at or now
+    if worker.revoked_at is None:
+        worker.revoked_at = now
+        audit.append(session, principal.id, "worker.revoked", worker.id, [worker.organization_id], name=worker.name)
 
 
 def capabilities_of(worker: Worker) -> Capabilities:
@@ -183,4 +189,4 @@ def _existing(worker: Worker | None) -> Worker:
 
 
 def _not_found() -> NotFound:
-    return NotFound("not_found", "There is no worker with this id, or it is not yours to see.")
+    return NotFound("not_found", NOT_YOURS)

@@ -57,11 +57,15 @@ class Api:
 
 @dataclass
 class Installation:
-    """Processes and keys. A context manager: leaving it ends every process it started."""
+    """Processes and keys. A context manager: leaving it ends every process it started.
+
+    `environment` is the processes' beside this process's own, such as `FEDLOOM_DATABASE_URL`.
+    """
 
     folder: Path
     url: str = ""
     admin_key: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -70,15 +74,22 @@ class Installation:
         self._start(
             "coordinator", ["coordinator", "up", "--data", str(self.folder / "coordinator"), "--port", str(port)]
         )
-        self._wait_until_ready()
-        self.admin_key = self._run(
-            ["coordinator", "keys", "create-admin", "--data", str(self.folder / "coordinator")]
-        )
+        try:
+            self._wait_until_ready()
+            self.admin_key = self._run(
+                ["coordinator", "keys", "create-admin", "--data", str(self.folder / "coordinator")]
+            )
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         for process in reversed(self._processes):
             process.terminate()
         for process in reversed(self._processes):
@@ -112,7 +123,11 @@ class Installation:
     def _start(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment()
+                [sys.executable, "-m", *command],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self._environment(),
             )
         self._processes.append(process)
 
@@ -121,13 +136,17 @@ class Installation:
             [sys.executable, "-m", *command],
             capture_output=True,
             text=True,
-            env=_environment() | environment,
+            env=self._environment() | environment,
             check=False,
             timeout=START_SECONDS,
         )
         if done.returncode:
             raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout.strip()
+
+    def _environment(self) -> dict[str, str]:
+        quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        return {**os.environ, **quiet, **self.environment}
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -167,7 +186,3 @@ def _toml(value: Any) -> str:
         return repr(value)
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

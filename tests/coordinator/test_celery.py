@@ -25,7 +25,9 @@ def test_every_nudged_name_is_a_registered_task() -> None:
 
 def test_nothing_is_nudged_by_a_name_that_is_not_in_the_list() -> None:
     """Every call of nudge or send names a constant of `coordinator.nudge`."""
-    constants = {name for name, value in vars(nudge).items() if name.isupper() and value in NAMES}
+    constants = {
+        name for name, value in vars(nudge).items() if name.isupper() and isinstance(value, str) and value in NAMES
+    }
     files = [path.read_text(encoding="utf-8") for path in Path(coordinator.__file__).parent.rglob("*.py")]
     named = {
         ast.unparse(node.args[1]).removeprefix("nudge.")
@@ -40,7 +42,13 @@ def test_nothing_is_nudged_by_a_name_that_is_not_in_the_list() -> None:
 def test_beat_drops_what_was_not_taken_within_a_period() -> None:
     settings = Settings(reconcile_seconds=2.0)
     schedule = beat_schedule(settings)
-    assert set(schedule) == {nudge.RECONCILE, nudge.RENEW_PROCESS, nudge.RESUME_UPLOADS, nudge.COLLECT}
+    assert set(schedule) == {
+        nudge.RECONCILE,
+        nudge.RENEW_PROCESS,
+        nudge.RESUME_UPLOADS,
+        nudge.COLLECT,
+        nudge.FORGET_DELIVERIES,
+    }
     assert schedule[nudge.RECONCILE]["schedule"] == 2.0
     for entry in schedule.values():
         assert entry["options"]["expires"] == entry["schedule"]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from coordinator.models.base import UtcDateTime, new_id
 from coordinator.settings import get_settings
 from federated.statement import key_id
 from tests.coordinator.clients import scene
+from tests.support.places import places, settled
 from tests.support.service import Identity, forget_settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,11 +42,10 @@ TABLES = set(Base.metadata.tables)
 
 
 @pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder in which nothing was migrated."""
-    monkeypatch.setenv("FEDLOOM_DATA_FOLDER", str(tmp_path))
-    forget_settings()
-    return tmp_path
+def empty(tmp_path: Path) -> Iterator[Path]:
+    """The data folder of a coordinator whose database nobody migrated."""
+    with settled(places().empty(tmp_path)):
+        yield tmp_path
 
 
 def tables() -> set[str]:
@@ -164,10 +165,10 @@ class TestUpAndDown:
         assert "worker_keys" not in tables()
 
     def test_jobs_and_rounds_survive_the_columns_that_signing_added(self, empty: Path) -> None:
-        migration.upgrade("0004")
+        migration.upgrade()
         with writing() as session:
             federation = scene.federation(session, scene.organization(session).id)
-            round_ = scene.open_round(session, federation, notes={"0": "sha256:0"})
+            round_ = scene.open_round(session, federation, notes={"0": "sha256:0"}, signature="{}")
             client = scene.client(session, federation, scene.worker(session, session.query(Organization).one()))
             job = jobs.offer(
                 session, federation=federation, client=client, kind="describe", round_id=None, seed=1,
@@ -178,7 +179,7 @@ class TestUpAndDown:
         migration.upgrade()
         with reading() as session:
             kept, again = session.get_one(Round, round_.id), session.get_one(Job, job.id)
-            assert (kept.federation_id, kept.number, kept.notes) == (federation.id, 1, None)
+            assert (kept.federation_id, kept.number, kept.notes, kept.signature) == (federation.id, 1, None, None)
             assert (again.client_id, again.seed, again.key_id) == (client.id, 1, None)
 
     def test_rows_survive_a_migration_that_has_nothing_to_do(self, data_folder: Path) -> None:
@@ -275,6 +276,7 @@ class TestWheel:
         assert done.stdout.split() == [str(package / "__init__.py"), str(package / "migrations"), "True"]
 
 
+@pytest.mark.sqlite
 def test_a_database_of_its_own_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLOOM_DATABASE_URL", f"sqlite:///{tmp_path / 'other.sqlite'}")
     forget_settings()

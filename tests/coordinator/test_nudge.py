@@ -7,8 +7,8 @@ import pytest
 from coordinator import nudge
 from coordinator.database import reading, utcnow, writing
 from coordinator.models import Organization
-from coordinator.settings import get_settings
-from tests.support.service import queued
+from tests.support.places import lose_broker
+from tests.support.queue import queued
 
 
 def make_organization_and_nudge() -> None:
@@ -44,9 +44,10 @@ def test_without_a_commit_nothing_is_sent(data_folder: Path) -> None:
     assert queued(nudge.ADVANCE_ROUND) == []
 
 
-def test_a_broker_that_fails_does_not_undo_the_commit(data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    get_settings().queue_folder.parent.mkdir(exist_ok=True)
-    get_settings().queue_folder.write_text("a file where the queue's folder should be")
+def test_a_broker_that_fails_does_not_undo_the_commit(
+    data_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_broker(monkeypatch)
     make_organization_and_nudge()
     with reading() as session:
         assert session.get(Organization, "org_1") is not None

@@ -17,6 +17,7 @@ import pytest
 from coordinator.settings import Settings
 from tests.deploy.deployed import DEPLOY, UNITS
 from tests.support.service import Bearer, Service, created
+from worker_agent.connection import open_http
 from worker_agent.settings import AgentSettings
 
 NGINX, ANALYZE, OPENSSL = (shutil.which(name) for name in ("nginx", "systemd-analyze", "openssl"))
@@ -42,13 +43,13 @@ class TestLimits:
         assert (setting("proxy_request_buffering"), setting("proxy_max_temp_file_size")) == ("off", "0")
 
 
-def certificate(folder: Path) -> None:
+def certificate(folder: Path, name: str = "fullchain.pem", key: str = "privkey.pem") -> None:
     """A self-signed certificate, made as docs/operators.md says."""
     subprocess.run(
         [
             str(OPENSSL), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-days", "1", "-subj", "/CN=fedloom.internal", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-            "-keyout", str(folder / "privkey.pem"), "-out", str(folder / "fullchain.pem"),
+            "-keyout", str(folder / key), "-out", str(folder / name),
         ],
         check=True, capture_output=True,
     )  # fmt: skip
@@ -57,6 +58,7 @@ def certificate(folder: Path) -> None:
 def configuration(folder: Path, port: int, web: str) -> Path:
     """nginx.conf with paths of this test, one worker, and `web` in the place of the containers' name."""
     text = TEXT.replace(" /tmp/", f" {folder}/").replace("/etc/nginx/certs", str(folder))
+    text = text.replace("/etc/nginx/clients", str(folder / "clients"))
     text = text.replace("http://web:8000", web).replace("listen 8443", f"listen 127.0.0.1:{port}")
     file = folder / "nginx.conf"
     file.write_text(text.replace("worker_processes auto", "worker_processes 1"), encoding="utf-8")
@@ -69,6 +71,17 @@ class TestNginx:
     def folder(self, tmp_path: Path) -> Path:
         certificate(tmp_path)
         return tmp_path
+
+    @pytest.fixture
+    def certified(self, folder: Path) -> Path:
+        """The folder, with client certificates asked for; `client.pem` is the one of the only authority."""
+        certificate(folder, "client.pem", "client-key.pem")
+        certificate(folder, "stranger.pem", "stranger-key.pem")
+        (folder / "clients-ca.pem").write_bytes((folder / "client.pem").read_bytes())
+        (folder / "clients").mkdir()
+        asked = (DEPLOY / "nginx/client-certificates.conf").read_text("utf-8")
+        (folder / "clients/asked.conf").write_text(asked.replace("/etc/nginx/certs", str(folder)), encoding="utf-8")
+        return folder
 
     @pytest.fixture
     def balanced(self, service: Service, folder: Path) -> Iterator[httpx.Client]:
@@ -108,6 +121,16 @@ class TestNginx:
         assert balanced.put(f"{path}/chunks/0", content=content + b"x").status_code == 413
         assert balanced.put(f"{path}/chunks/0", content=content).status_code == 204
         assert balanced.post(f"{path}/complete").json()["state"] == "complete"
+
+    @pytest.mark.parametrize(("name", "status"), [("client", 200), ("stranger", 400), (None, 400)])
+    def test_an_agent_shows_its_certificate_to_a_balancer_that_asks_for_one(
+        self, certified: Path, balanced: httpx.Client, name: str | None, status: int
+    ) -> None:
+        shown = {} if name is None else {"client_certificate": f"{name}.pem", "client_key": f"{name}-key.pem"}
+        files = {option: certified / file for option, file in {"ca_file": "fullchain.pem", **shown}.items()}
+        settings = AgentSettings.model_validate(files)
+        with open_http(settings, str(balanced.base_url)) as client:
+            assert client.get("/healthz").status_code == status
 
     def test_enrolment_cannot_be_guessed_at_speed(self, balanced: httpx.Client) -> None:
         answers = [balanced.post("/v1/workers/enroll", json={}).status_code for _ in range(40)]

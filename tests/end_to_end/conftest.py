@@ -8,9 +8,13 @@ from tests.support.nodes import Consortium, consortium
 
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
-    """A coordinator and two worker agents as real processes; a dead task's claim passes soon."""
+    """A coordinator and two worker agents as real processes; a dead task's claim passes soon.
+
+    Webhooks may lead to this machine, and what failed is sent again soon.
+    """
     folder = tmp_path_factory.mktemp("consortium")
-    with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1) as running:
+    settings = {"webhook_private_addresses": True, "webhook_retry_seconds": 0.1}
+    with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1, **settings) as running:
         yield running
 
 

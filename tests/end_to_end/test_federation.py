@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.support.nodes import LABELS, Consortium
+from tests.support.nodes import LABELS, START_SECONDS, Consortium
+from tests.support.receiver import receiving
+from tests.support.service import created
 from tests.support.tiny_models import color_rows
 
 
@@ -54,11 +57,57 @@ class TestAFederation:
         assert told["rounds"][0]["updates"][1]["key_id"] in changed.stdout
         assert two_nodes.installation.run("verify", str(file), "--artifacts").splitlines() == [
             "files: 3 have the SHA-256 that the provenance names",
+            "signature of the coordinator: not checked without its public key (--key)",
             "signatures: 4 updates, signed with 2 keys",
             f"chain: 2 rounds of {federation_id}, up to {told['digest']}",
             "aggregated again: train round 1, same bytes",
             "aggregated again: train round 2, same bytes",
         ]
+
+    def test_what_each_organization_did_is_summed_and_outlives_the_federation(self, two_nodes: Consortium) -> None:
+        federation_id = two_nodes.start(rounds=2)
+        two_nodes.end(federation_id)
+        rounds = two_nodes.get(federation_id, "rounds")["items"]
+        clients = {row["organization_id"]: row for row in two_nodes.get(federation_id, "clients")["items"]}
+        jobs = [
+            job for row in rounds for job in two_nodes.get(federation_id, f"rounds/{row['number']}/jobs")["items"]
+        ]
+        two_nodes.owner.http.delete(f"/v1/federations/{federation_id}").raise_for_status()
+        entries = []
+        for node in two_nodes.nodes:
+            listed = two_nodes.of_organization(node, "ledger?limit=200")["items"]
+            (entry,) = [row for row in listed if row["federation_id"] == federation_id]
+            assert (entry["rounds"], entry["updates_accepted"], entry["updates_failed"]) == (2, 2, 0)
+            assert entry["examples"] == 2 * clients[node.organization_id]["examples"]
+            assert entry["deleted_at"] is not None
+            entries.append(entry)
+        for name in ("upload_bytes", "download_bytes"):
+            assert sum(entry[name] for entry in entries) == sum(row[name] for row in rounds)
+        assert sum(entry["upload_bytes"] for entry in entries) > 0
+        seconds = sum(job["seconds"]["training"] for job in jobs)
+        assert abs(sum(entry["training_seconds"] for entry in entries) - seconds) < 1e-6 * seconds
+        deleted = two_nodes.of_organization(two_nodes.nodes[1], "audit?action=federation.deleted")["items"]
+        assert federation_id in {entry["target"] for entry in deleted}
+        told = two_nodes.installation.run("audit", "verify").splitlines()
+        assert {line.partition(":")[0] for line in told} == {
+            "installation", *(node.organization_id for node in two_nodes.nodes),
+        }  # fmt: skip
+
+    def test_a_webhook_is_told_of_every_round_though_its_receiver_failed_twice(self, two_nodes: Consortium) -> None:
+        root = f"/v1/organizations/{two_nodes.owner.organization_id}/webhooks"
+        with receiving([500, 503]) as receiver:
+            wish = {"url": receiver.url, "events": ["round.closed", "federation.completed"]}
+            hook = created(two_nodes.owner.http.post(root, json=wish))
+            two_nodes.end(two_nodes.start(rounds=2))
+            deadline = time.monotonic() + START_SECONDS
+            while len(receiver.messages) < 5:
+                assert time.monotonic() < deadline, two_nodes.story()
+                time.sleep(0.05)
+            two_nodes.owner.http.delete(f"{root}/{hook['id']}").raise_for_status()
+        told = {
+            message.headers["Fedloom-Delivery"]: json.loads(message.body)["type"] for message in receiver.messages
+        }
+        assert sorted(told.values()) == ["federation.completed", "round.closed", "round.closed"]
 
     def test_a_prefix_travels_the_same_way(self, two_nodes: Consortium, tmp_path: Path) -> None:
         federation_id = two_nodes.start(rounds=1, trainable={"kind": "prefix", "num_virtual_tokens": 4})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.places import Places, places
 from tests.support.service import Bearer
 
 START_SECONDS = 120.0
@@ -19,15 +20,26 @@ STOP_SECONDS = 60.0
 POLLING_SECONDS = 0.1
 
 
+def what_is_missing(url: str) -> str | None:
+    """What a web process says that is not ready; None if it is."""
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False)
+    except httpx.TransportError as error:
+        return repr(error)
+    return None if answer.status_code == 200 else answer.text
+
+
 class Installation:
     """`coordinator up` over `folder`: the port is chosen by the first start and kept by later ones."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, at: Places | None = None, **settings: object) -> None:
         self.folder = folder
         self.port = 0
+        self._places = at or places()
+        self._place = self._places.for_up(folder)
         self.environment = {
             **os.environ,
-            "FEDLOOM_DATA_FOLDER": str(folder),
+            **self._place,
             "FEDLOOM_LOG_FORMAT": "json",
             "OMP_NUM_THREADS": "1",
             **{f"FEDLOOM_{name.upper()}": str(value) for name, value in settings.items()},
@@ -38,6 +50,10 @@ class Installation:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def url_of(self, number: int) -> str:
+        """Where one of many callers reaches it."""
+        return self.url
 
     def run(self, *arguments: str) -> str:
         """Standard output of one `coordinator …` command that must succeed."""
@@ -60,21 +76,17 @@ class Installation:
 
     def wait_until_ready(self, log_offset: int = 0) -> None:
         """Waits until every part of the installation is there."""
-        deadline, problem = time.monotonic() + START_SECONDS, "no answer"
+        deadline = time.monotonic() + START_SECONDS
+        problem: str | None = "no answer"
         while time.monotonic() < deadline:
             assert self._process is not None
             assert self._process.poll() is None, self.text_of_log()
             if self.port == 0:
                 self._read_port(log_offset)
             else:
-                try:
-                    answer = httpx.get(f"{self.url}/readyz", timeout=10, trust_env=False)
-                except httpx.TransportError as error:
-                    problem = repr(error)
-                else:
-                    if answer.status_code == 200:
-                        return
-                    problem = answer.text
+                problem = what_is_missing(self.url)
+                if problem is None:
+                    return
             time.sleep(POLLING_SECONDS)
         raise AssertionError(f"not ready: {problem}\n{self.text_of_log()}")
 
@@ -130,6 +142,7 @@ class Installation:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill_supervisor()
+        self._places.leave(self._place)
 
     def create_admin_key(self) -> str:
         return self.run("keys", "create-admin")
@@ -139,9 +152,12 @@ class Installation:
 
 
 @contextmanager
-def installed(folder: Path, **settings: object) -> Iterator[Installation]:
-    """A running installation, ready; `settings` are the coordinator's, by name."""
-    installation = Installation(folder, **settings)
+def installed(folder: Path, at: Places | None = None, **settings: object) -> Iterator[Installation]:
+    """A running installation, ready; `settings` are the coordinator's, by name.
+
+    `at`: elsewhere than the rest of this run.
+    """
+    installation = Installation(folder, at, **settings)
     try:
         installation.start()
         yield installation

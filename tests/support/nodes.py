@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from federated.payload import Payload
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.installation import Installation, installed
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.service import created
@@ -40,6 +41,7 @@ class Node:
     folder: Path
     worker_id: str = ""
     process: subprocess.Popen[bytes] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -79,11 +81,17 @@ class Node:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "worker_agent", "run", "--config", str(self.settings)],
-                env=_environment(),
+                env=_environment() | dict(self.environment),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+
+    def restart(self, environment: Mapping[str, str]) -> None:
+        """Ends the agent and starts it with these variables beside the usual ones."""
+        self.end()
+        self.environment = environment
+        self.start()
 
     def kill(self) -> None:
         """SIGKILL, and nothing of it goes on."""
@@ -91,11 +99,15 @@ class Node:
         self.process.kill()
         self.process.wait(START_SECONDS)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Ends the agent as a service manager would."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(START_SECONDS)
+
+    def close(self) -> None:
+        """Leaves nothing running, whatever the test did."""
+        self.end()
         self.http.close()
 
 
@@ -106,7 +118,7 @@ class Consortium:
     installation: Installation
     model: Path
     nodes: list[Node] = field(default_factory=list)
-    agents_url: str = ""
+    agents_url: str | None = None
 
     @property
     def owner(self) -> Node:
@@ -173,6 +185,12 @@ class Consortium:
         assert shown["state"] == "completed", (shown["reason"], shown["reason_detail"], self.story())
         return shown
 
+    def of_organization(self, node: Node, *parts: str) -> Any:
+        """What a node's owner reads about the organisation."""
+        answer = node.http.get("/".join(["/v1/organizations", node.organization_id, *parts]))
+        answer.raise_for_status()
+        return answer.json()
+
     def update(self, federation_id: str, round_number: int, ordinal: int) -> Payload:
         """What the coordinator keeps of a client's update in a round of training."""
         told = json.loads(self.file(federation_id, "provenance.json"))
@@ -209,15 +227,25 @@ class Consortium:
 
 @contextmanager
 def consortium(
-    folder: Path, names: Sequence[str], proxy: RecordingProxy | None = None, **settings: object
+    folder: Path, names: Sequence[str], proxy: RecordingProxy | FaultyProxy | None = None, **settings: object
 ) -> Iterator[Consortium]:
     """An installation with one running agent for each organisation, all of them with data of their own.
 
     Agents reach the installation through the proxy, if one is given.
     """
+    with installed(folder / "coordinator", **settings) as installation:
+        with joined(installation, folder, names, proxy) as made:
+            yield made
+
+
+@contextmanager
+def joined(
+    installation: Installation, folder: Path, names: Sequence[str], proxy: RecordingProxy | None = None
+) -> Iterator[Consortium]:
+    """As `consortium`, over an installation that runs already."""
     model = bert_folder(folder / "model")
-    with installed(folder / "coordinator", **settings) as installation, ExitStack() as running:
-        url = installation.url if proxy is None else running.enter_context(proxy.before(installation.url))
+    with ExitStack() as running:
+        url = None if proxy is None else running.enter_context(proxy.before(installation.url))
         made = Consortium(installation, model, agents_url=url)
         admin = running.enter_context(installation.client(installation.create_admin_key()))
         for index, name in enumerate(names):
@@ -233,11 +261,12 @@ def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index:
     path = f"/v1/organizations/{organization_id}"
     key = created(admin.post(f"{path}/api-keys", json={"name": "owner", "role": "owner"}))["key"]
     token = created(admin.post(f"{path}/enrollment-tokens", json={"name": "nodes"}))["token"]
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     rows = write_rows(folder / "rows.jsonl", color_rows(40 + 8 * index, seed=index))
     node = Node(name, organization_id, made.installation.client(key), folder)
+    url = made.agents_url or made.installation.url_of(index)
     node.settings.write_text(
-        f'url = "{made.agents_url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
+        f'url = "{url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
         f'[models]\n"{MODEL}" = "{made.model}"\n[datasets.{DATASET}]\npath = "{rows}"\nheld_out = 0.25\n',
         encoding="utf-8",
     )

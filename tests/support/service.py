@@ -1,22 +1,20 @@
-"""A real coordinator for tests: uvicorn in a thread, SQLite with the real migrations, keys, organisations, workers.
+"""A real coordinator for tests: uvicorn in a thread, the real migrations, keys, organisations, workers.
 
 `Service` is the web process alone; background tasks are called by the tests themselves. `Installation` in
 `tests.support.installation` is all of `coordinator up`.
 """
 
-import shutil
 import socket
 import ssl
 import threading
 import time
 import uuid
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,9 +23,8 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
-from kombu.utils.json import loads
 
-from coordinator import database, migration, nudge
+from coordinator import database, nudge
 from coordinator.artifacts import store
 from coordinator.database import utcnow, writing
 from coordinator.organizations import service as organizations
@@ -44,23 +41,6 @@ def forget_settings() -> None:
     get_settings.cache_clear()
     store.opened.cache_clear()
     nudge.reconfigure()
-
-
-def make_template(folder: Path) -> Path:
-    """A migrated, empty SQLite file in `folder`; tests copy it."""
-    database.dispose()
-    migration.upgrade()
-    return folder / "coordinator.sqlite"
-
-
-def queued(task_name: str) -> list[list[Any]]:
-    """Arguments of the messages that wait for this task, in order of sending; takes none away."""
-    found = []
-    for path in sorted(get_settings().queue_folder.glob("queues/*/*.json")):
-        message = loads(path.read_bytes())
-        if message["headers"]["task"] == task_name:
-            found.append(loads(b64decode(message["body"]))[0])
-    return found
 
 
 class Bearer(httpx.Auth):
@@ -228,7 +208,9 @@ def _app() -> FastAPI:
 def running(app: FastAPI) -> Iterator[str]:
     """The app on a real uvicorn in a thread, on a free port, over the settings as they are now; its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2, timeout_keep_alive=20
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
     thread.start()
@@ -248,9 +230,3 @@ def serving(app: FastAPI | None = None) -> Iterator[Service]:
     """A running web process with an admin key. `app`: another than the product's own."""
     with running(app or _app()) as url, ExitStack() as clients:
         yield Service(url, clients)
-
-
-def copy_template(template: Path, folder: Path) -> None:
-    """Makes `folder` a data folder with the migrated database in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(template, folder / template.name)

@@ -3,23 +3,20 @@
 `Stage.settle()` takes the messages from the real queue and runs their tasks in this process, until none is left.
 """
 
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
-from kombu.utils.json import loads
 
 from coordinator.celery_app import load_tasks
 from coordinator.nudge import celery
-from coordinator.settings import get_settings
 from federated.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from federated.statement import Statement
 from federated.trainable import Initialisation, ModelFacts, TensorFacts
+from tests.support.queue import take
 from tests.support.service import EnrolledWorker, Organization, Service, created, upload
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -230,7 +227,7 @@ class Stage:
     def settle(self) -> int:
         """Runs queued tasks until there are none; returns how many ran."""
         ran = 0
-        while (message := self._take()) is not None:
+        while (message := take()) is not None:
             name, arguments = message
             celery.tasks[name](*arguments)
             ran += 1
@@ -239,16 +236,9 @@ class Stage:
     def drop_messages(self) -> int:
         """Loses all queued messages; returns how many."""
         lost = 0
-        while self._take() is not None:
+        while take() is not None:
             lost += 1
         return lost
-
-    def _take(self) -> tuple[str, list[str]] | None:
-        for path in sorted(_queue().glob("queues/*/*.json")):
-            message = loads(path.read_bytes())
-            path.unlink()
-            return message["headers"]["task"], loads(b64decode(message["body"]))[0]
-        return None
 
     def play(self, rounds: int) -> None:
         """Lets all actors work until so many more rounds are closed, or nothing is left to do."""
@@ -256,7 +246,3 @@ class Stage:
         while self.show()["rounds_done"] < wanted:
             worked = [actor.work() for actor in self.actors]
             assert self.settle() or any(worked), self.show()["waiting_for"]
-
-
-def _queue() -> Path:
-    return get_settings().queue_folder

@@ -1,9 +1,10 @@
-"""Leases for tests of the agent."""
+"""Leases for tests of the agent, and what is handed in for one."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from federated.protocol import Lease
+from federated.protocol import Description, Lease, SubmitRequest
+from federated.trainable import ModelFacts
 
 _WORK = {
     "task": {"task": "sequence_classification", "labels": ["no", "yes"]},
@@ -15,6 +16,17 @@ _WORK = {
     "federation_seed": 7,
     "rounds": 3,
 }
+
+_FACTS = ModelFacts(
+    model_type="bert",
+    task_type="SEQ_CLS",
+    tensors=(),
+    layers=1,
+    hidden=8,
+    kv_width=8,
+    weights_digest="sha256:" + "0" * 64,
+)
+SUBMISSION = SubmitRequest(description=Description(model=_FACTS, examples=5, evaluation_examples=1))
 
 
 def make_lease(work: dict[str, Any] | None = None, **fields: Any) -> Lease:

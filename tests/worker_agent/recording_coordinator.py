@@ -16,7 +16,7 @@ import jwt
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from federated.statement import key_id
@@ -26,13 +26,14 @@ CHUNK_BYTES = 10
 
 @dataclass
 class Fault:
-    """What goes wrong once: an answer, an answer cut off after so many bytes, or one that is lost."""
+    """What goes wrong once: an answer (`page`: not the coordinator's), one cut off after so many bytes, one lost."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)
     cut_after_bytes: int | None = None
     lose_answer: bool = False
+    page: bool = False
 
 
 class Broken(Exception):
@@ -47,6 +48,7 @@ class RecordingCoordinator:
     calls: list[str] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
+    keys: list[tuple[str, str | None]] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     offers: list[dict[str, Any]] = field(default_factory=list)
     lost_jobs: set[str] = field(default_factory=set)
@@ -70,6 +72,10 @@ class RecordingCoordinator:
         """The bodies of all such calls that were answered."""
         bodies = list(self.bodies)
         return [body for made, body in zip(self.calls, bodies, strict=False) if re.fullmatch(call, made) and body]
+
+    def keys_of(self, call: str) -> list[str | None]:
+        """The idempotency keys of all such calls that were answered, or whose answer was lost."""
+        return [key for made, key in self.keys if re.fullmatch(call, made)]
 
     def fail(self, call: str, *faults: Fault) -> None:
         """The next calls that match `call` meet these faults, one each."""
@@ -133,6 +139,8 @@ class Faulty:
             self.coordinator.calls.append(call)
             self.coordinator.bodies.append(None)
             app = problem(fault.status, headers=fault.headers, **fault.body)
+            if fault.page:
+                app = PlainTextResponse("<html>no such page</html>", fault.status)
         await app(scope, receive, timed)
 
 
@@ -149,6 +157,7 @@ def _app(coordinator: RecordingCoordinator) -> FastAPI:
     async def record(request: Request, go_on: Any) -> Response:
         body = await request.body()
         coordinator.calls.append(f"{request.method} {request.url.path}")
+        coordinator.keys.append((coordinator.calls[-1], request.headers.get("idempotency-key")))
         is_json = request.headers.get("content-type") == "application/json"
         coordinator.bodies.append(await request.json() if is_json and body else body)
         if coordinator.public_key is not None and not _signed(coordinator, request):

@@ -1,30 +1,22 @@
 """The client against a real server on loopback."""
 
-import socket
-import threading
 import time
 
 import httpx
 import jwt
 import pytest
-from tenacity import Future, RetryCallState, Retrying
 
 from federated.protocol import (
-    Description,
     EnrollRequest,
-    FailRequest,
     HeartbeatRequest,
     LeaseRequest,
     RenewRequest,
-    SubmitRequest,
 )
-from federated.trainable import ModelFacts
-from tests.worker_agent.leases import make_lease
+from tests.worker_agent.leases import SUBMISSION, make_lease
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
-from worker_agent.connection import Clock, open_http, wait_as_asked
+from worker_agent.connection import Clock
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import (
-    CoordinatorAway,
     CoordinatorRefused,
     LeaseLost,
     NotAuthorised,
@@ -34,20 +26,9 @@ from worker_agent.errors import (
     is_transient,
 )
 from worker_agent.identity import Identity, public_key
-from worker_agent.settings import AgentSettings
 
 BOOT = "boot-0001"
 HEARTBEAT = "POST /v1/workers/me/heartbeat"
-FACTS = ModelFacts(
-    model_type="bert",
-    task_type="SEQ_CLS",
-    tensors=(),
-    layers=1,
-    hidden=8,
-    kv_width=8,
-    weights_digest="sha256:" + "0" * 64,
-)
-SUBMISSION = SubmitRequest(description=Description(model=FACTS, examples=5, evaluation_examples=1))
 
 
 class TestSigning:
@@ -92,64 +73,6 @@ class TestSigning:
         assert repr(identity) == f"Identity('wkr_1' at '{identity.record.url}')"
 
 
-class TestTryingAgain:
-    def test_a_heartbeat_is_sent_again_after_a_failure_of_the_server(
-        self, client: CoordinatorClient, coordinator: RecordingCoordinator
-    ) -> None:
-        coordinator.fail(HEARTBEAT, Fault(503), Fault(lose_answer=True))
-        assert client.heartbeat(HeartbeatRequest(boot_id=BOOT)).heartbeat_seconds == 0.2
-        assert coordinator.count(HEARTBEAT) == 3
-
-    def test_a_submission_whose_answer_was_lost_is_sent_again(
-        self, client: CoordinatorClient, coordinator: RecordingCoordinator
-    ) -> None:
-        coordinator.fail("POST /v1/jobs/job_1/submit", Fault(lose_answer=True))
-        assert client.submit("job_1", SUBMISSION).state == "submitted"
-        assert coordinator.count("POST /v1/jobs/job_1/submit") == 2
-
-    def test_a_lease_whose_answer_was_lost_is_not_asked_for_again(
-        self, client: CoordinatorClient, coordinator: RecordingCoordinator
-    ) -> None:
-        coordinator.fail("POST /v1/jobs/lease", Fault(lose_answer=True))
-        with pytest.raises(CoordinatorAway):
-            client.lease(LeaseRequest(boot_id=BOOT, wait_seconds=0))
-        assert coordinator.count("POST /v1/jobs/lease") == 1
-
-    def test_what_never_arrived_is_sent_again_whatever_it_is(
-        self, client: CoordinatorClient, coordinator: RecordingCoordinator
-    ) -> None:
-        coordinator.fail("POST /v1/jobs/job_1/fail", Fault(429, headers={"Retry-After": "0"}))
-        client.fail("job_1", FailRequest(boot_id=BOOT, code="out_of_memory", detail="", transient=True))
-        assert coordinator.count("POST /v1/jobs/job_1/fail") == 2
-
-    def test_an_agent_that_stops_does_not_try_again(
-        self, http: httpx.Client, identity: Identity, coordinator: RecordingCoordinator
-    ) -> None:
-        stopping = threading.Event()
-        stopping.set()
-        coordinator.fail(HEARTBEAT, Fault(503))
-        with pytest.raises(CoordinatorAway):
-            CoordinatorClient(http, identity, stopping).heartbeat(HeartbeatRequest(boot_id=BOOT))
-        assert coordinator.count(HEARTBEAT) == 1
-
-    def test_a_host_without_a_coordinator_is_away(self, settings: AgentSettings) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            stopping = threading.Event()
-            stopping.set()
-            with open_http(settings, f"http://127.0.0.1:{taken.getsockname()[1]}") as http:
-                with pytest.raises(CoordinatorAway, match="cannot reach") as away:
-                    CoordinatorClient(http, None, stopping).probe()
-        assert away.value.never_sent
-        assert is_transient(away.value)
-
-    def test_the_pause_is_never_shorter_than_the_coordinator_asked(self) -> None:
-        state = RetryCallState(Retrying(), None, (), {})
-        state.outcome = Future(1)
-        state.outcome.set_exception(CoordinatorAway("busy", retry_after_seconds=7.0))
-        assert wait_as_asked(0.1, 1.0)(state) == 7.0
-
-
 class TestTranslation:
     def test_a_problem_document_becomes_an_error_with_status_code_and_detail(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator
@@ -188,6 +111,14 @@ class TestTranslation:
             client.renew("job_1", RenewRequest(boot_id=BOOT))
         assert type(refused.value) is kind
 
+    def test_an_error_page_of_something_between_us_is_no_answer_of_a_coordinator(
+        self, client: CoordinatorClient, coordinator: RecordingCoordinator
+    ) -> None:
+        """A load balancer's 404 while the coordinator restarts must not cost a finished training."""
+        coordinator.fail("POST /v1/jobs/job_1/submit", Fault(404, page=True), Fault(400, page=True))
+        assert client.submit("job_1", SUBMISSION).state == "submitted"
+        assert coordinator.count("POST /v1/jobs/job_1/submit") == 3
+
     def test_an_answer_outside_the_protocol_is_not_understood(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator
     ) -> None:
@@ -207,6 +138,19 @@ class TestCalls:
         request = EnrollRequest(token="fle_0123456789", name="node", public_key=public_key(identity.key))
         assert CoordinatorClient(http, None).enroll(request).worker_id == "wkr_1"
         assert coordinator.body_of("POST /v1/workers/enroll")["public_key"] == public_key(identity.key)
+
+    def test_enrolment_whose_answer_was_lost_is_asked_for_again_under_the_same_key_in_any_process(
+        self, http: httpx.Client, identity: Identity, coordinator: RecordingCoordinator
+    ) -> None:
+        coordinator.fail("POST /v1/workers/enroll", Fault(lose_answer=True))
+        request = EnrollRequest(token="fle_0123456789", name="node", public_key=public_key(identity.key))
+        for _ in range(2):
+            assert CoordinatorClient(http, None).enroll(request).worker_id == "wkr_1"
+        keys = coordinator.keys_of("POST /v1/workers/enroll")
+        assert (len(keys), len(set(keys))) == (3, 1)
+        other = EnrollRequest(token="fle_0123456789", name="another", public_key=public_key(identity.key))
+        CoordinatorClient(http, None).enroll(other)
+        assert len(set(coordinator.keys_of("POST /v1/workers/enroll"))) == 2
 
     def test_no_offer_is_none_and_an_offer_is_a_lease(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator

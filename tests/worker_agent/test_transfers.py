@@ -94,6 +94,26 @@ class TestDownload:
         assert len(coordinator.ranges) == 3
         assert all(wanted is not None for wanted in coordinator.ranges[1:])
 
+    def test_what_came_before_each_cut_is_not_fetched_again_however_little_it_was(
+        self, client: CoordinatorClient, coordinator: RecordingCoordinator, tmp_path: Path
+    ) -> None:
+        content = os.urandom(300_000)
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        coordinator.artifacts[digest] = content
+        coordinator.fail(f"GET /v1/artifacts/{digest}", *[Fault(cut_after_bytes=30_000)] * 9)
+        download = client.cache(tmp_path).fetch(ArtifactReference(digest=digest, size_bytes=len(content)))
+        assert download.path.read_bytes() == content
+        assert coordinator.ranges == [None, *(f"bytes={30_000 * step}-" for step in range(1, 10))]
+
+    def test_a_copy_that_was_damaged_on_this_disk_is_fetched_anew(
+        self, client: CoordinatorClient, coordinator: RecordingCoordinator, tmp_path: Path
+    ) -> None:
+        coordinator.artifacts[DIGEST] = CONTENT
+        cache = client.cache(tmp_path / "cache")
+        path = cache.fetch(REFERENCE).path
+        path.write_bytes(b"1" + CONTENT[1:])
+        assert cache.fetch(REFERENCE).path.read_bytes() == CONTENT
+
     def test_what_an_earlier_process_left_is_used(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator, tmp_path: Path
     ) -> None:

@@ -16,8 +16,9 @@ import torch
 
 from federated.contract import JobDeclined
 from federated.local_training import TrainingDiverged
-from federated.protocol import Lease
+from federated.protocol import DISK_FULL, Lease
 from federated.session import JobInterrupted
+from worker_agent.durable import is_full
 from worker_agent.settings import AgentSettings
 from worker_agent.training.device import repeatable
 from worker_agent.training.jobs import AlgorithmMissing, InstructionInvalid, JobFiles, run_job
@@ -103,6 +104,8 @@ def _failure(error: Exception) -> dict[str, Any]:
     """Transient is what may go well at another time or in another process."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return _failed("out_of_memory", str(error), transient=True)
+    if is_full(error):
+        return _failed(DISK_FULL, str(error), transient=True)
     final = {
         AlgorithmMissing: "algorithm_missing",
         InstructionInvalid: "instruction_invalid",

@@ -1,6 +1,6 @@
 """Invitations and clients: who was asked, who takes part, and with which data set."""
 
-from coordinator.clients.service.access import may_see, visible_client, visible_federation
+from coordinator.clients.service.access import concerned, may_see, visible_client, visible_federation
 from coordinator.clients.service.invitations import (
     accept,
     admit_owner,
@@ -31,6 +31,7 @@ __all__ = [
     "answers",
     "by_ordinals",
     "clients_of",
+    "concerned",
     "decline",
     "describe_done",
     "invitations_of",

@@ -79,3 +79,8 @@ def wake(session: Session, federation_id: str) -> None:
     nudge(session, ADVANCE_FEDERATION, federation_id)
     for round_id in repository.open_round_ids(session, federation_id):
         nudge(session, ADVANCE_ROUND, round_id)
+
+
+def concerned(session: Session, federation: Federation) -> list[str]:
+    """Ids of those whose audit logs tell what is done to the federation: its owner, and who accepted."""
+    return sorted({federation.organization_id, *repository.accepted_organizations(session, federation.id)})

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from coordinator import events
+from coordinator import audit, events
 from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import InvitationAnswer, invitation_answer
 from coordinator.clients.service import access, registrations
@@ -33,6 +33,7 @@ def invite(
         invitation.state = lifecycle.move_invitation(invitation.state, "invite")
         invitation.reason = invitation.answered_at = None
     events.append(session, federation.id, "organization.invited", organization_id=organization_id)
+    _audit(session, principal, federation, invitation)
     return invitation
 
 
@@ -75,7 +76,7 @@ def _answer(
     reason: str | None,
     now: datetime,
 ) -> Invitation:
-    access.changeable(session, principal, federation_id)
+    federation = access.changeable(session, principal, federation_id)
     invitation = repository.invitation(session, federation_id, access.speaks_for(principal))
     if invitation is None:
         raise Conflict("not_invited", f"Your organization was not invited to federation {federation_id}.")
@@ -83,7 +84,14 @@ def _answer(
     invitation.reason, invitation.answered_at = reason, now
     data = {"organization_id": invitation.organization_id, "reason": reason}
     events.append(session, federation_id, f"organization.{invitation.state}", **data)
+    _audit(session, principal, federation, invitation)
     return invitation
+
+
+def _audit(session: Session, principal: Principal, federation: Federation, invitation: Invitation) -> None:
+    of = [federation.organization_id, invitation.organization_id]
+    data = {"organization_id": invitation.organization_id, "reason": invitation.reason}
+    audit.append(session, principal.id, f"invitation.{invitation.state}", federation.id, of, **data)
 
 
 def invitations_of(session: Session, principal: Principal, federation_id: str, page: PageRequest) -> Page[Invitation]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from coordinator import events
+from coordinator import audit, events
 from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import ClientCreate
 from coordinator.clients.service import access
@@ -37,6 +37,8 @@ def register(session: Session, principal: Principal, federation_id: str, wish: C
     lifecycle.check_settings(federation.definition, wish.settings)
     client = _placed(session, federation, worker, wish, now)
     events.append(session, federation.id, "client.registered", **_named(client))
+    facts = {"worker_id": worker.id, "dataset": client.dataset, "settings": client.settings}
+    _audit(session, principal.id, "client.registered", client, **facts, evaluates_only=client.evaluates_only)
     if federation.state == "running":
         nudge(session, ADVANCE_FEDERATION, federation.id)
     return client
@@ -67,6 +69,7 @@ def leave_client(session: Session, principal: Principal, client_id: str, reason:
     """One data set takes no part any more."""
     client = access.own_client(session, principal, client_id)
     move_to_left(session, client, reason)
+    _audit(session, principal.id, "client.left", client, reason=reason)
     access.wake(session, client.federation_id)
     return client
 
@@ -78,6 +81,7 @@ def restore(session: Session, principal: Principal, client_id: str) -> Client:
     _move(client, "restore")
     client.reason = client.reason_detail = None
     events.append(session, client.federation_id, "client.restored", **_named(client))
+    _audit(session, principal.id, "client.restored", client)
     nudge(session, ADVANCE_FEDERATION, client.federation_id)
     return client
 
@@ -95,6 +99,7 @@ def take_out(session: Session, client: Client, reason: str, detail: str | None) 
     _move(client, "take_out")
     client.reason, client.reason_detail = reason, detail
     events.append(session, client.federation_id, "client.out", **_named(client), reason=reason, detail=detail)
+    _audit(session, audit.COORDINATOR, "client.out", client, reason=reason)
 
 
 def describe_done(session: Session, client: Client, examples: int, evaluation_examples: int) -> None:
@@ -113,6 +118,12 @@ def move_to_left(session: Session, client: Client, reason: str | None) -> None:
     _move(client, "leave")
     client.reason, client.reason_detail = "left", reason
     events.append(session, client.federation_id, "client.left", **_named(client), reason=reason)
+
+
+def _audit(session: Session, by: str, action: audit.Action, client: Client, **details: Any) -> None:
+    owner = session.get_one(Federation, client.federation_id).organization_id
+    of = [owner, client.organization_id]
+    audit.append(session, by, action, client.id, of, federation_id=client.federation_id, **details)
 
 
 def _named(client: Client) -> dict[str, Any]:

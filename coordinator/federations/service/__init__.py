@@ -1,6 +1,6 @@
 """What happens to a federation: what its owner asks for, what its life cycle does, and how it is shown."""
 
-from coordinator.federations.service.advancing import advance, expire, overdue
+from coordinator.federations.service.advancing import advance, expire, hold_up, overdue
 from coordinator.federations.service.asking import cancel, change, clone, create, delete, pause, resume, start
 from coordinator.federations.service.reading import answer, events_after, statement_for, visible
 
@@ -14,6 +14,7 @@ __all__ = [
     "delete",
     "events_after",
     "expire",
+    "hold_up",
     "overdue",
     "pause",
     "resume",

@@ -5,16 +5,17 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from coordinator import events
+from coordinator import audit, events
 from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
 from coordinator.database import lock_row
-from coordinator.errors import Unprocessable
+from coordinator.errors import ArtifactDamaged, Unprocessable
 from coordinator.federations import lifecycle, repository
 from coordinator.federations.lifecycle import Complete, Describe, Fail, Judge, OpenRound, Wait
 from coordinator.federations.service import snapshots
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Round
+from coordinator.nudge import MEND, nudge
 from coordinator.rounds import service as rounds
 from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
 from federated import schedule
@@ -37,9 +38,9 @@ def advance(session: Session, federation_id: str, now: datetime) -> str | None:
             case OpenRound():
                 _open_round(session, federation, now)
             case Complete():
-                end(session, federation, "complete", step.reason, None, now)
+                end(session, audit.COORDINATOR, federation, "complete", step.reason, None, now)
             case Fail():
-                end(session, federation, "fail", step.reason, step.detail, now)
+                end(session, audit.COORDINATOR, federation, "fail", step.reason, step.detail, now)
         session.flush()
     newest = rounds.newest(session, federation_id)
     return None if newest is None or newest.state in ENDED_ROUND else newest.id
@@ -47,6 +48,7 @@ def advance(session: Session, federation_id: str, now: datetime) -> str | None:
 
 def end(
     session: Session,
+    by: str,
     federation: Federation,
     event: lifecycle.Event,
     reason: str,
@@ -60,6 +62,17 @@ def end(
     federation.version += 1
     jobs.withdraw_open(session, federation_id=federation.id, reason=f"federation_{federation.state}", now=now)
     events.append(session, federation.id, f"federation.{federation.state}", reason=reason, detail=detail)
+    of = clients.concerned(session, federation)
+    audit.append(session, by, f"federation.{federation.state}", federation.id, of, reason=reason)
+
+
+def hold_up(session: Session, federation_id: str, damage: ArtifactDamaged, now: datetime) -> None:
+    """The state between two rounds is damaged: it is made again, and if it could not be the federation fails."""
+    federation, newest = lock_row(session, Federation, federation_id), rounds.newest(session, federation_id)
+    if newest is None or damage.digest not in (newest.reason_detail or ""):
+        nudge(session, MEND, damage.digest)
+    elif federation is not None and federation.state in lifecycle.ACTIVE:
+        end(session, audit.COORDINATOR, federation, "fail", rounds.ARTIFACT_DAMAGED, newest.reason_detail, now)
 
 
 def expire(session: Session, now: datetime) -> None:
@@ -125,7 +138,7 @@ def _open_round(session: Session, federation: Federation, now: datetime) -> None
 
 def _following(before: Round) -> tuple[str, int, str | None, bool]:
     """Kind, number, start and cohort of the round after one that closed: its state says."""
-    facts = artifacts.read_header(str(before.state_digest)).facts
+    facts = artifacts.own_header(str(before.state_digest)).facts
     kind = str(facts.get("phase", "train"))
     number = before.number + 1 if kind == before.kind else 1
     return kind, number, before.state_digest, kind == "prepare" or facts.get("cohort") == "all"

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from coordinator import events
+from coordinator import audit, events
 from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
 from coordinator.conditions import check_match, require_match
@@ -17,6 +17,7 @@ from coordinator.federations.service import advancing, definitions
 from coordinator.models import Client, Federation, Organization, Worker
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
+from coordinator.organizations import service as organizations
 from coordinator.rounds import service as rounds
 from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
 from coordinator.security import Principal, Role, require_role
@@ -29,7 +30,8 @@ def create(session: Session, principal: Principal, wish: FederationCreate, now: 
     """A new draft, whose owner takes part from the start."""
     require_role(principal, "owner")
     organization_id = _owner(session, principal, wish)
-    return _drafted(session, organization_id, wish.name, definitions.definition_of(session, principal, wish), now)
+    definition = definitions.definition_of(session, principal, wish)
+    return _drafted(session, principal, organization_id, wish.name, definition, now)
 
 
 def change(
@@ -49,6 +51,7 @@ def change(
     federation.version += 1
     _hold_initial(session, federation)
     events.append(session, federation.id, "federation.changed", fields=sorted(changes))
+    _audit(session, principal, "federation.changed", federation, fields=sorted(changes))
     return federation
 
 
@@ -60,16 +63,20 @@ def clone(
     name = request.name or f"{earlier.name[:120]} copy"
     wish = definitions.parse(definitions.request_of(name, earlier.definition))
     definition = definitions.definition_of(session, principal, wish)
-    return _drafted(session, earlier.organization_id, name, definition, now)
+    return _drafted(session, principal, earlier.organization_id, name, definition, now, cloned_from=earlier.id)
 
 
-def start(session: Session, principal: Principal, federation_id: str, now: datetime) -> Federation:
+def start(
+    session: Session, principal: Principal, federation_id: str, now: datetime, if_match: str | None = None
+) -> Federation:
     """Runs a draft. Raises Conflict if none of the registered workers could take part, with the reasons."""
     federation = _owned(session, principal, federation_id, "owner", "operator")
+    check_match(if_match, federation.version)
     _move(federation, "start")
     _check_workers(session, federation)
     federation.started_at = federation.waiting_since = now
     events.append(session, federation.id, "federation.started")
+    _audit(session, principal, "federation.started", federation)
     nudge(session, ADVANCE_FEDERATION, federation.id)
     return federation
 
@@ -82,6 +89,7 @@ def pause(session: Session, principal: Principal, federation_id: str, at_once: b
     if at_once:
         _withdraw_round(session, federation, "paused", now)
     events.append(session, federation.id, "federation.paused", at_once=at_once)
+    _audit(session, principal, "federation.paused", federation, at_once=at_once)
     nudge(session, ADVANCE_FEDERATION, federation.id)
     return federation
 
@@ -92,6 +100,7 @@ def resume(session: Session, principal: Principal, federation_id: str, now: date
     _move(federation, "resume")
     federation.waiting_since = now
     events.append(session, federation.id, "federation.resumed")
+    _audit(session, principal, "federation.resumed", federation)
     nudge(session, ADVANCE_FEDERATION, federation.id)
     return federation
 
@@ -101,18 +110,22 @@ def cancel(session: Session, principal: Principal, federation_id: str, now: date
     federation = _owned(session, principal, federation_id, "owner", "operator")
     lifecycle.move(federation.state, "cancel")
     _withdraw_round(session, federation, "cancelled", now)
-    advancing.end(session, federation, "cancel", "cancelled", None, now)
+    advancing.end(session, principal.id, federation, "cancel", "cancelled", None, now)
     return federation
 
 
-def delete(session: Session, principal: Principal, federation_id: str, if_match: str | None = None) -> None:
-    """Deletes a draft or an ended federation, with its rounds, jobs and artifacts."""
+def delete(
+    session: Session, principal: Principal, federation_id: str, now: datetime, if_match: str | None = None
+) -> None:
+    """Deletes a draft or an ended federation, with its rounds, jobs and artifacts. Ledgers and audit logs stay."""
     federation = _owned(session, principal, federation_id, "owner")
     if federation.state in lifecycle.ACTIVE:
         raise Conflict("federation_state", f"The federation is {federation.state}: cancel it before it is deleted.")
     check_match(if_match, federation.version)
+    organizations.keep_deeds(session, federation, now)
     rounds.release_all(session, federation.id)
     artifacts.release(session, federation.id)
+    _audit(session, principal, "federation.deleted", federation, name=federation.name, state=federation.state)
     session.delete(federation)
 
 
@@ -133,7 +146,13 @@ def _owner(session: Session, principal: Principal, wish: FederationCreate) -> st
 
 
 def _drafted(
-    session: Session, organization_id: str, name: str, definition: dict[str, Any], now: datetime
+    session: Session,
+    principal: Principal,
+    organization_id: str,
+    name: str,
+    definition: dict[str, Any],
+    now: datetime,
+    **origin: str,
 ) -> Federation:
     federation = Federation(
         id=new_id("fed"),
@@ -151,6 +170,7 @@ def _drafted(
     clients.admit_owner(session, federation, now)
     _hold_initial(session, federation)
     events.append(session, federation.id, "federation.created")
+    _audit(session, principal, "federation.created", federation, name=name, **origin)
     session.flush()
     return federation
 
@@ -169,6 +189,13 @@ def _owned(session: Session, principal: Principal, federation_id: str, *roles: R
         raise Forbidden("not_the_owner", "Only the organization that owns the federation may do this.")
     require_role(principal, *roles)
     return lock_row(session, Federation, federation.id) or federation
+
+
+def _audit(
+    session: Session, principal: Principal, action: audit.Action, federation: Federation, **details: Any
+) -> None:
+    of = clients.concerned(session, federation)
+    audit.append(session, principal.id, action, federation.id, of, **details)
 
 
 def _move(federation: Federation, event: lifecycle.Event) -> None:

@@ -53,10 +53,13 @@ def answer(session: Session, federation: Federation, now: datetime) -> Federatio
     )
 
 
-def events_after(session: Session, federation_id: str, number: int) -> EventPage:
-    """What happened after the event with this number."""
-    items = [event_answer(event) for event in events.read_after(session, federation_id, number, EVENTS_AT_ONCE)]
-    return EventPage(items=items, next_after=items[-1].number if items else number)
+def events_after(session: Session, principal: Principal, federation: Federation, number: int) -> EventPage:
+    """What happened after the event with this number, as far as it is the principal's to know."""
+    found = events.read_after(session, federation.id, number, EVENTS_AT_ONCE)
+    last = found[-1].number if found else number
+    if principal.role != "admin":
+        found = events.for_organization(session, principal.organization_id, federation.id, found)
+    return EventPage(items=[event_answer(event) for event in found], next_after=last)
 
 
 def _waiting(

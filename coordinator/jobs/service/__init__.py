@@ -11,6 +11,8 @@ from coordinator.jobs.service.leasing import (
 )
 from coordinator.jobs.service.offering import (
     accept,
+    ask_again,
+    lose,
     newest_offer,
     of_round,
     offer,
@@ -25,12 +27,14 @@ from coordinator.jobs.service.submitting import submit
 
 __all__ = [
     "accept",
+    "ask_again",
     "decline",
     "expire_leases",
     "fail",
     "hand_back",
     "has_something_for",
     "lease",
+    "lose",
     "newest_offer",
     "of_round",
     "offer",

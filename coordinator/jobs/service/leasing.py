@@ -13,10 +13,12 @@ from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer, lease_answer, problem_document
 from coordinator.jobs.service import moves
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
-from coordinator.nudge import ADVANCE_FEDERATION, nudge
+from coordinator.nudge import ADVANCE_FEDERATION, MEND, nudge
 from coordinator.workers import service as workers
 from federated.protocol import (
     AGENT_STOPPING,
+    ARTIFACT_DAMAGED,
+    DISK_FULL,
     Capabilities,
     DeclineRequest,
     FailRequest,
@@ -67,7 +69,11 @@ def _has_free_slot(session: Session, worker_id: str, boot_id: str, slots: int, n
     # Full, and asks for more: the answer that would have told it of one of them was lost on the way.
     unheard = [job for job in held if lifecycle.is_unheard(_times(job), now, slots)]
     for job in unheard:
-        lose(session, job, now, worker_alive=True, detail="The worker never heard of its lease.")
+        if lifecycle.was_renewed(_times(job)):
+            lose(session, job, now, worker_alive=True, detail="The worker forgot its lease.")
+        else:
+            # No attempt was made: an answer that is lost ten times costs the round nothing but time.
+            moves.offer_again(session, job, "hand_back", now)
     return len(held) - len(unheard) < slots
 
 
@@ -127,6 +133,12 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
         moves.offer_again(session, job, "hand_back", now)
         return answer(session, job)
     problem = problem_document(request.code, "The job failed on its worker", request.detail)
+    if request.code == DISK_FULL:  # no attempt either: the worker rests until it has room
+        moves.offer_again(session, job, "hand_back", now)
+        job.problem = problem
+        return answer(session, job)
+    if request.code == ARTIFACT_DAMAGED and job.instruction_digest is not None:
+        nudge(session, MEND, job.instruction_digest)
     event = lifecycle.after_failure(request.transient, job.attempt, _max_attempts(session, job), True)
     if event == "retry":
         moves.offer_again(session, job, "retry", now)

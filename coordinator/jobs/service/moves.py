@@ -19,7 +19,7 @@ def move(job: Job, event: lifecycle.Event) -> None:
     job.version += 1
 
 
-def offer_again(session: Session, job: Job, event: Literal["retry", "hand_back"], now: datetime) -> None:
+def offer_again(session: Session, job: Job, event: Literal["retry", "hand_back", "lose"], now: datetime) -> None:
     """Back to offered; a retry counts as an attempt."""
     move(job, event)
     job.attempt += event == "retry"

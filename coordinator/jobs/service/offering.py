@@ -110,6 +110,28 @@ def reject(session: Session, job: Job, problem: dict[str, Any], now: datetime) -
     moves.end(session, job, "reject", problem, now)
 
 
+def ask_again(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
+    """A submitted update is lost: the same job is offered once more."""
+    _let_go(session, job)
+    moves.offer_again(session, job, "lose", now)
+    job.problem = problem
+
+
+def lose(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
+    """An accepted update is lost, and counts no more: the client remembers what it did before this job."""
+    _let_go(session, job)
+    moves.end(session, job, "lose", problem, now)
+    client, round_ = session.get_one(Client, job.client_id), session.get_one(Round, job.round_id)
+    client.memory_digest, client.memory_round = job.memory_digest, job.memory_round
+    client.rounds_taken -= round_.kind == "train"
+    client.version += 1
+
+
+def _let_go(session: Session, job: Job) -> None:
+    artifacts.release(session, job.id, "update")
+    job.submission = job.update_digest = job.key_id = job.submitted_at = job.submitted_number = None
+
+
 def of_round(session: Session, round_id: str, kind: str | None = None) -> list[Job]:
     """A round's jobs, in the order in which they were offered first."""
     return repository.of_round(session, round_id, kind)

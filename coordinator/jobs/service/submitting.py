@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from coordinator.artifacts import service as artifacts
 from coordinator.clients.lifecycle import TAKES_PART
 from coordinator.database import lock_row, reading, utcnow, writing
-from coordinator.errors import Conflict
+from coordinator.errors import ArtifactDamaged, Conflict
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import submission_document
 from coordinator.jobs.service import leasing, moves
@@ -126,10 +126,17 @@ def _statement(session: Session, job: Job, update: UpdateSubmission) -> Statemen
 
 
 def _check_header(instruction_digest: str, update_digest: str) -> None:
-    expects = artifacts.read_header(instruction_digest).facts["expects"]
     try:
+        expects = artifacts.own_header(instruction_digest).facts["expects"]
         check_expected(artifacts.read_header(update_digest), expects)
+    except ArtifactDamaged as damage:
+        raise artifacts.reported(damage.digest) from None
+    except FileNotFoundError:
+        raise artifacts.reported(update_digest) from None
     except HeaderError as error:
+        for digest in (instruction_digest, update_digest):  # the worker must not pay for a bit that fell here
+            if not artifacts.is_whole(digest):
+                raise artifacts.reported(digest) from None
         raise lifecycle.refused("update_refused", "/update/digest", str(error), error.tensor) from None
 
 

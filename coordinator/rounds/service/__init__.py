@@ -1,8 +1,9 @@
 """What happens to a round. `tasks` asks it what to do, lets the conductor do it, and hands the result back."""
 
 from coordinator.rounds.service.bookkeeping import open_round, withdraw
-from coordinator.rounds.service.claims import Claimed, claim, renew
+from coordinator.rounds.service.claims import Claimed, claim, claim_shard, renew
 from coordinator.rounds.service.lineage import provenance, repeatable
+from coordinator.rounds.service.mending import ARTIFACT_DAMAGED, hold_up, lost, making, mended
 from coordinator.rounds.service.reading import (
     adapter_file,
     adapter_files,
@@ -16,17 +17,22 @@ from coordinator.rounds.service.reading import (
     jobs_of,
     newest,
     newest_adapter_number,
+    note_download,
     open_rounds,
     release_all,
     rounds_of,
     show,
     visible,
 )
-from coordinator.rounds.service.recording import fail, record
+from coordinator.rounds.service.recording import fail, record, record_shard
+from coordinator.rounds.service.sharding import ClaimedShard
+from coordinator.rounds.service.sharding import due as shards_due
 from coordinator.rounds.service.snapshots import next_step
 
 __all__ = [
+    "ARTIFACT_DAMAGED",
     "Claimed",
+    "ClaimedShard",
     "adapter_file",
     "adapter_files",
     "adapter_round",
@@ -34,22 +40,30 @@ __all__ = [
     "answers",
     "check_may_download",
     "claim",
+    "claim_shard",
     "count_closed",
     "due",
     "fail",
     "history",
+    "hold_up",
     "jobs_of",
+    "lost",
+    "making",
+    "mended",
     "newest",
     "newest_adapter_number",
     "next_step",
+    "note_download",
     "open_round",
     "open_rounds",
     "provenance",
     "record",
+    "record_shard",
     "release_all",
     "renew",
     "repeatable",
     "rounds_of",
+    "shards_due",
     "show",
     "visible",
     "withdraw",

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from coordinator import events
+from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
 from coordinator.database import lock_row
 from coordinator.jobs import service as jobs
@@ -19,6 +20,7 @@ from coordinator.rounds.service import retention, snapshots
 from coordinator.workers import service as workers
 from federated import schedule
 
+SHARD_PART = "shard"
 Settled = Draw | Close | Retry | Fail
 
 
@@ -75,7 +77,7 @@ def settle(
             close(session, federation, round_, now)
         case Retry():
             end(session, round_, lifecycle.WITHDRAWN, lifecycle.QUORUM_MISSED, step.detail, now)
-            return _open_again(session, federation, round_, now)
+            return open_again(session, federation, round_, now)
         case Fail():
             end(session, round_, lifecycle.FAILED, step.reason, step.detail, now)
     return round_
@@ -114,7 +116,8 @@ def close(session: Session, federation: Federation, round_: Round, now: datetime
     nudge(session, ADVANCE_FEDERATION, round_.federation_id)
 
 
-def _open_again(session: Session, federation: Federation, round_: Round, now: datetime) -> Round:
+def open_again(session: Session, federation: Federation, round_: Round, now: datetime) -> Round:
+    """Another attempt at the same round."""
     return open_round(
         session,
         federation,
@@ -151,6 +154,7 @@ def end(session: Session, round_: Round, state: str, reason: str, detail: str | 
     round_.state = lifecycle.move(round_.state, state)
     round_.reason, round_.reason_detail, round_.closed_at = reason, detail, now
     release_claim(round_)
+    artifacts.release(session, round_.id, SHARD_PART)
     jobs.withdraw_open(session, round_id=round_.id, reason=reason, now=now)
     events.append(session, round_.federation_id, f"round.{state}", **name_of(round_), reason=reason, detail=detail)
     nudge(session, ADVANCE_FEDERATION, round_.federation_id)

@@ -5,7 +5,7 @@ throws its result away. `claimed_until` keeps a second task from computing the s
 the owner works, and passes when the owner died.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,23 +15,26 @@ from sqlalchemy.orm import Session
 
 from coordinator.clients import service as clients
 from coordinator.jobs import service as jobs
-from coordinator.models import Client, Federation, Round, Worker
+from coordinator.models import Client, Federation, Round, Shard, Worker
 from coordinator.rounds import lifecycle, repository
-from coordinator.rounds.lifecycle import Aggregate, Check, Evaluate, Plan, Start, Wait
+from coordinator.rounds.lifecycle import Aggregate, Check, Evaluate, Join, Plan, Start, Wait
 from coordinator.rounds.schemas import (
     AggregateInput,
     CheckInput,
     ClientInput,
     Input,
+    JoinInput,
     Method,
     PlanInput,
+    ShardInput,
     StartInput,
     UpdateInput,
 )
-from coordinator.rounds.service import bookkeeping, snapshots
+from coordinator.rounds.service import bookkeeping, sharding, snapshots
+from coordinator.rounds.service.sharding import ClaimedShard
 from coordinator.settings import get_settings
 
-Computed = Start | Plan | Check | Aggregate | Evaluate
+Computed = Start | Plan | Check | Aggregate | Join | Evaluate
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,28 @@ def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
     return None
 
 
-def renew(session: Session, claimed: Claimed, now: datetime) -> bool:
+def claim_shard(session: Session, shard_id: str, now: datetime) -> ClaimedShard | None:
+    """Claims a part of an aggregation. None: nothing to do, or somebody does it."""
+    found = sharding.locked(session, shard_id)
+    if found is None:
+        return None
+    federation, round_, row = found
+    if row.claimed_until is not None and row.claimed_until > now:
+        return None
+    row.version += 1
+    row.claimed_until = _until(now)
+    given = ShardInput(_whole(session, federation, round_), tuple(row.groups))
+    return ClaimedShard(round_.id, row.id, row.version, given)
+
+
+def renew(session: Session, claimed: Claimed | ClaimedShard, now: datetime) -> bool:
     """Keeps the claim for another `claim_seconds`; False if it was lost."""
-    statement = update(Round).where(Round.id == claimed.round_id, Round.version == claimed.version)
-    renewed = session.execute(statement.values(claimed_until=_until(now)).returning(Round.id))
+    if isinstance(claimed, ClaimedShard):
+        still = update(Shard).where(Shard.id == claimed.shard_id, Shard.version == claimed.version)
+        renewed = session.execute(still.values(claimed_until=_until(now)).returning(Shard.id))
+    else:
+        statement = update(Round).where(Round.id == claimed.round_id, Round.version == claimed.version)
+        renewed = session.execute(statement.values(claimed_until=_until(now)).returning(Round.id))
     return renewed.one_or_none() is not None
 
 
@@ -83,20 +104,41 @@ def _claimed(session: Session, federation: Federation, round_: Round, step: Comp
 def _given(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Input:
     match step:
         case Start():
-            initial = federation.definition["initial_adapter"]
-            return StartInput(_method(federation, round_), initial and initial["digest"])
+            return start_input(federation, round_)
         case Plan():
-            drawn = clients.by_ordinals(session, federation.id, round_.cohort or [])
-            return _plan(session, _method(federation, round_), str(round_.start_digest), drawn)
+            return plan_input(session, federation, round_, round_.cohort or [])
         case Check():
             return _check(session, federation, round_, step)
         case Aggregate():
-            kept = repository.all_clients(session, federation.id)
-            notes = {str(client.ordinal): client.note_digest for client in kept if client.note_digest}
-            return aggregate_input(session, federation, round_, notes)
+            return _whole(session, federation, round_)
+        case Join():
+            return JoinInput(_whole(session, federation, round_), sharding.made_parts(session, round_))
         case Evaluate():
             asked = bookkeeping.evaluating_clients(session, federation, round_, now)
-            return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), asked)
+            return evaluation_input(session, federation, round_, asked)
+
+
+def start_input(federation: Federation, round_: Round) -> StartInput:
+    """What the federation's first state is made of."""
+    initial = federation.definition["initial_adapter"]
+    return StartInput(_method(federation, round_), initial and initial["digest"])
+
+
+def plan_input(session: Session, federation: Federation, round_: Round, cohort: Collection[int]) -> PlanInput:
+    """What the instructions of a cohort are made of."""
+    drawn = clients.by_ordinals(session, federation.id, list(cohort))
+    return _plan(session, _method(federation, round_), str(round_.start_digest), drawn)
+
+
+def evaluation_input(session: Session, federation: Federation, round_: Round, asked: Iterable[Client]) -> PlanInput:
+    """What the instructions of those that evaluate are made of."""
+    return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), asked)
+
+
+def _whole(session: Session, federation: Federation, round_: Round) -> AggregateInput:
+    kept = repository.all_clients(session, federation.id)
+    notes = {str(client.ordinal): client.note_digest for client in kept if client.note_digest}
+    return aggregate_input(session, federation, round_, notes)
 
 
 def _method(federation: Federation, round_: Round, kind: str | None = None) -> Method:

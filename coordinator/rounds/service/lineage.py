@@ -1,10 +1,12 @@
 """Where an adapter came from: told as its provenance, and as what it takes to aggregate its rounds again."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from coordinator import signing
 from coordinator.artifacts import service as artifacts
 from coordinator.models import Federation, Job, Round
 from coordinator.rounds import repository
@@ -39,6 +41,14 @@ def provenance_of(session: Session, federation: Federation, until: Round) -> Pro
 def provenance(session: Session, federation: Federation, until: Round) -> bytes:
     """`provenance.json` of this round's adapter."""
     return provenance_of(session, federation, until).model_dump_json(indent=2).encode() + b"\n"
+
+
+def signature(session: Session, federation: Federation, until: Round) -> str | None:
+    """The coordinator's signature under this round's adapter and its provenance; None without a key."""
+    told = provenance(session, federation, until)
+    files = {name: file["digest"] for name, file in (until.adapter or {})["files"].items()}
+    digests = files | {FILE: "sha256:" + hashlib.sha256(told).hexdigest()}
+    return signing.sign(f"{federation.id}-round-{until.number}", digests)
 
 
 def _update(ordinal: int, job: Job) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
+from coordinator import audit
 from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
 from coordinator.errors import Forbidden, NotFound
@@ -75,9 +76,10 @@ def show(session: Session, federation_id: str, kind: str, number: int, attempt: 
 def visible(session: Session, principal: Principal, round_id: str) -> tuple[Federation, Round]:
     """A round with its federation, if the principal may see that. Raises NotFound."""
     round_ = session.get(Round, round_id)
-    if round_ is None:
+    federation = None if round_ is None else session.get(Federation, round_.federation_id)
+    if round_ is None or federation is None or not clients.may_see(session, principal, federation):
         raise NotFound("round_unknown", f"There is no round {round_id}, or it is not yours to see.")
-    return clients.visible_federation(session, principal, round_.federation_id), round_
+    return federation, round_
 
 
 def jobs_of(
@@ -121,6 +123,7 @@ def _answer(
     what, since = None, None
     if round_.state not in lifecycle.ENDED:
         what, since = waiting(snapshots.next_step(session, federation, round_, now)), waiting_since(round_)
+        what += f", held up: {round_.reason}" if round_.reason else ""
     row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
     traffic = {name: round_.metrics.get(name, 0) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
@@ -149,6 +152,7 @@ _DOING: dict[type[lifecycle.Step], str] = {
     lifecycle.Draw: "drawing",
     lifecycle.Plan: "planning",
     lifecycle.Aggregate: "aggregating",
+    lifecycle.Join: "joining_shards",
     lifecycle.Evaluate: "planning_evaluation",
     lifecycle.Close: "closing",
     lifecycle.Retry: "opening_another_attempt",
@@ -168,6 +172,14 @@ def check_may_download(session: Session, principal: Principal, federation: Feder
     part = session.get(Invitation, (federation.id, principal.organization_id))
     if part is None or part.state != "accepted":
         raise Forbidden("not_taking_part", "Adapters are for organizations that take part. Accept the invitation.")
+
+
+def note_download(
+    session: Session, principal: Principal, federation: Federation, round_: Round, file: str | None
+) -> None:
+    """Puts on record, for the owner and for who asks, that a file of the adapter is handed out; None: all files."""
+    of = [federation.organization_id, principal.organization_id or federation.organization_id]
+    audit.append(session, principal.id, "adapter.downloaded", federation.id, of, round=round_.number, file=file)
 
 
 def adapter_round(session: Session, federation_id: str, number: int | None) -> Round:

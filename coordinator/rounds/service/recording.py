@@ -13,12 +13,24 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Round
 from coordinator.rounds import lifecycle
 from coordinator.rounds.lifecycle import Evaluate
-from coordinator.rounds.schemas import AggregateInput, MadeAggregate, MadePlan, MadeState, Result, Verdicts
-from coordinator.rounds.service import bookkeeping, snapshots
+from coordinator.rounds.schemas import (
+    AggregateInput,
+    Cut,
+    JoinInput,
+    MadeAggregate,
+    MadePlan,
+    MadeShard,
+    MadeState,
+    Result,
+    Verdicts,
+)
+from coordinator.rounds.service import bookkeeping, lineage, sharding, snapshots
 from coordinator.rounds.service.claims import Claimed
+from coordinator.rounds.service.sharding import ClaimedShard
 from federated import schedule
 from federated.protocol import JobKind
 
+ALGORITHM_FAILED = "algorithm_failed"
 DEADLINES = {"train": "round_deadline_seconds", "prepare": "prepare_deadline_seconds"}
 
 
@@ -29,6 +41,7 @@ def record(session: Session, claimed: Claimed, result: Result, now: datetime) ->
         return False
     federation, round_ = found
     bookkeeping.release_claim(round_)
+    round_.reason = None  # what held it up is over
     match result:
         case MadeState():
             _record_start(session, round_, result)
@@ -38,10 +51,25 @@ def record(session: Session, claimed: Claimed, result: Result, now: datetime) ->
             _record_plan(session, federation, round_, result.instructions, now)
         case Verdicts():
             _record_verdicts(session, round_, result, now)
+        case Cut():
+            sharding.open_all(session, round_, result)
         case MadeAggregate():
-            assert isinstance(claimed.given, AggregateInput)  # noqa: S101 - what an aggregate is made of
-            _keep_notes(session, round_, claimed.given)
+            _keep_notes(session, round_, claimed)
             _record_aggregate(session, federation, round_, result, now)
+    session.flush()
+    return True
+
+
+def record_shard(session: Session, claimed: ClaimedShard, result: MadeShard | str, now: datetime) -> bool:
+    """Writes what a claimed shard made, or why it could not: the round fails. False as for `record`."""
+    found = sharding.locked(session, claimed.shard_id)
+    if found is None or found[2].version != claimed.version:
+        return False
+    _, round_, row = found
+    if isinstance(result, str):
+        bookkeeping.end(session, round_, lifecycle.FAILED, ALGORITHM_FAILED, result, now)
+    else:
+        sharding.record(session, round_, row, result)
     session.flush()
     return True
 
@@ -57,7 +85,7 @@ def fail(session: Session, claimed: Claimed, detail: str, now: datetime) -> bool
         round_.reason_detail = f"not evaluated: {detail}"
         _record_evaluation(session, federation, round_, {}, now)
     else:
-        bookkeeping.end(session, round_, lifecycle.FAILED, "algorithm_failed", detail, now)
+        bookkeeping.end(session, round_, lifecycle.FAILED, ALGORITHM_FAILED, detail, now)
     return True
 
 
@@ -129,8 +157,10 @@ def _record_verdicts(session: Session, round_: Round, verdicts: Verdicts, now: d
             jobs.reject(session, job, dict(problem), now)
 
 
-def _keep_notes(session: Session, round_: Round, given: AggregateInput) -> None:
+def _keep_notes(session: Session, round_: Round, claimed: Claimed) -> None:
     """The notes that the round used are kept as long as its updates: with both it can be aggregated again."""
+    given = claimed.given.whole if isinstance(claimed.given, JoinInput) else claimed.given
+    assert isinstance(given, AggregateInput)  # noqa: S101 - what an aggregate is made of
     notes = {str(update.ordinal): update.note_digest for update in given.updates if update.note_digest is not None}
     for digest in notes.values():
         artifacts.hold(session, digest, round_.id, "note")
@@ -155,9 +185,14 @@ def _record_aggregate(
         }
         round_.adapter = {"kind": made.adapter_kind, "files": files}
     round_.environment = dict(made.environment)
+    others = [part.environment for part in sharding.made_parts(session, round_)]
+    bookkeeping.add_reasons(round_, ["environments_differ"] * any(other != made.environment for other in others))
+    sharding.discard(session, round_)
     round_.finished = made.finished
     round_.aggregated_at = now
     _measure(session, round_, made.metrics)
+    session.flush()
+    round_.signature = lineage.signature(session, federation, round_) if round_.adapter else None
     events.append(session, federation.id, "round.aggregated", **bookkeeping.name_of(round_), metrics=round_.metrics)
 
 

@@ -50,6 +50,7 @@ def snapshot(session: Session, federation: Federation, round_: Round, now: datet
         jobs=_facts(own, ordinals),
         evaluations=_evaluations(session, round_),
         retries=sum(row.reason == lifecycle.QUORUM_MISSED for row in earlier),
+        shards=_shards(session, round_),
     )
 
 
@@ -76,6 +77,13 @@ def evaluation_due(federation: Federation, round_: Round) -> bool:
     """Whether clients evaluate what the round made."""
     every = federation.definition["evaluation"]["every"]
     return round_.kind == "train" and schedule.evaluation_due(round_.number, federation.definition["rounds"], every)
+
+
+def _shards(session: Session, round_: Round) -> tuple[int, int] | None:
+    if round_.state != lifecycle.AGGREGATING:
+        return None
+    rows = repository.shards_of(session, round_.id)
+    return (sum(row.made is not None for row in rows), len(rows)) if rows else None
 
 
 def _evaluations(session: Session, round_: Round) -> tuple[JobFacts, ...]:

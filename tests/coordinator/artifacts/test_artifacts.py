@@ -71,7 +71,9 @@ class TestDownload:
     def test_a_range_outside_is_refused(self, worker: EnrolledWorker, path: str, text: str) -> None:
         problem(worker.http.get(path, headers={"Range": text}), 416, "range_not_satisfiable")
 
-    @pytest.mark.parametrize("text", ["bytes=5-2", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "nonsense"])
+    @pytest.mark.parametrize(
+        "text", ["bytes=5-2", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "nonsense", "bytes=0-" + "9" * 5000]
+    )
     def test_what_is_no_single_range_gives_the_whole(self, worker: EnrolledWorker, path: str, text: str) -> None:
         answer = worker.http.get(path, headers={"Range": text})
         assert (answer.status_code, answer.content) == (200, CONTENT)
@@ -174,9 +176,9 @@ class TestCollection:
         upload_id = created(announce(worker.http))["upload_id"]
         worker.http.put(f"/v1/artifacts/uploads/{upload_id}/chunks/0", content=CONTENT)
         artifacts.collect(self.later(7 * DAY_SECONDS - 60))
-        assert (count(Upload), store.chunks_present(upload_id)) == (1, (0,))
+        assert (count(Upload), tuple(sorted(store.chunk_sizes(upload_id)))) == (1, (0,))
         artifacts.collect(self.later(7 * DAY_SECONDS + 60))
-        assert (count(Upload), store.chunks_present(upload_id)) == (0, ())
+        assert (count(Upload), tuple(sorted(store.chunk_sizes(upload_id)))) == (0, ())
 
     def test_more_than_one_batch_is_collected(self, data_folder: Path, tmp_path: Path) -> None:
         for number in range(105):

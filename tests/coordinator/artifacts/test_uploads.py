@@ -12,6 +12,7 @@ from coordinator.artifacts import store, tasks
 from coordinator.database import reading, utcnow, writing
 from coordinator.models import Artifact, Upload
 from tests.coordinator.artifacts.stored import CONTENT, DIGEST, announce, count
+from tests.support.queue import queued
 from tests.support.service import (
     EnrolledWorker,
     Organization,
@@ -19,7 +20,6 @@ from tests.support.service import (
     created,
     forget_settings,
     problem,
-    queued,
     upload,
 )
 
@@ -28,10 +28,10 @@ class TestUpload:
     def test_one_chunk_is_complete_at_once(self, service: Service, worker: EnrolledWorker) -> None:
         answer = upload(worker.http, CONTENT, DIGEST)
         assert (answer["state"], answer["artifact"]) == ("complete", {"digest": DIGEST, "size_bytes": len(CONTENT)})
-        assert artifacts.local_file(DIGEST).read_bytes() == CONTENT
+        assert artifacts.whole_file(DIGEST).read_bytes() == CONTENT
         with reading() as session:
             assert artifacts.uploaded_by(session, worker.id, DIGEST) == len(CONTENT)
-        assert store.chunks_present(answer["upload_id"]) == ()
+        assert tuple(sorted(store.chunk_sizes(answer["upload_id"]))) == ()
 
     def test_several_chunks_are_put_together_in_the_background(
         self, small_chunks: None, service: Service, worker: EnrolledWorker
@@ -46,7 +46,7 @@ class TestUpload:
         tasks.assemble(answer["upload_id"])
         assert worker.http.get(path).json()["state"] == "complete"
         assert worker.http.post(f"{path}/complete").json()["state"] == "complete"
-        assert artifacts.local_file(DIGEST).read_bytes() == CONTENT
+        assert artifacts.whole_file(DIGEST).read_bytes() == CONTENT
 
     def test_complete_of_several_answers_202_and_where_to_look(
         self, small_chunks: None, service: Service, worker: EnrolledWorker
@@ -146,7 +146,7 @@ class TestUpload:
         done = upload(worker.http, CONTENT, DIGEST)
         path = f"/v1/artifacts/uploads/{done['upload_id']}/chunks/0"
         problem(worker.http.put(path, content=bytes(len(CONTENT))), 409, "upload_closed")
-        assert artifacts.local_file(DIGEST).read_bytes() == CONTENT
+        assert artifacts.whole_file(DIGEST).read_bytes() == CONTENT
 
     def test_another_principals_upload_is_not_there(
         self, service: Service, bank: Organization, worker: EnrolledWorker

@@ -8,7 +8,8 @@ import pytest
 from coordinator.database import writing
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
 from tests.coordinator.clients import scene
-from tests.support.service import Organization, Service, created, problem, queued
+from tests.support.queue import queued
+from tests.support.service import Organization, Service, created, problem
 
 
 @dataclass

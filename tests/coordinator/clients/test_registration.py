@@ -11,7 +11,8 @@ from coordinator.database import writing
 from coordinator.models import Client
 from coordinator.nudge import ADVANCE_FEDERATION
 from tests.coordinator.clients import scene
-from tests.support.service import EnrolledWorker, Organization, Service, created, problem, queued
+from tests.support.queue import queued
+from tests.support.service import EnrolledWorker, Organization, Service, created, problem
 
 
 @dataclass

@@ -8,12 +8,12 @@ import pytest
 from coordinator.database import utcnow, writing
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
-from coordinator.models import Client, Federation, Worker
+from coordinator.models import Client, Federation, Job, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
-from federated.protocol import AGENT_STOPPING, Capabilities, DeclineRequest, FailRequest, JobProgress
+from federated.protocol import AGENT_STOPPING, DISK_FULL, Capabilities, DeclineRequest, FailRequest, JobProgress
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, LATER_BOOT, Stage, set_up
-from tests.support.service import queued
+from tests.support.queue import queued
 
 
 @pytest.fixture
@@ -63,8 +63,19 @@ class TestLease:
         assert (lease.job_id, lease.attempt) == (job_id, 2)
         assert stage.job(job_id).boot_id == LATER_BOOT
 
-    def test_a_lease_whose_answer_was_lost_is_handed_out_again(self, stage: Stage) -> None:
+    def test_a_lease_whose_answer_was_lost_is_handed_out_again_and_costs_no_attempt(self, stage: Stage) -> None:
         job_id = stage.leased()
+        for _ in range(5):
+            lease = stage.lease()
+            assert lease is not None
+            assert (lease.job_id, lease.attempt) == (job_id, 1)
+
+    def test_a_lease_that_was_renewed_and_forgotten_costs_an_attempt(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        now = utcnow() - timedelta(seconds=31)
+        with writing() as session:
+            session.get_one(Job, job_id).leased_at = now - timedelta(seconds=20)
+            jobs.renew(session, stage.worker_id, job_id, BOOT, None, now)
         lease = stage.lease()
         assert lease is not None
         assert (lease.job_id, lease.attempt) == (job_id, 2)
@@ -206,6 +217,16 @@ class TestFail:
         job_id = stage.leased("describe")
         assert self.fail(stage, job_id, transient=False) == "failed"
         assert (stage.client().state, stage.client().reason) == ("out", "out_of_memory")
+
+    def test_a_job_that_found_no_room_costs_no_attempt_and_says_so(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        given = FailRequest(boot_id=BOOT, code=DISK_FULL, detail="No space left on device", transient=True)
+        for _ in range(4):
+            with writing() as session:
+                assert jobs.fail(session, stage.worker_id, job_id, given, utcnow()).state == "offered"
+            assert (stage.job(job_id).problem or {})["code"] == "disk_full"
+            assert stage.lease() is not None
+        assert stage.jobs() == [("leased", 1)]
 
     def test_a_job_that_is_leased_no_more_is_not_failed(self, stage: Stage) -> None:
         job_id = stage.offer()

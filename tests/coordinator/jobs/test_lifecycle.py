@@ -12,16 +12,16 @@ from coordinator.jobs.lifecycle import EVENTS, STATES, Event, LeaseTimes
 from federated.protocol import SubmitRequest
 
 TABLE = """
-          lease  renew  hand_back retry   submit    accept   reject   fail   decline  expire  withdraw
-offered   leased -      -         -       submitted -        -        -      -        -       withdrawn
-leased    -      leased offered   offered submitted -        -        failed declined expired withdrawn
-submitted -      -      -         -       -         accepted rejected -      -        -       withdrawn
-accepted  -      -      -         -       -         -        -        -      -        -       -
-rejected  -      -      -         -       -         -        -        -      -        -       -
-failed    -      -      -         -       -         -        -        -      -        -       -
-declined  -      -      -         -       -         -        -        -      -        -       -
-expired   -      -      -         -       -         -        -        -      -        -       -
-withdrawn -      -      -         -       -         -        -        -      -        -       -
+          lease  renew  hand_back retry   submit    accept   reject   fail   decline  expire  withdraw  lose
+offered   leased -      -         -       submitted -        -        -      -        -       withdrawn -
+leased    -      leased offered   offered submitted -        -        failed declined expired withdrawn -
+submitted -      -      -         -       -         accepted rejected -      -        -       withdrawn offered
+accepted  -      -      -         -       -         -        -        -      -        -       -         failed
+rejected  -      -      -         -       -         -        -        -      -        -       -         -
+failed    -      -      -         -       -         -        -        -      -        -       -         -
+declined  -      -      -         -       -         -        -        -      -        -       -         -
+expired   -      -      -         -       -         -        -        -      -        -       -         -
+withdrawn -      -      -         -       -         -        -        -      -        -       -         -
 """
 DIGEST = "sha256:" + "0" * 64
 NOW = datetime(2025, 1, 1, tzinfo=UTC)

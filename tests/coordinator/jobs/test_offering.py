@@ -11,7 +11,7 @@ from coordinator.models import Client, Federation, Grant, Job, Round
 from coordinator.nudge import ADVANCE_ROUND
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import Stage, set_up, train_body
-from tests.support.service import queued
+from tests.support.queue import queued
 
 MEMORY = "sha256:" + "5" * 64
 

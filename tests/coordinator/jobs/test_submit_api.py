@@ -12,7 +12,8 @@ from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
 from federated.statement import key_id
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused
-from tests.support.service import problem, queued, rotate, upload
+from tests.support.queue import queued
+from tests.support.service import problem, rotate, upload
 
 
 class TestSubmit:

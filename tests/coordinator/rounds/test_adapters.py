@@ -8,7 +8,7 @@ from federated.payload import Payload
 from tests.support.service import problem
 from tests.support.stage import MODEL, Stage, definition
 
-FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "provenance.json"]
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "model.sig", "provenance.json"]
 
 
 class TestDownload:
@@ -89,8 +89,8 @@ class TestDownload:
         round_id = stage.rounds()[0]["id"]
         assert len(stage.owner.viewer.get(f"/v1/rounds/{round_id}/jobs").json()["items"]) == 2
         stranger = stage.service.new_organization("stranger")
-        for path in (stage.path("adapter"), f"/v1/rounds/{round_id}/jobs"):
-            problem(stranger.owner.get(path), 404, "federation_unknown")
+        problem(stranger.owner.get(stage.path("adapter")), 404, "federation_unknown")
+        problem(stranger.owner.get(f"/v1/rounds/{round_id}/jobs"), 404, "round_unknown")
 
 
 class TestGoingOn:

@@ -7,6 +7,7 @@ from pathlib import Path
 from coordinator.rounds import conductor
 from coordinator.rounds.schemas import Method, PlanInput, StartInput
 from coordinator.settings import get_settings
+from federated.environment import environment
 from tests.support.stage import MODEL
 
 METHOD = Method(
@@ -36,7 +37,7 @@ class TestTheDesk:
 
     def test_it_computes_with_the_threads_of_the_settings_and_says_so(self, data_folder: Path) -> None:
         first = conductor.start(StartInput(METHOD, None))
-        assert conductor.environment()["aggregation_threads"] == get_settings().aggregation_threads
+        assert environment()["aggregation_threads"] == get_settings().aggregation_threads
         assert conductor.start(StartInput(METHOD, None)) == first
         assert (first.phase, first.everybody) == ("train", False)
 

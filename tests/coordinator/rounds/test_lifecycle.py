@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, product
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from coordinator.rounds.lifecycle import (
     Evaluate,
     Fail,
     JobFacts,
+    Join,
     Plan,
     Retry,
     Rules,
@@ -26,6 +28,7 @@ from coordinator.rounds.lifecycle import (
     Step,
     Wait,
 )
+from coordinator.rounds.service.reading import waiting
 
 OPENED = datetime(2030, 1, 1, tzinfo=UTC)
 RULES = Rules(clients_per_round=3, min_clients=2, over_selection=0, wait_for_clients_seconds=60, max_round_retries=1)
@@ -251,6 +254,16 @@ class TestWhateverHappens:
         if isinstance(following, Wait):
             assert following.until == DEADLINE
             assert seconds < 100
+
+
+class TestWords:
+    def test_there_are_some_for_every_step(self) -> None:
+        steps: list[Step] = [
+            Start(), Draw(2), Plan(), Check(("job1",)), Aggregate(), Join(), Evaluate(), Close(), Retry("few"),
+            Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
+        ]  # fmt: skip
+        assert {type(one) for one in steps} == set(get_args(Step))
+        assert all(waiting(one) for one in steps)
 
 
 class TestMetrics:

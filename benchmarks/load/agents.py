@@ -1,0 +1,132 @@
+"""Simulated agents: each beats, leases, renews and submits as a worker agent does, and trains nothing.
+
+A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has an HTTP client of its own and signs
+each request with its own key, by the worker agent's own code. Nothing is tried again: what fails is an error.
+"""
+
+import asyncio
+import json
+import random
+import ssl
+import sys
+import time
+import uuid
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from worker_agent.connection import Clock, SignedRequests
+from worker_agent.identity import Identity, WorkerRecord
+
+HEARTBEAT_SECONDS = 10.0
+RENEW_SECONDS = 20.0
+LONG_POLL_SECONDS = 30.0
+_TIMEOUT_SECONDS = 60.0
+# The server closes a connection after 5 s without a request; a request must not meet that.
+_LIMITS = httpx.Limits(keepalive_expiry=2.0)
+_TLS = ssl.create_default_context()
+
+
+class Load:
+    """What all agents share: the times, and what came of it. `received`: job id -> `time.monotonic`."""
+
+    def __init__(self, url: str, until: float, job_seconds: float, capabilities: dict[str, Any]) -> None:
+        self.url, self.until, self.job_seconds, self.capabilities = url, until, job_seconds, capabilities
+        self.received: dict[str, float] = {}
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
+        self.errors: Counter[str] = Counter()
+
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.until
+
+
+class Agent:
+    """One worker."""
+
+    def __init__(self, load: Load, worker_id: str, key: Ed25519PrivateKey) -> None:
+        record = WorkerRecord(
+            url=load.url, worker_id=worker_id, organization_id="", organization_name="", name=worker_id
+        )
+        self._load, self._boot_id = load, uuid.uuid4().hex
+        auth = SignedRequests(Identity(record, key), Clock())
+        self._http = httpx.AsyncClient(
+            base_url=load.url, auth=auth, verify=_TLS, limits=_LIMITS, timeout=_TIMEOUT_SECONDS, trust_env=False
+        )
+
+    async def run(self, start_after_seconds: float) -> None:
+        """Beats and works until the time is up."""
+        await asyncio.sleep(start_after_seconds)
+        async with self._http:
+            beating = asyncio.create_task(self._beat())
+            while not self._load.over():
+                await self._work_once()
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            body = {"boot_id": self._boot_id, "capabilities": self._load.capabilities}
+            await self._post("heartbeat", "/v1/workers/me/heartbeat", body)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _work_once(self) -> None:
+        wait_seconds = min(LONG_POLL_SECONDS, max(0.0, self._load.until - time.monotonic()))
+        answer = await self._post("lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds})
+        if answer is None:
+            await asyncio.sleep(1.0)
+        elif answer.status_code == 200:
+            job_id = answer.json()["job_id"]
+            self._load.received[job_id] = time.monotonic()
+            await self._do(f"/v1/jobs/{job_id}")
+
+    async def _do(self, path: str) -> None:
+        ends_at = time.monotonic() + self._load.job_seconds
+        while (left_seconds := ends_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(RENEW_SECONDS, left_seconds))
+            if time.monotonic() < ends_at:
+                progress = {"done": 1, "total": 2, "metrics": {"train_loss": 0.5}}
+                await self._post("renew", f"{path}/renew", {"boot_id": self._boot_id, "progress": progress})
+        evaluation = {"shared": {"examples": 20.0, "loss": 0.5, "accuracy": 0.75}}
+        await self._post("submit", f"{path}/submit", {"evaluation": evaluation, "seconds": {"evaluation": 1.0}})
+
+    async def _post(self, name: str, path: str, body: dict[str, Any]) -> httpx.Response | None:
+        started = time.monotonic()
+        try:
+            answer = await self._http.post(path, json=body)
+        except httpx.HTTPError as error:
+            self._load.errors[f"{name}: {type(error).__name__} {error}"] += 1
+            return None
+        if answer.is_error:
+            self._load.errors[f"{name}: {answer.status_code} {answer.text[:200]}"] += 1
+            return None
+        if name != "lease":
+            self._load.seconds[name].append(time.monotonic() - started)
+        return answer
+
+
+async def run(given: dict[str, Any]) -> Load:
+    """All agents, started one after another within a heartbeat."""
+    load = Load(given["url"], given["until"], given["job_seconds"], given["capabilities"])
+    workers = json.loads(Path(given["workers"]).read_text(encoding="utf-8"))
+    dice = random.Random(given["seed"])
+    async with asyncio.TaskGroup() as group:
+        for worker in workers:
+            key = load_pem_private_key(worker["key"].encode(), password=None)
+            assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - as they were made
+            group.create_task(Agent(load, worker["id"], key).run(dice.uniform(0, HEARTBEAT_SECONDS)))
+    return load
+
+
+def main() -> None:
+    """The command line: one JSON object in, one out."""
+    load = asyncio.run(run(json.loads(sys.argv[1])))
+    told = {"received": load.received, "seconds": load.seconds, "errors": load.errors}
+    print(json.dumps(told | {"processor_seconds": time.process_time()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

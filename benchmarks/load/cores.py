@@ -1,0 +1,22 @@
+"""Which core a process runs on: servers on one, whoever asks of them on another."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def two_cores() -> tuple[int, int]:
+    """A core for the servers and another for their callers; the same one where there is no second."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[-1], cores[0]
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """What is started inside the block stays on that core, its own children too."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

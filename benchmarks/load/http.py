@@ -1,0 +1,76 @@
+"""A caller that costs little: sends from a file and throws away what comes, over one connection at a time."""
+
+import http.client
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+_BUFFER_BYTES = 1024**2
+_TIMEOUT_SECONDS = 600.0
+
+
+class Caller:
+    """Requests to one server; one connection, made again where the server closed it."""
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        self._at, self._headers = urlsplit(url).netloc, dict(headers or {})
+        self._connection = http.client.HTTPConnection(self._at, timeout=_TIMEOUT_SECONDS)
+        self._buffer = bytearray(_BUFFER_BYTES)
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A request with JSON in and out."""
+        headers = {**self._headers, "Content-Type": "application/json"}
+        self._fresh().request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        self._check(method, path, answer, text)
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+    def put(self, path: str, source: Path, start: int, size_bytes: int) -> None:
+        """Sends a part of the file as the body."""
+        connection = self._fresh()
+        connection.putrequest("PUT", path)
+        for name, value in {**self._headers, "Content-Length": str(size_bytes)}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        with source.open("rb") as file:
+            connection.sock.sendfile(file, start, size_bytes)
+        answer = connection.getresponse()
+        self._check("PUT", path, answer, answer.read())
+
+    def get(self, path: str) -> int:
+        """Bytes of the answer, which are thrown away."""
+        self._fresh().request("GET", path, headers={**self._headers, "Accept-Encoding": "identity"})
+        answer = self._connection.getresponse()
+        self._check("GET", path, answer, b"")
+        received = 0
+        while count := answer.readinto(self._buffer):
+            received += count
+        return received
+
+    def wait(self, path: str, seconds: float = 60.0) -> None:
+        """Until the server answers at all."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._fresh().request("GET", path)
+                self._connection.getresponse().read()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    def _fresh(self) -> http.client.HTTPConnection:
+        """A new connection: the server may have closed the old one while the caller was busy elsewhere."""
+        self._connection.close()
+        self._connection.connect()
+        return self._connection
+
+    def _check(self, method: str, path: str, answer: http.client.HTTPResponse, text: bytes) -> None:
+        if answer.status >= 400:
+            raise SystemExit(f"{method} {path}: {answer.status} {text[:500]!r}")

@@ -1,0 +1,76 @@
+"""Offers jobs as the background does when a round evaluates: all jobs of a cohort in one transaction.
+
+A process of its own: `python -m benchmarks.load.offers '{...}'`. The time of each commit is read right after it, on
+the clock that all processes of the machine share.
+"""
+
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import exists, func, insert, select
+from sqlalchemy.orm import Session
+
+from benchmarks.load.tables import COHORT, INSTRUCTION, round_row
+from coordinator.database import after_commit, reading, utcnow, writing
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Federation, Round
+from federated import schedule
+
+Committed = dict[str, float]
+"""Job id -> when its offer was committed, in seconds of `time.monotonic`."""
+
+
+def offer_round(federation_id: str, committed: Committed) -> None:
+    """One round of the federation, whose clients all evaluate."""
+    with writing() as session:
+        federation = session.get_one(Federation, federation_id)
+        clients = session.scalars(select(Client).where(Client.federation_id == federation_id)).all()
+        newest = session.scalar(select(func.max(Round.sequence)).where(Round.federation_id == federation_id)) or 0
+        row = round_row(federation_id, newest + 1, len(clients), "evaluating", utcnow())
+        session.execute(insert(Round), [row])
+        offered = _offer_all(session, federation, clients, row["id"])
+        after_commit(session, lambda: committed.update(dict.fromkeys(offered, time.monotonic())))
+
+
+def _offer_all(session: Session, federation: Federation, clients: Sequence[Client], round_id: str) -> list[str]:
+    return [
+        jobs.offer(
+            session,
+            federation=federation,
+            client=client,
+            kind="evaluate",
+            round_id=round_id,
+            seed=schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate"),
+            instruction_digest=INSTRUCTION,
+            now=utcnow(),
+        ).id
+        for client in clients
+    ]
+
+
+def free_federations() -> list[str]:
+    """Those in use without a round that is still evaluated, but for the one that everybody is in."""
+    busy = exists().where(Round.federation_id == Federation.id, Round.state == "evaluating")
+    with reading() as session:
+        return list(session.scalars(select(Federation.id).where(Federation.state == "paused", ~busy)))
+
+
+def main() -> None:
+    """Rounds at random times, `jobs_per_second` on average, until `until`."""
+    given = json.loads(sys.argv[1])
+    dice, committed = random.Random(given["seed"]), Committed()
+    skipped, at = 0, given["from"]
+    while (at := at + dice.expovariate(given["jobs_per_second"] / COHORT)) < given["until"]:
+        time.sleep(max(0.0, at - time.monotonic()))
+        free = free_federations()
+        skipped += not free
+        if free:
+            offer_round(dice.choice(free), committed)
+    print(json.dumps({"committed": committed, "rounds_skipped": skipped}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Memory of another process, and programs of this package as processes of their own (Linux)."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.memory import anonymous_bytes
+
+_SAMPLE_SECONDS = 0.5
+
+
+def _processor_seconds(pid: int) -> float:
+    """Seconds that all threads of the process have computed, in it and in the kernel."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Usage:
+    """A context: samples the memory of a process inside it, and counts its processor time."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.samples: list[int] = []
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic(), _processor_seconds(self._pid)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        began, seconds = self._began
+        self.processor_share = (_processor_seconds(self._pid) - seconds) / (time.monotonic() - began)
+
+    def growth_bytes(self) -> int:
+        """The most above the first sample."""
+        return max(self.samples) - self.samples[0]
+
+    def growth_in_the_end_bytes(self) -> int:
+        """The most in the last third above the most in the first two."""
+        cut = 2 * len(self.samples) // 3
+        return max(self.samples[cut:]) - max(self.samples[:cut] or self.samples)
+
+    def _sample(self) -> None:
+        while True:
+            self.samples.append(anonymous_bytes(self._pid))
+            if self._done.wait(_SAMPLE_SECONDS):
+                return
+
+
+def start(
+    module: str, given: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """`python -m benchmarks.load.<module>` with `given` as JSON in its one argument; it answers on its last line."""
+    with (folder / f"{module}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"benchmarks.load.{module}", json.dumps(given)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=dict(environment),
+        )
+
+
+def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What it told last. Raises SystemExit if it failed."""
+    told = process.communicate()[0]
+    if process.returncode:
+        raise SystemExit(f"{process.args!r:.200} ended with {process.returncode}")
+    document: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
+    return document

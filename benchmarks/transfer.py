@@ -1,0 +1,224 @@
+"""Artifacts through the coordinator against a plain web server, in turns: `python -m benchmarks.transfer`.
+
+Up: chunks, then the wait until they are one object of the announced digest, against uvicorn that writes the body to a
+file and calls fsync. Down: the artifact against Starlette's `FileResponse`. The figure is the smaller of the two
+ratios of speed (plain seconds over the coordinator's, the median over repetitions). The servers share one core, the
+caller has another. Beside them nginx, where it is installed, without a target: it syncs nothing.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import nginx, plain, processes
+from benchmarks.load.cores import on_core, two_cores
+from benchmarks.load.http import Caller
+from benchmarks.report import print_report
+from deploy.quickstart.installation import Api, Installation, free_port
+
+_TARGET_RATIO = 0.7
+_TARGET_MEMORY_BYTES = 64 * 1024**2
+_PIECE_BYTES = 16 * 1024**2
+_POLLING_SECONDS = 0.02
+_STOP_SECONDS = 20.0
+
+
+class Source:
+    """A file of random bytes; `renew` makes others of them, so that nobody has seen them before."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path, self.size_bytes, self.digest = path, size_bytes, ""
+        with path.open("wb") as file:
+            for start in range(0, size_bytes, _PIECE_BYTES):
+                file.write(os.urandom(min(_PIECE_BYTES, size_bytes - start)))
+
+    def renew(self) -> None:
+        """Other bytes at its start, and their digest."""
+        with self.path.open("r+b") as file:
+            file.write(os.urandom(64))
+        with self.path.open("rb") as file:
+            self.digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Coordinator:
+    """The artifact endpoints, as an organisation's program uses them."""
+
+    def __init__(self, installation: Installation) -> None:
+        admin = Api(installation.url, installation.admin_key)
+        organization = admin("POST", "/v1/organizations", {"name": "owner"})["id"]
+        body = {"name": "owner", "role": "owner"}
+        key = admin("POST", f"/v1/organizations/{organization}/api-keys", body)["key"]
+        self._caller = Caller(installation.url, {"Authorization": f"Bearer {key}"})
+        self._admin = Caller(installation.url, {"Authorization": f"Bearer {installation.admin_key}"})
+        self._folder = installation.folder / "coordinator"
+
+    def web_pid(self) -> int:
+        """The web process."""
+        return int(json.loads((self._folder / "pids.json").read_text(encoding="utf-8"))["web"])
+
+    def up(self, source: Source) -> None:
+        """All chunks, and the wait for the whole."""
+        wanted = {"size_bytes": source.size_bytes, "digest": source.digest}
+        upload = self._caller.ask("POST", "/v1/artifacts/uploads", wanted)
+        path, size = f"/v1/artifacts/uploads/{upload['upload_id']}", int(upload["chunk_bytes"])
+        for index in range(upload["chunks"]):
+            start = index * size
+            self._caller.put(f"{path}/chunks/{index}", source.path, start, min(size, source.size_bytes - start))
+        answer = self._caller.ask("POST", f"{path}/complete")
+        while answer["state"] == "assembling":
+            time.sleep(_POLLING_SECONDS)
+            answer = self._caller.ask("GET", path)
+        if answer["state"] != "complete":
+            raise SystemExit(f"the upload is {answer['state']}: {answer['problem']}")
+
+    def down(self, source: Source) -> int:
+        """The whole artifact."""
+        return self._admin.get(f"/v1/artifacts/{source.digest}")
+
+    def forget(self, source: Source) -> None:
+        """Takes the bytes off the disk, so that repetitions do not fill it."""
+        (self._folder / "artifacts" / "sha256" / source.digest.removeprefix("sha256:")).unlink()
+
+
+class Plain:
+    """A server with one file."""
+
+    def __init__(self, url: str, path: str, file: Path) -> None:
+        self._caller, self._path, self._file = Caller(url), path, file
+        self._caller.wait("/")
+
+    def up(self, source: Source) -> None:
+        """The file as one body."""
+        self._caller.put(self._path, source.path, 0, source.size_bytes)
+
+    def down(self, source: Source) -> int:
+        """The file."""
+        return self._caller.get(self._path)
+
+    def forget(self, source: Source) -> None:
+        """Takes the bytes off the disk."""
+        self._file.unlink()
+
+
+Server = Coordinator | Plain
+Seconds = dict[str, dict[str, list[float]]]
+
+
+@contextmanager
+def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(_STOP_SECONDS)
+
+
+def _servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
+    """All of them, started on the servers' core."""
+    (folder / "service").mkdir()
+    (folder / "plain").mkdir()
+    servers: dict[str, Server] = {}
+    with on_core(two_cores()[0]):
+        servers["coordinator"] = Coordinator(stack.enter_context(Installation(folder / "service")))
+        port = free_port()
+        given = {"folder": str(folder / "plain"), "port": port}
+        stack.enter_context(_ended(processes.start("plain", given, folder, os.environ)))
+        servers["plain"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, folder / "plain" / "bytes")
+        program = nginx.program()
+        if program is not None and nginx.takes_puts(program):
+            port = free_port()
+            stack.enter_context(_ended(nginx.start(program, folder / "nginx", port)))
+            file = folder / "nginx" / "files" / "bytes"
+            servers["nginx"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, file)
+    return servers
+
+
+def _timed(call: Callable[[], object]) -> float:
+    os.sync()  # what others have left to write is not this one's
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def transfer(servers: dict[str, Server], source: Source, repetitions: int) -> Seconds:
+    """Seconds of each server, up and down: all of them once, then all again in the other order."""
+    seconds: Seconds = {name: {"up": [], "down": []} for name in servers}
+    for repetition in range(repetitions):
+        source.renew()
+        order = list(servers) if repetition % 2 == 0 else list(reversed(servers))
+        for name in order:
+            seconds[name]["up"].append(_timed(partial(servers[name].up, source)))
+        for name in order:
+            seconds[name]["down"].append(_timed(partial(_whole, servers[name], source)))
+        for server in servers.values():
+            server.forget(source)
+        print({name: {way: round(times[-1], 2) for way, times in ways.items()} for name, ways in seconds.items()})
+    return seconds
+
+
+def _whole(server: Server, source: Source) -> None:
+    received = server.down(source)
+    if received != source.size_bytes:
+        raise SystemExit(f"{received} bytes came of {source.size_bytes}")
+
+
+def ratio(reference: Sequence[float], ours: Sequence[float]) -> float:
+    """How fast ours is, of the reference: the median over the repetitions, each against its own neighbour."""
+    return statistics.median(plain / own for plain, own in zip(reference, ours, strict=True))
+
+
+def _compare(folder: Path, given: argparse.Namespace) -> None:
+    source = Source(folder / "source", int(given.gigabytes * 1024**3))
+    with ExitStack() as stack:
+        servers = _servers(folder, stack)
+        coordinator = servers["coordinator"]
+        assert isinstance(coordinator, Coordinator)  # noqa: S101 - as it was made
+        source.renew()
+        with on_core(two_cores()[1]), processes.Usage(coordinator.web_pid()) as web:
+            seconds = transfer(servers, source, given.repetitions)
+    ratios = {way: ratio(seconds["plain"][way], seconds["coordinator"][way]) for way in ("up", "down")}
+    speeds = {
+        name: {way: source.size_bytes / statistics.median(times) for way, times in ways.items()}
+        for name, ways in seconds.items()
+    }
+    growth = web.growth_bytes()
+    figure = min(ratios.values())
+    details = {
+        "bytes": source.size_bytes,
+        "repetitions": given.repetitions,
+        "ratios": ratios,
+        "bytes_per_second": speeds,
+        "memory_growth_bytes": growth,
+        "left_out": [] if "nginx" in servers else ["nginx with its WebDAV module is not installed"],
+    }
+    holds = figure >= _TARGET_RATIO and growth <= _TARGET_MEMORY_BYTES
+    print_report("transfer", figure, "x", target=_TARGET_RATIO, holds=holds, details=details)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transfer", description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="of the file, in GiB")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=None, help="keep all files and logs here; must not exist")
+    given = parser.parse_args()
+    if given.folder is not None:
+        given.folder.mkdir(parents=True)
+        _compare(given.folder.resolve(), given)
+        return
+    with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
+        _compare(Path(folder), given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The audit log: who did what when, in chains of hashes that nobody can change unseen.
+
+There is a chain for each organization and one for the installation. An act leaves an entry in the chain of every
+organization that it concerns, written in the act's own transaction, at its end: the heads of the chains are locked
+last and in one order, so that two transactions neither fork a chain nor lock each other out.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, Literal, get_args
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from coordinator.database import before_commit, lock_row, utcnow
+from coordinator.models import AuditChain, AuditEntry
+from federated.statement import canonical_json
+
+INSTALLATION: Final = "installation"
+"""The chain of acts that concern no organization, or the list of them."""
+COORDINATOR: Final = "coordinator"
+"""Who acts when nobody asked: the software itself, or its command line."""
+START: Final = "0" * 64
+"""What the first entry of a chain names as the hash before it."""
+
+Action = Literal[
+    "organization.created",
+    "api_key.created",
+    "api_key.revoked",
+    "enrollment_token.created",
+    "enrollment_token.revoked",
+    "worker.enrolled",
+    "worker.revoked",
+    "worker.key_rotated",
+    "federation.created",
+    "federation.changed",
+    "federation.started",
+    "federation.paused",
+    "federation.resumed",
+    "federation.completed",
+    "federation.failed",
+    "federation.cancelled",
+    "federation.deleted",
+    "invitation.invited",
+    "invitation.accepted",
+    "invitation.declined",
+    "invitation.left",
+    "client.registered",
+    "client.restored",
+    "client.out",
+    "client.left",
+    "adapter.downloaded",
+    "webhook.created",
+    "webhook.deleted",
+]
+ACTIONS: Final = frozenset(get_args(Action))
+_PENDING: Final = "fedloom_audit"
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    at: datetime
+    by: str
+    action: str
+    target: str
+    organizations: list[str]
+    details: dict[str, Any]
+    chains: Collection[str]
+
+
+def append(
+    session: Session, by: str, action: str, target: str, organizations: Iterable[str | None], **details: Any
+) -> None:
+    """Writes the act into the chains of these organizations, before the commit; None is the installation's.
+
+    `details` must be JSON, and hold no secret and nothing that somebody concerned may not read.
+    """
+    if action not in ACTIONS:
+        raise ValueError(f"no such action: {action}")
+    pending: list[_Act] | None = session.info.get(_PENDING)
+    if pending is None:
+        pending = session.info[_PENDING] = []
+        before_commit(session, partial(_write, session, pending), last=True)
+    named = set(organizations)
+    known = sorted(identity for identity in named if identity is not None)
+    chains = {identity or INSTALLATION for identity in named}
+    pending.append(_Act(utcnow(), by, action, target, known, details, chains))
+
+
+def _write(session: Session, acts: Iterable[_Act]) -> None:
+    session.flush()  # what else this transaction locks, it locks before the heads
+    heads = {chain: _locked_head(session, chain) for chain in sorted({chain for act in acts for chain in act.chains})}
+    for act in acts:
+        for chain in sorted(act.chains):
+            session.add(_linked(heads[chain], act))
+
+
+def _locked_head(session: Session, chain: str) -> AuditChain:
+    head = lock_row(session, AuditChain, chain)
+    if head is None:  # the chain's first entry: of two that make it at once, the second waits here for the first
+        made = text(
+            "INSERT INTO audit_chains (chain, number, hash) VALUES (:chain, 0, :start) ON CONFLICT DO NOTHING"
+        )
+        session.execute(made, {"chain": chain, "start": START})
+        head = lock_row(session, AuditChain, chain)
+    assert head is not None  # noqa: S101 - it was there, or was just made
+    return head
+
+
+def _linked(head: AuditChain, act: _Act) -> AuditEntry:
+    entry = AuditEntry(
+        chain=head.chain,
+        number=head.number + 1,
+        at=act.at,
+        by=act.by,
+        action=act.action,
+        target=act.target,
+        organizations=act.organizations,
+        details=act.details,
+        previous_hash=head.hash,
+    )
+    entry.hash = _hash(entry)
+    head.number, head.hash = entry.number, entry.hash
+    return entry
+
+
+def shown(entry: AuditEntry) -> dict[str, Any]:
+    """The entry as it is told, and as it is hashed: all but the hash itself."""
+    return {
+        "chain": entry.chain,
+        "number": entry.number,
+        "at": entry.at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "by": entry.by,
+        "action": entry.action,
+        "target": entry.target,
+        "organizations": entry.organizations,
+        "details": entry.details,
+        "previous_hash": entry.previous_hash,
+    }
+
+
+def _hash(entry: AuditEntry) -> str:
+    return hashlib.sha256(canonical_json(shown(entry))).hexdigest()
+
+
+class Broken(Exception):
+    """A chain does not hold; the text names its first entry that does not."""
+
+
+def verify(session: Session) -> Iterator[str]:
+    """Walks all chains; a line for each one that holds, with the hash to compare with what was noted before.
+
+    Raises Broken at the first link that does not hold.
+    """
+    heads = {head.chain: head for head in session.scalars(select(AuditChain))}
+    chains = sorted({*heads, *session.scalars(select(AuditEntry.chain).distinct())})
+    for chain in chains:
+        number, last = _walked(session, chain)
+        head = heads.get(chain)
+        if head is None:
+            raise Broken(f"{chain}: its head is missing")
+        if (head.number, head.hash) != (number, last):
+            raise Broken(f"{chain}: it ends with entry {number}, its head names entry {head.number}")
+        yield f"{chain}: {number} entries, {last}"
+
+
+def _walked(session: Session, chain: str) -> tuple[int, str]:
+    number, last = 0, START
+    statement = select(AuditEntry).where(AuditEntry.chain == chain).order_by(AuditEntry.number)
+    with session.scalars(statement.execution_options(yield_per=1000)) as entries:
+        for entry in entries:
+            number += 1
+            if entry.number != number:
+                raise Broken(f"{chain}: entry {number} is missing")
+            if entry.previous_hash != last:
+                raise Broken(f"{chain}: entry {number} does not follow entry {number - 1}")
+            if entry.hash != _hash(entry):
+                raise Broken(f"{chain}: entry {number} ({entry.action} at {entry.at:%Y-%m-%d %H:%M}) was changed")
+            last = entry.hash
+    return number, last

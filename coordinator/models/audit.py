@@ -1,0 +1,40 @@
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger
+from sqlalchemy.orm import Mapped, mapped_column
+
+from coordinator.models.base import Base
+
+
+class AuditChain(Base):
+    """The head of a chain of audit entries: the number and the hash of its last one. Locked while one is written.
+
+    `chain` is an organisation's id, or `audit.INSTALLATION`.
+    """
+
+    __tablename__ = "audit_chains"
+
+    chain: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[str]
+
+
+class AuditEntry(Base):
+    """An act, in one chain; triggers refuse its change and its deletion. No foreign key: it outlives what it names.
+
+    `by` is the id of a key or a worker, or "coordinator"; `organizations` are the ids of all that it concerns.
+    """
+
+    __tablename__ = "audit_entries"
+
+    chain: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    by: Mapped[str]
+    action: Mapped[str]
+    target: Mapped[str]
+    organizations: Mapped[list[Any]]
+    details: Mapped[dict[str, Any]]
+    previous_hash: Mapped[str]
+    hash: Mapped[str]

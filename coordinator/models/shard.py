@@ -1,0 +1,26 @@
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from coordinator.models.base import Base
+
+
+class Shard(Base):
+    """A part of a round's aggregation, done by whoever claims it.
+
+    `groups` name the tensors. `made` is null until the shard is done: {state, metrics, finished, notes, environment},
+    artifacts as {digest, size_bytes}, notes by ordinal. `version` and `claimed_until` as in a round.
+    """
+
+    __tablename__ = "shards"
+    __table_args__ = (UniqueConstraint("round_id", "number"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    groups: Mapped[list[Any]]
+    made: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(default=0)
+    claimed_until: Mapped[datetime | None]

@@ -1,0 +1,55 @@
+"""What is on record of an organization: its audit log, and what it did."""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from coordinator import audit
+from coordinator.models import AuditEntry, Client, Federation, LedgerEntry
+from coordinator.organizations import repository
+from coordinator.organizations.schemas import Deeds, Ledger, LedgerEntryAnswer
+from coordinator.organizations.service import members
+from coordinator.pagination import Page, PageRequest
+from coordinator.security import Principal, require_role
+
+
+def audit_of(
+    session: Session,
+    principal: Principal,
+    organization_id: str,
+    action: str | None,
+    since: datetime | None,
+    page: PageRequest,
+) -> Page[AuditEntry]:
+    """The organization's chain, oldest entry first, to its owners and to admins. Raises NotFound, Forbidden."""
+    require_role(principal, "owner", organization_id=organization_id)
+    members.show(session, organization_id)
+    return repository.audit_entries(session, page, organization_id, action, since)
+
+
+def audit_of_installation(
+    session: Session, action: str | None, since: datetime | None, page: PageRequest
+) -> Page[AuditEntry]:
+    """The chain of what concerns no organization, and of the organizations that were made."""
+    return repository.audit_entries(session, page, audit.INSTALLATION, action, since)
+
+
+def ledger_of(session: Session, principal: Principal, organization_id: str, page: PageRequest) -> Ledger:
+    """What the organization did: a page of federations by id, and the total. Raises NotFound."""
+    members.show_to(session, principal, organization_id)
+    live = repository.deeds(session, Client.organization_id == organization_id)
+    rows = [*live, *repository.kept_deeds(session, organization_id)]
+    entries = sorted(map(LedgerEntryAnswer.model_validate, rows), key=_federation_id)
+    total = Deeds(**{name: sum(getattr(entry, name) for entry in entries) for name in Deeds.model_fields})
+    found = page.of(entries, _federation_id)
+    return Ledger(items=list(found.rows), next_cursor=found.next_cursor, total=total)
+
+
+def _federation_id(entry: LedgerEntryAnswer) -> str:
+    return entry.federation_id
+
+
+def keep_deeds(session: Session, federation: Federation, now: datetime) -> None:
+    """Before a federation's rows go: keeps what each organization did in it."""
+    for row in repository.deeds(session, Client.federation_id == federation.id):
+        session.add(LedgerEntry(**row._asdict(), deleted_at=now))

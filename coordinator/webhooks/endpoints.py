@@ -1,0 +1,110 @@
+"""HTTP for webhooks and their deliveries."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from coordinator.conditions import IfMatch, tell_version
+from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.pagination import Listing, Paging
+from coordinator.problems import LOCATED, problem_responses
+from coordinator.routes import Route
+from coordinator.security import KeyPrincipal
+from coordinator.webhooks import service
+from coordinator.webhooks.schemas import (
+    DeliveryAnswer,
+    DeliveryState,
+    WebhookAnswer,
+    WebhookCreate,
+    WebhookCreated,
+)
+
+router = APIRouter(prefix="/v1/organizations/{organization_id}/webhooks", tags=["organizations"], route_class=Route)
+State = Annotated[DeliveryState | None, Query(description="deliveries in this state alone")]
+
+
+@router.post("", status_code=201, operation_id="create_webhook", responses=LOCATED | problem_responses(403, 404, 409))
+def create_webhook(
+    organization_id: str, request: WebhookCreate, principal: KeyPrincipal, session: WriteSession, response: Response
+) -> WebhookCreated:
+    """Create a webhook. Its secret, with which messages are signed, is in this answer alone."""
+    webhook = service.create(session, principal, organization_id, request, utcnow())
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Location"] = f"/v1/organizations/{organization_id}/webhooks/{webhook.id}"
+    return WebhookCreated(**WebhookAnswer.model_validate(webhook).model_dump(), secret=webhook.secret)
+
+
+@router.get("", operation_id="list_webhooks", responses=problem_responses(400, 403, 404))
+def list_webhooks(
+    organization_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+) -> Listing[WebhookAnswer]:
+    """List the organization's webhooks, without their secrets."""
+    found = service.list_for(session, principal, organization_id, page)
+    return Listing(items=[WebhookAnswer.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+
+
+@router.get("/{webhook_id}", operation_id="show_webhook", responses=problem_responses(403, 404))
+def show_webhook(
+    organization_id: str, webhook_id: str, principal: KeyPrincipal, session: ReadSession, response: Response
+) -> WebhookAnswer:
+    """Show a webhook, without its secret."""
+    webhook = service.show(session, principal, organization_id, webhook_id)
+    tell_version(response, service.version_of(webhook))
+    return WebhookAnswer.model_validate(webhook)
+
+
+@router.delete(
+    "/{webhook_id}", status_code=204, operation_id="delete_webhook", responses=problem_responses(403, 404, 412)
+)
+def delete_webhook(
+    organization_id: str, webhook_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
+) -> None:
+    """Delete a webhook and what was still to be sent to it."""
+    service.delete(session, principal, organization_id, webhook_id, if_match)
+
+
+@router.get("/{webhook_id}/deliveries", operation_id="list_deliveries", responses=problem_responses(400, 403, 404))
+def list_deliveries(
+    organization_id: str,
+    webhook_id: str,
+    principal: KeyPrincipal,
+    session: ReadSession,
+    page: Paging,
+    state: State = None,
+) -> Listing[DeliveryAnswer]:
+    """List what was sent to a webhook or is to be, oldest first."""
+    found = service.deliveries_of(session, principal, organization_id, webhook_id, state, page)
+    return Listing(items=[DeliveryAnswer.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+
+
+@router.get(
+    "/{webhook_id}/deliveries/{delivery_id}", operation_id="show_delivery", responses=problem_responses(403, 404)
+)
+def show_delivery(
+    organization_id: str, webhook_id: str, delivery_id: str, principal: KeyPrincipal, session: ReadSession
+) -> DeliveryAnswer:
+    """Show what became of a message."""
+    return DeliveryAnswer.model_validate(
+        service.delivery(session, principal, organization_id, webhook_id, delivery_id)
+    )
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    operation_id="redeliver",
+    responses=problem_responses(403, 404),
+)
+def redeliver(
+    organization_id: str,
+    webhook_id: str,
+    delivery_id: str,
+    principal: KeyPrincipal,
+    session: WriteSession,
+    response: Response,
+) -> DeliveryAnswer:
+    """Send a message again, under the same id, whatever became of it."""
+    again = service.redeliver(session, principal, organization_id, webhook_id, delivery_id, utcnow())
+    path = f"/v1/organizations/{organization_id}/webhooks/{webhook_id}/deliveries/{delivery_id}"
+    response.headers["Location"] = path
+    return DeliveryAnswer.model_validate(again)

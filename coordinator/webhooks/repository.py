@@ -1,0 +1,61 @@
+"""Statements over webhooks and deliveries. Used by `service` alone."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from coordinator.models import Delivery, Webhook
+
+
+def webhooks(organization_id: str) -> Select[Webhook]:
+    """The organization's webhooks."""
+    return select(Webhook).where(Webhook.organization_id == organization_id)
+
+
+def count(session: Session, organization_id: str) -> int:
+    """How many webhooks the organization has."""
+    statement = select(func.count()).select_from(Webhook).where(Webhook.organization_id == organization_id)
+    return session.scalar(statement) or 0
+
+
+def deliveries(webhook_id: str, state: str | None) -> Select[Delivery]:
+    """The webhook's deliveries, or those in one state."""
+    statement = select(Delivery).where(Delivery.webhook_id == webhook_id)
+    return statement if state is None else statement.where(Delivery.state == state)
+
+
+def delivery(session: Session, webhook_id: str, delivery_id: str) -> Delivery | None:
+    """One delivery of the webhook."""
+    return session.scalars(deliveries(webhook_id, None).where(Delivery.id == delivery_id)).one_or_none()
+
+
+def next_due(session: Session, webhook_id: str, now: datetime) -> Delivery | None:
+    """The webhook's oldest delivery that is due."""
+    statement = deliveries(webhook_id, "pending").where(Delivery.next_attempt_at <= now)
+    return session.scalars(statement.order_by(Delivery.number).limit(1)).one_or_none()
+
+
+def due(session: Session, now: datetime) -> Sequence[str]:
+    """Ids of the webhooks with a delivery that is due and that may be sent now."""
+    statement = (
+        select(Webhook.id)
+        .join(Delivery, Delivery.webhook_id == Webhook.id)
+        .where(Delivery.state == "pending", Delivery.next_attempt_at <= now)
+        .where(or_(Webhook.paused_until.is_(None), Webhook.paused_until <= now))
+        .where(or_(Webhook.claimed_until.is_(None), Webhook.claimed_until <= now))
+    )
+    return session.scalars(statement.distinct()).all()
+
+
+def give_up(session: Session, webhook_id: str, now: datetime) -> None:
+    """Whatever of the webhook was tried long enough is tried no more."""
+    statement = update(Delivery).where(Delivery.webhook_id == webhook_id, Delivery.state == "pending")
+    given_up = statement.where(Delivery.give_up_at <= now)
+    session.execute(given_up.values(state="failed", next_attempt_at=None, ended_at=now))
+
+
+def forget(session: Session, before: datetime) -> None:
+    """Deletes deliveries that ended before then."""
+    session.execute(delete(Delivery).where(Delivery.state != "pending", Delivery.ended_at < before))

@@ -1,0 +1,70 @@
+"""Requests and answers about webhooks and their deliveries."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from coordinator.events import FILTERS
+from coordinator.routes import ShownOnce
+
+DeliveryState = Literal["pending", "delivered", "failed"]
+_EXAMPLE_TIME = "2026-03-01T09:30:00Z"
+
+
+def _known(name: str) -> str:
+    if name not in FILTERS:
+        raise ValueError(f"is no event; there are: {', '.join(sorted(FILTERS))}")
+    return name
+
+
+EventFilter = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": sorted(FILTERS)})]
+
+
+class WebhookCreate(BaseModel):
+    """Where to tell of which events, of all federations that the organization owns, is invited to or is part of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(max_length=2048, pattern="^https?://", examples=["https://hooks.example.org/fedloom"])
+    events: tuple[EventFilter, ...] = Field(
+        default=("*",), min_length=1, max_length=len(FILTERS), examples=[["round.closed", "federation.*"]]
+    )
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class WebhookAnswer(_Answer):
+    """A webhook, without its secret. After a failed connection nothing is sent until `paused_until`."""
+
+    id: str = Field(examples=["whk_3k9x2m7c1v8b4n6q"])
+    organization_id: str = Field(examples=["org_3k9x2m7c1v8b4n6q"])
+    url: str = Field(examples=["https://hooks.example.org/fedloom"])
+    events: list[str] = Field(examples=[["round.closed", "federation.*"]])
+    created_at: datetime = Field(examples=[_EXAMPLE_TIME])
+    paused_until: datetime | None = None
+
+
+class WebhookCreated(WebhookAnswer):
+    """A new webhook. `secret` is shown this once; null when the answer is given again."""
+
+    secret: Annotated[str | None, ShownOnce()] = Field(examples=["flw_5c1f…"])
+    secret_shown: bool = False
+
+
+class DeliveryAnswer(_Answer):
+    """A message to a webhook. `pending` ones are sent at `next_attempt_at`; `failed` ones are tried no more."""
+
+    id: str = Field(examples=["dlv_3k9x2m7c1v8b4n6q"])
+    webhook_id: str = Field(examples=["whk_3k9x2m7c1v8b4n6q"])
+    federation_id: str = Field(examples=["fed_5f1k2m3n4p5q6r7s"])
+    event: str = Field(examples=["round.closed"])
+    state: DeliveryState = Field(examples=["delivered"])
+    attempts: int = Field(examples=[1])
+    last_status: int | None = Field(examples=[204], description="of the last attempt that was answered")
+    last_error: str | None = Field(examples=[None], description="why the last attempt did not count")
+    next_attempt_at: datetime | None = Field(examples=[None])
+    created_at: datetime = Field(examples=[_EXAMPLE_TIME])
+    ended_at: datetime | None = Field(examples=[_EXAMPLE_TIME])

@@ -1,0 +1,143 @@
+"""Sends one message, and no further than it should: to addresses that may be sent to, within a time, no redirect.
+
+The name is resolved here, and the connection made to the very addresses that were looked at: a name that changes
+in between leads nowhere else. Proxies of the environment are not used.
+"""
+
+import random
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from coordinator.webhooks.lifecycle import fault_of_address
+
+_DETAIL_CHARACTERS = 300
+_Option = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an attempt: the status of the answer if there was one, and why it does not count, if so."""
+
+    status: int | None
+    error: str | None
+
+
+class _Refused(Exception):
+    """The name leads where nothing is sent."""
+
+
+_FAILURES = (
+    _Refused,
+    OSError,
+    ValueError,  # of a name that cannot be one: its labels are empty or too long
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+)
+
+
+def send(url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float, allow_private: bool) -> Outcome:
+    """POSTs the body. Only 2xx counts; of the answer nothing but its status is read."""
+    backend = _Guarded(urlsplit(url).scheme, allow_private, time.monotonic() + timeout_seconds)
+    timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_seconds)
+    try:
+        with httpcore.ConnectionPool(trusted(), network_backend=backend) as pool:
+            asked = pool.stream(
+                "POST", url, headers=list(headers.items()), content=body, extensions={"timeout": timeouts}
+            )
+            with asked as answer:
+                status = answer.status
+    except _FAILURES as error:
+        return Outcome(None, (str(error) or type(error).__name__)[:_DETAIL_CHARACTERS])
+    if 200 <= status < 300:
+        return Outcome(status, None)
+    redirect = " (redirects are not followed)" if 300 <= status < 400 else ""
+    return Outcome(status, f"answered {status}{redirect}")
+
+
+def jitter() -> float:
+    """A share in 0.5 to 1, so that what failed together is not tried again together."""
+    return random.SystemRandom().uniform(0.5, 1.0)
+
+
+@lru_cache(maxsize=1)
+def trusted() -> ssl.SSLContext:
+    """The authorities that receivers' certificates are checked against; `SSL_CERT_FILE` names others."""
+    return httpx.create_ssl_context()
+
+
+class _Guarded(httpcore.NetworkBackend):
+    """Connects to addresses that may be sent to, until a time."""
+
+    def __init__(self, scheme: str, allow_private: bool, deadline: float) -> None:
+        self._scheme, self._allow_private, self._deadline = scheme, allow_private, deadline
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[_Option] | None = None,
+    ) -> httpcore.NetworkStream:
+        failed: Exception = _Refused(f"{host} has no address")
+        for address in self._addresses(host, port):
+            try:
+                left = _left(self._deadline)
+                return _Timed(
+                    self._inner.connect_tcp(address, port, left, local_address, socket_options), self._deadline
+                )
+            except httpcore.ConnectError as error:
+                failed = error
+        raise failed
+
+    def _addresses(self, host: str, port: int) -> list[str]:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(row[4][0]) for row in found))
+        for address in addresses:
+            fault = fault_of_address(ip_address(address.partition("%")[0]), self._scheme, self._allow_private)
+            if fault is not None:
+                raise _Refused(fault)
+        return addresses
+
+
+class _Timed(httpcore.NetworkStream):
+    """A connection on which everything together ends at a time; httpcore's own timeouts are of each read."""
+
+    def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
+        self._inner, self._deadline = inner, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(self._deadline))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(self._deadline))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Timed(self._inner.start_tls(ssl_context, server_hostname, _left(self._deadline)), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("not answered in time")
+    return left

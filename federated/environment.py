@@ -1,0 +1,20 @@
+"""What the bits of a sum depend on beside its numbers."""
+
+import platform
+from typing import Any
+
+import torch
+
+from federated import __version__
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and threads of an aggregation in this process."""
+    return {
+        "fedloom": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "aggregation_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }

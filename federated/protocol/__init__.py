@@ -1,0 +1,50 @@
+"""HTTP messages between coordinator and worker agent, as pydantic models, and what they share with users' requests.
+
+Requests refuse unknown fields; answers are read leniently (`Answer`), so that an older agent meets a newer
+coordinator. A change that an older side would misread raises PROTOCOL_VERSION.
+"""
+
+from federated.protocol.answers import DIGEST_PATTERN as DIGEST_PATTERN
+from federated.protocol.answers import Answer as Answer
+from federated.protocol.answers import ArtifactReference as ArtifactReference
+from federated.protocol.answers import BootId as BootId
+from federated.protocol.answers import Digest as Digest
+from federated.protocol.answers import Problem as Problem
+from federated.protocol.artifacts import UploadAnswer as UploadAnswer
+from federated.protocol.artifacts import UploadRequest as UploadRequest
+from federated.protocol.jobs import AGENT_STOPPING as AGENT_STOPPING
+from federated.protocol.jobs import ARTIFACT_DAMAGED as ARTIFACT_DAMAGED
+from federated.protocol.jobs import DISK_FULL as DISK_FULL
+from federated.protocol.jobs import MAX_EXAMPLES as MAX_EXAMPLES
+from federated.protocol.jobs import DeclineRequest as DeclineRequest
+from federated.protocol.jobs import Description as Description
+from federated.protocol.jobs import FailRequest as FailRequest
+from federated.protocol.jobs import JobAnswer as JobAnswer
+from federated.protocol.jobs import JobKind as JobKind
+from federated.protocol.jobs import JobProgress as JobProgress
+from federated.protocol.jobs import Lease as Lease
+from federated.protocol.jobs import LeaseRequest as LeaseRequest
+from federated.protocol.jobs import MemoryReference as MemoryReference
+from federated.protocol.jobs import RenewAnswer as RenewAnswer
+from federated.protocol.jobs import RenewRequest as RenewRequest
+from federated.protocol.jobs import RoundKind as RoundKind
+from federated.protocol.jobs import SubmitRequest as SubmitRequest
+from federated.protocol.jobs import UpdateSubmission as UpdateSubmission
+from federated.protocol.jobs import Work as Work
+from federated.protocol.workers import PROTOCOL_VERSION as PROTOCOL_VERSION
+from federated.protocol.workers import Capabilities as Capabilities
+from federated.protocol.workers import DatasetFacts as DatasetFacts
+from federated.protocol.workers import EnrollAnswer as EnrollAnswer
+from federated.protocol.workers import EnrollRequest as EnrollRequest
+from federated.protocol.workers import HeartbeatAnswer as HeartbeatAnswer
+from federated.protocol.workers import HeartbeatRequest as HeartbeatRequest
+from federated.protocol.workers import PublicKey as PublicKey
+from federated.protocol.workers import RotateKeyAnswer as RotateKeyAnswer
+from federated.protocol.workers import RotateKeyRequest as RotateKeyRequest
+from federated.task import BaseModelReference as BaseModelReference
+from federated.task import Cloze as Cloze
+from federated.task import Metric as Metric
+from federated.task import Name as Name
+from federated.task import Task as Task
+from federated.task import TaskDefinition as TaskDefinition
+from federated.task import TextTemplate as TextTemplate

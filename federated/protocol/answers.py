@@ -1,0 +1,33 @@
+"""What answers of every kind are made of, and the types that messages share."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+
+Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
+BootId = Annotated[str, Field(min_length=8, max_length=64, examples=["5f1c2ad04b7e"])]
+
+
+class Answer(BaseModel):
+    """Base of answers: frozen, unknown fields ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ArtifactReference(Answer):
+    digest: Digest
+    size_bytes: int
+
+
+class Problem(Answer):
+    """RFC 9457 `application/problem+json`. `errors` name bad fields by JSON pointer."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str = ""
+    detail: str = ""
+    errors: list[dict[str, Any]] = Field(default_factory=list)
+    tensor: str | None = None

@@ -1,0 +1,181 @@
+"""Messages of a job: its lease, what is done in it, what comes of it."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest
+from federated.task import BaseModelReference, TaskDefinition
+from federated.trainable import Lora, ModelFacts, Plain, Trainable
+
+MAX_EXAMPLES = 2**31 - 1
+
+JobKind = Literal["describe", "train", "evaluate"]
+RoundKind = Literal["prepare", "train"]
+
+
+class Work(Answer):
+    """All a worker needs to know of a federation to do one of its jobs."""
+
+    task: TaskDefinition
+    base_model: BaseModelReference
+    trainable: Trainable = Field(default_factory=Lora)
+    algorithm: str
+    algorithm_revision: int
+    config: dict[str, Any]
+    federation_seed: int
+    rounds: int
+
+
+class LeaseRequest(Plain):
+    """`POST /v1/jobs/lease`: waits up to `wait_seconds` for an offer; 204 if there is none."""
+
+    boot_id: BootId
+    wait_seconds: float = Field(default=20.0, ge=0, le=30, examples=[20])
+
+
+class MemoryReference(Answer):
+    """The memory a job starts from: what this client kept after the round whose update was accepted last."""
+
+    round_number: int
+    digest: Digest
+
+
+class Lease(Answer):
+    """A job handed to a worker until `expires_at`; renewed every `lease_seconds / 3`."""
+
+    job_id: str
+    kind: JobKind
+    attempt: int
+    federation_id: str
+    federation_name: str
+    owner_name: str = Field(default="", description="of the organisation that owns the federation")
+    client_id: str
+    ordinal: int | None
+    dataset: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    round_number: int | None
+    round_kind: RoundKind | None
+    work: Work
+    seed: int
+    views: tuple[Literal["shared", "own"], ...] = ("shared",)
+    instruction: ArtifactReference | None
+    memory: MemoryReference | None
+    lease_seconds: float
+    expires_at: datetime
+
+
+class JobProgress(Plain):
+    done: int = Field(ge=0)
+    total: int = Field(ge=0)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
+
+
+class RenewRequest(Plain):
+    """`POST /v1/jobs/{id}/renew`. A 409 says that the job is no longer this worker's."""
+
+    boot_id: BootId
+    progress: JobProgress | None = Field(
+        default=None, examples=[{"done": 12, "total": 20, "metrics": {"train_loss": 0.5}}]
+    )
+
+
+class RenewAnswer(Answer):
+    expires_at: datetime
+
+
+class Description(Plain):
+    """What a describe job found: the model's facts, how many examples, which labels occur."""
+
+    model: ModelFacts
+    examples: int = Field(ge=1, le=MAX_EXAMPLES)
+    evaluation_examples: int = Field(ge=0, le=MAX_EXAMPLES)
+    labels: tuple[str, ...] = ()
+
+
+class UpdateSubmission(Plain):
+    """What a train job made. The artifact was uploaded before; `memory` stays on the worker."""
+
+    digest: Digest
+    weight: float = Field(gt=0)
+    examples: int = Field(ge=1, le=MAX_EXAMPLES)
+    memory_digest: Digest | None = None
+    signature: str | None = Field(
+        default=None,
+        max_length=128,
+        description="Ed25519 over `federated.statement.Statement`, base64url; no update is taken without",
+    )
+
+
+_UPDATE = {
+    "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    "weight": 120.0,
+    "examples": 120,
+    "signature": "mZk0pYIpBvH8b3Wb1kY6o5sT5m1Cq5V0r1d0T3ZkYw1c8yq0cVq2o0gq5mP8j2h0tq6r1m3v7x9z5b7n2d4fBg",
+}
+
+
+class SubmitRequest(Plain):
+    """`POST /v1/jobs/{id}/submit`; idempotent by job and content. One of description, update, evaluation."""
+
+    description: Description | None = None
+    update: UpdateSubmission | None = Field(default=None, examples=[_UPDATE])
+    evaluation: dict[Literal["shared", "own"], dict[str, float]] | None = None
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=64, examples=[{"train_loss": 0.41}])
+    seconds: dict[str, float] = Field(default_factory=dict, max_length=16, description="by phase")
+    download_bytes: int = Field(default=0, ge=0)
+    upload_bytes: int = Field(default=0, ge=0)
+    not_reproducible: tuple[str, ...] = Field(default=(), max_length=16)
+    environment: dict[str, str] = Field(default_factory=dict, max_length=16)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SubmitRequest":
+        if sum(part is not None for part in (self.description, self.update, self.evaluation)) != 1:
+            raise ValueError("exactly one of description, update, evaluation must be given")
+        return self
+
+
+# The code of a job that an agent gives back because it was told to stop: that costs the job no attempt.
+AGENT_STOPPING = "agent_stopping"
+DISK_FULL = "disk_full"
+ARTIFACT_DAMAGED = "artifact_damaged"
+
+
+class FailRequest(Plain):
+    """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
+
+    boot_id: BootId
+    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["out_of_memory"])
+    detail: str = Field(max_length=2000, examples=["a batch of one row needs 9 GB, the device has 8 GB"])
+    transient: bool = Field(examples=[False])
+
+
+class DeclineRequest(Plain):
+    """`POST /v1/jobs/{id}/decline`: this node's policy refuses; the reason is shown to the federation's owner."""
+
+    boot_id: BootId
+    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["not_approved"])
+    detail: str = Field(max_length=2000, examples=["the owner of this node has not approved this federation"])
+
+
+class JobAnswer(Answer):
+    """A job as its worker and the owners see it. `problem` says why it was rejected, failed or declined."""
+
+    id: str
+    kind: JobKind
+    state: str
+    federation_id: str
+    client_id: str
+    ordinal: int | None = None
+    round_number: int | None = None
+    attempt: int = 1
+    progress: JobProgress | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    upload_bytes: int = 0
+    download_bytes: int = 0
+    problem: dict[str, Any] | None = None
+    offered_at: datetime | None = None
+    leased_at: datetime | None = None
+    submitted_at: datetime | None = None

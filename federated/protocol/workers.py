@@ -1,0 +1,87 @@
+"""Messages of a worker about itself: enrolment, keys, heartbeat."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from federated.protocol.answers import Answer, BootId
+from federated.task import Name, Task
+from federated.trainable import Plain
+
+PROTOCOL_VERSION = 1
+
+PublicKey = Annotated[
+    str,
+    Field(
+        min_length=40,
+        max_length=64,
+        description="Ed25519, raw 32 bytes, base64url",
+        examples=["1xfbpfHb7ycZO8hOoGWJtgcbeEFvhSUyEBV5UUiYmLA"],
+    ),
+]
+
+
+class DatasetFacts(Plain):
+    """A data set a worker offers, by name."""
+
+    name: Name
+    task: Task | None = None
+
+
+class Capabilities(Plain):
+    """What a worker can do. Sent at enrolment and with each heartbeat."""
+
+    protocol_version: int = PROTOCOL_VERSION
+    agent_version: str = ""
+    algorithms: dict[str, int] = Field(default_factory=dict, description="name -> revision")
+    datasets: tuple[DatasetFacts, ...] = ()
+    models: tuple[str, ...] = ()
+    slots: int = Field(default=1, ge=1, le=64)
+    device: str = "cpu"
+    device_name: str | None = None
+    memory_bytes: int | None = Field(default=None, ge=0, description="of one device, or of the host without one")
+    free_memory_bytes: int | None = Field(
+        default=None, ge=0, description="of memory_bytes, those that nobody used when the worker agent started"
+    )
+    max_rank: int | None = Field(default=None, ge=1)
+    cpu_flags: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class EnrollRequest(Plain):
+    """`POST /v1/workers/enroll`, authorised by the enrolment token alone."""
+
+    token: str = Field(min_length=8, max_length=256, examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e"])
+    name: Name = Field(examples=["gpu-1"])
+    public_key: PublicKey
+    capabilities: Capabilities = Field(default_factory=Capabilities)
+
+
+class EnrollAnswer(Answer):
+    worker_id: str
+    organization_id: str
+    organization_name: str
+    heartbeat_seconds: float
+
+
+class RotateKeyRequest(Plain):
+    """`POST /v1/workers/me/key`, signed with the key that it replaces."""
+
+    public_key: PublicKey
+
+
+class RotateKeyAnswer(Answer):
+    key_id: str
+
+
+class HeartbeatRequest(Plain):
+    """`POST /v1/workers/me/heartbeat`: the worker is there, and what it can."""
+
+    boot_id: BootId
+    capabilities: Capabilities | None = None
+
+
+class HeartbeatAnswer(Answer):
+    server_time: datetime
+    heartbeat_seconds: float

@@ -1,0 +1,1 @@
+"""SIGKILL of any process at any named step of a round: `python -m tests.chaos`."""

@@ -1,0 +1,79 @@
+"""Files of a folder store: whole or not at all, in pieces of any size."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordinator.artifacts import folder
+from coordinator.database import utcnow
+
+CONTENT = os.urandom(3 * folder.PIECE_BYTES + 7)
+PART_BYTES = 65_536
+
+
+async def parts(ends: bool) -> AsyncIterator[bytes]:
+    for start in range(0, len(CONTENT), PART_BYTES):
+        yield CONTENT[start : start + PART_BYTES]
+    if not ends:
+        raise ConnectionResetError("cut")
+
+
+def below(path: Path) -> list[Path]:
+    return [found for found in path.rglob("*") if found.is_file()]
+
+
+class TestReceive:
+    def test_all_parts_are_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "000000"
+        asyncio.run(folder.receive(path, parts(ends=True)))
+        assert (path.read_bytes(), below(tmp_path)) == (CONTENT, [path])
+
+    def test_what_breaks_off_leaves_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(ConnectionResetError):
+            asyncio.run(folder.receive(tmp_path / "000000", parts(ends=False)))
+        assert below(tmp_path) == []
+
+
+class TestDurable:
+    def test_it_is_whole_however_often_the_disk_was_made_to_work_along(self, tmp_path: Path) -> None:
+        path = tmp_path / "object"
+        with folder.durable(path, flush_bytes=1000) as writer:
+            for start in range(0, len(CONTENT), PART_BYTES):
+                writer.write(CONTENT[start : start + PART_BYTES])
+                assert not path.exists()
+        assert (path.read_bytes(), below(tmp_path)) == (CONTENT, [path])
+
+    def test_an_error_leaves_what_was_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "object"
+        path.write_bytes(b"earlier")
+        with suppress(ValueError), folder.durable(path) as writer:
+            writer.write(CONTENT)
+            raise ValueError
+        assert (path.read_bytes(), below(tmp_path)) == (b"earlier", [path])
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, len(CONTENT)), (5, 6), (7, 2 * folder.PIECE_BYTES + 9), (len(CONTENT) - 1, len(CONTENT))]
+)
+def test_a_range_is_read(start: int, end: int, tmp_path: Path) -> None:
+    path = tmp_path / "object"
+    path.write_bytes(CONTENT)
+
+    async def joined() -> bytes:
+        return b"".join([piece async for piece in folder.pieces_between(path, start, end)])
+
+    assert asyncio.run(joined()) == CONTENT[start:end]
+
+
+def test_the_unfinished_of_long_ago_is_swept(tmp_path: Path) -> None:
+    for name in ("object", "object#17", "new#18"):
+        (tmp_path / name).write_bytes(b"x")
+    os.utime(tmp_path / "object#17", (0, 0))
+    os.utime(tmp_path / "object", (0, 0))
+    folder.sweep(tmp_path, utcnow() - timedelta(days=1))
+    assert sorted(path.name for path in below(tmp_path)) == ["new#18", "object"]

@@ -1,0 +1,70 @@
+"""Many lease from one pool of offers at two web processes, and no job is given out twice."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from coordinator.database import writing
+from coordinator.models import Worker
+from tests.coordinator.jobs.stage import BOOT, Site
+from tests.support.engines import free_port
+
+JOBS, CALLERS = 24, 8
+START_SECONDS = 120.0
+
+
+@pytest.fixture
+def second_web(site: Site, tmp_path: Path) -> Iterator[str]:
+    """URL of a web process beside the one in this process, over the same database."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    with (tmp_path / "web.log").open("wb") as log:
+        command = [sys.executable, "-m", "coordinator", "serve", "--port", str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(url):
+            assert process.poll() is None, (tmp_path / "web.log").read_text("utf-8")
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_no_job_is_given_out_twice(site: Site, second_web: str) -> None:
+    with writing() as session:
+        session.get_one(Worker, site.worker.id).capabilities = {"algorithms": {"fedavg": 1}, "slots": 2 * JOBS}
+    offered = [site.stage.offer(client_id=site.stage.another_client(f"data {number}")) for number in range(JOBS)]
+    ready = threading.Barrier(CALLERS)
+
+    def lease_all(number: int) -> list[str]:
+        url = (site.service.url, second_web)[number % 2]
+        found: list[str] = []
+        with httpx.Client(base_url=url, auth=site.worker.identity, timeout=60, trust_env=False) as http:
+            ready.wait()
+            while (
+                answer := http.post("/v1/jobs/lease", json={"boot_id": BOOT, "wait_seconds": 0})
+            ).status_code == 200:
+                found.append(answer.json()["job_id"])
+        assert answer.status_code == 204, answer.text
+        return found
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        leased = [job_id for found in pool.map(lease_all, range(CALLERS)) for job_id in found]
+    assert sorted(leased) == sorted(offered)
+    assert site.stage.jobs() == [("leased", 1)] * JOBS

@@ -1,0 +1,115 @@
+"""Which acts stand in the audit log, in whose chains, and by whom."""
+
+import json
+
+from tests.support.audit_log import actions, chain_of, entries
+from tests.support.service import Service, created, rotate
+from tests.support.stage import Stage
+
+
+class TestWhatIsOnRecord:
+    def test_the_installation_has_its_keys_and_organizations(self, service: Service) -> None:
+        bank = service.new_organization("Bank")
+        key, organization = entries(service.admin, "/v1/audit")
+        assert (key["action"], key["by"], key["details"]) == (
+            "api_key.created", "coordinator", {"name": "tests", "role": "admin"},
+        )  # fmt: skip
+        assert (organization["action"], organization["by"]) == ("organization.created", key["target"])
+        assert (organization["target"], organization["organizations"]) == (bank.id, [bank.id])
+
+    def test_keys_and_tokens_are_named_by_id_and_without_their_secrets(self, service: Service) -> None:
+        bank = service.new_organization("Bank")
+        path = f"/v1/organizations/{bank.id}"
+        key = created(bank.owner.post(f"{path}/api-keys", json={"name": "laptop", "role": "viewer"}))
+        token = created(bank.owner.post(f"{path}/enrollment-tokens", json={"name": "basement"}))
+        for _ in range(2):  # the second time changes nothing
+            assert bank.owner.delete(f"{path}/api-keys/{key['id']}").status_code == 204
+            assert bank.owner.delete(f"{path}/enrollment-tokens/{token['id']}").status_code == 204
+        found = chain_of(service, bank.id)[4:]
+        assert [(entry["action"], entry["target"]) for entry in found] == [
+            ("api_key.created", key["id"]),
+            ("enrollment_token.created", token["id"]),
+            ("api_key.revoked", key["id"]),
+            ("enrollment_token.revoked", token["id"]),
+        ]
+        assert len({entry["by"] for entry in found}) == 1
+        told = json.dumps(found)
+        assert key["key"].rpartition("_")[2] not in told
+        assert token["token"].rpartition("_")[2] not in told
+
+    def test_a_worker_from_enrolment_to_revocation(self, service: Service) -> None:
+        bank = service.new_organization("Bank")
+        worker = service.new_worker(bank, "gpu")
+        rotate(worker)
+        assert bank.owner.delete(f"/v1/workers/{worker.id}").status_code == 204
+        enrolled, rotated, revoked = chain_of(service, bank.id)[-3:]
+        assert actions([enrolled, rotated, revoked]) == ["worker.enrolled", "worker.key_rotated", "worker.revoked"]
+        assert {entry["target"] for entry in (enrolled, rotated, revoked)} == {worker.id}
+        assert (enrolled["by"], rotated["by"]) == (worker.id, worker.id)
+        assert revoked["by"].startswith("key_")
+        assert enrolled["details"]["key_id"] != rotated["details"]["key_id"]
+
+    def test_a_federation_from_draft_to_deletion_in_the_logs_of_all_it_concerns(self, stage: Stage) -> None:
+        service, owner = stage.service, stage.owner
+        clinic = service.new_organization("Clinic")
+        before = len(chain_of(service, owner.id))
+        stage.create()
+        changed = owner.owner.patch(stage.path(), json={"rounds": 3}, headers={"If-Match": "*"})
+        assert changed.status_code == 200, changed.text
+        created(owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
+        clinic.owner.post(stage.path("accept")).raise_for_status()
+        actor = stage.join(stage.actor(clinic))
+        stage.post("start")
+        actor.http.post(f"/v1/jobs/{actor.lease()['job_id']}/decline", json=declined()).raise_for_status()  # type: ignore[index]
+        clinic.owner.post(f"/v1/clients/{actor.client_id}/restore").raise_for_status()
+        clinic.owner.post(f"/v1/clients/{actor.client_id}/leave").raise_for_status()
+        stage.post("pause")
+        stage.post("resume")
+        clinic.owner.post(stage.path("leave"), json={"reason": "enough"}).raise_for_status()
+        stage.post("cancel")
+        clone = created(owner.owner.post(stage.path("clone")))
+        assert owner.owner.delete(stage.path()).status_code == 204
+        shared = [
+            "invitation.accepted", "client.registered", "federation.started", "client.out", "client.restored",
+            "client.left", "federation.paused", "federation.resumed", "invitation.left",
+        ]  # fmt: skip
+        own = chain_of(service, owner.id)[before:]
+        assert [action for action in actions(own) if action != "worker.enrolled"] == [
+            "federation.created", "federation.changed", "invitation.invited", *shared,
+            "federation.cancelled", "federation.created", "federation.deleted",
+        ]  # fmt: skip
+        theirs = [
+            entry for entry in chain_of(service, clinic.id) if entry["action"] in {*shared, "invitation.invited"}
+        ]
+        assert actions(theirs) == ["invitation.invited", *shared]
+        out = theirs[shared.index("client.out") + 1]
+        assert (out["by"], out["details"]["reason"]) == ("coordinator", "policy_rank")
+        assert theirs[-1]["details"] == {"organization_id": clinic.id, "reason": "enough"}
+        assert own[-2]["details"] == {"name": clone["name"], "cloned_from": stage.federation_id}
+        assert (own[-1]["target"], own[-1]["details"]["state"]) == (stage.federation_id, "cancelled")
+
+    def test_the_end_of_a_federation_and_who_took_its_adapter(self, stage: Stage) -> None:
+        clinic = stage.service.new_organization("Clinic")
+        stage.running(rounds=1)
+        stage.play(1)
+        assert stage.show()["state"] == "completed"
+        (ended,) = entries(
+            stage.owner.owner, f"/v1/organizations/{stage.owner.id}/audit", action="federation.completed"
+        )
+        assert (ended["by"], ended["target"]) == ("coordinator", stage.federation_id)
+        reader = stage.owner.viewer
+        reader.get(stage.path("adapter")).raise_for_status()
+        path = stage.path("rounds", "1", "adapter", "adapter_config.json")
+        tag = reader.get(path, headers={"Range": "bytes=1-4"}).headers["etag"]
+        assert reader.get(path, headers={"If-None-Match": tag}).status_code == 304
+        assert clinic.owner.get(path).status_code == 404
+        taken = entries(stage.owner.owner, f"/v1/organizations/{stage.owner.id}/audit", action="adapter.downloaded")
+        assert [entry["details"] for entry in taken] == [
+            {"round": 1, "file": None},
+            {"round": 1, "file": "adapter_config.json"},
+        ]
+        assert {entry["target"] for entry in taken} == {stage.federation_id}
+
+
+def declined() -> dict[str, str]:
+    return {"boot_id": "boot-0000", "code": "policy_rank", "detail": "at most rank 1 here"}

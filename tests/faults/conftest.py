@@ -1,0 +1,71 @@
+"""A federation played by hand, and two real agents behind a network and on disks that tests can spoil."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.faulty_proxy import Faults, FaultyProxy
+from tests.support.nodes import Consortium, consortium
+from tests.support.service import Service
+from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.stage import Stage
+
+CHUNK_BYTES = 64 * 1024
+DISK_BYTES = 32 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Disks:
+    """Of the coordinator: `data` without the artifacts, and `store` with them. Of an agent: `worker`."""
+
+    data: SmallDisk
+    store: SmallDisk
+    worker: SmallDisk
+
+
+@pytest.fixture
+def stage(service: Service) -> Stage:
+    """An owner on a running web process; background tasks are run by the test."""
+    return Stage(service)
+
+
+@pytest.fixture(scope="session")
+def proxy() -> FaultyProxy:
+    return FaultyProxy()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the coordinator and the agents."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="session")
+def disks(folder: Path) -> Iterator[Disks]:
+    """Small ones under the places where `nodes` keep what they have."""
+    with ExitStack() as mounted:
+        places = (folder / "coordinator", folder / "coordinator" / "artifacts", folder / "south" / "state")
+        yield Disks(*(mounted.enter_context(small_disk(place, DISK_BYTES)) for place in places))
+
+
+@pytest.fixture(scope="session")
+def nodes(folder: Path, proxy: FaultyProxy, disks: Disks) -> Iterator[Consortium]:
+    """A coordinator, and two agents that reach it through the proxy alone."""
+    settings = {"claim_seconds": 3, "reconcile_seconds": 1, "process_renew_seconds": 2, "chunk_bytes": CHUNK_BYTES}
+    with consortium(folder, ["north", "south"], proxy, **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def admin_key(nodes: Consortium) -> str:
+    return nodes.installation.create_admin_key()
+
+
+@pytest.fixture(autouse=True)
+def good_network(proxy: FaultyProxy) -> Iterator[None]:
+    """No test leaves its faults to the next."""
+    yield
+    proxy.set(Faults())
