@@ -7,7 +7,9 @@ DATA   ?=
 ROUNDS ?=
 TESTS_AT_ONCE ?= -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: install demo up test test-slow test-all check bench clean
+ON_SERVERS := tests/coordinator tests/chaos tests/faults/test_engines_gone.py tests/end_to_end/test_big_engines.py
+
+.PHONY: install demo up test test-on-servers test-slow test-all check bench clean
 
 install: $(VENV)/.installed
 
@@ -25,10 +27,13 @@ up: install
 test: install
 	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -m "not slow and not gpu"
 
+test-on-servers: install  ## what needs a coordinator once more, on PostgreSQL, Redis and S3
+	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs -m "not slow and not gpu" $(ON_SERVERS)
+
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-all: test test-slow
+test-all: test test-on-servers test-slow
 
 check: install
 	$(BIN)/ruff format --check .

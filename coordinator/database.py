@@ -1,21 +1,26 @@
 """Engine and sessions. The only place that commits.
 
 SQLite: WAL, every commit synced to disk, and `BEGIN IMMEDIATE` for writing sessions; the driver's default begins
-a transaction late and loses updates. A session takes its connection with its first statement and not before, so
-that no request holds the write lock while it waits for a thread.
+a transaction late and loses updates. PostgreSQL: a reader sees one state, a writer what was committed before each of
+its statements; so whoever changes a row by what stands in it takes it with `lock_row`. A session takes its
+connection with its first statement and not before, so that no request holds the write lock while it waits for a
+thread.
 """
 
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, TypeVar
 
+from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.models import Base
@@ -25,10 +30,13 @@ BUSY_SECONDS = 30.0
 _BEGIN = "fedloom_begin"
 BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
 """Execution option of an engine whose transactions are alone from their start (SQLite)."""
+_BEFORE_COMMIT = "fedloom_before_commit"
+_LAST = "fedloom_last_before_commit"
 _AFTER_COMMIT = "fedloom_after_commit"
 _opening = threading.Lock()
 
 Row = TypeVar("Row", bound=Base)
+Result = TypeVar("Result")
 
 
 def utcnow() -> datetime:
@@ -46,10 +54,16 @@ class _Opened:
 @lru_cache(maxsize=1)
 def _open() -> _Opened:
     engine = make_engine(get_settings().database, threads=get_settings().web_threads)
-    readers = sessionmaker(engine.execution_options(postgresql_readonly=True), expire_on_commit=False)
+    readers = sessionmaker(_for_reading(engine), expire_on_commit=False)
     writers = sessionmaker(engine.execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
     event.listen(readers, "before_flush", _refuse_to_write)
     return _Opened(engine, readers, writers)
+
+
+def _for_reading(engine: Engine) -> Engine:
+    if engine.dialect.name == "sqlite":  # a transaction sees one state by itself
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _opened() -> _Opened:
@@ -82,8 +96,23 @@ def make_engine(url: str, threads: int = 1) -> Engine:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions of its own
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _turn_to_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _turn_to_wal(connection: Any) -> None:
+    # Of two that open a new file at once one may be told "locked" at once: SQLite's own waiting does not cover this.
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -116,9 +145,19 @@ def writing() -> Iterator[Session]:
     """
     with _opened().writers() as session:
         yield session
+        for action in (*session.info.pop(_BEFORE_COMMIT, ()), *session.info.pop(_LAST, ())):
+            action()
         session.commit()
         for action in session.info.pop(_AFTER_COMMIT, ()):
             action()
+
+
+def before_commit(session: Session, action: Callable[[], None], *, last: bool = False) -> None:
+    """Runs `action` at the end of the session's transaction, in order of registration; `last`: after all others.
+
+    What an action locks is locked after all rows, and in the same order by everybody: nobody waits in a circle.
+    """
+    session.info.setdefault(_LAST if last else _BEFORE_COMMIT, []).append(action)
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:
@@ -132,8 +171,18 @@ def lock_row(session: Session, model: type[Row], key: str) -> Row | None:
     SQLite has no row locks and needs none: a writing session is alone there.
     """
     (column,) = inspect(model).primary_key
-    statement = select(model).where(column == key).with_for_update().execution_options(populate_existing=True)
-    return session.scalars(statement).one_or_none()
+    # Not against rows that merely refer to this one, which others insert meanwhile: no primary key ever changes.
+    statement = select(model).where(column == key).with_for_update(key_share=True)
+    return session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
+
+
+def lock_name(session: Session, name: str) -> None:
+    """Waits until no other writing session holds this name, and holds it until the commit.
+
+    SQLite has no such locks and needs none: a writing session is alone there.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 def dispose() -> None:
@@ -153,14 +202,29 @@ def _forget(*, close: bool) -> None:
         _open.cache_clear()
 
 
-_Dependency = Callable[[HTTPConnection], Iterator[Session]]
+async def at_once(call: Callable[[], Result]) -> Result:
+    """Runs `call` in a thread that it need not wait for.
+
+    Whoever has a transaction open must end it so: all threads of the pool may be waiting for that very transaction.
+    """
+    with CancelScope(shield=True):
+        result = await to_thread.run_sync(call, limiter=CapacityLimiter(1))
+    return result  # noqa: RET504 - mypy: a scope may end its block early
+
+
+_Dependency = Callable[[HTTPConnection], AsyncIterator[Session]]
 
 
 def _session(opened: Callable[[], AbstractContextManager[Session]]) -> _Dependency:
-    def dependency(connection: HTTPConnection) -> Iterator[Session]:
-        with opened() as session:
-            connection.state.session = session
+    async def dependency(connection: HTTPConnection) -> AsyncIterator[Session]:
+        manager = opened()
+        connection.state.session = session = manager.__enter__()  # nothing is asked of the database yet
+        try:
             yield session
+        except BaseException as error:
+            await at_once(partial(manager.__exit__, type(error), error, error.__traceback__))
+            raise
+        await at_once(partial(manager.__exit__, None, None, None))
 
     return dependency
 
