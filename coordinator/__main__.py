@@ -67,14 +67,17 @@ def serve(data: Data = None, port: Port = None) -> None:
     """Run the web process alone."""
     import uvicorn
 
+    from coordinator import tracing
     from coordinator.app import create_app
     from coordinator.supervisor import watch_parent
 
     watch_parent()
     _settle("web", data, port)
     settings = get_settings()
+    application = create_app()
+    tracing.start("web", application)
     config = uvicorn.Config(
-        create_app(), settings.host, settings.port, log_config=None, access_log=False, ws="none",
+        application, settings.host, settings.port, log_config=None, access_log=False, ws="none",
         timeout_graceful_shutdown=GRACEFUL_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
     listening = config.bind_socket()
@@ -90,6 +93,7 @@ def work(data: Data = None) -> None:
     """Run a background process alone."""
     from celery.exceptions import SecurityWarning
 
+    from coordinator import tracing
     from coordinator.celery_app import celery, load_tasks, worker_arguments
     from coordinator.supervisor import watch_parent
 
@@ -97,6 +101,7 @@ def work(data: Data = None) -> None:
     _settle("background", data)
     warnings.filterwarnings("ignore", category=SecurityWarning)  # of root: this queue carries JSON alone
     load_tasks()
+    tracing.start("background")
     _wait_for_migration()
     celery.worker_main(worker_arguments(get_settings()))
 
@@ -104,11 +109,13 @@ def work(data: Data = None) -> None:
 @app.command()
 def beat(data: Data = None) -> None:
     """Run the clock that wakes what is due; one in an installation."""
+    from coordinator import tracing
     from coordinator.celery_app import run_beat
     from coordinator.supervisor import watch_parent
 
     watch_parent()
     _settle("beat", data)
+    tracing.start("beat")
     _wait_for_migration()
     run_beat()
 

@@ -27,6 +27,8 @@ from coordinator.models import Base
 from coordinator.settings import get_settings
 
 BUSY_SECONDS = 30.0
+CONNECT_SECONDS = 5
+"""How long to wait for a database server that says nothing, unless its URL has a `connect_timeout`."""
 _BEGIN = "fedloom_begin"
 BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
 """Execution option of an engine whose transactions are alone from their start (SQLite)."""
@@ -80,7 +82,8 @@ def engine() -> Engine:
 def make_engine(url: str, threads: int = 1) -> Engine:
     """An engine with room for `threads` sessions at once and as many that are just ending."""
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=threads, max_overflow=threads, pool_pre_ping=True)
+        within = {"connect_timeout": CONNECT_SECONDS} if "connect_timeout" not in make_url(url).query else {}
+        return create_engine(url, pool_size=threads, max_overflow=threads, pool_pre_ping=True, connect_args=within)
     made = create_engine(
         url,
         pool_size=threads,

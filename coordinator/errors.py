@@ -137,4 +137,9 @@ def out_of_service(part: str, error: Exception) -> Unavailable:
     return Unavailable(f"{part}_unavailable", f"The coordinator's {part} does not answer at the moment. Try again.")
 
 
+def cause_of(error: Exception) -> CoordinatorError:
+    """What held a step up, as it is told: an error of this coordinator, or one of its disk."""
+    return error if isinstance(error, CoordinatorError) else out_of_service("disk", error)
+
+
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")

@@ -1,4 +1,4 @@
-"""What the database says of the whole installation, as Prometheus gauges: the same at every web process.
+"""What the database says of the whole installation, for Prometheus: the same at every web process.
 
 Background processes and beat export nothing themselves; what they do, or leave undone, shows here.
 """
@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -17,7 +17,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from coordinator.database import reading, utcnow
 from coordinator.federations import lifecycle as federation_states
 from coordinator.jobs import lifecycle as job_states
-from coordinator.models import Artifact, Federation, Job, Process, Round, Worker
+from coordinator.models import Artifact, Counter, Federation, Job, Process, Round, Worker
+from coordinator.models.counter import ARTIFACT_BYTES_FREED
 from coordinator.processes import ROLES
 from coordinator.rounds import lifecycle as round_states
 from coordinator.settings import get_settings
@@ -30,7 +31,7 @@ _log = structlog.get_logger(__name__)
 class Installation(Collector):
     """Asks the database at each scrape: a few counts over indexed columns, of what is not ended."""
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """All gauges; only `fedloom_database_up` while the database does not answer."""
         up = GaugeMetricFamily("fedloom_database_up", "Whether the database answered this scrape")
         try:
@@ -47,7 +48,7 @@ REGISTRY = CollectorRegistry()
 REGISTRY.register(Installation())
 
 
-def _gauges(session: Session, now: datetime) -> Iterator[GaugeMetricFamily]:
+def _gauges(session: Session, now: datetime) -> Iterator[Metric]:
     yield _by_state(session, "federations", Federation.state, FEDERATIONS)
     yield _by_state(session, "rounds", Round.state, ROUNDS)
     yield _by_state(session, "jobs", Job.state, job_states.OPEN)
@@ -71,6 +72,10 @@ def _gauges(session: Session, now: datetime) -> Iterator[GaugeMetricFamily]:
     ).one()
     yield GaugeMetricFamily("fedloom_artifacts", "Artifacts in the store", artifacts)
     yield GaugeMetricFamily("fedloom_artifact_bytes", "Bytes of the artifacts in the store", float(size_bytes))
+    freed = session.scalar(select(Counter.value).where(Counter.name == ARTIFACT_BYTES_FREED)) or 0
+    yield CounterMetricFamily(
+        "fedloom_artifact_freed_bytes", "Bytes of artifacts that nobody held any more and that were deleted", freed
+    )
 
 
 def _by_state(

@@ -24,6 +24,15 @@ def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]
     return event
 
 
+def with_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor that names the trace in which this happens, where there is one."""
+    if (trace := sys.modules.get("opentelemetry.trace")) is not None:
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            event["trace_id"] = trace.format_trace_id(context.trace_id)
+    return event
+
+
 def configure(log_format: Literal["auto", "json", "console"], process: str) -> None:
     """Sends this process's log, and that of the libraries it uses, to standard error."""
 
@@ -33,6 +42,7 @@ def configure(log_format: Literal["auto", "json", "console"], process: str) -> N
 
     shared: list[Processor] = [
         naming,
+        with_trace,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,

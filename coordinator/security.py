@@ -31,6 +31,8 @@ KEY_PREFIX = "flk_"
 ENROLLMENT_PREFIX = "fle_"
 AUDIENCE = "fedloom"
 PUBLIC_KEY_BYTES = 32
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P)
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
 """Said of what is not there and of what is another organisation's alike."""
@@ -85,7 +87,15 @@ def read_public_key(text: str) -> Ed25519PublicKey:
     raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if len(raw) != PUBLIC_KEY_BYTES:
         raise ValueError(f"an Ed25519 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(raw)}")
+    if _has_small_order(raw):
+        raise ValueError("this Ed25519 key is of small order: one signature would hold over many messages")
     return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _has_small_order(raw: bytes) -> bool:
+    """Whether eight times the point is zero: y is 0, 1 or -1, or d y^4 + 2 y^2 = 1 (RFC 8032, 5.1: p and d)."""
+    y = (int.from_bytes(raw, "little") & (1 << 255) - 1) % _P
+    return y in (0, 1, _P - 1) or (_D * y**4 + 2 * y**2 - 1) % _P == 0
 
 
 def signature_holds(public_key: str, signature: str, message: bytes) -> bool:

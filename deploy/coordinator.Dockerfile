@@ -13,7 +13,7 @@ COPY federated ./federated
 COPY coordinator ./coordinator
 COPY worker_agent ./worker_agent
 COPY alembic ./alembic
-RUN /opt/fedloom/bin/pip install -c constraints.txt '.[coordinator]' \
+RUN /opt/fedloom/bin/pip install -c constraints.txt '.[coordinator,tracing]' \
  && /opt/fedloom/bin/pip uninstall --yes pip
 
 FROM python:3.11.13-slim-bookworm

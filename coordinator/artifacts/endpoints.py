@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from coordinator.artifacts import presigned, service, store
 from coordinator.conditions import is_known
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
-from coordinator.errors import RangeNotSatisfiable, Unprocessable
+from coordinator.errors import RangeNotSatisfiable, Unavailable, Unprocessable
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal
@@ -52,15 +52,20 @@ def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -
 )
 async def put_chunk(upload_id: str, index: int, principal: AnyPrincipal, request: Request) -> Response:
     """Store one chunk: the body is its bytes. All chunks but the last have `chunk_bytes`."""
-    size_bytes = await run_in_threadpool(_chunk_size, principal, upload_id, index)
+    size_bytes, held_up = await run_in_threadpool(_chunk_size, principal, upload_id, index)
     try:
         await store.put_chunk(upload_id, index, request.stream(), size_bytes)
     except store.WrongBytes as error:
         raise Unprocessable("chunk_size_wrong", f"{error}.") from None
+    except Unavailable as error:
+        await run_in_threadpool(service.hold_up, upload_id, error)
+        raise
+    if held_up:
+        await run_in_threadpool(service.go_on, upload_id)
     return Response(status_code=204)
 
 
-def _chunk_size(principal: Principal, upload_id: str, index: int) -> int:
+def _chunk_size(principal: Principal, upload_id: str, index: int) -> tuple[int, bool]:
     with reading() as session:
         return service.chunk_size(session, principal, upload_id, index)
 

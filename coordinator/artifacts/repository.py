@@ -1,6 +1,6 @@
 """Statements over artifacts, grants, holds and uploads. Used by `service` alone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from coordinator.models import Artifact, Base, Grant, Hold, Upload
+from coordinator.models import Artifact, Base, Counter, Grant, Hold, Upload
+from coordinator.models.counter import ARTIFACT_BYTES_FREED
 
 
 def insert_missing(session: Session, model: type[Base], **values: Any) -> None:
@@ -57,6 +58,13 @@ def take_unheld(session: Session, created_before: datetime, limit: int) -> Seque
     return taken.all()
 
 
+def count_freed(session: Session, size_bytes: int) -> None:
+    """So many more bytes were deleted since the installation began."""
+    session.execute(
+        update(Counter).where(Counter.name == ARTIFACT_BYTES_FREED).values(value=Counter.value + size_bytes)
+    )
+
+
 def known(session: Session, digests: Sequence[str]) -> set[str]:
     """Which of the digests have a row."""
     return set(session.scalars(select(Artifact.digest).where(Artifact.digest.in_(digests))))
@@ -66,6 +74,12 @@ def uploads_of(session: Session, principal: str, digest: str, states: Sequence[s
     """The principal's uploads of the digest in one of the states, newest first."""
     statement = select(Upload).where(Upload.principal == principal, Upload.digest == digest, Upload.state.in_(states))
     return session.scalars(statement.order_by(Upload.created_at.desc())).all()
+
+
+def problems_of_open(session: Session, principals: Collection[str]) -> Sequence[dict[str, Any] | None]:
+    """The problems of the principals' uploads that have not ended."""
+    statement = select(Upload.problem).where(Upload.principal.in_(principals))
+    return session.scalars(statement.where(Upload.state.in_(("open", "assembling")))).all()
 
 
 def fail_uploads(session: Session, digest: str, problem: dict[str, Any]) -> None:

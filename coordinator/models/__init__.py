@@ -5,6 +5,7 @@ from coordinator.models.artifact import Artifact, Grant, Hold
 from coordinator.models.audit import AuditChain, AuditEntry
 from coordinator.models.base import Base
 from coordinator.models.client import Client
+from coordinator.models.counter import Counter
 from coordinator.models.delivery import Delivery
 from coordinator.models.enrollment_token import EnrollmentToken
 from coordinator.models.event import Event
@@ -29,6 +30,7 @@ __all__ = [
     "AuditEntry",
     "Base",
     "Client",
+    "Counter",
     "Delivery",
     "EnrollmentToken",
     "Event",

@@ -18,6 +18,8 @@ class UploadRequest(Plain):
 class UploadAnswer(Answer):
     """`chunks_present` lists the chunk indices the coordinator has; a finished upload has `artifact`.
 
+    `problem` says why an upload failed, or what holds it up.
+
     A chunk in `chunk_urls` may be sent to that URL, by PUT and without a token, instead of through the coordinator.
     """
 

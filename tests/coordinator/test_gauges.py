@@ -1,10 +1,14 @@
 """What /metrics says of the installation, over HTTP, against what the API says."""
 
+import hashlib
 import re
+from datetime import timedelta
 
 import pytest
 
-from tests.support.service import Service, forget_settings
+from coordinator.artifacts import service as artifacts
+from coordinator.database import utcnow
+from tests.support.service import Service, forget_settings, upload
 from tests.support.stage import Stage
 
 
@@ -39,6 +43,14 @@ class TestGauges:
         assert series['federations{state="running"}'] == series['rounds{state="collecting"}'] == 0
         assert series["oldest_open_round_seconds"] == series["oldest_offered_job_seconds"] == 0
         assert series["artifact_bytes"] > before > 0
+
+    def test_count_the_bytes_that_were_freed(self, service: Service) -> None:
+        owner = service.new_organization("Bank").owner
+        for content in (b"a" * 100, b"b" * 23):
+            upload(owner, content, "sha256:" + hashlib.sha256(content).hexdigest())
+            for days in (10, 20, 30):  # its uploader's hold ends, and then its day begins
+                artifacts.collect(utcnow() + timedelta(days=days))
+        assert told(service)["artifact_freed_bytes_total"] == 123
 
     def test_say_that_the_database_is_away_and_leave_the_counters(
         self, service: Service, monkeypatch: pytest.MonkeyPatch

@@ -1,20 +1,56 @@
 """Who is let in: API keys, worker tokens, roles."""
 
+from base64 import urlsafe_b64encode
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from coordinator.database import utcnow
 from coordinator.errors import Forbidden, NotFound
-from coordinator.security import Principal, Role, hash_secret, new_secret, require_role, secret_matches, split_secret
+from coordinator.security import (
+    Principal,
+    Role,
+    hash_secret,
+    new_secret,
+    read_public_key,
+    require_role,
+    secret_matches,
+    signature_holds,
+    split_secret,
+)
 from tests.support.service import Bearer, EnrolledWorker, Service, problem
 
 
 @pytest.fixture
 def worker(service: Service) -> EnrolledWorker:
     return service.new_worker(service.new_organization("Bank"), "gpu-1")
+
+
+SMALL_ORDER_Y = [
+    0,
+    1,
+    2**255 - 20,
+    2**255 - 19,
+    2**255 - 18,
+    0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+]
+
+
+class TestPublicKeys:
+    @pytest.mark.parametrize("y", SMALL_ORDER_Y)
+    @pytest.mark.parametrize("sign", [0, 2**255])
+    def test_one_of_small_order_is_none(self, y: int, sign: int) -> None:
+        with pytest.raises(ValueError, match="small order"):
+            read_public_key(urlsafe_b64encode((y + sign).to_bytes(32, "little")).decode())
+
+    def test_a_signature_that_holds_over_everything_holds_over_nothing(self) -> None:
+        zero = (1).to_bytes(32, "little")
+        Ed25519PublicKey.from_public_bytes(zero).verify(zero + bytes(32), b"what nobody signed")
+        key, signature = (urlsafe_b64encode(raw).decode() for raw in (zero, zero + bytes(32)))
+        assert not signature_holds(key, signature, b"what nobody signed")
 
 
 class TestCredentials:

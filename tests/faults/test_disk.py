@@ -56,7 +56,14 @@ class TestAStoreWithoutRoom:
         refused = first.http.put(chunk, content=content)
         assert "has no room left" in problem(refused, 503, "store_full")["detail"]
         assert int(refused.headers["retry-after"]) > 0
+        (shown,) = stage.rounds()
+        assert shown["state"] == "collecting"
+        assert shown["waiting_for"].endswith("held up: store_full")
+        shown = first.http.get(f"/v1/artifacts/uploads/{announced['upload_id']}").json()
+        assert (shown["state"], shown["problem"]["code"]) == ("open", "store_full")
         store.free()
+        first.http.put(chunk, content=content).raise_for_status()
+        assert "held up" not in stage.rounds()[0]["waiting_for"]
         first.submit(lease).raise_for_status()
         stage.play(1)
         assert [row["accepted"] for row in stage.rounds()] == [[0, 1]]
@@ -175,8 +182,11 @@ class TestAFileThatMayNotGrow:
         assert upload(admin, content, digest)["state"] == "assembling"
         until(lambda: b"File too large" in log.read_bytes()[offset:])
         announcement = {"size_bytes": len(content), "digest": digest}
-        assert created(admin.post("/v1/artifacts/uploads", json=announcement))["state"] == "assembling"
+        held_up = created(admin.post("/v1/artifacts/uploads", json=announcement))
+        assert (held_up["state"], held_up["problem"]["code"]) == ("assembling", "store_full")
         background.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         until(lambda: admin.get(f"/v1/artifacts/{digest}").status_code == 200)
         assert admin.get(f"/v1/artifacts/{digest}").content == content
+        ended = created(admin.post("/v1/artifacts/uploads", json=announcement))
+        assert (ended["state"], ended["problem"]) == ("complete", None)
         assert nodes.installation.pid_of("background") == background.pid

@@ -26,7 +26,9 @@ def collect(now: datetime) -> int:
             # Before the commit: `write_row` of the same digest waits for it, and then sees that the bytes are gone.
             for artifact in taken:
                 store.drop(artifact.digest)
-        freed_bytes += sum(artifact.size_bytes for artifact in taken)
+            size_bytes = sum(artifact.size_bytes for artifact in taken)
+            repository.count_freed(session, size_bytes)
+        freed_bytes += size_bytes
         if len(taken) < _COLLECTED_AT_ONCE:
             _log.info("artifacts_collected", freed_bytes=freed_bytes)
             return freed_bytes

@@ -1,18 +1,21 @@
 """Uploads, chunk by chunk: announced, continued, completed, put together in the background."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from coordinator.artifacts import presigned, repository, schemas, store
 from coordinator.artifacts.service.keeping import uploaded_by, write_row
 from coordinator.artifacts.store import Stored
 from coordinator.database import lock_row, reading, utcnow, writing
-from coordinator.errors import Conflict, NotFound, TooLarge, Unprocessable
+from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge, Unprocessable, cause_of
 from coordinator.models import Upload
 from coordinator.models.base import new_id
 from coordinator.nudge import ASSEMBLE, nudge
@@ -21,6 +24,7 @@ from coordinator.settings import get_settings
 from federated.protocol import UploadAnswer, UploadRequest
 
 _UPLOADERS: tuple[Role, ...] = ("worker", "owner", "operator")
+_GOING_ON = ("open", "assembling")
 _log = structlog.get_logger(__name__)
 
 
@@ -42,7 +46,7 @@ def announce(session: Session, principal: Principal, request: UploadRequest, now
 
 def _resumable(session: Session, principal: Principal, request: UploadRequest) -> Upload | None:
     kept = uploaded_by(session, principal.reader, request.digest) is not None
-    states = ["complete"] if kept else ["open", "assembling"]
+    states = ["complete"] if kept else list(_GOING_ON)
     found = repository.uploads_of(session, principal.reader, request.digest, states)
     return next((upload for upload in found if upload.size_bytes == request.size_bytes), None)
 
@@ -52,15 +56,18 @@ def show_upload(session: Session, principal: Principal, upload_id: str) -> Uploa
     return _answer(_own_upload(session, principal, upload_id))
 
 
-def chunk_size(session: Session, principal: Principal, upload_id: str, index: int) -> int:
-    """Bytes that chunk `index` of an open upload must have. Raises NotFound, Forbidden, Conflict."""
+def chunk_size(session: Session, principal: Principal, upload_id: str, index: int) -> tuple[int, bool]:
+    """Bytes that chunk `index` of an open upload must have, and whether the one before was held up.
+
+    Raises NotFound, Forbidden, Conflict.
+    """
     upload = _own_upload(session, principal, upload_id)
     require_role(principal, *_UPLOADERS)
     if upload.state != "open":
         raise Conflict("upload_closed", f"The upload is {upload.state}: it takes no more chunks.")
     if not 0 <= index < _chunks(upload):
         raise NotFound("chunk_unknown", f"This upload has the chunks 0 to {_chunks(upload) - 1}.")
-    return _chunk_bytes(upload, index)
+    return _chunk_bytes(upload, index), upload.problem is not None
 
 
 def complete(principal: Principal, upload_id: str) -> UploadAnswer:
@@ -84,12 +91,37 @@ def complete(principal: Principal, upload_id: str) -> UploadAnswer:
 
 
 def assemble(upload_id: str) -> None:
-    """Joins the chunks of an upload that waits for it; does nothing if it does not, or another process is at it."""
+    """Joins the chunks of an upload that waits for it; does nothing if it does not, or another process is at it.
+
+    What holds it up stands in the upload as its problem until it goes on.
+    """
     upload = _claim(upload_id)
     if upload is None:
         return
     claim = _Claim(upload_id)
-    _finish(upload, partial(store.assemble, upload.id, _chunks(upload), upload.digest, claim.renew))
+    try:
+        _finish(upload, partial(store.assemble, upload.id, _chunks(upload), upload.digest, claim.renew))
+    except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
+        hold_up(upload_id, error)
+
+
+def hold_up(upload_id: str, error: Exception) -> None:
+    """The upload cannot go on for now, for a reason that is not its own."""
+    _log.warning("upload_held_up", upload_id=upload_id, reason=str(error))
+    with suppress(OperationalError), writing() as session:  # nor can this be written, if the database has no room
+        _tell(session, upload_id, cause_of(error).problem())
+
+
+def go_on(upload_id: str) -> None:
+    """What held the upload up is over."""
+    with writing() as session:
+        _tell(session, upload_id, None)
+
+
+def held_up(session: Session, principals: Collection[str]) -> list[str]:
+    """The codes of what holds uploads of these principals up, sorted."""
+    problems = repository.problems_of_open(session, principals)
+    return sorted({problem["code"] for problem in problems if problem is not None})
 
 
 def resume(now: datetime) -> None:
@@ -158,6 +190,12 @@ def _claim(upload_id: str) -> Upload | None:
         return upload
 
 
+def _tell(session: Session, upload_id: str, problem: dict[str, Any] | None) -> None:
+    upload = lock_row(session, Upload, upload_id)
+    if upload is not None and upload.state in _GOING_ON and upload.problem != problem:
+        upload.problem, upload.version = problem, upload.version + 1
+
+
 class _Claim:
     """Renews the claim on an upload when half of it is over."""
 
@@ -188,7 +226,7 @@ def _finish(upload: Upload, make: Callable[[], None]) -> None:
         return
     with writing() as session:
         row = lock_row(session, Upload, upload.id)
-        if row is None or row.state not in ("open", "assembling"):
+        if row is None or row.state not in _GOING_ON:
             return
         row.state, row.problem, row.version = ("failed" if problem else "complete"), problem, row.version + 1
         if problem is None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from coordinator import events
 from coordinator.artifacts import service as artifacts
-from coordinator.errors import ArtifactDamaged, CoordinatorError, out_of_service
+from coordinator.errors import ArtifactDamaged, cause_of
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND, AGGREGATE_SHARD, MEND, nudge
@@ -28,7 +28,7 @@ def hold_up(session: Session, round_id: str, error: Exception) -> None:
     if found is None or found[1].state in lifecycle.ENDED:
         return
     _, round_ = found
-    cause = error if isinstance(error, CoordinatorError) else out_of_service("disk", error)
+    cause = cause_of(error)
     if round_.reason != cause.code:
         round_.reason = cause.code
         facts = {"reason": cause.code, "detail": cause.detail}

