@@ -5,7 +5,8 @@ ALGORITHM ?= fedavg
 SEED   ?= 0
 DATA   ?=
 ROUNDS ?=
-TESTS_AT_ONCE ?= -n logical --maxprocesses 8 --dist loadfile
+# One more than there are cores: tests of processes wait for a third of their time.
+TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 1 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile
 
 ON_SERVERS := tests/coordinator tests/chaos tests/faults/test_engines_gone.py tests/end_to_end/test_big_engines.py
 

@@ -13,8 +13,13 @@ from tests.support.places import on_servers, places, settled
 logs.configure("json", "tests")
 
 
+_LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy"))
+"""Where a file may take a minute. These come first, or the last of them would keep all but one core waiting."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests about the engines that this run does without are deselected, and counted as such."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
     without = "sqlite" if on_servers() else "engines"
     elsewhere = [item for item in items if item.get_closest_marker(without)]
     if elsewhere:

@@ -32,18 +32,18 @@ def stage(service: Service) -> Stage:
     return Stage(service)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def proxy() -> FaultyProxy:
     return FaultyProxy()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the coordinator and the agents."""
     return tmp_path_factory.mktemp("faults")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def disks(folder: Path) -> Iterator[Disks]:
     """Small ones under the places where `nodes` keep what they have."""
     with ExitStack() as mounted:
@@ -51,7 +51,7 @@ def disks(folder: Path) -> Iterator[Disks]:
         yield Disks(*(mounted.enter_context(small_disk(place, DISK_BYTES)) for place in places))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes(folder: Path, proxy: FaultyProxy, disks: Disks) -> Iterator[Consortium]:
     """A coordinator, and two agents that reach it through the proxy alone."""
     settings = {"claim_seconds": 3, "reconcile_seconds": 1, "process_renew_seconds": 2, "chunk_bytes": CHUNK_BYTES}
@@ -59,7 +59,7 @@ def nodes(folder: Path, proxy: FaultyProxy, disks: Disks) -> Iterator[Consortium
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def admin_key(nodes: Consortium) -> str:
     return nodes.installation.create_admin_key()
 
