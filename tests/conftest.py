@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side: processes that each take all cores for every small sum wait for each other, spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from coordinator import logs
 from tests.support import service as support
 from tests.support.places import on_servers, places, settled
@@ -13,7 +16,7 @@ from tests.support.places import on_servers, places, settled
 logs.configure("json", "tests")
 
 
-_LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy"))
+_LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy", "federated"))
 """Where a file may take a minute. These come first, or the last of them would keep all but one core waiting."""
 
 

@@ -127,12 +127,6 @@ class TestPayloads:
         assert all(value.isfinite().all() for value in adapter.tensors.values())
 
 
-def test_ten_fresh_interpreters_make_the_same_bytes_of_every_sample(fresh_digests: list[dict[str, str]]) -> None:
-    assert len(fresh_digests) == 10
-    assert {f"{sample.algorithm} {index} state" for index, sample in enumerate(SAMPLES)} <= fresh_digests[0].keys()
-    assert all(digests == fresh_digests[0] for digests in fresh_digests)
-
-
 @every_sample
 class TestClient:
     def test_one_without_memory_works_in_any_round(self, sample: Sample) -> None:
