@@ -25,16 +25,17 @@ demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUND
 up: install
 	$(BIN)/coordinator up
 
-test: install
-	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -m "not slow and not gpu"
+test: install  ## on SQLite and files, then what needs a coordinator once more on servers, where they are installed
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs -m "not slow and not gpu"
+	$(MAKE) test-on-servers
 
-test-on-servers: install  ## what needs a coordinator once more, on PostgreSQL, Redis and S3
+test-on-servers: install  ## on PostgreSQL, Redis and S3
 	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs -m "not slow and not gpu" $(ON_SERVERS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-all: test test-on-servers test-slow
+test-all: test test-slow
 
 check: install
 	$(BIN)/ruff format --check .

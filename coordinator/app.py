@@ -1,5 +1,6 @@
 """Composition root of the web process: routers, errors, limits, health."""
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from pydantic import Field
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator import database, gauges, openapi, problems, readiness
@@ -21,6 +23,7 @@ from coordinator.clients.endpoints import router as clients
 from coordinator.errors import TooLarge, Unavailable
 from coordinator.federations.endpoints import router as federations
 from coordinator.jobs.endpoints import router as jobs
+from coordinator.models.base import new_id
 from coordinator.organizations.endpoints import installation
 from coordinator.organizations.endpoints import router as organizations
 from coordinator.rounds.endpoints import router as rounds
@@ -33,6 +36,8 @@ from federated.protocol import PROTOCOL_VERSION, Answer
 ROUTERS = (organizations, installation, webhooks, workers, algorithms, federations, clients, rounds, jobs, artifacts)
 DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
 
+REQUEST_ID = "X-Request-ID"
+_SIMPLE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = structlog.get_logger(__name__)
 _requests = Counter("fedloom_http_requests_total", "Answered requests", ["method", "route", "status"])
 _seconds = Histogram("fedloom_http_request_seconds", "Seconds until the whole answer was sent", ["method", "route"])
@@ -73,7 +78,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class Gate:
-    """Before and after every request: refuses a body over `max_body_bytes`, counts, and writes the access log.
+    """Before and after every request: names it, refuses a body over `max_body_bytes`, counts, writes the access log.
+
+    The name is the caller's `X-Request-ID`, if that is a simple one; the answer has it, and every log line.
 
     A chunk of an upload may be larger; its exact size is checked where it is stored.
     """
@@ -85,6 +92,10 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with structlog.contextvars.bound_contextvars(request_id=_name_of(scope)):
+            await self._named(scope, receive, send)
+
+    async def _named(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         status = 500
 
@@ -92,6 +103,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = structlog.contextvars.get_contextvars()["request_id"]
             await send(message)
 
         try:
@@ -104,6 +116,11 @@ class Gate:
                 await self._app(scope, received, sending)
         finally:
             _account(scope, status, time.perf_counter() - started)
+
+
+def _name_of(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if _SIMPLE_NAME.fullmatch(given) else new_id("req")
 
 
 async def _within_limit(scope: Scope, receive: Receive) -> Receive | None:
@@ -139,9 +156,9 @@ def _account(scope: Scope, status: int, seconds: float) -> None:
     path = route.path_format if isinstance(route, APIRoute) else "other"
     _requests.labels(scope["method"], path, str(status)).inc()
     _seconds.labels(scope["method"], path).observe(seconds)
-    _log.info(
-        "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(1000 * seconds, 1)
-    )
+    about = {name: value for name, value in scope.get("path_params", {}).items() if name.endswith("_id")}
+    took = round(1000 * seconds, 1)
+    _log.info("request", method=scope["method"], path=scope["path"], status=status, milliseconds=took, **about)
 
 
 class Alive(Answer):

@@ -51,21 +51,26 @@ def aggregate_shard(shard_id: str) -> None:
 
 def do(claimed: Claimed | ClaimedShard) -> Claimed | None:
     """Computes and records a claimed step, and claims the next one in the same transaction."""
+    with structlog.contextvars.bound_contextvars(**_about(claimed)):
+        return _do(claimed)
+
+
+def _do(claimed: Claimed | ClaimedShard) -> Claimed | None:
     result: Result | str
     with kept(claimed):
         try:
             result = _compute(claimed)
         except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
-            _log.warning("step_held_up", round_id=claimed.round_id, step=_name(claimed), reason=str(error))
+            _log.warning("step_held_up", step=_name(claimed), reason=str(error))
             with writing() as session:
                 service.hold_up(session, claimed.round_id, error)
             return None
         except Exception as error:
-            _log.exception("step_failed", round_id=claimed.round_id, step=_name(claimed))
+            _log.exception("step_failed", step=_name(claimed))
             result = f"{_name(claimed)}: {error}"[:DETAIL_CHARACTERS]
     with writing() as session:
         if not _record(session, claimed, result):
-            _log.info("step_discarded", round_id=claimed.round_id, step=_name(claimed))
+            _log.info("step_discarded", step=_name(claimed))
             return None
         return service.claim(session, claimed.round_id, utcnow())
 
@@ -138,6 +143,10 @@ def _record(session: Session, claimed: Claimed | ClaimedShard, result: Result | 
     return service.record(session, claimed, result, utcnow())
 
 
+def _about(claimed: Claimed | ClaimedShard) -> dict[str, str]:
+    return {"federation_id": claimed.federation_id, "round_id": claimed.round_id}
+
+
 @contextmanager
 def kept(claimed: Claimed | ClaimedShard) -> Iterator[None]:
     """Renews the claim in a thread for as long as the block runs."""
@@ -150,7 +159,7 @@ def kept(claimed: Claimed | ClaimedShard) -> Iterator[None]:
                     if not service.renew(session, claimed, utcnow()):
                         return
             except Exception as error:  # the next turn may succeed; if none does, the result is thrown away
-                _log.warning("claim_not_renewed", round_id=claimed.round_id, reason=repr(error))
+                _log.warning("claim_not_renewed", reason=repr(error), **_about(claimed))
 
     thread = threading.Thread(target=renew, name=f"claim-{claimed.round_id}", daemon=True)
     thread.start()

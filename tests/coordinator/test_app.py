@@ -1,5 +1,6 @@
 """The web process as a whole: health, errors, limits, OpenAPI."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,31 @@ class TestHealth:
         service.admin.get("/v1/organizations/org_unknown")
         line = 'fedloom_http_requests_total{method="GET",route="/v1/organizations/{organization_id}",status="404"}'
         assert line in service.anonymous.get("/metrics").text
+
+
+class TestNames:
+    def test_a_request_has_a_name_of_its_own(self, service: Service) -> None:
+        names = {service.anonymous.get("/version").headers["x-request-id"] for _ in range(3)}
+        assert len(names) == 3
+        assert all(name.startswith("req_") for name in names)
+
+    def test_the_callers_name_is_kept_if_it_is_simple(self, service: Service) -> None:
+        for given, kept in {"trace-1.a_B": True, "": False, "a b": False, "a" * 65: False}.items():
+            told = service.anonymous.get("/nowhere", headers={"X-Request-ID": given}).headers["x-request-id"]
+            assert (told == given) is kept
+
+    def test_the_log_names_the_request_and_what_it_is_about(
+        self, service: Service, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        answer = service.admin.get("/v1/federations/fed_0", headers={"X-Request-ID": "mine"})
+        problem(answer, 404, "federation_unknown")
+        (line,) = [told for record in caplog.records if (told := told_by(record)).get("request_id") == "mine"]
+        assert (line["event"], line["status"], line["federation_id"]) == ("request", 404, "fed_0")
+
+
+def told_by(record: logging.LogRecord) -> dict[str, Any]:
+    """The fields of a line that structlog wrote."""
+    return record.msg if isinstance(record.msg, dict) else {}
 
 
 class TestReadiness:

@@ -41,6 +41,7 @@ Computed = Start | Plan | Check | Aggregate | Join | Evaluate
 class Claimed:
     """A step that one task may compute: `given` to the conductor, recorded under `version`."""
 
+    federation_id: str
     round_id: str
     version: int
     step: Computed
@@ -75,7 +76,7 @@ def claim_shard(session: Session, shard_id: str, now: datetime) -> ClaimedShard 
     row.version += 1
     row.claimed_until = _until(now)
     given = ShardInput(_whole(session, federation, round_), tuple(row.groups))
-    return ClaimedShard(round_.id, row.id, row.version, given)
+    return ClaimedShard(federation.id, round_.id, row.id, row.version, given)
 
 
 def renew(session: Session, claimed: Claimed | ClaimedShard, now: datetime) -> bool:
@@ -98,7 +99,7 @@ def _claimed(session: Session, federation: Federation, round_: Round, step: Comp
         bookkeeping.stop_collecting(session, round_, step, now)
     round_.version += 1
     round_.claimed_until = _until(now)
-    return Claimed(round_.id, round_.version, step, _given(session, federation, round_, step, now))
+    return Claimed(federation.id, round_.id, round_.version, step, _given(session, federation, round_, step, now))
 
 
 def _given(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Input:

@@ -25,6 +25,7 @@ from coordinator.rounds.service import bookkeeping
 class ClaimedShard:
     """A shard that one task may compute: `given` to the conductor, recorded under `version`."""
 
+    federation_id: str
     round_id: str
     shard_id: str
     version: int
