@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from coordinator.artifacts import presigned, service, store
+from coordinator.artifacts import chunks, presigned, service, store
 from coordinator.conditions import is_known
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unavailable, Unprocessable
@@ -52,22 +52,22 @@ def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -
 )
 async def put_chunk(upload_id: str, index: int, principal: AnyPrincipal, request: Request) -> Response:
     """Store one chunk: the body is its bytes. All chunks but the last have `chunk_bytes`."""
-    size_bytes, held_up = await run_in_threadpool(_chunk_size, principal, upload_id, index)
+    place = await run_in_threadpool(_place_of, principal, upload_id, index)
     try:
-        await store.put_chunk(upload_id, index, request.stream(), size_bytes)
-    except store.WrongBytes as error:
+        await chunks.put(upload_id, index, place.offset, request.stream(), place.size_bytes)
+    except chunks.WrongBytes as error:
         raise Unprocessable("chunk_size_wrong", f"{error}.") from None
     except Unavailable as error:
         await run_in_threadpool(service.hold_up, upload_id, error)
         raise
-    if held_up:
+    if place.held_up:
         await run_in_threadpool(service.go_on, upload_id)
     return Response(status_code=204)
 
 
-def _chunk_size(principal: Principal, upload_id: str, index: int) -> tuple[int, bool]:
+def _place_of(principal: Principal, upload_id: str, index: int) -> service.ChunkPlace:
     with reading() as session:
-        return service.chunk_size(session, principal, upload_id, index)
+        return service.place_of(session, principal, upload_id, index)
 
 
 @router.post(

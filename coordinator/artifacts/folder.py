@@ -7,12 +7,12 @@ and is written beside it under a name that ends in `#` and digits, which obstore
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from anyio import to_thread
 
@@ -20,6 +20,7 @@ PIECE_BYTES = 1024**2
 FLUSH_BYTES = 64 * 1024**2
 _ATTEMPTS = 5
 _UNFINISHED = 10**18
+Made = TypeVar("Made")
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -41,18 +42,6 @@ async def pieces_between(path: Path, start: int, end: int) -> AsyncIterator[byte
 
 def _read_at(file: IO[bytes], start: int, count: int) -> bytes:
     return os.pread(file.fileno(), count, start)
-
-
-async def receive(path: Path, parts: AsyncIterator[bytes]) -> None:
-    """Writes what comes in; nothing is there unless it ends well. Not synced to disk."""
-    with _beside(path) as file:
-        pending: list[bytes] = []
-        async for part in parts:
-            pending.append(part)
-            if sum(map(len, pending)) >= PIECE_BYTES:
-                await to_thread.run_sync(file.write, b"".join(pending))
-                pending.clear()
-        await to_thread.run_sync(file.write, b"".join(pending))
 
 
 class Durable:
@@ -85,7 +74,7 @@ class Durable:
 @contextmanager
 def durable(path: Path, flush_bytes: int = FLUSH_BYTES) -> Iterator[Durable]:
     """What is written inside is the file when the block ends, on disk but for its name; on an error there is none."""
-    with _beside(path) as file, ThreadPoolExecutor(1, "flush") as thread:
+    with beside(path) as file, ThreadPoolExecutor(1, "flush") as thread:
         writer = Durable(file, thread, flush_bytes)
         yield writer
         writer.end()
@@ -110,7 +99,8 @@ def sweep(place: Path, before: datetime) -> None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[IO[bytes]]:
+def beside(path: Path) -> Iterator[IO[bytes]]:
+    """What is written inside is the file when the block ends; on an error there is none."""
     unfinished = path.with_name(f"{path.name}#{secrets.randbelow(_UNFINISHED)}")
     try:
         with _opened(unfinished) as file:
@@ -123,9 +113,13 @@ def _beside(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """A new file; its folder is made, again if obstore takes it away meanwhile because it is empty."""
+    return made_beside(path, lambda: path.open("x+b"))
+
+
+def made_beside(path: Path, make: Callable[[], Made]) -> Made:
+    """What `make` makes in the path's folder, which is made; again if obstore takes it away because it is empty."""
     for _ in range(_ATTEMPTS):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            return path.open("xb")
-    return path.open("xb")
+            return make()
+    return make()

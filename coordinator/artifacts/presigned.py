@@ -7,7 +7,7 @@ from functools import lru_cache
 import obstore
 from obstore.store import S3Store
 
-from coordinator.artifacts import store
+from coordinator.artifacts import chunks, store
 from coordinator.settings import get_settings
 
 
@@ -22,7 +22,7 @@ def chunk_urls(upload_id: str, indices: Sequence[int]) -> dict[int, str]:
     signer = _signer()
     if signer is None or not indices:
         return {}
-    keys = [store.chunk_key(upload_id, index) for index in indices]
+    keys = [chunks.key(upload_id, index) for index in indices]
     return dict(zip(indices, obstore.sign(signer, "PUT", keys, _lifetime()), strict=True))
 
 

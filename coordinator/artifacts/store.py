@@ -8,7 +8,7 @@ import io
 import math
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,16 +28,11 @@ from federated.header import MAX_HEADER_BYTES, Header, parse_header
 
 READ_BYTES = 1024**2
 _DIGESTS = "sha256/"
-_UPLOADS = "uploads/"
 _PREFIX_BYTES = 8
 # No bound for a whole transfer, which may be large; one for a connection on which nothing moves.
 _CLIENT = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "24h"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
 _log = structlog.get_logger(__name__)
-
-
-class WrongBytes(ValueError):
-    """Bytes that are not what was announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class Stored:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """The one place where errors of the store, and of the disk it may lie on, become Unavailable."""
     try:
         yield
@@ -63,20 +58,20 @@ def _translated() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def opened() -> ObjectStore:
     """The process's store, opened at first use: its threads must not be inherited by a fork."""
-    if (place := _folder()) is None:
+    if (at := place()) is None:
         client = {**_CLIENT, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
         return from_url(get_settings().store, client_options=client, retry_config=_RETRIES)
-    return LocalStore(str(place), mkdir=True, automatic_cleanup=True)
+    return LocalStore(str(at), mkdir=True, automatic_cleanup=True)
 
 
-def _folder() -> Path | None:
+def place() -> Path | None:
     parts = urlsplit(get_settings().store)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def is_folder() -> bool:
     """Whether the store is a folder on this machine."""
-    return _folder() is not None
+    return place() is not None
 
 
 def object_key(digest: str) -> str:
@@ -84,12 +79,7 @@ def object_key(digest: str) -> str:
     return _DIGESTS + digest.removeprefix("sha256:")
 
 
-def chunk_key(upload_id: str, index: int) -> str:
-    """Where a chunk of an upload lies in the store."""
-    return f"{_UPLOADS}{upload_id}/{index:06d}"
-
-
-@_translated()
+@translated()
 def size_of(digest: str) -> int | None:
     """Bytes of the object, or None if there is none."""
     try:
@@ -98,99 +88,32 @@ def size_of(digest: str) -> int | None:
         return None
 
 
-@_translated()
+@translated()
 def put_file(path: Path) -> Stored:
     """Stores the file's bytes under their digest; does nothing more where they lie already."""
     stored = Stored(digest_of(path), path.stat().st_size)
     if size_of(stored.digest) != stored.size_bytes:
         obstore.put(opened(), key := object_key(stored.digest), path)
-        _sync(key)
+        sync(key)
     return stored
 
 
-async def put_chunk(upload_id: str, index: int, body: AsyncIterator[bytes], size_bytes: int) -> None:
-    """Stores one chunk. Raises WrongBytes, and stores nothing, unless `body` has exactly `size_bytes`."""
-
-    async def counted() -> AsyncIterator[bytes]:
-        received = 0
-        async for part in body:
-            received += len(part)
-            if received > size_bytes:
-                break
-            if part:
-                yield part
-        if received != size_bytes:
-            found = "more" if received > size_bytes else str(received)
-            raise WrongBytes(f"chunk {index} must have {size_bytes} bytes, {found} came")
-
-    with _translated():
-        if (place := _folder()) is None:
-            await obstore.put_async(opened(), chunk_key(upload_id, index), counted())
-        else:
-            await folder.receive(place / chunk_key(upload_id, index), counted())
-
-
-@_translated()
-def chunk_sizes(upload_id: str) -> dict[int, int]:
-    """Bytes of the chunks that lie in the store, by index."""
-    batches = obstore.list(opened(), prefix=f"{_UPLOADS}{upload_id}/")
-    return {int(meta["path"].rpartition("/")[2]): meta["size"] for batch in batches for meta in batch}
-
-
-@_translated()
-def adopt(upload_id: str, digest: str) -> None:
-    """Makes the upload's only chunk the object `digest`. Raises WrongBytes if it is not, FileNotFoundError."""
-    _compare(_sha256(chunk_key(upload_id, 0)), digest)
-    obstore.copy(opened(), chunk_key(upload_id, 0), object_key(digest))
-    _sync(object_key(digest))
-
-
-@_translated()
-def assemble(upload_id: str, chunks: int, digest: str, before_each: Callable[[], None]) -> None:
-    """Makes the upload's chunks the object `digest`, read once. Raises WrongBytes if they are not.
-
-    Calls `before_each` before each chunk. Raises FileNotFoundError if one is not there.
-    """
-    hashed = hashlib.sha256()
-    # What raises inside the block leaves no object. Not written elsewhere and copied: S3 copies at most 5 GB.
-    place, key = _folder(), object_key(digest)
-    with obstore.open_writer(opened(), key) if place is None else folder.durable(place / key) as writer:
-        for index in range(chunks):
-            before_each()
-            for part in _parts(chunk_key(upload_id, index)):
-                hashed.update(part)
-                writer.write(part)
-        _compare(hashed.hexdigest(), digest)
-    _sync(key)
-
-
-def _compare(found: str, digest: str) -> None:
-    if digest != "sha256:" + found:
-        raise WrongBytes(f"the bytes have the digest sha256:{found}, announced was {digest}")
-
-
-def drop_chunks(upload_id: str) -> None:
-    """Deletes the upload's chunks."""
-    for index in chunk_sizes(upload_id):
-        _delete(chunk_key(upload_id, index))
-
-
-@_translated()
+@translated()
 def drop(digest: str) -> None:
     """Deletes the object."""
-    _delete(object_key(digest))
+    delete(object_key(digest))
 
 
-def _delete(key: str) -> None:
+def delete(key: str) -> None:
     with suppress(FileNotFoundError):
         obstore.delete(opened(), key)
 
 
 async def read(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
     """The object's bytes from `start` up to, not with, `end`. Raises FileNotFoundError at the first step."""
-    with _translated():
-        if (place := _folder()) is not None:
-            async for piece in folder.pieces_between(place / object_key(digest), start, end):
+    with translated():
+        if (at := place()) is not None:
+            async for piece in folder.pieces_between(at / object_key(digest), start, end):
                 yield piece
             return
         result = await obstore.get_async(opened(), object_key(digest), options={"range": (start, end)})
@@ -198,7 +121,7 @@ async def read(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
             yield part
 
 
-@_translated()
+@translated()
 def read_header(digest: str) -> Header:
     """The safetensors header of the object. Raises HeaderError, FileNotFoundError."""
     size_bytes = obstore.head(opened(), object_key(digest))["size"]
@@ -211,7 +134,7 @@ def read_header(digest: str) -> Header:
     return parse_header(io.BytesIO(start), size_bytes)
 
 
-@_translated()
+@translated()
 def local_file(digest: str) -> Path:
     """A file on this machine with the object's bytes; fetched once from a remote store. Raises FileNotFoundError."""
     if (path := local_path(digest)).exists():
@@ -221,17 +144,17 @@ def local_file(digest: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     with unfinished.open("wb") as file:
-        for part in _parts(object_key(digest)):
+        for part in parts_of(object_key(digest)):
             file.write(part)
     return unfinished.replace(path)
 
 
 def local_path(digest: str) -> Path:
     """Where the object lies on this machine, or a copy of it would."""
-    return (_folder() or get_settings().data_folder.resolve() / "cache") / object_key(digest)
+    return (place() or get_settings().data_folder.resolve() / "cache") / object_key(digest)
 
 
-@_translated()
+@translated()
 def whole_file(digest: str) -> Path | None:
     """As `local_file`, held against the digest; None if the bytes are lost or are others."""
     with suppress(FileNotFoundError):
@@ -243,23 +166,23 @@ def whole_file(digest: str) -> Path | None:
     return None
 
 
-@_translated()
+@translated()
 def is_whole(digest: str) -> bool:
     """Whether the object itself, not a copy of it, is there with the bytes of its digest."""
     with suppress(FileNotFoundError):
-        return digest == "sha256:" + _sha256(object_key(digest))
+        return digest == "sha256:" + sha256_of(object_key(digest))
     return False
 
 
-def _parts(key: str) -> Iterator[bytes]:
-    if (place := _folder()) is not None:
-        return folder.pieces(place / key)
+def parts_of(key: str) -> Iterator[bytes]:
+    if (at := place()) is not None:
+        return folder.pieces(at / key)
     return iter(obstore.get(opened(), key).stream(min_chunk_size=READ_BYTES))
 
 
-def _sha256(key: str) -> str:
+def sha256_of(key: str) -> str:
     hashed = hashlib.sha256()
-    for part in _parts(key):
+    for part in parts_of(key):
         hashed.update(part)
     return hashed.hexdigest()
 
@@ -283,17 +206,17 @@ def sweep(before: datetime) -> None:
 
     A bucket shows no unfinished object; its own rule for incomplete multipart uploads takes them away.
     """
-    if (place := _folder()) is not None:
-        folder.sweep(place, before)
+    if (at := place()) is not None:
+        folder.sweep(at, before)
 
 
 def check() -> float:
     """Raises unless the store answers; returns the bytes of room in it, so far as that can be known."""
     opened().list_with_delimiter()
-    return math.inf if (place := _folder()) is None else shutil.disk_usage(place).free
+    return math.inf if (at := place()) is None else shutil.disk_usage(at).free
 
 
-def _sync(key: str) -> None:
+def sync(key: str) -> None:
     """Puts the object and its name on disk; a remote store has done so before it answered."""
-    if (place := _folder()) is not None:
-        folder.sync(place / key)
+    if (at := place()) is not None:
+        folder.sync(at / key)

@@ -34,7 +34,7 @@ STEPS: tuple[Step, ...] = (
     Step("lease_unanswered", "entered", "coordinator.jobs.endpoints:_delivered"),
     Step("instruction_opened", "left", "coordinator.artifacts.endpoints:stream"),
     Step("upload_announced", "left", "coordinator.artifacts.service.uploads:announce"),
-    Step("chunk_stored", "left", "coordinator.artifacts.store:put_chunk"),
+    Step("chunk_stored", "left", "coordinator.artifacts.chunks:put"),
     Step("upload_unanswered", "left", "coordinator.artifacts.service.uploads:complete"),
     Step("submission_kept", "left", "coordinator.jobs.service.submitting:_keep"),
     Step("submission_unanswered", "left", "coordinator.jobs.service.submitting:submit"),
@@ -49,7 +49,7 @@ STEPS: tuple[Step, ...] = (
     # background: the round, each step claimed, computed, recorded
     Step("cohort_drawn", "left", "coordinator.rounds.service.bookkeeping:_draw"),
     Step("step_claimed", "entered", "coordinator.rounds.tasks:do"),
-    Step("chunks_assembled", "left", "coordinator.artifacts.store:assemble"),
+    Step("chunks_assembled", "left", "coordinator.artifacts.chunks:assemble"),
     Step("state_started", "left", "coordinator.rounds.conductor:start"),
     Step("instructions_planned", "left", "coordinator.rounds.conductor:plan"),
     Step("updates_checked", "left", "coordinator.rounds.conductor:check"),

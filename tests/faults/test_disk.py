@@ -169,24 +169,27 @@ class TestAFederation:
 
 
 class TestAFileThatMayNotGrow:
-    """What needs no disk of our own: the kernel lets the background process write no larger file."""
+    """What needs no disk of our own: the kernel lets the web process write no larger file."""
 
     LARGEST_BYTES = 12 * 1024**2
 
-    def test_lets_an_upload_wait_that_is_larger(self, nodes: Consortium, admin: httpx.Client) -> None:
-        background = psutil.Process(nodes.installation.pid_of("background"))
-        background.rlimit(psutil.RLIMIT_FSIZE, (self.LARGEST_BYTES, resource.RLIM_INFINITY))
-        log, offset = nodes.installation.log, nodes.installation.log.stat().st_size
+    def test_holds_an_upload_up_that_is_larger(self, nodes: Consortium, admin: httpx.Client) -> None:
         content = random.Random(1).randbytes(self.LARGEST_BYTES + 1)
-        digest = "sha256:" + hashlib.sha256(content).hexdigest()
-        assert upload(admin, content, digest)["state"] == "assembling"
-        until(lambda: b"File too large" in log.read_bytes()[offset:])
-        announcement = {"size_bytes": len(content), "digest": digest}
-        held_up = created(admin.post("/v1/artifacts/uploads", json=announcement))
-        assert (held_up["state"], held_up["problem"]["code"]) == ("assembling", "store_full")
-        background.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        until(lambda: admin.get(f"/v1/artifacts/{digest}").status_code == 200)
-        assert admin.get(f"/v1/artifacts/{digest}").content == content
-        ended = created(admin.post("/v1/artifacts/uploads", json=announcement))
-        assert (ended["state"], ended["problem"]) == ("complete", None)
-        assert nodes.installation.pid_of("background") == background.pid
+        announcement = {"size_bytes": len(content), "digest": "sha256:" + hashlib.sha256(content).hexdigest()}
+        announced = created(admin.post("/v1/artifacts/uploads", json=announcement))
+        path, size = f"/v1/artifacts/uploads/{announced['upload_id']}", announced["chunk_bytes"]
+        *others, last = range(announced["chunks"])
+        for index in others:
+            admin.put(f"{path}/chunks/{index}", content=content[index * size :][:size]).raise_for_status()
+        web = psutil.Process(nodes.installation.pid_of("web"))
+        web.rlimit(psutil.RLIMIT_FSIZE, (self.LARGEST_BYTES, resource.RLIM_INFINITY))
+        problem(admin.put(f"{path}/chunks/{last}", content=content[last * size :]), 503, "store_full")
+        held_up = admin.get(path).json()
+        assert (held_up["state"], held_up["problem"]["code"]) == ("open", "store_full")
+        assert held_up["chunks_present"] == others
+        web.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        upload(admin, content, announcement["digest"])
+        until(lambda: admin.get(path).json()["state"] == "complete")
+        assert admin.get(path).json()["problem"] is None
+        assert admin.get(f"/v1/artifacts/{announcement['digest']}").content == content
+        assert nodes.installation.pid_of("web") == web.pid

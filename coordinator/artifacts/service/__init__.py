@@ -28,24 +28,25 @@ from coordinator.artifacts.service.keeping import (
     uploaded_by,
 )
 from coordinator.artifacts.service.uploads import (
+    ChunkPlace,
     announce,
     assemble,
-    chunk_size,
     complete,
     go_on,
     held_up,
     hold_up,
+    place_of,
     resume,
     show_upload,
 )
 from coordinator.artifacts.store import Stored, digest_of
 
 __all__ = [
+    "ChunkPlace",
     "Stored",
     "announce",
     "assemble",
     "check_whole",
-    "chunk_size",
     "collect",
     "complete",
     "digest_of",
@@ -60,6 +61,7 @@ __all__ = [
     "is_stored",
     "is_whole",
     "own_header",
+    "place_of",
     "put_file",
     "read_header",
     "readable",

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from coordinator.artifacts import repository, store
+from coordinator.artifacts import chunks, repository, store
 from coordinator.database import writing
 from coordinator.settings import get_settings
 
@@ -40,7 +40,7 @@ def _expire_uploads(created_before: datetime) -> None:
         for upload in expired:
             session.delete(upload)
     for upload in expired:
-        store.drop_chunks(upload.id)
+        chunks.drop(upload.id)
 
 
 def _drop_unknown(written_before: datetime) -> None:

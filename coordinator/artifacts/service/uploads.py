@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from coordinator.artifacts import presigned, repository, schemas, store
+from coordinator.artifacts import chunks, presigned, repository, schemas
 from coordinator.artifacts.service.keeping import uploaded_by, write_row
 from coordinator.artifacts.store import Stored
 from coordinator.database import lock_row, reading, utcnow, writing
@@ -56,18 +57,24 @@ def show_upload(session: Session, principal: Principal, upload_id: str) -> Uploa
     return _answer(_own_upload(session, principal, upload_id))
 
 
-def chunk_size(session: Session, principal: Principal, upload_id: str, index: int) -> tuple[int, bool]:
-    """Bytes that chunk `index` of an open upload must have, and whether the one before was held up.
+@dataclass(frozen=True, slots=True)
+class ChunkPlace:
+    """Where a chunk belongs. `held_up`: something kept this upload from going on, so far as is known."""
 
-    Raises NotFound, Forbidden, Conflict.
-    """
+    offset: int
+    size_bytes: int
+    held_up: bool
+
+
+def place_of(session: Session, principal: Principal, upload_id: str, index: int) -> ChunkPlace:
+    """Where chunk `index` of an open upload belongs. Raises NotFound, Forbidden, Conflict."""
     upload = _own_upload(session, principal, upload_id)
     require_role(principal, *_UPLOADERS)
     if upload.state != "open":
         raise Conflict("upload_closed", f"The upload is {upload.state}: it takes no more chunks.")
     if not 0 <= index < _chunks(upload):
         raise NotFound("chunk_unknown", f"This upload has the chunks 0 to {_chunks(upload) - 1}.")
-    return _chunk_bytes(upload, index), upload.problem is not None
+    return ChunkPlace(index * upload.chunk_bytes, _chunk_bytes(upload, index), upload.problem is not None)
 
 
 def complete(principal: Principal, upload_id: str) -> UploadAnswer:
@@ -82,7 +89,7 @@ def complete(principal: Principal, upload_id: str) -> UploadAnswer:
         _check_chunks(upload)
         if _chunks(upload) > 1:
             return _wait_for_assembly(upload_id)
-        _finish(upload, partial(store.adopt, upload.id, upload.digest))
+        _finish(upload, partial(chunks.assemble, upload.id, 1, upload.digest, lambda: None))
         with reading() as session:
             upload = _own_upload(session, principal, upload_id)
     if upload.state == "failed":
@@ -100,7 +107,7 @@ def assemble(upload_id: str) -> None:
         return
     claim = _Claim(upload_id)
     try:
-        _finish(upload, partial(store.assemble, upload.id, _chunks(upload), upload.digest, claim.renew))
+        _finish(upload, partial(chunks.assemble, upload.id, _chunks(upload), upload.digest, claim.renew))
     except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
         hold_up(upload_id, error)
 
@@ -149,7 +156,7 @@ def _answer(upload: Upload) -> UploadAnswer:
 
 def _present(upload: Upload) -> tuple[int, ...]:
     """The chunks that are there whole: who has a URL of the store may have written fewer bytes, or more."""
-    sizes = store.chunk_sizes(upload.id)
+    sizes = chunks.sizes(upload.id)
     return tuple(index for index in range(_chunks(upload)) if sizes.get(index) == _chunk_bytes(upload, index))
 
 
@@ -219,7 +226,7 @@ def _finish(upload: Upload, make: Callable[[], None]) -> None:
     problem = None
     try:
         make()
-    except store.WrongBytes as error:
+    except chunks.WrongBytes as error:
         problem = Unprocessable("digest_mismatch", f"{error}. Upload it again.").problem()
     except FileNotFoundError:
         _log.info("upload_already_ended", upload_id=upload.id)
@@ -231,4 +238,4 @@ def _finish(upload: Upload, make: Callable[[], None]) -> None:
         row.state, row.problem, row.version = ("failed" if problem else "complete"), problem, row.version + 1
         if problem is None:
             write_row(session, Stored(row.digest, row.size_bytes))
-    store.drop_chunks(upload.id)
+    chunks.drop(upload.id)

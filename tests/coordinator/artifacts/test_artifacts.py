@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from coordinator.artifacts import chunks, store
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts import store
 from coordinator.database import reading, utcnow, writing
 from coordinator.errors import Conflict
 from coordinator.models import Artifact, Grant, Hold, Upload
@@ -176,9 +176,9 @@ class TestCollection:
         upload_id = created(announce(worker.http))["upload_id"]
         worker.http.put(f"/v1/artifacts/uploads/{upload_id}/chunks/0", content=CONTENT)
         artifacts.collect(self.later(7 * DAY_SECONDS - 60))
-        assert (count(Upload), tuple(sorted(store.chunk_sizes(upload_id)))) == (1, (0,))
+        assert (count(Upload), tuple(sorted(chunks.sizes(upload_id)))) == (1, (0,))
         artifacts.collect(self.later(7 * DAY_SECONDS + 60))
-        assert (count(Upload), tuple(sorted(store.chunk_sizes(upload_id)))) == (0, ())
+        assert (count(Upload), tuple(sorted(chunks.sizes(upload_id)))) == (0, ())
 
     def test_more_than_one_batch_is_collected(self, data_folder: Path, tmp_path: Path) -> None:
         for number in range(105):

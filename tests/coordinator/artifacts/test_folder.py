@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -16,27 +15,8 @@ CONTENT = os.urandom(3 * folder.PIECE_BYTES + 7)
 PART_BYTES = 65_536
 
 
-async def parts(ends: bool) -> AsyncIterator[bytes]:
-    for start in range(0, len(CONTENT), PART_BYTES):
-        yield CONTENT[start : start + PART_BYTES]
-    if not ends:
-        raise ConnectionResetError("cut")
-
-
 def below(path: Path) -> list[Path]:
     return [found for found in path.rglob("*") if found.is_file()]
-
-
-class TestReceive:
-    def test_all_parts_are_the_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "new" / "000000"
-        asyncio.run(folder.receive(path, parts(ends=True)))
-        assert (path.read_bytes(), below(tmp_path)) == (CONTENT, [path])
-
-    def test_what_breaks_off_leaves_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(ConnectionResetError):
-            asyncio.run(folder.receive(tmp_path / "000000", parts(ends=False)))
-        assert below(tmp_path) == []
 
 
 class TestDurable:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from coordinator import nudge
+from coordinator.artifacts import chunks, store, tasks
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts import store, tasks
 from coordinator.database import reading, utcnow, writing
 from coordinator.models import Artifact, Upload
 from tests.coordinator.artifacts.stored import CONTENT, DIGEST, announce, count
@@ -31,7 +31,7 @@ class TestUpload:
         assert artifacts.whole_file(DIGEST).read_bytes() == CONTENT
         with reading() as session:
             assert artifacts.uploaded_by(session, worker.id, DIGEST) == len(CONTENT)
-        assert tuple(sorted(store.chunk_sizes(answer["upload_id"]))) == ()
+        assert tuple(sorted(chunks.sizes(answer["upload_id"]))) == ()
 
     def test_several_chunks_are_put_together_in_the_background(
         self, small_chunks: None, service: Service, worker: EnrolledWorker
