@@ -6,9 +6,13 @@ SEED   ?= 0
 DATA   ?=
 ROUNDS ?=
 # One more than there are cores: tests of processes wait for a third of their time.
-TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 1 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile
+TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 1 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
 
+ABOUT_SERVERS := tests/chaos tests/faults/test_engines_gone.py tests/end_to_end/test_big_engines.py \
+	$(addprefix tests/coordinator/,artifacts jobs rounds webhooks test_database.py test_events.py test_life_cycles.py \
+	test_migrations.py test_record_migrations.py test_idempotency.py test_audit.py)
 ON_SERVERS := tests/coordinator tests/chaos tests/faults/test_engines_gone.py tests/end_to_end/test_big_engines.py
+IN_TESTS := -rs -m "not slow and not gpu"
 
 .PHONY: install demo up test test-on-servers test-slow test-all check bench clean
 
@@ -25,17 +29,17 @@ demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUND
 up: install
 	$(BIN)/coordinator up
 
-test: install  ## on SQLite and files, then what needs a coordinator once more on servers, where they are installed
-	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs -m "not slow and not gpu"
-	$(MAKE) test-on-servers
+test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 what depends on them most
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS)
+	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS) $(ABOUT_SERVERS)
 
-test-on-servers: install  ## on PostgreSQL, Redis and S3
-	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs -m "not slow and not gpu" $(ON_SERVERS)
+test-on-servers: install  ## on PostgreSQL, Redis and S3 all that needs a coordinator
+	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS) $(ON_SERVERS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-all: test test-slow
+test-all: test test-on-servers test-slow
 
 check: install
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -67,8 +68,18 @@ class TestNames:
     ) -> None:
         answer = service.admin.get("/v1/federations/fed_0", headers={"X-Request-ID": "mine"})
         problem(answer, 404, "federation_unknown")
-        (line,) = [told for record in caplog.records if (told := told_by(record)).get("request_id") == "mine"]
+        (line,) = lines_of("mine", caplog)
         assert (line["event"], line["status"], line["federation_id"]) == ("request", 404, "fed_0")
+
+
+def lines_of(request_id: str, caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What was logged of the request, which comes after its answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        told = [line for record in caplog.records if (line := told_by(record)).get("request_id") == request_id]
+        if told or time.monotonic() > deadline:
+            return told
+        time.sleep(0.01)
 
 
 def told_by(record: logging.LogRecord) -> dict[str, Any]:
