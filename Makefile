@@ -37,7 +37,7 @@ test-on-servers: install  ## on PostgreSQL, Redis and S3 all that needs a coordi
 	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS) $(ON_SERVERS)
 
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -m "slow and not gpu"
 
 test-all: test test-on-servers test-slow
 
