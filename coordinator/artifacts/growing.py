@@ -20,7 +20,7 @@ from coordinator.artifacts.folder import PIECE_BYTES, beside, made_beside
 
 
 async def receive(whole: Path, offset: int, mark: Path, parts: AsyncIterator[bytes]) -> None:
-    """Writes what comes in at `offset`; only if it ends well is there the mark that says so. Not synced to disk.
+    """Writes what comes in at `offset`; only if it ends well, and is on disk, is there the mark that says so.
 
     Where the mark is there already, bytes that break off change nothing. Raises BlockingIOError once the file becomes
     an object.
@@ -32,6 +32,8 @@ async def receive(whole: Path, offset: int, mark: Path, parts: AsyncIterator[byt
                 await to_thread.run_sync(_copy_to, again.fileno(), descriptor, offset)
             return
         length = await _receive_at(descriptor, offset, parts)
+        # A mark outlives a power cut more easily than bytes do, and a wrong one would cost the whole upload.
+        await to_thread.run_sync(os.fdatasync, descriptor)
         with beside(mark) as file:
             file.truncate(length)
 
@@ -70,6 +72,7 @@ def _copy_to(source: int, target: int, offset: int) -> None:
     while piece := os.pread(source, PIECE_BYTES, start):
         _write_at(target, bytearray(piece), offset + start)
         start += len(piece)
+    os.fdatasync(target)
 
 
 @contextmanager

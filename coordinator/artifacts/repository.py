@@ -76,9 +76,11 @@ def uploads_of(session: Session, principal: str, digest: str, states: Sequence[s
     return session.scalars(statement.order_by(Upload.created_at.desc())).all()
 
 
-def problems_of_open(session: Session, principals: Collection[str]) -> Sequence[dict[str, Any] | None]:
-    """The problems of the principals' uploads that have not ended."""
-    statement = select(Upload.problem).where(Upload.principal.in_(principals))
+def problems_of_open(
+    session: Session, principals: Collection[str], since: datetime
+) -> Sequence[dict[str, Any] | None]:
+    """The problems of the principals' uploads that were announced since then and have not ended."""
+    statement = select(Upload.problem).where(Upload.principal.in_(principals), Upload.created_at >= since)
     return session.scalars(statement.where(Upload.state.in_(("open", "assembling")))).all()
 
 

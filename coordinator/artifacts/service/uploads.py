@@ -125,9 +125,9 @@ def go_on(upload_id: str) -> None:
         _tell(session, upload_id, None)
 
 
-def held_up(session: Session, principals: Collection[str]) -> list[str]:
-    """The codes of what holds uploads of these principals up, sorted."""
-    problems = repository.problems_of_open(session, principals)
+def held_up(session: Session, principals: Collection[str], since: datetime) -> list[str]:
+    """The codes of what holds up the uploads that these principals announced since then, sorted."""
+    problems = repository.problems_of_open(session, principals, since)
     return sorted({problem["code"] for problem in problems if problem is not None})
 
 
@@ -149,7 +149,7 @@ def _answer(upload: Upload) -> UploadAnswer:
     if upload.state != "open":
         return schemas.upload_answer(upload, _chunks(upload))
     present = _present(upload)
-    # One chunk alone is hashed and then copied: between the two nobody may write it.
+    # One chunk alone is small, and put together by the web process at once: it may as well pass through it.
     missing = sorted(set(range(_chunks(upload))) - set(present)) if _chunks(upload) > 1 else []
     return schemas.upload_answer(upload, _chunks(upload), present, presigned.chunk_urls(upload.id, missing))
 
