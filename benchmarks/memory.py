@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _SAMPLE_SECONDS = 0.002
 
@@ -19,14 +20,19 @@ def anonymous_bytes(pid: int | None = None) -> int:
     raise OSError(f"{status} has no RssAnon")
 
 
-class PeakMemory:
-    """A context: `peak_bytes` is the most anonymous memory inside it above that at its start."""
+class Sampling:
+    """A context: calls `sample` in a thread, the first time at once and the last time at its end."""
 
-    def __enter__(self) -> "PeakMemory":
-        self._base = anonymous_bytes()
-        self.peak_bytes = 0
+    def __init__(self, every_seconds: float) -> None:
+        self._every_seconds = every_seconds
+
+    def sample(self) -> None:
+        """Looks once."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
 
@@ -36,9 +42,24 @@ class PeakMemory:
         self._done.set()
         self._thread.join()
 
-    def _sample(self) -> None:
-        while True:
-            last = self._done.wait(_SAMPLE_SECONDS)
-            self.peak_bytes = max(self.peak_bytes, anonymous_bytes() - self._base)
-            if last:
-                return
+    def _run(self) -> None:
+        last = False
+        while not last:
+            self.sample()
+            last = self._done.wait(self._every_seconds)
+        self.sample()
+
+
+class PeakMemory(Sampling):
+    """A context: `peak_bytes` is the most anonymous memory inside it above that at its start."""
+
+    def __init__(self) -> None:
+        super().__init__(_SAMPLE_SECONDS)
+        self.peak_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._base = anonymous_bytes()
+        return super().__enter__()
+
+    def sample(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, anonymous_bytes() - self._base)

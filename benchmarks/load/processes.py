@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.memory import anonymous_bytes
+from benchmarks.memory import Sampling, anonymous_bytes
 
 _SAMPLE_SECONDS = 0.5
 
@@ -22,27 +21,27 @@ def _processor_seconds(pid: int) -> float:
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class Usage:
+class Usage(Sampling):
     """A context: samples the memory of a process inside it, and counts its processor time."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__(_SAMPLE_SECONDS)
         self._pid = pid
         self.samples: list[int] = []
 
     def __enter__(self) -> Self:
         self._began = time.monotonic(), _processor_seconds(self._pid)
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
+        super().__exit__(kind, error, trace)
         began, seconds = self._began
         self.processor_share = (_processor_seconds(self._pid) - seconds) / (time.monotonic() - began)
+
+    def sample(self) -> None:
+        self.samples.append(anonymous_bytes(self._pid))
 
     def growth_bytes(self) -> int:
         """The most above the first sample."""
@@ -52,12 +51,6 @@ class Usage:
         """The most in the last third above the most in the first two."""
         cut = 2 * len(self.samples) // 3
         return max(self.samples[cut:]) - max(self.samples[:cut] or self.samples)
-
-    def _sample(self) -> None:
-        while True:
-            self.samples.append(anonymous_bytes(self._pid))
-            if self._done.wait(_SAMPLE_SECONDS):
-                return
 
 
 def start(
