@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import polls, postgres, processes, tables
-from benchmarks.load.cores import on_core, two_cores
+from benchmarks.load.cores import check_apart, on_core, two_cores
 from benchmarks.load.tables import COHORT, SimulatedWorker, Sizes
 from benchmarks.report import print_report
 from deploy.quickstart.installation import Api, Installation
@@ -73,7 +73,9 @@ def place(folder: Path, database: str | None, sizes: Sizes) -> Iterator[Place]:
     """A coordinator on the servers' core; `database` None: SQLite in its folder."""
     folder.mkdir(parents=True)
     environment = {} if database is None else {"FEDLOOM_DATABASE_URL": database}
-    with on_core(two_cores()[0]), Installation(folder, environment=environment) as installation:
+    with ExitStack() as stack:
+        with on_core(two_cores()[0]):
+            installation = stack.enter_context(Installation(folder, environment=environment))
         url = database or f"sqlite:///{folder / 'coordinator' / 'coordinator.sqlite'}"
         yield Place(installation, url, sizes)
 
@@ -106,6 +108,7 @@ def _load(at: Place, given: argparse.Namespace) -> dict[str, Any]:
     with on_core(servers):
         asked = {"from": starts, "until": ends, "jobs_per_second": given.jobs_per_second, "seed": 0}
         offers = processes.start("offers", asked, at.folder, environment)
+    check_apart(at.web_pid, agents.pid)
     time.sleep(max(0.0, starts - time.monotonic()))
     with processes.Usage(at.web_pid) as web:
         time.sleep(max(0.0, ends - time.monotonic()))

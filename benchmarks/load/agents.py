@@ -19,15 +19,13 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from worker_agent.connection import Clock, SignedRequests
+from worker_agent.connection import LIMITS, Clock, SignedRequests
 from worker_agent.identity import Identity, WorkerRecord
 
 HEARTBEAT_SECONDS = 10.0
 RENEW_SECONDS = 20.0
 LONG_POLL_SECONDS = 30.0
 _TIMEOUT_SECONDS = 60.0
-# The server closes a connection after 5 s without a request; a request must not meet that.
-_LIMITS = httpx.Limits(keepalive_expiry=2.0)
 _TLS = ssl.create_default_context()
 
 
@@ -55,7 +53,7 @@ class Agent:
         self._load, self._boot_id = load, uuid.uuid4().hex
         auth = SignedRequests(Identity(record, key), Clock())
         self._http = httpx.AsyncClient(
-            base_url=load.url, auth=auth, verify=_TLS, limits=_LIMITS, timeout=_TIMEOUT_SECONDS, trust_env=False
+            base_url=load.url, auth=auth, verify=_TLS, limits=LIMITS, timeout=_TIMEOUT_SECONDS, trust_env=False
         )
 
     async def run(self, start_after_seconds: float) -> None:

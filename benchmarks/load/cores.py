@@ -11,6 +11,13 @@ def two_cores() -> tuple[int, int]:
     return cores[-1], cores[0]
 
 
+def check_apart(server: int, caller: int) -> None:
+    """Raises SystemExit if the two processes share a core where there is a second one."""
+    cores = [os.sched_getaffinity(pid) for pid in (server, caller)]
+    if os.cpu_count() != 1 and cores[0] & cores[1]:
+        raise SystemExit(f"server and caller run on the same core: {cores}")
+
+
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
     """What is started inside the block stays on that core, its own children too."""

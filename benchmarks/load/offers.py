@@ -36,19 +36,9 @@ def offer_round(federation_id: str, committed: Committed) -> None:
 
 
 def _offer_all(session: Session, federation: Federation, clients: Sequence[Client], round_id: str) -> list[str]:
-    return [
-        jobs.offer(
-            session,
-            federation=federation,
-            client=client,
-            kind="evaluate",
-            round_id=round_id,
-            seed=schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate"),
-            instruction_digest=INSTRUCTION,
-            now=utcnow(),
-        ).id
-        for client in clients
-    ]
+    seeds = [schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate") for client in clients]
+    asked = [jobs.Asked(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
+    return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, asked, utcnow())]
 
 
 def free_federations() -> list[str]:
