@@ -26,6 +26,9 @@ from worker_agent.settings import AgentSettings
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
+# Longer than the pause between heartbeats, so that those need no new connection and no new TLS handshake; shorter
+# than servers keep a connection without a request (the coordinator 20 s), so that none is closed as it is used.
+LIMITS = httpx.Limits(keepalive_expiry=15.0)
 _AWAY = frozenset({429, 502, 503, 504})
 _RUNNING = "idempotency_key_running"
 _SKEW_WORTH_A_RETRY_SECONDS = 2.0
@@ -42,7 +45,8 @@ def open_http(settings: AgentSettings, url: str) -> httpx.Client:
     """
     timeout = httpx.Timeout(settings.request_timeout_seconds, connect=min(10.0, settings.request_timeout_seconds))
     headers = {"User-Agent": f"fedloom-worker-agent/{__version__}"}
-    return httpx.Client(base_url=url.rstrip("/"), timeout=timeout, verify=_tls(settings), headers=headers)
+    base_url = url.rstrip("/")
+    return httpx.Client(base_url=base_url, timeout=timeout, verify=_tls(settings), headers=headers, limits=LIMITS)
 
 
 def _tls(settings: AgentSettings) -> bool | ssl.SSLContext:
@@ -209,7 +213,7 @@ def raise_for_problem(response: httpx.Response) -> None:
             never_sent=response.status_code == 429,
             retry_after_seconds=_retry_after(response),
         )
-    raise refusal(problem)
+    raise refusal(problem, response.headers.get("X-Request-ID"))
 
 
 def raise_for_store(response: httpx.Response) -> None:

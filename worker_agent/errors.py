@@ -43,8 +43,9 @@ class CoordinatorAway(AgentError):
 class CoordinatorRefused(AgentError):
     """The coordinator answered with a problem document."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(f"{problem.status} {problem.code or problem.title}: {_reason(problem)}")
+    def __init__(self, problem: Problem, request_id: str | None = None) -> None:
+        named = "" if request_id is None else f" (request {request_id})"
+        super().__init__(f"{problem.status} {problem.code or problem.title}: {_reason(problem)}{named}")
         self.status = problem.status
         self.code = problem.code
         self.detail = _reason(problem)
@@ -75,11 +76,14 @@ class BytesDamaged(AgentError):
     """Downloaded bytes do not have the announced digest."""
 
 
-def refusal(problem: Problem) -> CoordinatorRefused:
-    """The error for a problem document, by its code and then by its status."""
+def refusal(problem: Problem, request_id: str | None = None) -> CoordinatorRefused:
+    """The error for a problem document, by its code and then by its status.
+
+    `request_id`: under which the coordinator's log has it.
+    """
     by_code: dict[str, type[CoordinatorRefused]] = {"lease_lost": LeaseLost, "round_closed": RoundClosed}
     by_status: dict[int, type[CoordinatorRefused]] = {401: NotAuthorised, 403: NotAuthorised, 404: NotThere}
-    return by_code.get(problem.code, by_status.get(problem.status, CoordinatorRefused))(problem)
+    return by_code.get(problem.code, by_status.get(problem.status, CoordinatorRefused))(problem, request_id)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -145,6 +145,8 @@ class Claimed:
     url: str
     headers: dict[str, str]
     body: bytes
+    about: dict[str, str]
+    """What a line of the log says it is about."""
 
 
 def claim(session: Session, webhook_id: str, now: datetime) -> Claimed | None:
@@ -167,7 +169,8 @@ def claim(session: Session, webhook_id: str, now: datetime) -> Claimed | None:
         "Fedloom-Event": due.event,
         "Fedloom-Signature": lifecycle.signature(webhook.secret, now, body),
     }
-    return Claimed(webhook.id, due.number, webhook.claimed_until, webhook.url, headers, body)
+    about = {"webhook_id": webhook.id, "federation_id": due.federation_id, "delivery_id": due.id, "type": due.event}
+    return Claimed(webhook.id, due.number, webhook.claimed_until, webhook.url, headers, body, about)
 
 
 def record(session: Session, claimed: Claimed, outcome: Outcome, now: datetime, jitter: float) -> None:

@@ -2,6 +2,8 @@
 
 import time
 
+import structlog
+
 from coordinator.database import utcnow, writing
 from coordinator.nudge import DELIVER, FORGET_DELIVERIES, celery, send
 from coordinator.settings import get_settings
@@ -9,6 +11,7 @@ from coordinator.webhooks import sender, service
 
 TURN_SECONDS = 10.0
 """After these, other work has its turn."""
+_log = structlog.get_logger(__name__)
 
 
 @celery.task(name=DELIVER)
@@ -30,6 +33,10 @@ def deliver(webhook_id: str) -> None:
         )
         with writing() as session:
             service.record(session, claimed, outcome, utcnow(), sender.jitter())
+        if outcome.error is None:
+            _log.info("webhook_delivered", status=outcome.status, **claimed.about)
+        else:
+            _log.warning("webhook_not_delivered", reason=outcome.error, **claimed.about)
     send(DELIVER, webhook_id)
 
 

@@ -79,10 +79,11 @@ class TestTranslation:
     ) -> None:
         errors = [{"pointer": "/update/weight", "detail": "must be above 0"}]
         body = {"code": "bad_update", "detail": "has shape [2, 3]", "tensor": "layer.0.lora_A", "errors": errors}
-        coordinator.fail("POST /v1/jobs/job_1/submit", Fault(422, body=body))
+        coordinator.fail("POST /v1/jobs/job_1/submit", Fault(422, {"X-Request-ID": "req_1"}, body=body))
         with pytest.raises(CoordinatorRefused) as refused:
             client.submit("job_1", SUBMISSION)
         error = refused.value
+        assert "(request req_1)" in str(error)
         assert (error.status, error.code, error.tensor) == (422, "bad_update", "layer.0.lora_A")
         assert error.detail == "has shape [2, 3] (/update/weight must be above 0)"
         assert not is_transient(error)

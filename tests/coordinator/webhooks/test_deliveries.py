@@ -107,6 +107,19 @@ class TestDelivery:
             delivery["id"], "federation.created",
         )  # fmt: skip
 
+    def test_every_attempt_is_in_the_log(
+        self, stage: Stage, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hook = Hook(stage.owner, receiver.url, "federation.created")
+        receiver.answers = [500]
+        stage.create()
+        stage.settle()
+        told = [line for record in caplog.records if isinstance(line := record.msg, dict) and "delivery_id" in line]
+        assert [line["event"] for line in told] == ["webhook_not_delivered", "webhook_delivered"]
+        assert (told[0]["reason"], told[1]["status"]) == ("answered 500", 204)
+        about = {"webhook_id": hook.id, "federation_id": stage.federation_id, "type": "federation.created"}
+        assert all(about.items() <= line.items() for line in told)
+
     def test_the_check_in_the_guide_takes_the_signature_and_no_other(self, stage: Stage, receiver: Receiver) -> None:
         hook = Hook(stage.owner, receiver.url, "federation.created")
         stage.create()
