@@ -7,6 +7,7 @@ connection with its first statement and not before, so that no request holds the
 thread.
 """
 
+import random
 import sqlite3
 import threading
 import time
@@ -35,6 +36,7 @@ BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
 _BEFORE_COMMIT = "fedloom_before_commit"
 _LAST = "fedloom_last_before_commit"
 _AFTER_COMMIT = "fedloom_after_commit"
+_LOCKED_PAUSE_SECONDS = 0.002
 _opening = threading.Lock()
 
 Row = TypeVar("Row", bound=Base)
@@ -106,20 +108,37 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 def _turn_to_wal(connection: Any) -> None:
     # Of two that open a new file at once one may be told "locked" at once: SQLite's own waiting does not cover this.
+    if not _patiently(connection, "PRAGMA journal_mode=WAL"):
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _patiently(connection: Any, statement: str) -> bool:
+    """Executes it as soon as nobody else has the file locked; False if that took too long."""
     give_up = time.monotonic() + BUSY_SECONDS
-    while True:
+    while time.monotonic() < give_up:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(statement)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
-            time.sleep(0.01)
+            time.sleep(random.uniform(0.5, 1.5) * _LOCKED_PAUSE_SECONDS)  # noqa: S311 - no secret
         else:
-            return
+            return True
+    return False
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    begin = connection.get_execution_options().get(_BEGIN)
+    if begin is None:
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite's own waiting sleeps longer each time, up to 100 ms: who came last would go first.
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        if not _patiently(connection.connection.dbapi_connection, begin):
+            connection.exec_driver_sql(begin)  # raises what SQLAlchemy makes of it
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS:.0f}")
 
 
 def _end_transaction(connection: Any, record: object, state: object) -> None:

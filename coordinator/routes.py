@@ -165,9 +165,10 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
         if key is None:
             return await handler(request)
         body = await request.body()
-        claim = await run_in_threadpool(_begin, request, key, body)
-        if claim is None:
+        caller = await _caller(request, body)
+        if caller is None:
             return await handler(request)
+        claim = await run_in_threadpool(_begin, caller, request, key, body)
         if isinstance(claim, KeptAnswer):
             return _again(claim)
         try:
@@ -181,17 +182,14 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
     return answer
 
 
-def _begin(request: Request, key: str, body: bytes) -> Claim | KeptAnswer | None:
-    caller = _caller(request, body)
-    if caller is None:
-        return None
+def _begin(caller: str, request: Request, key: str, body: bytes) -> Claim | KeptAnswer:
     asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body
     return idempotency.claim(caller, key, hashlib.sha256(asked).hexdigest(), utcnow())
 
 
-def _caller(request: Request, body: bytes) -> str | None:
+async def _caller(request: Request, body: bytes) -> str | None:
     """Who asks; a worker that enrols is nobody yet but the bearer of its token. None: nobody."""
-    principal = security.identify(request)
+    principal = await security.identify(request)
     if principal is not None:
         return principal.id
     try:

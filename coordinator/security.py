@@ -5,34 +5,28 @@ looked up at every request, so a revocation holds from the next one on. Secrets 
 in constant time. What belongs to another organisation is answered like what does not exist.
 """
 
-import hashlib
-import hmac
-import secrets
 import time
-from base64 import urlsafe_b64decode
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Literal, TypeGuard
 
 import jwt
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from coordinator.credentials import KEY_PREFIX, read_public_key, secret_matches, split_secret
 from coordinator.database import reading
 from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
+from coordinator.gathering import Gathering
 from coordinator.models import ApiKey, Worker
 from coordinator.rate_limits import Buckets
 from coordinator.settings import get_settings
 
-KEY_PREFIX = "flk_"
-ENROLLMENT_PREFIX = "fle_"
 AUDIENCE = "fedloom"
-PUBLIC_KEY_BYTES = 32
-_P = 2**255 - 19
-_D = -121665 * pow(121666, -1, _P)
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
 """Said of what is not there and of what is another organisation's alike."""
@@ -58,94 +52,97 @@ class Principal:
         return self.id if self.kind == "worker" or self.organization_id is None else self.organization_id
 
 
-def new_secret(prefix: str, id: str) -> tuple[str, str]:  # noqa: A002 - the id is what it is everywhere else
-    """A text to hand out once, `<prefix><id>_<secret>`, and the hash of its secret to keep."""
-    secret = secrets.token_hex(32)
-    return f"{prefix}{id}_{secret}", hash_secret(secret)
+def authenticate(session: Session, tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
+    """For each text the principal whose key or worker token it is, or why there is none."""
+    names = [_name_in(token) for token in tokens]
+    keys = _keys(session, {name.text for name in names if isinstance(name, _Name) and name.kind == "key"})
+    workers = _workers(session, {name.text for name in names if isinstance(name, _Name) and name.kind == "worker"})
+    return [_proven(token, name, keys, workers) for token, name in zip(tokens, names, strict=True)]
 
 
-def split_secret(prefix: str, text: str) -> tuple[str, str] | None:
-    """Id and secret of such a text, or None if it is none."""
-    if not text.startswith(prefix):
-        return None
-    identity, _, secret = text.removeprefix(prefix).rpartition("_")
-    return (identity, secret) if identity and secret else None
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Whom a token claims to be of, not proven yet."""
+
+    kind: Literal["key", "worker"]
+    text: str
 
 
-def hash_secret(secret: str) -> str:
-    """SHA-256, hexadecimal. The secrets are random, 256 bits: a slow hash would protect nothing more."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def secret_matches(secret: str, secret_sha256: str) -> bool:
-    """Whether the secret is the one whose hash was kept, in constant time."""
-    return hmac.compare_digest(hash_secret(secret), secret_sha256)
-
-
-def read_public_key(text: str) -> Ed25519PublicKey:
-    """The key from base64url of its 32 raw bytes. Raises ValueError."""
-    raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if len(raw) != PUBLIC_KEY_BYTES:
-        raise ValueError(f"an Ed25519 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(raw)}")
-    if _has_small_order(raw):
-        raise ValueError("this Ed25519 key is of small order: one signature would hold over many messages")
-    return Ed25519PublicKey.from_public_bytes(raw)
-
-
-def _has_small_order(raw: bytes) -> bool:
-    """Whether eight times the point is zero: y is 0, 1 or -1, or d y^4 + 2 y^2 = 1 (RFC 8032, 5.1: p and d)."""
-    y = (int.from_bytes(raw, "little") & (1 << 255) - 1) % _P
-    return y in (0, 1, _P - 1) or (_D * y**4 + 2 * y**2 - 1) % _P == 0
-
-
-def signature_holds(public_key: str, signature: str, message: bytes) -> bool:
-    """Whether the Ed25519 key signed these bytes; False too for what is neither a key nor a signature."""
-    try:
-        read_public_key(public_key).verify(urlsafe_b64decode(signature + "=" * (-len(signature) % 4)), message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
-
-
-def authenticate(session: Session, token: str) -> Principal:
-    """The principal whose key or worker token this is. Raises Unauthenticated."""
+def _name_in(token: str) -> _Name | Unauthenticated:
     if not _is_plain(token):
-        raise Unauthenticated("token_invalid", "The bearer token has characters that no key and no token has.")
+        return Unauthenticated("token_invalid", "The bearer token has characters that no key and no token has.")
     if token.startswith(KEY_PREFIX):
-        return _authenticate_key(session, token)
-    return _authenticate_worker(session, token)
+        parts = split_secret(KEY_PREFIX, token)
+        return _Name("key", parts[0]) if parts else _key_invalid()
+    try:
+        worker_id = jwt.get_unverified_header(token).get("kid")
+    except _UNREADABLE:
+        return Unauthenticated("token_invalid", "The bearer token is neither an API key nor a worker token.")
+    return _Name("worker", worker_id) if _is_plain(worker_id) else _worker_unknown()
 
 
-def _is_plain(text: object) -> bool:
+def _is_plain(text: object) -> TypeGuard[str]:
     """Whether it is a text that can be looked up: PostgreSQL takes no NUL, and no database half a surrogate pair."""
     return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
-def _authenticate_key(session: Session, token: str) -> Principal:
+def _keys(session: Session, ids: Collection[str]) -> dict[str, ApiKey]:
+    return {key.id: key for key in session.scalars(select(ApiKey).where(ApiKey.id.in_(ids)))} if ids else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """What of a worker's row tells whether a token is its own."""
+
+    id: str
+    organization_id: str
+    public_key: str
+    revoked_at: datetime | None
+
+
+def _workers(session: Session, ids: Collection[str]) -> dict[str, _Signer]:
+    statement = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at)
+    return {row.id: _Signer(*row) for row in session.execute(statement.where(Worker.id.in_(ids)))} if ids else {}
+
+
+def _proven(
+    token: str, name: _Name | Unauthenticated, keys: Mapping[str, ApiKey], workers: Mapping[str, _Signer]
+) -> Principal | Unauthenticated:
+    if isinstance(name, Unauthenticated):
+        return name
+    try:
+        return _holder(token, keys.get(name.text)) if name.kind == "key" else _signer(token, workers.get(name.text))
+    except Unauthenticated as reason:
+        return reason
+
+
+def _key_invalid() -> Unauthenticated:
+    return Unauthenticated("key_invalid", "This API key is not known here.")
+
+
+def _worker_unknown() -> Unauthenticated:
+    return Unauthenticated("worker_unknown", "The header `kid` of the token names no enrolled worker.")
+
+
+def _holder(token: str, key: ApiKey | None) -> Principal:
     parts = split_secret(KEY_PREFIX, token)
-    key = session.get(ApiKey, parts[0]) if parts else None
     if parts is None or key is None or not secret_matches(parts[1], key.secret_sha256):
-        raise Unauthenticated("key_invalid", "This API key is not known here.")
+        raise _key_invalid()
     if key.revoked_at is not None:
         raise Unauthenticated("key_revoked", "This API key was revoked; an owner can make another.")
     return Principal("key", key.id, key.organization_id, key.role)  # type: ignore[arg-type]
 
 
-def _authenticate_worker(session: Session, token: str) -> Principal:
-    try:
-        worker_id = jwt.get_unverified_header(token).get("kid")
-    except _UNREADABLE:
-        raise Unauthenticated("token_invalid", "The bearer token is neither an API key nor a worker token.") from None
-    worker = session.get(Worker, worker_id) if _is_plain(worker_id) else None
+def _signer(token: str, worker: _Signer | None) -> Principal:
     if worker is None:
-        raise Unauthenticated("worker_unknown", "The header `kid` of the token names no enrolled worker.")
+        raise _worker_unknown()
     _check_worker_token(token, worker)
     if worker.revoked_at is not None:
         raise Unauthenticated("worker_revoked", "This worker was revoked. Enrol it again with a new token.")
     return Principal("worker", worker.id, worker.organization_id, "worker")
 
 
-def _check_worker_token(token: str, worker: Worker) -> None:
+def _check_worker_token(token: str, worker: _Signer) -> None:
     settings = get_settings()
     try:
         claims = jwt.decode(
@@ -200,7 +197,15 @@ _Header = HTTPAuthorizationCredentials | None
 _buckets = Buckets(time.monotonic)
 
 
-def identify(request: Request) -> Principal | None:
+def _authenticate_all(tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
+    with reading() as session:
+        return authenticate(session, tokens)
+
+
+_authenticated = Gathering(_authenticate_all)
+
+
+async def identify(request: Request) -> Principal | None:
     """Who asks, found and counted once per request; None if no credentials came.
 
     Raises Unauthenticated, TooManyRequests.
@@ -211,8 +216,7 @@ def identify(request: Request) -> Principal | None:
     scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
     if scheme.lower() != "bearer" or not token:
         return None
-    with reading() as session:
-        principal = authenticate(session, token)
+    principal = await _authenticated(token)
     _count(principal)
     request.state.principal = principal
     return principal
@@ -226,37 +230,37 @@ def _count(principal: Principal) -> None:
         raise TooManyRequests("rate_limited", detail, retry_after_seconds=wait_seconds)
 
 
-def _principal(request: Request) -> Principal:
-    principal = identify(request)
+async def _principal(request: Request) -> Principal:
+    principal = await identify(request)
     if principal is None:
         raise Unauthenticated("credentials_missing", "Send `Authorization: Bearer <API key or worker token>`.")
     return principal
 
 
-def _any_principal(
+async def _any_principal(
     request: Request,
     header: Annotated[_Header, Security(_key_scheme)],
     worker_header: Annotated[_Header, Security(_worker_scheme)],
 ) -> Principal:
-    return _principal(request)
+    return await _principal(request)
 
 
-def _key_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
-    principal = _principal(request)
+async def _key_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
+    principal = await _principal(request)
     if principal.kind != "key":
         raise Forbidden("api_key_needed", "This is for API keys, not for workers.")
     return principal
 
 
-def _worker_principal(request: Request, header: Annotated[_Header, Security(_worker_scheme)]) -> Principal:
-    principal = _principal(request)
+async def _worker_principal(request: Request, header: Annotated[_Header, Security(_worker_scheme)]) -> Principal:
+    principal = await _principal(request)
     if principal.kind != "worker":
         raise Forbidden("worker_needed", "This is for enrolled workers, not for API keys.")
     return principal
 
 
-def _admin_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
-    principal = _key_principal(request, header)
+async def _admin_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
+    principal = await _key_principal(request, header)
     require_role(principal)
     return principal
 

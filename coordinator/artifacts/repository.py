@@ -18,6 +18,16 @@ def insert_missing(session: Session, model: type[Base], **values: Any) -> None:
     session.execute(insert(model).values(**values).on_conflict_do_nothing())
 
 
+def grant_for_ever(session: Session, readers: Collection[tuple[str, str]]) -> None:
+    """Inserts the grants, and lets those that are there last for ever; locked in one order."""
+    if not readers:
+        return
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    rows = [{"digest": digest, "principal": principal, "until": None} for digest, principal in sorted(readers)]
+    key = [Grant.digest, Grant.principal]
+    session.execute(insert(Grant).values(rows).on_conflict_do_update(index_elements=key, set_={"until": None}))
+
+
 def prolong_grant(session: Session, digest: str, principal: str, until: datetime | None) -> None:
     """Lets the grant last until `until` (None: for ever) if that is later."""
     statement = update(Grant).where(Grant.digest == digest, Grant.principal == principal, Grant.until.is_not(None))

@@ -1,7 +1,7 @@
 """The moves of a federation, what comes next in it, and what a worker must have to take part. Pure functions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, get_args
@@ -32,7 +32,15 @@ STATES: Final = get_args(State)
 EVENTS: Final = get_args(Event)
 ENDED: Final = ("completed", "failed", "cancelled")
 ACTIVE: Final = ("running", "paused")
+LOOKED_AT: Final = 50
+"""Federations that the reconciler looks at in one turn: what it costs must not grow with what the service holds."""
 _TRAINABLE: Final[TypeAdapter[Trainable]] = TypeAdapter(Trainable)
+
+
+def in_turn(ids: Sequence[str], turn: int) -> Sequence[str]:
+    """At most `LOOKED_AT` of them; in as many turns as it takes, each of them once."""
+    turns = max(1, -(-len(ids) // LOOKED_AT))
+    return ids[turn % turns :: turns]
 
 
 def move(state: str, event: Event) -> State:

@@ -20,9 +20,9 @@ def visible_to(organization_id: str | None, member_states: Collection[str]) -> S
     return select(Federation).where(or_(Federation.organization_id == organization_id, part))
 
 
-def in_states(session: Session, states: Collection[str]) -> Sequence[Federation]:
-    """All federations in one of these states."""
-    return session.scalars(select(Federation).where(Federation.state.in_(states))).all()
+def ids_in(session: Session, states: Collection[str]) -> Sequence[str]:
+    """Ids of all federations in one of these states, in order."""
+    return session.scalars(select(Federation.id).where(Federation.state.in_(states)).order_by(Federation.id)).all()
 
 
 def clients(session: Session, federation_id: str) -> Sequence[Client]:

@@ -1,6 +1,7 @@
 """HTTP for jobs. Leasing and showing may wait: they hold no session and no thread meanwhile."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -8,7 +9,10 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.database import WriteSession, reading, utcnow, writing
+from coordinator.errors import CoordinatorError
+from coordinator.gathering import Gathering
 from coordinator.jobs import lifecycle, service
+from coordinator.jobs.service import Checked, Renewal, Submission
 from coordinator.jobs.wakeup import Offer, Watcher
 from coordinator.problems import problem_responses
 from coordinator.routes import Route
@@ -40,7 +44,8 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
     async with _watcher(connection).waiting(principal.id) as woken:
         while not await connection.is_disconnected():
             woken.clear()
-            lease = await run_in_threadpool(_lease, principal.id, request.boot_id)
+            # Whether there is anything is asked before a writing transaction is begun.
+            lease = await _lease((principal.id, request.boot_id)) if await _has_something(principal.id) else None
             if lease is not None:
                 return await _delivered(lease, request.boot_id, connection)
             remaining_seconds = until - loop.time()
@@ -52,15 +57,19 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
 
 
 @router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)
-def renew_job(job_id: str, request: RenewRequest, principal: WorkerPrincipal, session: WriteSession) -> RenewAnswer:
+async def renew_job(job_id: str, request: RenewRequest, principal: WorkerPrincipal) -> RenewAnswer:
     """Keep a lease, and tell how far the job is."""
-    return service.renew(session, principal.id, job_id, request.boot_id, request.progress, utcnow())
+    return await _renew((principal.id, job_id, request))
 
 
 @router.post("/{job_id}/submit", operation_id="submit_job", responses=_CHANGES)
-def submit_job(job_id: str, request: SubmitRequest, principal: WorkerPrincipal) -> JobAnswer:
+async def submit_job(job_id: str, request: SubmitRequest, principal: WorkerPrincipal) -> JobAnswer:
     """Hand in a job's result; the same result again changes nothing."""
-    return service.submit(principal.id, job_id, request)
+    submission = (principal.id, job_id, request)
+    checked = await _check(submission)
+    if checked.files is not None:
+        await run_in_threadpool(service.check_files, *checked.files)
+    return await _settle((submission, checked))
 
 
 @router.post("/{job_id}/fail", operation_id="fail_job", responses=_CHANGES)
@@ -113,12 +122,34 @@ def _offers_after(number: int) -> list[Offer]:
         return list(service.offers_after(session, number))
 
 
-def _lease(worker_id: str, boot_id: str) -> Lease | None:
-    with reading() as session:
-        if not service.has_something_for(session, worker_id):
-            return None
+def _renew_all(asked: Sequence[Renewal]) -> list[RenewAnswer | CoordinatorError]:
     with writing() as session:
-        return service.lease(session, worker_id, boot_id, utcnow())
+        return service.renew(session, asked, utcnow())
+
+
+def _have_something(worker_ids: Sequence[str]) -> list[bool]:
+    with reading() as session:
+        found = service.with_something(session, set(worker_ids))
+    return [worker_id in found for worker_id in worker_ids]
+
+
+def _lease_all(asked: Sequence[tuple[str, str]]) -> list[Lease | None]:
+    with writing() as session:
+        return service.lease(session, asked, utcnow())
+
+
+def _check_all(asked: Sequence[Submission]) -> list[Checked | CoordinatorError]:
+    with reading() as session:
+        return service.check(session, asked)
+
+
+def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobAnswer | CoordinatorError]:
+    with writing() as session:
+        return service.settle(session, asked, utcnow())
+
+
+_has_something, _lease, _renew = Gathering(_have_something), Gathering(_lease_all), Gathering(_renew_all, 0.1)
+_check, _settle = Gathering(_check_all), Gathering(_settle_all)
 
 
 async def _delivered(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:

@@ -7,9 +7,9 @@ from typing import TypeVar
 from sqlalchemy import Select, exists, func, select, update
 from sqlalchemy.orm import Session
 
-from coordinator.models import Client, Job, Round
+from coordinator.models import Client, Federation, Job, Round
 
-Row = TypeVar("Row", Client, Round)
+Row = TypeVar("Row", Client, Federation, Job, Round)
 
 
 def of_round(session: Session, round_id: str, kind: str | None) -> list[Job]:
@@ -20,26 +20,25 @@ def of_round(session: Session, round_id: str, kind: str | None) -> list[Job]:
     return list(session.scalars(statement.order_by(Job.offered_at, Job.id)))
 
 
-def same_job(
-    session: Session, client_id: str, kind: str, round_id: str | None, states: Collection[str]
-) -> Job | None:
-    """The job that was offered for the same already: any of this round, or a describe job in one of `states`."""
-    statement = select(Job).where(Job.client_id == client_id, Job.kind == kind)
-    if round_id is not None:
-        return session.scalars(statement.where(Job.round_id == round_id)).first()
-    return session.scalars(statement.where(Job.state.in_(states))).first()
+def same_jobs(
+    session: Session, client_ids: Collection[str], kind: str, round_id: str | None, states: Collection[str]
+) -> dict[str, Job]:
+    """Client id -> job that was offered for the same already: any of this round, or a describe job in `states`."""
+    statement = select(Job).where(Job.client_id.in_(client_ids), Job.kind == kind)
+    same = Job.state.in_(states) if round_id is None else Job.round_id == round_id
+    return {job.client_id: job for job in session.scalars(statement.where(same))}
 
 
-def was_rejected(session: Session, client_id: str, round_: Round) -> bool:
-    """Whether an update of this client was rejected in any attempt at the round."""
-    statement = select(Job.id).join(Round, Job.round_id == Round.id)
+def rejected(session: Session, client_ids: Collection[str], round_: Round) -> set[str]:
+    """Those of the clients of which an update was rejected in any attempt at the round."""
+    statement = select(Job.client_id).join(Round, Job.round_id == Round.id)
     same_round = (
         Round.federation_id == round_.federation_id,
         Round.kind == round_.kind,
         Round.number == round_.number,
     )
-    found = statement.where(Job.client_id == client_id, Job.kind == "train", Job.state == "rejected", *same_round)
-    return session.scalars(found.limit(1)).one_or_none() is not None
+    found = statement.where(Job.client_id.in_(client_ids), Job.kind == "train", Job.state == "rejected", *same_round)
+    return set(session.scalars(found))
 
 
 def open_jobs(
@@ -70,22 +69,27 @@ def overdue(session: Session, now: datetime) -> list[Job]:
     return _locked(session, select(Job).where(Job.state == "leased", Job.lease_expires_at < now).order_by(Job.id))
 
 
-def leased_by(session: Session, worker_id: str) -> list[Job]:
-    """What the worker has leased, locked."""
-    return _locked(session, select(Job).where(Job.worker_id == worker_id, Job.state == "leased").order_by(Job.id))
+def locked_by_id(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
+    """The jobs with these ids, locked."""
+    return {job.id: job for job in _locked(session, select(Job).where(Job.id.in_(job_ids)).order_by(Job.id))}
 
 
-def next_offer(session: Session, worker_id: str) -> Job | None:
-    """The worker's longest standing offer that nobody else is taking just now, locked."""
-    statement = select(Job).where(Job.worker_id == worker_id, Job.state == "offered")
-    ordered = statement.order_by(Job.offered_number, Job.id).limit(1)
-    return session.scalars(ordered.with_for_update(skip_locked=True)).one_or_none()
+def leased_by(session: Session, worker_ids: Collection[str]) -> list[Job]:
+    """What these workers have leased, locked."""
+    statement = select(Job).where(Job.worker_id.in_(worker_ids), Job.state == "leased")
+    return _locked(session, statement.order_by(Job.id))
 
 
-def has_something_for(session: Session, worker_id: str) -> bool:
-    """Whether the worker has an offer, or a lease that may be lost."""
-    waiting = exists().where(Job.worker_id == worker_id, Job.state.in_(("offered", "leased")))
-    return session.scalar(select(waiting)) is True
+def offers_to(session: Session, worker_ids: Collection[str]) -> list[Job]:
+    """The offers to these workers that nobody else is changing just now, locked."""
+    statement = select(Job).where(Job.worker_id.in_(worker_ids), Job.state == "offered").order_by(Job.id)
+    return list(session.scalars(statement.with_for_update(skip_locked=True)))
+
+
+def with_something(session: Session, worker_ids: Collection[str]) -> set[str]:
+    """Which of the workers have an offer, or a lease that may be lost."""
+    statement = select(Job.worker_id).where(Job.worker_id.in_(worker_ids), Job.state.in_(("offered", "leased")))
+    return set(session.scalars(statement.distinct()))
 
 
 def newest_offer(session: Session) -> int:
@@ -111,9 +115,16 @@ def count_late_update(session: Session, round_id: str) -> None:
     session.execute(counted)
 
 
-def rows(session: Session, model: type[Row], ids: Collection[str]) -> Sequence[Row]:
-    """Clients or rounds with these ids."""
-    return session.scalars(select(model).where(model.id.in_(ids))).all()
+def rows(session: Session, model: type[Row], ids: Collection[str]) -> dict[str, Row]:
+    """Those with these ids, by id."""
+    return {row.id: row for row in session.scalars(select(model).where(model.id.in_(ids)))}
+
+
+def lock_rounds_of(session: Session, job_ids: Collection[str]) -> Sequence[Round]:
+    """The rounds that these jobs are of, locked."""
+    of_these = select(Job.round_id).where(Job.id.in_(job_ids))
+    statement = select(Round).where(Round.id.in_(of_these)).order_by(Round.id).with_for_update(key_share=True)
+    return session.scalars(statement.execution_options(populate_existing=True)).all()
 
 
 def _locked(session: Session, statement: Select[Job]) -> list[Job]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from coordinator.security import signature_holds
+from coordinator.credentials import signature_holds
 from federated.statement import Statement, canonical_json, key_id
 
 FORMAT = "fedloom provenance 1"

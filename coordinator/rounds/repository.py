@@ -98,9 +98,13 @@ def with_reason(session: Session, federation_id: str, reason: str) -> Sequence[R
     return session.scalars(statement.with_for_update().execution_options(populate_existing=True)).all()
 
 
-def not_in(session: Session, states: Collection[str]) -> Sequence[Round]:
-    """All rounds of all federations whose state is none of these."""
-    return session.scalars(select(Round).where(Round.state.not_in(states))).all()
+def in_states(
+    session: Session, states: Collection[str], federation_ids: Collection[str], now: datetime
+) -> Sequence[Round]:
+    """Rounds in one of these states: those of these federations, and all whose deadline or claim is over."""
+    times = (Round.deadline_at, Round.evaluation_deadline_at, Round.claimed_until)
+    wanted = or_(Round.federation_id.in_(federation_ids), *(time <= now for time in times))
+    return session.scalars(select(Round).where(Round.state.in_(states), wanted)).all()
 
 
 def closed_before(session: Session, federation_id: str, rounds: int) -> Round | None:

@@ -1,9 +1,12 @@
 """HTTP for workers."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Response
 
 from coordinator.conditions import IfMatch, tell_version
-from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.database import ReadSession, WriteSession, utcnow, writing
+from coordinator.gathering import Gathering
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
@@ -19,6 +22,13 @@ from federated.protocol import (
     RotateKeyRequest,
 )
 
+
+def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatAnswer]:
+    with writing() as session:
+        return service.hear(session, heard, utcnow())
+
+
+_hear = Gathering(_hear_all, pause_seconds=0.1)
 router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 
 
@@ -31,9 +41,9 @@ def enroll_worker(request: EnrollRequest, session: WriteSession, response: Respo
 
 
 @router.post("/me/heartbeat", operation_id="send_heartbeat", responses=problem_responses(403))
-def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal, session: WriteSession) -> HeartbeatAnswer:
+async def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal) -> HeartbeatAnswer:
     """Say that the worker is there, and what it can."""
-    return service.heartbeat(session, principal, request, utcnow())
+    return await _hear((principal.id, request))
 
 
 @router.post("/me/key", operation_id="rotate_worker_key", responses=problem_responses(403, 409))

@@ -35,6 +35,12 @@ def workers(session: Session, page: PageRequest, organization_id: str | None) ->
     return page.rows(session, statement, Worker.id)
 
 
+def locked(session: Session, worker_ids: Collection[str]) -> list[Worker]:
+    """The workers with these ids, locked, in one order for everybody who locks several."""
+    statement = select(Worker).where(Worker.id.in_(worker_ids)).order_by(Worker.id).with_for_update(key_share=True)
+    return list(session.scalars(statement.execution_options(populate_existing=True)))
+
+
 def alive(session: Session, worker_ids: Collection[str], heard_since: datetime) -> set[str]:
     """Which of them are not revoked and were heard since then."""
     statement = select(Worker.id).where(

@@ -1,20 +1,21 @@
 """Workers enrol with a token, say that they are there, change their keys, and are revoked."""
 
 from base64 import urlsafe_b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
 from coordinator import audit, conditions
+from coordinator.credentials import read_public_key
 from coordinator.database import lock_row
 from coordinator.errors import Conflict, NotFound, Unprocessable
 from coordinator.models import Worker, WorkerKey
 from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
 from coordinator.pagination import Page, PageRequest
-from coordinator.security import NOT_YOURS, Principal, read_public_key, require_role
+from coordinator.security import NOT_YOURS, Principal, require_role
 from coordinator.settings import get_settings
 from coordinator.workers import lifecycle, repository
 from coordinator.workers.schemas import WorkerAnswer
@@ -115,13 +116,21 @@ def _free_the_name(session: Session, organization_id: str, name: str) -> None:
     session.flush()
 
 
-def heartbeat(session: Session, principal: Principal, request: HeartbeatRequest, now: datetime) -> HeartbeatAnswer:
-    """The worker is there; with `capabilities`, what it can has changed."""
-    worker = _existing(lock_row(session, Worker, principal.id))
-    worker.last_seen_at, worker.boot_id = now, request.boot_id
-    if request.capabilities is not None:
-        worker.capabilities = request.capabilities.model_dump(mode="json")
-    return HeartbeatAnswer(server_time=now, heartbeat_seconds=get_settings().heartbeat_seconds)
+def locked(session: Session, worker_ids: Collection[str]) -> dict[str, Worker]:
+    """The workers with these ids, locked."""
+    return {worker.id: worker for worker in repository.locked(session, worker_ids)}
+
+
+def hear(session: Session, heard: Sequence[tuple[str, HeartbeatRequest]], now: datetime) -> list[HeartbeatAnswer]:
+    """These workers, by id, are there; with `capabilities`, that is what they can from now on."""
+    workers = locked(session, {worker_id for worker_id, _ in heard})
+    for worker_id, request in heard:
+        worker = _existing(workers.get(worker_id))
+        worker.last_seen_at, worker.boot_id = now, request.boot_id
+        told = worker.capabilities if request.capabilities is None else request.capabilities.model_dump(mode="json")
+        if told != worker.capabilities:
+            worker.capabilities = told
+    return [HeartbeatAnswer(server_time=now, heartbeat_seconds=get_settings().heartbeat_seconds)] * len(heard)
 
 
 def alive(session: Session, worker_ids: Collection[str], now: datetime) -> set[str]:

@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coordinator.credentials import read_public_key, signature_holds
 from coordinator.database import reading, utcnow, writing
 from coordinator.errors import Unauthenticated
 from coordinator.models import Organization, Worker
-from coordinator.security import authenticate, read_public_key, signature_holds
+from coordinator.security import authenticate
 from federated.statement import Statement, key_id
 from tests.support.service import Identity
 
@@ -54,9 +55,10 @@ def signer(data_folder: Path) -> Identity:
 
 
 def refused(token: str) -> None:
-    with reading() as session, pytest.raises(Unauthenticated) as caught:
-        authenticate(session, token)
-    assert caught.value.detail.encode()
+    with reading() as session:
+        (reason,) = authenticate(session, [token])
+    assert isinstance(reason, Unauthenticated)
+    assert reason.detail.encode()
 
 
 def encoded(raw: bytes) -> str:
@@ -95,10 +97,9 @@ class TestTokens:
         good = {"iss": "wkr_1", "aud": "fedloom", "iat": now, "exp": now + 60, "jti": "1"}
         token = signed(signer, {"alg": "EdDSA", "kid": "wkr_1", **header}, {**good, **claims})
         with reading() as session:
-            try:
-                principal = authenticate(session, token)
-            except Unauthenticated:
-                return
+            (principal,) = authenticate(session, [token])
+        if isinstance(principal, Unauthenticated):
+            return
         assert principal.id == "wkr_1"
         told = {**good, **claims}
         assert float(told["exp"]) - float(told["iat"]) <= 300

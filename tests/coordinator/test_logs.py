@@ -8,7 +8,7 @@ PROGRAM = """
 import logging
 import structlog
 from coordinator import logs
-from coordinator.security import new_secret
+from coordinator.credentials import new_secret
 
 logs.configure("json", "tests")
 text, _ = new_secret("flk_", "key_0123456789abcdef")

@@ -170,10 +170,7 @@ class TestUpAndDown:
             federation = scene.federation(session, scene.organization(session).id)
             round_ = scene.open_round(session, federation, notes={"0": "sha256:0"}, signature="{}")
             client = scene.client(session, federation, scene.worker(session, session.query(Organization).one()))
-            job = jobs.offer(
-                session, federation=federation, client=client, kind="describe", round_id=None, seed=1,
-                instruction_digest=None, now=utcnow(),
-            )  # fmt: skip
+            (job,) = jobs.offer(session, federation, "describe", None, [jobs.Asked(client, seed=1)], utcnow())
             job.key_id = "ed25519:0"
         migration.downgrade("0003")
         migration.upgrade()

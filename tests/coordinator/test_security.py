@@ -7,19 +7,17 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from coordinator.database import utcnow
-from coordinator.errors import Forbidden, NotFound
-from coordinator.security import (
-    Principal,
-    Role,
+from coordinator.credentials import (
     hash_secret,
     new_secret,
     read_public_key,
-    require_role,
     secret_matches,
     signature_holds,
     split_secret,
 )
+from coordinator.database import utcnow
+from coordinator.errors import Forbidden, NotFound
+from coordinator.security import Principal, Role, require_role
 from tests.support.service import Bearer, EnrolledWorker, Service, problem
 
 

@@ -18,6 +18,7 @@ from coordinator.artifacts.service.damage import (
 )
 from coordinator.artifacts.service.keeping import (
     grant,
+    grant_for_ever,
     hold,
     is_stored,
     put_file,
@@ -54,6 +55,7 @@ __all__ = [
     "forget_uploads",
     "go_on",
     "grant",
+    "grant_for_ever",
     "held_up",
     "hold",
     "hold_up",

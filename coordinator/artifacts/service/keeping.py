@@ -1,5 +1,6 @@
 """Artifacts in the store and in the tables: put, recorded, held, granted."""
 
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def grant(session: Session, digest: str, principal: str, until: datetime | None 
     """Lets a worker or an organisation read the artifact, until then or for ever; never shortens."""
     repository.insert_missing(session, Grant, digest=digest, principal=principal, until=until)
     repository.prolong_grant(session, digest, principal, until)
+
+
+def grant_for_ever(session: Session, readers: Collection[tuple[str, str]]) -> None:
+    """Lets each principal read its artifact: pairs of digest and principal."""
+    repository.grant_for_ever(session, readers)
 
 
 def readable(session: Session, principal: Principal, digest: str, now: datetime) -> Artifact:

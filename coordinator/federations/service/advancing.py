@@ -18,6 +18,7 @@ from coordinator.models import Client, Federation, Job, Round
 from coordinator.nudge import MEND, nudge
 from coordinator.rounds import service as rounds
 from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
+from coordinator.settings import get_settings
 from federated import schedule
 from federated.protocol import Description
 from federated.trainable import ModelFacts
@@ -82,25 +83,23 @@ def expire(session: Session, now: datetime) -> None:
 
 
 def overdue(session: Session, now: datetime) -> tuple[list[str], list[str]]:
-    """Ids of the federations and of the rounds in which something is due."""
-    active = repository.in_states(session, lifecycle.ACTIVE)
-    federations = [row.id for row in active if not isinstance(snapshots.next_step(session, row, now), Wait)]
-    return federations, [row.id for row in rounds.open_rounds(session) if rounds.due(session, row, now)]
+    """Ids of the federations and of the rounds in which something is due.
+
+    Of many federations each call looks at some: the time says whose turn it is. Rounds whose time is up are always
+    looked at.
+    """
+    seconds = get_settings().reconcile_seconds
+    ids = lifecycle.in_turn(repository.ids_in(session, lifecycle.ACTIVE), int(now.timestamp() / seconds))
+    looked_at = [session.get_one(Federation, federation_id) for federation_id in ids]
+    federations = [row.id for row in looked_at if not isinstance(snapshots.next_step(session, row, now), Wait)]
+    open_rounds = rounds.open_rounds(session, ids, now)
+    return federations, [row.id for row in open_rounds if rounds.due(session, row, now)]
 
 
 def _describe(session: Session, federation: Federation, client_ids: Sequence[str], now: datetime) -> None:
-    for client_id in client_ids:
-        client = session.get_one(Client, client_id)
-        jobs.offer(
-            session,
-            federation=federation,
-            client=client,
-            kind="describe",
-            round_id=None,
-            seed=schedule.job_seed(federation.seed, "describe", 0, client.ordinal, "describe"),
-            instruction_digest=None,
-            now=now,
-        )
+    clients = [session.get_one(Client, client_id) for client_id in client_ids]
+    seeds = [schedule.job_seed(federation.seed, "describe", 0, client.ordinal, "describe") for client in clients]
+    jobs.offer(session, federation, "describe", None, list(map(jobs.Asked, clients, seeds)), now)
 
 
 def _judge(session: Session, federation: Federation, job_ids: Sequence[str], now: datetime) -> None:

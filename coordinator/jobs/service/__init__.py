@@ -1,15 +1,17 @@
 """What happens to jobs: leased and submitted by workers, offered and judged by rounds and federations."""
 
 from coordinator.jobs.service.leasing import (
+    Renewal,
     decline,
     expire_leases,
     fail,
     hand_back,
-    has_something_for,
     lease,
     renew,
+    with_something,
 )
 from coordinator.jobs.service.offering import (
+    Asked,
     accept,
     ask_again,
     lose,
@@ -23,16 +25,21 @@ from coordinator.jobs.service.offering import (
     withdraw_gone,
     withdraw_open,
 )
-from coordinator.jobs.service.submitting import submit
+from coordinator.jobs.service.submitting import Checked, Submission, check, check_files, settle
 
 __all__ = [
+    "Asked",
+    "Checked",
+    "Renewal",
+    "Submission",
     "accept",
     "ask_again",
+    "check",
+    "check_files",
     "decline",
     "expire_leases",
     "fail",
     "hand_back",
-    "has_something_for",
     "lease",
     "lose",
     "newest_offer",
@@ -41,9 +48,10 @@ __all__ = [
     "offers_after",
     "reject",
     "renew",
+    "settle",
     "show",
-    "submit",
     "views",
+    "with_something",
     "withdraw_gone",
     "withdraw_open",
 ]

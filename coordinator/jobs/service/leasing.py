@@ -1,6 +1,7 @@
 """What a worker does with a job before it has a result: lease, renew, fail, decline; and leases that are lost."""
 
 import math
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
@@ -8,10 +9,12 @@ from sqlalchemy.orm import Session
 from coordinator.clients import service as clients
 from coordinator.clients.lifecycle import TAKES_PART
 from coordinator.database import lock_row
-from coordinator.errors import Conflict, NotFound
+from coordinator.errors import Conflict, CoordinatorError, NotFound
+from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer, lease_answer, problem_document
 from coordinator.jobs.service import moves
+from coordinator.jobs.service.together import Together
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, MEND, nudge
 from coordinator.workers import service as workers
@@ -23,47 +26,62 @@ from federated.protocol import (
     DeclineRequest,
     FailRequest,
     JobAnswer,
-    JobProgress,
     Lease,
     RenewAnswer,
+    RenewRequest,
 )
 
-
-def has_something_for(session: Session, worker_id: str) -> bool:
-    """Whether a lease might succeed; asked before a writing transaction is begun."""
-    return repository.has_something_for(session, worker_id)
+Renewal = tuple[str, str, RenewRequest]
+"""Worker, job, and what the one asks for the other."""
 
 
-def lease(session: Session, worker_id: str, boot_id: str, now: datetime) -> Lease | None:
-    """Hands the worker's longest standing offer out to this life of it, or None.
+def with_something(session: Session, worker_ids: Collection[str]) -> set[str]:
+    """Those of the workers for whom a lease might succeed."""
+    return repository.with_something(session, worker_ids)
+
+
+def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> list[Lease | None]:
+    """For each worker and boot id: the worker's longest standing offer, handed out to this life of it, or None.
 
     What an earlier life had leased, or what this one never heard of, is offered again first. At most `slots` jobs
-    are out at once. The worker's row is locked, so that two calls of the same worker do not both take the last slot.
+    are out at once. The workers' rows are locked, so that two calls for the same worker do not both take the last
+    slot, and then what they have leased, in the order in which everybody locks jobs.
     """
-    worker = lock_row(session, Worker, worker_id)
-    if worker is None or worker.revoked_at is not None:
+    rows = workers.locked(session, {worker_id for worker_id, _ in asked})
+    theirs = [*repository.leased_by(session, rows), *repository.offers_to(session, rows)]
+    jobs = Together(session, theirs)
+    of_worker: dict[str, list[Job]] = {worker_id: [] for worker_id in rows}
+    for job in theirs:
+        of_worker[job.worker_id].append(job)
+    return [
+        _lease(jobs, rows[worker_id], of_worker[worker_id], boot_id, now) if worker_id in rows else None
+        for worker_id, boot_id in asked
+    ]
+
+
+def _lease(jobs: Together, worker: Worker, theirs: Sequence[Job], boot_id: str, now: datetime) -> Lease | None:
+    session, capabilities = jobs.session, workers.capabilities_of(worker)
+    if worker.revoked_at is not None or not _has_free_slot(session, theirs, boot_id, capabilities.slots, now):
         return None
-    capabilities = workers.capabilities_of(worker)
-    if not _has_free_slot(session, worker_id, boot_id, capabilities.slots, now):
-        return None
-    while (job := repository.next_offer(session, worker_id)) is not None:
-        client = session.get_one(Client, job.client_id)
-        federation = session.get_one(Federation, job.federation_id)
+    for job in sorted(theirs, key=lambda job: (job.offered_number, job.id)):
+        client, federation = jobs.client(job), jobs.federation(job)
+        if job.state != "offered":
+            continue
         if client.state not in TAKES_PART:
             withdraw_of_client(session, client, f"The client is {client.state}.", now)
         elif _matches(capabilities, federation):
-            return _hand_out(session, job, client, federation, boot_id, now)
+            return _hand_out(jobs, job, boot_id, now)
         else:
             _dismiss(session, client, federation, now)
     return None
 
 
-def _has_free_slot(session: Session, worker_id: str, boot_id: str, slots: int, now: datetime) -> bool:
-    leased = repository.leased_by(session, worker_id)
-    for job in leased:
+def _has_free_slot(session: Session, leased: Sequence[Job], boot_id: str, slots: int, now: datetime) -> bool:
+    held = [job for job in leased if job.state == "leased"]
+    for job in held:
         if job.boot_id != boot_id:
             lose(session, job, now, worker_alive=True, detail="The worker was started anew.")
-    held = [job for job in leased if job.state == "leased"]
+    held = [job for job in held if job.state == "leased"]
     if len(held) < slots:
         return True
     # Full, and asks for more: the answer that would have told it of one of them was lost on the way.
@@ -94,16 +112,14 @@ def _dismiss(session: Session, client: Client, federation: Federation, now: date
     remove_client(session, client, "algorithm_revision", detail, now)
 
 
-def _hand_out(
-    session: Session, job: Job, client: Client, federation: Federation, boot_id: str, now: datetime
-) -> Lease:
+def _hand_out(jobs: Together, job: Job, boot_id: str, now: datetime) -> Lease:
+    federation = jobs.federation(job)
     moves.move(job, "lease")
     job.boot_id, job.leased_at = boot_id, now
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
-    round_ = session.get(Round, job.round_id) if job.round_id else None
-    instruction = session.get(Artifact, job.instruction_digest) if job.instruction_digest else None
-    owner = session.get_one(Organization, federation.organization_id)
-    return lease_answer(job, client, federation, round_, instruction, owner.name)
+    instruction = jobs.other(Artifact, job.instruction_digest) if job.instruction_digest else None
+    owner = jobs.other(Organization, federation.organization_id)
+    return lease_answer(job, jobs.client(job), federation, jobs.round(job), instruction, owner.name)
 
 
 def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> None:
@@ -113,11 +129,14 @@ def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> Non
         moves.offer_again(session, job, "hand_back", now)
 
 
-def renew(
-    session: Session, worker_id: str, job_id: str, boot_id: str, progress: JobProgress | None, now: datetime
-) -> RenewAnswer:
-    """Keeps the lease for another `lease_seconds`. Raises NotFound, Conflict (`lease_lost`)."""
-    job = _leased(session, worker_id, job_id, boot_id)
+def renew(session: Session, asked: Sequence[Renewal], now: datetime) -> list[RenewAnswer | CoordinatorError]:
+    """Keeps each lease for another `lease_seconds`; NotFound or Conflict (`lease_lost`) for one that cannot be."""
+    jobs = repository.locked_by_id(session, {job_id for _, job_id, _ in asked})
+    return each(asked, lambda one: _renew(jobs.get(one[1]), *one, now))
+
+
+def _renew(found: Job | None, worker_id: str, job_id: str, request: RenewRequest, now: datetime) -> RenewAnswer:
+    job, progress = _leased(owned(found, worker_id, job_id), request.boot_id), request.progress
     moves.move(job, "renew")
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     if progress is not None:
@@ -128,7 +147,7 @@ def renew(
 
 def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, now: datetime) -> JobAnswer:
     """The worker could not do the job: offered again if that may help, else failed. Raises NotFound, Conflict."""
-    job = _leased(session, worker_id, job_id, request.boot_id)
+    job = _locked(session, worker_id, job_id, request.boot_id)
     if request.code == AGENT_STOPPING:
         moves.offer_again(session, job, "hand_back", now)
         return answer(session, job)
@@ -153,7 +172,7 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
 
 def decline(session: Session, worker_id: str, job_id: str, request: DeclineRequest, now: datetime) -> JobAnswer:
     """The owner of the worker's node does not allow the job: its client is out. Raises NotFound, Conflict."""
-    job = _leased(session, worker_id, job_id, request.boot_id)
+    job = _locked(session, worker_id, job_id, request.boot_id)
     problem = problem_document(request.code, "The job was declined by its worker's owner", request.detail)
     moves.end(session, job, "decline", problem, now)
     remove_client(session, session.get_one(Client, job.client_id), request.code, request.detail, now)
@@ -199,9 +218,8 @@ def withdraw_of_client(session: Session, client: Client, detail: str, now: datet
     nudge(session, ADVANCE_FEDERATION, client.federation_id)
 
 
-def own_job(session: Session, worker_id: str, job_id: str, *, locked: bool) -> Job:
-    """The worker's job. Raises NotFound."""
-    job = lock_row(session, Job, job_id) if locked else session.get(Job, job_id)
+def owned(job: Job | None, worker_id: str, job_id: str) -> Job:
+    """The job, if it is this worker's. Raises NotFound."""
     if job is None or job.worker_id != worker_id:
         raise NotFound("job_unknown", f"There is no job {job_id}, or it is not yours to see.")
     return job
@@ -213,10 +231,13 @@ def answer(session: Session, job: Job) -> JobAnswer:
     return job_answer(job, session.get_one(Client, job.client_id), round_)
 
 
-def _leased(session: Session, worker_id: str, job_id: str, boot_id: str) -> Job:
-    job = own_job(session, worker_id, job_id, locked=True)
+def _locked(session: Session, worker_id: str, job_id: str, boot_id: str) -> Job:
+    return _leased(owned(lock_row(session, Job, job_id), worker_id, job_id), boot_id)
+
+
+def _leased(job: Job, boot_id: str) -> Job:
     if job.state != "leased" or job.boot_id != boot_id:
-        raise Conflict("lease_lost", f"Job {job_id} is {job.state}; it is not leased by this life of the worker.")
+        raise Conflict("lease_lost", f"Job {job.id} is {job.state}; it is not leased by this life of the worker.")
     return job
 
 

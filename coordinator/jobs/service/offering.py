@@ -1,6 +1,8 @@
 """What rounds and federations do with jobs: offer, judge, withdraw; and who may look at one."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,28 +21,51 @@ from federated.protocol import JobAnswer, JobKind
 _GONE = ("out", "left")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One client of those that are asked the same; an instruction stays away from describe jobs alone."""
+
+    client: Client
+    seed: int
+    instruction_digest: str | None = None
+
+
 def offer(
     session: Session,
-    *,
     federation: Federation,
-    client: Client,
     kind: JobKind,
     round_id: str | None,
-    seed: int,
-    instruction_digest: str | None,
+    asked: Sequence[Asked],
     now: datetime,
-) -> Job:
-    """Offers the client a job; what was offered for the same already is returned as it is.
+) -> list[Job]:
+    """Offers each client a job; what was offered for the same already is returned as it is.
 
-    Raises Conflict if an update of this client was rejected in this round.
+    Raises Conflict if an update of one of the clients was rejected in this round.
     """
-    earlier = repository.same_job(session, client.id, kind, round_id, lifecycle.OPEN)
-    if earlier is not None:
-        return earlier
-    round_ = session.get_one(Round, round_id) if round_id else None
-    if kind == "train" and round_ is not None and repository.was_rejected(session, client.id, round_):
-        raise Conflict("rejected_before", f"An update of client {client.ordinal} was rejected in this round.")
-    job = Job(
+    ids = [one.client.id for one in asked]
+    earlier = repository.same_jobs(session, ids, kind, round_id, lifecycle.OPEN)
+    if kind == "train" and round_id is not None:
+        refused = repository.rejected(session, ids, session.get_one(Round, round_id)) - earlier.keys()
+        for client in (one.client for one in asked if one.client.id in refused):
+            raise Conflict("rejected_before", f"An update of client {client.ordinal} was rejected in this round.")
+    numbers = itertools.count(moves.next_number(session, now))
+    new = {
+        one.client.id: _new(federation, kind, round_id, one, next(numbers), now)
+        for one in asked
+        if one.client.id not in earlier
+    }
+    session.add_all(new.values())
+    session.flush()
+    readers = {(job.instruction_digest, job.worker_id) for job in new.values() if job.instruction_digest is not None}
+    artifacts.grant_for_ever(session, readers)
+    return [earlier.get(client_id) or new[client_id] for client_id in ids]
+
+
+def _new(
+    federation: Federation, kind: JobKind, round_id: str | None, asked: Asked, number: int, now: datetime
+) -> Job:
+    client = asked.client
+    return Job(
         id=new_id("job"),
         federation_id=federation.id,
         round_id=round_id,
@@ -49,20 +74,15 @@ def offer(
         kind=kind,
         state="offered",
         attempt=1,
-        seed=seed,
-        instruction_digest=instruction_digest,
+        seed=asked.seed,
+        instruction_digest=asked.instruction_digest,
         memory_round=client.memory_round,
         memory_digest=client.memory_digest,
         lease_seconds=federation.definition["lease_seconds"],
-        offered_number=moves.next_number(session, now),
+        offered_number=number,
         offered_at=now,
         version=0,
     )
-    session.add(job)
-    session.flush()
-    if instruction_digest is not None:
-        artifacts.grant(session, instruction_digest, client.worker_id)
-    return job
 
 
 def withdraw_open(
@@ -139,8 +159,8 @@ def of_round(session: Session, round_id: str, kind: str | None = None) -> list[J
 
 def views(session: Session, jobs: Sequence[Job]) -> list[JobAnswer]:
     """The answers for these jobs, in their order."""
-    clients = {row.id: row for row in repository.rows(session, Client, {job.client_id for job in jobs})}
-    rounds = {row.id: row for row in repository.rows(session, Round, {str(job.round_id) for job in jobs})}
+    clients = repository.rows(session, Client, {job.client_id for job in jobs})
+    rounds = repository.rows(session, Round, {str(job.round_id) for job in jobs})
     return [job_answer(job, clients[job.client_id], rounds.get(str(job.round_id))) for job in jobs]
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from coordinator import audit
+from coordinator.credentials import KEY_PREFIX, new_secret
 from coordinator.database import lock_row
 from coordinator.errors import NotFound
 from coordinator.models import ApiKey
@@ -13,7 +14,7 @@ from coordinator.organizations import repository
 from coordinator.organizations.schemas import ApiKeyCreate
 from coordinator.organizations.service import members
 from coordinator.pagination import Page, PageRequest
-from coordinator.security import KEY_PREFIX, Principal, new_secret, require_role
+from coordinator.security import Principal, require_role
 
 
 def create_admin_key(session: Session, name: str, now: datetime) -> str:

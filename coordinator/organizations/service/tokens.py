@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from coordinator import audit
+from coordinator.credentials import ENROLLMENT_PREFIX, new_secret, secret_matches, split_secret
 from coordinator.database import lock_row
 from coordinator.errors import NotFound, Unauthenticated
 from coordinator.models import EnrollmentToken
@@ -13,14 +14,7 @@ from coordinator.organizations import repository
 from coordinator.organizations.schemas import EnrollmentTokenCreate
 from coordinator.organizations.service import members
 from coordinator.pagination import Page, PageRequest
-from coordinator.security import (
-    ENROLLMENT_PREFIX,
-    Principal,
-    new_secret,
-    require_role,
-    secret_matches,
-    split_secret,
-)
+from coordinator.security import Principal, require_role
 
 
 def create_token(

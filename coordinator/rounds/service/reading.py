@@ -1,6 +1,6 @@
 """What people and the federations' own life cycle read of rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -44,9 +44,9 @@ def newest_adapter_number(session: Session, federation_id: str) -> int | None:
     return None if found is None else found.number
 
 
-def open_rounds(session: Session) -> list[Round]:
-    """All rounds of all federations that have not ended."""
-    return list(repository.not_in(session, lifecycle.ENDED))
+def open_rounds(session: Session, federation_ids: Collection[str], now: datetime) -> list[Round]:
+    """Rounds that have not ended: those of these federations, and all whose deadline or claim is over."""
+    return list(repository.in_states(session, lifecycle.OPEN, federation_ids, now))
 
 
 def due(session: Session, round_: Round, now: datetime) -> bool:

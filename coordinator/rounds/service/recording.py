@@ -132,18 +132,12 @@ def _offer(
     part = "instruction" if kind == "train" else "evaluation"
     for stored in {stored.digest: stored for stored in instructions.values()}.values():
         artifacts.record(session, stored, round_.id, part)
+    asked = []
     for client in clients.by_ordinals(session, federation.id, list(instructions)):
         if client.state == "ready":
-            jobs.offer(
-                session,
-                federation=federation,
-                client=client,
-                kind=kind,
-                round_id=round_.id,
-                seed=schedule.job_seed(federation.seed, round_.kind, round_.number, client.ordinal, kind),
-                instruction_digest=instructions[client.ordinal].digest,
-                now=now,
-            )
+            seed = schedule.job_seed(federation.seed, round_.kind, round_.number, client.ordinal, kind)
+            asked.append(jobs.Asked(client, seed, instructions[client.ordinal].digest))
+    jobs.offer(session, federation, kind, round_.id, asked, now)
 
 
 def _record_verdicts(session: Session, round_: Round, verdicts: Verdicts, now: datetime) -> None:

@@ -39,10 +39,7 @@ def test_a_registered_client_waits_for_a_description_until_one_is_offered() -> N
         ]
         scene.client(session, federation, scene.worker(session, owner))
         assert [client.ordinal for client in clients.undescribed(session, federation.id)] == [0, 1]
-        jobs.offer(
-            session, federation=federation, client=waiting[0], kind="describe", round_id=None, seed=1,
-            instruction_digest=None, now=utcnow(),
-        )  # fmt: skip
+        jobs.offer(session, federation, "describe", None, [jobs.Asked(waiting[0], seed=1)], utcnow())
         assert [client.ordinal for client in clients.undescribed(session, federation.id)] == [1]
 
 

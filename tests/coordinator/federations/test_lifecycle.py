@@ -53,6 +53,15 @@ def after(state: str, reason: str | None = None, detail: str | None = None, fini
     return replace(DESCRIBED, newest=NewestRound(state, reason, detail, finished))
 
 
+@pytest.mark.parametrize("count", [0, 1, 50, 51, 1000, 1001])
+def test_each_federation_has_its_turn_and_few_have_it_at_once(count: int) -> None:
+    ids = [f"fed_{number}" for number in range(count)]
+    turns = max(1, -(-count // lifecycle.LOOKED_AT))
+    looked_at = [lifecycle.in_turn(ids, turn) for turn in range(7, 7 + turns)]
+    assert all(len(each) <= lifecycle.LOOKED_AT for each in looked_at)
+    assert sorted(one for each in looked_at for one in each) == sorted(ids)
+
+
 class TestMoves:
     @pytest.mark.parametrize(("state", "event"), list(product(lifecycle.STATES, lifecycle.EVENTS)))
     def test_only_the_moves_of_the_table_are_possible(self, state: State, event: Event) -> None:

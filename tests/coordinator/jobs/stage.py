@@ -9,10 +9,11 @@ import httpx
 from sqlalchemy import select
 
 from coordinator.database import reading, utcnow, writing
+from coordinator.errors import CoordinatorError
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Organization, Round, Worker
 from coordinator.models.base import new_id
-from federated.protocol import JobKind, Lease
+from federated.protocol import JobKind, JobProgress, Lease, RenewAnswer, RenewRequest
 from federated.statement import Statement
 from tests.coordinator.clients import scene
 from tests.support.service import EnrolledWorker, Service, problem
@@ -39,21 +40,28 @@ class Stage:
         """The id of a new job; a train or evaluate job has an instruction."""
         with writing() as session:
             needs_round = kind != "describe"
-            job = jobs.offer(
-                session,
-                federation=session.get_one(Federation, self.federation_id),
-                client=session.get_one(Client, client_id or self.client_id),
-                kind=kind,
-                round_id=(round_id or self.round_id) if needs_round else None,
-                seed=11,
-                instruction_digest=scene.instruction(session, self.folder, new_id("hld")) if needs_round else None,
-                now=utcnow(),
-            )
+            digest = scene.instruction(session, self.folder, new_id("hld")) if needs_round else None
+            asked = jobs.Asked(session.get_one(Client, client_id or self.client_id), 11, digest)
+            federation = session.get_one(Federation, self.federation_id)
+            round_id = (round_id or self.round_id) if needs_round else None
+            (job,) = jobs.offer(session, federation, kind, round_id, [asked], utcnow())
             return job.id
 
     def lease(self, boot_id: str = BOOT, now: datetime | None = None) -> Lease | None:
         with writing() as session:
-            return jobs.lease(session, self.worker_id, boot_id, now or utcnow())
+            return jobs.lease(session, [(self.worker_id, boot_id)], now or utcnow())[0]
+
+    def renew(
+        self,
+        job_id: str,
+        progress: JobProgress | None = None,
+        now: datetime | None = None,
+        boot_id: str = BOOT,
+        worker_id: str | None = None,
+    ) -> RenewAnswer | CoordinatorError:
+        request = RenewRequest(boot_id=boot_id, progress=progress)
+        with writing() as session:
+            return jobs.renew(session, [(worker_id or self.worker_id, job_id, request)], now or utcnow())[0]
 
     def leased(self, kind: JobKind = "train") -> str:
         """The id of a job that the worker has leased."""

@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.database import utcnow, writing
+from coordinator.database import reading, utcnow, writing
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
-from federated.protocol import AGENT_STOPPING, DISK_FULL, Capabilities, DeclineRequest, FailRequest, JobProgress
+from federated.protocol import (
+    AGENT_STOPPING,
+    DISK_FULL,
+    Capabilities,
+    DeclineRequest,
+    FailRequest,
+    JobProgress,
+    RenewAnswer,
+    RenewRequest,
+)
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, LATER_BOOT, Stage, set_up
 from tests.support.queue import queued
@@ -51,10 +60,24 @@ class TestLease:
     def test_a_worker_leases_no_more_jobs_than_it_has_slots(self, stage: Stage) -> None:
         job_id = stage.leased()
         stage.offer(client_id=stage.another_client("b"))
-        with writing() as session:
-            jobs.renew(session, stage.worker_id, job_id, BOOT, None, utcnow() + timedelta(seconds=1))
+        stage.renew(job_id, now=utcnow() + timedelta(seconds=1))
         assert stage.lease() is None
         assert stage.jobs() == [("leased", 1), ("offered", 1)]
+
+    def test_calls_of_one_moment_do_not_share_a_job(self, data_folder: Path) -> None:
+        """One worker with two slots, one with one, one that nobody knows: asked for in one transaction."""
+        stage = set_up(data_folder, slots=2)
+        with reading() as session:
+            owner = session.get_one(Worker, stage.worker_id).organization_id
+        other = set_up(data_folder, owner)
+        offered = [stage.offer(client_id=client) for client in map(stage.another_client, "abc")]
+        for_other = other.offer()
+        calls = [(stage.worker_id, BOOT)] * 3 + [(other.worker_id, BOOT), ("wkr_unknown", BOOT)]
+        with writing() as session:
+            leases = jobs.lease(session, calls, utcnow())
+        got = [lease and lease.job_id for lease in leases]
+        assert got == [*offered[:2], None, for_other, None]
+        assert stage.job(offered[2]).state == "offered"
 
     def test_a_job_that_an_earlier_life_had_leased_is_offered_again_at_once(self, stage: Stage) -> None:
         job_id = stage.leased()
@@ -75,7 +98,7 @@ class TestLease:
         now = utcnow() - timedelta(seconds=31)
         with writing() as session:
             session.get_one(Job, job_id).leased_at = now - timedelta(seconds=20)
-            jobs.renew(session, stage.worker_id, job_id, BOOT, None, now)
+        stage.renew(job_id, now=now)
         lease = stage.lease()
         assert lease is not None
         assert (lease.job_id, lease.attempt) == (job_id, 2)
@@ -126,23 +149,31 @@ class TestRenew:
     def test_it_keeps_the_lease_and_the_progress(self, stage: Stage) -> None:
         job_id, later = stage.leased(), utcnow() + timedelta(seconds=50)
         progress = JobProgress(done=3, total=20, metrics={"loss": 0.5, "diverged": float("nan")})
-        with writing() as session:
-            answer = jobs.renew(session, stage.worker_id, job_id, BOOT, progress, later)
+        answer = stage.renew(job_id, progress, later)
+        assert isinstance(answer, RenewAnswer)
         assert answer.expires_at == later + timedelta(seconds=60) == stage.job(job_id).lease_expires_at
         assert stage.job(job_id).progress == {"done": 3, "total": 20, "metrics": {"loss": 0.5}}
 
     def test_another_life_of_the_worker_has_lost_it(self, stage: Stage) -> None:
         job_id = stage.leased()
         before = scene.everything()
-        with pytest.raises(Conflict) as lost, writing() as session:
-            jobs.renew(session, stage.worker_id, job_id, LATER_BOOT, None, utcnow())
-        assert lost.value.code == "lease_lost"
+        lost = stage.renew(job_id, boot_id=LATER_BOOT)
+        assert isinstance(lost, Conflict)
+        assert lost.code == "lease_lost"
         assert scene.everything() == before
 
     def test_another_worker_finds_nothing(self, stage: Stage) -> None:
         job_id = stage.leased()
-        with pytest.raises(NotFound), writing() as session:
-            jobs.renew(session, "wkr_other", job_id, BOOT, None, utcnow())
+        assert isinstance(stage.renew(job_id, worker_id="wkr_other"), NotFound)
+
+    def test_one_that_is_lost_keeps_no_other_from_being_kept(self, stage: Stage) -> None:
+        job_id, later = stage.leased(), utcnow() + timedelta(seconds=50)
+        asked = [(job_id, LATER_BOOT), ("job_gone", BOOT), (job_id, BOOT)]
+        with writing() as session:
+            renewals = [(stage.worker_id, job, RenewRequest(boot_id=boot)) for job, boot in asked]
+            answers = jobs.renew(session, renewals, later)
+        assert [type(answer) for answer in answers] == [Conflict, NotFound, RenewAnswer]
+        assert stage.job(job_id).lease_expires_at == later + timedelta(seconds=60)
 
 
 class TestExpire:

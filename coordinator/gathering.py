@@ -1,0 +1,102 @@
+"""One call for many callers: what is asked while a call runs is answered together by the next one.
+
+A thousand agents that beat, renew and poll would otherwise each take a thread, a connection and a commit. Alone a
+caller waits no longer than it would have; the more come at once, the more of them share a transaction.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - the pool's
+
+from coordinator.errors import CoordinatorError
+
+_OF_ALL = (OperationalError, TimeoutError)
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+@dataclass(eq=False, slots=True)
+class _Asked(Generic[Question, Answer]):
+    """Of one event loop: those that wait for the next call, and the task that makes it."""
+
+    waiting: list[tuple[Question, asyncio.Future[Answer]]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+    # A thread beside the pool: that may be full of those who wait for this very answer.
+    thread: CapacityLimiter = field(default_factory=partial(CapacityLimiter, 1))
+
+
+class Gathering(Generic[Question, Answer]):
+    """Awaited with one question. `answer_all` runs in a thread, once at a time in each event loop.
+
+    Where nobody is kept waiting by it, each call first waits `pause_seconds` for others to come.
+
+    It gives an answer for each question, in their order; an exception among them is raised for the one who asked.
+    Where it raises, nothing came of the call: what the database has to do with it is raised for all of them, after
+    anything else each question is asked alone, so that it fails those alone whom it concerns.
+    """
+
+    def __init__(
+        self, answer_all: Callable[[Sequence[Question]], Sequence[Answer | Exception]], pause_seconds: float = 0.0
+    ) -> None:
+        self._answer_all, self._pause_seconds = answer_all, pause_seconds
+        self._asked: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asked[Question, Answer]] = WeakKeyDictionary()
+
+    async def __call__(self, question: Question) -> Answer:
+        loop = asyncio.get_running_loop()
+        asked = self._asked.setdefault(loop, _Asked())
+        mine: asyncio.Future[Answer] = loop.create_future()
+        asked.waiting.append((question, mine))
+        if asked.task is None:  # in a context of its own: what the first of them is about is not what all are about
+            asked.task = loop.create_task(self._answer(asked), context=Context())
+        return await mine
+
+    async def _answer(self, asked: _Asked[Question, Answer]) -> None:
+        while asked.waiting:
+            if self._pause_seconds:
+                await asyncio.sleep(self._pause_seconds)
+            group, asked.waiting = asked.waiting, []
+            answers = await self._answers(asked, [question for question, _ in group])
+            for (_, waiter), answer in zip(group, answers, strict=True):
+                _tell(waiter, answer)
+        asked.task = None
+
+    async def _answers(
+        self, asked: _Asked[Question, Answer], questions: Sequence[Question]
+    ) -> Sequence[Answer | Exception]:
+        try:
+            return await to_thread.run_sync(self._answer_all, questions, limiter=asked.thread)
+        except _OF_ALL as error:
+            return [error] * len(questions)
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+        return [(await self._answers(asked, [question]))[0] for question in questions]
+
+
+def each(
+    questions: Sequence[Question], answer: Callable[[Question], Answer | CoordinatorError]
+) -> list[Answer | CoordinatorError]:
+    """The answers to all of them, where one that is refused is no reason to refuse another."""
+    answers: list[Answer | CoordinatorError] = []
+    for question in questions:
+        try:
+            answers.append(answer(question))
+        except CoordinatorError as refusal:
+            answers.append(refusal)
+    return answers
+
+
+def _tell(waiter: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    if waiter.done():  # whoever asked has gone
+        return
+    if isinstance(answer, Exception):
+        waiter.set_exception(answer)
+    else:
+        waiter.set_result(answer)
