@@ -120,11 +120,11 @@ def rows(session: Session, model: type[Row], ids: Collection[str]) -> dict[str, 
     return {row.id: row for row in session.scalars(select(model).where(model.id.in_(ids)))}
 
 
-def lock_rounds_of(session: Session, job_ids: Collection[str]) -> Sequence[Round]:
-    """The rounds that these jobs are of, locked."""
+def lock_rounds_of(session: Session, job_ids: Collection[str]) -> None:
+    """Locks the rounds that these jobs are of."""
     of_these = select(Job.round_id).where(Job.id.in_(job_ids))
     statement = select(Round).where(Round.id.in_(of_these)).order_by(Round.id).with_for_update(key_share=True)
-    return session.scalars(statement.execution_options(populate_existing=True)).all()
+    session.scalars(statement.execution_options(populate_existing=True)).all()
 
 
 def _locked(session: Session, statement: Select[Job]) -> list[Job]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from coordinator.artifacts import service as artifacts
 from coordinator.clients.lifecycle import TAKES_PART
 from coordinator.credentials import signature_holds
-from coordinator.errors import ArtifactDamaged, Conflict, CoordinatorError
+from coordinator.errors import ArtifactDamaged, Conflict, CoordinatorError, Unavailable
 from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import submission_document
@@ -73,11 +73,9 @@ def settle(
     NotFound, or Conflict (`round_closed`, `lease_lost`, `already_submitted`), for one that is not kept.
     """
     ids = {job_id for (_, job_id, _), _ in asked}
-    locked = repository.lock_rounds_of(session, ids)  # before the jobs, as rounds do: two orders lock each other out
+    repository.lock_rounds_of(session, ids)  # before the jobs, as rounds do: two orders would lock each other out
     jobs = Together(session, repository.locked_by_id(session, ids).values())
-    answers = each(asked, lambda one: _settle(jobs, *one, now))
-    del locked
-    return answers
+    return each(asked, lambda one: _settle(jobs, *one, now))
 
 
 def _check(jobs: Together, worker_id: str, job_id: str, request: SubmitRequest) -> Checked:
@@ -102,13 +100,14 @@ def _settle(jobs: Together, submission: Submission, checked: Checked, now: datet
     job = leasing.owned(jobs.job(job_id), worker_id, job_id)
     if job.submission is not None:
         if not lifecycle.same_content(job.submission, submission_document(request)):
-            return Conflict(
-                "already_submitted", f"Job {job.id} was submitted with another result and is {job.state}."
-            )
+            detail = f"Job {job.id} was submitted with another result and is {job.state}."
+            return Conflict("already_submitted", detail)
         return leasing.answer(jobs.session, job)
     # What was not wanted a moment ago was not checked either, and is not kept now.
     objection = _objection(jobs, job) or checked.objection
     if objection is None:
+        if request.update is not None and checked.signed_with is None:
+            raise Unavailable("submission_lost", f"Job {job.id} was submitted a moment ago, and lost: send it again.")
         _keep(jobs, job, request, checked.signed_with, now)
         return leasing.answer(jobs.session, job)
     if objection.code == "round_closed" and job.round_id is not None:

@@ -6,9 +6,11 @@ import httpx
 import pytest
 
 from coordinator.database import reading, utcnow, writing
+from coordinator.errors import Unavailable
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Hold, Job, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from federated.protocol import SubmitRequest
 from federated.statement import key_id
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused
@@ -46,6 +48,24 @@ class TestSubmit:
         before = scene.everything()
         problem(site.submit(job_id, weight=9.0), 409, "already_submitted")
         assert scene.everything() == before
+
+    def test_a_result_that_was_lost_as_it_came_again_is_not_kept_unchecked(self, site: Site) -> None:
+        """Between the two transactions of a submission: nobody had looked at its signature."""
+        job_id = site.stage.leased()
+        upload(site.worker.http, UPDATE, DIGEST)
+        site.submit(job_id).raise_for_status()
+        again = (site.stage.worker_id, job_id, SubmitRequest.model_validate(site.signed(job_id)))
+        with reading() as session:
+            (checked,) = jobs.check(session, [again])
+        assert isinstance(checked, jobs.Checked)
+        with writing() as session:
+            jobs.ask_again(session, session.get_one(Job, job_id), {"code": "update_lost"}, utcnow())
+        with writing() as session:
+            (answer,) = jobs.settle(session, [(again, checked)], utcnow())
+        assert isinstance(answer, Unavailable)
+        assert site.stage.job(job_id).state == "offered"
+        site.submit(job_id).raise_for_status()
+        assert site.stage.job(job_id).key_id is not None
 
     def test_the_word_of_the_round_is_not_undone_by_submitting_again(self, site: Site) -> None:
         job_id = site.stage.leased()
