@@ -8,9 +8,6 @@ ROUNDS ?=
 # One more than there are cores: tests of processes wait for a third of their time.
 TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 1 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
 
-ABOUT_SERVERS := tests/chaos tests/faults/test_engines_gone.py tests/end_to_end/test_big_engines.py \
-	$(addprefix tests/coordinator/,artifacts jobs rounds webhooks test_database.py test_events.py test_life_cycles.py \
-	test_migrations.py test_record_migrations.py test_idempotency.py test_audit.py)
 ON_SERVERS := tests/coordinator tests/chaos tests/faults/test_engines_gone.py tests/end_to_end/test_big_engines.py
 IN_TESTS := -rs -m "not slow and not gpu"
 
@@ -29,17 +26,17 @@ demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUND
 up: install
 	$(BIN)/coordinator up
 
-test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 what depends on them most
+test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 all that needs a coordinator
 	$(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS)
-	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS) $(ABOUT_SERVERS)
+	$(MAKE) test-on-servers
 
-test-on-servers: install  ## on PostgreSQL, Redis and S3 all that needs a coordinator
+test-on-servers: install  ## the second half of `make test`
 	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS) $(ON_SERVERS)
 
 test-slow: install
 	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -m "slow and not gpu"
 
-test-all: test test-on-servers test-slow
+test-all: test test-slow
 
 check: install
 	$(BIN)/ruff format --check .
