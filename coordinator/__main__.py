@@ -28,7 +28,7 @@ app.add_typer(log, name="audit")
 GRACEFUL_SECONDS = 2
 # Longer than clients keep an idle connection (worker agents: 15 s), so that none is closed just as it is used again.
 KEEP_ALIVE_SECONDS = 20
-_COLLECT_AFTER = (10_000, 20, 50)
+_COLLECT_AFTER = (2_000, 50, 500)
 MIGRATING = "migrating"
 Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything this installation keeps.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free port.")]

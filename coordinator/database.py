@@ -52,6 +52,7 @@ def utcnow() -> datetime:
 class _Opened:
     engine: Engine
     readers: sessionmaker[Session]
+    askers: sessionmaker[Session]
     writers: sessionmaker[Session]
 
 
@@ -60,14 +61,22 @@ def _open() -> _Opened:
     engine = make_engine(get_settings().database, threads=get_settings().web_threads)
     readers = sessionmaker(_for_reading(engine), expire_on_commit=False)
     writers = sessionmaker(engine.execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
-    event.listen(readers, "before_flush", _refuse_to_write)
-    return _Opened(engine, readers, writers)
+    askers = sessionmaker(_for_asking(engine), expire_on_commit=False)
+    for session in (readers, askers):
+        event.listen(session, "before_flush", _refuse_to_write)
+    return _Opened(engine, readers, askers, writers)
 
 
 def _for_reading(engine: Engine) -> Engine:
     if engine.dialect.name == "sqlite":  # a transaction sees one state by itself
         return engine
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _for_asking(engine: Engine) -> Engine:
+    if engine.dialect.name == "sqlite":  # beginning costs nothing there
+        return engine
+    return engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
 
 
 def _opened() -> _Opened:
@@ -156,6 +165,13 @@ def _refuse_to_write(session: Session, context: object, instances: object) -> No
 def reading() -> Iterator[Session]:
     """A session that sees one state of the database and changes nothing."""
     with _opened().readers() as session:
+        yield session
+
+
+@contextmanager
+def asking() -> Iterator[Session]:
+    """A session for one statement, which sees one state by itself: no transaction is begun for it and ended."""
+    with _opened().askers() as session:
         yield session
 
 

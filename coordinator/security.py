@@ -15,11 +15,11 @@ import jwt
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
-from sqlalchemy import select
+from sqlalchemy import BindParameter, bindparam, select
 from sqlalchemy.orm import Session
 
 from coordinator.credentials import KEY_PREFIX, read_public_key, secret_matches, split_secret
-from coordinator.database import reading
+from coordinator.database import asking
 from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from coordinator.gathering import Gathering
 from coordinator.models import ApiKey, Worker
@@ -27,6 +27,11 @@ from coordinator.rate_limits import Buckets
 from coordinator.settings import get_settings
 
 AUDIENCE = "fedloom"
+
+# Built once, for they are asked at every request: to build a statement costs more than to run it.
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+_KEYS = select(ApiKey).where(ApiKey.id.in_(_IDS))
+_SIGNERS = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at).where(Worker.id.in_(_IDS))
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
 """Said of what is not there and of what is another organisation's alike."""
@@ -87,7 +92,7 @@ def _is_plain(text: object) -> TypeGuard[str]:
 
 
 def _keys(session: Session, ids: Collection[str]) -> dict[str, ApiKey]:
-    return {key.id: key for key in session.scalars(select(ApiKey).where(ApiKey.id.in_(ids)))} if ids else {}
+    return {key.id: key for key in session.scalars(_KEYS, {"ids": list(ids)})} if ids else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,7 @@ class _Signer:
 
 
 def _workers(session: Session, ids: Collection[str]) -> dict[str, _Signer]:
-    statement = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at)
-    return {row.id: _Signer(*row) for row in session.execute(statement.where(Worker.id.in_(ids)))} if ids else {}
+    return {row.id: _Signer(*row) for row in session.execute(_SIGNERS, {"ids": list(ids)})} if ids else {}
 
 
 def _proven(
@@ -198,7 +202,7 @@ _buckets = Buckets(time.monotonic)
 
 
 def _authenticate_all(tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
-    with reading() as session:
+    with asking() as session:
         return authenticate(session, tokens)
 
 

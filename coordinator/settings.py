@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     claim_seconds: Seconds = 30.0
     worker_timeout_seconds: Seconds = 90.0
     heartbeat_seconds: Seconds = 10.0
-    offer_poll_seconds: Seconds = 0.05
+    offer_poll_seconds: Seconds = 0.03
     worker_token_seconds: Seconds = 300.0
     clock_skew_seconds: Seconds = 60.0
 

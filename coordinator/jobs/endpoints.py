@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.database import WriteSession, reading, utcnow, writing
+from coordinator.database import WriteSession, asking, reading, utcnow, writing
 from coordinator.errors import CoordinatorError
 from coordinator.gathering import Gathering
 from coordinator.jobs import lifecycle, service
@@ -41,18 +41,19 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
     """Lease the next job offered to this worker; waits for one."""
     loop = asyncio.get_running_loop()
     until = loop.time() + request.wait_seconds
+    asked, told = (principal.id, request.boot_id), False
     async with _watcher(connection).waiting(principal.id) as woken:
         while not await connection.is_disconnected():
             woken.clear()
-            # Whether there is anything is asked before a writing transaction is begun.
-            lease = await _lease((principal.id, request.boot_id)) if await _has_something(principal.id) else None
+            # Whether there is anything is known before a writing transaction is begun.
+            lease = await _lease(asked) if told or await _has_something(principal.id) else None
             if lease is not None:
                 return await _delivered(lease, request.boot_id, connection)
             remaining_seconds = until - loop.time()
             if remaining_seconds <= 0:
                 break
             with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), remaining_seconds)
+                told = await asyncio.wait_for(woken.wait(), remaining_seconds)
     return Response(status_code=204)
 
 
@@ -113,12 +114,12 @@ def _watcher(connection: Request) -> Watcher:
 
 
 def _newest_offer() -> int:
-    with reading() as session:
+    with asking() as session:
         return service.newest_offer(session)
 
 
 def _offers_after(number: int) -> list[Offer]:
-    with reading() as session:
+    with asking() as session:
         return list(service.offers_after(session, number))
 
 
@@ -128,7 +129,7 @@ def _renew_all(asked: Sequence[Renewal]) -> list[RenewAnswer | CoordinatorError]
 
 
 def _have_something(worker_ids: Sequence[str]) -> list[bool]:
-    with reading() as session:
+    with asking() as session:
         found = service.with_something(session, set(worker_ids))
     return [worker_id in found for worker_id in worker_ids]
 

@@ -4,12 +4,53 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import Select, exists, func, select, update
+from sqlalchemy import BindParameter, Select, bindparam, exists, func, select, update
+from sqlalchemy import Row as RowOf
 from sqlalchemy.orm import Session
 
-from coordinator.models import Client, Federation, Job, Round
+from coordinator.models import Artifact, Client, Federation, Job, Organization, Round
 
-Row = TypeVar("Row", Client, Federation, Job, Round)
+Row = TypeVar("Row", Client, Round)
+
+# What agents ask all the time, built once: to build a statement costs more than to run it.
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+_LOCKED = {"populate_existing": True}
+_BY_ID = select(Job).where(Job.id.in_(_IDS)).order_by(Job.id).with_for_update().execution_options(**_LOCKED)
+_WITH_ALL = (
+    select(Job, Client, Federation, Organization, Round, Artifact)
+    .join(Client, Job.client_id == Client.id)
+    .join(Federation, Job.federation_id == Federation.id)
+    .join(Organization, Federation.organization_id == Organization.id)
+    .outerjoin(Round, Job.round_id == Round.id)
+    .outerjoin(Artifact, Job.instruction_digest == Artifact.digest)
+    .where(Job.id.in_(_IDS))
+)
+_LEASED_BY = (
+    select(Job)
+    .where(Job.worker_id.in_(_IDS), Job.state == "leased")
+    .order_by(Job.id)
+    .with_for_update()
+    .execution_options(**_LOCKED)
+)
+_OFFERS_TO = (
+    select(Job)
+    .where(Job.worker_id.in_(_IDS), Job.state == "offered")
+    .order_by(Job.id)
+    .with_for_update(skip_locked=True)
+)
+_WITH_SOMETHING = (
+    select(Job.worker_id).where(Job.worker_id.in_(_IDS), Job.state.in_(("offered", "leased"))).distinct()
+)
+_OFFERS_AFTER = select(Job.offered_number, Job.id, Job.worker_id).where(
+    Job.state == "offered", Job.offered_number > bindparam("number")
+)
+_ROUNDS_OF = (
+    select(Round)
+    .where(Round.id.in_(select(Job.round_id).where(Job.id.in_(_IDS))))
+    .order_by(Round.id)
+    .with_for_update(key_share=True)
+    .execution_options(**_LOCKED)
+)
 
 
 def of_round(session: Session, round_id: str, kind: str | None) -> list[Job]:
@@ -71,25 +112,22 @@ def overdue(session: Session, now: datetime) -> list[Job]:
 
 def locked_by_id(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
     """The jobs with these ids, locked."""
-    return {job.id: job for job in _locked(session, select(Job).where(Job.id.in_(job_ids)).order_by(Job.id))}
+    return {job.id: job for job in session.scalars(_BY_ID, {"ids": list(job_ids)})}
 
 
 def leased_by(session: Session, worker_ids: Collection[str]) -> list[Job]:
     """What these workers have leased, locked."""
-    statement = select(Job).where(Job.worker_id.in_(worker_ids), Job.state == "leased")
-    return _locked(session, statement.order_by(Job.id))
+    return list(session.scalars(_LEASED_BY, {"ids": list(worker_ids)}))
 
 
 def offers_to(session: Session, worker_ids: Collection[str]) -> list[Job]:
     """The offers to these workers that nobody else is changing just now, locked."""
-    statement = select(Job).where(Job.worker_id.in_(worker_ids), Job.state == "offered").order_by(Job.id)
-    return list(session.scalars(statement.with_for_update(skip_locked=True)))
+    return list(session.scalars(_OFFERS_TO, {"ids": list(worker_ids)}))
 
 
 def with_something(session: Session, worker_ids: Collection[str]) -> set[str]:
     """Which of the workers have an offer, or a lease that may be lost."""
-    statement = select(Job.worker_id).where(Job.worker_id.in_(worker_ids), Job.state.in_(("offered", "leased")))
-    return set(session.scalars(statement.distinct()))
+    return set(session.scalars(_WITH_SOMETHING, {"ids": list(worker_ids)}))
 
 
 def newest_offer(session: Session) -> int:
@@ -99,8 +137,7 @@ def newest_offer(session: Session) -> int:
 
 def offers_after(session: Session, number: int) -> Sequence[tuple[int, str, str]]:
     """Number, job id and worker id of all that stands offered with a larger number."""
-    statement = select(Job.offered_number, Job.id, Job.worker_id)
-    rows = session.execute(statement.where(Job.state == "offered", Job.offered_number > number))
+    rows = session.execute(_OFFERS_AFTER, {"number": number})
     return [(row.offered_number, row.id, row.worker_id) for row in rows]
 
 
@@ -120,12 +157,17 @@ def rows(session: Session, model: type[Row], ids: Collection[str]) -> dict[str, 
     return {row.id: row for row in session.scalars(select(model).where(model.id.in_(ids)))}
 
 
+def with_all(
+    session: Session, job_ids: Collection[str]
+) -> Sequence[RowOf[Job, Client, Federation, Organization, Round, Artifact]]:
+    """The jobs with these ids, each with client, federation, its owner, round and instruction."""
+    return session.execute(_WITH_ALL, {"ids": list(job_ids)}).all()
+
+
 def lock_rounds_of(session: Session, job_ids: Collection[str]) -> None:
     """Locks the rounds that these jobs are of."""
-    of_these = select(Job.round_id).where(Job.id.in_(job_ids))
-    statement = select(Round).where(Round.id.in_(of_these)).order_by(Round.id).with_for_update(key_share=True)
-    session.scalars(statement.execution_options(populate_existing=True)).all()
+    session.scalars(_ROUNDS_OF, {"ids": list(job_ids)}).all()
 
 
 def _locked(session: Session, statement: Select[Job]) -> list[Job]:
-    return list(session.scalars(statement.with_for_update().execution_options(populate_existing=True)))
+    return list(session.scalars(statement.with_for_update().execution_options(**_LOCKED)))

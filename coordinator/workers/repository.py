@@ -3,11 +3,20 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.models import Worker, WorkerKey
 from coordinator.pagination import Page, PageRequest
+
+# Built once: heartbeats ask it all the time, and to build a statement costs more than to run it.
+_LOCKED = (
+    select(Worker)
+    .where(Worker.id.in_(bindparam("ids", expanding=True)))
+    .order_by(Worker.id)
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
 
 
 def by_name(session: Session, organization_id: str, name: str) -> Worker | None:
@@ -37,8 +46,7 @@ def workers(session: Session, page: PageRequest, organization_id: str | None) ->
 
 def locked(session: Session, worker_ids: Collection[str]) -> list[Worker]:
     """The workers with these ids, locked, in one order for everybody who locks several."""
-    statement = select(Worker).where(Worker.id.in_(worker_ids)).order_by(Worker.id).with_for_update(key_share=True)
-    return list(session.scalars(statement.execution_options(populate_existing=True)))
+    return list(session.scalars(_LOCKED, {"ids": list(worker_ids)}))
 
 
 def alive(session: Session, worker_ids: Collection[str], heard_since: datetime) -> set[str]:

@@ -15,7 +15,7 @@ from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer, lease_answer, problem_document
 from coordinator.jobs.service import moves
 from coordinator.jobs.service.together import Together
-from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
+from coordinator.models import Client, Federation, Job, Round, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, MEND, nudge
 from coordinator.workers import service as workers
 from federated.protocol import (
@@ -49,7 +49,7 @@ def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> 
     """
     rows = workers.locked(session, {worker_id for worker_id, _ in asked})
     theirs = [*repository.leased_by(session, rows), *repository.offers_to(session, rows)]
-    jobs = Together(session, theirs)
+    jobs = Together(session, [job.id for job in theirs])
     of_worker: dict[str, list[Job]] = {worker_id: [] for worker_id in rows}
     for job in theirs:
         of_worker[job.worker_id].append(job)
@@ -113,13 +113,11 @@ def _dismiss(session: Session, client: Client, federation: Federation, now: date
 
 
 def _hand_out(jobs: Together, job: Job, boot_id: str, now: datetime) -> Lease:
-    federation = jobs.federation(job)
     moves.move(job, "lease")
     job.boot_id, job.leased_at = boot_id, now
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
-    instruction = jobs.other(Artifact, job.instruction_digest) if job.instruction_digest else None
-    owner = jobs.other(Organization, federation.organization_id)
-    return lease_answer(job, jobs.client(job), federation, jobs.round(job), instruction, owner.name)
+    client, owner = jobs.client(job), jobs.owner(job)
+    return lease_answer(job, client, jobs.federation(job), jobs.round(job), jobs.instruction(job), owner.name)
 
 
 def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> None:

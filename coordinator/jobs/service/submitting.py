@@ -45,7 +45,7 @@ def check(session: Session, asked: Sequence[Submission]) -> list[Checked | Coord
 
     NotFound, or Unprocessable, which names the field (the signature too), for one that is refused.
     """
-    jobs = Together(session, repository.rows(session, Job, {job_id for _, job_id, _ in asked}).values())
+    jobs = Together(session, {job_id for _, job_id, _ in asked})
     return each(asked, lambda one: _check(jobs, *one))
 
 
@@ -74,7 +74,8 @@ def settle(
     """
     ids = {job_id for (_, job_id, _), _ in asked}
     repository.lock_rounds_of(session, ids)  # before the jobs, as rounds do: two orders would lock each other out
-    jobs = Together(session, repository.locked_by_id(session, ids).values())
+    locked = repository.locked_by_id(session, ids)
+    jobs = Together(session, locked)
     return each(asked, lambda one: _settle(jobs, *one, now))
 
 

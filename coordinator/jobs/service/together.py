@@ -1,50 +1,45 @@
-"""Jobs with what they belong to, read at once however many they are."""
+"""Jobs with what they belong to, read with one statement however many they are."""
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Collection
 
 from sqlalchemy.orm import Session
 
 from coordinator.jobs import repository
-from coordinator.models import Base, Client, Federation, Job, Round
-
-Row = TypeVar("Row", bound=Base)
+from coordinator.models import Artifact, Client, Federation, Job, Organization, Round
 
 
 class Together:
     """Keeps the rows of these jobs, so that the session need not ask for them one by one."""
 
-    def __init__(self, session: Session, jobs: Iterable[Job]) -> None:
+    def __init__(self, session: Session, job_ids: Collection[str]) -> None:
         self.session = session
-        self._jobs = {job.id: job for job in jobs}
-        rows = self._jobs.values()
-        self._clients = repository.rows(session, Client, {job.client_id for job in rows})
-        self._federations = repository.rows(session, Federation, {job.federation_id for job in rows})
-        self._rounds = repository.rows(session, Round, {job.round_id for job in rows if job.round_id})
-        self._others: dict[tuple[type[Base], str], Base] = {}
+        self._rows = {row[0].id: row for row in repository.with_all(session, job_ids)}
         self._submitted: dict[str, int] = {}
 
     def job(self, job_id: str) -> Job | None:
         """The job with this id."""
-        return self._jobs.get(job_id)
+        row = self._rows.get(job_id)
+        return None if row is None else row[0]
 
     def client(self, job: Job) -> Client:
         """Whose job it is."""
-        return self._clients[job.client_id]
+        return self._rows[job.id][1]
 
     def federation(self, job: Job) -> Federation:
         """The federation that it is of."""
-        return self._federations[job.federation_id]
+        return self._rows[job.id][2]
+
+    def owner(self, job: Job) -> Organization:
+        """The organisation whose federation that is."""
+        return self._rows[job.id][3]
 
     def round(self, job: Job) -> Round | None:
         """The round that it is of; a describe job is of none."""
-        return self._rounds[job.round_id] if job.round_id else None
+        return self._rows[job.id][4]
 
-    def other(self, model: type[Row], key: str) -> Row:
-        """Any row that several of them share, read once."""
-        row = self._others.setdefault((model, key), self.session.get_one(model, key))
-        assert isinstance(row, model)  # noqa: S101 - as it was asked for
-        return row
+    def instruction(self, job: Job) -> Artifact | None:
+        """Its instruction; a describe job has none."""
+        return self._rows[job.id][5]
 
     def next_submission(self, round_id: str) -> int:
         """A number larger than those of the round's submissions so far."""
