@@ -14,7 +14,16 @@ from sqlalchemy.orm import Session
 
 import coordinator
 from coordinator import database
-from coordinator.database import ReadSession, WriteSession, after_commit, lock_row, reading, utcnow, writing
+from coordinator.database import (
+    ReadSession,
+    WriteSession,
+    after_commit,
+    asking,
+    lock_row,
+    reading,
+    utcnow,
+    writing,
+)
 from coordinator.models import Organization
 from coordinator.models.base import new_id
 from tests.support.service import forget_settings, serving
@@ -133,6 +142,38 @@ class TestReading:
             with pytest.raises(RuntimeError, match="cannot write"):
                 session.flush()
         assert names() == []
+
+
+class TestAsking:
+    def test_each_statement_sees_what_is_committed_by_then(self, data_folder: Path) -> None:
+        with asking() as session:
+            assert session.scalar(text("SELECT count(*) FROM organizations")) == 0
+        with writing() as session:
+            session.add(organization())
+        with asking() as session:
+            assert session.scalar(text("SELECT name FROM organizations")) == "Bank"
+
+    def test_it_changes_nothing(self, data_folder: Path) -> None:
+        with asking() as session:
+            session.add(organization())
+            with pytest.raises(RuntimeError, match="cannot write"):
+                session.flush()
+        assert names() == []
+
+    @pytest.mark.engines
+    def test_on_postgresql_no_transaction_is_left_open(self, data_folder: Path) -> None:
+        """Two statements would see one state if there were one."""
+        with asking() as session:
+            assert session.scalar(text("SELECT count(*) FROM organizations")) == 0
+            with writing() as other:
+                other.add(organization())
+            assert session.scalar(text("SELECT count(*) FROM organizations")) == 1
+
+
+@pytest.mark.sqlite
+def test_who_waited_for_the_write_lock_waits_as_long_as_before_for_all_else(data_folder: Path) -> None:
+    with writing() as session:
+        assert session.scalar(text("PRAGMA busy_timeout")) == 1000 * database.BUSY_SECONDS
 
 
 @pytest.mark.sqlite
