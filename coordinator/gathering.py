@@ -58,14 +58,21 @@ class Gathering(Generic[Question, Answer]):
         return await mine
 
     async def _answer(self, asked: _Asked[Question, Answer]) -> None:
-        while asked.waiting:
-            if self._pause_seconds:
-                await asyncio.sleep(self._pause_seconds)
-            group, asked.waiting = asked.waiting, []
-            answers = await self._answers(asked, [question for question, _ in group])
-            for (_, waiter), answer in zip(group, answers, strict=True):
-                _tell(waiter, answer)
-        asked.task = None
+        group: list[tuple[Question, asyncio.Future[Answer]]] = []
+        try:
+            while asked.waiting:
+                if self._pause_seconds:
+                    await asyncio.sleep(self._pause_seconds)
+                group, asked.waiting = asked.waiting, []
+                answers = await self._answers(asked, [question for question, _ in group])
+                if len(answers) != len(group):
+                    raise RuntimeError(f"{len(answers)} answers to {len(group)} questions: {self._answer_all!r}")
+                for (_, waiter), answer in zip(group, answers, strict=True):
+                    _tell(waiter, answer)
+        finally:
+            left, asked.waiting, asked.task = [*group, *asked.waiting], [], None
+            for _, waiter in left:  # if this broke off: nobody waits for what will not come
+                waiter.cancel()
 
     async def _answers(
         self, asked: _Asked[Question, Answer], questions: Sequence[Question]

@@ -119,6 +119,18 @@ def test_who_goes_away_keeps_nobody_waiting() -> None:
     assert run(flow()) == 8
 
 
+def test_a_call_that_answers_too_few_leaves_nobody_waiting_and_is_made_again() -> None:
+    gathering = Gathering(lambda asked: [2 * number for number in asked if number != 6])
+
+    async def flow() -> list[int | BaseException]:
+        both = await asyncio.gather(gathering(6), gathering(4), return_exceptions=True)
+        return [*both, await gathering(2)]
+
+    answers = run(flow())
+    assert [type(answer) for answer in answers[:2]] == [asyncio.CancelledError] * 2
+    assert answers[2] == 4
+
+
 def test_a_call_is_about_nobody_in_particular() -> None:
     doubling = Doubling()
     doubling.go.set()
