@@ -37,7 +37,7 @@ STEPS: tuple[Step, ...] = (
     Step("chunk_stored", "left", "coordinator.artifacts.chunks:put"),
     Step("upload_unanswered", "left", "coordinator.artifacts.service.uploads:complete"),
     Step("submission_kept", "left", "coordinator.jobs.service.submitting:_keep"),
-    Step("submission_unanswered", "left", "coordinator.jobs.endpoints:_settle_all"),
+    Step("submission_unanswered", "left", "coordinator.jobs.endpoints:_settle"),
     # web and background: a commit is done, its messages are not sent
     Step("messages_pending", "entered", "coordinator.nudge:_send_all"),
     Step("message_sent", "left", "coordinator.nudge:send"),

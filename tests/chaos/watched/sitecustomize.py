@@ -72,7 +72,8 @@ def _watched(function: Callable[..., Any], gate: str, step: dict[str, str]) -> C
             reached()
         return result
 
-    return watched_coroutine if inspect.iscoroutinefunction(function) else watched
+    is_coroutine = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+    return watched_coroutine if is_coroutine else watched
 
 
 def _tell(gate: str, name: str) -> None:
