@@ -12,28 +12,26 @@ from coordinator.models import Artifact, Base, Counter, Grant, Hold, Upload
 from coordinator.models.counter import ARTIFACT_BYTES_FREED
 
 
+def _insert(session: Session, model: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(model)
+    return sqlite.insert(model)
+
+
 def insert_missing(session: Session, model: type[Base], **values: Any) -> None:
     """Inserts the row unless its primary key is there; two writers may try at once."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    session.execute(insert(model).values(**values).on_conflict_do_nothing())
+    session.execute(_insert(session, model).values(**values).on_conflict_do_nothing())
 
 
-def grant_for_ever(session: Session, readers: Collection[tuple[str, str]]) -> None:
-    """Inserts the grants, and lets those that are there last for ever; locked in one order."""
+def grant(session: Session, readers: Collection[tuple[str, str]], until: datetime | None) -> None:
+    """Inserts the grants, pairs of digest and principal, or prolongs them (None: for ever); locked in one order."""
     if not readers:
         return
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    rows = [{"digest": digest, "principal": principal, "until": None} for digest, principal in sorted(readers)]
+    rows = [{"digest": digest, "principal": principal, "until": until} for digest, principal in sorted(readers)]
+    new = _insert(session, Grant).values(rows)
+    longer = Grant.until.is_not(None) & or_(new.excluded.until.is_(None), Grant.until < new.excluded.until)
     key = [Grant.digest, Grant.principal]
-    session.execute(insert(Grant).values(rows).on_conflict_do_update(index_elements=key, set_={"until": None}))
-
-
-def prolong_grant(session: Session, digest: str, principal: str, until: datetime | None) -> None:
-    """Lets the grant last until `until` (None: for ever) if that is later."""
-    statement = update(Grant).where(Grant.digest == digest, Grant.principal == principal, Grant.until.is_not(None))
-    if until is not None:
-        statement = statement.where(Grant.until < until)
-    session.execute(statement.values(until=until))
+    session.execute(new.on_conflict_do_update(index_elements=key, set_={"until": new.excluded.until}, where=longer))
 
 
 def may_read(session: Session, digest: str, principal: str, now: datetime) -> bool:

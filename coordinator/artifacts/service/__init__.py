@@ -18,7 +18,6 @@ from coordinator.artifacts.service.damage import (
 )
 from coordinator.artifacts.service.keeping import (
     grant,
-    grant_for_ever,
     hold,
     is_stored,
     put_file,
@@ -55,7 +54,6 @@ __all__ = [
     "forget_uploads",
     "go_on",
     "grant",
-    "grant_for_ever",
     "held_up",
     "hold",
     "hold_up",

@@ -10,7 +10,7 @@ from coordinator.artifacts import repository, store
 from coordinator.artifacts.store import Stored
 from coordinator.database import lock_row, utcnow
 from coordinator.errors import Conflict, NotFound
-from coordinator.models import Artifact, Grant, Hold
+from coordinator.models import Artifact, Hold
 from coordinator.security import Principal
 from federated.header import Header
 
@@ -61,15 +61,12 @@ def release(session: Session, holder: str, part: str | None = None) -> None:
     repository.release(session, holder, part)
 
 
-def grant(session: Session, digest: str, principal: str, until: datetime | None = None) -> None:
-    """Lets a worker or an organisation read the artifact, until then or for ever; never shortens."""
-    repository.insert_missing(session, Grant, digest=digest, principal=principal, until=until)
-    repository.prolong_grant(session, digest, principal, until)
+def grant(session: Session, readers: Collection[tuple[str, str]], until: datetime | None = None) -> None:
+    """Lets workers or organisations read artifacts (pairs of digest and principal), until then or for ever.
 
-
-def grant_for_ever(session: Session, readers: Collection[tuple[str, str]]) -> None:
-    """Lets each principal read its artifact: pairs of digest and principal."""
-    repository.grant_for_ever(session, readers)
+    Never shortens.
+    """
+    repository.grant(session, readers, until)
 
 
 def readable(session: Session, principal: Principal, digest: str, now: datetime) -> Artifact:

@@ -57,7 +57,7 @@ def offer(
     session.add_all(new.values())
     session.flush()
     readers = {(job.instruction_digest, job.worker_id) for job in new.values() if job.instruction_digest is not None}
-    artifacts.grant_for_ever(session, readers)
+    artifacts.grant(session, readers)
     return [earlier.get(client_id) or new[client_id] for client_id in ids]
 
 

@@ -40,7 +40,7 @@ class TestDownload:
         """Of an artifact that the worker may read."""
         recorded(tmp_path)
         with writing() as session:
-            artifacts.grant(session, DIGEST, worker.id)
+            artifacts.grant(session, [(DIGEST, worker.id)])
         return f"/v1/artifacts/{DIGEST}"
 
     def test_it_gives_all_bytes_with_the_digest_as_etag(self, worker: EnrolledWorker, path: str) -> None:
@@ -105,12 +105,12 @@ class TestDownload:
         now = utcnow()
         for seconds, status in ((-1, 404), (60, 200)):
             with writing() as session:
-                artifacts.grant(session, DIGEST, worker.id, now + timedelta(seconds=seconds))
+                artifacts.grant(session, [(DIGEST, worker.id)], now + timedelta(seconds=seconds))
             assert worker.http.get(f"/v1/artifacts/{DIGEST}").status_code == status
 
     def test_a_right_is_never_shortened(self, worker: EnrolledWorker, path: str) -> None:
         with writing() as session:
-            artifacts.grant(session, DIGEST, worker.id, utcnow() - timedelta(seconds=1))
+            artifacts.grant(session, [(DIGEST, worker.id)], utcnow() - timedelta(seconds=1))
         assert worker.http.get(path).status_code == 200
         assert count(Grant) == 1
 
@@ -158,7 +158,7 @@ class TestCollection:
     def test_what_nobody_holds_goes_after_a_day(self, data_folder: Path, tmp_path: Path) -> None:
         kept, freed = recorded(tmp_path, b"kept"), recorded(tmp_path, b"freed", "rnd_2")
         with writing() as session:
-            artifacts.grant(session, freed.digest, "wkr_1")
+            artifacts.grant(session, [(freed.digest, "wkr_1")])
             artifacts.release(session, "rnd_2")
         assert artifacts.collect(self.later(DAY_SECONDS - 60)) == 0
         assert artifacts.collect(self.later(DAY_SECONDS + 60)) == len(b"freed")

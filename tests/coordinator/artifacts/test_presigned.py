@@ -88,7 +88,7 @@ class TestAnAgent:
         with agent(service, worker) as client, background():
             stored = client.upload(source, DIGEST)
             with writing() as session:
-                artifacts.grant(session, DIGEST, worker.id)
+                artifacts.grant(session, [(DIGEST, worker.id)])
             assert stored == ArtifactReference(digest=DIGEST, size_bytes=len(CONTENT))
             download = client.cache(tmp_path / "cache").fetch(stored)
         assert download.path.read_bytes() == CONTENT
@@ -142,7 +142,7 @@ def test_a_user_gets_the_bytes_from_the_coordinator(service: Service) -> None:
     organization.owner.put(f"/v1/artifacts/uploads/{upload['upload_id']}/chunks/0", content=b"abc").raise_for_status()
     done = organization.owner.post(f"/v1/artifacts/uploads/{upload['upload_id']}/complete").json()
     with writing() as session:
-        artifacts.grant(session, done["artifact"]["digest"], organization.id)
+        artifacts.grant(session, [(done["artifact"]["digest"], organization.id)])
     assert organization.owner.get(f"/v1/artifacts/{done['artifact']['digest']}").content == b"abc"
 
 
