@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import event
 
 from alembic import context
-from coordinator.database import BEGIN_IMMEDIATELY, make_engine
+from coordinator.engines import BEGIN_IMMEDIATELY, make_engine
 from coordinator.models import Base
 from coordinator.settings import get_settings
 

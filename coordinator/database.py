@@ -1,42 +1,32 @@
-"""Engine and sessions. The only place that commits.
+"""Sessions. The only place that commits.
 
-SQLite: WAL, every commit synced to disk, and `BEGIN IMMEDIATE` for writing sessions; the driver's default begins
-a transaction late and loses updates. PostgreSQL: a reader sees one state, a writer what was committed before each of
-its statements; so whoever changes a row by what stands in it takes it with `lock_row`. A session takes its
+A reader sees one state, on PostgreSQL a writer what was committed before each of its statements; so whoever changes a
+row by what stands in it takes it with `lock_row`. On SQLite there is one writer at a time. A session takes its
 connection with its first statement and not before, so that no request holds the write lock while it waits for a
 thread.
 """
 
-import random
-import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import Engine, event, func, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from coordinator.engines import BEGIN_IMMEDIATELY, make_engine
 from coordinator.models import Base
 from coordinator.settings import get_settings
 
-BUSY_SECONDS = 30.0
-CONNECT_SECONDS = 5
-"""How long to wait for a database server that says nothing, unless its URL has a `connect_timeout`."""
-_BEGIN = "fedloom_begin"
-BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
-"""Execution option of an engine whose transactions are alone from their start (SQLite)."""
 _BEFORE_COMMIT = "fedloom_before_commit"
 _LAST = "fedloom_last_before_commit"
 _AFTER_COMMIT = "fedloom_after_commit"
-_LOCKED_PAUSE_SECONDS = 0.002
 _opening = threading.Lock()
 
 Row = TypeVar("Row", bound=Base)
@@ -88,72 +78,6 @@ def _opened() -> _Opened:
 def engine() -> Engine:
     """The process's engine."""
     return _opened().engine
-
-
-def make_engine(url: str, threads: int = 1) -> Engine:
-    """An engine with room for `threads` sessions at once and as many that are just ending."""
-    if make_url(url).get_backend_name() != "sqlite":
-        within = {"connect_timeout": CONNECT_SECONDS} if "connect_timeout" not in make_url(url).query else {}
-        return create_engine(url, pool_size=threads, max_overflow=threads, pool_pre_ping=True, connect_args=within)
-    made = create_engine(
-        url,
-        pool_size=threads,
-        max_overflow=threads,
-        pool_timeout=BUSY_SECONDS,
-        connect_args={"timeout": BUSY_SECONDS},
-    )
-    event.listen(made, "connect", _prepare_sqlite)
-    event.listen(made, "begin", _begin_sqlite)
-    event.listen(made, "reset", _end_transaction)
-    return made
-
-
-def _prepare_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions of its own
-    _turn_to_wal(connection)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _turn_to_wal(connection: Any) -> None:
-    # Of two that open a new file at once one may be told "locked" at once: SQLite's own waiting does not cover this.
-    if not _patiently(connection, "PRAGMA journal_mode=WAL"):
-        connection.execute("PRAGMA journal_mode=WAL")
-
-
-def _patiently(connection: Any, statement: str) -> bool:
-    """Executes it as soon as nobody else has the file locked; False if that took too long."""
-    give_up = time.monotonic() + BUSY_SECONDS
-    while time.monotonic() < give_up:
-        try:
-            connection.execute(statement)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            time.sleep(random.uniform(0.5, 1.5) * _LOCKED_PAUSE_SECONDS)  # noqa: S311 - no secret
-        else:
-            return True
-    return False
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    begin = connection.get_execution_options().get(_BEGIN)
-    if begin is None:
-        connection.exec_driver_sql("BEGIN")
-        return
-    # SQLite's own waiting sleeps longer each time, up to 100 ms: who came last would go first.
-    connection.exec_driver_sql("PRAGMA busy_timeout=0")
-    try:
-        if not _patiently(connection.connection.dbapi_connection, begin):
-            connection.exec_driver_sql(begin)  # raises what SQLAlchemy makes of it
-    finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS:.0f}")
-
-
-def _end_transaction(connection: Any, record: object, state: object) -> None:
-    # SQLite keeps a transaction whose COMMIT failed; SQLAlchemy takes it for ended and would lend it to the next.
-    if connection.in_transaction:
-        connection.rollback()
 
 
 def _refuse_to_write(session: Session, context: object, instances: object) -> None:

@@ -28,6 +28,7 @@ class _Asked(Generic[Question, Answer]):
 
     waiting: list[tuple[Question, asyncio.Future[Answer]]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+    next_at: float = 0.0
     # A thread beside the pool: that may be full of those who wait for this very answer.
     thread: CapacityLimiter = field(default_factory=partial(CapacityLimiter, 1))
 
@@ -35,7 +36,7 @@ class _Asked(Generic[Question, Answer]):
 class Gathering(Generic[Question, Answer]):
     """Awaited with one question. `answer_all` runs in a thread, once at a time in each event loop.
 
-    Where nobody is kept waiting by it, each call first waits `pause_seconds` for others to come.
+    Between the beginnings of two calls there are `pause_seconds`, in which others come.
 
     It gives an answer for each question, in their order; an exception among them is raised for the one who asked.
     Where it raises, nothing came of the call: what the database has to do with it is raised for all of them, after
@@ -59,10 +60,12 @@ class Gathering(Generic[Question, Answer]):
 
     async def _answer(self, asked: _Asked[Question, Answer]) -> None:
         group: list[tuple[Question, asyncio.Future[Answer]]] = []
+        time = asyncio.get_running_loop().time
         try:
             while asked.waiting:
-                if self._pause_seconds:
-                    await asyncio.sleep(self._pause_seconds)
+                if (early_seconds := asked.next_at - time()) > 0:
+                    await asyncio.sleep(early_seconds)
+                asked.next_at = time() + self._pause_seconds
                 group, asked.waiting = asked.waiting, []
                 answers = await self._answers(asked, [question for question, _ in group])
                 if len(answers) != len(group):

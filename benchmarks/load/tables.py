@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
-from coordinator.database import make_engine
+from coordinator.engines import make_engine
 from coordinator.models import Artifact, Base, Client, Federation, Job, Round, Worker, WorkerKey
 from coordinator.models.base import new_id
 from federated.protocol import Capabilities

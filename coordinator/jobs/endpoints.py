@@ -41,20 +41,19 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
     """Lease the next job offered to this worker; waits for one."""
     loop = asyncio.get_running_loop()
     until = loop.time() + request.wait_seconds
-    asked, told = (principal.id, request.boot_id), False
+    asked = principal.id, request.boot_id
     async with _watcher(connection).waiting(principal.id) as woken:
-        while not await connection.is_disconnected():
-            woken.clear()
-            # Whether there is anything is known before a writing transaction is begun.
-            lease = await _lease(asked) if told or await _has_something(principal.id) else None
-            if lease is not None:
-                return await _delivered(lease, request.boot_id, connection)
-            remaining_seconds = until - loop.time()
-            if remaining_seconds <= 0:
-                break
+        woken.clear()
+        # Whether there is anything is known before a writing transaction is begun.
+        lease = await _lease(asked) if await _has_something(principal.id) else None
+        while lease is None and (remaining_seconds := until - loop.time()) > 0:
             with suppress(TimeoutError):
-                told = await asyncio.wait_for(woken.wait(), remaining_seconds)
-    return Response(status_code=204)
+                await asyncio.wait_for(woken.wait(), remaining_seconds)
+            if not woken.is_set() or await connection.is_disconnected():
+                break
+            woken.clear()
+            lease = await _lease(asked)
+    return Response(status_code=204) if lease is None else await _delivered(lease, request.boot_id, connection)
 
 
 @router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)

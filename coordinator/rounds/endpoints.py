@@ -1,5 +1,6 @@
 """HTTP for rounds and their adapters. Bytes are streamed, outside any session."""
 
+import hashlib
 import json
 import zipfile
 from collections.abc import AsyncIterator, Mapping
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts import store
@@ -222,16 +224,23 @@ def _archive(principal: Principal, federation_id: str, number: int | None, if_no
 
 
 async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
-    """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink."""
+    """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink.
+
+    Breaks off where a file's bytes are not those of its digest; what was sent by then is no zip.
+    """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w") as archive:
         for name, content in small.items():
             archive.writestr(_entry(name), content)
         for name, file in files.items():
+            hashed = hashlib.sha256()
             with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
                 async for part in store.read(file.digest, 0, file.size_bytes):
+                    hashed.update(part)
                     entry.write(bytes(part))
                     yield sink.take()
+            if file.digest != f"sha256:{hashed.hexdigest()}":
+                raise await run_in_threadpool(artifacts.reported, file.digest)
     yield sink.take()
 
 

@@ -3,7 +3,6 @@
 import ast
 import multiprocessing
 import os
-import sqlite3
 import threading
 from pathlib import Path
 
@@ -168,39 +167,6 @@ class TestAsking:
             with writing() as other:
                 other.add(organization())
             assert session.scalar(text("SELECT count(*) FROM organizations")) == 1
-
-
-@pytest.mark.sqlite
-def test_who_waited_for_the_write_lock_waits_as_long_as_before_for_all_else(data_folder: Path) -> None:
-    with writing() as session:
-        assert session.scalar(text("PRAGMA busy_timeout")) == 1000 * database.BUSY_SECONDS
-
-
-@pytest.mark.sqlite
-class TestSqlite:
-    @pytest.mark.parametrize(
-        ("pragma", "value"),
-        [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 30000)],
-    )
-    def test_every_connection_is_prepared(self, data_folder: Path, pragma: str, value: object) -> None:
-        for opened in (reading, writing):
-            with opened() as session:
-                assert session.scalar(text(f"PRAGMA {pragma}")) == value
-
-    def test_it_opens_a_new_file_that_another_process_is_just_preparing(self, tmp_path: Path) -> None:
-        other = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
-        other.execute("CREATE TABLE organizations (id)")
-        other.execute(
-            "BEGIN IMMEDIATE"
-        )  # in a file without WAL the change to it fails at once, however long it may wait
-        end = threading.Timer(0.5, other.execute, ("COMMIT",))
-        end.start()
-        engine = database.make_engine(f"sqlite:///{tmp_path}/new.db")
-        with engine.connect() as connection:
-            assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
-        end.join()
-        engine.dispose()
-        other.close()
 
 
 class TestLockRow:

@@ -70,16 +70,21 @@ def test_who_comes_when_nothing_runs_waits_for_nobody() -> None:
     assert doubling.calls == [[2], [4]]
 
 
-def test_with_a_pause_those_who_come_soon_after_share_its_call() -> None:
+def test_with_a_pause_the_first_is_answered_at_once_and_those_who_come_soon_after_share_a_call() -> None:
     doubling = Doubling()
     doubling.go.set()
-    gathering = Gathering(doubling, pause_seconds=0.05)
+    gathering = Gathering(doubling, pause_seconds=0.2)
+
+    async def later(number: int, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return await gathering(number)
 
     async def flow() -> list[int]:
-        return await asyncio.gather(*map(gathering, (2, 4, 6)))
+        first = await gathering(2)
+        return [first, *await asyncio.gather(later(4, 0.0), later(6, 0.02))]
 
     assert run(flow()) == [4, 8, 12]
-    assert doubling.calls == [[2, 4, 6]]
+    assert doubling.calls == [[2], [4, 6]]
 
 
 def test_a_refusal_is_the_answer_of_the_one_it_is_for() -> None:

@@ -15,7 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, select
 
 from coordinator import database, migration
-from coordinator.database import make_engine, reading, utcnow, writing
+from coordinator.database import reading, utcnow, writing
+from coordinator.engines import make_engine
 from coordinator.jobs import service as jobs
 from coordinator.models import (
     Base,

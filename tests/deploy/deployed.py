@@ -12,16 +12,13 @@ from typing import Any
 import yaml
 
 from tests.architecture.sizes import ROOT
+from tests.deploy import chart
 
 DEPLOY = ROOT / "deploy"
-CHART = DEPLOY / "helm/fedloom"
 DOCKERFILES = {path.name: path for path in sorted(DEPLOY.glob("*.Dockerfile"))}
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 _OURS = {"fedloom-coordinator": "coordinator.Dockerfile", "fedloom-worker": "worker.Dockerfile"}
 _INTERPOLATED = re.compile(r"\$\{(\w+)(?::[?-][^}]*)?\}")
-_CONTROL = re.compile(r"\{\{-? (if|with|range|end|else|define)\b.*\}\}")
-_BLOCK = re.compile(r"( *)\{\{-? (?:include \"([\w.]+)\" \.|toYaml (\.Values[\w.]*|\.))(?: \| nindent (\d+))? -?\}\}")
-_INLINE = re.compile(r"\{\{-? .+? -?\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,68 +75,9 @@ def unit(path: Path) -> RawConfigParser:
     return parser
 
 
-def values() -> dict[str, Any]:
-    """values.yaml of the chart."""
-    return dict(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))
-
-
-def templates() -> dict[str, str]:
-    """Text of each template that makes an object."""
-    return {path.name: path.read_text("utf-8") for path in sorted((CHART / "templates").glob("*.yaml"))}
-
-
-def defined() -> dict[str, str]:
-    """Text of each named template."""
-    text = (CHART / "templates/_names.tpl").read_text("utf-8")
-    return dict(
-        re.findall(r'\{\{- define "([\w.]+)" -\}\}\n(.*?)\n\{\{- end -\}\}(?=\n\n|\n$)', text, flags=re.DOTALL)
-    )
-
-
-def looked_up(path: str) -> Any:
-    """The value behind `.Values.a.b`."""
-    found: Any = values()
-    for key in path.removeprefix(".Values.").split("."):
-        found = found[key]
-    return found
-
-
-def skeleton(text: str) -> str:
-    """A template as YAML: every branch taken once, blocks put in, and `x` for each value that stands in a line.
-
-    Not what Helm renders: it shows the structure, indentation and the names that are written out.
-    """
-    lines: list[str] = []
-    for line in text.splitlines():
-        block = _BLOCK.fullmatch(line)
-        if block is not None:
-            indent = int(block[4]) if block[4] else len(block[1])
-            lines += [" " * indent + part for part in _block(block[2], block[3])]
-        elif not _CONTROL.fullmatch(line.strip()):
-            lines.append(_INLINE.sub("x", line))
-    return "\n".join(lines)
-
-
-def _block(included: str | None, dumped: str | None) -> list[str]:
-    if included is not None:
-        return skeleton(defined()[included]).splitlines()
-    return [] if dumped in (None, ".") else yaml.safe_dump(looked_up(str(dumped))).splitlines()
-
-
-def objects() -> dict[str, dict[str, Any]]:
-    """Each template's object, as its skeleton has it."""
-    return {name: dict(yaml.safe_load(skeleton(text))) for name, text in templates().items()}
-
-
-def pods() -> dict[str, dict[str, Any]]:
-    """Pod specifications of the chart by file."""
-    found = {name: made["spec"].get("template", {}).get("spec") for name, made in objects().items() if "spec" in made}
-    return {name: spec for name, spec in found.items() if spec is not None}
-
-
 def started() -> list[Started]:
     """Every place in `deploy/` where a program of ours is started."""
-    return [*_by_images(), *_by_compose(), *_by_units(), *_by_chart()]
+    return [*_by_images(), *_by_compose(), *_by_units(), *(_by_chart() if chart.HELM_IS_HERE else ())]
 
 
 def _by_images() -> Iterator[Started]:
@@ -157,10 +95,10 @@ def _by_compose() -> Iterator[Started]:
 
 
 def _by_chart() -> Iterator[Started]:
-    written = {**values()["settings"], **values()["environment"]}
-    for name, pod in pods().items():
+    for name, pod in chart.with_all().pods.items():
         for container in pod["containers"]:
-            yield _in_image(f"helm: {name}", "coordinator.Dockerfile", container["args"], written)
+            variables = {variable["name"]: variable["value"] for variable in container["env"]}
+            yield _in_image(f"helm: {name}", "coordinator.Dockerfile", container["args"], variables)
 
 
 def _in_image(where: str, dockerfile: str, arguments: Sequence[str], variables: Mapping[str, str]) -> Started:

@@ -1,4 +1,4 @@
-"""The guide's commands for backup and restore on one machine, run as they stand there."""
+"""The guide's commands for backup and restore, run as they stand there."""
 
 import os
 import re
@@ -6,14 +6,19 @@ import shutil
 import subprocess
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 
+from coordinator.artifacts import store
+from coordinator.settings import get_settings
 from tests.architecture.sizes import ROOT
 from tests.support import service as support
+from tests.support.places import places, settled
 from tests.support.service import Service
 
-FIRST, LATER = b"kept" * 1000, b"after the backup"
+FIRST = b"kept" * 1000
 
 
 def commands(title: str) -> str:
@@ -24,8 +29,8 @@ def commands(title: str) -> str:
     return found[1]
 
 
-def run(title: str, data: Path, backup: Path) -> None:
-    environment = {**os.environ, "DATA": str(data), "BACKUP": str(backup)}
+def run(title: str, **variables: object) -> None:
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     subprocess.run(["bash", "-euo", "pipefail", "-c", commands(title)], env=environment, check=True)  # noqa: S607
 
 
@@ -38,19 +43,49 @@ def backup(tmp_path: Path) -> Path:
     return tmp_path / "backup"
 
 
+@pytest.mark.sqlite
 def test_what_was_there_at_the_backup_is_there_after_a_restore(data_folder: Path, backup: Path) -> None:
     with support.serving() as before:
-        key = before.admin_key
-        clinic = before.new_organization("Clinic")
-        worker = before.new_worker(clinic, "gpu")
-        support.upload(clinic.owner, FIRST, digest(FIRST))
-        run("Back up", data_folder, backup)
-        support.upload(clinic.owner, LATER, digest(LATER))
+        key, worker_id = _used(before)
+        run("Back up", DATA=data_folder, BACKUP=backup)
+        before.admin.post("/v1/organizations", json={"name": "Later"}).raise_for_status()
     shutil.rmtree(data_folder)
-    run("Restore", data_folder, backup)
+    run("Restore", DATA=data_folder, BACKUP=backup)
     support.forget_settings()
     with support.serving() as after:
-        _check(after, key, worker.id)
+        _check(after, key, worker_id)
+
+
+@pytest.mark.engines
+def test_so_it_is_with_postgresql_and_a_copy_of_the_bucket(data_folder: Path, backup: Path, tmp_path: Path) -> None:
+    with support.serving() as before:
+        key, worker_id = _used(before)
+        run("Back up PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
+        bucket = {found["path"]: obstore.get(store.opened(), found["path"]).bytes() for found in _objects()}
+        before.admin.post("/v1/organizations", json={"name": "Later"}).raise_for_status()
+    with settled(places().empty(tmp_path / "restored")):
+        assert _objects() == []
+        run("Restore PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
+        for path, content in bucket.items():
+            obstore.put(store.opened(), path, content)
+        with support.serving() as after:
+            _check(after, key, worker_id)
+
+
+def _pg_url() -> str:
+    return get_settings().database.replace("+psycopg", "")
+
+
+def _objects() -> list[Any]:
+    return [found for batch in obstore.list(store.opened()) for found in batch]
+
+
+def _used(service: Service) -> tuple[str, str]:
+    """An organisation with a worker and an artifact; the admin's key, and the worker's id."""
+    clinic = service.new_organization("Clinic")
+    worker = service.new_worker(clinic, "gpu")
+    support.upload(clinic.owner, FIRST, digest(FIRST))
+    return service.admin_key, worker.id
 
 
 def _check(after: Service, key: str, worker_id: str) -> None:
@@ -58,4 +93,4 @@ def _check(after: Service, key: str, worker_id: str) -> None:
     assert admin.get("/readyz").json()["checks"]["migrations"] == "ok"
     assert [worker["id"] for worker in admin.get("/v1/workers").json()["items"]] == [worker_id]
     assert admin.get(f"/v1/artifacts/{digest(FIRST)}").content == FIRST
-    assert admin.get(f"/v1/artifacts/{digest(LATER)}").status_code == 404
+    assert [one["name"] for one in admin.get("/v1/organizations").json()["items"]] == ["Clinic"]

@@ -1,23 +1,26 @@
-"""The Helm chart without Helm: values and templates know each other, and what is written out is sound.
-
-What Helm itself would render is not seen here.
-"""
+"""The Helm chart: linted and rendered by Helm, and every object valid for Kubernetes."""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
+import yaml
 
 from coordinator.settings import Settings
-from tests.deploy import deployed
+from tests.deploy import chart, deployed
+from tests.deploy.chart import Rendered
 
-TEXTS = {**deployed.templates(), **deployed.defined()}
+pytestmark = pytest.mark.skipif(not chart.HELM_IS_HERE, reason="helm-python-sdk has no wheel for this machine")
+TEMPLATES = {path.name: path.read_text("utf-8") for path in sorted((chart.CHART / "templates").iterdir())}
+OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version()
+FULL = {"web.yaml", "background.yaml", "beat.yaml", "migrate.yaml"}
 
 
-def used() -> set[str]:
-    """Every path below `.Values` that a template names."""
-    return {path for text in TEXTS.values() for path in re.findall(r"\.Values\.([\w.]+)", text)}
+def values() -> dict[str, Any]:
+    return dict(yaml.safe_load((chart.CHART / "values.yaml").read_text("utf-8")))
 
 
 def leaves(part: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -28,77 +31,134 @@ def leaves(part: dict[str, Any], above: str = "") -> Iterator[str]:
             yield above + key
 
 
+@pytest.fixture(params=["as it is", "with all"])
+def rendered(request: pytest.FixtureRequest) -> Rendered:
+    return chart.as_it_is() if request.param == "as it is" else chart.with_all()
+
+
+class TestHelm:
+    def test_it_has_nothing_to_say_against_the_chart(self, rendered: Rendered) -> None:
+        assert (rendered.refused, rendered.findings) == ("", [])
+
+    def test_every_template_makes_one_object(self) -> None:
+        assert chart.with_all().objects.keys() == TEMPLATES.keys() - {"_names.tpl"}
+        assert chart.with_all().objects.keys() - chart.as_it_is().objects.keys() == {"monitor.yaml"}
+
+    @pytest.mark.parametrize(
+        ("given", "named"),
+        [
+            ({"web": {"replica": 3}}, "replica"),
+            ({"web": {"replicas": 0}}, "/web/replicas"),
+            ({"setings": {}}, "setings"),
+            ({"settings": {"FEDLOOM_WEB_THREADS": 40}}, "/settings/FEDLOOM_WEB_THREADS"),
+            ({"settings": {"WEB_THREADS": "40"}}, "WEB_THREADS"),
+            ({"background": {"diskSize": "much"}}, "/background/diskSize"),
+            ({"secretName": ""}, "/secretName"),
+            ({"service": {"port": 80_000}}, "/service/port"),
+        ],
+    )
+    def test_a_value_that_cannot_be_is_refused_by_name(self, given: dict[str, Any], named: str) -> None:
+        (answer,) = chart.render(given)
+        assert named in answer.refused
+        assert any(named in finding for finding in answer.findings)
+
+    def test_values_turn_up_where_they_belong(self) -> None:
+        of_all = chart.with_all()
+        for name in FULL:
+            pod = of_all.pods[name]
+            assert pod["imagePullSecrets"] == [{"name": "registry"}]
+            assert pod["nodeSelector"] == {"disk": "ssd"}
+            assert pod["tolerations"][0]["key"] == "dedicated"
+            assert pod["containers"][0]["image"].endswith("/fedloom-coordinator:1.2.3")
+        (signing,) = [one for one in of_all.pods["background.yaml"]["volumes"] if one["name"] == "signing-key"]
+        assert signing["secret"] == {"secretName": "fedloom-signing-key", "defaultMode": 0o440}
+        variables = {one["name"]: one["value"] for one in of_all.pods["background.yaml"]["containers"][0]["env"]}
+        assert variables["FEDLOOM_SIGNING_KEY"] == "/etc/fedloom/signing-key.pem"
+
+    def test_without_an_ingress_there_is_none(self) -> None:
+        (answer,) = chart.render({"ingress": {"enabled": False}})
+        assert answer.refused == ""
+        assert chart.as_it_is().objects.keys() - answer.objects.keys() == {"ingress.yaml"}
+
+
 class TestValues:
-    def test_every_value_that_a_template_names_exists(self) -> None:
-        assert len(used()) > 20
-        for path in used():
-            deployed.looked_up(f".Values.{path}")
-
     def test_every_value_is_named_by_a_template(self) -> None:
-        unused = [
-            leaf for leaf in leaves(deployed.values()) if not any(f"{leaf}.".startswith(f"{p}.") for p in used())
-        ]
-        assert unused == []
+        used = {path for text in TEMPLATES.values() for path in re.findall(r"\.Values\.([\w.]+)", text)}
+        assert len(used) > 20
+        assert [leaf for leaf in leaves(values()) if not any(f"{leaf}.".startswith(f"{p}.") for p in used)] == []
 
-    def test_what_becomes_a_variable_is_a_string(self) -> None:
-        variables = {**deployed.values()["settings"], **deployed.values()["environment"]}
-        assert {type(value) for value in variables.values()} == {str}
+    def test_the_schema_knows_every_value(self) -> None:
+        schema = yaml.safe_load((chart.CHART / "values.schema.json").read_text("utf-8"))
+        jsonschema.validate(values(), schema)
+        for name, part in values().items():
+            known = schema["properties"][name]
+            if known.get("additionalProperties") is False:
+                assert known["properties"].keys() == part.keys()
 
     def test_the_proxys_limits_fit_the_coordinators(self) -> None:
-        annotations = deployed.values()["ingress"]["annotations"]
+        annotations = values()["ingress"]["annotations"]
         assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == f"{Settings().chunk_bytes // 2**20}m"
 
 
-class TestTemplates:
-    @pytest.mark.parametrize("name", TEXTS)
-    def test_blocks_are_opened_and_closed(self, name: str) -> None:
-        words = re.findall(r"\{\{-? *(if|with|range|end)\b", TEXTS[name])
-        depth = 0
-        for word in words:
-            depth += -1 if word == "end" else 1
-            assert depth >= 0
-        assert depth == 0
-        assert len(re.findall(r"\{\{[^{}\n]+\}\}", TEXTS[name])) == TEXTS[name].count("{{")
+class TestObjects:
+    @pytest.mark.parametrize("version", [OLDEST, NEWEST])
+    def test_kubernetes_would_take_them(self, rendered: Rendered, version: str) -> None:
+        of_kubernetes = [made for name, made in rendered.objects.items() if name != "monitor.yaml"]  # the operator's
+        assert len(of_kubernetes) == 8
+        for made in of_kubernetes:
+            kubernetes_validate.validate(made, version, strict=True)
 
-    def test_every_named_template_that_is_included_is_defined(self) -> None:
-        included = {name for text in TEXTS.values() for name in re.findall(r'include "([\w.]+)"', text)}
-        assert included == set(deployed.defined())
+    def test_the_oldest_version_is_the_charts(self) -> None:
+        written = yaml.safe_load((chart.CHART / "Chart.yaml").read_text("utf-8"))
+        assert written["kubeVersion"] == f">={OLDEST}.0-0"
 
-    @pytest.mark.parametrize("name", deployed.templates())
-    def test_a_template_is_one_object(self, name: str) -> None:
-        made = deployed.objects()[name]
-        assert {"apiVersion", "kind", "metadata"} <= set(made)
-        assert made["metadata"]["labels"]["app.kubernetes.io/name"] == "fedloom"
+    def test_all_have_the_charts_labels(self, rendered: Rendered) -> None:
+        for made in rendered.objects.values():
+            assert made["metadata"]["labels"]["app.kubernetes.io/name"] == "fedloom"
+            assert made["metadata"]["labels"]["app.kubernetes.io/instance"] == chart.RELEASE
 
     @pytest.mark.parametrize("name", ["web.yaml", "background.yaml", "beat.yaml"])
-    def test_a_deployment_selects_its_own_pods(self, name: str) -> None:
-        made = deployed.objects()[name]["spec"]
+    def test_a_deployment_selects_its_own_pods(self, rendered: Rendered, name: str) -> None:
+        made = rendered.objects[name]["spec"]
         selected = made["selector"]["matchLabels"]
         assert selected["app.kubernetes.io/component"] == name.removesuffix(".yaml")
         assert selected.items() <= made["template"]["metadata"]["labels"].items()
 
-    def test_the_service_and_the_budget_select_the_web(self) -> None:
-        web = deployed.objects()["web.yaml"]["spec"]["selector"]["matchLabels"]
-        assert deployed.objects()["service.yaml"]["spec"]["selector"] == web
-        assert deployed.objects()["disruption.yaml"]["spec"]["selector"]["matchLabels"] == web
+    def test_the_service_the_budget_and_the_spread_select_the_web(self, rendered: Rendered) -> None:
+        web = rendered.objects["web.yaml"]["spec"]["selector"]["matchLabels"]
+        assert rendered.objects["service.yaml"]["spec"]["selector"] == web
+        assert rendered.objects["disruption.yaml"]["spec"]["selector"]["matchLabels"] == web
+        (spread,) = rendered.pods["web.yaml"]["topologySpreadConstraints"]
+        assert spread["labelSelector"]["matchLabels"] == web
 
-    def test_one_beat_and_never_two(self) -> None:
-        beat = deployed.objects()["beat.yaml"]["spec"]
+    def test_the_ingress_leads_to_the_service_and_not_to_the_metrics(self, rendered: Rendered) -> None:
+        service = rendered.objects["service.yaml"]
+        (rule,) = rendered.objects["ingress.yaml"]["spec"]["rules"]
+        assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} == {service["metadata"]["name"]}
+        assert not [path for path in rule["http"]["paths"] if "/metrics".startswith(path["path"])]
+
+    def test_the_monitor_asks_the_service(self) -> None:
+        made = chart.with_all().objects
+        wanted = made["monitor.yaml"]["spec"]["selector"]["matchLabels"]
+        assert wanted.items() <= made["service.yaml"]["metadata"]["labels"].items()
+
+    def test_one_beat_and_never_two(self, rendered: Rendered) -> None:
+        beat = rendered.objects["beat.yaml"]["spec"]
         assert (beat["replicas"], beat["strategy"]) == (1, {"type": "Recreate"})
 
-    def test_the_database_is_migrated_before_an_upgrade(self) -> None:
-        job = deployed.objects()["migrate.yaml"]
+    def test_the_database_is_migrated_before_an_upgrade(self, rendered: Rendered) -> None:
+        job = rendered.objects["migrate.yaml"]
         assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
         assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["migrate"]
 
 
 class TestPods:
-    def test_there_are_four_kinds(self) -> None:
-        assert set(deployed.pods()) == {"web.yaml", "background.yaml", "beat.yaml", "migrate.yaml"}
+    def test_there_are_four_kinds(self, rendered: Rendered) -> None:
+        assert rendered.pods.keys() == FULL
 
-    @pytest.mark.parametrize("name", deployed.pods())
-    def test_a_pod_runs_as_the_images_user_and_can_change_nothing(self, name: str) -> None:
-        pod = deployed.pods()[name]
+    @pytest.mark.parametrize("name", sorted(FULL))
+    def test_a_pod_runs_as_the_images_user_and_can_change_nothing(self, rendered: Rendered, name: str) -> None:
+        pod = rendered.pods[name]
         user, group = deployed.last(deployed.DOCKERFILES["coordinator.Dockerfile"], "USER").split(":")
         assert pod["securityContext"] == {
             "runAsNonRoot": True,
@@ -116,10 +176,16 @@ class TestPods:
             }
         ]
 
-    @pytest.mark.parametrize("name", deployed.pods())
-    def test_what_is_mounted_is_a_volume_and_the_data_folder_is(self, name: str) -> None:
-        pod = deployed.pods()[name]
+    @pytest.mark.parametrize("name", sorted(FULL))
+    def test_what_is_mounted_is_a_volume_and_the_data_folder_is(self, rendered: Rendered, name: str) -> None:
+        pod = rendered.pods[name]
         mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-        assert set(mounted) == {volume["name"] for volume in pod["volumes"]}
+        assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
         variables = deployed.variables_of(deployed.DOCKERFILES["coordinator.Dockerfile"])
         assert mounted["data"] == variables["FEDLOOM_DATA_FOLDER"]
+
+    @pytest.mark.parametrize("name", sorted(FULL))
+    def test_variables_are_the_values_in_the_order_of_their_names(self, rendered: Rendered, name: str) -> None:
+        written = {**values()["settings"], **values()["environment"]}
+        env = rendered.pods[name]["containers"][0]["env"]
+        assert env[: len(written)] == [{"name": key, "value": written[key]} for key in sorted(written)]

@@ -19,7 +19,7 @@ import worker_agent.settings
 from coordinator.settings import Settings
 from federated import __version__
 from tests.architecture.sizes import ROOT
-from tests.deploy import deployed
+from tests.deploy import chart, deployed
 from tests.deploy.deployed import DEPLOY, DOCKERFILES, Started
 from worker_agent.settings import AgentSettings
 
@@ -171,8 +171,8 @@ class TestImages:
     def test_our_own_have_the_version_of_the_code(self) -> None:
         used = [service["image"] for service in deployed.compose()["services"].values()]
         ours = {image.rpartition(":")[2] for image in used if image.startswith("fedloom-")}
-        chart = yaml.safe_load((deployed.CHART / "Chart.yaml").read_text("utf-8"))
-        assert ours | {chart["appVersion"]} == {__version__}
+        written = yaml.safe_load((chart.CHART / "Chart.yaml").read_text("utf-8"))
+        assert ours | {written["appVersion"]} == {__version__}
 
     @pytest.mark.parametrize("name", ["coordinator.Dockerfile", "worker.Dockerfile"])
     def test_what_pip_installs_is_constrained(self, name: str) -> None:

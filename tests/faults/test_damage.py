@@ -37,6 +37,8 @@ def delete(digest: str) -> None:
 
 
 HOW: Mapping[str, Callable[[str], None]] = {"flipped": flip, "deleted": delete}
+# What a remote store holds is read as it is sent, not before.
+SEEN_BEFORE_A_DOWNLOAD = [pytest.param("flipped", marks=pytest.mark.sqlite), "deleted"]
 
 
 @pytest.fixture(params=list(HOW))
@@ -213,6 +215,7 @@ class TestWhatTheCoordinatorMade:
         assert held_up(stage) == [DAMAGED]
         assert stage.show()["state"] == "completed"
 
+    @pytest.mark.parametrize("damage", SEEN_BEFORE_A_DOWNLOAD, indirect=True)
     def test_a_damaged_adapter_is_not_handed_out_and_made_again(
         self, stage: Stage, damage: Callable[[str], None]
     ) -> None:
@@ -226,6 +229,21 @@ class TestWhatTheCoordinatorMade:
         stage.settle()
         assert download(stage).content == before.content
 
+    @pytest.mark.engines
+    @pytest.mark.parametrize("damage", ["flipped"], indirect=True)
+    def test_a_damaged_adapter_of_a_remote_store_breaks_off_and_is_made_again(
+        self, stage: Stage, damage: Callable[[str], None]
+    ) -> None:
+        running(stage, 1)
+        stage.play(1)
+        before = download(stage)
+        damage(stage.rounds()[0]["adapter"]["files"]["adapter_model.safetensors"]["digest"])
+        with pytest.raises(httpx.RemoteProtocolError):
+            download(stage)
+        stage.settle()
+        assert download(stage).content == before.content
+
+    @pytest.mark.parametrize("damage", SEEN_BEFORE_A_DOWNLOAD, indirect=True)
     def test_an_adapter_that_nothing_is_left_of_is_named_in_its_round(
         self, stage: Stage, damage: Callable[[str], None]
     ) -> None:

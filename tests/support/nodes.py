@@ -15,9 +15,11 @@ from typing import Any
 
 import httpx
 
+from coordinator.artifacts import store
 from federated.payload import Payload
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.installation import Installation, installed
+from tests.support.places import within
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.service import created
 from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
@@ -197,7 +199,8 @@ class Consortium:
         (digest,) = [
             update["digest"] for update in told["rounds"][round_number - 1]["updates"] if update["ordinal"] == ordinal
         ]
-        return Payload.open(self.installation.folder / "artifacts" / "sha256" / digest.removeprefix("sha256:"))
+        with within(self.installation.environment):
+            return Payload.open(store.local_file(digest))
 
     def capabilities(self, node: Node) -> dict[str, Any]:
         """What a node's worker said it can; waits until its agent has said so."""

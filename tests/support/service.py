@@ -4,6 +4,7 @@
 `tests.support.installation` is all of `coordinator up`.
 """
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -32,6 +33,7 @@ from coordinator.settings import get_settings
 from federated.protocol import Capabilities
 
 ANSWER_SECONDS = 60.0
+_MOMENTS = 10
 _TLS = ssl.create_default_context()  # made once: reading the certificates takes longer than most tests
 
 
@@ -204,6 +206,35 @@ def _app() -> FastAPI:
     return create_app()
 
 
+class _Server(uvicorn.Server):
+    """Ends as soon as it is told to; uvicorn's own looks ten times a second, and waits even for no connections."""
+
+    def end(self) -> None:
+        """From another thread."""
+        self._loop.call_soon_threadsafe(self._told.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        await super().startup(sockets)
+
+    async def main_loop(self) -> None:
+        ticking = asyncio.create_task(super().main_loop())
+        await self._told.wait()
+        ticking.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for _ in range(_MOMENTS):  # those who asked have hung up: that is only to be noticed
+            if not self.server_state.connections and not self.server_state.tasks:
+                break
+            await asyncio.sleep(0.005)
+        else:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        await self.lifespan.shutdown()
+
+
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The app on a real uvicorn in a thread, on a free port, over the settings as they are now; its URL."""
@@ -211,7 +242,7 @@ def running(app: FastAPI) -> Iterator[str]:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2, timeout_keep_alive=20
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
     thread.start()
     try:
@@ -220,7 +251,7 @@ def running(app: FastAPI) -> Iterator[str]:
             time.sleep(0.005)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.end()
         thread.join()
         listening.close()
 

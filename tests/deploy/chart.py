@@ -1,0 +1,96 @@
+"""The chart as Helm lints and renders it.
+
+Helm's own Go library does it, in a process of its own: a Go runtime has no place in one that forks. The question is a
+list of values on standard input, the answer what became of each, both JSON: `python -m tests.deploy.chart`.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.architecture.sizes import ROOT
+
+CHART = ROOT / "deploy/helm/fedloom"
+RELEASE = "trial"
+HELM_IS_HERE = importlib.util.find_spec("helm_python") is not None
+_WARNING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What `helm template` and `helm lint` say to some values. `refused` names what is wrong with them."""
+
+    texts: Mapping[str, str]
+    findings: Sequence[str]
+    refused: str
+
+    @property
+    def objects(self) -> dict[str, dict[str, Any]]:
+        """The object in each file that makes one."""
+        made = {name: list(yaml.safe_load_all(text)) for name, text in self.texts.items() if text.strip()}
+        assert all(len(objects) == 1 for objects in made.values())
+        return {name: dict(objects[0]) for name, objects in made.items()}
+
+    @property
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Pod specifications by file."""
+        return {name: made["spec"]["template"]["spec"] for name, made in self.objects.items() if _has_pods(made)}
+
+
+def _has_pods(made: Mapping[str, Any]) -> bool:
+    return made["kind"] in ("Deployment", "Job")
+
+
+def render(*asked: Mapping[str, Any]) -> list[Rendered]:
+    """The chart with each of these values in place of its own."""
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.deploy.chart"], input=json.dumps(asked), cwd=ROOT, check=True, timeout=60,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return [Rendered(**one) for one in json.loads(told.stdout)]
+
+
+@cache
+def as_it_is() -> Rendered:
+    """The chart with its own values."""
+    return render({})[0]
+
+
+@cache
+def with_all() -> Rendered:
+    """The chart with everything that can be turned on."""
+    return render(
+        {
+            "image": {"tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
+            "signingKeySecretName": "fedloom-signing-key",
+            "monitoring": {"enabled": True},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
+        }
+    )[0]
+
+
+def _answer(values: dict[str, Any]) -> dict[str, Any]:
+    import helm_python
+
+    linted = helm_python.lint(CHART, values, strict=True)
+    findings = [f"{found['path']}: {found['error']}" for found in linted["messages"] if found["severity"] >= _WARNING]
+    with helm_python.Chart.load(CHART) as chart:
+        try:
+            chart.validate_schema(chart.merge_values(values))
+            texts = chart.render(values, name=RELEASE, namespace="fedloom")
+        except helm_python.HelmError as error:
+            return {"texts": {}, "findings": findings, "refused": str(error)}
+    return {"texts": {Path(name).name: text for name, text in texts.items()}, "findings": findings, "refused": ""}
+
+
+if __name__ == "__main__":
+    print(json.dumps([_answer(values) for values in json.load(sys.stdin)]))
