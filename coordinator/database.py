@@ -20,7 +20,7 @@ from fastapi.requests import HTTPConnection
 from sqlalchemy import Engine, event, func, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator.engines import BEGIN_IMMEDIATELY, make_engine
+from coordinator.engines import BEGIN_IMMEDIATELY, end, make_engine
 from coordinator.models import Base
 from coordinator.settings import get_settings
 
@@ -148,19 +148,22 @@ def lock_name(session: Session, name: str) -> None:
 
 
 def dispose() -> None:
-    """Forgets the engine; the next use makes one from the settings as they are then."""
-    _forget(close=True)
+    """Forgets the engine; the next use makes one from the settings as they are then.
+
+    A session that is still open, in a thread that nobody waits for, closes its connection when it ends.
+    """
+    _forget(end)
 
 
 def forget_inherited() -> None:
     """In a forked child, first: the parent's connections stay open and are the parent's."""
-    _forget(close=False)
+    _forget(partial(Engine.dispose, close=False))
 
 
-def _forget(*, close: bool) -> None:
+def _forget(leave: Callable[[Engine], None]) -> None:
     with _opening:
         if _open.cache_info().currsize:
-            _open().engine.dispose(close=close)
+            leave(_open().engine)
         _open.cache_clear()
 
 

@@ -9,6 +9,7 @@ import random
 import sqlite3
 import time
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import InvalidatePoolError
@@ -23,6 +24,7 @@ BEGIN_IMMEDIATELY = {_BEGIN: "BEGIN IMMEDIATE"}
 _LOCKED_PAUSE_SECONDS = 0.002
 _IDLE_SINCE = "fedloom_idle_since"
 _ASKED_AFTER_IDLE_SECONDS = 1.0
+_ended: WeakSet[Engine] = WeakSet()
 
 
 def make_engine(url: str, threads: int = 1) -> Engine:
@@ -31,6 +33,7 @@ def make_engine(url: str, threads: int = 1) -> Engine:
         within = {"connect_timeout": CONNECT_SECONDS} if "connect_timeout" not in make_url(url).query else {}
         made = create_engine(url, pool_size=threads, max_overflow=threads, pool_use_lifo=True, connect_args=within)
         _ask_the_idle(made)
+        _close_late_ones(made)
         return made
     made = create_engine(
         url,
@@ -42,7 +45,21 @@ def make_engine(url: str, threads: int = 1) -> Engine:
     event.listen(made, "connect", _prepare_sqlite)
     event.listen(made, "begin", _begin_sqlite)
     event.listen(made, "reset", _end_transaction)
+    _close_late_ones(made)
     return made
+
+
+def end(made: Engine) -> None:
+    """Closes its connections: those that lie idle now, the others when their sessions end."""
+    _ended.add(made)
+    made.dispose()
+
+
+def _close_late_ones(made: Engine) -> None:
+    @event.listens_for(made, "checkin")
+    def _close(connection: object, record: ConnectionPoolEntry) -> None:
+        if made in _ended:  # nobody will look into its pool again
+            record.close()
 
 
 def _ask_the_idle(made: Engine) -> None:

@@ -126,6 +126,28 @@ class TestWriting:
             assert not idle.in_transaction()
 
 
+class TestDispose:
+    def test_whoever_is_at_work_meanwhile_ends_as_always_and_leaves_nothing_open(self, data_folder: Path) -> None:
+        with writing() as late:
+            late.add(organization("late"))
+            late.flush()
+            connection = late.connection().connection.dbapi_connection
+            database.dispose()
+        with pytest.raises(database.engine().dialect.loaded_dbapi.Error, match="closed"):
+            connection.execute("SELECT 1")
+        assert names() == ["late"]
+
+    def test_a_session_that_begins_then_with_what_was_forgotten_leaves_nothing_open_either(
+        self, data_folder: Path
+    ) -> None:
+        forgotten = database.engine()
+        database.dispose()
+        with Session(forgotten) as late:
+            connection = late.connection().connection.dbapi_connection
+        with pytest.raises(database.engine().dialect.loaded_dbapi.Error, match="closed"):
+            connection.execute("SELECT 1")
+
+
 class TestReading:
     def test_a_reader_is_not_kept_waiting_and_sees_one_state(self, data_folder: Path) -> None:
         with reading() as session:
