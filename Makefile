@@ -5,8 +5,8 @@ ALGORITHM ?= fedavg
 SEED   ?= 0
 DATA   ?=
 ROUNDS ?=
-# One more than there are cores: tests of processes wait for a third of their time.
-TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 1 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
+# Two more than there are cores: tests of processes wait for half of their time.
+TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 2 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
 
 ON_SERVERS := tests/coordinator tests/chaos tests/faults tests/end_to_end tests/deploy
 IN_TESTS := -rs -m "not slow and not gpu"

@@ -6,6 +6,7 @@ when its memory grew by `executor_growth_bytes` since its first job. If this pro
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import math
@@ -257,8 +258,12 @@ def _serve(pipe: "Connection[Any, Any]", settings_json: str, module: str) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     settings = AgentSettings(**json.loads(settings_json))
+    gc.disable()  # what is loaded stays: looking through it again and again would only delay the first job
+    loaded = importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
     with contextlib.suppress(EOFError):
-        importlib.import_module(module).serve(pipe, settings)
+        loaded.serve(pipe, settings)
     sys.stdout.flush()
     sys.stderr.flush()
     # Taking an interpreter with torch apart takes seconds, and serves nobody.

@@ -29,7 +29,7 @@ MODEL = "tiny-bert"
 DATASET = "colors"
 START_SECONDS = 120.0
 END_SECONDS = 240.0
-POLLING_SECONDS = 0.05
+POLLING_SECONDS = 0.1
 ENDED = ("completed", "failed", "cancelled")
 
 
