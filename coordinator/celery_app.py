@@ -18,11 +18,13 @@ from celery.signals import (
 
 from coordinator import nudge, processes
 from coordinator.database import forget_inherited, utcnow, writing
+from coordinator.listening import Listening
 from coordinator.settings import Settings, get_settings
 
 COLLECT_SECONDS = 3600.0
 
 celery = nudge.celery
+celery.steps["consumer"].add(Listening)
 _alive = ExitStack()
 
 
