@@ -16,13 +16,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Deaf(ConnectionError):
-    """Messages wait, nobody works, and none is taken: to Celery a lost connection like any other."""
+    """Messages wait, a place is free, and none is taken: to Celery a lost connection like any other."""
 
 
 class Listening(bootsteps.StartStopStep):
     """A step of Celery's consumer. Two looks in a row must find the same before the connection is given up."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
+    _timer: Any = None
 
     def include_if(self, parent: Any) -> bool:
         """Where no event loop hands on what a timer raises there is no broker to lose either: files."""
@@ -34,8 +35,9 @@ class Listening(bootsteps.StartStopStep):
         self._timer = parent.timer.call_repeatedly(LOOK_SECONDS, self._look, (parent,))
 
     def stop(self, parent: Any) -> None:
-        """Looks no more."""
-        self._timer.cancel()
+        """Looks no more; Celery stops also what it never started, where no connection was made."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _look(self, consumer: Any) -> None:
         free = consumer.qos.value - len(state.reserved_requests)
