@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from coordinator.models import Client, Federation, Invitation, Job, Organization, Round, Worker
+from coordinator.models import Client, Federation, Invitation, Organization, Round, Worker
 from coordinator.models.base import new_id
 
 _ENDED_ROUND = ("closed", "failed", "withdrawn")
-_OPEN_JOB = ("offered", "leased", "submitted")
 
 
 def add_invitation(
@@ -92,13 +91,6 @@ def clients(session: Session, federation_id: str, *states: str) -> list[Client]:
 def clients_by_ordinal(session: Session, federation_id: str, ordinals: Sequence[int]) -> list[Client]:
     """Clients with these ordinals, sorted, in whatever state."""
     statement = select(Client).where(Client.federation_id == federation_id, Client.ordinal.in_(ordinals))
-    return list(session.scalars(statement.order_by(Client.ordinal)))
-
-
-def without_open_description(session: Session, federation_id: str) -> list[Client]:
-    """Registered clients that no describe job is under way for, sorted by ordinal."""
-    under_way = exists().where(Job.client_id == Client.id, Job.kind == "describe", Job.state.in_(_OPEN_JOB))
-    statement = select(Client).where(Client.federation_id == federation_id, Client.state == "registered", ~under_way)
     return list(session.scalars(statement.order_by(Client.ordinal)))
 
 

@@ -1,11 +1,35 @@
 """Statements over federations. Used by `service` alone."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.models import Client, Federation, Invitation, Job
+
+
+@dataclass(frozen=True, slots=True)
+class TakingPart:
+    """A client that trains or evaluates in a federation, or will."""
+
+    federation_id: str
+    id: str
+    state: str
+    evaluates_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Describing:
+    """A describe job, and what its client is."""
+
+    federation_id: str
+    id: str
+    state: str
+    worker_id: str
+    client_id: str
+    client_state: str
+    evaluates_only: bool
 
 
 def visible_to(organization_id: str | None, member_states: Collection[str]) -> Select[Federation]:
@@ -20,6 +44,11 @@ def visible_to(organization_id: str | None, member_states: Collection[str]) -> S
     return select(Federation).where(or_(Federation.organization_id == organization_id, part))
 
 
+def by_id(session: Session, ids: Collection[str]) -> Sequence[Federation]:
+    """The federations with these ids that are still there, in order."""
+    return session.scalars(select(Federation).where(Federation.id.in_(ids)).order_by(Federation.id)).all()
+
+
 def ids_in(session: Session, states: Collection[str]) -> Sequence[str]:
     """Ids of all federations in one of these states, in order."""
     return session.scalars(select(Federation.id).where(Federation.state.in_(states)).order_by(Federation.id)).all()
@@ -31,15 +60,30 @@ def clients(session: Session, federation_id: str) -> Sequence[Client]:
     return session.scalars(statement.order_by(Client.ordinal)).all()
 
 
-def describe_jobs(session: Session, federation_id: str, states: Collection[str]) -> Sequence[tuple[Job, Client]]:
-    """Describe jobs in one of these states with their clients: by time of submission, then by ordinal."""
-    statement = (
-        select(Job, Client)
-        .join(Client, Job.client_id == Client.id)
-        .where(Job.federation_id == federation_id, Job.kind == "describe", Job.state.in_(states))
+def taking_part(session: Session, federation_ids: Collection[str]) -> list[TakingPart]:
+    """Clients of these federations that are registered or ready, by ordinal."""
+    statement = select(Client.federation_id, Client.id, Client.state, Client.evaluates_only)
+    wanted = statement.where(Client.federation_id.in_(federation_ids), Client.state.in_(("registered", "ready")))
+    return [TakingPart(*row) for row in session.execute(wanted.order_by(Client.ordinal))]
+
+
+def describe_jobs(session: Session, federation_ids: Collection[str], states: Collection[str]) -> list[Describing]:
+    """Describe jobs of these federations in one of these states: by time of submission, then by ordinal."""
+    columns = (
+        Job.federation_id,
+        Job.id,
+        Job.state,
+        Job.worker_id,
+        Job.client_id,
+        Client.state,
+        Client.evaluates_only,
     )
-    rows = session.execute(statement.order_by(Job.submitted_at, Client.ordinal))
-    return [(job, client) for job, client in rows]
+    statement = (
+        select(*columns)
+        .join(Client, Job.client_id == Client.id)
+        .where(Job.federation_id.in_(federation_ids), Job.kind == "describe", Job.state.in_(states))
+    )
+    return [Describing(*row) for row in session.execute(statement.order_by(Job.submitted_at, Client.ordinal))]
 
 
 def others_taking_part(session: Session, federation: Federation) -> bool:

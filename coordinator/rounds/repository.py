@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, Select, and_, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from coordinator.models import Client, Job, Round, Shard, WorkerKey
 
@@ -28,6 +28,36 @@ def attempt(session: Session, federation_id: str, kind: str, number: int, attemp
 def newest(session: Session, federation_id: str) -> Round | None:
     """The round that was opened last."""
     return session.scalars(_all(federation_id).order_by(Round.sequence.desc()).limit(1)).one_or_none()
+
+
+def newest_of(session: Session, federation_ids: Collection[str]) -> dict[str, Round]:
+    """Federation id -> the round that was opened last, of those that have one."""
+    last = select(Round.federation_id, func.max(Round.sequence).label("sequence")).group_by(Round.federation_id)
+    ends = last.where(Round.federation_id.in_(federation_ids)).subquery()
+    is_last = and_(Round.federation_id == ends.c.federation_id, Round.sequence == ends.c.sequence)
+    return {row.federation_id: row for row in session.scalars(select(Round).join(ends, is_last))}
+
+
+def attempts_at(session: Session, round_ids: Collection[str]) -> Sequence[Round]:
+    """All attempts at the rounds that these are attempts at, the first ones first."""
+    one = aliased(Round)
+    same = and_(one.federation_id == Round.federation_id, one.kind == Round.kind, one.number == Round.number)
+    statement = select(Round).join(one, same).where(one.id.in_(round_ids)).order_by(Round.attempt)
+    return session.scalars(statement).unique().all()
+
+
+def jobs_of(
+    session: Session, round_ids: Collection[str]
+) -> Sequence[Row[str | None, str, str, int, str, int | None, datetime | None]]:
+    """Of all jobs of these rounds: round, kind, id, ordinal of the client, state, number and time of submission.
+
+    Those of one round in the order in which they were offered first.
+    """
+    columns = select(
+        Job.round_id, Job.kind, Job.id, Client.ordinal, Job.state, Job.submitted_number, Job.submitted_at
+    )
+    statement = columns.join(Client, Job.client_id == Client.id).where(Job.round_id.in_(round_ids))
+    return session.execute(statement.order_by(Job.offered_at, Job.id)).all()
 
 
 def newest_adapted(session: Session, federation_id: str) -> Round | None:

@@ -21,7 +21,6 @@ from coordinator.clients.service.registrations import (
     register,
     restore,
     take_out,
-    undescribed,
 )
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "register",
     "restore",
     "take_out",
-    "undescribed",
     "visible_client",
     "visible_federation",
 ]

@@ -145,8 +145,3 @@ def alive_ordinals(session: Session, federation_id: str, now: datetime) -> dict[
 def by_ordinals(session: Session, federation_id: str, ordinals: Sequence[int]) -> list[Client]:
     """Clients with these ordinals in whatever state, sorted by ordinal."""
     return repository.clients_by_ordinal(session, federation_id, ordinals)
-
-
-def undescribed(session: Session, federation_id: str) -> list[Client]:
-    """Registered clients that wait for a describe job to be offered, sorted by ordinal."""
-    return repository.without_open_description(session, federation_id)

@@ -90,10 +90,10 @@ def overdue(session: Session, now: datetime) -> tuple[list[str], list[str]]:
     """
     seconds = get_settings().reconcile_seconds
     ids = lifecycle.in_turn(repository.ids_in(session, lifecycle.ACTIVE), int(now.timestamp() / seconds))
-    looked_at = [session.get_one(Federation, federation_id) for federation_id in ids]
-    federations = [row.id for row in looked_at if not isinstance(snapshots.next_step(session, row, now), Wait)]
-    open_rounds = rounds.open_rounds(session, ids, now)
-    return federations, [row.id for row in open_rounds if rounds.due(session, row, now)]
+    looked_at = repository.by_id(session, ids)
+    steps = snapshots.next_steps(session, looked_at, now)
+    federations = [federation_id for federation_id, step in steps.items() if not isinstance(step, Wait)]
+    return federations, rounds.due(session, rounds.open_rounds(session, ids, now), now)
 
 
 def _describe(session: Session, federation: Federation, client_ids: Sequence[str], now: datetime) -> None:

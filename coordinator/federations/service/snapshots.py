@@ -1,13 +1,15 @@
 """Reads a federation into a `lifecycle.Snapshot`, and says what comes next."""
 
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from coordinator.clients import service as clients
 from coordinator.federations import lifecycle, repository
 from coordinator.federations.lifecycle import NewestRound, Snapshot, Step
+from coordinator.federations.repository import Describing, TakingPart
 from coordinator.models import Federation, Round
 from coordinator.rounds import service as rounds
 from coordinator.workers import service as workers
@@ -15,32 +17,66 @@ from federated import schedule
 
 UNDER_WAY = ("offered", "leased", "submitted")
 
+_About = TypeVar("_About", TakingPart, Describing)
+
 
 def next_step(session: Session, federation: Federation, now: datetime) -> Step:
     """What comes next in the federation, of what the tables say now. Raises Conflict if it does not run."""
-    return lifecycle.next_step(snapshot(session, federation, now), now)
+    return next_steps(session, [federation], now)[federation.id]
 
 
-def snapshot(session: Session, federation: Federation, now: datetime) -> Snapshot:
-    """The federation as the tables show it."""
-    newest = rounds.newest(session, federation.id)
-    taking_part = [
-        client
-        for client in repository.clients(session, federation.id)
-        if client.state in ("registered", "ready") and not client.evaluates_only
+def next_steps(session: Session, federations: Sequence[Federation], now: datetime) -> dict[str, Step]:
+    """Federation id -> what comes next in it. Raises Conflict if one does not run."""
+    seen = zip(federations, snapshots(session, federations, now), strict=True)
+    return {row.id: lifecycle.next_step(snapshot, now) for row, snapshot in seen}
+
+
+def snapshots(session: Session, federations: Sequence[Federation], now: datetime) -> list[Snapshot]:
+    """The federations as the tables show them; in as many statements, whether one or many are asked for.
+
+    One statement more for each that is between two rounds.
+    """
+    ids = [row.id for row in federations]
+    newest = rounds.newest_of(session, ids)
+    taking_part = _by_federation(repository.taking_part(session, ids))
+    under_way = _by_federation(repository.describe_jobs(session, ids, UNDER_WAY))
+    alive = workers.alive(session, {job.worker_id for found in under_way.values() for job in found}, now)
+    return [
+        _snapshot(session, row, newest.get(row.id), taking_part[row.id], under_way[row.id], alive)
+        for row in federations
     ]
-    under_way = repository.describe_jobs(session, federation.id, UNDER_WAY)
-    alive = workers.alive(session, {job.worker_id for job, _ in under_way}, now)
-    present = [(job, client) for job, client in under_way if client.state == "registered"]
+
+
+def _by_federation(rows: Sequence[_About]) -> defaultdict[str, list[_About]]:
+    found: defaultdict[str, list[_About]] = defaultdict(list)
+    for row in rows:
+        found[row.federation_id].append(row)
+    return found
+
+
+def _snapshot(
+    session: Session,
+    federation: Federation,
+    newest: Round | None,
+    taking_part: Sequence[TakingPart],
+    under_way: Sequence[Describing],
+    alive: Collection[str],
+) -> Snapshot:
+    """`under_way`: describe jobs; `alive`: workers."""
+    training = [client for client in taking_part if not client.evaluates_only]
+    asked = {job.client_id for job in under_way}
+    present = [job for job in under_way if job.client_state == "registered"]
     definition = federation.definition
     return Snapshot(
         state=federation.state,
         facts_known=federation.model_facts is not None,
-        clients=len(taking_part),
-        described=sum(client.state == "ready" for client in taking_part),
-        describing=sum(job.worker_id in alive and not client.evaluates_only for job, client in present),
-        submitted_ids=tuple(job.id for job, _ in present if job.state == "submitted"),
-        undescribed_ids=tuple(client.id for client in clients.undescribed(session, federation.id)),
+        clients=len(training),
+        described=sum(client.state == "ready" for client in training),
+        describing=sum(job.worker_id in alive and not job.evaluates_only for job in present),
+        submitted_ids=tuple(job.id for job in present if job.state == "submitted"),
+        undescribed_ids=tuple(
+            client.id for client in taking_part if client.state == "registered" and client.id not in asked
+        ),
         newest=None if newest is None else _newest(newest),
         stop=_stop(session, federation, newest),
         waiting_since=federation.waiting_since or federation.created_at,

@@ -17,6 +17,7 @@ from coordinator.rounds.service.reading import (
     jobs_of,
     newest,
     newest_adapter_number,
+    newest_of,
     note_download,
     open_rounds,
     release_all,
@@ -27,7 +28,6 @@ from coordinator.rounds.service.reading import (
 from coordinator.rounds.service.recording import fail, record, record_shard
 from coordinator.rounds.service.sharding import ClaimedShard
 from coordinator.rounds.service.sharding import due as shards_due
-from coordinator.rounds.service.snapshots import next_step
 
 __all__ = [
     "ARTIFACT_DAMAGED",
@@ -52,7 +52,7 @@ __all__ = [
     "mended",
     "newest",
     "newest_adapter_number",
-    "next_step",
+    "newest_of",
     "note_download",
     "open_round",
     "open_rounds",

@@ -55,7 +55,7 @@ def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
         federation, round_ = found
         if round_.state in lifecycle.ENDED or (round_.claimed_until is not None and round_.claimed_until > now):
             return None
-        seen = snapshots.snapshot(session, federation, round_, now)
+        (seen,) = snapshots.snapshots(session, [round_], now)
         step = lifecycle.next_step(seen, snapshots.rules(federation), now)
         if isinstance(step, Wait):
             return None

@@ -28,6 +28,11 @@ def newest(session: Session, federation_id: str) -> Round | None:
     return repository.newest(session, federation_id)
 
 
+def newest_of(session: Session, federation_ids: Collection[str]) -> dict[str, Round]:
+    """Federation id -> the round that was opened last, of those that have one."""
+    return repository.newest_of(session, federation_ids)
+
+
 def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
     """Metrics of the closed train rounds, in order."""
     return repository.history(session, federation_id)
@@ -49,12 +54,11 @@ def open_rounds(session: Session, federation_ids: Collection[str], now: datetime
     return list(repository.in_states(session, lifecycle.OPEN, federation_ids, now))
 
 
-def due(session: Session, round_: Round, now: datetime) -> bool:
-    """Whether the round has something to do now, and nobody does it."""
-    if round_.claimed_until is not None and round_.claimed_until > now:
-        return False
-    federation = session.get_one(Federation, round_.federation_id)
-    return not isinstance(snapshots.next_step(session, federation, round_, now), Wait)
+def due(session: Session, rounds: Sequence[Round], now: datetime) -> list[str]:
+    """Ids of those of the open rounds that have something to do now, which nobody does."""
+    free = [row for row in rounds if row.claimed_until is None or row.claimed_until <= now]
+    steps = snapshots.next_steps(session, free, now)
+    return [round_id for round_id, step in steps.items() if not isinstance(step, Wait)]
 
 
 def rounds_of(federation_id: str) -> Select[Round]:
@@ -122,7 +126,7 @@ def _answer(
     """`accepted`: kind, number and attempt of the round, and ordinal, of every update that counts."""
     what, since = None, None
     if round_.state not in lifecycle.ENDED:
-        what, since = waiting(snapshots.next_step(session, federation, round_, now)), waiting_since(round_)
+        what, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
         what += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}

@@ -1,6 +1,7 @@
 """Reads a round into a `lifecycle.Snapshot`, and says what comes next."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -13,9 +14,17 @@ from coordinator.rounds.lifecycle import JobFacts, Rules, Snapshot, Step
 from federated import schedule
 
 
-def next_step(session: Session, federation: Federation, round_: Round, now: datetime) -> Step:
+def next_step(session: Session, round_: Round, now: datetime) -> Step:
     """What comes next in the round, of what the tables say now. Raises Conflict if it has ended."""
-    return lifecycle.next_step(snapshot(session, federation, round_, now), rules(federation), now)
+    return next_steps(session, [round_], now)[round_.id]
+
+
+def next_steps(session: Session, rounds: Sequence[Round], now: datetime) -> dict[str, Step]:
+    """Round id -> what comes next in it. Raises Conflict if one has ended."""
+    return {
+        row.id: lifecycle.next_step(seen, rules(session.get_one(Federation, row.federation_id)), now)
+        for row, seen in zip(rounds, snapshots(session, rounds, now), strict=True)
+    }
 
 
 def rules(federation: Federation) -> Rules:
@@ -24,14 +33,29 @@ def rules(federation: Federation) -> Rules:
     return Rules(**{name: federation.definition[name] for name in names})
 
 
-def snapshot(session: Session, federation: Federation, round_: Round, now: datetime) -> Snapshot:
-    """The round as the tables show it."""
+def snapshots(session: Session, rounds: Sequence[Round], now: datetime) -> list[Snapshot]:
+    """The rounds as the tables show them; in as many statements, whether one or many are asked for."""
+    found = repository.attempts_at(session, [row.id for row in rounds])
+    facts = _facts(session, [row.id for row in found])
+    attempts: defaultdict[tuple[str, str, int], list[Round]] = defaultdict(list)
+    for row in found:
+        attempts[row.federation_id, row.kind, row.number].append(row)
+    return [_snapshot(session, row, attempts[row.federation_id, row.kind, row.number], facts, now) for row in rounds]
+
+
+def _snapshot(
+    session: Session,
+    round_: Round,
+    attempts: Sequence[Round],
+    facts: Mapping[tuple[str, str], Sequence[JobFacts]],
+    now: datetime,
+) -> Snapshot:
+    """`attempts`: all at this round; `facts`: (round id, kind) -> its jobs."""
+    federation = session.get_one(Federation, round_.federation_id)
     alive = clients.alive_ordinals(session, federation.id, now) if round_.state == lifecycle.WAITING else {}
-    attempts = repository.attempts(session, federation.id, round_.kind, round_.number)
     earlier = [row for row in attempts if row.attempt < round_.attempt]
-    own = train_jobs(session, [round_])
-    every = train_jobs(session, earlier) + own
-    ordinals = ordinals_of(session, every)
+    own = facts.get((round_.id, "train"), ())
+    every = [job for row in earlier for job in facts.get((row.id, "train"), ())] + [*own]
     return Snapshot(
         state=round_.state,
         everybody=round_.everybody,
@@ -44,14 +68,21 @@ def snapshot(session: Session, federation: Federation, round_: Round, now: datet
         deadline_at=round_.deadline_at,
         evaluation_deadline_at=round_.evaluation_deadline_at,
         alive=frozenset(alive),
-        accepted=frozenset(ordinals[job.client_id] for job in every if job.state == "accepted"),
-        refused=frozenset(ordinals[job.client_id] for job in every if job.state == "rejected"),
+        accepted=frozenset(job.ordinal for job in every if job.state == "accepted"),
+        refused=frozenset(job.ordinal for job in every if job.state == "rejected"),
         cohort=tuple(round_.cohort or ()),
-        jobs=_facts(own, ordinals),
-        evaluations=_evaluations(session, round_),
+        jobs=tuple(own),
+        evaluations=tuple(facts.get((round_.id, "evaluate"), ())) if round_.evaluation_planned else (),
         retries=sum(row.reason == lifecycle.QUORUM_MISSED for row in earlier),
         shards=_shards(session, round_),
     )
+
+
+def _facts(session: Session, round_ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[JobFacts]]:
+    found: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
+    for round_id, kind, job_id, ordinal, state, number, at in repository.jobs_of(session, round_ids):
+        found[str(round_id), kind].append(JobFacts(job_id, ordinal, state, number, at))
+    return found
 
 
 def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
@@ -64,13 +95,8 @@ def accepted_jobs(session: Session, round_: Round) -> list[tuple[int, Job]]:
     attempts = repository.attempts(session, round_.federation_id, round_.kind, round_.number)
     found = train_jobs(session, [row for row in attempts if row.attempt <= round_.attempt])
     accepted = [job for job in found if job.state == "accepted"]
-    ordinals = ordinals_of(session, accepted)
+    ordinals = repository.ordinals(session, {job.client_id for job in accepted})
     return sorted(((ordinals[job.client_id], job) for job in accepted), key=lambda pair: pair[0])
-
-
-def ordinals_of(session: Session, rows: Sequence[Job]) -> dict[str, int]:
-    """Client id -> ordinal, of the clients of these jobs."""
-    return repository.ordinals(session, {job.client_id for job in rows})
 
 
 def evaluation_due(federation: Federation, round_: Round) -> bool:
@@ -84,16 +110,3 @@ def _shards(session: Session, round_: Round) -> tuple[int, int] | None:
         return None
     rows = repository.shards_of(session, round_.id)
     return (sum(row.made is not None for row in rows), len(rows)) if rows else None
-
-
-def _evaluations(session: Session, round_: Round) -> tuple[JobFacts, ...]:
-    if not round_.evaluation_planned:
-        return ()
-    rows = jobs.of_round(session, round_.id, "evaluate")
-    return _facts(rows, ordinals_of(session, rows))
-
-
-def _facts(rows: Sequence[Job], ordinals: dict[str, int]) -> tuple[JobFacts, ...]:
-    return tuple(
-        JobFacts(job.id, ordinals[job.client_id], job.state, job.submitted_number, job.submitted_at) for job in rows
-    )

@@ -8,7 +8,6 @@ import pytest
 from coordinator.clients import service as clients
 from coordinator.database import reading, utcnow, writing
 from coordinator.errors import Conflict
-from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation
 from tests.coordinator.clients import scene
 
@@ -28,19 +27,6 @@ def test_only_ready_training_clients_whose_worker_was_heard_of_can_be_drawn() ->
         assert list(clients.alive_ordinals(session, federation.id, now)) == [0, 4]
         assert [client.ordinal for client in clients.ready_clients(session, federation.id)] == [0, 3, 4, 5]
         assert [client.ordinal for client in clients.by_ordinals(session, federation.id, [5, 1])] == [1, 5]
-
-
-def test_a_registered_client_waits_for_a_description_until_one_is_offered() -> None:
-    with writing() as session:
-        owner = scene.organization(session)
-        federation = scene.federation(session, owner.id)
-        waiting = [
-            scene.client(session, federation, scene.worker(session, owner), state="registered") for _ in range(2)
-        ]
-        scene.client(session, federation, scene.worker(session, owner))
-        assert [client.ordinal for client in clients.undescribed(session, federation.id)] == [0, 1]
-        jobs.offer(session, federation, "describe", None, [jobs.Asked(waiting[0], seed=1)], utcnow())
-        assert [client.ordinal for client in clients.undescribed(session, federation.id)] == [1]
 
 
 def test_a_described_client_is_ready_with_its_numbers(data_folder: Path) -> None:
