@@ -5,13 +5,14 @@ ALGORITHM ?= fedavg
 SEED   ?= 0
 DATA   ?=
 ROUNDS ?=
+SLOW   ?=
 # Two more than there are cores: tests of processes wait for half of their time.
 TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 2 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
 
 ON_SERVERS := tests/coordinator tests/chaos tests/faults tests/end_to_end tests/deploy
-IN_TESTS := -rs -m "not slow and not gpu"
+QUICK := -m "not slow and not gpu"
 
-.PHONY: install demo up test test-on-servers test-slow test-all check bench clean
+.PHONY: install demo up test test-on-servers check bench clean
 
 install: $(VENV)/.installed
 
@@ -26,17 +27,12 @@ demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUND
 up: install
 	$(BIN)/coordinator up
 
-test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 all that needs a coordinator
-	$(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS)
+test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 all that needs a coordinator; SLOW=1: every test
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs $(if $(SLOW),-m "not gpu",$(QUICK))
 	$(MAKE) test-on-servers
 
 test-on-servers: install  ## the second half of `make test`
-	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) $(IN_TESTS) $(ON_SERVERS)
-
-test-slow: install
-	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -m "slow and not gpu"
-
-test-all: test test-slow
+	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs $(QUICK) $(ON_SERVERS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -18,12 +18,14 @@ logs.configure("json", "tests")
 
 
 _LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy", "federated"))
-"""Where a file may take a minute. These come first, or the last of them would keep all but one core waiting."""
+"""Where a file may take a minute. These come after the slow ones and before all others, or the last of them would keep
+all but one core waiting."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests about the engines that this run does without are deselected, and counted as such."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, not item.nodeid.startswith(_LONG)))
     without = "sqlite" if on_servers() else "engines"
     elsewhere = [item for item in items if item.get_closest_marker(without)]
     if elsewhere:
