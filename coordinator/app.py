@@ -33,7 +33,8 @@ from coordinator.workers.endpoints import router as workers
 from federated import __version__
 from federated.protocol import PROTOCOL_VERSION, Answer
 
-ROUTERS = (organizations, installation, webhooks, workers, algorithms, federations, clients, rounds, jobs, artifacts)
+# Routes are looked through in this order: agents ask a hundred times as often as people.
+ROUTERS = (workers, jobs, artifacts, organizations, installation, webhooks, algorithms, federations, clients, rounds)
 DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
 
 REQUEST_ID = "X-Request-ID"
@@ -55,7 +56,7 @@ def create_app() -> FastAPI:
         separate_input_output_schemas=False,
     )
     problems.install(app)
-    for router in (health, *ROUTERS):
+    for router in (*ROUTERS, health):
         app.include_router(router)
     app.add_middleware(Gate)
     return app

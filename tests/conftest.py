@@ -18,8 +18,8 @@ logs.configure("json", "tests")
 
 
 _LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy", "federated"))
-"""Where a file may take a minute. These come after the slow ones and before all others, or the last of them would keep
-all but one core waiting."""
+"""Where a file may take a minute. These come after the slow ones and before all others, or the last of them would
+keep all but one core waiting."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
 """Declarative base: constraint names set once, UTC times, prefixed random ids."""
 
 import secrets
+from base64 import b32encode
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_TO_ALPHABET = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789abcdefghjkmnpqrstvwxyz")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -48,4 +49,4 @@ class Base(DeclarativeBase):
 
 def new_id(prefix: str) -> str:
     """An opaque id such as `fed_3k9…` (80 random bits)."""
-    return prefix + "_" + "".join(secrets.choice(_ALPHABET) for _ in range(16))
+    return f"{prefix}_{b32encode(secrets.token_bytes(10)).translate(_TO_ALPHABET).decode()}"
