@@ -21,11 +21,17 @@ _LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "be
 """Where a file may take a minute. These come after the slow ones and before all others, or the last of them would
 keep all but one core waiting."""
 
+_SLOW_SECONDS = 1_200
+"""What a slow test may take beside three others on a machine that is slow itself."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests about the engines that this run does without are deselected, and counted as such."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, not item.nodeid.startswith(_LONG)))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
+    first = {item.path for item in slow}
+    items.sort(key=lambda item: (item.path not in first, not item.nodeid.startswith(_LONG)))
     without = "sqlite" if on_servers() else "engines"
     elsewhere = [item for item in items if item.get_closest_marker(without)]
     if elsewhere:
