@@ -14,7 +14,7 @@ import structlog
 
 from federated.protocol import Capabilities, HeartbeatRequest
 from worker_agent.capabilities import capabilities, find_device
-from worker_agent.connection import open_http
+from worker_agent.connection import apart, open_http
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import Delivery, patiently
 from worker_agent.display import Display
@@ -96,7 +96,7 @@ class Agent:
     def _keep_beating(self, ability: Capabilities, pause_seconds: float) -> None:
         _log.info("started", boot=self._at.boot_id, device=ability.device, slots=ability.slots)
         heard = True
-        while not self._at.stopping.wait(pause_seconds):
+        while not self._at.stopping.wait(apart(pause_seconds)):
             try:
                 pause_seconds = self._beat(ability)
             except AgentError as error:

@@ -3,6 +3,7 @@
 All errors of httpx and all problem documents become errors of `worker_agent.errors` here and nowhere else.
 """
 
+import random
 import ssl
 import threading
 import time
@@ -29,6 +30,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 # Longer than the pause between heartbeats, so that those need no new connection and no new TLS handshake; shorter
 # than servers keep a connection without a request (the coordinator 20 s), so that none is closed as it is used.
 LIMITS = httpx.Limits(keepalive_expiry=15.0)
+_APART = 0.1
 _AWAY = frozenset({429, 502, 503, 504})
 _RUNNING = "idempotency_key_running"
 _SKEW_WORTH_A_RETRY_SECONDS = 2.0
@@ -36,6 +38,11 @@ _SKEW_WORTH_A_RETRY_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 _Value = TypeVar("_Value")
+
+
+def apart(seconds: float) -> float:
+    """As long, but for a random tenth: agents that were answered at one moment do not come back at one moment."""
+    return seconds * random.uniform(1 - _APART, 1 + _APART)  # noqa: S311 - no secret
 
 
 def open_http(settings: AgentSettings, url: str) -> httpx.Client:

@@ -19,7 +19,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from worker_agent.connection import LIMITS, Clock, SignedRequests
+from worker_agent.connection import LIMITS, Clock, SignedRequests, apart
 from worker_agent.identity import Identity, WorkerRecord
 
 HEARTBEAT_SECONDS = 10.0
@@ -69,7 +69,7 @@ class Agent:
         while True:
             body = {"boot_id": self._boot_id, "capabilities": self._load.capabilities}
             await self._post("heartbeat", "/v1/workers/me/heartbeat", body)
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(apart(HEARTBEAT_SECONDS))
 
     async def _work_once(self) -> None:
         wait_seconds = min(LONG_POLL_SECONDS, max(0.0, self._load.until - time.monotonic()))

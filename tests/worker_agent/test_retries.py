@@ -17,7 +17,7 @@ from federated.protocol import (
 )
 from tests.worker_agent.leases import SUBMISSION
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
-from worker_agent.connection import open_http, wait_as_asked
+from worker_agent.connection import apart, open_http, wait_as_asked
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.durable import digest_of
 from worker_agent.errors import (
@@ -141,3 +141,8 @@ class TestTryingAgain:
             limits = request.extensions["timeout"]
             assert set(limits) == {"connect", "read", "write", "pool"}
             assert all(0 < seconds <= 60 for seconds in limits.values()), (request.url, limits)
+
+
+def test_pauses_of_agents_that_were_answered_together_differ_by_up_to_a_tenth() -> None:
+    pauses = sorted(apart(10.0) for _ in range(1_000))
+    assert 9.0 <= pauses[0] < 9.5 < 10.5 < pauses[-1] <= 11.0
