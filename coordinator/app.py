@@ -33,7 +33,7 @@ from coordinator.workers.endpoints import router as workers
 from federated import __version__
 from federated.protocol import PROTOCOL_VERSION, Answer
 
-# Routes are looked through in this order: agents ask a hundred times as often as people.
+# Routes are looked through in this order: agents ask far more often than people.
 ROUTERS = (workers, jobs, artifacts, organizations, installation, webhooks, algorithms, federations, clients, rounds)
 DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
 

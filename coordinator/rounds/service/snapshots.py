@@ -34,7 +34,10 @@ def rules(federation: Federation) -> Rules:
 
 
 def snapshots(session: Session, rounds: Sequence[Round], now: datetime) -> list[Snapshot]:
-    """The rounds as the tables show them; in as many statements, whether one or many are asked for."""
+    """The rounds as the tables show them; in as many statements, whether one or many are asked for.
+
+    A few more for each that waits for clients or aggregates.
+    """
     found = repository.attempts_at(session, [row.id for row in rounds])
     facts = _facts(session, [row.id for row in found])
     attempts: defaultdict[tuple[str, str, int], list[Round]] = defaultdict(list)
