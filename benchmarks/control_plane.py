@@ -131,6 +131,7 @@ def _outcome(offered: Mapping[str, Any], got: Mapping[str, Any], seconds: float)
         "problems": dict(list(got["errors"].items())[:10]) | ({"never received": missing} if missing else {}),
         "rounds_skipped": offered["rounds_skipped"],
         "agents_processor_seconds": got["processor_seconds"],
+        "agents_late": _times(got["late"]) | {"longest_milliseconds": 1000 * max(got["late"], default=0.0)},
     }
 
 
