@@ -103,16 +103,19 @@ def _load(at: Place, given: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, **at.environment, "FEDLOOM_DATA_FOLDER": str(at.folder / "coordinator")}
     asked = {"url": at.url, "workers": str(workers), "capabilities": at.capabilities, "seed": 0}
     asked |= {"job_seconds": given.job_seconds, "until": ends + _LAST_SECONDS}
-    with on_core(callers):
-        agents = processes.start("agents", asked, at.folder, environment)
-    with on_core(servers):
-        asked = {"from": starts, "until": ends, "jobs_per_second": given.jobs_per_second, "seed": 0}
-        offers = processes.start("offers", asked, at.folder, environment)
-    check_apart(at.web_pid, agents.pid)
-    time.sleep(max(0.0, starts - time.monotonic()))
-    with processes.Usage(at.web_pid) as web:
-        time.sleep(max(0.0, ends - time.monotonic()))
-    offered, got = processes.answer(offers), processes.answer(agents)
+    with ExitStack() as stack:
+        with on_core(callers):
+            agents = processes.start("agents", asked, at.folder, environment)
+            stack.enter_context(processes.ended(agents))
+        with on_core(servers):
+            asked = {"from": starts, "until": ends, "jobs_per_second": given.jobs_per_second, "seed": 0}
+            offers = processes.start("offers", asked, at.folder, environment)
+            stack.enter_context(processes.ended(offers))
+        check_apart(at.web_pid, agents.pid)
+        time.sleep(max(0.0, starts - time.monotonic()))
+        with processes.Usage(at.web_pid) as web:
+            time.sleep(max(0.0, ends - time.monotonic()))
+        offered, got = processes.answer(offers), processes.answer(agents)
     used = {"memory_growth_bytes": web.growth_in_the_end_bytes(), "web_processor_share": web.processor_share}
     return _outcome(offered, got, given.seconds) | used
 
@@ -190,6 +193,7 @@ def _report(measured: Mapping[str, Mapping[str, Any]], given: argparse.Namespace
 def main() -> None:
     """The command line."""
     given = _arguments()
+    processes.leave_on_sigterm()
     if given.folder is not None:
         given.folder.mkdir(parents=True)
         _report(_measure_all(given.folder.resolve(), given), given)

@@ -11,14 +11,12 @@ import hashlib
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.load import nginx, plain, processes
 from benchmarks.load.cores import on_core, two_cores
@@ -30,7 +28,6 @@ _TARGET_RATIO = 0.7
 _TARGET_MEMORY_BYTES = 64 * 1024**2
 _PIECE_BYTES = 16 * 1024**2
 _POLLING_SECONDS = 0.02
-_STOP_SECONDS = 20.0
 
 
 class Source:
@@ -114,15 +111,6 @@ Server = Coordinator | Plain
 Seconds = dict[str, dict[str, list[float]]]
 
 
-@contextmanager
-def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(_STOP_SECONDS)
-
-
 def _servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
     """All of them, started on the servers' core."""
     (folder / "service").mkdir()
@@ -132,12 +120,12 @@ def _servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
         servers["coordinator"] = Coordinator(stack.enter_context(Installation(folder / "service")))
         port = free_port()
         given = {"folder": str(folder / "plain"), "port": port}
-        stack.enter_context(_ended(processes.start("plain", given, folder, os.environ)))
+        stack.enter_context(processes.ended(processes.start("plain", given, folder, os.environ)))
         servers["plain"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, folder / "plain" / "bytes")
         program = nginx.program()
         if program is not None and nginx.takes_puts(program):
             port = free_port()
-            stack.enter_context(_ended(nginx.start(program, folder / "nginx", port)))
+            stack.enter_context(processes.ended(nginx.start(program, folder / "nginx", port)))
             file = folder / "nginx" / "files" / "bytes"
             servers["nginx"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, file)
     return servers
@@ -212,6 +200,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None, help="keep all files and logs here; must not exist")
     given = parser.parse_args()
+    processes.leave_on_sigterm()
     if given.folder is not None:
         given.folder.mkdir(parents=True)
         _compare(given.folder.resolve(), given)

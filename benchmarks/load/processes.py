@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +15,7 @@ from typing import Any, Self
 from benchmarks.memory import Sampling, anonymous_bytes
 
 _SAMPLE_SECONDS = 0.5
+_STOP_SECONDS = 30.0
 
 
 def _processor_seconds(pid: int) -> float:
@@ -66,6 +69,21 @@ def start(
             text=True,
             env=dict(environment),
         )
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """A context: the process ends with it at the latest."""
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(_STOP_SECONDS)
+
+
+def leave_on_sigterm() -> None:
+    """SIGTERM ends this process as an interruption does: every context is left, and with it what was started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def answer(process: subprocess.Popen[str]) -> dict[str, Any]:

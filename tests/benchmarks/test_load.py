@@ -1,10 +1,16 @@
 """What the benchmarks under load make of their samples, and the callers they use."""
 
 import http.server
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.control_plane import percentile
@@ -68,3 +74,29 @@ def test_a_part_of_a_file_is_sent_and_an_answer_counted(server: http.server.HTTP
     assert caller.get("/bytes") == 5
     with pytest.raises(SystemExit, match="404"):
         caller.get("/nothing")
+
+
+def test_the_control_plane_takes_all_that_it_started_with_it_when_it_is_told_to_end(tmp_path: Path) -> None:
+    sizes = ("--agents", "10", "--workers", "10", "--federations", "1", "--polls", "2", "--engines", "sqlite")
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-m", "benchmarks.control_plane", *sizes, "--folder", str(tmp_path / "here")]
+        running = subprocess.Popen(command, stdout=log, stderr=log)
+    started: list[psutil.Process] = []
+    try:
+        offers = tmp_path / "here" / "sqlite-full" / "offers.log"
+        deadline = time.monotonic() + 90
+        while not offers.exists():
+            assert running.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = psutil.Process(running.pid).children(recursive=True)
+        assert len(started) >= 5  # the supervisor, web, background, beat, the agents
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 128 + signal.SIGTERM
+        assert psutil.wait_procs(started, 5)[1] == []  # (gone, alive)
+    finally:
+        running.kill()
+        running.wait()
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
