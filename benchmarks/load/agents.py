@@ -116,16 +116,13 @@ async def _look_at_the_clock(load: Load) -> None:
     Once all agents run, what is there is left out of Python's collections: those stopped all agents at once, for a
     fifth of a second every few seconds, which agents in processes of their own never do to each other.
     """
-    started, frozen = time.monotonic(), False
+    await asyncio.sleep(_ALL_STARTED_SECONDS)
+    gc.collect()
+    gc.freeze()
     while not load.over():
         asked = time.monotonic()
         await asyncio.sleep(_LOOK_SECONDS)
-        if frozen:
-            load.late_seconds.append(time.monotonic() - asked - _LOOK_SECONDS)
-        elif asked - started > _ALL_STARTED_SECONDS:
-            gc.collect()
-            gc.freeze()
-            frozen = True
+        load.late_seconds.append(time.monotonic() - asked - _LOOK_SECONDS)
 
 
 async def run(given: dict[str, Any]) -> Load:

@@ -1,4 +1,4 @@
-"""What the benchmarks under load make of their samples, and the callers they use."""
+"""What the benchmarks under load make of their samples, the callers they use, and how they end."""
 
 import http.server
 import signal
