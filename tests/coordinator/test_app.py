@@ -1,6 +1,5 @@
 """The web process as a whole: health, errors, limits, OpenAPI."""
 
-import logging
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from coordinator.app import create_app
 from coordinator.database import utcnow, writing
 from coordinator.settings import get_settings
 from federated import __version__
+from tests.support.logged import Lines, logged
 from tests.support.places import lose_broker, lose_store
 from tests.support.service import Service, forget_settings, problem, running, serving
 
@@ -63,28 +63,22 @@ class TestNames:
             told = service.anonymous.get("/nowhere", headers={"X-Request-ID": given}).headers["x-request-id"]
             assert (told == given) is kept
 
-    def test_the_log_names_the_request_and_what_it_is_about(
-        self, service: Service, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        answer = service.admin.get("/v1/federations/fed_0", headers={"X-Request-ID": "mine"})
-        problem(answer, 404, "federation_unknown")
-        (line,) = lines_of("mine", caplog)
+    def test_the_log_names_the_request_and_what_it_is_about(self, service: Service) -> None:
+        with logged() as lines:
+            answer = service.admin.get("/v1/federations/fed_0", headers={"X-Request-ID": "mine"})
+            problem(answer, 404, "federation_unknown")
+            (line,) = lines_of("mine", lines)
         assert (line["event"], line["status"], line["federation_id"]) == ("request", 404, "fed_0")
 
 
-def lines_of(request_id: str, caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+def lines_of(request_id: str, lines: Lines) -> list[dict[str, Any]]:
     """What was logged of the request, which comes after its answer."""
     deadline = time.monotonic() + 10
     while True:
-        told = [line for record in caplog.records if (line := told_by(record)).get("request_id") == request_id]
+        told = [line for line in lines() if line.get("request_id") == request_id]
         if told or time.monotonic() > deadline:
             return told
         time.sleep(0.01)
-
-
-def told_by(record: logging.LogRecord) -> dict[str, Any]:
-    """The fields of a line that structlog wrote."""
-    return record.msg if isinstance(record.msg, dict) else {}
 
 
 class TestReadiness:

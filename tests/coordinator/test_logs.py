@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import structlog
+
+from tests.support.logged import logged
+
 PROGRAM = """
 import logging
 import structlog
@@ -31,3 +35,33 @@ def test_every_line_is_json_and_no_secret_stands_in_one() -> None:
     assert theirs["event"] == "got …"
     assert "ValueError" in failed["exception"]
     assert secret not in done.stderr
+
+
+UNREAD = """
+import os
+import structlog
+from coordinator import logs
+
+logs.configure("json", "tests")
+log = structlog.get_logger("ours")
+log.warning("read")
+os.close(2)
+log.warning("not written")
+print("went on")
+"""
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    done = subprocess.run([sys.executable, "-c", UNREAD], capture_output=True, text=True, check=False, timeout=60)
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["read"]
+    assert done.stdout == "went on\n"
+
+
+def test_a_logger_that_is_in_use_writes_where_the_log_goes_now() -> None:
+    log = structlog.get_logger("ours")
+    log.warning("before")
+    with logged() as lines:
+        log.warning("now")
+        log.debug("too small a matter")
+    log.warning("after")
+    assert [(line["event"], line["logger"]) for line in lines()] == [("now", "ours")]

@@ -7,6 +7,7 @@ import pytest
 from coordinator import nudge
 from coordinator.database import reading, utcnow, writing
 from coordinator.models import Organization
+from tests.support.logged import logged
 from tests.support.places import lose_broker
 from tests.support.queue import queued
 
@@ -44,11 +45,10 @@ def test_without_a_commit_nothing_is_sent(data_folder: Path) -> None:
     assert queued(nudge.ADVANCE_ROUND) == []
 
 
-def test_a_broker_that_fails_does_not_undo_the_commit(
-    data_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_that_fails_does_not_undo_the_commit(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lose_broker(monkeypatch)
-    make_organization_and_nudge()
+    with logged() as lines:
+        make_organization_and_nudge()
     with reading() as session:
         assert session.get(Organization, "org_1") is not None
-    assert "nudge_lost" in caplog.text
+    assert [line["event"] for line in lines()] == ["nudge_lost"]

@@ -16,6 +16,7 @@ from coordinator.models import Delivery
 from coordinator.nudge import celery
 from coordinator.settings import get_settings
 from coordinator.webhooks import service as webhooks
+from tests.support.logged import logged
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import Organization, created, problem
 from tests.support.stage import Stage
@@ -107,14 +108,13 @@ class TestDelivery:
             delivery["id"], "federation.created",
         )  # fmt: skip
 
-    def test_every_attempt_is_in_the_log(
-        self, stage: Stage, receiver: Receiver, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_every_attempt_is_in_the_log(self, stage: Stage, receiver: Receiver) -> None:
         hook = Hook(stage.owner, receiver.url, "federation.created")
         receiver.answers = [500]
-        stage.create()
-        stage.settle()
-        told = [line for record in caplog.records if isinstance(line := record.msg, dict) and "delivery_id" in line]
+        with logged() as lines:
+            stage.create()
+            stage.settle()
+        told = [line for line in lines() if "delivery_id" in line]
         assert [line["event"] for line in told] == ["webhook_not_delivered", "webhook_delivered"]
         assert (told[0]["reason"], told[1]["status"]) == ("answered 500", 204)
         about = {"webhook_id": hook.id, "federation_id": stage.federation_id, "type": "federation.created"}
