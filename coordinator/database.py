@@ -17,7 +17,7 @@ from typing import Annotated, TypeVar
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Engine, event, func, inspect, select
+from sqlalchemy import Connection, Engine, event, func, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.engines import BEGIN_IMMEDIATELY, end, make_engine
@@ -42,7 +42,7 @@ def utcnow() -> datetime:
 class _Opened:
     engine: Engine
     readers: sessionmaker[Session]
-    askers: sessionmaker[Session]
+    asked: Engine
     writers: sessionmaker[Session]
 
 
@@ -51,10 +51,8 @@ def _open() -> _Opened:
     engine = make_engine(get_settings().database, threads=get_settings().web_threads)
     readers = sessionmaker(_for_reading(engine), expire_on_commit=False)
     writers = sessionmaker(engine.execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
-    askers = sessionmaker(_for_asking(engine), expire_on_commit=False)
-    for session in (readers, askers):
-        event.listen(session, "before_flush", _refuse_to_write)
-    return _Opened(engine, readers, askers, writers)
+    event.listen(readers, "before_flush", _refuse_to_write)
+    return _Opened(engine, readers, _for_asking(engine), writers)
 
 
 def _for_reading(engine: Engine) -> Engine:
@@ -93,10 +91,13 @@ def reading() -> Iterator[Session]:
 
 
 @contextmanager
-def asking() -> Iterator[Session]:
-    """A session for one statement, which sees one state by itself: no transaction is begun for it and ended."""
-    with _opened().askers() as session:
-        yield session
+def asking() -> Iterator[Connection]:
+    """A connection for one statement, which sees one state by itself: no transaction is begun for it and ended.
+
+    For what is asked all the time, and for columns alone: a session would cost more than the statement.
+    """
+    with _opened().asked.connect() as connection:
+        yield connection
 
 
 @contextmanager

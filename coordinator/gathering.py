@@ -18,6 +18,8 @@ from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - the po
 from coordinator.errors import CoordinatorError
 
 _OF_ALL = (OperationalError, TimeoutError)
+_CROWDED_SIZE = 1.2
+_NEWEST_WEIGHT = 0.1
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
@@ -29,6 +31,7 @@ class _Asked(Generic[Question, Answer]):
     waiting: list[tuple[Question, asyncio.Future[Answer]]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     next_at: float = 0.0
+    usual_size: float = 1.0  # of a group, lately
     # A thread beside the pool: that may be full of those who wait for this very answer.
     thread: CapacityLimiter = field(default_factory=partial(CapacityLimiter, 1))
 
@@ -36,7 +39,8 @@ class _Asked(Generic[Question, Answer]):
 class Gathering(Generic[Question, Answer]):
     """Awaited with one question. `answer_all` runs in a thread, once at a time in each event loop.
 
-    Between the beginnings of two calls there are `pause_seconds`, in which others come.
+    Between the beginnings of two calls there are `pause_seconds`, in which others come; with `if_crowded` only while
+    groups have had several in them lately, so that one who asks alone, again and again, never waits.
 
     It gives an answer for each question, in their order; an exception among them is raised for the one who asked.
     Where it raises, nothing came of the call: what the database has to do with it is raised for all of them, after
@@ -44,9 +48,13 @@ class Gathering(Generic[Question, Answer]):
     """
 
     def __init__(
-        self, answer_all: Callable[[Sequence[Question]], Sequence[Answer | Exception]], pause_seconds: float = 0.0
+        self,
+        answer_all: Callable[[Sequence[Question]], Sequence[Answer | Exception]],
+        pause_seconds: float = 0.0,
+        *,
+        if_crowded: bool = False,
     ) -> None:
-        self._answer_all, self._pause_seconds = answer_all, pause_seconds
+        self._answer_all, self._pause_seconds, self._if_crowded = answer_all, pause_seconds, if_crowded
         self._asked: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asked[Question, Answer]] = WeakKeyDictionary()
 
     async def __call__(self, question: Question) -> Answer:
@@ -65,8 +73,10 @@ class Gathering(Generic[Question, Answer]):
             while asked.waiting:
                 if (early_seconds := asked.next_at - time()) > 0:
                     await asyncio.sleep(early_seconds)
-                asked.next_at = time() + self._pause_seconds
                 group, asked.waiting = asked.waiting, []
+                asked.usual_size += _NEWEST_WEIGHT * (len(group) - asked.usual_size)
+                crowded = asked.usual_size > _CROWDED_SIZE
+                asked.next_at = time() + self._pause_seconds * (crowded or not self._if_crowded)
                 answers = await self._answers(asked, [question for question, _ in group])
                 if len(answers) != len(group):
                     raise RuntimeError(f"{len(answers)} answers to {len(group)} questions: {self._answer_all!r}")

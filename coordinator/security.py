@@ -15,8 +15,7 @@ import jwt
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
-from sqlalchemy import BindParameter, bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy import BindParameter, Connection, bindparam, select
 
 from coordinator.credentials import KEY_PREFIX, read_public_key, secret_matches, split_secret
 from coordinator.database import asking
@@ -30,7 +29,9 @@ AUDIENCE = "fedloom"
 
 # Built once, for they are asked at every request: to build a statement costs more than to run it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
-_KEYS = select(ApiKey).where(ApiKey.id.in_(_IDS))
+_KEYS = select(ApiKey.id, ApiKey.organization_id, ApiKey.role, ApiKey.secret_sha256, ApiKey.revoked_at).where(
+    ApiKey.id.in_(_IDS)
+)
 _SIGNERS = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at).where(Worker.id.in_(_IDS))
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
@@ -57,11 +58,11 @@ class Principal:
         return self.id if self.kind == "worker" or self.organization_id is None else self.organization_id
 
 
-def authenticate(session: Session, tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
+def authenticate(connection: Connection, tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
     """For each text the principal whose key or worker token it is, or why there is none."""
     names = [_name_in(token) for token in tokens]
-    keys = _keys(session, {name.text for name in names if isinstance(name, _Name) and name.kind == "key"})
-    workers = _workers(session, {name.text for name in names if isinstance(name, _Name) and name.kind == "worker"})
+    keys = _keys(connection, {name.text for name in names if isinstance(name, _Name) and name.kind == "key"})
+    workers = _workers(connection, {name.text for name in names if isinstance(name, _Name) and name.kind == "worker"})
     return [_proven(token, name, keys, workers) for token, name in zip(tokens, names, strict=True)]
 
 
@@ -91,8 +92,19 @@ def _is_plain(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
-def _keys(session: Session, ids: Collection[str]) -> dict[str, ApiKey]:
-    return {key.id: key for key in session.scalars(_KEYS, {"ids": list(ids)})} if ids else {}
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """What of a key's row tells whether a secret is its own."""
+
+    id: str
+    organization_id: str | None
+    role: str
+    secret_sha256: str
+    revoked_at: datetime | None
+
+
+def _keys(connection: Connection, ids: Collection[str]) -> dict[str, _Holder]:
+    return {row.id: _Holder(*row) for row in connection.execute(_KEYS, {"ids": list(ids)})} if ids else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +117,12 @@ class _Signer:
     revoked_at: datetime | None
 
 
-def _workers(session: Session, ids: Collection[str]) -> dict[str, _Signer]:
-    return {row.id: _Signer(*row) for row in session.execute(_SIGNERS, {"ids": list(ids)})} if ids else {}
+def _workers(connection: Connection, ids: Collection[str]) -> dict[str, _Signer]:
+    return {row.id: _Signer(*row) for row in connection.execute(_SIGNERS, {"ids": list(ids)})} if ids else {}
 
 
 def _proven(
-    token: str, name: _Name | Unauthenticated, keys: Mapping[str, ApiKey], workers: Mapping[str, _Signer]
+    token: str, name: _Name | Unauthenticated, keys: Mapping[str, _Holder], workers: Mapping[str, _Signer]
 ) -> Principal | Unauthenticated:
     if isinstance(name, Unauthenticated):
         return name
@@ -128,7 +140,7 @@ def _worker_unknown() -> Unauthenticated:
     return Unauthenticated("worker_unknown", "The header `kid` of the token names no enrolled worker.")
 
 
-def _holder(token: str, key: ApiKey | None) -> Principal:
+def _holder(token: str, key: _Holder | None) -> Principal:
     parts = split_secret(KEY_PREFIX, token)
     if parts is None or key is None or not secret_matches(parts[1], key.secret_sha256):
         raise _key_invalid()
@@ -183,18 +195,16 @@ def require_role(principal: Principal, *roles: Role, organization_id: str | None
         raise Forbidden("role_too_small", f"This needs the role {allowed}; the credentials have {principal.role}.")
 
 
-_key_scheme = HTTPBearer(
-    scheme_name="api_key",
-    bearerFormat="flk_…",
-    description="An API key of an organization or of the installation.",
-    auto_error=False,
-)
-_worker_scheme = HTTPBearer(
-    scheme_name="worker_token",
-    bearerFormat="JWT",
-    description="A short-lived token (EdDSA) that an enrolled worker signs for itself.",
-    auto_error=False,
-)
+_KEY_SCHEME = {
+    "scheme_name": "api_key",
+    "bearerFormat": "flk_…",
+    "description": "An API key of an organization or of the installation.",
+}
+_WORKER_SCHEME = {
+    "scheme_name": "worker_token",
+    "bearerFormat": "JWT",
+    "description": "A short-lived token (EdDSA) that an enrolled worker signs for itself.",
+}
 _Header = HTTPAuthorizationCredentials | None
 
 
@@ -202,11 +212,11 @@ _buckets = Buckets(time.monotonic)
 
 
 def _authenticate_all(tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
-    with asking() as session:
-        return authenticate(session, tokens)
+    with asking() as connection:
+        return authenticate(connection, tokens)
 
 
-_authenticated = Gathering(_authenticate_all)
+_authenticated = Gathering(_authenticate_all, pause_seconds=0.02, if_crowded=True)
 
 
 async def identify(request: Request) -> Principal | None:
@@ -241,35 +251,41 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
+class _Only(HTTPBearer):
+    """A security scheme that gives the principal itself: each dependency less is less work for every request."""
+
+    def __init__(self, kind: Literal["key", "worker"], code: str, refusal: str, scheme: Mapping[str, str]) -> None:
+        super().__init__(**scheme, auto_error=False)
+        self._kind, self._code, self._refusal = kind, code, refusal
+
+    async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
+        principal = await _principal(request)
+        if principal.kind != self._kind:
+            raise Forbidden(self._code, self._refusal)
+        return principal
+
+
 async def _any_principal(
     request: Request,
-    header: Annotated[_Header, Security(_key_scheme)],
-    worker_header: Annotated[_Header, Security(_worker_scheme)],
+    header: Annotated[_Header, Security(HTTPBearer(**_KEY_SCHEME, auto_error=False))],
+    worker_header: Annotated[_Header, Security(HTTPBearer(**_WORKER_SCHEME, auto_error=False))],
 ) -> Principal:
     return await _principal(request)
 
 
-async def _key_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
-    principal = await _principal(request)
-    if principal.kind != "key":
-        raise Forbidden("api_key_needed", "This is for API keys, not for workers.")
-    return principal
+AnyPrincipal = Annotated[Principal, Depends(_any_principal)]
+KeyPrincipal = Annotated[
+    Principal, Security(_Only("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME))
+]
+WorkerPrincipal = Annotated[
+    Principal,
+    Security(_Only("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)),
+]
 
 
-async def _worker_principal(request: Request, header: Annotated[_Header, Security(_worker_scheme)]) -> Principal:
-    principal = await _principal(request)
-    if principal.kind != "worker":
-        raise Forbidden("worker_needed", "This is for enrolled workers, not for API keys.")
-    return principal
-
-
-async def _admin_principal(request: Request, header: Annotated[_Header, Security(_key_scheme)]) -> Principal:
-    principal = await _key_principal(request, header)
+async def _admin_principal(principal: KeyPrincipal) -> Principal:
     require_role(principal)
     return principal
 
 
-AnyPrincipal = Annotated[Principal, Depends(_any_principal)]
-KeyPrincipal = Annotated[Principal, Depends(_key_principal)]
-WorkerPrincipal = Annotated[Principal, Depends(_worker_principal)]
 AdminPrincipal = Annotated[Principal, Depends(_admin_principal)]

@@ -113,13 +113,13 @@ def _watcher(connection: Request) -> Watcher:
 
 
 def _newest_offer() -> int:
-    with asking() as session:
-        return service.newest_offer(session)
+    with asking() as connection:
+        return service.newest_offer(connection)
 
 
 def _offers_after(number: int) -> list[Offer]:
-    with asking() as session:
-        return list(service.offers_after(session, number))
+    with asking() as connection:
+        return list(service.offers_after(connection, number))
 
 
 def _renew_all(asked: Sequence[Renewal]) -> list[RenewAnswer | CoordinatorError]:
@@ -128,8 +128,8 @@ def _renew_all(asked: Sequence[Renewal]) -> list[RenewAnswer | CoordinatorError]
 
 
 def _have_something(worker_ids: Sequence[str]) -> list[bool]:
-    with asking() as session:
-        found = service.with_something(session, set(worker_ids))
+    with asking() as connection:
+        found = service.with_something(connection, set(worker_ids))
     return [worker_id in found for worker_id in worker_ids]
 
 
@@ -148,7 +148,7 @@ def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobAnswer |
         return service.settle(session, asked, utcnow())
 
 
-_has_something, _lease, _renew = Gathering(_have_something), Gathering(_lease_all), Gathering(_renew_all, 0.1)
+_has_something, _lease, _renew = Gathering(_have_something), Gathering(_lease_all), Gathering(_renew_all, 0.2)
 _check, _settle = Gathering(_check_all), Gathering(_settle_all)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import BindParameter, Select, bindparam, exists, func, select, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, exists, func, select, update
 from sqlalchemy import Row as RowOf
 from sqlalchemy.orm import Session
 
@@ -41,6 +41,7 @@ _OFFERS_TO = (
 _WITH_SOMETHING = (
     select(Job.worker_id).where(Job.worker_id.in_(_IDS), Job.state.in_(("offered", "leased"))).distinct()
 )
+_NEWEST_OFFER = select(func.max(Job.offered_number))
 _OFFERS_AFTER = select(Job.offered_number, Job.id, Job.worker_id).where(
     Job.state == "offered", Job.offered_number > bindparam("number")
 )
@@ -125,19 +126,19 @@ def offers_to(session: Session, worker_ids: Collection[str]) -> list[Job]:
     return list(session.scalars(_OFFERS_TO, {"ids": list(worker_ids)}))
 
 
-def with_something(session: Session, worker_ids: Collection[str]) -> set[str]:
+def with_something(connection: Connection, worker_ids: Collection[str]) -> set[str]:
     """Which of the workers have an offer, or a lease that may be lost."""
-    return set(session.scalars(_WITH_SOMETHING, {"ids": list(worker_ids)}))
+    return set(connection.scalars(_WITH_SOMETHING, {"ids": list(worker_ids)}))
 
 
-def newest_offer(session: Session) -> int:
+def newest_offer(session: Session | Connection) -> int:
     """The largest `offered_number`, 0 without any."""
-    return session.scalar(select(func.max(Job.offered_number))) or 0
+    return session.scalar(_NEWEST_OFFER) or 0
 
 
-def offers_after(session: Session, number: int) -> Sequence[tuple[int, str, str]]:
+def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:
     """Number, job id and worker id of all that stands offered with a larger number."""
-    rows = session.execute(_OFFERS_AFTER, {"number": number})
+    rows = connection.execute(_OFFERS_AFTER, {"number": number})
     return [(row.offered_number, row.id, row.worker_id) for row in rows]
 
 

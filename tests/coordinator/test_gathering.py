@@ -87,6 +87,35 @@ def test_with_a_pause_the_first_is_answered_at_once_and_those_who_come_soon_afte
     assert doubling.calls == [[2], [4, 6]]
 
 
+def test_a_pause_for_a_crowd_keeps_nobody_waiting_who_asks_alone() -> None:
+    doubling = Doubling()
+    doubling.go.set()
+    gathering = Gathering(doubling, pause_seconds=PATIENCE_SECONDS, if_crowded=True)
+
+    async def flow() -> list[int]:
+        return [await gathering(number) for number in range(0, 20, 2)]
+
+    assert run(flow()) == list(range(0, 40, 4))
+    assert len(doubling.calls) == 10
+
+
+def test_a_pause_for_a_crowd_is_made_once_there_is_one() -> None:
+    doubling = Doubling()
+    doubling.go.set()
+    gathering = Gathering(doubling, pause_seconds=0.2, if_crowded=True)
+
+    async def later(number: int, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return await gathering(number)
+
+    async def flow() -> list[int]:
+        crowd = await asyncio.gather(*(gathering(number) for number in range(0, 8, 2)))
+        return [*crowd, *await asyncio.gather(later(8, 0.0), later(10, 0.02))]
+
+    assert run(flow()) == list(range(0, 24, 4))
+    assert doubling.calls == [[0, 2, 4, 6], [8, 10]]
+
+
 def test_a_refusal_is_the_answer_of_the_one_it_is_for() -> None:
     answers = run(all_of(Doubling(), 2, 3, 4))
     assert [answers[0], answers[2]] == [4, 8]

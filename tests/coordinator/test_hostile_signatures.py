@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.credentials import read_public_key, signature_holds
-from coordinator.database import reading, utcnow, writing
+from coordinator.database import asking, utcnow, writing
 from coordinator.errors import Unauthenticated
 from coordinator.models import Organization, Worker
 from coordinator.security import authenticate
@@ -55,8 +55,8 @@ def signer(data_folder: Path) -> Identity:
 
 
 def refused(token: str) -> None:
-    with reading() as session:
-        (reason,) = authenticate(session, [token])
+    with asking() as connection:
+        (reason,) = authenticate(connection, [token])
     assert isinstance(reason, Unauthenticated)
     assert reason.detail.encode()
 
@@ -96,8 +96,8 @@ class TestTokens:
         now = int(utcnow().timestamp())
         good = {"iss": "wkr_1", "aud": "fedloom", "iat": now, "exp": now + 60, "jti": "1"}
         token = signed(signer, {"alg": "EdDSA", "kid": "wkr_1", **header}, {**good, **claims})
-        with reading() as session:
-            (principal,) = authenticate(session, [token])
+        with asking() as connection:
+            (principal,) = authenticate(connection, [token])
         if isinstance(principal, Unauthenticated):
             return
         assert principal.id == "wkr_1"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from coordinator.clients import service as clients
@@ -35,9 +36,9 @@ Renewal = tuple[str, str, RenewRequest]
 """Worker, job, and what the one asks for the other."""
 
 
-def with_something(session: Session, worker_ids: Collection[str]) -> set[str]:
+def with_something(connection: Connection, worker_ids: Collection[str]) -> set[str]:
     """Those of the workers for whom a lease might succeed."""
-    return repository.with_something(session, worker_ids)
+    return repository.with_something(connection, worker_ids)
 
 
 def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> list[Lease | None]:

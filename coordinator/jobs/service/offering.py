@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
@@ -180,11 +181,11 @@ def _sees(session: Session, principal: Principal, job: Job) -> bool:
     return principal.role == "admin" or mine
 
 
-def newest_offer(session: Session) -> int:
+def newest_offer(connection: Connection) -> int:
     """The number of the newest offer."""
-    return repository.newest_offer(session)
+    return repository.newest_offer(connection)
 
 
-def offers_after(session: Session, number: int) -> Sequence[tuple[int, str, str]]:
+def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:
     """Number, job and worker of all that stands offered with a larger number."""
-    return repository.offers_after(session, number)
+    return repository.offers_after(connection, number)
