@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import secrets
 from base64 import urlsafe_b64decode
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -39,8 +40,12 @@ def secret_matches(secret: str, secret_sha256: str) -> bool:
     return hmac.compare_digest(hash_secret(secret), secret_sha256)
 
 
+@lru_cache(maxsize=10_000)
 def read_public_key(text: str) -> Ed25519PublicKey:
-    """The key from base64url of its 32 raw bytes. Raises ValueError."""
+    """The key from base64url of its 32 raw bytes; kept, for each is needed again with its worker's next token.
+
+    Raises ValueError.
+    """
     raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if len(raw) != PUBLIC_KEY_BYTES:
         raise ValueError(f"an Ed25519 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(raw)}")

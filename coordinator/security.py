@@ -216,7 +216,7 @@ def _authenticate_all(tokens: Sequence[str]) -> list[Principal | Unauthenticated
         return authenticate(connection, tokens)
 
 
-_authenticated = Gathering(_authenticate_all, pause_seconds=0.02, if_crowded=True)
+_authenticated = Gathering(_authenticate_all, pause_seconds=0.04, if_crowded=True)
 
 
 async def identify(request: Request) -> Principal | None:
