@@ -1,6 +1,6 @@
 """The log of every process of the coordinator: structlog, as JSON unless a person looks on, and never a secret.
 
-Our own lines do not pass through `logging`: there one for each request was a seventh of what the request cost.
+Our own lines do not pass through `logging`: with one for each request that was a large part of a request's cost.
 """
 
 import json
