@@ -4,7 +4,8 @@ A real installation (`coordinator up`: web, background and beat) and its databas
 another: real HTTP over loopback, each request signed; a heartbeat every 9 to 11 s, a renewal every 20 s, a long poll
 of 30 s. Rounds of ten clients are offered at random times; the figure is the 99th percentile of all offers, the worse
 of SQLite and PostgreSQL. Beside it: a poll with 10,000 workers and 1,000 federations in the tables against ten
-workers and one, asked in turns. Training and artifacts are left out.
+workers and one, asked in turns. Training and artifacts are left out. `machine` is what a fixed piece of plain Python
+took on the servers' core, once a second: it tells a slow hour of a shared machine from slow code.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 
 from benchmarks.load import polls, postgres, processes, tables
 from benchmarks.load.cores import check_apart, on_core, two_cores
+from benchmarks.load.speed import Speed
 from benchmarks.load.tables import COHORT, SimulatedWorker, Sizes
 from benchmarks.report import print_report
 from deploy.quickstart.installation import Api, Installation
@@ -113,11 +115,11 @@ def _load(at: Place, given: argparse.Namespace) -> dict[str, Any]:
             stack.enter_context(processes.ended(offers))
         check_apart(at.web_pid, agents.pid)
         time.sleep(max(0.0, starts - time.monotonic()))
-        with processes.Usage(at.web_pid) as web:
+        with processes.Usage(at.web_pid) as web, Speed(servers) as speed:
             time.sleep(max(0.0, ends - time.monotonic()))
         offered, got = processes.answer(offers), processes.answer(agents)
     used = {"memory_growth_bytes": web.growth_in_the_end_bytes(), "web_processor_share": web.processor_share}
-    return _outcome(offered, got, given.seconds) | used
+    return _outcome(offered, got, given.seconds) | used | {"machine": _times(speed.samples)}
 
 
 def _outcome(offered: Mapping[str, Any], got: Mapping[str, Any], seconds: float) -> dict[str, Any]:

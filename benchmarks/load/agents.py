@@ -1,6 +1,6 @@
 """Simulated agents: each beats, leases, renews and submits as a worker agent does, and trains nothing.
 
-A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has an HTTP client of its own and signs
+A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections of its own and signs
 each request with its own key, by the worker agent's own code. Nothing is tried again: what fails is an error.
 """
 
@@ -8,7 +8,6 @@ import asyncio
 import gc
 import json
 import random
-import ssl
 import sys
 import time
 import uuid
@@ -16,11 +15,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import httpx
+import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from worker_agent.connection import LIMITS, Clock, SignedRequests, apart
+from benchmarks.load.wire import Answer, Wire
+from worker_agent.connection import apart
 from worker_agent.identity import Identity, WorkerRecord
 
 HEARTBEAT_SECONDS = 10.0
@@ -28,8 +28,6 @@ RENEW_SECONDS = 20.0
 LONG_POLL_SECONDS = 30.0
 _ALL_STARTED_SECONDS = HEARTBEAT_SECONDS + 5.0
 _LOOK_SECONDS = 0.02
-_TIMEOUT_SECONDS = 60.0
-_TLS = ssl.create_default_context()
 
 
 class Load:
@@ -55,19 +53,16 @@ class Agent:
             url=load.url, worker_id=worker_id, organization_id="", organization_name="", name=worker_id
         )
         self._load, self._boot_id = load, uuid.uuid4().hex
-        auth = SignedRequests(Identity(record, key), Clock())
-        self._http = httpx.AsyncClient(
-            base_url=load.url, auth=auth, verify=_TLS, limits=LIMITS, timeout=_TIMEOUT_SECONDS, trust_env=False
-        )
+        self._identity, self._wire = Identity(record, key), Wire(load.url)
 
     async def run(self, start_after_seconds: float) -> None:
         """Beats and works until the time is up."""
         await asyncio.sleep(start_after_seconds)
-        async with self._http:
-            beating = asyncio.create_task(self._beat())
-            while not self._load.over():
-                await self._work_once()
-            beating.cancel()
+        beating = asyncio.create_task(self._beat())
+        while not self._load.over():
+            await self._work_once()
+        beating.cancel()
+        self._wire.close()
 
     async def _beat(self) -> None:
         while True:
@@ -80,9 +75,10 @@ class Agent:
         answer = await self._post("lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds})
         if answer is None:
             await asyncio.sleep(1.0)
-        elif answer.status_code == 200:
-            job_id = answer.json()["job_id"]
-            self._load.received[job_id] = time.monotonic()
+        elif answer.status == 200:
+            received = time.monotonic()
+            job_id = json.loads(answer.body)["job_id"]
+            self._load.received[job_id] = received
             await self._do(f"/v1/jobs/{job_id}")
 
     async def _do(self, path: str) -> None:
@@ -95,15 +91,15 @@ class Agent:
         evaluation = {"shared": {"examples": 20.0, "loss": 0.5, "accuracy": 0.75}}
         await self._post("submit", f"{path}/submit", {"evaluation": evaluation, "seconds": {"evaluation": 1.0}})
 
-    async def _post(self, name: str, path: str, body: dict[str, Any]) -> httpx.Response | None:
+    async def _post(self, name: str, path: str, body: dict[str, Any]) -> Answer | None:
         started = time.monotonic()
         try:
-            answer = await self._http.post(path, json=body)
-        except httpx.HTTPError as error:
+            answer = await self._wire.post(path, body, self._identity.token(time.time()))
+        except (OSError, TimeoutError) as error:
             self._load.errors[f"{name}: {type(error).__name__} {error}"] += 1
             return None
-        if answer.is_error:
-            self._load.errors[f"{name}: {answer.status_code} {answer.text[:200]}"] += 1
+        if answer.status >= 400:
+            self._load.errors[f"{name}: {answer.status} {answer.body[:200]!r}"] += 1
             return None
         if name != "lease":
             self._load.seconds[name].append(time.monotonic() - started)
@@ -141,7 +137,7 @@ async def run(given: dict[str, Any]) -> Load:
 
 def main() -> None:
     """The command line: one JSON object in, one out."""
-    load = asyncio.run(run(json.loads(sys.argv[1])))
+    load = uvloop.run(run(json.loads(sys.argv[1])))
     told = {"received": load.received, "seconds": load.seconds, "errors": load.errors, "late": load.late_seconds}
     print(json.dumps(told | {"processor_seconds": time.process_time()}), flush=True)
 

@@ -1,6 +1,7 @@
 """What the benchmarks under load make of their samples, the callers they use, and how they end."""
 
 import http.server
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from benchmarks.control_plane import percentile
 from benchmarks.load.http import Caller
+from benchmarks.load.speed import Speed
 from benchmarks.transfer import Source, ratio
 
 
@@ -37,6 +39,14 @@ def test_a_renewed_source_has_other_bytes_and_their_digest(tmp_path: Path) -> No
         digests.add(source.digest)
     assert len(digests) == 2
     assert source.path.stat().st_size == 1000
+
+
+def test_the_speed_of_a_core_is_sampled_without_moving_whoever_samples() -> None:
+    before = os.sched_getaffinity(0)
+    with Speed(max(before)) as speed:
+        assert os.sched_getaffinity(0) == before
+    assert len(speed.samples) >= 2
+    assert all(seconds > 0 for seconds in speed.samples)
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
