@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Connection, Engine, event, func, inspect, select
+from sqlalchemy import Connection, Engine, Executable, event, func, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.engines import BEGIN_IMMEDIATELY, end, make_engine
@@ -52,7 +52,9 @@ def _open() -> _Opened:
     readers = sessionmaker(_for_reading(engine), expire_on_commit=False)
     writers = sessionmaker(engine.execution_options(**BEGIN_IMMEDIATELY), expire_on_commit=False)
     event.listen(readers, "before_flush", _refuse_to_write)
-    return _Opened(engine, readers, _for_asking(engine), writers)
+    asked = _for_asking(engine)
+    event.listen(asked, "before_execute", _refuse_all_but_select)
+    return _Opened(engine, readers, asked, writers)
 
 
 def _for_reading(engine: Engine) -> Engine:
@@ -63,7 +65,7 @@ def _for_reading(engine: Engine) -> Engine:
 
 def _for_asking(engine: Engine) -> Engine:
     if engine.dialect.name == "sqlite":  # beginning costs nothing there
-        return engine
+        return engine.execution_options()
     return engine.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
 
 
@@ -83,6 +85,11 @@ def _refuse_to_write(session: Session, context: object, instances: object) -> No
         raise RuntimeError("a reading session cannot write")
 
 
+def _refuse_all_but_select(connection: Connection, statement: Executable, *_: object) -> None:
+    if not statement.is_select:  # there is no transaction that would take a change back, or keep it
+        raise RuntimeError(f"{type(statement).__name__} on a connection for a question: it takes a select alone")
+
+
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that sees one state of the database and changes nothing."""
@@ -98,6 +105,22 @@ def asking() -> Iterator[Connection]:
     """
     with _opened().asked.connect() as connection:
         yield connection
+
+
+def told_of(channel: str) -> Any | None:
+    """A connection (psycopg) that hears of `channel`, its caller's to close; None on an engine that tells nothing."""
+    if engine().dialect.name != "postgresql":
+        return None
+    lent = engine().raw_connection()
+    connection: Any = lent.dbapi_connection
+    lent.detach()
+    try:
+        connection.autocommit = True
+        connection.execute(f"LISTEN {channel}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - the pool's
 
+from coordinator import precedence
 from coordinator.errors import CoordinatorError
 
 _OF_ALL = (OperationalError, TimeoutError)
@@ -40,7 +41,8 @@ class Gathering(Generic[Question, Answer]):
     """Awaited with one question. `answer_all` runs in a thread, once at a time in each event loop.
 
     Between the beginnings of two calls there are `pause_seconds`, in which others come; with `if_crowded` only while
-    groups have had several in them lately, so that one who asks alone, again and again, never waits.
+    groups have had several in them lately, so that one who asks alone, again and again, never waits. A `patient` call
+    lets others go first.
 
     It gives an answer for each question, in their order; an exception among them is raised for the one who asked.
     Where it raises, nothing came of the call: what the database has to do with it is raised for all of them, after
@@ -53,8 +55,10 @@ class Gathering(Generic[Question, Answer]):
         pause_seconds: float = 0.0,
         *,
         if_crowded: bool = False,
+        patient: bool = False,
     ) -> None:
         self._answer_all, self._pause_seconds, self._if_crowded = answer_all, pause_seconds, if_crowded
+        self._turn = precedence.patient if patient else precedence.urgent
         self._asked: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asked[Question, Answer]] = WeakKeyDictionary()
 
     async def __call__(self, question: Question) -> Answer:
@@ -91,7 +95,8 @@ class Gathering(Generic[Question, Answer]):
         self, asked: _Asked[Question, Answer], questions: Sequence[Question]
     ) -> Sequence[Answer | Exception]:
         try:
-            return await to_thread.run_sync(self._answer_all, questions, limiter=asked.thread)
+            async with self._turn():
+                return await to_thread.run_sync(self._answer_all, questions, limiter=asked.thread)
         except _OF_ALL as error:
             return [error] * len(questions)
         except Exception as error:

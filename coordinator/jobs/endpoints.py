@@ -107,7 +107,8 @@ async def show_job(
 def _watcher(connection: Request) -> Watcher:
     state = connection.app.state
     if not hasattr(state, "job_watcher"):
-        state.job_watcher = Watcher(_newest_offer, _offers_after, get_settings().offer_poll_seconds)
+        poll_seconds = get_settings().offer_poll_seconds
+        state.job_watcher = Watcher(_newest_offer, _offers_after, service.offers_told, poll_seconds)
     watcher: Watcher = state.job_watcher
     return watcher
 
@@ -148,8 +149,9 @@ def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobAnswer |
         return service.settle(session, asked, utcnow())
 
 
-_has_something, _lease, _renew = Gathering(_have_something), Gathering(_lease_all), Gathering(_renew_all, 0.2)
-_check, _settle = Gathering(_check_all), Gathering(_settle_all)
+_has_something, _lease = Gathering(_have_something), Gathering(_lease_all)
+_renew = Gathering(_renew_all, pause_seconds=0.2, patient=True)
+_check, _settle = Gathering(_check_all, patient=True), Gathering(_settle_all, patient=True)
 
 
 async def _delivered(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:

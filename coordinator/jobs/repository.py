@@ -10,7 +10,11 @@ from sqlalchemy.orm import Session
 
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round
 
+OFFERED = "fedloom_offered"
+"""The channel on which PostgreSQL tells of new offers."""
+
 Row = TypeVar("Row", Client, Round)
+WithAll = RowOf[Job, Client, Federation, Organization, Round, Artifact]
 
 # What agents ask all the time, built once: to build a statement costs more than to run it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
@@ -23,8 +27,8 @@ _WITH_ALL = (
     .join(Organization, Federation.organization_id == Organization.id)
     .outerjoin(Round, Job.round_id == Round.id)
     .outerjoin(Artifact, Job.instruction_digest == Artifact.digest)
-    .where(Job.id.in_(_IDS))
 )
+_BY_ID_WITH_ALL = _WITH_ALL.where(Job.id.in_(_IDS))
 _LEASED_BY = (
     select(Job)
     .where(Job.worker_id.in_(_IDS), Job.state == "leased")
@@ -33,15 +37,16 @@ _LEASED_BY = (
     .execution_options(**_LOCKED)
 )
 _OFFERS_TO = (
-    select(Job)
-    .where(Job.worker_id.in_(_IDS), Job.state == "offered")
+    _WITH_ALL.where(Job.worker_id.in_(_IDS), Job.state == "offered")
     .order_by(Job.id)
-    .with_for_update(skip_locked=True)
+    .with_for_update(of=Job, skip_locked=True)
 )
 _WITH_SOMETHING = (
     select(Job.worker_id).where(Job.worker_id.in_(_IDS), Job.state.in_(("offered", "leased"))).distinct()
 )
 _NEWEST_OFFER = select(func.max(Job.offered_number))
+_TELL = select(func.pg_notify(OFFERED, bindparam("worker_ids")))
+_TOLD_AT_ONCE = 200
 _OFFERS_AFTER = select(Job.offered_number, Job.id, Job.worker_id).where(
     Job.state == "offered", Job.offered_number > bindparam("number")
 )
@@ -121,9 +126,9 @@ def leased_by(session: Session, worker_ids: Collection[str]) -> list[Job]:
     return list(session.scalars(_LEASED_BY, {"ids": list(worker_ids)}))
 
 
-def offers_to(session: Session, worker_ids: Collection[str]) -> list[Job]:
-    """The offers to these workers that nobody else is changing just now, locked."""
-    return list(session.scalars(_OFFERS_TO, {"ids": list(worker_ids)}))
+def offers_to(session: Session, worker_ids: Collection[str]) -> Sequence[WithAll]:
+    """The offers to these workers that nobody else is changing just now, locked, each as `with_all` gives it."""
+    return session.execute(_OFFERS_TO, {"ids": list(worker_ids)}).all()
 
 
 def with_something(connection: Connection, worker_ids: Collection[str]) -> set[str]:
@@ -134,6 +139,14 @@ def with_something(connection: Connection, worker_ids: Collection[str]) -> set[s
 def newest_offer(session: Session | Connection) -> int:
     """The largest `offered_number`, 0 without any."""
     return session.scalar(_NEWEST_OFFER) or 0
+
+
+def tell_of_offers(session: Session, worker_ids: Sequence[str]) -> None:
+    """At its commit the transaction tells those who listen for which workers it made an offer (PostgreSQL)."""
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    for first in range(0, len(worker_ids), _TOLD_AT_ONCE):  # a notice has less than 8,000 bytes
+        session.execute(_TELL, {"worker_ids": " ".join(worker_ids[first : first + _TOLD_AT_ONCE])})
 
 
 def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:
@@ -158,11 +171,9 @@ def rows(session: Session, model: type[Row], ids: Collection[str]) -> dict[str, 
     return {row.id: row for row in session.scalars(select(model).where(model.id.in_(ids)))}
 
 
-def with_all(
-    session: Session, job_ids: Collection[str]
-) -> Sequence[RowOf[Job, Client, Federation, Organization, Round, Artifact]]:
+def with_all(session: Session, job_ids: Collection[str]) -> Sequence[WithAll]:
     """The jobs with these ids, each with client, federation, its owner, round and instruction."""
-    return session.execute(_WITH_ALL, {"ids": list(job_ids)}).all()
+    return session.execute(_BY_ID_WITH_ALL, {"ids": list(job_ids)}).all()
 
 
 def lock_rounds_of(session: Session, job_ids: Collection[str]) -> None:

@@ -1,7 +1,8 @@
 """Wakes those who wait for a job: one watcher per web process, however many wait.
 
-It reads which offers are new, and wakes the workers they are for. What tells it could as well be a LISTEN: only the
-two functions it is made with know the database.
+It is told for which workers there is an offer, and wakes them. What it is not told it finds: it reads which offers
+are new, every second while it is told of them, else every few milliseconds. Only what it is made with knows the
+database.
 
 Numbers of offers need not become visible in their order: a transaction that drew its number earlier may commit
 later. So what was offered within the last `SETTLE_SECONDS` is read again and told from what is known.
@@ -12,10 +13,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, to_thread
+
+from coordinator.notices import Notices
 
 SETTLE_SECONDS = 5.0
 
@@ -25,12 +28,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Watcher:
-    """For one event loop. `offers_after(number)` gives (number, job id, worker id); `newest()` the largest number."""
+    """For one event loop. `offers_after(number)` gives (number, job id, worker id); `newest()` the largest number.
+
+    `told()` gives what `Notices` listens on, where worker ids are told, with spaces between them.
+    """
 
     def __init__(
-        self, newest: Callable[[], int], offers_after: Callable[[int], Sequence[Offer]], poll_seconds: float
+        self,
+        newest: Callable[[], int],
+        offers_after: Callable[[int], Sequence[Offer]],
+        told: Callable[[], Any | None],
+        poll_seconds: float,
     ) -> None:
-        self._newest, self._offers_after, self._poll_seconds = newest, offers_after, poll_seconds
+        self._newest, self._offers_after = newest, offers_after
+        self._notices = Notices(told, self._hear, poll_seconds)
+        self._told: set[str] = set()
+        self._untold: set[str] = set()
+        self._listened = False
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
@@ -51,16 +65,22 @@ class Watcher:
             self._waiters[worker_id].discard(woken)
             if not self._waiters[worker_id]:
                 del self._waiters[worker_id]
+            if not self._waiters:
+                self._notices.wake()
 
     async def _watch(self) -> None:
         known: Known | None = None
-        while self._waiters:
-            try:
-                known = await self._look(known)
-            except Exception as error:  # whatever it is, those who wait must not wait in vain from now on
-                _log.warning("offers_not_read", reason=repr(error))
-            self._began.set()
-            await asyncio.sleep(self._poll_seconds)
+        try:
+            while self._waiters:
+                try:
+                    known = await self._look(known)
+                except Exception as error:  # whatever it is, those who wait must not wait in vain from now on
+                    _log.warning("offers_not_read", reason=repr(error))
+                self._began.set()
+                await self._notices.wait()
+        finally:
+            self._notices.close()
+            self._untold, self._told, self._listened = set(), set(), False
 
     async def _asked(self, question: Callable[[], Answer]) -> Answer:
         # A thread beside the pool: that may be full of those who lease what was offered a moment ago.
@@ -71,9 +91,24 @@ class Watcher:
             known = Known(await self._asked(self._newest))
             self._wake(set(self._waiters))
             return known
+        listening = self._notices.listening
         offers = await self._asked(partial(self._offers_after, known.settled))
-        self._wake({worker_id for _, _, worker_id in known.new(offers, asyncio.get_running_loop().time())})
+        found = {worker_id for _, _, worker_id in known.new(offers, asyncio.get_running_loop().time())}
+        self._wake(found)
+        self._compare(found, listening=listening)
         return known
+
+    def _compare(self, found: set[str], *, listening: bool) -> None:
+        """What was offered while it listened is missed if it is not told by the look after the one that found it."""
+        if listening and self._untold - self._told:
+            self._notices.distrust()
+        self._untold = found - self._told if listening and self._listened else set()
+        self._listened, self._told = listening, set()
+
+    def _hear(self, worker_ids: str) -> None:
+        told = set(worker_ids.split())
+        self._told |= told
+        self._wake(told)
 
     def _wake(self, worker_ids: set[str]) -> None:
         for worker_id in worker_ids & self._waiters.keys():

@@ -28,7 +28,7 @@ def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatAn
         return service.hear(session, heard, utcnow())
 
 
-_hear = Gathering(_hear_all, pause_seconds=0.2)
+_hear = Gathering(_hear_all, pause_seconds=0.2, patient=True)
 router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 
 

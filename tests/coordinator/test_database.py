@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import Executable, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 import coordinator
@@ -166,22 +166,42 @@ class TestReading:
 
 
 class TestAsking:
+    COUNT = select(func.count()).select_from(Organization)
+
     def test_each_statement_sees_what_is_committed_by_then(self, data_folder: Path) -> None:
         with asking() as connection:
-            assert connection.scalar(text("SELECT count(*) FROM organizations")) == 0
+            assert connection.scalar(self.COUNT) == 0
         with writing() as session:
             session.add(organization())
         with asking() as connection:
-            assert connection.scalar(text("SELECT name FROM organizations")) == "Bank"
+            assert connection.scalar(select(Organization.name)) == "Bank"
 
     @pytest.mark.engines
     def test_on_postgresql_no_transaction_is_left_open(self, data_folder: Path) -> None:
         """Two statements would see one state if there were one."""
         with asking() as connection:
-            assert connection.scalar(text("SELECT count(*) FROM organizations")) == 0
+            assert connection.scalar(self.COUNT) == 0
             with writing() as other:
                 other.add(organization())
-            assert connection.scalar(text("SELECT count(*) FROM organizations")) == 1
+            assert connection.scalar(self.COUNT) == 1
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            insert(Organization).values(id="a", name="Bank"),
+            update(Organization).values(name="Other"),
+            delete(Organization),
+            text("DELETE FROM organizations"),
+        ],
+        ids=["insert", "update", "delete", "text"],
+    )
+    def test_nothing_is_changed_by_a_question(self, data_folder: Path, statement: Executable) -> None:
+        with writing() as session:
+            session.add(organization())
+        with asking() as connection, pytest.raises(RuntimeError, match="it takes a select alone"):
+            connection.execute(statement)
+        with reading() as session:
+            assert session.scalars(select(Organization.name)).all() == ["Bank"]
 
 
 class TestLockRow:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 
 from coordinator import engines
@@ -51,12 +51,12 @@ class TestSqlite:
 class TestPostgres:
     def test_connections_that_were_ended_while_they_lay_idle_are_replaced(self, data_folder: Path) -> None:
         with asking() as one, asking() as another:
-            pids = {one.scalar(text("SELECT pg_backend_pid()")), another.scalar(text("SELECT pg_backend_pid()"))}
+            pids = {one.scalar(select(func.pg_backend_pid())), another.scalar(select(func.pg_backend_pid()))}
         self.end_all()
         time.sleep(1.1)
         for opened in (asking, reading, writing):
             with opened() as session, opened() as beside:
-                now = {opened.scalar(text("SELECT pg_backend_pid()")) for opened in (session, beside)}
+                now = {opened.scalar(select(func.pg_backend_pid())) for opened in (session, beside)}
                 assert len(now) == 2
                 assert not now & pids
 
@@ -64,12 +64,12 @@ class TestPostgres:
         self, data_folder: Path
     ) -> None:
         with asking() as session, asking() as beside:
-            assert session.scalar(text("SELECT 1")) == beside.scalar(text("SELECT 1"))
+            assert session.scalar(select(1)) == beside.scalar(select(1))
         self.end_all()
         with pytest.raises(OperationalError), asking() as session:
-            session.scalar(text("SELECT 1"))
+            session.scalar(select(1))
         with asking() as session, asking() as beside:
-            assert session.scalar(text("SELECT 1")) == beside.scalar(text("SELECT 1"))
+            assert session.scalar(select(1)) == beside.scalar(select(1))
 
     def end_all(self) -> None:
         url = engine().url.set(drivername="postgresql").render_as_string(hide_password=False)

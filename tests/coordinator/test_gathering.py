@@ -208,3 +208,19 @@ def test_each_goes_on_after_a_refusal() -> None:
     assert isinstance(answers[1], Conflict)
     with pytest.raises(ZeroDivisionError):
         each([1], lambda number: number // 0)
+
+
+def test_a_patient_call_waits_for_another_gatherings_call() -> None:
+    async def flow() -> tuple[list[list[int]], int]:
+        urgent, patient = Doubling(), Doubling()
+        patient.go.set()
+        first = asyncio.create_task(Gathering(urgent)(2))
+        await asyncio.to_thread(urgent.begun.wait, PATIENCE_SECONDS)
+        second = asyncio.create_task(Gathering(patient, patient=True)(4))
+        await asyncio.sleep(0.05)
+        meanwhile = list(patient.calls)
+        urgent.go.set()
+        await first
+        return meanwhile, await second
+
+    assert run(flow()) == ([], 8)

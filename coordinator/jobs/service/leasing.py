@@ -49,8 +49,9 @@ def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> 
     slot, and then what they have leased, in the order in which everybody locks jobs.
     """
     rows = workers.locked(session, {worker_id for worker_id, _ in asked})
-    theirs = [*repository.leased_by(session, rows), *repository.offers_to(session, rows)]
-    jobs = Together(session, [job.id for job in theirs])
+    leased, offered = repository.leased_by(session, rows), repository.offers_to(session, rows)
+    jobs = Together(session, [job.id for job in leased], offered)
+    theirs = [*leased, *(row[0] for row in offered)]
     of_worker: dict[str, list[Job]] = {worker_id: [] for worker_id in rows}
     for job in theirs:
         of_worker[job.worker_id].append(job)

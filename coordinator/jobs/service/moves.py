@@ -25,6 +25,7 @@ def offer_again(session: Session, job: Job, event: Literal["retry", "hand_back",
     job.attempt += event == "retry"
     job.boot_id = job.lease_expires_at = job.progress = None
     job.offered_number = next_number(session, now)
+    repository.tell_of_offers(session, [job.worker_id])
 
 
 def end(session: Session, job: Job, event: lifecycle.Event, problem: dict[str, Any] | None, now: datetime) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
+from coordinator.database import told_of
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer
@@ -57,6 +58,7 @@ def offer(
     }
     session.add_all(new.values())
     session.flush()
+    repository.tell_of_offers(session, [job.worker_id for job in new.values()])
     readers = {(job.instruction_digest, job.worker_id) for job in new.values() if job.instruction_digest is not None}
     artifacts.grant(session, readers)
     return [earlier.get(client_id) or new[client_id] for client_id in ids]
@@ -184,6 +186,11 @@ def _sees(session: Session, principal: Principal, job: Job) -> bool:
 def newest_offer(connection: Connection) -> int:
     """The number of the newest offer."""
     return repository.newest_offer(connection)
+
+
+def offers_told() -> Any | None:
+    """A connection on which the workers of new offers are told; None where the database tells nothing."""
+    return told_of(repository.OFFERED)
 
 
 def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:

@@ -1,6 +1,6 @@
 """Jobs with what they belong to, read with one statement however many they are."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -11,9 +11,11 @@ from coordinator.models import Artifact, Client, Federation, Job, Organization, 
 class Together:
     """Keeps the rows of these jobs, so that the session need not ask for them one by one."""
 
-    def __init__(self, session: Session, job_ids: Collection[str]) -> None:
+    def __init__(self, session: Session, job_ids: Collection[str], read: Sequence[repository.WithAll] = ()) -> None:
+        """`read`: rows of other jobs that were read already."""
         self.session = session
-        self._rows = {row[0].id: row for row in repository.with_all(session, job_ids)}
+        new = repository.with_all(session, job_ids) if job_ids else ()
+        self._rows = {row[0].id: row for row in (*new, *read)}
         self._submitted: dict[str, int] = {}
 
     def job(self, job_id: str) -> Job | None:

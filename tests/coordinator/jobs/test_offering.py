@@ -1,16 +1,20 @@
 """What rounds and federations do with jobs, over real sessions."""
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from coordinator.database import reading, utcnow, writing
 from coordinator.errors import Conflict
+from coordinator.jobs import repository
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Grant, Job, Round
+from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_ROUND
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import Stage, set_up, train_body
+from tests.coordinator.jobs.stage import BOOT, Stage, set_up, train_body
 from tests.support.queue import queued
 
 MEMORY = "sha256:" + "5" * 64
@@ -19,6 +23,15 @@ MEMORY = "sha256:" + "5" * 64
 @pytest.fixture
 def stage(data_folder: Path) -> Stage:
     return set_up(data_folder)
+
+
+def told(count: int, do: Callable[[], object]) -> list[str]:
+    """The texts of that many notices of offers, of those that came of it."""
+    connection = jobs.offers_told()
+    assert connection is not None
+    with closing(connection):
+        do()
+        return [notice.payload for notice in connection.notifies(timeout=10, stop_after=count)]
 
 
 def submitted(stage: Stage, memory_digest: str | None = MEMORY) -> str:
@@ -155,3 +168,39 @@ def test_the_answers_for_many_jobs_say_what_each_one_says(stage: Stage) -> None:
         (ids[0], "train", 0, 1),
         (ids[1], "describe", 0, None),
     ]
+
+
+@pytest.mark.engines
+class TestTelling:
+    """What PostgreSQL tells those who wait."""
+
+    def test_an_offer_is_told_with_its_worker(self, stage: Stage) -> None:
+        assert told(1, stage.offer) == [stage.worker_id]
+
+    def test_a_job_that_is_offered_again_is_told(self, stage: Stage) -> None:
+        job_id = stage.leased()
+
+        def hand_back() -> None:
+            with writing() as session:
+                jobs.hand_back(session, job_id, BOOT, utcnow())
+
+        assert told(1, hand_back) == [stage.worker_id]
+
+    def test_an_offer_that_was_made_before_is_not_told_again(self, stage: Stage) -> None:
+        stage.offer()
+
+        def offer_twice() -> None:
+            stage.offer()
+            stage.offer(client_id=stage.another_client("b"))
+
+        assert told(1, offer_twice) == [stage.worker_id]
+
+    def test_a_large_cohort_is_told_in_several_notices(self, stage: Stage) -> None:
+        workers = [new_id("wkr") for _ in range(1000)]
+
+        def tell() -> None:
+            with writing() as session:
+                repository.tell_of_offers(session, workers)
+
+        texts = told(5, tell)
+        assert " ".join(texts).split() == workers

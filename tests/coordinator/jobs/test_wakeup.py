@@ -35,7 +35,7 @@ class Offers:
         return [offer for offer in self.rows if offer[0] > number]
 
     def watcher(self) -> Watcher:
-        return Watcher(self.newest, self.after, poll_seconds=0.001)
+        return Watcher(self.newest, self.after, lambda: None, poll_seconds=0.001)
 
     async def read_again(self) -> None:
         seen = self.readings
