@@ -22,6 +22,7 @@ ROUNDS = 3
 CONFIG = {"local_steps": 60, "batch_size": 8, "learning_rate": 0.02}
 OUTAGE_SECONDS = float(os.environ.get("FEDLOOM_TESTS_OUTAGE_SECONDS", "5"))
 ROLES = ("web", "background", "beat")
+STUCK_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -124,15 +125,31 @@ class TestTheBroker:
         with psycopg.connect(database) as holding, Redis.from_url(place["FEDLOOM_BROKER_URL"]) as broker:
             # What beat sends to be renewed waits for this: two tasks begun, two taken and not acknowledged.
             holding.execute("LOCK TABLE processes IN SHARE MODE")
-            until(nodes, lambda: broker.hlen("unacked") == 2)
-            servers.redis.kill()
-            holding.rollback()
-            until(nodes, lambda: nodes.installation.text_of_log().count("Couldn't ack") >= 2)
-            servers.redis.start()
+            until(nodes, lambda: len(stuck(broker)) == 2)
+            with killed(servers.redis):
+                holding.rollback()
+                until(nodes, lambda: nodes.installation.text_of_log().count("Couldn't ack") >= 2)
             since = time.time()
             until(nodes, lambda: beat_heard(holding) > since)
         nodes.end(nodes.start(rounds=1))
         ready_again(nodes)
+
+
+@contextmanager
+def killed(server: Server) -> Iterator[None]:
+    """No such server inside the block; whatever comes of it, those after it have one."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+def stuck(broker: Redis) -> set[Any]:
+    """The messages that are taken and stay so: another task's may be among those taken at one moment."""
+    before = set(broker.hkeys("unacked"))
+    time.sleep(STUCK_SECONDS)
+    return before & set(broker.hkeys("unacked"))
 
 
 def until(nodes: Consortium, holds: Callable[[], bool]) -> None:
