@@ -7,7 +7,7 @@ thread.
 """
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Connection, Engine, Executable, event, func, inspect, select
+from sqlalchemy import ARRAY, Connection, Engine, Executable, String, bindparam, event, func, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.engines import BEGIN_IMMEDIATELY, end, make_engine
@@ -28,6 +28,12 @@ _BEFORE_COMMIT = "fedloom_before_commit"
 _LAST = "fedloom_last_before_commit"
 _AFTER_COMMIT = "fedloom_after_commit"
 _opening = threading.Lock()
+# In the order of the names, as everybody does: two orders would lock each other out.
+_LOCK_NAMES = select(
+    func.pg_advisory_xact_lock(
+        func.hashtextextended(func.unnest(bindparam("names", type_=ARRAY(String))).column_valued("name"), 0)
+    )
+)
 
 Row = TypeVar("Row", bound=Base)
 Result = TypeVar("Result")
@@ -162,13 +168,13 @@ def lock_row(session: Session, model: type[Row], key: str) -> Row | None:
     return session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
 
 
-def lock_name(session: Session, name: str) -> None:
-    """Waits until no other writing session holds this name, and holds it until the commit.
+def lock_names(session: Session, names: Collection[str]) -> None:
+    """Waits until no other writing session holds one of these names, and holds them until the commit.
 
     SQLite has no such locks and needs none: a writing session is alone there.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+        session.execute(_LOCK_NAMES, {"names": sorted(names)})
 
 
 def dispose() -> None:

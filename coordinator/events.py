@@ -5,16 +5,16 @@ Events get their numbers at the end of their transaction, one transaction of a f
 they come to light in the order of their numbers: whoever read up to a number has missed none below it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import or_, select
+from sqlalchemy import BindParameter, bindparam, select, union
 from sqlalchemy.orm import Session
 
-from coordinator.database import before_commit, lock_name, utcnow
+from coordinator.database import before_commit, lock_names, utcnow
 from coordinator.models import Client, Delivery, Event, Federation, Invitation, Webhook
 from coordinator.models.base import new_id
 from coordinator.nudge import DELIVER, nudge
@@ -37,6 +37,18 @@ READERS: Final = ("invited", "accepted")
 """States of an invitation in which an organisation may read a federation's events."""
 _CONCERNED: Final = ("client_id", "organization_id")
 _PENDING: Final = "fedloom_events"
+_THESE: BindParameter[str] = bindparam("federation_ids", expanding=True)
+_READERS: Final = union(
+    select(Federation.id.label("federation_id"), Federation.organization_id).where(Federation.id.in_(_THESE)),
+    select(Invitation.federation_id, Invitation.organization_id).where(
+        Invitation.federation_id.in_(_THESE), Invitation.state.in_(READERS)
+    ),
+).subquery()
+_LISTENERS: Final = (
+    select(_READERS.c.federation_id, Webhook)
+    .join(Webhook, Webhook.organization_id == _READERS.c.organization_id)
+    .order_by(_READERS.c.federation_id, Webhook.id)
+)
 
 
 def append(session: Session, federation_id: str, type: str, **data: Any) -> None:  # noqa: A002 - the column's name
@@ -80,31 +92,21 @@ def wants(filters: Iterable[str], type: str) -> bool:  # noqa: A002 - the column
 
 def _write(session: Session, events: Sequence[Event]) -> None:
     session.flush()  # all other rows are locked by now, and who left is gone
-    for federation_id in sorted({event.federation_id for event in events}):
-        lock_name(session, f"events {federation_id}")
+    federation_ids = {event.federation_id for event in events}
+    lock_names(session, [f"events {federation_id}" for federation_id in federation_ids])
     session.add_all(events)
     session.flush()
-    _tell(session, events)
+    _tell(session, events, federation_ids)
 
 
-def _tell(session: Session, events: Sequence[Event]) -> None:
-    for federation_id in {event.federation_id for event in events}:
+def _tell(session: Session, events: Sequence[Event], federation_ids: Collection[str]) -> None:
+    # Webhooks of the organisations that may read a federation's events, now that all has happened.
+    for federation_id, webhook in session.execute(_LISTENERS, {"federation_ids": list(federation_ids)}).all():
         of_it = [event for event in events if event.federation_id == federation_id]
-        for webhook in _listeners(session, federation_id):
-            for event in for_organization(session, webhook.organization_id, federation_id, of_it):
-                if wants(webhook.events, event.type):
-                    session.add(_delivery(webhook, event))
-                    nudge(session, DELIVER, webhook.id)
-
-
-def _listeners(session: Session, federation_id: str) -> Sequence[Webhook]:
-    """Webhooks of the organisations that may read the federation's events, now that all has happened."""
-    owner = select(Federation.organization_id).where(Federation.id == federation_id)
-    readers = select(Invitation.organization_id).where(
-        Invitation.federation_id == federation_id, Invitation.state.in_(READERS)
-    )
-    statement = select(Webhook).where(or_(Webhook.organization_id.in_(owner), Webhook.organization_id.in_(readers)))
-    return session.scalars(statement.order_by(Webhook.id)).all()
+        for event in for_organization(session, webhook.organization_id, federation_id, of_it):
+            if wants(webhook.events, event.type):
+                session.add(_delivery(webhook, event))
+                nudge(session, DELIVER, webhook.id)
 
 
 def _delivery(webhook: Webhook, event: Event) -> Delivery:

@@ -50,6 +50,7 @@ _TOLD_AT_ONCE = 200
 _OFFERS_AFTER = select(Job.offered_number, Job.id, Job.worker_id).where(
     Job.state == "offered", Job.offered_number > bindparam("number")
 )
+_SUBMITTED_IN_ROUND = select(func.max(Job.submitted_number)).where(Job.round_id == bindparam("round_id"))
 _ROUNDS_OF = (
     select(Round)
     .where(Round.id.in_(select(Job.round_id).where(Job.id.in_(_IDS))))
@@ -157,7 +158,7 @@ def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str
 
 def submitted_in_round(session: Session, round_id: str) -> int:
     """The largest `submitted_number` of the round, 0 without any."""
-    return session.scalar(select(func.max(Job.submitted_number)).where(Job.round_id == round_id)) or 0
+    return session.scalar(_SUBMITTED_IN_ROUND, {"round_id": round_id}) or 0
 
 
 def count_late_update(session: Session, round_id: str) -> None:
