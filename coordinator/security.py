@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, TypeGuard
 
-import jwt
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy import BindParameter, Connection, bindparam, select
 
-from coordinator.credentials import KEY_PREFIX, read_public_key, secret_matches, split_secret
+from coordinator import worker_tokens
+from coordinator.credentials import KEY_PREFIX, secret_matches, split_secret
 from coordinator.database import asking
 from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from coordinator.gathering import Gathering
 from coordinator.models import ApiKey, Worker
 from coordinator.rate_limits import Buckets
 from coordinator.settings import get_settings
-
-AUDIENCE = "fedloom"
 
 # Built once, for they are asked at every request: to build a statement costs more than to run it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
@@ -38,9 +36,6 @@ NOT_YOURS = "There is nothing under this address, or it is not yours to see."
 """Said of what is not there and of what is another organisation's alike."""
 
 Role = Literal["admin", "owner", "operator", "viewer", "worker"]
-_REQUIRED_CLAIMS = ["iss", "aud", "iat", "exp", "jti"]
-_UNREADABLE = (jwt.PyJWTError, ArithmeticError, RecursionError, TypeError, ValueError)
-"""What PyJWT raises for tokens that are none: its own errors, and others where a claim is of another kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +76,9 @@ def _name_in(token: str) -> _Name | Unauthenticated:
         parts = split_secret(KEY_PREFIX, token)
         return _Name("key", parts[0]) if parts else _key_invalid()
     try:
-        worker_id = jwt.get_unverified_header(token).get("kid")
-    except _UNREADABLE:
-        return Unauthenticated("token_invalid", "The bearer token is neither an API key nor a worker token.")
+        worker_id = worker_tokens.claimed(token)
+    except Unauthenticated as reason:
+        return reason
     return _Name("worker", worker_id) if _is_plain(worker_id) else _worker_unknown()
 
 
@@ -152,33 +147,10 @@ def _holder(token: str, key: _Holder | None) -> Principal:
 def _signer(token: str, worker: _Signer | None) -> Principal:
     if worker is None:
         raise _worker_unknown()
-    _check_worker_token(token, worker)
+    worker_tokens.check(token, worker.id, worker.public_key)
     if worker.revoked_at is not None:
         raise Unauthenticated("worker_revoked", "This worker was revoked. Enrol it again with a new token.")
     return Principal("worker", worker.id, worker.organization_id, "worker")
-
-
-def _check_worker_token(token: str, worker: _Signer) -> None:
-    settings = get_settings()
-    try:
-        claims = jwt.decode(
-            token,
-            read_public_key(worker.public_key),
-            algorithms=["EdDSA"],
-            audience=AUDIENCE,
-            issuer=worker.id,
-            leeway=settings.clock_skew_seconds,
-            options={"require": _REQUIRED_CLAIMS},
-        )
-        lifetime_seconds = float(claims["exp"]) - float(claims["iat"])
-    except jwt.ExpiredSignatureError:
-        raise Unauthenticated("token_expired", "The worker token has expired. Is the clock right?") from None
-    except _UNREADABLE as error:
-        raise Unauthenticated("token_invalid", f"The worker token does not hold: {error}.") from None
-    if not lifetime_seconds <= settings.worker_token_seconds:
-        raise Unauthenticated(
-            "token_too_long", f"A worker token lives at most {settings.worker_token_seconds:g} s (exp - iat)."
-        )
 
 
 def require_role(principal: Principal, *roles: Role, organization_id: str | None = None) -> None:

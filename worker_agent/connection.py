@@ -21,7 +21,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 from federated import __version__
 from federated.protocol import Problem
 from worker_agent.errors import ConfigurationError, CoordinatorAway, NotUnderstood, is_transient, refusal
-from worker_agent.identity import Identity
+from worker_agent.identity import Identity, Tokens
 from worker_agent.settings import AgentSettings
 
 ATTEMPTS = 5
@@ -92,10 +92,10 @@ class Clock:
 
 
 class SignedRequests(httpx.Auth):
-    """Signs each request; one that was refused while our clock was wrong is signed anew and sent once more."""
+    """A token for each request; one that was refused while our clock was wrong gets another and is sent once more."""
 
     def __init__(self, identity: Identity, clock: Clock) -> None:
-        self._identity = identity
+        self._tokens = Tokens(identity)
         self._clock = clock
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -107,7 +107,7 @@ class SignedRequests(httpx.Auth):
             yield request
 
     def _sign(self, request: httpx.Request) -> None:
-        request.headers["Authorization"] = f"Bearer {self._identity.token(self._clock.now())}"
+        request.headers["Authorization"] = f"Bearer {self._tokens.at(self._clock.now())}"
 
 
 class Connection:

@@ -1,10 +1,11 @@
 """Who this worker is: an Ed25519 key pair made here, the id the coordinator gave it, and that coordinator's URL.
 
 The private key never leaves `<folder>/identity/key.pem` (mode 0600). Requests carry a token signed with it: a JWT
-(RFC 7519, EdDSA) for one minute. Updates are signed with it too.
+(RFC 7519, EdDSA) for one minute, used for the first half of it. Updates are signed with it too.
 """
 
 import base64
+import math
 import stat
 import uuid
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from worker_agent.errors import ConfigurationError, NotEnrolled
 
 AUDIENCE = "fedloom"
 TOKEN_SECONDS = 60
+USED_SECONDS = 30
 _KEY_FILE = "key.pem"
 _NEXT_KEY_FILE = "key.next.pem"
 _WORKER_FILE = "worker.json"
@@ -68,6 +70,22 @@ class Identity:
     def sign(self, message: bytes) -> str:
         """The signature of these bytes, base64url without padding."""
         return _text(self.key.sign(message))
+
+
+class Tokens:
+    """The tokens of one worker, each for 30 s: neither side signs and checks anew for every request."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._held = (-math.inf, "")
+
+    def at(self, now_seconds: float) -> str:
+        """One that is good for some 30 s more by the coordinator's clock; another if that clock was set back."""
+        made_at, token = self._held
+        if not 0 <= now_seconds - made_at < USED_SECONDS:
+            token = self._identity.token(now_seconds)
+            self._held = (now_seconds, token)
+        return token
 
 
 def public_key(key: Ed25519PrivateKey) -> str:

@@ -1,7 +1,7 @@
 """Simulated agents: each beats, leases, renews and submits as a worker agent does, and trains nothing.
 
-A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections of its own and signs
-each request with its own key, by the worker agent's own code. Nothing is tried again: what fails is an error.
+A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections and
+tokens of its own, the tokens by the worker agent's own code. Nothing is tried again: what fails is an error.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks.load.wire import Answer, Wire
 from worker_agent.connection import apart
-from worker_agent.identity import Identity, WorkerRecord
+from worker_agent.identity import Identity, Tokens, WorkerRecord
 
 HEARTBEAT_SECONDS = 10.0
 RENEW_SECONDS = 20.0
@@ -53,7 +53,7 @@ class Agent:
             url=load.url, worker_id=worker_id, organization_id="", organization_name="", name=worker_id
         )
         self._load, self._boot_id = load, uuid.uuid4().hex
-        self._identity, self._wire = Identity(record, key), Wire(load.url)
+        self._tokens, self._wire = Tokens(Identity(record, key)), Wire(load.url)
 
     async def run(self, start_after_seconds: float) -> None:
         """Beats and works until the time is up."""
@@ -94,7 +94,7 @@ class Agent:
     async def _post(self, name: str, path: str, body: dict[str, Any]) -> Answer | None:
         started = time.monotonic()
         try:
-            answer = await self._wire.post(path, body, self._identity.token(time.time()))
+            answer = await self._wire.post(path, body, self._tokens.at(time.time()))
         except (OSError, TimeoutError) as error:
             self._load.errors[f"{name}: {type(error).__name__} {error}"] += 1
             return None

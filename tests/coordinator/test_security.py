@@ -1,11 +1,9 @@
-"""Who is let in: API keys, worker tokens, roles."""
+"""Who is let in: API keys, roles."""
 
 from base64 import urlsafe_b64encode
-from datetime import timedelta
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.credentials import (
     hash_secret,
@@ -15,7 +13,6 @@ from coordinator.credentials import (
     signature_holds,
     split_secret,
 )
-from coordinator.database import utcnow
 from coordinator.errors import Forbidden, NotFound
 from coordinator.security import Principal, Role, require_role
 from tests.support.service import Bearer, EnrolledWorker, Service, problem
@@ -78,60 +75,6 @@ class TestCredentials:
     def test_another_scheme_is_refused(self, service: Service) -> None:
         answer = service.anonymous.get("/v1/organizations", headers={"Authorization": f"Basic {service.admin_key}"})
         problem(answer, 401, "credentials_missing")
-
-
-class TestWorkerTokens:
-    def ask(self, service: Service, token: str) -> Any:
-        return service.client(Bearer(token)).get("/v1/workers/me")
-
-    def test_one_it_signed_itself_is_good(self, service: Service, worker: EnrolledWorker) -> None:
-        assert self.ask(service, worker.identity.token()).status_code == 200
-
-    def test_an_expired_one_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        now = utcnow()
-        token = worker.identity.token(iat=now - timedelta(seconds=120), exp=now - timedelta(seconds=61))
-        problem(self.ask(service, token), 401, "token_expired")
-
-    def test_clocks_may_differ_by_the_skew(self, service: Service, worker: EnrolledWorker) -> None:
-        now = utcnow()
-        for shift in (-55, 55):
-            issued = now + timedelta(seconds=shift)
-            token = worker.identity.token(iat=issued, exp=issued + timedelta(seconds=1))
-            assert self.ask(service, token).status_code == 200
-
-    def test_one_for_later_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        issued = utcnow() + timedelta(seconds=120)
-        token = worker.identity.token(iat=issued, exp=issued + timedelta(seconds=60))
-        problem(self.ask(service, token), 401, "token_invalid")
-
-    def test_one_that_lives_too_long_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        token = worker.identity.token(exp=utcnow() + timedelta(seconds=302))
-        problem(self.ask(service, token), 401, "token_too_long")
-
-    def test_one_signed_by_another_key_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        token = worker.identity.token(key=Ed25519PrivateKey.generate())
-        problem(self.ask(service, token), 401, "token_invalid")
-
-    @pytest.mark.parametrize(
-        "claims", [{"aud": "other"}, {"aud": None}, {"iss": "wkr_other"}, {"iss": None}, {"jti": None}, {"exp": None}]
-    )
-    def test_one_with_a_wrong_or_missing_claim_is_refused(
-        self, service: Service, worker: EnrolledWorker, claims: dict[str, Any]
-    ) -> None:
-        problem(self.ask(service, worker.identity.token(**claims)), 401, "token_invalid")
-
-    def test_one_that_names_another_worker_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        other = service.new_worker(service.new_organization("Clinic"), "gpu-1")
-        problem(self.ask(service, worker.identity.token(kid=other.id, iss=other.id)), 401, "token_invalid")
-        problem(self.ask(service, worker.identity.token(kid="wkr_unknown")), 401, "worker_unknown")
-
-    def test_one_without_a_signature_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        header, claims, _ = worker.identity.token().split(".")
-        problem(self.ask(service, f"{header}.{claims}."), 401, "token_invalid")
-
-    def test_a_revoked_workers_is_refused(self, service: Service, worker: EnrolledWorker) -> None:
-        service.admin.delete(f"/v1/workers/{worker.id}").raise_for_status()
-        problem(self.ask(service, worker.identity.token()), 401, "worker_revoked")
 
 
 def principal(role: Role, organization_id: str | None = "org_1") -> Principal:

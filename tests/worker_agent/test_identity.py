@@ -1,11 +1,15 @@
 """The worker's key and what it remembers of its enrolment."""
 
 import stat
+from typing import Any
 
+import jwt
 import pytest
 
 from worker_agent.errors import ConfigurationError, NotEnrolled
 from worker_agent.identity import (
+    Identity,
+    Tokens,
     WorkerRecord,
     adopt_next_key,
     load_identity,
@@ -84,3 +88,23 @@ def test_the_next_key_stands_beside_the_key_until_it_is_adopted(settings: AgentS
     mode = (settings.folder / "identity" / "key.pem").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
     assert [file.name for file in (settings.folder / "identity").iterdir()] == ["key.pem"]
+
+
+class TestTokens:
+    @pytest.fixture
+    def tokens(self, settings: AgentSettings) -> Tokens:
+        return Tokens(Identity(RECORD, make_key(settings.folder)))
+
+    def test_one_serves_for_half_of_its_time(self, tokens: Tokens) -> None:
+        first = tokens.at(1_000_000.9)
+        assert tokens.at(1_000_030.8) == first
+        assert claims(tokens.at(1_000_031.0))["iat"] == 1_000_031
+
+    def test_a_clock_that_is_set_back_makes_another(self, tokens: Tokens) -> None:
+        tokens.at(1_000_000.0)
+        assert claims(tokens.at(999_990.0))["iat"] == 999_990
+
+
+def claims(token: str) -> dict[str, Any]:
+    found: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return found
