@@ -1,8 +1,8 @@
 """From an offer's commit to its lease in the worker's hands, with 1,000 agents: `python -m benchmarks.control_plane`.
 
 A real installation (`coordinator up`: web, background and beat) and its database on one core, the simulated agents on
-another: real HTTP over loopback, each request with its agent's token; a heartbeat every 9 to 11 s, a renewal every 20
-s, a long poll of 30 s. Rounds of ten clients are offered at random times; the figure is the 99th percentile of all
+another: real HTTP over loopback, each request with its agent's token; a heartbeat every 9 to 11 s, a renewal every
+20 s, a long poll of 30 s. Rounds of ten clients are offered at random times; the figure is the 99th percentile of all
 offers, the worse of SQLite and PostgreSQL. Beside it: a poll with 10,000 workers and 1,000 federations in the tables
 against ten workers and one, asked in turns. Training and artifacts are left out. `machine` is what a fixed piece of
 plain Python took on the servers' core, once a second: it tells a slow hour of a shared machine from slow code.

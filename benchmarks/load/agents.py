@@ -1,7 +1,7 @@
 """Simulated agents: each beats, leases, renews and submits as a worker agent does, and trains nothing.
 
-A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections and
-tokens of its own, the tokens by the worker agent's own code. Nothing is tried again: what fails is an error.
+A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections and tokens
+of its own, the tokens by the worker agent's own code. Nothing is tried again: what fails is an error.
 """
 
 import asyncio

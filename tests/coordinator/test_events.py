@@ -6,10 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from coordinator import events
-from coordinator.database import before_commit, reading, writing
+from coordinator.database import before_commit, reading, utcnow, writing
+from coordinator.models import Delivery, Webhook
+from coordinator.models.base import new_id
 from tests.coordinator.clients import scene
 
 WRITERS, EACH = 6, 15
@@ -83,6 +86,34 @@ class TestOrder:
             events.append(session, federation_id, "federation.started")
             before_commit(session, lambda: append(other))
         assert len(numbers_after(other, 0)) == len(numbers_after(federation_id, 0)) == 1
+
+
+def webhook(session: Session, organization_id: str) -> str:
+    made = Webhook(
+        id=new_id("whk"), organization_id=organization_id, url="https://example.org", events=["*"], secret="s",
+        created_at=utcnow(),
+    )  # fmt: skip
+    session.add(made)
+    return made.id
+
+
+def test_of_one_transaction_each_webhook_is_told_what_its_organization_may_read(data_folder: Path) -> None:
+    with writing() as session:
+        organizations = [scene.organization(session, name) for name in ("Bank", "Clinic", "Both", "Neither")]
+        bank, clinic, both, neither = (one.id for one in organizations)
+        first, second = (scene.federation(session, owner) for owner in (bank, clinic))
+        for joined in (first, second):
+            scene.member(session, joined, both)
+        scene.member(session, first, neither, state="left")
+        webhooks = {one: webhook(session, one) for one in (bank, clinic, both, neither)}
+    with writing() as session:
+        events.append(session, first.id, "federation.started")
+        events.append(session, second.id, "federation.paused")
+    with reading() as session:
+        rows = session.execute(select(Delivery.webhook_id, Delivery.federation_id, Delivery.event)).all()
+    started, paused = (first.id, "federation.started"), (second.id, "federation.paused")
+    expected = [(bank, started), (clinic, paused), (both, started), (both, paused)]
+    assert sorted(tuple(row) for row in rows) == sorted((webhooks[one], *what) for one, what in expected)
 
 
 def waiting_for_a_name() -> Iterator[int]:
