@@ -8,6 +8,7 @@ Reserved facts of a payload: `phase` ("prepare" | "train") and `cohort` ("all") 
 instruction, a table name -> {"dtype", "shape" | "max_shape"} that the web process holds an update's header against.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 AnyTrainable = Lora | Prefix | Full
 View = Literal["shared", "own"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The most that one job does on a client. `steps`: of an optimiser, or pairs of forward passes in their place.
+
+    `passes`: over all the client's examples beside those steps, forward with or without backward; a step whose batch
+    is larger than the client's data counts here with what it repeats.
+    """
+
+    steps: int = 0
+    passes: float = 0.0
 
 
 class AlgorithmConfig(BaseModel):
@@ -50,6 +63,13 @@ class AlgorithmConfig(BaseModel):
         """
         return trainable.largest_rank if isinstance(trainable, Lora) else 0
 
+    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort | None:
+        """The most that a job of this kind does on a client of so many examples; None where that cannot be said.
+
+        A node that bounds its jobs refuses what cannot be said.
+        """
+        return None
+
 
 class GradientConfig(AlgorithmConfig):
     """Settings of the local gradient loop (`federated.local_training`). Exactly one of steps or epochs is used."""
@@ -71,6 +91,32 @@ class GradientConfig(AlgorithmConfig):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must lie in [0, 1)")
         return self
+
+    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort | None:
+        """The steps of the gradient loop."""
+        return self.effort_of(self.planned_steps(examples), examples)
+
+    def planned_steps(self, examples: int) -> int:
+        """Optimiser steps over a client of so many examples. Raises ValueError for none."""
+        return math.ceil(self.examples_to_see(examples) / self.batch_size)
+
+    def examples_to_see(self, examples: int) -> int:
+        """Examples that those steps are taken over, each as often as it comes. Raises ValueError for none."""
+        if examples == 0:
+            raise ValueError("there is no example to train on")
+        if self.local_steps is not None:
+            return self.local_steps * self.batch_size
+        # 0.1 epochs of 30 examples are 3 of them, not the 4 that 3.0000000000000004 rounds up to.
+        return max(1, math.ceil(self.local_epochs * examples - 1e-9))
+
+    def effort_of(self, steps: int, examples: int) -> Effort:
+        """So many steps of `batch_size` examples."""
+        return Effort(steps, repeated_passes(steps, self.batch_size, examples))
+
+
+def repeated_passes(steps: int, batch_size: int, examples: int) -> float:
+    """Passes over the data that steps make beyond one each, because their batch is larger than the data."""
+    return steps * max(0.0, batch_size / max(1, examples) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +211,13 @@ class JobDeclined(Exception):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class FederationRefused(ValueError):
+    """A federation that the algorithm cannot run. The text names a field or tensor, and may be read by all in it.
+
+    Of any other exception of a half only the type is told; its text goes to the coordinator's log.
+    """
 
 
 class UpdateRefused(ValueError):

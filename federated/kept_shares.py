@@ -8,7 +8,8 @@ from torch import Tensor
 from federated.contract import JobDeclined
 from federated.maths.curvature import Curvature
 from federated.maths.generator import stream_key
-from federated.maths.spectrum import STEPS, eigengap, lanczos, lipschitz, plateau, rademacher
+from federated.maths.hessian_cost import LANCZOS_STEPS
+from federated.maths.spectrum import eigengap, lanczos, lipschitz, plateau, rademacher
 from federated.session import Batch, TrainingSession
 
 # The ways a share is read, and the order in which clients tell them.
@@ -32,7 +33,7 @@ def kept_shares(
     names: Sequence[str],
     *,
     before: tuple[Tensor, Tensor],
-    iterations: int = STEPS,
+    iterations: int = LANCZOS_STEPS,
 ) -> dict[str, float]:
     """The share by each of `WAYS`, over the trainables `names` where they stand now.
 

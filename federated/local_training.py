@@ -54,9 +54,10 @@ def train(session: TrainingSession, config: GradientConfig, hooks: Hooks | None 
     began = time.perf_counter()
     hooks = hooks or Hooks()
     order = hooks.order or (lambda epoch: shuffled(session.seed, epoch, session.examples))
-    examples = _examples_to_see(config, len(order(0)))
+    per_epoch = len(order(0))
+    examples = config.examples_to_see(per_epoch)
     session.training(True)
-    loop = _Loop(session, config, hooks, steps=_steps_over(config, examples))
+    loop = _Loop(session, config, hooks, steps=config.planned_steps(per_epoch))
     for batch in _batches(session, order, examples, config.batch_size):
         loop.step(batch)
     loop.leave_moments()
@@ -73,24 +74,6 @@ def shuffled(seed: int, epoch: int, examples: int) -> list[int]:
     keys = words(stream_key(seed, f"order of epoch {epoch}"), 0, examples)
     order: list[int] = torch.argsort(keys, stable=True).tolist()
     return order
-
-
-def planned_steps(config: GradientConfig, per_epoch: int) -> int:
-    """How many optimiser steps `train` takes over a client of `per_epoch` examples."""
-    return _steps_over(config, _examples_to_see(config, per_epoch))
-
-
-def _steps_over(config: GradientConfig, examples: int) -> int:
-    return math.ceil(examples / config.batch_size)
-
-
-def _examples_to_see(config: GradientConfig, per_epoch: int) -> int:
-    if per_epoch == 0:
-        raise ValueError("there is no example to train on")
-    if config.local_steps is not None:
-        return config.local_steps * config.batch_size
-    # 0.1 epochs of 30 examples are 3 of them, not the 4 that 3.0000000000000004 rounds up to.
-    return max(1, math.ceil(config.local_epochs * per_epoch - 1e-9))
 
 
 def _batches(

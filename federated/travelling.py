@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated.contract import ClientUpdate
+from federated.contract import ClientUpdate, FederationRefused
 from federated.maths.averaging import weighted_sum
 from federated.maths.starts import seeded_values
 from federated.payload import LazyTensor, Payload
@@ -82,7 +82,7 @@ def absolute(state: Payload, name: str, names: Sequence[str]) -> Tensor:
     if name not in names:
         return state[name]
     if name + BASE not in state:
-        raise ValueError(f"tensor {name!r} is a difference, and no client has told its base value yet")
+        raise FederationRefused(f"tensor {name!r} is a difference, and no client has told its base value yet")
     return (state[name + BASE].double() + state[name].double()).float()
 
 
@@ -122,9 +122,11 @@ def norm(update: Mapping[str, Tensor]) -> float:
 
 def _check_initial(name: str, value: Tensor, tensor: TensorFacts | None) -> None:
     if tensor is None:
-        raise ValueError(f"initial adapter: tensor {name!r} is not one of this model's")
+        raise FederationRefused(f"initial adapter: tensor {name!r} is not one of this model's")
     if tuple(value.shape) != tensor.shape:
         shape = list(value.shape)
-        raise ValueError(f"initial adapter: tensor {name!r} has shape {shape}, expected {list(tensor.shape)}")
+        raise FederationRefused(f"initial adapter: tensor {name!r} has shape {shape}, expected {list(tensor.shape)}")
     if tensor.initialisation.kind == "base":
-        raise ValueError(f"initial adapter: tensor {name!r} is a value, but it travels as a difference from the base")
+        raise FederationRefused(
+            f"initial adapter: tensor {name!r} is a value, but it travels as a difference from the base"
+        )

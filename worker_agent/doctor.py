@@ -128,7 +128,12 @@ def _data(settings: AgentSettings, name: str) -> str:
     if not name:
         return _nothing("data set", "[datasets.NAME]")
     summary = _training("data").describe_dataset(settings, name)
-    return f"{summary.rows} rows to train on, {summary.held_out_rows} held out"
+    found, policy = f"{summary.rows} rows to train on, {summary.held_out_rows} held out", settings.policy
+    if summary.rows < policy.min_examples:
+        raise ConfigurationError(f"{found}: too few, no update leaves below min_examples = {policy.min_examples}")
+    if summary.held_out_rows < policy.min_held_out:
+        return f"{found}: too few to evaluate, no metric of them leaves below min_held_out = {policy.min_held_out}"
+    return found
 
 
 def _nothing(what: str, where: str = "policy.algorithms") -> str:

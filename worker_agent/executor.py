@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -27,7 +27,7 @@ import psutil
 import structlog
 from pydantic import ValidationError
 
-from federated.protocol import JobProgress, Lease, SubmitRequest
+from federated.protocol import FailureFacts, JobProgress, Lease, SubmitRequest
 from worker_agent.settings import AgentSettings
 
 CHILD_MODULE = "worker_agent.training.child"
@@ -56,12 +56,16 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job is not done. `declined`: until the owner changes data or model it cannot be."""
+    """The job is not done. `declined`: until the owner changes data or model it cannot be.
+
+    `detail` is for this node's log alone; `code` and `facts` are what is told of it.
+    """
 
     code: str
     detail: str
     transient: bool
     declined: bool = False
+    facts: FailureFacts = field(default_factory=FailureFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +96,26 @@ class Executor:
         """Start the child now, so that the first job does not wait for its imports."""
         self._living_child()
 
-    def run(self, task: Task, cancelled: Callable[[], bool], progress: Callable[[JobProgress], None]) -> Outcome:
-        """Do one job. `cancelled` is asked ten times a second; then the child has `cancel_seconds` to leave it."""
+    def run(
+        self,
+        task: Task,
+        cancelled: Callable[[], bool],
+        progress: Callable[[JobProgress], None],
+        until: float = math.inf,
+    ) -> Outcome:
+        """Do one job. `cancelled` is asked ten times a second; then the child has `cancel_seconds` to leave it.
+
+        A job that is not done at `until` (time.monotonic) is taken from the child the same way, and declined.
+        """
         child = self._living_child()
         try:
-            outcome = self._converse(child, task, cancelled, progress)
+            outcome = self._converse(child, task, lambda: cancelled() or time.monotonic() > until, progress)
         except (EOFError, OSError):
             return self._died(child)
         child.jobs += 1
         self._recycle(child)
+        if isinstance(outcome, Interrupted) and time.monotonic() > until and not cancelled():
+            return out_of_time(self._settings.policy.max_job_seconds)
         return outcome
 
     def close(self) -> None:
@@ -213,6 +228,13 @@ class _Child:
         self._pipe.close()
 
 
+def out_of_time(allowed_seconds: float | None) -> Failed:
+    """The outcome of a job that took longer than the owner of this node allows."""
+    detail = f"the job was not done within this node's max_job_seconds, {allowed_seconds:g}"
+    facts = FailureFacts(allowed=int(allowed_seconds or 0))
+    return Failed("policy_seconds", detail, transient=False, declined=True, facts=facts)
+
+
 def _order(task: Task) -> dict[str, Any]:
     return {
         "do": "run",
@@ -230,7 +252,8 @@ def _outcome(message: dict[str, Any], progress: Callable[[JobProgress], None]) -
             case "done":
                 return Finished(SubmitRequest.model_validate(message["submission"]))
             case "failed":
-                return Failed(message["code"], message["detail"], message["transient"], message["declined"])
+                facts = FailureFacts.model_validate(message["facts"])
+                return Failed(message["code"], message["detail"], message["transient"], message["declined"], facts)
             case "interrupted":
                 return Interrupted()
             case "progress":

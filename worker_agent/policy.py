@@ -1,28 +1,35 @@
 """What the owner of this node allows: pure functions from a lease to a refusal or None.
 
-A refusal is told to the coordinator with its rule and text, and takes the client out until its owner changes
-something. A limit that cannot be checked refuses: a federation that counts epochs is outside a limit on steps.
+A refusal is told to the coordinator with its rule and facts, and takes the client out until its owner changes
+something. A limit that cannot be checked refuses.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
 from federated import registry
 from federated.contract import AlgorithmConfig
 from federated.header import HeaderError, read_header
-from federated.protocol import Lease
+from federated.protocol import FailureFacts, Lease, RoundKind
 from worker_agent.settings import AgentSettings
+
+ROUND_KINDS: tuple[RoundKind, ...] = get_args(RoundKind)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a job is not done here. `rule` is a stable code, `text` names what would have to change."""
+    """Why a job is not done here. `rule` is a stable code, and `facts` are what is told beside it.
+
+    `text`, for the node's log, names what would have to change.
+    """
 
     rule: str
     text: str
+    facts: FailureFacts = field(default_factory=FailureFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ def rank(lease: Lease, node: Node) -> Refusal | None:
     if most is None:
         return None
     asked = _config_of(lease).largest_rank(lease.work.trainable, most)
-    return None if asked <= most else Refusal("policy_rank", f"rank {asked} is above this node's limit of {most}")
+    return None if asked <= most else _above("policy_rank", "rank", asked, most)
 
 
 def _config_of(lease: Lease) -> AlgorithmConfig:
@@ -115,19 +122,32 @@ def check_instruction(path: Path, node: Node) -> Refusal | None:
         return None
     for name, entry in tensors.items():
         if name.endswith((".lora_A.weight", ".lora_embedding_A")) and entry.shape and entry.shape[0] > most:
-            text = f"{name!r} is asked for at rank {entry.shape[0]}, above this node's limit of {most}"
-            return Refusal("policy_rank", text)
+            return _above("policy_rank", f"{name!r}: rank", entry.shape[0], most)
     return None
 
 
+def _above(rule: str, what: str, asked: int, most: int) -> Refusal:
+    text = f"{what} {asked} is above this node's limit of {most}"
+    return Refusal(rule, text, FailureFacts(asked=asked, allowed=most))
+
+
 def steps(lease: Lease, node: Node) -> Refusal | None:
-    """A counted number of local steps within the node's limit."""
-    most, asked = node.settings.policy.max_local_steps, lease.work.config.get("local_steps")
-    if most is None or lease.kind != "train":
+    """No more local steps than the node allows, as far as that is known without the data.
+
+    A description stands for all jobs that follow. What depends on the number of examples is held against the limits
+    once they are loaded.
+    """
+    most = node.settings.policy.max_local_steps
+    if most is None or lease.kind == "evaluate":
         return None
-    if not isinstance(asked, int):
-        return Refusal("policy_steps", f"this node allows {most} local steps; the federation must set local_steps")
-    return None if asked <= most else Refusal("policy_steps", f"{asked} local steps are above this node's {most}")
+    config = _config_of(lease)
+    for kind in ROUND_KINDS if lease.round_kind is None else (lease.round_kind,):
+        effort = config.most_effort(kind, 1)
+        if effort is None:
+            return Refusal("policy_unbounded", f"{lease.work.algorithm} does not say how much its jobs do")
+        if effort.steps > most:
+            return _above("policy_steps", "local steps:", effort.steps, most)
+    return None
 
 
 # From whom, then with what; the first that forbids is the one that is told.

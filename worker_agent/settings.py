@@ -14,6 +14,10 @@ from federated.protocol import Name
 
 DEFAULT_FILE = Path("worker-agent.toml")
 FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
+USUAL_COLUMNS = ("text", "text_pair", "label", "instruction", "input", "output")
+"""What may be read of a data set whose owner lists no columns."""
+MIN_EXAMPLES = 32
+MIN_HELD_OUT = 10
 
 
 class Section(BaseModel):
@@ -25,7 +29,8 @@ class Section(BaseModel):
 class DatasetSettings(Section):
     """One data set by name. Exactly one of `path` (JSONL, CSV, Parquet, or a `datasets` folder) or `hub`.
 
-    `columns` maps what the task needs (text, text_pair, label, or a template's columns) to the file's columns.
+    `columns` are those that federations may read: a list of the file's columns, or a table from what a task asks for
+    (text, text_pair, label, or a template's columns) to the file's. Without it, those of `USUAL_COLUMNS` alone.
     Without a `test_path`, `held_out` of the rows are drawn by `split_seed` and never trained on.
     """
 
@@ -34,19 +39,36 @@ class DatasetSettings(Section):
     hub: str | None = None
     hub_subset: str | None = None
     hub_split: str = "train"
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: tuple[str, ...] | dict[str, str] | None = None
     held_out: float = Field(default=0.1, ge=0, lt=1)
     split_seed: int = 0
 
+    @property
+    def readable(self) -> dict[str, str]:
+        """What a task may ask for -> the column of the file."""
+        if isinstance(self.columns, dict):
+            return dict(self.columns)
+        return {name: name for name in (USUAL_COLUMNS if self.columns is None else self.columns)}
+
 
 class PolicySettings(Section):
-    """What the owner of this node allows. A job outside is declined with the rule's name."""
+    """What the owner of this node allows. A job outside is declined with the rule's name.
+
+    Limits hold for every kind of job, and a job whose algorithm does not say how much it would do is outside them.
+    Below `min_examples` no update and no metric leaves, below `min_held_out` no evaluation.
+    """
 
     approve: Literal["always", "ask"] = "always"
     algorithms: tuple[str, ...] | None = Field(default=None, description="null: every algorithm this agent has")
     datasets: tuple[str, ...] | None = None
     max_rank: int | None = Field(default=None, ge=1)
-    max_local_steps: int | None = Field(default=None, ge=1)
+    max_local_steps: int | None = Field(default=None, ge=1, description="of the optimiser, in any job")
+    max_passes: int | None = Field(
+        default=None, ge=1, description="over the examples, beside those steps; null: 100 where steps are bounded"
+    )
+    max_job_seconds: float | None = Field(default=24 * 3600.0, gt=0, description="from its start to its result")
+    min_examples: int = Field(default=MIN_EXAMPLES, ge=1)
+    min_held_out: int = Field(default=MIN_HELD_OUT, ge=1)
     organizations: tuple[str, ...] | None = Field(default=None, description="names of owners that may use this node")
 
 

@@ -1,6 +1,7 @@
 """One slot of the agent: lease -> policy -> files -> executor -> outbox -> delivery, one job after the other."""
 
 import contextlib
+import math
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ from federated.protocol import (
     DISK_FULL,
     DeclineRequest,
     FailRequest,
+    FailureFacts,
     JobProgress,
     Lease,
     LeaseRequest,
@@ -23,7 +25,8 @@ from worker_agent import policy
 from worker_agent.approvals import approved
 from worker_agent.capabilities import installed_algorithms
 from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.delivery import DETAIL_CHARACTERS, LONGEST_PAUSE_SECONDS, Delivery, patiently
+from worker_agent.delivery import LONGEST_PAUSE_SECONDS, Delivery, patiently
+from worker_agent.disclosure import disclosed, whereabouts
 from worker_agent.display import Display
 from worker_agent.durable import is_full
 from worker_agent.errors import AgentError, BytesDamaged, is_transient
@@ -118,13 +121,13 @@ class Slot:
             try:
                 self._decide(lease)
             except AgentError as error:
-                _log.warning("job_failed", reason=str(error))
                 code = ARTIFACT_DAMAGED if isinstance(error, BytesDamaged) else "coordinator_trouble"
                 self._fail(lease, Failed(code, str(error), is_transient(error)))
             except Exception as error:
                 _log.exception("job_broke")
                 code = DISK_FULL if is_full(error) else "agent_error"
-                self._fail(lease, Failed(code, f"{type(error).__name__}: {error}", transient=True))
+                detail = f"{type(error).__name__}: {error}"
+                self._fail(lease, Failed(code, detail, transient=True, facts=whereabouts(error)))
 
     def _decide(self, lease: Lease) -> None:
         if self._at.stopping.is_set():
@@ -138,26 +141,28 @@ class Slot:
         node = policy.Node(self._at.settings, installed_algorithms(), approved(self._at.settings.folder))
         refusal = policy.check(lease, node)
         if refusal is not None:
-            self._decline(lease, refusal.rule, refusal.text)
+            self._decline(lease, refusal.rule, refusal.text, refusal.facts)
             return
         self._work(lease, node)
 
     def _work(self, lease: Lease, node: policy.Node) -> None:
         _log.info("job_started", federation=lease.federation_id, client=lease.client_id, attempt=lease.attempt)
+        until = time.monotonic() + (self._at.settings.policy.max_job_seconds or math.inf)
         self._at.display.started(self.number, lease)
         try:
             with Renewal(self._at.client, lease, self._at.boot_id) as renewal:
-                self._execute(lease, node, renewal)
+                self._execute(lease, node, renewal, until)
         finally:
             self._at.display.ended(self.number)
             self._at.outbox.discard(lease.job_id)
             self._at.cache.trim(self._at.settings.cache_bytes, keep_files=2 * self._at.settings.slots)
 
-    def _execute(self, lease: Lease, node: policy.Node, renewal: Renewal) -> None:
+    def _execute(self, lease: Lease, node: policy.Node, renewal: Renewal, until: float) -> None:
+        """`until`: the time (monotonic) at which this node has given the job enough."""
         download = self._at.cache.fetch(lease.instruction) if lease.instruction is not None else None
         refusal = policy.check_instruction(download.path, node) if download else None
         if refusal is not None:
-            self._decline(lease, refusal.rule, refusal.text)
+            self._decline(lease, refusal.rule, refusal.text, refusal.facts)
             return
         memory = self._at.memory.find(lease.federation_id, lease.client_id, lease.memory)
         folder = self._at.outbox.work_folder(lease.job_id)
@@ -170,13 +175,12 @@ class Slot:
         def cancelled() -> bool:
             return renewal.lost.is_set() or self._at.hand_back.is_set()
 
-        match self.executor.run(task, cancelled, tell):
+        match self.executor.run(task, cancelled, tell, until):
             case Finished(submission):
                 self._hand_in(task, submission, download.transferred_bytes if download else 0)
             case Failed() as failure if failure.declined:
-                self._decline(lease, failure.code, failure.detail)
+                self._decline(lease, failure.code, failure.detail, failure.facts)
             case Failed() as failure:
-                _log.warning("job_failed", code=failure.code, reason=failure.detail, transient=failure.transient)
                 self._fail(lease, failure)
             case Interrupted():
                 _log.info("job_interrupted", lease_lost=renewal.lost.is_set())
@@ -193,19 +197,14 @@ class Slot:
         if task.instruction is not None:
             self._at.memory.keep_job(task.lease, task.instruction)
 
-    def _decline(self, lease: Lease, code: str, detail: str) -> None:
-        _log.warning("job_declined", code=code, reason=detail)
-        request = DeclineRequest(boot_id=self._at.boot_id, code=code, detail=detail[:DETAIL_CHARACTERS])
-        self._at.client.decline(lease.job_id, request)
+    def _decline(self, lease: Lease, code: str, detail: str, facts: FailureFacts) -> None:
+        told = disclosed("job_declined", code, detail, facts, lease.dataset)
+        self._at.client.decline(lease.job_id, DeclineRequest(boot_id=self._at.boot_id, code=code, facts=told))
 
     def _fail(self, lease: Lease, failure: Failed) -> None:
         """Give the lease back. If even that does not get through, the lease runs out by itself."""
-        request = FailRequest(
-            boot_id=self._at.boot_id,
-            code=failure.code,
-            detail=failure.detail[:DETAIL_CHARACTERS],
-            transient=failure.transient,
-        )
+        told = disclosed("job_failed", failure.code, failure.detail, failure.facts, lease.dataset)
+        request = FailRequest(boot_id=self._at.boot_id, code=failure.code, facts=told, transient=failure.transient)
         self._rest_seconds = REST_SECONDS.get(failure.code, 0.0)
         with contextlib.suppress(AgentError):
             self._at.client.fail(lease.job_id, request)

@@ -28,7 +28,8 @@ class AdapterAnswer(Answer):
 class RoundAnswer(Answer):
     """One attempt at a round: what it waits for and since when, or how it ended and what it measured.
 
-    `accepted` are the ordinals whose update counts, those of earlier attempts included.
+    `accepted` are the ordinals whose update counts, those of earlier attempts included. `not_evaluated` are those of
+    the cohort whose nodes have too few held-out examples to tell metrics of them.
     """
 
     id: str
@@ -43,6 +44,7 @@ class RoundAnswer(Answer):
     waiting_since: datetime | None
     cohort: list[int] | None
     accepted: list[int]
+    not_evaluated: list[int]
     start_digest: Digest | None
     state_digest: Digest | None
     adapter: AdapterAnswer | None

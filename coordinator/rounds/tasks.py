@@ -1,5 +1,6 @@
 """Moves a round on: claims a step, lets the conductor compute it outside any transaction, records the result."""
 
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from coordinator.rounds.schemas import (
 )
 from coordinator.rounds.service import Claimed, ClaimedShard
 from coordinator.settings import get_settings
+from federated.contract import FederationRefused
 
 DETAIL_CHARACTERS = 2000
 _log = structlog.get_logger(__name__)
@@ -66,13 +68,21 @@ def _do(claimed: Claimed | ClaimedShard) -> Claimed | None:
                 service.hold_up(session, claimed.round_id, error)
             return None
         except Exception as error:
-            _log.exception("step_failed", step=_name(claimed))
-            result = f"{_name(claimed)}: {error}"[:DETAIL_CHARACTERS]
+            reference = secrets.token_hex(4)
+            _log.exception("step_failed", step=_name(claimed), reference=reference)
+            result = f"{_name(claimed)}: {_told(error, reference)}"[:DETAIL_CHARACTERS]
     with writing() as session:
         if not _record(session, claimed, result):
             _log.info("step_discarded", step=_name(claimed))
             return None
         return service.claim(session, claimed.round_id, utcnow())
+
+
+def _told(error: Exception, reference: str) -> str:
+    """What tenants read of a step that failed: a refusal's own words; of anything else only what kind it was."""
+    if isinstance(error, FederationRefused):
+        return str(error)
+    return f"{type(error).__name__}; the coordinator's log has the whole of it under {reference}"
 
 
 @celery.task(name=MEND)

@@ -53,14 +53,14 @@ def fault_of_address(address: Address, scheme: str, allow_private: bool) -> str 
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     address = mapped or address
     if scheme == "http" and not address.is_loopback:
-        return f"{address} is not of this machine: only https"
+        return "leads to an address that is not of this machine: only https"
     if address.is_link_local or address.is_multicast or address.is_unspecified:
-        return f"{address} is not an address to send to"
+        return "leads to an address that is not one to send to"
     if allow_private:
         return None
     translated = isinstance(address, IPv6Address) and any(address in network for network in _TRANSLATED)
     if translated or not address.is_global:
-        return f"{address} is not public; the setting webhook_private_addresses would allow it"
+        return "leads to an address that is not public; the setting webhook_private_addresses would allow it"
     return None
 
 

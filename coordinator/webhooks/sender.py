@@ -4,6 +4,7 @@ The name is resolved here, and the connection made to the very addresses that we
 in between leads nowhere else. Proxies of the environment are not used.
 """
 
+import os
 import random
 import socket
 import ssl
@@ -17,10 +18,11 @@ from urllib.parse import urlsplit
 
 import httpcore
 import httpx
+import structlog
 
 from coordinator.webhooks.lifecycle import fault_of_address
 
-_DETAIL_CHARACTERS = 300
+_log = structlog.get_logger(__name__)
 _Option = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 
@@ -58,11 +60,28 @@ def send(url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: flo
             with asked as answer:
                 status = answer.status
     except _FAILURES as error:
-        return Outcome(None, (str(error) or type(error).__name__)[:_DETAIL_CHARACTERS])
+        _log.info("webhook_not_delivered", host=urlsplit(url).hostname, reason=repr(error))
+        return Outcome(None, _told(error))
     if 200 <= status < 300:
         return Outcome(status, None)
     redirect = " (redirects are not followed)" if 300 <= status < 400 else ""
     return Outcome(status, f"answered {status}{redirect}")
+
+
+def _told(error: BaseException) -> str:
+    """The failure for the webhook's owner: its kind, and no address or text that came from the network."""
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, httpcore.TimeoutException):
+        return "not answered in time"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {cause.reason}"
+        if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, socket.gaierror):
+            return os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return "the name has no address" if isinstance(error, socket.gaierror) else type(error).__name__
 
 
 def jitter() -> float:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from federated.maths.generator import Key, words
-
-STEPS = 50
+from federated.maths.hessian_cost import LANCZOS_STEPS
 
 # Width of the Gaussian around each Ritz value, as a share of the largest magnitude: sqrt(1e-5).
 _BLUR = 1e-5**0.5
@@ -42,7 +41,7 @@ def rademacher(key: Key, count: int, device: torch.device | str = "cpu") -> Tens
     return (words(key, 0, count, device) >> 31).float() * 2 - 1
 
 
-def lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = STEPS) -> Spectrum:
+def lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = LANCZOS_STEPS) -> Spectrum:
     """The spectrum of the symmetric operator `apply`, (n,) -> (n,), as seen from `start` (n,), of any length but 0.
 
     Every new vector is made orthogonal to all earlier ones, twice: `steps` vectors of n are kept. Ends early where

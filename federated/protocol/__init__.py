@@ -4,6 +4,7 @@ Requests refuse unknown fields; answers are read leniently (`Answer`), so that a
 coordinator. A change that an older side would misread raises PROTOCOL_VERSION.
 """
 
+from federated.failures import FailureFacts as FailureFacts
 from federated.protocol.answers import DIGEST_PATTERN as DIGEST_PATTERN
 from federated.protocol.answers import Answer as Answer
 from federated.protocol.answers import ArtifactReference as ArtifactReference

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from federated.failures import FailureFacts, sentence
 from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest
 from federated.task import BaseModelReference, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
@@ -59,7 +60,7 @@ class Lease(Answer):
     round_kind: RoundKind | None
     work: Work
     seed: int
-    views: tuple[Literal["shared", "own"], ...] = ("shared",)
+    views: tuple[Literal["shared", "own"], ...] = Field(default=("shared",), max_length=2)
     instruction: ArtifactReference | None
     memory: MemoryReference | None
     lease_seconds: float
@@ -142,21 +143,38 @@ DISK_FULL = "disk_full"
 ARTIFACT_DAMAGED = "artifact_damaged"
 
 
-class FailRequest(Plain):
-    """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
+class _Failure(Plain):
+    """What is told of a failure. No text of the node is among it, and `detail`, which older agents send, is shown to
+    nobody.
+    """
 
     boot_id: BootId
+    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
+    facts: FailureFacts = FailureFacts()
+    detail: str = Field(default="", max_length=2000, deprecated=True, description="ignored", exclude=True)
+
+    @property
+    def sentence(self) -> str:
+        """The failure in words."""
+        return sentence(self.code, self.facts)
+
+
+class FailRequest(_Failure):
+    """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
+
     code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["out_of_memory"])
-    detail: str = Field(max_length=2000, examples=["a batch of one row needs 9 GB, the device has 8 GB"])
+    facts: FailureFacts = Field(default=FailureFacts(), examples=[{"reference": "9f3c01de"}])
     transient: bool = Field(examples=[False])
 
 
-class DeclineRequest(Plain):
+class DeclineRequest(_Failure):
     """`POST /v1/jobs/{id}/decline`: this node's policy refuses; the reason is shown to the federation's owner."""
 
-    boot_id: BootId
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["not_approved"])
-    detail: str = Field(max_length=2000, examples=["the owner of this node has not approved this federation"])
+    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["data_unknown_label"])
+    facts: FailureFacts = Field(
+        default=FailureFacts(),
+        examples=[{"dataset": "tickets", "column": "label", "count": 3, "of": 40, "reference": "9f3c01de"}],
+    )
 
 
 class JobAnswer(Answer):

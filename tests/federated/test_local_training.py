@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from federated.contract import GradientConfig
-from federated.local_training import Hooks, TrainingDiverged, planned_steps, shuffled, train
+from federated.local_training import Hooks, TrainingDiverged, shuffled, train
 from federated.session import JobInterrupted
 from tests.support.tiny_session import TinyFederation, TinySession
 
@@ -238,7 +238,7 @@ class TestMoments:
 
 @pytest.mark.parametrize("changes", [{}, {"local_epochs": 0.1}, {"local_steps": 3}, {"batch_size": 3}])
 def test_the_steps_of_a_client_are_known_from_its_number_of_examples(changes: dict[str, Any]) -> None:
-    assert train(session(), config(**changes))["steps"] == planned_steps(config(**changes), EXAMPLES)
+    assert train(session(), config(**changes))["steps"] == config(**changes).planned_steps(EXAMPLES)
 
 
 class TestReports:

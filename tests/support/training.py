@@ -13,7 +13,7 @@ from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.simulation import Result
 from federated.trainable import Lora, ModelFacts
 from tests.support import tiny_models
-from worker_agent.settings import AgentSettings, DatasetSettings
+from worker_agent.settings import AgentSettings, DatasetSettings, PolicySettings
 from worker_agent.training.session import Session, Workbench
 
 COLORS = TaskDefinition(
@@ -21,6 +21,8 @@ COLORS = TaskDefinition(
 )
 REPEAT = TaskDefinition(task="causal_lm")
 FEDERATION_SEED = 7
+FEW_EXAMPLES = PolicySettings(min_examples=8, min_held_out=3)
+"""The limits of a node whose owner lets out what a handful of examples made."""
 
 
 def make_node(folder: Path, **settings: Any) -> AgentSettings:
@@ -40,7 +42,7 @@ def make_node(folder: Path, **settings: Any) -> AgentSettings:
         models={name: str(path) for name, path in models.items()},
         datasets={"colors": DatasetSettings(path=colors), "instructions": DatasetSettings(path=instructions)},
         device="cpu",
-        **settings,
+        **{"policy": FEW_EXAMPLES, **settings},
     )
 
 

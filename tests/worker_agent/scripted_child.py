@@ -41,9 +41,25 @@ def _run(pipe: "Connection[Any, Any]", message: dict[str, Any]) -> None:
         case "exit":
             sys.exit(3)
         case "decline":
-            _say(pipe, say="failed", code="data_empty", detail="no rows", transient=False, declined=True)
+            _say(
+                pipe,
+                say="failed",
+                code="data_empty",
+                detail="no rows",
+                transient=False,
+                declined=True,
+                facts={"count": 0},
+            )
         case "fail":
-            _say(pipe, say="failed", code="training_failed", detail="loss is NaN", transient=False, declined=False)
+            _say(
+                pipe,
+                say="failed",
+                code="training_failed",
+                detail="loss is NaN",
+                transient=False,
+                declined=False,
+                facts={},
+            )
         case "diverge":
             _say(pipe, say="progress", done=2, total=2, metrics={"loss": float("nan"), "accuracy": 0.5})
             _finish(pipe, message)

@@ -23,7 +23,7 @@ def runner() -> CliRunner:
 @pytest.fixture
 def config(tmp_path: Path, coordinator: RecordingCoordinator) -> Path:
     """Settings of a node whose data set is there and whose model is not."""
-    rows = [{"text": f"message {number}", "label": "yes" if number % 4 else "no"} for number in range(20)]
+    rows = [{"text": f"message {number}", "label": "yes" if number % 4 else "no"} for number in range(50)]
     (tmp_path / "messages.jsonl").write_text("\n".join(map(json.dumps, rows)))
     file = tmp_path / "worker-agent.toml"
     file.write_text(
@@ -104,7 +104,7 @@ class TestDoctor:
         assert [line for line in lines if line.startswith("FAILED")] == [lines[len(steps)]]
         assert [line.removeprefix("ok").strip().partition(":")[0] for line in lines[: len(steps)]] == steps
         assert lines[len(steps)].startswith("FAILED model small: model_missing")
-        assert lines[-2].endswith("data messages: 18 rows to train on, 2 held out")
+        assert lines[-2].endswith("data messages: 40 rows to train on, 10 held out")
         assert lines[-1] == "failed: model small"
 
     def test_a_node_that_was_not_enrolled_is_told_so(self, runner: CliRunner, config: Path) -> None:
@@ -148,8 +148,8 @@ class TestDataShow:
         config.write_text(config.read_text().replace('models = {small = "no-such-folder"}\n', ""))
         result = runner.invoke(app, ["data", "show", "messages", "--config", str(config)])
         assert result.exit_code == 0, result.output
-        assert "18 rows to train on, 2 held out" in result.output
-        assert [line.split()[1:4:2] for line in result.output.splitlines() if "│ yes" in line] == [["yes", "15"]]
+        assert "40 rows to train on, 10 held out" in result.output
+        assert [line.split()[1:4:2] for line in result.output.splitlines() if "│ yes" in line] == [["yes", "37"]]
         assert coordinator.calls == []
 
     def test_an_unknown_name_is_told_with_those_there_are(self, runner: CliRunner, config: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from federated.protocol import FailureFacts
 from tests.support.tiny_models import bert_folder, color_rows, write_rows
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.data import describe_dataset, fingerprint, label_indices, load_split
@@ -65,7 +66,7 @@ class TestReading:
         )
         datasets.Dataset.from_list(ROWS, features=features).save_to_disk(tmp_path / "folder")
         split = load_split(node(path=tmp_path / "folder", held_out=0), "mine")
-        assert label_indices(split.train, ("a", "b"), {}) == [0, 1] * 5
+        assert label_indices(split.train, ("a", "b"), {"label": "label"}) == [0, 1] * 5
 
     def test_a_hub_name_that_is_a_local_folder_is_loaded_by_datasets(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,8 +158,9 @@ class TestLabels:
         rows = [{"text": "x", "label": "a"}, {"text": "y", "label": value}]
         split = load_split(node(path=write_rows(tmp_path / "rows.jsonl", rows), held_out=0), "mine")
         with pytest.raises(DataError) as caught:
-            label_indices(split.train, ("a", "b"), {})
+            label_indices(split.train, ("a", "b"), {"label": "label"})
         assert caught.value.code == "data_unknown_label"
+        assert caught.value.facts == FailureFacts(column="label", count=1, of=2)
         assert f"row 1: label {str(value)!r} is not one of: a, b" in caught.value.detail
 
     def test_a_missing_column_is_named_with_those_there_are(self, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from federated.protocol import TaskDefinition, TextTemplate
+from federated.protocol import FailureFacts, TaskDefinition, TextTemplate
 from tests.support.tiny_models import bert_folder
 from worker_agent.training.data import Table
 from worker_agent.training.refusals import DataError
@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def examples_of(rows: Mapping[str, list[Any]], task: TaskDefinition, tokenizer: Any, **how: Any) -> Examples:
-    chosen = {"columns": {}, "limit": 32, "segments": True, **how}
+    chosen = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **how}
     return tokenise(Table("mine", rows), Tokenisation(task, tokenizer=tokenizer, **chosen))
 
 
@@ -46,7 +46,7 @@ class TestClassification:
 
     def test_a_second_text_is_told_from_the_first_where_the_model_can(self, tokenizer: Any) -> None:
         columns: dict[str, list[Any]] = {"text": ["cat"], "other": ["dog bird"], "label": [1]}
-        paired = {"columns": {"text_pair": "other"}}
+        paired = {"columns": {"text": "text", "text_pair": "other", "label": "label"}}
         batch = examples_of(columns, COLORS, tokenizer, **paired).batch([0], CPU)
         assert words(tokenizer, batch.inputs["input_ids"][0]) == ["[CLS]", "cat", "[SEP]", "dog", "bird", "[SEP]"]
         assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1]]
@@ -66,7 +66,7 @@ class TestClassification:
 
     def test_a_missing_text_column_is_named(self, tokenizer: Any) -> None:
         with pytest.raises(DataError) as caught:
-            examples_of({"message": ["cat"], "label": [0]}, COLORS, tokenizer)
+            examples_of({"message": ["cat"], "label": [0]}, COLORS, tokenizer, columns={"text": "text"})
         assert caught.value.detail == "mine has no column 'text' (text); it has: label, message"
 
 
@@ -101,8 +101,14 @@ class TestInstructions:
 
     def test_a_column_of_the_template_is_mapped_or_named_as_missing(self, tokenizer: Any) -> None:
         columns = {"question": ["cat"], "answer": ["red"]}
-        mapped = examples_of(columns, ANSWER, tokenizer, columns={"what": "question"})
+        mapped = examples_of(columns, ANSWER, tokenizer, columns={"what": "question", "answer": "answer"})
         assert "cat" in words(tokenizer, mapped.ids)
         with pytest.raises(DataError) as caught:
-            examples_of(columns, ANSWER, tokenizer)
+            examples_of(columns, ANSWER, tokenizer, columns={"what": "what", "answer": "answer"})
         assert caught.value.detail == "mine has no column 'what' (what); it has: answer, question"
+        assert (caught.value.code, caught.value.facts) == ("data_column_missing", FailureFacts(column="what"))
+
+    def test_a_column_that_is_not_listed_is_refused_without_the_schema(self, tokenizer: Any) -> None:
+        with pytest.raises(DataError) as caught:
+            examples_of({"what": ["a"], "answer": ["b"]}, ANSWER, tokenizer, columns={"answer": "answer"})
+        assert (caught.value.code, caught.value.facts) == ("policy_column", FailureFacts(column="what"))

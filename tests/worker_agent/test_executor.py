@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from federated.protocol import JobProgress
+from federated.protocol import FailureFacts, JobProgress
 from tests.worker_agent.leases import make_lease
 from tests.worker_agent.running_agent import wait_until
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Outcome, Task
@@ -62,7 +62,7 @@ class TestWarmChild:
     @pytest.mark.parametrize(
         ("what", "outcome"),
         [
-            ("decline", Failed("data_empty", "no rows", transient=False, declined=True)),
+            ("decline", Failed("data_empty", "no rows", transient=False, declined=True, facts=FailureFacts(count=0))),
             ("fail", Failed("training_failed", "loss is NaN", transient=False)),
         ],
     )

@@ -94,7 +94,7 @@ def test_the_next_session_of_the_same_model_is_at_the_trainables_rank_scale_and_
     again.load(
         {f"{module}.lora_B.weight": torch.ones(16, len(starts[f"{module}.lora_A.weight"])) for module in modules}
     )
-    separate = opened(Workbench(bench._settings))
+    separate = opened(Workbench(bench.settings))
     separate.load({f"{module}.lora_B.weight": again.read()[f"{module}.lora_B.weight"] for module in modules})
     assert torch.equal(logits_of(again)[1], logits_of(separate)[1])
     told = []

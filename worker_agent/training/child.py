@@ -7,6 +7,7 @@ child -> parent  ready, progress, done, failed, interrupted
 import gc
 import json
 import time
+import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 
 from federated.contract import JobDeclined
 from federated.local_training import TrainingDiverged
-from federated.protocol import DISK_FULL, Lease
+from federated.protocol import DISK_FULL, FailureFacts, Lease
 from federated.session import JobInterrupted
+from worker_agent.disclosure import stable_code, whereabouts
 from worker_agent.durable import is_full
 from worker_agent.settings import AgentSettings
 from worker_agent.training.device import repeatable
@@ -26,7 +28,7 @@ from worker_agent.training.refusals import JobRefused
 from worker_agent.training.session import Workbench
 
 REPORT_SECONDS = 0.2
-DETAIL_CHARACTERS = 2000
+DETAIL_CHARACTERS = 20_000
 
 
 def serve(connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
@@ -58,8 +60,10 @@ class _Child:
         """Any failure but a refusal leaves a model in an unknown state, so the next job loads it again."""
         try:
             return self._done(message)
-        except (JobRefused, JobDeclined) as error:
-            return _failed(error.code, error.detail, declined=True)
+        except JobRefused as error:
+            return _failed(error.code, error.detail, declined=True, facts=error.facts)
+        except JobDeclined as error:
+            return _failed(stable_code(error.code), error.detail, declined=True)
         except EOFError:
             raise
         except JobInterrupted:
@@ -114,14 +118,19 @@ def _failure(error: Exception) -> dict[str, Any]:
     for kind, code in final.items():
         if isinstance(error, kind):
             return _failed(code, str(error))
-    return _failed("training_failed", f"{type(error).__name__}: {error}", transient=True)
+    detail = "".join(traceback.format_exception(error))
+    return _failed("training_failed", detail, transient=True, facts=whereabouts(error))
 
 
-def _failed(code: str, detail: str, *, transient: bool = False, declined: bool = False) -> dict[str, Any]:
+def _failed(
+    code: str, detail: str, *, transient: bool = False, declined: bool = False, facts: FailureFacts | None = None
+) -> dict[str, Any]:
+    """`detail` is for this node's log; code and facts are what travels."""
     return {
         "say": "failed",
         "code": code,
-        "detail": detail[:DETAIL_CHARACTERS],
+        "detail": detail[-DETAIL_CHARACTERS:],
         "transient": transient,
         "declined": declined,
+        "facts": (facts or FailureFacts()).model_dump(mode="json"),
     }

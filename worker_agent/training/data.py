@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker_agent.settings import AgentSettings, DatasetSettings
+from worker_agent.settings import MIN_EXAMPLES, MIN_HELD_OUT, AgentSettings, DatasetSettings
 from worker_agent.training.refusals import DataError
 
 LINE_SUFFIXES = {".jsonl", ".ndjson", ".json"}
@@ -30,12 +30,20 @@ class Table:
     def rows(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
-    def column(self, wanted: str, mapping: Mapping[str, str]) -> Sequence[Any]:
-        """The column `mapping` gives for `wanted`, or that of the same name. Raises data_column_missing."""
-        actual = mapping.get(wanted, wanted)
+    def column(self, wanted: str, readable: Mapping[str, str]) -> Sequence[Any]:
+        """The column that `readable` gives for `wanted`.
+
+        Raises policy_column for one that is not readable, data_column_missing for one that is not there.
+        """
+        if wanted not in readable:
+            allowed = ", ".join(sorted(readable)) or "none"
+            detail = f"{self.name}: column {wanted!r} is not among those that may be read: {allowed}"
+            raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=wanted)
+        actual = readable[wanted]
         if actual not in self.columns:
             seen = ", ".join(sorted(self.columns)) or "none"
-            raise DataError("data_column_missing", f"{self.name} has no column {actual!r} ({wanted}); it has: {seen}")
+            detail = f"{self.name} has no column {actual!r} ({wanted}); it has: {seen}"
+            raise DataError("data_column_missing", detail, column=wanted)
         return self.columns[actual]
 
     def take(self, rows: Sequence[int]) -> "Table":
@@ -183,40 +191,46 @@ def _drawn(table: Table, chosen: DatasetSettings) -> Split:
     random.Random(chosen.split_seed).shuffle(order)  # noqa: S311 - a split is no secret
     held_out = round(table.rows * chosen.held_out)
     if chosen.held_out > 0 and table.rows > 1:
-        held_out = min(max(held_out, 1), table.rows - 1)
+        fewest = MIN_HELD_OUT if table.rows >= MIN_EXAMPLES + MIN_HELD_OUT else 1
+        held_out = min(max(held_out, fewest), table.rows - 1)
     # Sorted, so that rows keep the file's order on both sides.
     return Split(table.take(sorted(order[held_out:])), table.take(sorted(order[:held_out])))
 
 
-def texts(table: Table, wanted: str, mapping: Mapping[str, str]) -> list[str]:
-    """A column as text. Raises data_column_missing, also for a row without a value."""
-    return [_text(table, wanted, row, value) for row, value in enumerate(table.column(wanted, mapping))]
+def texts(table: Table, wanted: str, readable: Mapping[str, str]) -> list[str]:
+    """A column as text. Raises data_column_missing, also where rows have no value, and policy_column."""
+    values = table.column(wanted, readable)
+    missing = [row for row, value in enumerate(values) if value is None]
+    if missing:
+        detail = f"{table.name}, row {missing[0]}: no value for {wanted!r}"
+        raise DataError("data_column_missing", detail, column=wanted, count=len(missing), of=table.rows)
+    return [str(value) for value in values]
 
 
-def _text(table: Table, wanted: str, row: int, value: Any) -> str:
-    if value is None:
-        raise DataError("data_column_missing", f"{table.name}, row {row}: no value for {wanted!r}")
-    return str(value)
-
-
-def label_indices(table: Table, labels: Sequence[str], mapping: Mapping[str, str]) -> list[int]:
+def label_indices(table: Table, labels: Sequence[str], readable: Mapping[str, str]) -> list[int]:
     """The label column as indices into `labels`; a value is a label's name or its index.
 
-    Raises data_unknown_label, which names label and row.
+    Raises data_unknown_label, data_column_missing, policy_column.
     """
+    values = table.column("label", readable)
     by_name = {label: index for index, label in enumerate(labels)}
-    return [_label(table, by_name, row, value) for row, value in enumerate(table.column("label", mapping))]
+    indices = [_label(by_name, value) for value in values]
+    unknown = [row for row, index in enumerate(indices) if index is None]
+    if unknown:
+        name, known = str(values[unknown[0]])[:64], ", ".join(by_name)
+        detail = f"{table.name}, row {unknown[0]}: label {name!r} is not one of: {known}"
+        facts = {"count": len(unknown), "of": table.rows}
+        raise DataError("data_unknown_label", f"{detail} (or an index below {len(by_name)})", column="label", **facts)
+    return [index for index in indices if index is not None]
 
 
-def _label(table: Table, by_name: Mapping[str, int], row: int, value: Any) -> int:
+def _label(by_name: Mapping[str, int], value: Any) -> int | None:
     name = str(value)
     if name in by_name and not isinstance(value, int):
         return by_name[name]
-    if not isinstance(value, bool) and name.isdecimal() and int(name) < len(by_name):
+    if not isinstance(value, bool) and name.isdecimal() and len(name) < 10 and int(name) < len(by_name):
         return int(name)
-    known = ", ".join(by_name)
-    detail = f"{table.name}, row {row}: label {name[:64]!r} is not one of: {known} (or an index below {len(by_name)})"
-    raise DataError("data_unknown_label", detail)
+    return None
 
 
 def describe_dataset(
@@ -227,7 +241,7 @@ def describe_dataset(
     With `labels`, counts are by those names, and a label outside them is an error.
     """
     split = load_split(settings, name)
-    mapping = settings.datasets[name].columns
+    mapping = settings.datasets[name].readable
     parts = (split.train, split.held_out)
     return DatasetSummary(
         name=name,
@@ -252,9 +266,9 @@ def _label_counts(parts: Sequence[Table], mapping: Mapping[str, str], labels: Se
 def _token_lengths(parts: Sequence[Table], mapping: Mapping[str, str], tokenizer_path: str) -> dict[str, int]:
     from worker_agent.training.tokens import load_tokenizer
 
-    classified = mapping.get("text", "text") in parts[0].columns
+    classified = mapping.get("text") in parts[0].columns
     wanted = ("text", "text_pair") if classified else ("instruction", "input", "output")
-    present = [name for name in wanted if mapping.get(name, name) in parts[0].columns] or wanted[:1]
+    present = [name for name in wanted if mapping.get(name) in parts[0].columns] or wanted[:1]
     tokenizer = load_tokenizer(Path(tokenizer_path))
     lengths: list[int] = []
     for part in parts:

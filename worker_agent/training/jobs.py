@@ -17,6 +17,7 @@ from federated.contract import ClientHalf, View
 from federated.header import HeaderError
 from federated.payload import Payload
 from federated.protocol import Description, Lease, SubmitRequest, UpdateSubmission, Work
+from worker_agent.training import limits
 from worker_agent.training.session import Report, Session, Workbench
 
 UPDATE_FILE = "update.safetensors"
@@ -75,12 +76,13 @@ def run_job(bench: Workbench, lease: Lease, files: JobFiles, report: Report) -> 
 
 def _describe(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
     session = _open(bench, lease, report, clock)
+    held_out = len(session.data.held_out)
     labels = lease.work.task.labels or ()
     found = set(torch.cat([session.data.train.targets, session.data.held_out.targets]).tolist()) if labels else set()
     description = Description(
         model=session.facts,
         examples=session.examples,
-        evaluation_examples=len(session.data.held_out),
+        evaluation_examples=held_out if limits.may_evaluate(held_out, bench.settings.policy) else 0,
         labels=tuple(label for index, label in enumerate(labels) if index in found),
     )
     return JobDone(_submission(session, clock, {}, description=description))
@@ -91,6 +93,7 @@ def _train(bench: Workbench, lease: Lease, files: JobFiles, report: Report, cloc
     session = _open(bench, lease, report, clock)
     began = time.perf_counter()
     result = half.run(instruction, session, _memory(files))
+    limits.check_used(len(session.used), bench.settings.policy)
     metrics = dict(result.metrics)
     clock.add("training", metrics.pop("seconds", time.perf_counter() - began))
     digest = result.update.write(files.folder / UPDATE_FILE)
@@ -107,15 +110,23 @@ def _evaluate(bench: Workbench, lease: Lease, files: JobFiles, report: Report, c
     found: dict[View, dict[str, float]] = {}
     for view in lease.views:
         session = _open(bench, lease, report, clock)
+        if not limits.may_evaluate(len(session.data.held_out), bench.settings.policy):
+            found[view] = {"examples": 0.0}
+            continue
         half.apply(instruction, session, memory, view)
         found[view] = dict(session.evaluate())
     return JobDone(_submission(session, clock, {}, evaluation=found))
 
 
 def _open(bench: Workbench, lease: Lease, report: Report, clock: _Clock) -> Session:
-    """The model at its start and all generators at the job's seed; loading a model draws from them before."""
+    """The model at its start and all generators at the job's seed; loading a model draws from them before.
+
+    Raises DataError and EffortError for a job outside the owner's limits.
+    """
     began = time.perf_counter()
     session = bench.open(lease.work, lease.dataset, lease.seed, lease.settings, report)
+    limits.check_examples(session.examples, bench.settings.policy)
+    limits.check_effort(lease, session.examples, bench.settings.policy)
     random.seed(lease.seed)
     np.random.seed(lease.seed % 2**32)
     torch.manual_seed(lease.seed)

@@ -1,24 +1,47 @@
-"""Why a job cannot be done on this node, one tree; the code travels to the coordinator with the detail.
+"""Why a job cannot be done on this node, one tree; the code travels to the coordinator, the text stays here.
 
 JobRefused
-├── DataError     data_missing, data_column_missing, data_unknown_label, data_empty, cloze_too_long
-└── ModelError    model_missing, model_mismatch, device_missing, quantization_missing,
-                  trainable_invalid, cloze_impossible
+├── DataError     data_missing, data_column_missing, data_unknown_label, data_empty, data_too_few, cloze_too_long,
+│                 policy_column, policy_few_examples
+├── ModelError    model_missing, model_mismatch, device_missing, quantization_missing,
+│                 trainable_invalid, cloze_impossible
+└── EffortError   policy_steps, policy_passes, policy_unbounded
 """
+
+from federated.protocol import FailureFacts
 
 
 class JobRefused(Exception):
-    """Nothing will change until the owner of this node changes data, model or settings."""
+    """Nothing will change until the owner of this node changes data, model or settings.
 
-    def __init__(self, code: str, detail: str) -> None:
+    `detail` is for this node's log and its owner alone: it may hold values and paths. `facts` are what travels: the
+    column that was asked for, and counts.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        column: str | None = None,
+        count: int | None = None,
+        of: int | None = None,
+        asked: int | None = None,
+        allowed: int | None = None,
+    ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.facts = FailureFacts(column=column, count=count, of=of, asked=asked, allowed=allowed)
 
 
 class DataError(JobRefused):
-    """The data set is not there, or not what the task needs."""
+    """The data set is not there, not allowed, or not what the task needs."""
 
 
 class ModelError(JobRefused):
     """The base model is not allowed, not there, other than the federation's, or cannot run here."""
+
+
+class EffortError(JobRefused):
+    """The job would do more than the owner of this node allows."""

@@ -47,7 +47,7 @@ class ClientData:
 
 
 class Session:
-    """A model with its adapter over the examples of one client, for one job.
+    """A model with its adapter over the examples of one client, for one job. `used`: those that a loss was taken of.
 
     Making one restores the model: a model belongs to the session that was made of it last.
     """
@@ -71,6 +71,7 @@ class Session:
         self.model = adapted.model
         self.trainables = adapted.trainables
         self.examples = len(data.train)
+        self.used: set[int] = set()
         self.notes: tuple[str, ...] = ()
         self._adapted, self._task, self._report = adapted, task, report
         self._forward = Forward(adapted, dtype)
@@ -140,6 +141,7 @@ class Session:
 
     def loss(self, batch: Batch, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
         """Loss over the batch's examples (float32); a causal example counts the mean over its response tokens."""
+        self.used.update(batch.indices)
         tokens = batch if isinstance(batch, TokenBatch) else self.data.train.batch(batch.indices, self.device)
         each = losses(*self._forward(tokens))
         return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
@@ -178,7 +180,7 @@ class Workbench:
     """
 
     def __init__(self, settings: AgentSettings, kept_datasets: int = KEPT_DATASETS) -> None:
-        self._settings = settings
+        self.settings = settings
         self._kept_datasets = kept_datasets
         self._model: tuple[object, AdaptedModel] | None = None
         self._data: dict[object, ClientData] = {}
@@ -192,8 +194,8 @@ class Workbench:
         report: Report = unreported,
     ) -> Session:
         """A session for one job of a client. Raises DataError, ModelError."""
-        device = choose_device(self._settings.device)
-        dtype = choose_dtype(self._settings.dtype, device)
+        device = choose_device(self.settings.device)
+        dtype = choose_dtype(self.settings.dtype, device)
         data = self._client_data(work, dataset)
         return Session(
             self._adapted(work, device, dtype),
@@ -211,11 +213,11 @@ class Workbench:
         self._model = None
 
     def _adapted(self, work: Work, device: torch.device, dtype: torch.dtype) -> AdaptedModel:
-        folder = model_folder(self._settings, work.base_model.id, work.base_model.revision)
+        folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)
         digest = check_weights(work.base_model, folder)
         # What is trained must be loaded in full precision; what stays as it is need not be.
         stored = torch.float32 if isinstance(work.trainable, Full) else dtype
-        place = Placement(device, stored, self._settings.quantization)
+        place = Placement(device, stored, self.settings.quantization)
         key = (
             digest,
             str(folder),
@@ -229,23 +231,23 @@ class Workbench:
             self._model = None
             loaded = load_base(folder, work.task, place, load_tokenizer(folder).pad_token_id)
             adapted = adapt(loaded, work.trainable, digest)
-            if self._settings.gradient_checkpointing:
+            if self.settings.gradient_checkpointing:
                 checkpoint_activations(adapted.base, work.trainable)
             self._model = (key, adapted)
         return self._model[1]
 
     def _client_data(self, work: Work, dataset: str) -> ClientData:
-        folder = model_folder(self._settings, work.base_model.id, work.base_model.revision)
+        folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)
         virtual_tokens = work.trainable.num_virtual_tokens if isinstance(work.trainable, Prefix) else 0
         facts = text_facts(folder)
         limit = min(work.task.max_length, facts.most_tokens - virtual_tokens)
-        chosen = self._settings.datasets.get(dataset)
+        chosen = self.settings.datasets.get(dataset)
         key = (dataset, chosen and fingerprint(chosen), str(folder), work.task.model_dump_json(), limit)
         if key not in self._data:
-            split = load_split(self._settings, dataset)
+            split = load_split(self.settings, dataset)
             how = Tokenisation(
                 task=work.task,
-                columns=self._settings.datasets[dataset].columns,
+                columns=self.settings.datasets[dataset].readable,
                 tokenizer=load_tokenizer(folder),
                 limit=limit,
                 segments=facts.segments,

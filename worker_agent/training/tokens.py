@@ -29,7 +29,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Tokenisation:
-    """How rows become tokens: the task, the node's column mapping, and at most `limit` tokens an example.
+    """How rows become tokens: the task, the columns that may be read, and at most `limit` tokens an example.
 
     `decoder`: a cloze is for a model that has no other way to fill a gap than to read on.
     """
@@ -153,7 +153,10 @@ def tokenise(table: Table, how: Tokenisation) -> Examples:
 def _classified(table: Table, how: Tokenisation) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how)
-    paired = "text_pair" in how.columns or "text_pair" in table.columns
+    # A table of columns that names it means it; otherwise a file may have it or not.
+    paired = how.columns.get("text_pair", "text_pair") != "text_pair" or (
+        "text_pair" in how.columns and "text_pair" in table.columns
+    )
     pair = texts(table, "text_pair", how.columns) if paired else None
     first = texts(table, "text", how.columns)
     targets = label_indices(table, how.task.labels or (), how.columns)

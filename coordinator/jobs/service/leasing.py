@@ -151,7 +151,7 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
     if request.code == AGENT_STOPPING:
         moves.offer_again(session, job, "hand_back", now)
         return answer(session, job)
-    problem = problem_document(request.code, "The job failed on its worker", request.detail)
+    problem = problem_document(request.code, "The job failed on its worker", request.sentence)
     if request.code == DISK_FULL:  # no attempt either: the worker rests until it has room
         moves.offer_again(session, job, "hand_back", now)
         job.problem = problem
@@ -165,7 +165,7 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
     else:
         moves.end(session, job, "fail", problem, now)
         if job.kind == "describe":
-            remove_client(session, session.get_one(Client, job.client_id), request.code, request.detail, now)
+            remove_client(session, session.get_one(Client, job.client_id), request.code, request.sentence, now)
         moves.wake(session, job)
     return answer(session, job)
 
@@ -173,9 +173,9 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
 def decline(session: Session, worker_id: str, job_id: str, request: DeclineRequest, now: datetime) -> JobAnswer:
     """The owner of the worker's node does not allow the job: its client is out. Raises NotFound, Conflict."""
     job = _locked(session, worker_id, job_id, request.boot_id)
-    problem = problem_document(request.code, "The job was declined by its worker's owner", request.detail)
+    problem = problem_document(request.code, "The job was declined by its worker's owner", request.sentence)
     moves.end(session, job, "decline", problem, now)
-    remove_client(session, session.get_one(Client, job.client_id), request.code, request.detail, now)
+    remove_client(session, session.get_one(Client, job.client_id), request.code, request.sentence, now)
     moves.wake(session, job)
     return answer(session, job)
 

@@ -1,6 +1,6 @@
 """What people and the federations' own life cycle read of rounds."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -113,17 +113,23 @@ def answer(session: Session, federation: Federation, round_: Round, now: datetim
 def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundAnswer]:
     """These rounds of one federation as the API shows them."""
     accepted = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
-    return [_answer(session, federation, row, accepted, now) for row in rows]
+    unmeasured = {
+        row.ordinal for row in repository.all_clients(session, federation.id) if row.evaluation_examples == 0
+    }
+    return [_answer(session, row, accepted, unmeasured, now) for row in rows]
 
 
 def _answer(
     session: Session,
-    federation: Federation,
     round_: Round,
     accepted: Sequence[tuple[str, int, int, int]],
+    unmeasured: Set[int],
     now: datetime,
 ) -> RoundAnswer:
-    """`accepted`: kind, number and attempt of the round, and ordinal, of every update that counts."""
+    """`accepted`: kind, number and attempt of the round, and ordinal, of every update that counts.
+
+    `unmeasured`: ordinals of clients that evaluate nothing.
+    """
     what, since = None, None
     if round_.state not in lifecycle.ENDED:
         what, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
@@ -138,6 +144,7 @@ def _answer(
         if (kind, number) == (round_.kind, round_.number) and attempt <= round_.attempt
     }
     told = {"metrics": metrics, "accepted": sorted(own), "waiting_for": what, "waiting_since": since}
+    told["not_evaluated"] = sorted(unmeasured & set(round_.cohort or ()))
     return RoundAnswer.model_validate({**row, **traffic, **told})
 
 

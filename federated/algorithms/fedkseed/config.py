@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from federated.contract import AlgorithmConfig, AnyTrainable, RoundFacts
+from federated.contract import AlgorithmConfig, AnyTrainable, Effort, RoundFacts, repeated_passes
 
 # Hadamard blocks are packed in whole Philox blocks of bits, and permuted by 16-bit numbers.
 MIN_HADAMARD, MAX_HADAMARD = 128, 65_536
@@ -75,6 +75,10 @@ class FedKSeedConfig(AlgorithmConfig):
                 f"bias {trainable.bias!r} starts from the base model, which the coordinator does not have: "
                 "set bias to 'none', or train the weights themselves (kind 'full')"
             )
+
+    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
+        """A step is a pair of forward passes over a batch."""
+        return Effort(self.local_steps, repeated_passes(self.local_steps, self.batch_size, examples))
 
     def learning_rate_of(self, elements: int, step: RoundFacts) -> float:
         """The step size of a round when so many elements are perturbed."""

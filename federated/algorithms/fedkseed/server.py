@@ -21,6 +21,7 @@ from federated.contract import (
     AnyTrainable,
     ClientFacts,
     ClientUpdate,
+    FederationRefused,
     Outcome,
     RoundFacts,
     UpdateRefused,
@@ -45,14 +46,16 @@ class FedKSeedServer:
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
         """Zeros. Raises ValueError for an initial adapter, for nothing to perturb, and for a tensor named in it."""
         if initial:
-            raise ValueError(f"initial adapter: tensor {min(initial)!r} would have to travel; only scalars do")
+            raise FederationRefused(f"initial adapter: tensor {min(initial)!r} would have to travel; only scalars do")
         known = {tensor.name: tensor for tensor in model.tensors}
         moved = perturbed_names(known, self._config)
         if not moved:
-            raise ValueError(f"perturb {self._config.perturb!r} matches none of the {len(known)} trained tensors")
+            raise FederationRefused(
+                f"perturb {self._config.perturb!r} matches none of the {len(known)} trained tensors"
+            )
         based = [tensor.name for tensor in model.tensors if tensor.initialisation.kind == "base"]
         if self._kind == "lora" and based:
-            raise ValueError(f"tensor {based[0]!r} starts from the base model: train it with the kind 'full'")
+            raise FederationRefused(f"tensor {based[0]!r} starts from the base model: train it with the kind 'full'")
         facts = {
             "algorithm": "fedkseed",
             "seed": seed,

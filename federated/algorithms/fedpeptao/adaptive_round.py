@@ -17,7 +17,6 @@ from federated.algorithms.fedpeptao.dual_adaptive import (
     server_step,
 )
 from federated.contract import ClientUpdate, RoundFacts
-from federated.local_training import planned_steps
 from federated.maths.averaging import Recent
 from federated.payload import LazyTensor, Payload
 from federated.travelling import averaged
@@ -42,7 +41,7 @@ class AdaptiveRound:
         self._registered = step.registered
         self._rate = server_rate(config, step.number)
         self._total = math.fsum(update.weight for update in updates)
-        self._steps = [planned_steps(config, update.examples) for update in updates]
+        self._steps = [config.planned_steps(update.examples) for update in updates]
         self._layer = Recent(self._next)
 
     def layers(self, names: Sequence[str]) -> dict[str, LazyTensor]:

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from federated.contract import GradientConfig
+from federated.contract import Effort, GradientConfig
+from federated.maths.hessian_cost import LANCZOS_STEPS, PASSES_BESIDE_PRODUCTS
 
 
 class FedPepTAOConfig(GradientConfig):
@@ -50,6 +51,15 @@ class FedPepTAOConfig(GradientConfig):
         """Raise ValueError for masked layers: PEFT cannot say that a layer has no prompt."""
         if self.other_layers == "masked":
             raise ValueError("other_layers 'masked' is for simulations: no adapter of PEFT can leave out a layer")
+
+    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
+        """Where layers are measured: the batch that scores them, and the Hessian's products with vectors over it."""
+        whole = self.effort_of(self.planned_steps(examples), examples)
+        if kind == "train":
+            return whole
+        uses = 1 if self.layer_count == "fixed" else 1 + PASSES_BESIDE_PRODUCTS + LANCZOS_STEPS
+        share = min(1.0, self.score_examples / max(1, examples))
+        return Effort(whole.steps, whole.passes + uses * share)
 
     @property
     def warms_up(self) -> bool:

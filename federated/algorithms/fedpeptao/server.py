@@ -34,6 +34,7 @@ from federated.contract import (
     AnyTrainable,
     ClientFacts,
     ClientUpdate,
+    FederationRefused,
     Outcome,
     RoundFacts,
     UpdateRefused,
@@ -163,7 +164,7 @@ def _prompt(model: ModelFacts) -> TensorFacts:
     wanted = 2 * model.layers * model.kv_width
     if prompt is None or prompt.shape[1] != wanted:
         found = "no prompts" if prompt is None else f"prompts of width {prompt.shape[1]}"
-        raise ValueError(f"the model has {found}, expected {wanted}: keys and values of {model.layers} layers")
+        raise FederationRefused(f"the model has {found}, expected {wanted}: keys and values of {model.layers} layers")
     return prompt
 
 

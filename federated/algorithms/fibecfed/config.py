@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from federated.contract import AnyTrainable, GradientConfig
+from federated.contract import AnyTrainable, Effort, GradientConfig
+from federated.maths.hessian_cost import PASSES_BESIDE_PRODUCTS
 from federated.trainable import Lora
 
 
@@ -55,7 +56,27 @@ class FibecFedConfig(GradientConfig):
     )
     upload_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the update's tensors")
 
+    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
+        """With all that a client makes late that missed the preparation, or lost its memory of it."""
+        if kind == "train":
+            steps = self.planned_steps(examples) + self._row_steps(examples)
+            steps += self.preparation_steps if self.score_at == "after_warmup" else 0
+            return Effort(steps, self.effort_of(steps, examples).passes + 1)
+        passes = 1 + 2 * _share(self.layer_score_examples, examples)
+        if self.layer_count != "fixed":
+            passes += (PASSES_BESIDE_PRODUCTS + self.lanczos_steps) * _share(self.batch_size, examples)
+        return Effort(self.preparation_steps, self.effort_of(self.preparation_steps, examples).passes + passes)
+
+    def _row_steps(self, examples: int) -> int:
+        return self.model_copy(update={"local_steps": None, "local_epochs": self.fisher_epochs}).planned_steps(
+            examples
+        )
+
     def check_trainable(self, trainable: AnyTrainable) -> None:
         """Raise ValueError for trained biases: a row of a factor is what is chosen here."""
         if isinstance(trainable, Lora) and trainable.bias != "none":
             raise ValueError("fibecfed trains the factors and the head: bias must be 'none'")
+
+
+def _share(size: int, examples: int) -> float:
+    return min(1.0, size / max(1, examples))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from federated.contract import FederationRefused
 from federated.trainable import ModelFacts, TensorFacts
 from federated.travelling import last_linear
 
@@ -23,7 +24,9 @@ def layer_tensors(model: ModelFacts) -> dict[int, list[str]]:
             places.add(numbered[1])
             found.setdefault(int(numbered[2]), []).append(name)
     if len(places) != 1 or max(found) >= model.layers:
-        raise ValueError(f"the layers of this model cannot be told apart; adapted are: {_modules(model.tensors)}")
+        raise FederationRefused(
+            f"the layers of this model cannot be told apart; adapted are: {_modules(model.tensors)}"
+        )
     return dict(sorted(found.items()))
 
 

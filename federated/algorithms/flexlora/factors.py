@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from federated.contract import FederationRefused
 from federated.trainable import Lora, ModelFacts
 
 # In an instruction, beside a factor's name: what was learned before, frozen, where factors start anew each round.
@@ -46,7 +47,7 @@ def matrices_of(model: ModelFacts) -> list[Matrix]:
                 module = name.removesuffix(mark_a)
                 found.append(_matrix(module, name, module + mark_b, shape, shapes.get(module + mark_b)))
     if not found:
-        raise ValueError("this model has no LoRA factors to train")
+        raise FederationRefused("this model has no LoRA factors to train")
     return found
 
 
@@ -57,8 +58,10 @@ def stored_matrices(facts: Mapping[str, Any]) -> list[Matrix]:
 
 def _matrix(module: str, a: str, b: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...] | None) -> Matrix:
     if shape_b is None or len(shape_a) != 2 or len(shape_b) != 2:
-        raise ValueError(f"{module}: only linear maps and embeddings can change their rank")
+        raise FederationRefused(f"{module}: only linear maps and embeddings can change their rank")
     (rank, inputs), outputs = shape_a, shape_b[0]
     if rank > min(inputs, outputs):
-        raise ValueError(f"{module}: rank {rank} is above {min(inputs, outputs)}, all that {outputs} x {inputs} has")
+        raise FederationRefused(
+            f"{module}: rank {rank} is above {min(inputs, outputs)}, all that {outputs} x {inputs} has"
+        )
     return Matrix(module, a, b, inputs, outputs, rank)

@@ -20,7 +20,15 @@ from federated.algorithms.flexlora.factors import LEARNED, Matrix, matrices_of, 
 from federated.algorithms.flexlora.notes import highest_notes, rank_notes
 from federated.algorithms.flexlora.ranks import allowed_ranks, client_ranks
 from federated.algorithms.flexlora.starts import lazy_factors, padding_key, untrained
-from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
+from federated.contract import (
+    Adapter,
+    AnyTrainable,
+    ClientFacts,
+    ClientUpdate,
+    FederationRefused,
+    Outcome,
+    RoundFacts,
+)
 from federated.expects import expects_like, refuse_unexpected
 from federated.maths.averaging import Recent
 from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
@@ -165,7 +173,7 @@ class FlexLoRAServer:
         self, matrix: Matrix, given: Mapping[str, Tensor], seed: int
     ) -> dict[str, Tensor | LazyTensor]:
         if (matrix.a in given) != (matrix.b in given):
-            raise ValueError(f"initial adapter: {matrix.module} has one factor of two")
+            raise FederationRefused(f"initial adapter: {matrix.module} has one factor of two")
         if matrix.a not in given:
             rank = 0 if self._config.aggregation == "stack" else matrix.rank
             return lazy_factors(matrix, rank, partial(untrained, matrix, rank, padding_key(seed, matrix)))
@@ -236,7 +244,7 @@ class FlexLoRAServer:
         try:
             made = truncate(b, a, self._next_rank(state, matrix, updates), key, like=w[1], search=search)
         except ValueError as error:
-            raise ValueError(f"{matrix.module}: {error}") from error
+            raise FederationRefused(f"{matrix.module}: {error}") from error
         energies[matrix.module] = made.captured, made.total
         return made.b, made.a
 

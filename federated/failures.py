@@ -1,0 +1,112 @@
+"""Sentences for failures on a node, as they are told outside it: a code, names that are known anyway, and counts.
+
+An agent sends a code and `FailureFacts`, and no text: nothing that stood in a row, a file name or a library's message
+can travel. Whoever shows the failure makes the sentence here.
+"""
+
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from federated.task import Name
+from federated.trainable import Plain
+
+MAX_COUNT = 2**53 - 1
+REFERENCE_DIGITS = 8
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+class FailureFacts(Plain):
+    """All that is told of a failure beside its code.
+
+    `column` is a column that the federation asked for; `count` of `of` rows are concerned; `asked` is beyond what the
+    node has `allowed`. `error` is the type of an exception that nobody foresaw and `place` the line of
+    Fedloom's own code in which it came. `reference` finds the whole text in the node's own log.
+    """
+
+    dataset: Name | None = None
+    column: str | None = Field(default=None, max_length=128)
+    count: Count | None = None
+    of: Count | None = None
+    asked: Count | None = None
+    allowed: Count | None = None
+    error: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+    place: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_.]{0,127}:[0-9]{1,6}$")
+    reference: str | None = Field(default=None, pattern=rf"^[0-9a-f]{{{REFERENCE_DIGITS}}}$")
+
+
+SENTENCES: Final = MappingProxyType(
+    {
+        "agent_error": "The worker agent met an error of its own.",
+        "agent_stopping": "The worker agent was told to stop and gave the job back.",
+        "algorithm_missing": "The node does not have the federation's algorithm in its revision.",
+        "artifact_damaged": "Bytes came to the node that are not those that were announced.",
+        "artifact_too_large": "More bytes came to the node than were announced.",
+        "cloze_impossible": "The node's base model cannot fill the gap of the cloze with these words.",
+        "cloze_too_long": "The cloze template alone has more tokens than the model takes.",
+        "coordinator_trouble": "The worker agent could not talk to the coordinator about this job.",
+        "data_column_missing": "The data set does not have a column that the federation reads, or a value in it.",
+        "data_empty": "The data set has no rows to train on.",
+        "data_missing": "The data set is not on the node, or cannot be read.",
+        "data_too_few": "The data set has fewer examples than the node needs before anything leaves it.",
+        "data_unknown_label": "Rows have a label that is not in the federation's list.",
+        "device_missing": "The device in the node's settings is not there.",
+        "directions_differ": "The node makes other directions than the federation.",
+        "disk_full": "The node's disk is full.",
+        "executor_died": "The training process was ended.",
+        "executor_not_understood": "The training process said what it must not.",
+        "factors_not_linear": "The algorithm cannot score the examples of this base model one by one.",
+        "instruction_invalid": "The job's instruction cannot be read.",
+        "layers_unknown": "The layers of the node's base model cannot be told apart.",
+        "model_mismatch": "The node's base model is not the federation's.",
+        "model_missing": "The node does not have the federation's base model, or cannot load it.",
+        "out_of_memory": "The job does not fit into the memory of the node's device.",
+        "policy_algorithm": "The node does not allow the algorithm.",
+        "policy_approval": "The owner of the node has not approved this federation: worker-agent approve.",
+        "policy_column": "The node's owner has not listed this column among those that may be read.",
+        "policy_dataset": "The node does not allow the data set in federations.",
+        "policy_download": "The job's instruction is larger than the node allows.",
+        "policy_few_examples": "The job would use fewer examples than the node needs before anything leaves it.",
+        "policy_organization": "The node does not work for the organization that owns the federation.",
+        "policy_passes": "The job needs more passes over the examples than the node allows.",
+        "policy_rank": "The job needs a higher rank than the node allows.",
+        "policy_seconds": "The job took longer than the node allows.",
+        "policy_steps": "The job needs more local steps than the node allows.",
+        "policy_unbounded": "The node bounds its jobs, and the algorithm does not say how much this one would do.",
+        "quantization_missing": "The node's quantization needs a library that is not there.",
+        "result_damaged": "The result was damaged on the node's disk.",
+        "result_refused": "The coordinator refused the result.",
+        "second_derivative_missing": "The node's base model cannot be differentiated twice.",
+        "trainable_invalid": "What the federation trains does not fit the node's base model.",
+        "training_diverged": "The loss stopped being finite: a smaller learning_rate may help.",
+        "training_failed": "Training ended with an error that nobody foresaw.",
+    }
+)
+UNKNOWN: Final = "The job could not be done on its node."
+
+
+def sentence(code: str, facts: FailureFacts | None = None) -> str:
+    """The failure in words, for the owners of the federation and of the node. Another code gets general words."""
+    facts = facts or FailureFacts()
+    words = SENTENCES.get(code, UNKNOWN)
+    named = ", ".join(_named(facts))
+    more = f" The node's log has the whole of it under {facts.reference}." if facts.reference else ""
+    return f"{words.removesuffix('.')}{f' ({named})' if named else ''}.{more}"
+
+
+def _named(facts: FailureFacts) -> Iterator[str]:
+    if facts.dataset is not None:
+        yield f"data set {facts.dataset!r}"
+    if facts.column is not None:
+        yield f"column {facts.column!r}"
+    if facts.count is not None:
+        yield f"{facts.count} rows" if facts.of is None else f"{facts.count} of {facts.of} rows"
+    if facts.asked is not None:
+        yield f"asked for {facts.asked}"
+    if facts.allowed is not None:
+        yield f"the node's limit is {facts.allowed}"
+    if facts.error is not None:
+        yield facts.error if facts.place is None else f"{facts.error} at {facts.place}"

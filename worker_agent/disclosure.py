@@ -1,0 +1,67 @@
+"""The one place where an agent decides what it tells of a failure: a code, facts without content, a reference.
+
+The whole text goes to this node's log under that reference, and nowhere else.
+"""
+
+import builtins
+import re
+import secrets
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from federated.failures import REFERENCE_DIGITS
+from federated.protocol import FailureFacts
+
+_PACKAGES = ("federated", "worker_agent")
+_KNOWN_MODULES = ("builtins", "torch", "safetensors", "federated", "worker_agent")
+_ROOT = Path(__file__).resolve().parent.parent
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+_SHOWN_CHARACTERS = 128
+
+_log = structlog.get_logger(__name__)
+
+
+def disclosed(
+    event: str, code: str, detail: str, facts: FailureFacts | None = None, dataset: str | None = None, **where: str
+) -> FailureFacts:
+    """Write the failure into this node's log, as `event`, and return what may be told of it."""
+    reference = secrets.token_hex(REFERENCE_DIGITS // 2)
+    _log.warning(event, code=code, reason=detail, reference=reference, dataset=dataset, **where)
+    told = (facts or FailureFacts()).model_copy(update={"reference": reference})
+    try:
+        return told.model_validate(told.model_dump() | {"dataset": dataset})
+    except ValidationError:
+        # No data set of this node has such a name; the coordinator that sent it knows it.
+        return told
+
+
+def stable_code(code: str) -> str:
+    """The code, if it is one; else the general one."""
+    return code if _CODE.fullmatch(code) else "job_declined"
+
+
+def whereabouts(error: BaseException) -> FailureFacts:
+    """The kind of an exception and the last line of Fedloom's own code that it passed, and nothing of its text."""
+    return FailureFacts(error=_kind(error), place=_place(error))
+
+
+def _kind(error: BaseException) -> str:
+    """The name of the nearest type that stands in a published package: another one may be named after anything."""
+    for kind in type(error).__mro__:
+        module = kind.__module__.partition(".")[0]
+        if module in _KNOWN_MODULES and (module != "builtins" or getattr(builtins, kind.__name__, None) is kind):
+            return kind.__name__
+    return "Exception"
+
+
+def _place(error: BaseException) -> str | None:
+    place, trace = None, error.__traceback__
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if name.partition(".")[0] in _PACKAGES and file.is_relative_to(_ROOT) and len(name) < _SHOWN_CHARACTERS:
+            place = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

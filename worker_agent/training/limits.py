@@ -1,0 +1,69 @@
+"""The owner's limits that need the data: enough examples behind all that leaves, and no more work than allowed."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import ValidationError
+
+from federated import registry
+from federated.contract import Effort
+from federated.protocol import Lease
+from worker_agent.settings import PolicySettings
+from worker_agent.training.refusals import DataError, EffortError
+
+USUAL_PASSES = 100
+"""Of a node that bounds its local steps and says nothing of passes."""
+
+
+def check_examples(examples: int, policy: PolicySettings) -> None:
+    """Raises DataError (data_too_few) below `min_examples`: nothing leaves a node that is made of fewer."""
+    if examples < policy.min_examples:
+        detail = f"{examples} examples to train on, this node's min_examples is {policy.min_examples}"
+        raise DataError("data_too_few", detail, count=examples, allowed=policy.min_examples)
+
+
+def check_used(used: int, policy: PolicySettings) -> None:
+    """Raises DataError (policy_few_examples) for a result that fewer than `min_examples` examples made."""
+    if used < policy.min_examples:
+        detail = f"the job used {used} examples, this node's min_examples is {policy.min_examples}"
+        raise DataError("policy_few_examples", detail, count=used, allowed=policy.min_examples)
+
+
+def may_evaluate(held_out: int, policy: PolicySettings) -> bool:
+    """Whether metrics over so many held-out examples may leave."""
+    return held_out >= policy.min_held_out
+
+
+def check_effort(lease: Lease, examples: int, policy: PolicySettings) -> None:
+    """Raises EffortError if the job would do more than the owner allows; a description stands for all that follow.
+
+    policy_unbounded where the algorithm does not say how much it does, and the owner has a limit.
+    """
+    most_passes = policy.max_passes
+    if policy.max_local_steps is None and most_passes is None:
+        return
+    for effort in _efforts(lease, examples):
+        if effort is None:
+            detail = f"{lease.work.algorithm} does not say how much its jobs do, and this node has limits on that"
+            raise EffortError("policy_unbounded", detail)
+        if policy.max_local_steps is not None and effort.steps > policy.max_local_steps:
+            _refuse("policy_steps", "local steps", effort.steps, policy.max_local_steps)
+        if effort.passes > (most_passes or USUAL_PASSES):
+            _refuse("policy_passes", "passes over the examples", round(effort.passes), most_passes or USUAL_PASSES)
+
+
+def _efforts(lease: Lease, examples: int) -> Sequence[Effort | None]:
+    if lease.kind == "evaluate":
+        return [Effort(0, len(lease.views))]
+    try:
+        config = registry.make_config(lease.work.algorithm, lease.work.config)
+    except (registry.UnknownAlgorithm, ValidationError):
+        return [None]
+    every: tuple[Literal["prepare", "train"], ...] = ("prepare", "train")
+    kinds = every if lease.round_kind is None else (lease.round_kind,)
+    return [config.most_effort(kind, examples) for kind in kinds]
+
+
+def _refuse(code: str, what: str, asked: int, allowed: int) -> None:
+    detail = f"the job may take {asked} {what}, this node allows {allowed}"
+    raise EffortError(code, detail, asked=asked, allowed=allowed)
