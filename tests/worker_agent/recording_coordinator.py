@@ -49,6 +49,7 @@ class RecordingCoordinator:
     bodies: list[Any] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
     keys: list[tuple[str, str | None]] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     offers: list[dict[str, Any]] = field(default_factory=list)
     lost_jobs: set[str] = field(default_factory=set)
@@ -157,6 +158,7 @@ def _app(coordinator: RecordingCoordinator) -> FastAPI:
     async def record(request: Request, go_on: Any) -> Response:
         body = await request.body()
         coordinator.calls.append(f"{request.method} {request.url.path}")
+        coordinator.headers.append(str(dict(request.headers)))
         coordinator.keys.append((coordinator.calls[-1], request.headers.get("idempotency-key")))
         is_json = request.headers.get("content-type") == "application/json"
         coordinator.bodies.append(await request.json() if is_json and body else body)

@@ -70,8 +70,8 @@ class _Child:
             outcome: dict[str, Any] = {"say": "interrupted"}
         except Exception as error:
             outcome = _failure(error)
-        self._bench.clear()
-        gc.collect()
+        if self._bench.clear():
+            gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return outcome

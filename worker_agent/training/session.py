@@ -208,9 +208,10 @@ class Workbench:
             report=report,
         )
 
-    def clear(self) -> None:
-        """Forget the model, in whatever state a job that broke off left it; the examples stay."""
-        self._model = None
+    def clear(self) -> bool:
+        """Forget the model, in whatever state a job that broke off left it; the examples stay. False for none."""
+        had_one, self._model = self._model is not None, None
+        return had_one
 
     def _adapted(self, work: Work, device: torch.device, dtype: torch.dtype) -> AdaptedModel:
         folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)

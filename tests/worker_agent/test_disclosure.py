@@ -1,0 +1,297 @@
+"""Nothing of a node's rows, names of columns, labels, paths or messages is in anything that its agent sends.
+
+A canary stands in every cell, column name, path and exception; all that reaches the coordinator is searched for it.
+"""
+
+import ast
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from federated.failures import SENTENCES, FailureFacts, sentence
+from federated.payload import Payload
+from federated.protocol import DeclineRequest, FailRequest
+from federated.trainable import Lora
+from tests.support import tiny_models
+from tests.support.algorithms import installed
+from tests.support.algorithms.breaking.exceptions import CANARY, by_name
+from tests.support.logged import logged
+from tests.support.training import COLORS, first_instruction, work_of
+from tests.worker_agent.leases import make_lease
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
+from tests.worker_agent.running_agent import digest_of, wait_until
+from worker_agent.agent import Agent
+from worker_agent.connection import open_http
+from worker_agent.disclosure import whereabouts
+from worker_agent.display import NoBars
+from worker_agent.identity import Identity
+from worker_agent.settings import AgentSettings, PolicySettings
+from worker_agent.training.session import open_session
+
+CHILD = "tests.worker_agent.breaking_child"
+SAMPLE = ("builtins.ValueError", "builtins.RuntimeError", "no memory", "a type named after a value")
+TRAIN = {"local_steps": 2, "batch_size": 16}
+
+
+def rows(count: int, **changes: Any) -> list[dict[str, Any]]:
+    """Rows that fit the federation, but for the changes; every cell holds the canary."""
+    made = []
+    for number, row in enumerate(tiny_models.color_rows(count)):
+        cells = {"text": f"{row['text']} {CANARY} {number}", "label": row["label"], f"{CANARY} column": CANARY}
+        made.append(cells | changes)
+    return made
+
+
+def data_sets(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> settings; all but `good` fail, each in another way."""
+    folder.mkdir()
+    texts = {
+        "no-json": f'{{"text": "{CANARY}',
+        "no-object": json.dumps([CANARY]),
+        "no-utf8": None,
+    }
+    for name, text in texts.items():
+        content = f"{CANARY}\xe9\xff".encode("latin-1") if text is None else text.encode()
+        (folder / f"{name}.jsonl").write_bytes(content)
+    changed = {
+        "good": rows(60),
+        "other-labels": rows(60, label=f"{CANARY} label"),
+        "no-label": [{"text": CANARY, f"{CANARY} column": CANARY}] * 60,
+        "no-text": rows(60, text=None),
+        "nested": rows(60, text={CANARY: [CANARY]}, label={CANARY: CANARY}),
+        "few": rows(4),
+        "one": rows(1),
+        "empty": [],
+    }
+    made = {
+        name: {"path": tiny_models.write_rows(folder / f"{name}.jsonl", found)} for name, found in changed.items()
+    }
+    made |= {name: {"path": folder / f"{name}.jsonl"} for name in texts}
+    for name, content in {
+        "huge.csv": f"text,label\n{CANARY * 40_000},red\n",
+        "ragged.csv": f"text,label\n{CANARY}\n",
+        "damaged.parquet": f"PAR1 {CANARY}",
+        "unknown.pickle": CANARY,
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8")
+        made[name.replace(".", "-")] = {"path": folder / name}
+    (folder / "damaged-folder").mkdir()
+    (folder / "damaged-folder" / "state.json").write_text(CANARY)
+    made["damaged-folder"] = {"path": folder / "damaged-folder"}
+    made["gone"] = {"path": folder / f"{CANARY}.jsonl"}
+    made["both"] = {"path": folder / "good.jsonl", "hub": f"{CANARY}/{CANARY}"}
+    made["hub"] = {"hub": str(folder / "damaged-folder")}
+    made["unlisted"] = {"path": folder / "good.jsonl", "columns": ["text"]}
+    made["mapped"] = {"path": folder / "good.jsonl", "columns": {"text": "text", "label": f"{CANARY} label"}}
+    return made
+
+
+def models(folder: Path) -> dict[str, Path]:
+    """Name -> folder; all but `bert` are damaged, each in another file."""
+    made = {"bert": tiny_models.bert_folder(folder / "bert")}
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        damaged = tiny_models.bert_folder(folder / f"damaged-{name}")
+        (damaged / name).write_text(json.dumps({CANARY: CANARY}) if "tokenizer" in name else CANARY)
+        made[f"damaged-{name}"] = damaged
+    (folder / CANARY).mkdir()
+    return made | {"empty": folder / CANARY, "gone": folder / f"no-{CANARY}"}
+
+
+@pytest.fixture
+def node(settings: AgentSettings, tmp_path: Path) -> AgentSettings:
+    (tmp_path / CANARY).mkdir()
+    home = tmp_path / CANARY
+    wanted = settings.model_dump() | {
+        "datasets": data_sets(home / "data"),
+        "models": {name: str(path) for name, path in models(home).items()},
+        "jobs_per_executor": 100_000,
+    }
+    return AgentSettings.model_validate(wanted)
+
+
+@pytest.fixture
+def at_work(
+    node: AgentSettings, identity: Identity, coordinator: RecordingCoordinator
+) -> Iterator[RecordingCoordinator]:
+    """A coordinator with an agent of this node at work for it; the offers are taken in their order."""
+    with installed(), open_http(node, coordinator.url) as http:
+        yield from _working(node, identity, http, coordinator)
+
+
+def _working(
+    node: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+) -> Iterator[RecordingCoordinator]:
+    agent = Agent(node, identity, http, NoBars(), CHILD)
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        yield coordinator
+    finally:
+        agent.stop()
+        thread.join()
+
+
+def offer(coordinator: RecordingCoordinator, number: int, work: Mapping[str, Any], **fields: Any) -> None:
+    lease = make_lease(job_id=f"job_{number}", **fields)
+    shown = lease.model_dump(mode="json")
+    coordinator.offers.append(shown | {"work": shown["work"] | dict(work)})
+
+
+def ended(coordinator: RecordingCoordinator) -> dict[str, dict[str, Any]]:
+    """Job id -> what was told of its end."""
+    told = {}
+    for call, body in zip(coordinator.calls, list(coordinator.bodies), strict=False):
+        _, _, path = call.partition(" /v1/jobs/")
+        if path.endswith(("/fail", "/decline", "/submit")) and isinstance(body, dict):
+            told[path.partition("/")[0]] = body
+    return told
+
+
+def assert_no_canary(coordinator: RecordingCoordinator) -> None:
+    sent = [*coordinator.calls, *map(repr, coordinator.bodies), *coordinator.headers]
+    assert [text for text in sent if CANARY.lower() in text.lower()] == []
+
+
+WORK = work_of("bert", Lora(r=2), config=TRAIN).model_dump(mode="json") | {"task": COLORS.model_dump(mode="json")}
+
+
+class TestAnAgent:
+    def test_tells_nothing_of_an_exception_of_any_type(self, at_work: RecordingCoordinator) -> None:
+        # The node rests after its disk was full: that one comes last.
+        names = sorted(by_name(), key=lambda name: ("disk" in name, name))
+        content = first_instruction_of_nobody()
+        at_work.artifacts[digest_of(content)] = content
+        instruction = {"digest": digest_of(content), "size_bytes": len(content)}
+        for number, name in enumerate(names):
+            config = {"error": name, "stage": "make"}
+            work = WORK | {"algorithm": "breaking", "config": config}
+            offer(at_work, number, work, dataset="good", instruction=instruction)
+        wait_until(lambda: len(ended(at_work)) == len(names))
+        assert_no_canary(at_work)
+        told = ended(at_work)
+        assert {one["code"] for one in told.values()} <= set(SENTENCES) | {"job_declined"}
+        assert told[f"job_{names.index('builtins.ValueError')}"]["facts"]["error"] == "ValueError"
+        assert told[f"job_{names.index('a type named after a value')}"]["facts"]["error"] == "ValueError"
+
+    def test_tells_nothing_of_an_exception_at_any_stage(
+        self, at_work: RecordingCoordinator, node: AgentSettings
+    ) -> None:
+        content = first_instruction(
+            work_of("bert", Lora(r=2)), open_session(work_of("bert", Lora(r=2)), "good", node, 0, {}).facts
+        ).encode()
+        at_work.artifacts[digest_of(content)] = content
+        instruction = {"digest": digest_of(content), "size_bytes": len(content)}
+        kinds = {"run": "train", "apply": "evaluate"}
+        jobs = [(name, stage, kind) for name in SAMPLE for stage, kind in kinds.items()]
+        for number, (name, stage, kind) in enumerate(jobs):
+            work = WORK | {"algorithm": "breaking", "config": {"error": name, "stage": stage}}
+            offer(at_work, number, work, kind=kind, dataset="good", instruction=instruction)
+        wait_until(lambda: len(ended(at_work)) == len(jobs))
+        assert_no_canary(at_work)
+        places = [told["facts"]["place"] for told in ended(at_work).values() if told["code"] == "training_failed"]
+        assert places
+        assert all(place.startswith("federated.algorithms.breaking.client:") for place in places)
+
+    def test_tells_nothing_of_data_and_models_that_do_not_fit(
+        self, at_work: RecordingCoordinator, node: AgentSettings
+    ) -> None:
+        causal = {"task": {"task": "causal_lm", "template": {"prompt": "{text}", "response": "{patient}"}}}
+        jobs: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in node.datasets]
+        jobs += [("good", {"base_model": {"id": name}}) for name in node.models if name != "bert"]
+        jobs += [
+            ("good", causal),
+            ("good", {"base_model": {"id": "bert", "weights_sha256": "0" * 64}}),
+            ("good", {"trainable": {"kind": "lora", "target_modules": ["nowhere"]}}),
+            ("good", {"task": {**WORK["task"], "cloze": {"template": "{text} {mask}", "words": ["xq", "zq", "wq"]}}}),
+            ("good", {"config": {"nonsense": 1}}),
+        ]
+        for number, (name, work) in enumerate(jobs):
+            offer(at_work, number, WORK | work, kind="describe", round_kind=None, round_number=None, dataset=name)
+        wait_until(lambda: len(ended(at_work)) == len(jobs))
+        assert_no_canary(at_work)
+        told = ended(at_work)
+        codes = {jobs[number][0]: told[f"job_{number}"].get("code") for number in range(len(node.datasets))}
+        assert codes.pop("good") is None
+        assert set(codes.values()) <= set(SENTENCES)
+        assert (codes["few"], codes["unlisted"]) == ("data_too_few", "policy_column")
+        labels = told[f"job_{list(node.datasets).index('other-labels')}"]["facts"]
+        assert (labels["dataset"], labels["column"], labels["count"], labels["of"]) == (
+            "other-labels",
+            "label",
+            50,
+            50,
+        )
+
+    def test_keeps_the_whole_text_in_its_own_log_under_the_reference(self, at_work: RecordingCoordinator) -> None:
+        with logged() as lines:
+            offer(at_work, 1, WORK, kind="describe", round_kind=None, dataset="other-labels")
+            wait_until(lambda: len(ended(at_work)) == 1)
+            reference = ended(at_work)["job_1"]["facts"]["reference"]
+            (line,) = [line for line in lines() if line.get("reference") == reference]
+        assert line["event"] == "job_declined"
+        assert f"label '{CANARY} label' is not one of" in line["reason"]
+
+
+def first_instruction_of_nobody() -> bytes:
+    """Some instruction: a job that breaks before it reads it."""
+    return Payload({}, {"expects": {}}).encode()
+
+
+class TestWhereabouts:
+    def test_of_every_exception_hold_nothing_of_its_text(self) -> None:
+        errors = [make() for make in by_name().values()]
+        assert len(errors) > 100
+        assert all(CANARY in str(error) for error in errors)
+        assert not [error for error in errors if CANARY.lower() in whereabouts(error).model_dump_json().lower()]
+
+
+class TestTheProtocol:
+    @pytest.mark.parametrize("request_type", [FailRequest, DeclineRequest])
+    def test_has_no_field_for_a_text_of_the_node(self, request_type: type[FailRequest | DeclineRequest]) -> None:
+        body = {"boot_id": "0" * 8, "code": "data_empty", "transient": True, "detail": CANARY}
+        if request_type is DeclineRequest:
+            del body["transient"]
+        assert CANARY not in request_type.model_validate(body).sentence
+
+    def test_knows_every_code_with_which_an_agent_refuses(self) -> None:
+        raised = {
+            "DataError",
+            "ModelError",
+            "EffortError",
+            "JobRefused",
+            "JobDeclined",
+            "Refusal",
+            "Failed",
+            "_failed",
+        }
+        sources = [path for package in ("worker_agent", "federated") for path in Path(package).rglob("*.py")]
+        calls = [
+            node for path in sources for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
+        codes = {
+            call.args[0].value
+            for call in calls
+            if getattr(call.func, "id", None) in raised and call.args and isinstance(call.args[0], ast.Constant)
+        }
+        assert len(codes) > 20
+        assert codes - {"not_personal"} <= set(SENTENCES)
+
+    def test_a_sentence_is_made_for_every_code_and_every_fact(self) -> None:
+        facts = FailureFacts(dataset="notes", column="label", count=3, of=40, reference="9f3c01de")
+        assert sentence("data_unknown_label", facts) == (
+            "Rows have a label that is not in the federation's list "
+            "(data set 'notes', column 'label', 3 of 40 rows). The node's log has the whole of it under 9f3c01de."
+        )
+        for code in [*SENTENCES, "anything_else"]:
+            assert sentence(code).endswith(".")
+
+
+def test_limits_are_told_as_numbers() -> None:
+    facts = FailureFacts(asked=16, allowed=8)
+    assert "(asked for 16, the node's limit is 8)" in sentence("policy_rank", facts)
+    assert PolicySettings().min_examples == 32
