@@ -55,7 +55,7 @@ def fault_of_address(address: Address, scheme: str, allow_private: bool) -> str 
     if scheme == "http" and not address.is_loopback:
         return "leads to an address that is not of this machine: only https"
     if address.is_link_local or address.is_multicast or address.is_unspecified:
-        return "leads to an address that is not one to send to"
+        return "leads to what is not an address to send to"
     if allow_private:
         return None
     translated = isinstance(address, IPv6Address) and any(address in network for network in _TRANSLATED)

@@ -10,6 +10,7 @@ from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from federated.failures import sentence
 from federated.protocol import (
     AGENT_STOPPING,
     DISK_FULL,
@@ -31,7 +32,7 @@ def stage(data_folder: Path) -> Stage:
 
 
 def failure(transient: bool) -> FailRequest:
-    return FailRequest(boot_id=BOOT, code="out_of_memory", detail="batch 16", transient=transient)
+    return FailRequest(boot_id=BOOT, code="out_of_memory", transient=transient)
 
 
 class TestLease:
@@ -218,7 +219,7 @@ class TestFail:
         job_id = stage.leased()
         assert self.fail(stage, job_id, transient=True) == "offered"
         assert stage.jobs() == [("offered", 2)]
-        assert (stage.job(job_id).problem or {})["detail"] == "batch 16"
+        assert (stage.job(job_id).problem or {})["detail"] == sentence("out_of_memory")
 
     def test_a_final_failure_ends_the_job_and_wakes_its_round(self, stage: Stage) -> None:
         job_id = stage.leased()
@@ -235,7 +236,7 @@ class TestFail:
 
     def test_a_job_that_a_stopping_agent_gives_back_costs_no_attempt(self, stage: Stage) -> None:
         job_id = stage.leased()
-        given = FailRequest(boot_id=BOOT, code=AGENT_STOPPING, detail="told to stop", transient=True)
+        given = FailRequest(boot_id=BOOT, code=AGENT_STOPPING, transient=True)
         for _ in range(4):
             with writing() as session:
                 assert jobs.fail(session, stage.worker_id, job_id, given, utcnow()).state == "offered"
@@ -251,7 +252,7 @@ class TestFail:
 
     def test_a_job_that_found_no_room_costs_no_attempt_and_says_so(self, stage: Stage) -> None:
         job_id = stage.leased()
-        given = FailRequest(boot_id=BOOT, code=DISK_FULL, detail="No space left on device", transient=True)
+        given = FailRequest(boot_id=BOOT, code=DISK_FULL, transient=True)
         for _ in range(4):
             with writing() as session:
                 assert jobs.fail(session, stage.worker_id, job_id, given, utcnow()).state == "offered"
@@ -269,12 +270,13 @@ class TestFail:
 def test_a_declined_job_takes_its_client_out_with_all_its_jobs(data_folder: Path) -> None:
     stage = set_up(data_folder, slots=2)
     first, second = stage.leased("evaluate"), stage.leased("train")
-    request = DeclineRequest(boot_id=BOOT, code="policy_algorithm", detail="fedavg is not allowed here")
+    request = DeclineRequest(boot_id=BOOT, code="policy_algorithm", detail="a patient's name")
     with writing() as session:
         answer = jobs.decline(session, stage.worker_id, first, request, utcnow())
     assert (answer.state, (answer.problem or {})["code"]) == ("declined", "policy_algorithm")
     assert stage.job(second).state == "withdrawn"
-    assert (stage.client().state, stage.client().reason_detail) == ("out", "fedavg is not allowed here")
+    assert (stage.client().state, stage.client().reason_detail) == ("out", sentence("policy_algorithm"))
+    assert "patient" not in str([stage.client().reason_detail, answer.problem])
     assert scene.events_of(stage.federation_id) == ["job.declined", "client.out"]
     assert queued(ADVANCE_ROUND) == [[stage.round_id]]
 

@@ -234,7 +234,7 @@ class TestFailure:
             stage.settle()
         (pending,) = hook.deliveries()
         assert (pending["state"], pending["attempts"], pending["last_status"]) == ("pending", 1, None)
-        assert "timed out" in pending["last_error"]
+        assert pending["last_error"] == "not answered in time"
 
     def test_a_redirect_is_not_followed(self, stage: Stage, receiver: Receiver) -> None:
         receiver.answers = [307]
