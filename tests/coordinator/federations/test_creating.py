@@ -148,14 +148,6 @@ class TestChange:
         assert [error["pointer"] for error in answer["errors"]] == [pointer]
         assert everything() == before
 
-    def test_what_others_agreed_to_stays_as_it_is(self, stage: Stage) -> None:
-        stage.create()
-        guest = stage.service.new_organization("guest")
-        stage.owner.owner.post(stage.path("invitations"), json={"organization_id": guest.id}).raise_for_status()
-        stage.owner.owner.patch(stage.path(), json={"rounds": 3}, headers={"If-Match": "*"}).raise_for_status()
-        guest.owner.post(stage.path("accept")).raise_for_status()
-        problem(stage.owner.owner.patch(stage.path(), json={"rounds": 4}), 409, "draft_accepted")
-
     def test_a_federation_that_runs_does_not_change(self, stage: Stage) -> None:
         stage.create()
         stage.post("start")
