@@ -1,6 +1,5 @@
 """The terms of taking part in a federation, in plain sentences: what is read, sent and kept, and for how long."""
 
-import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from federated import registry
 from federated.protocol import TaskDefinition
-from federated.task import TextTemplate
+from federated.task import columns_read
 from federated.trainable import Full, Lora, Prefix, Trainable
 
 STAYS = ("texts and labels of every example", "what a client remembers between rounds")
@@ -66,23 +65,10 @@ def terms_of(definition: Mapping[str, Any]) -> Terms:
 
 
 def _columns(task: TaskDefinition) -> list[str]:
-    if task.task == "causal_lm":
-        template = task.template or TextTemplate()
-        return _named(template.prompt, template.response)
-    if task.cloze is not None:
-        return list(dict.fromkeys([*_named(task.cloze.template), "label"]))
-    return ["text", "text_pair", "label"]
-
-
-def _named(*templates: str) -> list[str]:
-    """Columns in these templates, in the order in which they stand there. None of a template that is none."""
-    names: list[str] = []
-    for template in templates:
-        try:
-            names += [name for _, name, _, _ in string.Formatter().parse(template) if name not in (None, "", "mask")]
-        except ValueError:
-            continue
-    return list(dict.fromkeys(names))
+    columns = list(columns_read(task))
+    if task.task == "sequence_classification" and task.cloze is None:
+        columns.insert(1, "text_pair")
+    return columns
 
 
 def _prepares(algorithm: str) -> bool:

@@ -1,23 +1,17 @@
 """An organisation takes part in what it saw: accepting names a digest, and a change asks everybody again."""
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import httpx
 import pytest
 
 from federated.statement import definition_digest
+from tests.coordinator.clients.drafts import Draft
 from tests.coordinator.clients.scene import everything
 from tests.support.audit_log import chain_of
-from tests.support.service import Organization, accept, created, problem
-from tests.support.stage import CAPABILITIES, DATASET, Actor, Stage
+from tests.support.service import accept, created, problem
+from tests.support.stage import CAPABILITIES, DATASET
 
 OTHER = "sha256:" + "0" * 64
-RACES = 12
 CRAFTED = {
     "task": {"task": "causal_lm", "template": {"prompt": "{text}", "response": "{patient_ssn}"}},
     "rounds": 100_000, "algorithm": "fedkseed", "config": {"local_steps": 65536}, "trainable": {"kind": "full"},
@@ -46,49 +40,6 @@ CHANGES: list[dict[str, Any]] = [
     {"stopping": {"metric": "accuracy", "target": 0.5}},
     {"retention": {"keep_updates_rounds": 3}},
 ]
-
-
-@dataclass
-class Draft:
-    """A draft of the stage's owner to which a clinic is invited."""
-
-    stage: Stage
-    clinic: Organization
-
-    @property
-    def digest(self) -> str:
-        return str(self.stage.show()["definition_digest"])
-
-    def accept(self, digest: str | None = None, *, tag: str | None = None) -> httpx.Response:
-        body = {} if digest is None else {"definition_digest": digest}
-        headers = {} if tag is None else {"If-Match": tag}
-        return self.clinic.owner.post(self.stage.path("accept"), json=body, headers=headers)
-
-    def change(self, **changes: Any) -> httpx.Response:
-        return self.stage.owner.owner.patch(self.stage.path(), json=changes, headers={"If-Match": "*"})
-
-    def invitation(self) -> dict[str, Any]:
-        (found,) = self.clinic.owner.get(self.stage.path("invitations")).json()["items"]
-        return dict(found)
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event["data"] for event in self.stage.get("events")["items"] if event["type"] == kind]
-
-    def joined(self) -> Actor:
-        """The clinic has accepted, and one of its data sets is registered."""
-        accept(self.clinic.owner, self.stage.federation_id).raise_for_status()
-        return self.stage.join(self.stage.actor(self.clinic))
-
-    def client(self, actor: Actor) -> dict[str, Any]:
-        return dict(actor.organization.owner.get(f"/v1/clients/{actor.client_id}").json())
-
-
-@pytest.fixture
-def draft(stage: Stage) -> Draft:
-    stage.create()
-    clinic = stage.service.new_organization("clinic")
-    created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-    return Draft(stage, clinic)
 
 
 class TestDigest:
@@ -266,40 +217,6 @@ class TestChange:
         lease = actor.lease()
         assert lease is not None
         assert lease["work"]["rounds"] == 4
-
-
-class TestRaces:
-    """Two requests that meet: both wait for the federation's row."""
-
-    def test_nobody_ever_takes_part_in_what_was_not_agreed_to(self, draft: Draft) -> None:
-        for number in range(RACES):
-            seen = draft.digest
-            accepted, changed = together(partial(draft.accept, seen), partial(draft.change, rounds=10 + number))
-            assert (changed, accepted in (200, 412)) == (200, True)
-            shown = draft.invitation()
-            assert (shown["state"], shown["agreed_digest"]) == ("invited", None), (number, accepted)
-            assert shown["definition_digest"] != seen
-
-    def test_no_client_stays_of_an_organisation_that_is_asked_again(self, draft: Draft) -> None:
-        for number in range(RACES):
-            accept(draft.clinic.owner, draft.stage.federation_id).raise_for_status()
-            wish = {"worker_id": draft.stage.actor(draft.clinic).worker.id, "dataset": DATASET}
-            register = partial(draft.clinic.owner.post, draft.stage.path("clients"), json=wish)
-            registered, changed = together(register, partial(draft.change, rounds=10 + number))
-            assert (changed, registered in (201, 409)) == (200, True)
-            assert {row["state"] for row in draft.stage.get("clients")["items"]} <= {"left"}, (number, registered)
-
-
-def together(*calls: Callable[[], httpx.Response]) -> list[int]:
-    """Statuses of requests that are sent at one moment."""
-    ready = threading.Barrier(len(calls))
-
-    def asked(call: Callable[[], httpx.Response]) -> int:
-        ready.wait()
-        return call().status_code
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(asked, calls))
 
 
 def _as_request(shown: dict[str, Any]) -> dict[str, Any]:

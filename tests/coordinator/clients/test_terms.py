@@ -27,15 +27,11 @@ def cloze(template: str) -> dict[str, Any]:
         (cloze("{title}: {text} {mask}, {title}"), ["title", "text", "label"]),
         ({"task": "causal_lm"}, ["instruction", "input", "output"]),
         (filled("{text}", "{patient_ssn}"), ["text", "patient_ssn"]),
-        (filled("{{text}} {text!r:>4}", "{0}"), ["text", "0"]),
+        (filled("{{none}} {text}", "{text} {answer}"), ["text", "answer"]),
     ],
 )
 def test_the_columns_that_are_read_are_named(task: dict[str, Any], columns: list[str]) -> None:
     assert terms_of(definition(task=task)).columns == columns
-
-
-def test_a_template_that_is_none_hides_no_column_of_the_other() -> None:
-    assert terms_of(definition(task=filled("{text", "{patient_ssn}"))).columns == ["patient_ssn"]
 
 
 DRAWN = "of training, for each of which up to"
