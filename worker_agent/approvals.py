@@ -50,7 +50,9 @@ class Request(BaseModel):
     def digest(self) -> str:
         """The digest under which this and nothing else is approved. Raises NotUnderstood."""
         try:
-            return definition_digest(self.model_dump(mode="json"))
+            # Read anew, so that a default of 16 and 16.0 from a file are one. And not as JSON, which turns NaN into
+            # null: an approval of one would be one of the other.
+            return definition_digest(type(self).model_validate(self.model_dump()).model_dump())
         except ValueError as error:
             raise NotUnderstood(f"federation {self.federation_id!r} asks for what has no digest: {error}") from None
 
@@ -64,8 +66,14 @@ class Approvals:
 
 
 def request_of(lease: Lease) -> Request:
-    """What a lease asks for, without what belongs to this one job."""
-    return Request(**{name: getattr(lease, name) for name in Request.model_fields})
+    """What a lease asks for, without what belongs to this one job.
+
+    And without the digest that the weights of this node's base model must have: it stands in a lease once the first
+    client was described, and where they have another the job is declined, whatever was approved.
+    """
+    base_model = lease.work.base_model.model_copy(update={"weights_sha256": None})
+    asked = {name: getattr(lease, name) for name in Request.model_fields}
+    return Request(**asked | {"work": lease.work.model_copy(update={"base_model": base_model})})
 
 
 def approval_digest(lease: Lease) -> str:
@@ -135,7 +143,7 @@ def in_words(request: Request) -> Iterator[tuple[str, str]]:
     yield "data set", _text(request.dataset)
     yield "columns", ", ".join(map(_text, columns_read(work.task)))
     yield "settings", _value(request.settings)
-    for name, value in work.model_dump(mode="json").items():
+    for name, value in work.model_dump(mode="json", exclude={"base_model": {"weights_sha256"}}).items():
         yield name.replace("_", " "), _value(value)
     yield "digest", request.digest
 
