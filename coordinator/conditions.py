@@ -7,6 +7,7 @@ countdown that went on or a worker that fell silent is no reason to refuse it.
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any
 
 from fastapi import Header, Response
@@ -15,6 +16,7 @@ from coordinator.errors import PreconditionFailed, PreconditionRequired
 
 ANY = "*"
 _DIGEST_CHARACTERS = 32
+_ONE_TAG = re.compile(r'"(?P<version>[^",-]+)(-[^",]*)?"')
 
 IfMatch = Annotated[
     str | None, Header(alias="If-Match", max_length=1024, description="`ETag` of what the caller saw; or `*`")
@@ -62,6 +64,28 @@ def check_match(if_match: str | None, version: object) -> None:
     if ANY not in _listed(if_match) and str(version) not in versions:
         detail = "It has changed since the answer with that `ETag`. Read it again, and decide anew."
         raise PreconditionFailed("changed_meanwhile", detail)
+
+
+def require_agreement(digest: str | None, if_match: str | None, present: str) -> None:
+    """Lets somebody agree to what was seen, named by its digest: in the body, or as the only tag of `If-Match`.
+
+    `*` and a list of tags name nothing that was seen. Raises PreconditionRequired, PreconditionFailed.
+    """
+    named = {name for name in (digest, _only_version(if_match)) if name is not None}
+    if not named:
+        detail = "Send the `definition_digest` of what you agree to, in the body or as `If-Match`."
+        raise PreconditionRequired("if_match_missing", detail)
+    if named != {present}:
+        detail = f"You agree to another definition than the present one, {present}. Read it again, and decide anew."
+        raise PreconditionFailed("changed_meanwhile", detail)
+
+
+def _only_version(if_match: str | None) -> str | None:
+    """The version that a header with one strong tag names; of any other header a text that is no version."""
+    if if_match is None:
+        return None
+    tagged = _ONE_TAG.fullmatch(if_match)
+    return "" if tagged is None else tagged["version"]
 
 
 def _listed(header: str) -> list[str]:

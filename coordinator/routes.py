@@ -183,7 +183,8 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
 
 
 def _begin(caller: str, request: Request, key: str, body: bytes) -> Claim | KeptAnswer:
-    asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body
+    condition = request.headers.get("If-Match", "")
+    asked = f"{request.method} {request.url.path}?{request.url.query}\n{condition}\n".encode() + body
     return idempotency.claim(caller, key, hashlib.sha256(asked).hexdigest(), utcnow())
 
 

@@ -265,6 +265,7 @@ class ClientHalf(Protocol):
 class Algorithm:
     """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch.
 
+    `prepares`: rounds of preparation come before the first round of training.
     `ledger`, for an algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what
     everybody calls who applies one.
     `repeat_tolerance` is how far an aggregation that is done again in another environment may be off, at most, in
@@ -280,6 +281,7 @@ class Algorithm:
     client: str
     trainables: frozenset[str] = frozenset({"lora"})
     personal: bool = False
+    prepares: bool = False
     shard_by: Literal["tensor", "layer", "none"] = "none"
     revision: int = 1
     ledger: str | None = None

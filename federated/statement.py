@@ -1,11 +1,13 @@
-"""What a worker signs of each update it hands in, and how keys are named. Standard library alone.
+"""Canonical bytes of what is signed or agreed to, and how keys are named. Standard library alone.
 
-Worker and coordinator build the same bytes from what each of them knows, so the statement itself never travels.
+Of each update a worker signs a `Statement`: worker and coordinator build the same bytes from what each of them
+knows, so the statement itself never travels. What somebody agrees to is named by its digest.
 """
 
 import hashlib
 import json
 from base64 import urlsafe_b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,14 @@ def canonical_json(value: Any) -> bytes:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+def definition_digest(definition: Mapping[str, Any]) -> str:
+    """The digest under which somebody agrees to all of `definition`: "sha256:" and 64 digits, of its canonical JSON.
+
+    Raises ValueError for NaN and infinity.
+    """
+    return "sha256:" + hashlib.sha256(canonical_json(definition)).hexdigest()
 
 
 def key_id(public_key: str) -> str:

@@ -80,3 +80,25 @@ class TaskDefinition(Plain):
             found = f"{len(self.cloze.words)} words for {len(self.labels or ())} labels"
             raise ValueError(f"a cloze needs a word for each label of a classifier, it has {found}")
         return self
+
+
+def columns_read(task: TaskDefinition) -> tuple[str, ...]:
+    """The columns of a data set that a task needs, each once, in the order in which it reads them.
+
+    Not `text_pair`, which a classifier takes where it is there.
+    """
+    if task.task == "causal_lm":
+        template = task.template or TextTemplate()
+        read = (*_named(template.prompt), *_named(template.response))
+    elif task.cloze is not None:
+        read = (*(name for name in _named(task.cloze.template) if name != GAP.strip("{}")), "label")
+    else:
+        read = ("text", "label")
+    return tuple(dict.fromkeys(read))
+
+
+def _named(template: str) -> tuple[str, ...]:
+    try:
+        return tuple(name for _, name, _, _ in string.Formatter().parse(template) if name)
+    except ValueError:  # no template: nothing can be read by it
+        return ()

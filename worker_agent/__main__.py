@@ -3,7 +3,7 @@
 import importlib
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from rich.table import Table
 from federated import __version__
 from worker_agent import approvals
 from worker_agent.agent import Agent, coordinator_url, only_agent, open_worker
+from worker_agent.approvals import Request
 from worker_agent.display import open_display
 from worker_agent.doctor import examine
 from worker_agent.enrolment import enroll as enroll_worker
@@ -154,13 +155,21 @@ def export(
 
 @app.command()
 def approve(
-    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")], config: Config = None
+    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")],
+    digest: Annotated[str | None, typer.Option(help="of the request to approve, where there are several")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="approve without a question")] = False,
+    config: Config = None,
 ) -> None:
-    """Let a federation use this node, where the policy says `approve = "ask"`."""
+    """Approve what a federation asks of this node, where the policy says `approve = "ask"`; shows it first."""
     with _told():
         settings = _settings(config)
-        approvals.approve(settings.folder, federation)
-        _out.print(f"approved {federation}; if its client here was declined, register it again")
+        if approvals.approvals(settings.folder).outdated:
+            _err.print(f"[yellow]note:[/] {approvals.OUTDATED}", soft_wrap=True)
+        request = _request(approvals.pending(settings.folder, federation), federation, digest)
+        if not yes and not typer.confirm("approve this, and nothing else of this federation?"):
+            raise ConfigurationError("not approved")
+        approvals.approve(settings.folder, request)
+        _out.print("approved; if its client here was declined, restore it: POST /v1/clients/{id}/restore")
 
 
 @app.command()
@@ -192,6 +201,31 @@ def _settings(config: Path | None) -> AgentSettings:
         raise ConfigurationError(f"settings: {wrong}") from None
     except ValueError as error:
         raise ConfigurationError(f"settings: {error}") from None
+
+
+def _request(pending: Sequence[Request], federation: str, digest: str | None) -> Request:
+    """The request to approve, shown; raises ConfigurationError where there is none, or none of several was named."""
+    chosen = [request for request in pending if digest in (None, request.digest)]
+    for request in chosen:
+        for title, text in approvals.in_words(request):
+            _out.print(f"[bold]{title}[/]: {_shown(text)}", soft_wrap=True, highlight=False)
+        _out.print()
+    if not chosen:
+        named = "" if digest is None else f" with the digest {digest}"
+        raise ConfigurationError(
+            f"nothing of federation {federation}{named} waits for approval. An agent must have been asked first: "
+            "register its client, start the federation, let worker-agent run decline it, and look again"
+        )
+    if len(chosen) > 1:
+        raise ConfigurationError(
+            f"federation {federation} asked for {len(chosen)} different things: name one, --digest"
+        )
+    return chosen[0]
+
+
+def _shown(text: str) -> str:
+    """A text from outside as it may stand on a terminal."""
+    return escape("".join(character for character in text if character.isprintable()))
 
 
 def _token(file: Path | None) -> str:

@@ -13,6 +13,7 @@ import httpx
 import structlog
 
 from federated.protocol import Capabilities, HeartbeatRequest
+from worker_agent.approvals import warn_of_outdated
 from worker_agent.capabilities import capabilities, find_device
 from worker_agent.connection import apart, open_http
 from worker_agent.coordinator_client import CoordinatorClient
@@ -68,6 +69,8 @@ class Agent:
 
     def _start(self) -> None:
         try:
+            if self._settings.policy.approve == "ask":
+                warn_of_outdated(self._settings.folder)
             self._at.outbox.open()
             leftovers = threading.Thread(target=self._deliver_leftovers, name="outbox", daemon=True)
             leftovers.start()

@@ -15,8 +15,10 @@ from federated import registry
 from federated.contract import AlgorithmConfig
 from federated.header import HeaderError, read_header
 from federated.protocol import FailureFacts, Lease, RoundKind
+from worker_agent.approvals import approval_digest
 from worker_agent.settings import AgentSettings
 
+NOT_APPROVED = "policy_approval"
 ROUND_KINDS: tuple[RoundKind, ...] = get_args(RoundKind)
 
 
@@ -34,7 +36,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a lease is held against. `algorithms`: name -> revision installed; `approved`: federation ids."""
+    """What a lease is held against. `algorithms`: name -> revision installed; `approved`: digests."""
 
     settings: AgentSettings
     algorithms: Mapping[str, int]
@@ -56,11 +58,11 @@ def organization(lease: Lease, node: Node) -> Refusal | None:
 
 
 def approval(lease: Lease, node: Node) -> Refusal | None:
-    """With `approve = "ask"`, the node's owner approves each federation once."""
-    if node.settings.policy.approve == "always" or lease.federation_id in node.approved:
+    """With `approve = "ask"`, the node's owner approves what a federation asks for; anything else asks anew."""
+    if node.settings.policy.approve == "always" or approval_digest(lease) in node.approved:
         return None
     how = f"on the node, run: worker-agent approve {lease.federation_id}"
-    return Refusal("policy_approval", f"the owner of this node has not approved this federation; {how}")
+    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this federation as it is; {how}")
 
 
 def algorithm(lease: Lease, node: Node) -> Refusal | None:

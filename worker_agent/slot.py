@@ -21,8 +21,7 @@ from federated.protocol import (
     LeaseRequest,
     SubmitRequest,
 )
-from worker_agent import policy
-from worker_agent.approvals import approved
+from worker_agent import approvals, policy
 from worker_agent.capabilities import installed_algorithms
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import LONGEST_PAUSE_SECONDS, Delivery, patiently
@@ -138,12 +137,22 @@ class Slot:
             _log.info("job_was_done_before")
             self._at.delivery.deliver(entry)
             return
-        node = policy.Node(self._at.settings, installed_algorithms(), approved(self._at.settings.folder))
+        approved = approvals.approved(self._at.settings.folder)
+        node = policy.Node(self._at.settings, installed_algorithms(), approved)
         refusal = policy.check(lease, node)
         if refusal is not None:
+            if refusal.rule == policy.NOT_APPROVED:
+                self._keep_for_approval(lease)
             self._decline(lease, refusal.rule, refusal.text, refusal.facts)
             return
         self._work(lease, node)
+
+    def _keep_for_approval(self, lease: Lease) -> None:
+        """Whether the owner can read it later or not, it is declined now."""
+        try:
+            approvals.keep(self._at.settings.folder, lease)
+        except (OSError, AgentError) as error:
+            _log.warning("request_not_kept", federation=lease.federation_id, reason=str(error))
 
     def _work(self, lease: Lease, node: policy.Node) -> None:
         _log.info("job_started", federation=lease.federation_id, client=lease.client_id, attempt=lease.attempt)

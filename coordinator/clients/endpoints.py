@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Header, Response
 from sqlalchemy.orm import Session
 
 from coordinator.clients import service
 from coordinator.clients.schemas import (
+    Acceptance,
     ClientAnswer,
     ClientCreate,
     InvitationAnswer,
@@ -14,6 +15,7 @@ from coordinator.clients.schemas import (
     Reason,
     client_answer,
 )
+from coordinator.conditions import tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow
 from coordinator.models import Invitation
 from coordinator.pagination import Listing, Page, Paging
@@ -23,8 +25,14 @@ from coordinator.security import KeyPrincipal
 
 router = APIRouter(prefix="/v1", tags=["clients"], route_class=Route)
 OptionalReason = Annotated[Reason, Body()]
+OptionalAcceptance = Annotated[Acceptance, Body()]
+AgreedDigest = Annotated[
+    str | None,
+    Header(alias="If-Match", max_length=1024, description='`"<definition_digest>"` of what was seen, and not `*`'),
+]
 _CHANGES = problem_responses(403, 404, 409)
 _NO_REASON = Reason()
+_NO_ACCEPTANCE = Acceptance()
 
 
 @router.post(
@@ -58,10 +66,23 @@ def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Pa
     return _listing(session, service.my_invitations(session, principal, page))
 
 
-@router.post("/federations/{federation_id}/accept", operation_id="accept_invitation", responses=_CHANGES)
-def accept_invitation(federation_id: str, principal: KeyPrincipal, session: WriteSession) -> InvitationAnswer:
-    """Take part with the caller's organization."""
-    return _one(session, service.accept(session, principal, federation_id, utcnow()))
+@router.post(
+    "/federations/{federation_id}/accept",
+    operation_id="accept_invitation",
+    responses=_CHANGES | problem_responses(412, 428),
+)
+def accept_invitation(
+    federation_id: str,
+    principal: KeyPrincipal,
+    session: WriteSession,
+    response: Response,
+    request: OptionalAcceptance = _NO_ACCEPTANCE,
+    if_match: AgreedDigest = None,
+) -> InvitationAnswer:
+    """Take part with the caller's organization, in the federation whose definition has this digest."""
+    accepted = service.accept(session, principal, federation_id, request.definition_digest, if_match, utcnow())
+    tell_version(response, accepted.agreed_digest)
+    return _one(session, accepted)
 
 
 @router.post("/federations/{federation_id}/decline", operation_id="decline_invitation", responses=_CHANGES)

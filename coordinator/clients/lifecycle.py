@@ -11,7 +11,7 @@ from federated import registry
 from federated.protocol import Capabilities
 
 InvitationState = Literal["invited", "accepted", "declined", "left"]
-InvitationEvent = Literal["invite", "accept", "decline", "leave"]
+InvitationEvent = Literal["invite", "accept", "decline", "leave", "ask_again"]
 ClientState = Literal["registered", "ready", "out", "left"]
 ClientEvent = Literal["register", "describe", "take_out", "restore", "leave"]
 
@@ -19,6 +19,7 @@ INVITATION_MOVES: Final[Mapping[tuple[InvitationState, InvitationEvent], Invitat
     ("invited", "accept"): "accepted",
     ("invited", "decline"): "declined",
     ("accepted", "leave"): "left",
+    ("accepted", "ask_again"): "invited",
     ("declined", "invite"): "invited",
     ("left", "invite"): "invited",
 }
@@ -38,6 +39,10 @@ CLIENT_STATES: Final = get_args(ClientState)
 CLIENT_EVENTS: Final = get_args(ClientEvent)
 TAKES_PART: Final = ("registered", "ready")
 MEMBER: Final = ("invited", "accepted")
+TAKEN_ON: Final = ("registered", "ready", "out")
+"""States of a client that has not left."""
+DEFINITION_CHANGED: Final = "definition_changed"
+"""Why an organisation is asked again, and why clients left."""
 LIVE: Final = ("draft", "running", "paused")
 
 

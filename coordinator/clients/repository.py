@@ -45,6 +45,20 @@ def invitation(session: Session, federation_id: str, organization_id: str) -> In
     return session.get(Invitation, (federation_id, organization_id))
 
 
+def invitation_now(session: Session, federation_id: str, organization_id: str) -> Invitation | None:
+    """As `invitation`, as it is after the federation's row was locked, and not as it was seen before."""
+    return session.get(Invitation, (federation_id, organization_id), populate_existing=True)
+
+
+def accepted_guests(session: Session, federation: Federation) -> Sequence[Invitation]:
+    """Invitations that organisations other than the owner have accepted, in the order of their ids."""
+    statement = invitations_of_federation(federation.id, None).where(
+        Invitation.state == "accepted", Invitation.organization_id != federation.organization_id
+    )
+    ordered = statement.order_by(Invitation.organization_id).execution_options(populate_existing=True)
+    return session.scalars(ordered).all()
+
+
 def accepted_organizations(session: Session, federation_id: str) -> Sequence[str]:
     """Ids of the organisations that take part."""
     statement = select(Invitation.organization_id).where(Invitation.federation_id == federation_id)

@@ -6,11 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from coordinator.clients.terms import Terms, terms_of
 from coordinator.models import Client, Federation, Invitation
-from federated.protocol import Name, TaskDefinition
-from federated.trainable import Full, Lora, Prefix, Trainable
+from federated.protocol import Digest, Name, TaskDefinition
 
 REASON_CHARACTERS = 2000
+_SHOWN = ("task", "base_model", "trainable", "algorithm", "config", "rounds")
 
 
 class _Request(BaseModel):
@@ -29,6 +30,16 @@ class Reason(_Request):
     reason: str | None = Field(default=None, max_length=REASON_CHARACTERS, examples=["the ethics board said no"])
 
 
+class Acceptance(_Request):
+    """What is agreed to. The digest may come as `If-Match` instead."""
+
+    definition_digest: Digest | None = Field(
+        default=None,
+        description="as the invitation or the federation showed it to who decided",
+        examples=["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"],
+    )
+
+
 class ClientCreate(_Request):
     """A worker's data set that is to take part."""
 
@@ -41,7 +52,7 @@ class ClientCreate(_Request):
     evaluates_only: bool = Field(default=False, description="never drawn to train, asked to evaluate alone")
 
 
-class InvitationAnswer(BaseModel):
+class InvitationAnswer(Terms):
     """An organisation's part in a federation, and what taking part means for it."""
 
     federation_id: str
@@ -61,8 +72,8 @@ class InvitationAnswer(BaseModel):
     algorithm: str
     config: dict[str, Any]
     rounds: int
-    leaves_your_site: list[str] = Field(description="all that workers send to the coordinator")
-    stays_at_your_site: list[str]
+    definition_digest: str = Field(description="of name, owner and whole definition: what `accept` agrees to")
+    agreed_digest: str | None = Field(description="the `definition_digest` that was accepted; null for the owner")
 
 
 class ClientAnswer(BaseModel):
@@ -86,17 +97,6 @@ class ClientAnswer(BaseModel):
     created_at: datetime
 
 
-class _Definition(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    task: TaskDefinition
-    base_model: dict[str, Any]
-    trainable: Trainable
-    algorithm: str
-    config: dict[str, Any]
-    rounds: int
-
-
 def client_answer(client: Client) -> ClientAnswer:
     """The answer for a client."""
     return ClientAnswer.model_validate(client, from_attributes=True)
@@ -104,7 +104,7 @@ def client_answer(client: Client) -> ClientAnswer:
 
 def invitation_answer(invitation: Invitation, federation: Federation, names: Mapping[str, str]) -> InvitationAnswer:
     """The answer for an invitation; `names` holds those of both organisations."""
-    definition = _Definition.model_validate(federation.definition)
+    definition = federation.definition
     return InvitationAnswer(
         federation_id=federation.id,
         federation_name=federation.name,
@@ -117,46 +117,8 @@ def invitation_answer(invitation: Invitation, federation: Federation, names: Map
         reason=invitation.reason,
         created_at=invitation.created_at,
         answered_at=invitation.answered_at,
-        task=definition.task,
-        base_model=definition.base_model,
-        trainable=definition.trainable.model_dump(mode="json"),
-        algorithm=definition.algorithm,
-        config=definition.config,
-        rounds=definition.rounds,
-        leaves_your_site=leaves_the_site(definition.trainable, definition.task, definition.algorithm),
-        stays_at_your_site=["texts and labels of every example", "what a client remembers between rounds"],
+        **{name: definition[name] for name in _SHOWN},
+        definition_digest=federation.definition_digest,
+        agreed_digest=invitation.agreed_digest,
+        **dict(terms_of(definition)),
     )
-
-
-def leaves_the_site(trainable: Lora | Prefix | Full, task: TaskDefinition, algorithm: str) -> list[str]:
-    """All that a worker sends out for a federation, in words."""
-    metrics = ", ".join(("loss", *task.metrics))
-    labels = ["which labels occur in the data set"] if task.labels is not None else []
-    return [
-        f"each round it is drawn for: an update of {_trained(trainable)}, as {algorithm} makes it",
-        "number of examples trained on, the weight of the update, and the number of held-out examples",
-        *labels,
-        f"{metrics} of training and evaluation: one number each",
-        "names and shapes of the trained tensors and the SHA-256 of the base model's weights",
-        "seconds and bytes of each job, device, software versions",
-    ]
-
-
-def _trained(trainable: Lora | Prefix | Full) -> str:
-    if isinstance(trainable, Lora):
-        return f"LoRA factors (r={trainable.r}) of {_targets(trainable.target_modules)}{_saved(trainable)}"
-    if isinstance(trainable, Prefix):
-        return f"a prefix of {trainable.num_virtual_tokens} virtual tokens in every layer"
-    return f"the weights {', '.join(trainable.names)}" if trainable.names else "all weights"
-
-
-def _targets(modules: tuple[str, ...] | str | None) -> str:
-    if modules is None:
-        return "the modules PEFT chooses for this model"
-    return modules if isinstance(modules, str) else ", ".join(modules)
-
-
-def _saved(trainable: Lora) -> str:
-    if trainable.modules_to_save is None:
-        return ", and the head of a classifier"
-    return f", and {', '.join(trainable.modules_to_save)} in full" if trainable.modules_to_save else ""

@@ -81,7 +81,7 @@ def change_federation(
     response: Response,
     if_match: IfMatch = None,
 ) -> FederationAnswer:
-    """Change a draft that nobody has agreed to yet. Needs `If-Match`."""
+    """Change a draft. Needs `If-Match`. Organizations that had accepted are invited anew, and their clients leave."""
     changed = service.change(session, principal, federation_id, request.changes(), if_match)
     return _one(session, changed, response)
 

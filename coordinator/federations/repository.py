@@ -84,16 +84,3 @@ def describe_jobs(session: Session, federation_ids: Collection[str], states: Col
         .where(Job.federation_id.in_(federation_ids), Job.kind == "describe", Job.state.in_(states))
     )
     return [Describing(*row) for row in session.execute(statement.order_by(Job.submitted_at, Client.ordinal))]
-
-
-def others_taking_part(session: Session, federation: Federation) -> bool:
-    """Whether another organisation accepted, or any client is registered."""
-    accepted = exists().where(
-        Invitation.federation_id == federation.id,
-        Invitation.organization_id != federation.organization_id,
-        Invitation.state == "accepted",
-    )
-    registered = exists().where(
-        Client.federation_id == federation.id, Client.state.in_(("registered", "ready", "out"))
-    )
-    return bool(session.scalar(select(or_(accepted, registered))))

@@ -157,6 +157,7 @@ class FederationAnswer(Answer):
     waiting_for: str | None = Field(examples=["waiting_for_clients 2/3, 40 s left"])
     waiting_since: datetime | None
     definition: dict[str, Any]
+    definition_digest: str = Field(description="of name, owner and whole definition: what an organization accepts")
     seed: int
     round: CurrentRound | None
     rounds_done: int

@@ -5,6 +5,7 @@ from sqlalchemy import BigInteger, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from coordinator.models.base import Base
+from federated.statement import definition_digest
 
 
 class Federation(Base):
@@ -32,3 +33,10 @@ class Federation(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+    @property
+    def definition_digest(self) -> str:
+        """The digest of what an organisation agrees to: the federation's name, its owner and its whole definition."""
+        return definition_digest(
+            {"name": self.name, "organization_id": self.organization_id, "definition": self.definition}
+        )

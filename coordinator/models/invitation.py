@@ -7,7 +7,10 @@ from coordinator.models.base import Base
 
 
 class Invitation(Base):
-    """An organisation's part in a federation: invited, accepted, declined or left. The owner's own is accepted."""
+    """An organisation's part in a federation: invited, accepted, declined or left. The owner's own is accepted.
+
+    `agreed_digest`: the `definition_digest` of the federation that it accepted; null for the owner, which wrote it.
+    """
 
     __tablename__ = "invitations"
 
@@ -15,5 +18,6 @@ class Invitation(Base):
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), primary_key=True, index=True)
     state: Mapped[str]
     reason: Mapped[str | None]
+    agreed_digest: Mapped[str | None]
     created_at: Mapped[datetime]
     answered_at: Mapped[datetime | None]

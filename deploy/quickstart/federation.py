@@ -28,7 +28,9 @@ def run(
         apis[owner.name](
             "POST", f"/v1/federations/{federation}/invitations", {"organization_id": member.organization_id}
         )
-        apis[member.name]("POST", f"/v1/federations/{federation}/accept")
+        seen = apis[member.name]("GET", f"/v1/federations/{federation}")
+        agreed = {"definition_digest": seen["definition_digest"]}
+        apis[member.name]("POST", f"/v1/federations/{federation}/accept", agreed)
     names = {}
     for member in members:
         body = {"worker_id": member.worker_id, "dataset": "messages", "name": member.name}

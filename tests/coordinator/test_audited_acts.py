@@ -3,7 +3,7 @@
 import json
 
 from tests.support.audit_log import actions, chain_of, entries
-from tests.support.service import Service, created, rotate
+from tests.support.service import Service, accept, created, rotate
 from tests.support.stage import Stage
 
 
@@ -57,7 +57,7 @@ class TestWhatIsOnRecord:
         changed = owner.owner.patch(stage.path(), json={"rounds": 3}, headers={"If-Match": "*"})
         assert changed.status_code == 200, changed.text
         created(owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-        clinic.owner.post(stage.path("accept")).raise_for_status()
+        accept(clinic.owner, stage.federation_id).raise_for_status()
         actor = stage.join(stage.actor(clinic))
         stage.post("start")
         actor.http.post(f"/v1/jobs/{actor.lease()['job_id']}/decline", json=declined()).raise_for_status()  # type: ignore[index]

@@ -84,6 +84,10 @@ class TestHalves:
         runs = [client.run(told, sample.federation.open(2, 9), None) for client in (client, client, sample.client)]
         assert len({run.update.encode() for run in runs}) == 1
 
+    def test_whether_it_prepares_is_declared(self, sample: Sample) -> None:
+        prepares = rounds.first_state(sample).facts.get("phase") == "prepare"
+        assert prepares == registry.algorithm(sample.algorithm).prepares
+
     def test_every_client_is_told_what_is_expected_of_it(self, sample: Sample) -> None:
         state = rounds.first_state(sample)
         told = rounds.instructions(sample, state)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from federated.statement import Statement, canonical_json, key_id
+from federated.statement import Statement, canonical_json, definition_digest, key_id
 
 STATEMENT = Statement(
     federation_id="fed_1",
@@ -59,3 +59,20 @@ def test_a_weight_that_json_does_not_know_is_refused(weight: float) -> None:
 
 def test_a_key_is_named_by_its_bytes() -> None:
     assert key_id("A" * 43) == key_id("A" * 43 + "=") == "ed25519:66687aadf862bd776c8fc18b8e9f8e20"
+
+
+class TestDefinitionDigest:
+    def test_it_is_that_of_the_canonical_json(self) -> None:
+        empty = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+        assert definition_digest({}) == empty
+        assert definition_digest({"b": [1], "a": None}) == definition_digest({"a": None, "b": [1]}) != empty
+
+    @pytest.mark.parametrize(
+        "other", [{"a": 1.0}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": None}, {"b": 1}, {"a": True}]
+    )
+    def test_what_is_not_the_same_has_another(self, other: dict[str, Any]) -> None:
+        assert definition_digest(other) != definition_digest({"a": 1})
+
+    def test_a_number_that_json_does_not_know_has_none(self) -> None:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            definition_digest({"a": float("nan")})

@@ -21,7 +21,7 @@ from tests.support.faulty_proxy import FaultyProxy
 from tests.support.installation import Installation, installed
 from tests.support.places import within
 from tests.support.recording_proxy import RecordingProxy
-from tests.support.service import created
+from tests.support.service import accept, created
 from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
 
 LABELS = WORDS[:3]
@@ -148,7 +148,7 @@ class Consortium:
         for node in self.nodes[1:]:
             body = {"organization_id": node.organization_id}
             created(self.owner.http.post(f"{path}/invitations", json=body))
-            node.http.post(f"{path}/accept").raise_for_status()
+            accept(node.http, federation_id).raise_for_status()
         for node in self.nodes:
             wish = {"worker_id": node.worker_id, "dataset": DATASET, "settings": settings.get(node.name, {})}
             created(node.http.post(f"{path}/clients", json=wish))

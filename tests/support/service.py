@@ -176,6 +176,13 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return body
 
 
+def accept(client: httpx.Client, federation_id: str) -> httpx.Response:
+    """Takes part with the client's organisation, in the federation as it is now."""
+    path = f"/v1/federations/{federation_id}"
+    digest = client.get(path).json().get("definition_digest")
+    return client.post(f"{path}/accept", json={"definition_digest": digest})
+
+
 def rotate(worker: EnrolledWorker) -> httpx.Response:
     """Gives the worker another key pair, at the coordinator and here."""
     following = Ed25519PrivateKey.generate()

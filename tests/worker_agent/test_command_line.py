@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
-from worker_agent.approvals import approved
 from worker_agent.identity import load_identity
 
 TOKEN = "fle_0123456789abcdef"
@@ -163,12 +162,6 @@ class TestDataShow:
         result = runner.invoke(app, ["data", "show", "messages", "--config", str(config)])
         assert result.exit_code == 1
         assert "data set 'messages'" in result.output
-
-
-def test_approve_lets_a_federation_in(runner: CliRunner, config: Path, tmp_path: Path) -> None:
-    result = runner.invoke(app, ["approve", "fed_1", "--config", str(config)])
-    assert result.exit_code == 0, result.output
-    assert approved(tmp_path / "worker") == {"fed_1"}
 
 
 def test_run_without_a_worker_says_what_to_do(runner: CliRunner, config: Path) -> None:

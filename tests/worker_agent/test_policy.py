@@ -10,8 +10,6 @@ from federated import registry
 from federated.payload import Payload
 from federated.trainable import Lora
 from tests.worker_agent.leases import make_lease
-from worker_agent import approvals
-from worker_agent.errors import ConfigurationError, NotUnderstood
 from worker_agent.policy import Node, check, check_instruction
 from worker_agent.settings import AgentSettings, PolicySettings
 
@@ -106,30 +104,3 @@ def test_a_refusal_says_what_would_have_to_change(settings: AgentSettings) -> No
     refusal = check(make_lease(), Node(asks, ALGORITHMS))
     assert refusal is not None
     assert "worker-agent approve fed_1" in refusal.text
-
-
-def test_an_approved_federation_is_allowed(settings: AgentSettings) -> None:
-    approvals.approve(settings.folder, "fed_1")
-    asks = settings.model_copy(update={"policy": PolicySettings(approve="ask")})
-    assert check(make_lease(), Node(asks, ALGORITHMS, approvals.approved(settings.folder))) is None
-    assert check(make_lease(federation_id="fed_2"), Node(asks, ALGORITHMS, ["fed_1"])) is not None
-
-
-def test_approvals_add_up_and_last(tmp_path: Path) -> None:
-    assert approvals.approved(tmp_path) == frozenset()
-    approvals.approve(tmp_path, "fed_1")
-    approvals.approve(tmp_path, "fed_2")
-    approvals.approve(tmp_path, "fed_1")
-    assert approvals.approved(tmp_path) == {"fed_1", "fed_2"}
-
-
-def test_what_is_no_id_is_not_approved(tmp_path: Path) -> None:
-    with pytest.raises(NotUnderstood, match="cannot name a file"):
-        approvals.approve(tmp_path, "all of them")
-
-
-@pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_damaged_file_of_approvals_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "approved.json").write_text(content)
-    with pytest.raises(ConfigurationError, match=r"approved\.json is damaged"):
-        approvals.approved(tmp_path)

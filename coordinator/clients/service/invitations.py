@@ -9,6 +9,7 @@ from coordinator import audit, events
 from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import InvitationAnswer, invitation_answer
 from coordinator.clients.service import access, registrations
+from coordinator.conditions import require_agreement
 from coordinator.errors import Conflict, Forbidden
 from coordinator.models import Federation, Invitation, Organization
 from coordinator.pagination import Page, PageRequest
@@ -26,12 +27,12 @@ def invite(
         raise lifecycle.refused(
             "organization_unknown", "/organization_id", f"there is no organization {organization_id}"
         )
-    invitation = repository.invitation(session, federation.id, organization_id)
+    invitation = repository.invitation_now(session, federation.id, organization_id)
     if invitation is None:
         invitation = repository.add_invitation(session, federation.id, organization_id, "invited", now)
     else:
         invitation.state = lifecycle.move_invitation(invitation.state, "invite")
-        invitation.reason = invitation.answered_at = None
+        invitation.reason = invitation.answered_at = invitation.agreed_digest = None
     events.append(session, federation.id, "organization.invited", organization_id=organization_id)
     _audit(session, principal, federation, invitation)
     return invitation
@@ -44,53 +45,94 @@ def admit_owner(session: Session, federation: Federation, now: datetime) -> Invi
     return invitation
 
 
-def accept(session: Session, principal: Principal, federation_id: str, now: datetime) -> Invitation:
-    """The caller's organisation takes part from now on."""
-    return _answer(session, principal, federation_id, "accept", None, now)
+def accept(
+    session: Session,
+    principal: Principal,
+    federation_id: str,
+    digest: str | None,
+    if_match: str | None,
+    now: datetime,
+) -> Invitation:
+    """The caller's organisation takes part from now on, in what the digest names: in the body, or as `If-Match`."""
+    federation, invitation = _own(session, principal, federation_id)
+    state = lifecycle.move_invitation(invitation.state, "accept")
+    present = federation.definition_digest
+    require_agreement(digest, if_match, present)
+    invitation.agreed_digest = present
+    _answer(session, principal, federation, invitation, state, None, now, definition_digest=present)
+    return invitation
 
 
 def decline(
     session: Session, principal: Principal, federation_id: str, reason: str | None, now: datetime
 ) -> Invitation:
     """The caller's organisation does not want to take part."""
-    return _answer(session, principal, federation_id, "decline", reason, now)
+    federation, invitation = _own(session, principal, federation_id)
+    state = lifecycle.move_invitation(invitation.state, "decline")
+    _answer(session, principal, federation, invitation, state, reason, now)
+    return invitation
 
 
 def leave(
     session: Session, principal: Principal, federation_id: str, reason: str | None, now: datetime
 ) -> Invitation:
     """The caller's organisation takes no part any more: all its clients leave."""
-    invitation = _answer(session, principal, federation_id, "leave", reason, now)
-    for client in repository.clients(session, federation_id, "registered", "ready", "out"):
+    federation, invitation = _own(session, principal, federation_id)
+    state = lifecycle.move_invitation(invitation.state, "leave")
+    _answer(session, principal, federation, invitation, state, reason, now)
+    for client in repository.clients(session, federation_id, *lifecycle.TAKEN_ON):
         if client.organization_id == invitation.organization_id:
             registrations.move_to_left(session, client, reason)
     access.wake(session, federation_id)
     return invitation
 
 
+def ask_again(session: Session, principal: Principal, federation: Federation) -> None:
+    """The definition of a draft has changed: whoever had agreed is invited anew, and its clients leave.
+
+    The owner wrote the change and is not asked; its clients stay where the new definition takes them.
+    """
+    told = {"reason": lifecycle.DEFINITION_CHANGED, "definition_digest": federation.definition_digest}
+    for invitation in repository.accepted_guests(session, federation):
+        invitation.state = lifecycle.move_invitation(invitation.state, "ask_again")
+        invitation.reason, invitation.answered_at = lifecycle.DEFINITION_CHANGED, None
+        invitation.agreed_digest = None
+        organization_id = invitation.organization_id
+        events.append(session, federation.id, "organization.invited", organization_id=organization_id, **told)
+        _audit(session, principal, federation, invitation, definition_digest=federation.definition_digest)
+    registrations.leave_after_change(session, principal, federation)
+
+
+def _own(session: Session, principal: Principal, federation_id: str) -> tuple[Federation, Invitation]:
+    """The federation, locked, and the invitation of the caller's organisation. Raises Conflict without one."""
+    federation = access.changeable(session, principal, federation_id)
+    invitation = repository.invitation_now(session, federation_id, access.speaks_for(principal))
+    if invitation is None:
+        raise Conflict("not_invited", f"Your organization was not invited to federation {federation_id}.")
+    return federation, invitation
+
+
 def _answer(
     session: Session,
     principal: Principal,
-    federation_id: str,
-    event: lifecycle.InvitationEvent,
+    federation: Federation,
+    invitation: Invitation,
+    state: lifecycle.InvitationState,
     reason: str | None,
     now: datetime,
-) -> Invitation:
-    federation = access.changeable(session, principal, federation_id)
-    invitation = repository.invitation(session, federation_id, access.speaks_for(principal))
-    if invitation is None:
-        raise Conflict("not_invited", f"Your organization was not invited to federation {federation_id}.")
-    invitation.state = lifecycle.move_invitation(invitation.state, event)
-    invitation.reason, invitation.answered_at = reason, now
-    data = {"organization_id": invitation.organization_id, "reason": reason}
-    events.append(session, federation_id, f"organization.{invitation.state}", **data)
-    _audit(session, principal, federation, invitation)
-    return invitation
+    **facts: str,
+) -> None:
+    invitation.state, invitation.reason, invitation.answered_at = state, reason, now
+    data = {"organization_id": invitation.organization_id, "reason": reason, **facts}
+    events.append(session, federation.id, f"organization.{state}", **data)
+    _audit(session, principal, federation, invitation, **facts)
 
 
-def _audit(session: Session, principal: Principal, federation: Federation, invitation: Invitation) -> None:
+def _audit(
+    session: Session, principal: Principal, federation: Federation, invitation: Invitation, **facts: str
+) -> None:
     of = [federation.organization_id, invitation.organization_id]
-    data = {"organization_id": invitation.organization_id, "reason": invitation.reason}
+    data = {"organization_id": invitation.organization_id, "reason": invitation.reason, **facts}
     audit.append(session, principal.id, f"invitation.{invitation.state}", federation.id, of, **data)
 
 

@@ -13,7 +13,7 @@ from coordinator import audit, events
 from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import ClientCreate
 from coordinator.clients.service import access
-from coordinator.errors import BadRequest, Conflict, NotFound
+from coordinator.errors import BadRequest, Conflict, NotFound, Unprocessable
 from coordinator.models import Client, Federation, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.pagination import Page, PageRequest
@@ -45,7 +45,7 @@ def register(session: Session, principal: Principal, federation_id: str, wish: C
 
 
 def _check_takes_part(session: Session, federation: Federation, organization_id: str) -> None:
-    invitation = repository.invitation(session, federation.id, organization_id)
+    invitation = repository.invitation_now(session, federation.id, organization_id)
     if invitation is None or invitation.state != "accepted":
         state = invitation.state if invitation else "not invited"
         raise Conflict("invitation_not_accepted", f"Accept the invitation first: your organization is {state}.")
@@ -112,6 +112,33 @@ def describe_done(session: Session, client: Client, examples: int, evaluation_ex
 def _move(client: Client, event: lifecycle.ClientEvent) -> None:
     client.state = lifecycle.move_client(client.state, event)
     client.version += 1
+
+
+def leave_after_change(session: Session, principal: Principal, federation: Federation) -> None:
+    """The definition of a draft has changed: the clients of those who are asked again leave.
+
+    So do those of the owner whose data set or settings the new definition does not take.
+    """
+    for client in repository.clients(session, federation.id, *lifecycle.TAKEN_ON):
+        own = client.organization_id == federation.organization_id
+        misfit = _misfit(session, federation, client) if own else None
+        if not own or misfit is not None:
+            _move(client, "leave")
+            client.reason, client.reason_detail = lifecycle.DEFINITION_CHANGED, misfit
+            told = {"reason": lifecycle.DEFINITION_CHANGED, "detail": misfit}
+            events.append(session, federation.id, "client.left", **_named(client), **told)
+            _audit(session, principal.id, "client.left", client, **told)
+
+
+def _misfit(session: Session, federation: Federation, client: Client) -> str | None:
+    """Why the definition does not take this client as it was registered, or None."""
+    capabilities = workers.capabilities_of(session.get_one(Worker, client.worker_id))
+    try:
+        lifecycle.check_dataset(capabilities, client.dataset, federation.definition)
+        lifecycle.check_settings(federation.definition, client.settings)
+    except Unprocessable as refusal:
+        return refusal.detail
+    return None
 
 
 def move_to_left(session: Session, client: Client, reason: str | None) -> None:

@@ -37,21 +37,22 @@ def create(session: Session, principal: Principal, wish: FederationCreate, now: 
 def change(
     session: Session, principal: Principal, federation_id: str, changes: dict[str, Any], if_match: str | None
 ) -> Federation:
-    """Replaces fields of a draft that nobody has agreed to yet, if it is still the one that `if_match` names."""
+    """Replaces fields of a draft, if it is still the one that `if_match` names; who had agreed is asked again."""
     federation = _owned(session, principal, federation_id, "owner")
     if federation.state != "draft":
         raise Conflict("not_a_draft", f"The federation is {federation.state}: only a draft can change. Clone it.")
-    if repository.others_taking_part(session, federation):
-        detail = "Organizations have accepted this draft, or clients are registered: it stays as it is. Clone it."
-        raise Conflict("draft_accepted", detail)
     wish = definitions.parse({**definitions.request_of(federation.name, federation.definition), **changes})
     definition = definitions.definition_of(session, principal, wish)
     require_match(if_match, federation.version)
+    agreed = federation.definition_digest
     federation.name, federation.definition, federation.seed = wish.name, definition, definition["seed"]
     federation.version += 1
     _hold_initial(session, federation)
-    events.append(session, federation.id, "federation.changed", fields=sorted(changes))
-    _audit(session, principal, "federation.changed", federation, fields=sorted(changes))
+    facts = {"fields": sorted(changes), "definition_digest": federation.definition_digest}
+    events.append(session, federation.id, "federation.changed", **facts)
+    _audit(session, principal, "federation.changed", federation, **facts)
+    if federation.definition_digest != agreed:
+        clients.ask_again(session, principal, federation)
     return federation
 
 

@@ -1,5 +1,6 @@
 """Makes the definition that is kept of one that was asked for. Errors name the field by JSON pointer."""
 
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +23,14 @@ _NOT_DEFINITION = {"name", "organization_id"}
 def definition_of(session: Session, principal: Principal, wish: Definition) -> dict[str, Any]:
     """The definition as it is kept: whole, with defaults, the algorithm's revision and the seed.
 
-    Raises Unprocessable for an unknown algorithm, its config, a trainable it does not admit, an initial adapter
-    that is not there.
+    Raises Unprocessable for an unknown algorithm, its config, a number that is not finite, a trainable it does not
+    admit, an initial adapter that is not there.
     """
     made = wish.model_dump(mode="json", exclude=_NOT_DEFINITION)
     made["min_clients"] = wish.clients_per_round if wish.min_clients is None else wish.min_clients
     made["seed"] = secrets.randbelow(MAX_SEED + 1) if wish.seed is None else wish.seed
     made |= _algorithm(wish)
+    _check_finite(made)
     if wish.initial_adapter is not None:
         made["initial_adapter"] = _initial_adapter(session, principal, wish, wish.initial_adapter)
     return made
@@ -70,6 +72,20 @@ def _algorithm(wish: Definition) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "algorithm_revision": registry.algorithm(wish.algorithm).revision,
     }
+
+
+def _check_finite(definition: Mapping[str, Any]) -> None:
+    """Raises Unprocessable for NaN and infinity, which JSON and a digest of it do not have."""
+    waiting: list[tuple[tuple[int | str, ...], object]] = [((), definition)]
+    faults: list[FieldError] = []
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            faults.append(FieldError(pointer=pointer_to(path, definition), detail="must be a finite number"))
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value if isinstance(value, list) else ())
+        waiting += [((*path, key), part) for key, part in inner]
+    if faults:
+        raise invalid(faults)
 
 
 def _initial_adapter(

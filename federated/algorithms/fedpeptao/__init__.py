@@ -11,6 +11,7 @@ ALGORITHM = Algorithm(
     client="federated.algorithms.fedpeptao.client:FedPepTAOClient",
     trainables=frozenset({"prefix"}),
     personal=True,
+    prepares=True,
     example={"local_steps": 24, "batch_size": 8, "learning_rate": 0.01},
     example_trainable={"kind": "prefix", "num_virtual_tokens": 20},
 )

@@ -10,6 +10,7 @@ ALGORITHM = Algorithm(
     server="federated.algorithms.fibecfed.server:FibecFedServer",
     client="federated.algorithms.fibecfed.client:FibecFedClient",
     personal=True,
+    prepares=True,
     example={"local_steps": 12, "batch_size": 8, "learning_rate": 3e-3},
     example_trainable={"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},
 )

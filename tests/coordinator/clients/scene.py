@@ -35,8 +35,18 @@ def definition(**changes: Any) -> dict[str, Any]:
         "algorithm_revision": 1,
         "config": {},
         "rounds": 3,
+        "clients_per_round": 2,
+        "over_selection": 0,
+        "round_deadline_seconds": 3600.0,
+        "prepare_deadline_seconds": 3600.0,
+        "evaluation_deadline_seconds": 600.0,
+        "max_round_retries": 3,
         "lease_seconds": 60.0,
         "max_attempts": 3,
+        "min_clients": 2,
+        "wait_for_clients_seconds": 600.0,
+        "evaluation": {"every": 1, "who": "cohort"},
+        "retention": {"keep_updates_rounds": 2, "keep_states_rounds": 10},
     } | changes
 
 

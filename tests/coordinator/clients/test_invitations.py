@@ -9,7 +9,7 @@ from coordinator.database import writing
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
 from tests.coordinator.clients import scene
 from tests.support.queue import queued
-from tests.support.service import Organization, Service, created, problem
+from tests.support.service import Organization, Service, accept, created, problem
 
 
 @dataclass
@@ -43,13 +43,10 @@ class TestInvite:
         assert invitation["state"] == "invited"
         assert invitation["owner_organization_name"] == "host"
         assert (invitation["algorithm"], invitation["rounds"]) == ("fedavg", 3)
-        assert invitation["leaves_your_site"][:4] == [
-            "each round it is drawn for: an update of LoRA factors (r=2) of query, value, and the head of a "
-            "classifier, as fedavg makes it",
-            "number of examples trained on, the weight of the update, and the number of held-out examples",
-            "which labels occur in the data set",
-            "loss, accuracy of training and evaluation: one number each",
-        ]
+        terms = ("columns", "how_often", "how_long", "leaves_your_site", "stays_at_your_site")
+        assert all(invitation[name] for name in terms)
+        assert (invitation["columns"], invitation["agreed_digest"]) == (["text", "text_pair", "label"], None)
+        assert "LoRA factors (r=2) of query, value" in invitation["leaves_your_site"][0]
 
     def test_one_that_is_invited_already_is_not_invited_twice(self, guests: Guests) -> None:
         created(guests.invite(guests.clinic))
@@ -82,7 +79,7 @@ class TestAnswer:
     def test_an_organization_accepts_and_its_own_invitation_is_all_it_sees(self, guests: Guests) -> None:
         for organization in (guests.clinic, guests.bank):
             created(guests.invite(organization))
-        answer = guests.clinic.operator.post(guests.path("accept"))
+        answer = accept(guests.clinic.operator, guests.federation_id)
         assert (answer.status_code, answer.json()["state"]) == (200, "accepted")
         seen = {
             organization.name: sorted(
@@ -134,7 +131,7 @@ class TestAnswer:
 def test_an_organization_that_leaves_takes_all_its_clients_with_it(service: Service, guests: Guests) -> None:
     workers = [service.new_worker(guests.clinic, name, scene.CAPABILITIES) for name in ("one", "two")]
     created(guests.invite(guests.clinic))
-    guests.clinic.owner.post(guests.path("accept")).raise_for_status()
+    accept(guests.clinic.owner, guests.federation_id).raise_for_status()
     for worker in workers:
         body = {"worker_id": worker.id, "dataset": "tickets"}
         created(guests.clinic.owner.post(guests.path("clients"), json=body))

@@ -18,11 +18,11 @@ from coordinator.errors import Conflict, Unprocessable
 from federated.protocol import Capabilities, DatasetFacts
 
 INVITATION = """
-          invite   accept   decline  leave
-invited   -        accepted declined -
-accepted  -        -        -        left
-declined  invited  -        -        -
-left      invited  -        -        -
+          invite   accept   decline  leave    ask_again
+invited   -        accepted declined -        -
+accepted  -        -        -        left     invited
+declined  invited  -        -        -        -
+left      invited  -        -        -        -
 """
 CLIENT = """
            register   describe take_out restore    leave

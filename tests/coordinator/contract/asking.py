@@ -78,11 +78,12 @@ def ask(
     headers: Mapping[str, str | None] = MappingProxyType({}),
 ) -> httpx.Response:
     """The answer to a good request of this role, with these headers instead of others; None: without one."""
-    anything = {"If-Match": "*"} if "if-match" in operation.names("header") else {}
+    condition = {"If-Match": world.conditions.get(operation.id, "*")}
+    conditional = condition if "if-match" in operation.names("header") else {}
     body = example(operation, document)
     if body is not None:
         body |= world.bodies.get(operation.id, {})
-    sent = {**world.authorization(role), **anything, **headers}
+    sent = {**world.authorization(role), **conditional, **headers}
     content = CHUNK if operation.id == "put_chunk" else None
     return world.service.anonymous.request(
         operation.method,

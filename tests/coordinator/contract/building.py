@@ -12,7 +12,7 @@ from coordinator.database import utcnow, writing
 from coordinator.models import Client
 from tests.coordinator.clients.scene import digest_of
 from tests.coordinator.contract.world import CHUNK, Token, World
-from tests.support.service import Bearer, EnrolledWorker, Identity, created
+from tests.support.service import Bearer, EnrolledWorker, Identity, accept, created
 from tests.support.stage import CAPABILITIES, DATASET, Actor, Stage
 
 
@@ -45,6 +45,7 @@ class Builder:
                 "cancelled": ids | {"federation_id": cancelled},
             },
             bodies=self.bodies(own, lease),
+            conditions={"accept_invitation": self.digest_of(draft)},
             private={
                 "home": {own.client_id, own.worker.id, lease["job_id"], webhook},
                 "member": {self.member.id, members.client_id, members.worker.id},
@@ -78,7 +79,7 @@ class Builder:
         """Its first round is closed, its second collects."""
         self.stage.create(name="at work", rounds=5)
         self.post("invitations", organization_id=self.member.id)
-        self.member.owner.post(self.stage.path("accept")).raise_for_status()
+        accept(self.member.owner, self.stage.federation_id).raise_for_status()
         own, members = (self.stage.join(self.stage.actor(of)) for of in (self.home, self.member))
         self.stage.post("start")
         assert (own.work(), members.work()) == ("describe", "describe")
@@ -119,6 +120,10 @@ class Builder:
         self.home.owner.delete(f"/v1/organizations/{self.home.id}/api-keys/{key['id']}").raise_for_status()
         return lambda: str(key["key"])
 
+    def digest_of(self, federation_id: str) -> str:
+        """What a member agrees to, as a tag."""
+        return f'"{self.member.owner.get(f"/v1/federations/{federation_id}").json()["definition_digest"]}"'
+
     def spare_key(self) -> dict[str, Any]:
         path = f"/v1/organizations/{self.home.id}/api-keys"
         return created(self.home.owner.post(path, json={"name": "spare", "role": "owner"}))
@@ -156,6 +161,7 @@ class Builder:
                 "public_key": Identity().public_key,
             },
             "rotate_worker_key": {"public_key": Identity().public_key},
+            "accept_invitation": {"definition_digest": None},
             "lease_job": boot | {"wait_seconds": 0},
             **dict.fromkeys(("renew_job", "fail_job", "decline_job"), boot),
             "submit_job": {"update": update},

@@ -27,7 +27,8 @@ Token = Callable[[], str]
 class World:
     """`ids`: a federation's state -> path parameter -> what there is of it.
 
-    `bodies`: operation -> what its request says in this world; `private`: organisation -> ids that concern it alone.
+    `bodies`: operation -> what its request says in this world; `conditions`: operation -> the tag it needs, if
+    `*` is none; `private`: organisation -> ids that concern it alone.
     """
 
     service: Service
@@ -37,6 +38,7 @@ class World:
     tokens: Mapping[str, Token]
     ids: Mapping[str, Mapping[str, str]]
     bodies: Mapping[str, Mapping[str, Any]]
+    conditions: Mapping[str, str]
     private: Mapping[str, set[str]]
     rows: Rows = field(default_factory=dict)
 

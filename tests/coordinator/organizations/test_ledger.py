@@ -8,7 +8,7 @@ import pytest
 from coordinator.database import reading
 from coordinator.models import Job, LedgerEntry, Round
 from federated.payload import Payload
-from tests.support.service import Organization, created, problem
+from tests.support.service import Organization, accept, created, problem
 from tests.support.stage import Actor, Stage, update_of
 
 NOTHING = {
@@ -37,7 +37,7 @@ def together(stage: Stage, clinic: Organization, **changes: Any) -> tuple[Actor,
     """A running federation of a client of the owner's, with 10 examples, and one of the clinic's, with 20."""
     stage.create(min_clients=1, **changes)
     created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-    clinic.owner.post(stage.path("accept")).raise_for_status()
+    accept(clinic.owner, stage.federation_id).raise_for_status()
     own, theirs = stage.join(stage.actor()), stage.join(stage.actor(clinic, examples=20))
     stage.post("start")
     for actor in (own, theirs):
@@ -126,7 +126,7 @@ class TestDeletion:
         own, theirs = stage.actors
         stage.create(rounds=1)
         created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-        clinic.owner.post(stage.path("accept")).raise_for_status()
+        accept(clinic.owner, stage.federation_id).raise_for_status()
         for actor in (own, theirs):
             stage.join(actor)
         stage.post("start")

@@ -5,7 +5,7 @@ import json
 import zipfile
 
 from federated.payload import Payload
-from tests.support.service import problem
+from tests.support.service import accept, problem
 from tests.support.stage import MODEL, Stage, definition
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "model.sig", "provenance.json"]
@@ -77,7 +77,7 @@ class TestDownload:
         for organization in (guest, idle):
             body = {"organization_id": organization.id}
             stage.owner.owner.post(stage.path("invitations"), json=body).raise_for_status()
-        guest.owner.post(stage.path("accept")).raise_for_status()
+        accept(guest.owner, stage.federation_id).raise_for_status()
         for actor in (stage.join(stage.actor()), stage.join(stage.actor(guest))):
             assert actor.client_id
         stage.post("start")

@@ -18,7 +18,7 @@ from coordinator.settings import get_settings
 from coordinator.webhooks import service as webhooks
 from tests.support.logged import logged
 from tests.support.receiver import Receiver, receiving
-from tests.support.service import Organization, created, problem
+from tests.support.service import Organization, accept, created, problem
 from tests.support.stage import Stage
 
 GUIDE = Path(__file__).parents[3] / "docs/users.md"
@@ -172,7 +172,7 @@ class TestWhoIsTold:
         Hook(other, receiver.url)
         stage.create()
         created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-        clinic.owner.post(stage.path("accept")).raise_for_status()
+        accept(clinic.owner, stage.federation_id).raise_for_status()
         clinic.owner.post(stage.path("leave")).raise_for_status()
         stage.owner.owner.post(stage.path("cancel")).raise_for_status()
         stage.settle()

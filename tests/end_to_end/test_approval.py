@@ -1,0 +1,35 @@
+"""A node whose owner wants to be asked: the federation waits, and completes once its terms were approved."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import Consortium, consortium
+
+
+@pytest.fixture
+def asking_node(tmp_path: Path) -> Iterator[Consortium]:
+    """A coordinator and one agent with `approve = "ask"`, as real processes."""
+    with consortium(tmp_path, ["north"], claim_seconds=3, reconcile_seconds=1) as running:
+        (node,) = running.nodes
+        node.settings.write_text(node.settings.read_text("utf-8") + '[policy]\napprove = "ask"\n', "utf-8")
+        node.restart({})
+        yield running
+
+
+def test_a_federation_is_declined_shown_approved_and_completed(asking_node: Consortium) -> None:
+    (node,) = asking_node.nodes
+    federation_id = asking_node.start(rounds=1)
+    asking_node.wait(federation_id, lambda federation, rounds: federation["clients"]["out"] == 1)
+    (client,) = asking_node.get(federation_id, "clients")["items"]
+    assert client["reason"] == "policy_approval"
+    assert f"worker-agent approve {federation_id}" in client["reason_detail"]
+
+    unsure = node.command("approve", federation_id)
+    assert (unsure.returncode, "columns: text, label" in unsure.stdout) == (1, True), unsure.stdout + unsure.stderr
+    sure = node.command("approve", federation_id, "--yes")
+    assert sure.returncode == 0, sure.stdout + sure.stderr
+    node.http.post(f"/v1/clients/{client['id']}/restore").raise_for_status()
+
+    assert asking_node.end(federation_id)["rounds_done"] == 1
