@@ -130,6 +130,15 @@ def steps(lease: Lease, node: Node) -> Refusal | None:
     return None if asked <= most else Refusal("policy_steps", f"{asked} local steps are above this node's {most}")
 
 
+def download(lease: Lease, node: Node) -> Refusal | None:
+    """An instruction no larger than this node downloads."""
+    most = node.settings.policy.max_download_bytes
+    if most is None or lease.instruction is None or lease.instruction.size_bytes <= most:
+        return None
+    text = f"an instruction of {lease.instruction.size_bytes} bytes is above this node's limit of {most}"
+    return Refusal("policy_download", text)
+
+
 # From whom, then with what; the first that forbids is the one that is told.
 RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
     organization,
@@ -139,4 +148,5 @@ RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
     model,
     rank,
     steps,
+    download,
 )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, mod
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from federated.protocol import Name
+from worker_agent.origins import origin_of
 
 DEFAULT_FILE = Path("worker-agent.toml")
 FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
@@ -47,6 +48,7 @@ class PolicySettings(Section):
     datasets: tuple[str, ...] | None = None
     max_rank: int | None = Field(default=None, ge=1)
     max_local_steps: int | None = Field(default=None, ge=1)
+    max_download_bytes: int | None = Field(default=None, ge=1, description="of one job's instruction")
     organizations: tuple[str, ...] | None = Field(default=None, description="names of owners that may use this node")
 
 
@@ -56,6 +58,10 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FEDLOOM_WORKER_", env_nested_delimiter="__", extra="forbid")
 
     url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="origins besides the coordinator's that transfers may go to: https://store.example.org",
+    )
     name: Name = "worker"
     folder: Path = Field(default=Path("worker-data"), description="key, memory, outbox and cache of this worker")
     ca_file: Path | None = Field(default=None, description="certificates to trust instead of the system's")
@@ -64,7 +70,8 @@ class AgentSettings(BaseSettings):
     slots: Annotated[int, Field(ge=1, le=64)] = 1
     datasets: dict[Name, DatasetSettings] = Field(default_factory=dict)
     models: dict[str, str] = Field(
-        default_factory=dict, description="base models allowed: id in a federation -> local folder or hub id"
+        default_factory=dict,
+        description="base models allowed: id in a federation -> local folder, hub id, or hub id@revision",
     )
     policy: PolicySettings = PolicySettings()
     device: str = Field(default="auto", description="auto, cpu, mps, cuda, cuda:1 …")
@@ -92,6 +99,14 @@ class AgentSettings(BaseSettings):
         if value.scheme not in {"http", "https"}:
             raise ValueError("must be an http or https URL")
         return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if origin_of(host) != host.lower().rstrip("/"):
+                raise ValueError(f"{host!r} is no origin: https://HOST, or https://HOST:PORT, without a path")
+        return tuple(host.lower().rstrip("/") for host in value)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "AgentSettings":

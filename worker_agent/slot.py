@@ -25,6 +25,7 @@ from worker_agent.capabilities import installed_algorithms
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import DETAIL_CHARACTERS, LONGEST_PAUSE_SECONDS, Delivery, patiently
 from worker_agent.display import Display
+from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import is_full
 from worker_agent.errors import AgentError, BytesDamaged, is_transient
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task
@@ -32,7 +33,6 @@ from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
 from worker_agent.renewal import Renewal
 from worker_agent.settings import AgentSettings
-from worker_agent.transfers import ArtifactCache
 
 FASTEST_POLL_SECONDS = 0.5
 REST_SECONDS = {DISK_FULL: 60.0, ARTIFACT_DAMAGED: 5.0}

@@ -287,4 +287,5 @@ def _downloads(app: FastAPI, coordinator: RecordingCoordinator) -> None:
             return problem(404, code="artifact_unknown", detail="No such artifact.")
         if wanted is None or not coordinator.knows_ranges:
             return Response(content)
-        return Response(content[int(wanted.removeprefix("bytes=").removesuffix("-")) :], 206)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        return Response(content[start:], 206, {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"})
