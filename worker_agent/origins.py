@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import httpx
 
 AVOIDED_SECONDS = 300.0
+MOST_PORT = 65535
 
 
 def origin_of(url: str | httpx.URL) -> str | None:
@@ -14,10 +15,10 @@ def origin_of(url: str | httpx.URL) -> str | None:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         return None
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    if parsed.scheme not in {"http", "https"} or not parsed.host or (parsed.port or 0) > MOST_PORT:
         return None
     port = "" if parsed.port is None else f":{parsed.port}"
-    host = parsed.raw_host.decode("ascii")
+    host = parsed.raw_host.decode("ascii").lower()
     return f"{parsed.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
@@ -44,6 +45,8 @@ class Origins:
         try:
             url = self._own.join(location)
         except (httpx.InvalidURL, ValueError):
+            return None
+        if not location:
             return None
         downgraded = self._own.scheme == "https" and url.scheme != "https"
         return None if downgraded or url.userinfo or origin_of(url) not in self._allowed else url

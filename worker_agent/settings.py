@@ -103,10 +103,11 @@ class AgentSettings(BaseSettings):
     @field_validator("hosts")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            if origin_of(host) != host.lower().rstrip("/"):
+        origins = tuple(origin_of(host) for host in value)
+        for host, origin in zip(value, origins, strict=True):
+            if origin is None or host.lower().rstrip("/").removesuffix(":443").removesuffix(":80") != origin:
                 raise ValueError(f"{host!r} is no origin: https://HOST, or https://HOST:PORT, without a path")
-        return tuple(host.lower().rstrip("/") for host in value)
+        return tuple(filter(None, origins))
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "AgentSettings":
