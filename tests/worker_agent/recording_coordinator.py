@@ -45,6 +45,7 @@ class RecordingCoordinator:
     """State and record. `calls` are "METHOD /path"; `bodies` what came with them."""
 
     url: str = ""
+    store_origins: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
@@ -196,8 +197,8 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
         return {"status": "ok"}
 
     @app.get("/v1/workers/me")
-    def me() -> dict[str, str]:
-        return {"id": "wkr_1"}
+    def me() -> dict[str, Any]:
+        return {"id": "wkr_1", "store_origins": coordinator.store_origins}
 
     @app.post("/v1/workers/enroll", status_code=201)
     def enroll() -> dict[str, Any]:

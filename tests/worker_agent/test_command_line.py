@@ -127,6 +127,20 @@ class TestDoctor:
         result = runner.invoke(app, ["doctor", "--config", str(config)])
         assert "FAILED coordinator knows this worker: 401 worker_revoked: Enrol it again." in result.output
 
+    def test_a_store_that_is_not_listed_is_named_with_what_to_add(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        self.enrolled(runner, config)
+        coordinator.store_origins = ["https://s3.example.org", "https://a\x1b[31m.example", "file:///etc"]
+        output = runner.invoke(app, ["doctor", "--config", str(config)]).output
+        slower = "not in hosts; transfers go through the coordinator (slower)"
+        advice = 'to allow it add hosts = ["https://s3.example.org"]'
+        assert f"ok     store: https://s3.example.org: {slower}; {advice}" in output
+        assert output.count("store:") == 1
+        config.write_text('hosts = ["https://s3.example.org"]\n' + config.read_text())
+        output = runner.invoke(app, ["doctor", "--config", str(config)]).output
+        assert "ok     store: https://s3.example.org: in hosts; transfers go there directly" in output
+
     def test_a_host_that_speaks_no_tls_is_named(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
     ) -> None:
