@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from federated.private_files import check_private
 from federated.protocol import PROTOCOL_VERSION
 from worker_agent.agent import coordinator_url
 from worker_agent.capabilities import allowed_algorithms
@@ -18,7 +19,7 @@ from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import Identity, load_identity
 from worker_agent.origins import Origins, origin_of
-from worker_agent.settings import AgentSettings
+from worker_agent.settings import KEPT, AgentSettings
 
 MOST_SKEW_SECONDS = 30.0
 MOST_STORES = 8
@@ -36,6 +37,7 @@ class Finding:
 
 def examine(settings: AgentSettings) -> Iterator[Finding]:
     """All findings in order. A step that cannot be looked at because an earlier one failed is left out."""
+    yield _finding("folder", lambda: _folder(settings))
     key = _finding("key", lambda: _key(settings))
     yield key
     identity = load_identity(settings.folder) if key.well else None
@@ -54,6 +56,13 @@ def _finding(step: str, look: Callable[[], str]) -> Finding:
         return Finding(step, True, look())
     except Exception as error:
         return Finding(step, False, str(error) or type(error).__name__)
+
+
+def _folder(settings: AgentSettings) -> str:
+    check_private([settings.folder, *(settings.folder / name for name in KEPT)])
+    return (
+        f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} is not there"
+    )
 
 
 def _key(settings: AgentSettings) -> str:

@@ -15,6 +15,8 @@ from worker_agent.origins import origin_of
 
 DEFAULT_FILE = Path("worker-agent.toml")
 FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
+KEPT = ("identity", "outbox", "memory", "cache", "approved.json", "agent.lock")
+"""What lies in an agent's data folder."""
 
 
 class Section(BaseModel):
