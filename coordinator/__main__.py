@@ -18,6 +18,7 @@ import typer
 
 from coordinator import logs
 from coordinator.settings import get_settings
+from federated.private_files import NotPrivate, keep_private
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of the installation.")
@@ -34,14 +35,26 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
 
 
-def _settle(process: str, data: Path | None = None, port: int | None = None) -> None:
-    """Options win over the environment, and are handed on through it to the processes that `up` starts."""
+def _settle(process: str, data: Path | None = None, port: int | None = None, *, writes: bool = True) -> None:
+    """Options win over the environment, and are handed on through it to the processes that `up` starts.
+
+    Ends a process that writes if others have a part in what this installation keeps.
+    """
+    from coordinator import ownership
+
     if data is not None:
         os.environ["FEDLOOM_DATA_FOLDER"] = str(data.resolve())
     if port is not None:
         os.environ["FEDLOOM_PORT"] = str(port)
+    keep_private()
     get_settings.cache_clear()
     logs.configure(get_settings().log_format, process)
+    try:
+        if writes:
+            ownership.settle()
+    except NotPrivate as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _collect_rarely() -> None:
@@ -63,7 +76,6 @@ def up(data: Data = None, port: Port = None) -> None:
     _settle("up", data, port)
     settings = get_settings()
     folder = settings.data_folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     os.environ["FEDLOOM_DATA_FOLDER"] = str(folder)
     if settings.port == 0:
         os.environ["FEDLOOM_PORT"] = str(_free_port(settings.host))
@@ -157,7 +169,7 @@ def verify(
     """Check an adapter against its provenance: files, signatures, the chain of rounds."""
     from coordinator import verification
 
-    _settle("verify", data)
+    _settle("verify", data, writes=False)
     try:
         for line in verification.verify(adapter, artifacts=artifacts, key=key):
             typer.echo(line)
@@ -186,7 +198,6 @@ def signing_key(data: Data = None) -> None:
 def _migrate() -> None:
     from coordinator import migration
 
-    get_settings().data_folder.mkdir(parents=True, exist_ok=True)
     migration.upgrade()
 
 
@@ -238,7 +249,6 @@ def _wait_for_migration() -> None:
     settings = get_settings()
     if not settings.embedded:
         return
-    settings.data_folder.mkdir(parents=True, exist_ok=True)
     with (settings.data_folder / MIGRATING).open("a") as gate:
         fcntl.flock(gate, fcntl.LOCK_SH)
 
@@ -270,7 +280,7 @@ def verify_audit(data: Data = None) -> None:
     from coordinator import audit
     from coordinator.database import reading
 
-    _settle("audit", data)
+    _settle("audit", data, writes=False)
     try:
         with reading() as session:
             for line in audit.verify(session):

@@ -16,7 +16,7 @@ from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator import database, gauges, openapi, problems, readiness
+from coordinator import database, gauges, openapi, ownership, problems, readiness
 from coordinator.algorithms.endpoints import router as algorithms
 from coordinator.artifacts.endpoints import router as artifacts
 from coordinator.clients.endpoints import router as clients
@@ -74,6 +74,7 @@ class Coordinator(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    ownership.settle()
     current_default_thread_limiter().total_tokens = get_settings().web_threads
     yield
     database.dispose()

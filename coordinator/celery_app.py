@@ -10,16 +10,18 @@ from celery.beat import Scheduler, Service
 from celery.signals import (
     beat_init,
     setup_logging,
+    worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_ready,
     worker_shutdown,
 )
 
-from coordinator import nudge, processes
+from coordinator import nudge, ownership, processes
 from coordinator.database import forget_inherited, utcnow, writing
 from coordinator.listening import Listening
 from coordinator.settings import Settings, get_settings
+from federated.private_files import NotPrivate
 
 COLLECT_SECONDS = 3600.0
 
@@ -61,6 +63,16 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 @setup_logging.connect
 def _keep_our_logging(**_: object) -> None:
     """A receiver keeps Celery from setting up a log of its own."""
+
+
+@worker_init.connect
+@beat_init.connect
+def _own_data(**_: object) -> None:
+    """Also where Celery's own command starts the process, which would take any other error for a receiver's own."""
+    try:
+        ownership.settle()
+    except NotPrivate as error:
+        sys.exit(f"error: {error}")
 
 
 @beat_init.connect

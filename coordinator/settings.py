@@ -8,6 +8,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -113,6 +114,20 @@ class Settings(BaseSettings):
     def store(self) -> str:
         """obstore URL of the artifact store."""
         return self.store_url or (self.data_folder.resolve() / "artifacts").as_uri()
+
+    @property
+    def store_folder(self) -> Path | None:
+        """The folder that is the store; None if that is a bucket."""
+        parts = urlsplit(self.store)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+    @property
+    def store_origins(self) -> tuple[str, ...]:
+        """Where agents are sent for bytes that pass no web process, as `https://host`; none if all pass one."""
+        if self.presigned_endpoint is None:
+            return ()
+        parts = urlsplit(self.presigned_endpoint)
+        return (f"{parts.scheme}://{parts.netloc}",)
 
     @property
     def embedded(self) -> bool:

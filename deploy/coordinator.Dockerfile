@@ -19,7 +19,7 @@ RUN /opt/fedloom/bin/pip install -c constraints.txt '.[coordinator,tracing]' \
 FROM python:3.11.13-slim-bookworm
 RUN groupadd --system --gid 10001 fedloom \
  && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/fedloom --shell /usr/sbin/nologin fedloom \
- && install --directory --owner=10001 --group=10001 --mode=0750 /var/lib/fedloom
+ && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/fedloom
 COPY --from=build /opt/fedloom /opt/fedloom
 ENV PATH=/opt/fedloom/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -11,10 +11,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from coordinator import logs
+from federated.private_files import keep_private
 from tests.support import service as support
 from tests.support.places import on_servers, places, settled
 
 logs.configure("json", "tests")
+keep_private()  # as every program of ours does first: folders that tests make for these are refused otherwise
 
 
 _LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy", "federated"))

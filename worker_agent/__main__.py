@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from federated import __version__
+from federated.private_files import NotPrivate, keep_private, own_folder
 from worker_agent import approvals
 from worker_agent.agent import Agent, coordinator_url, only_agent, open_worker
 from worker_agent.approvals import Request
@@ -25,7 +26,7 @@ from worker_agent.enrolment import rotate_key as replace_key
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import load_identity
 from worker_agent.memory import MemoryChain
-from worker_agent.settings import AgentSettings, load_settings
+from worker_agent.settings import KEPT, AgentSettings, load_settings
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
 DATA_MODULE = "worker_agent.training.data"
@@ -49,6 +50,11 @@ _out = Console()
 _err = Console(stderr=True)
 
 
+@app.callback()
+def _private() -> None:
+    keep_private()
+
+
 @app.command()
 def enroll(
     url: Annotated[str | None, typer.Option(help="the coordinator's URL; default: `url` of the settings")] = None,
@@ -59,7 +65,7 @@ def enroll(
 ) -> None:
     """Make this node a worker of your organisation."""
     with _told():
-        settings = _settings(config)
+        settings = _own(_settings(config))
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
         _out.print(f"enrolled as [bold]{record.worker_id}[/] of {escape(record.organization_name)} at {record.url}")
         _out.print("next: worker-agent doctor, then worker-agent run")
@@ -69,7 +75,7 @@ def enroll(
 def rotate_key(config: Config = None) -> None:
     """Make a new key pair and let the coordinator know it; the old one is worthless then. Stop `run` first."""
     with _told():
-        settings = _settings(config)
+        settings = _own(_settings(config))
         identity = load_identity(settings.folder)
         with only_agent(settings.folder):
             made = replace_key(settings, coordinator_url(settings, identity))
@@ -80,7 +86,7 @@ def rotate_key(config: Config = None) -> None:
 def run(config: Config = None) -> None:
     """Work until stopped: Ctrl-C or SIGTERM finishes or hands back what runs, twice hands it back at once."""
     with _told():
-        settings = _settings(config)
+        settings = _own(_settings(config))
         identity = load_identity(settings.folder)
         display = open_display(settings)
         try:
@@ -141,7 +147,7 @@ def export(
 ) -> None:
     """Write a client's own adapter: what the federation shares, with what never left this node."""
     with _told():
-        settings = _settings(config)
+        settings = _own(_settings(config))
         last = MemoryChain(settings.folder / "memory").last_job(federation, client)
         try:
             written = importlib.import_module(EXPORT_MODULE).export_own(
@@ -162,7 +168,7 @@ def approve(
 ) -> None:
     """Approve what a federation asks of this node, where the policy says `approve = "ask"`; shows it first."""
     with _told():
-        settings = _settings(config)
+        settings = _own(_settings(config))
         if approvals.approvals(settings.folder).outdated:
             _err.print(f"[yellow]note:[/] {approvals.OUTDATED}", soft_wrap=True)
         request = _request(approvals.pending(settings.folder, federation), federation, digest)
@@ -226,6 +232,15 @@ def _request(pending: Sequence[Request], federation: str, digest: str | None) ->
 def _shown(text: str) -> str:
     """A text from outside as it may stand on a terminal."""
     return escape("".join(character for character in text if character.isprintable()))
+
+
+def _own(settings: AgentSettings) -> AgentSettings:
+    """The settings of a node whose data folder, made if need be, is its own user's alone."""
+    try:
+        own_folder(settings.folder, KEPT)
+    except NotPrivate as error:
+        raise ConfigurationError(str(error)) from None
+    return settings
 
 
 def _token(file: Path | None) -> str:

@@ -48,7 +48,9 @@ class Agent:
         self._stop_requests = 0
         self._error: Exception | None = None
         stopping = threading.Event()
-        self._at = _workplace(settings, identity, CoordinatorClient(http, identity, stopping), display, stopping)
+        self._at = _workplace(
+            settings, identity, CoordinatorClient(http, identity, stopping, settings.hosts), display, stopping
+        )
         executors = (Executor(settings, child_module) for _ in range(settings.slots))
         self._slots = [Slot(number, self._at, executor) for number, executor in enumerate(executors)]
 

@@ -1,27 +1,44 @@
 """One HTTP request to the coordinator: signed, by the coordinator's clock, tried again where that is safe.
 
-All errors of httpx and all problem documents become errors of `worker_agent.errors` here and nowhere else.
+All errors of httpx become errors of `worker_agent.errors` here and nowhere else; see `answers` for what is answered.
 """
 
+import math
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import httpx
-import structlog
-from pydantic import BaseModel, ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_after_attempt
+from pydantic import BaseModel
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_before_delay,
+)
 from tenacity.wait import wait_base, wait_random_exponential
 
 from federated import __version__
-from federated.protocol import Problem
-from worker_agent.errors import ConfigurationError, CoordinatorAway, NotUnderstood, is_transient, refusal
+from worker_agent.answers import check_unpacked, parse, raise_for_problem, raise_for_store, received, store_at
+from worker_agent.deadlines import answered_within, keep_deadlines
+from worker_agent.errors import (
+    BytesDamaged,
+    ConfigurationError,
+    CoordinatorAway,
+    NotUnderstood,
+    StoreAway,
+    is_transient,
+)
 from worker_agent.identity import Identity, Tokens
+from worker_agent.origins import Origins
 from worker_agent.settings import AgentSettings
 
 ATTEMPTS = 5
@@ -31,11 +48,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 # than servers keep a connection without a request (the coordinator 20 s), so that none is closed as it is used.
 LIMITS = httpx.Limits(keepalive_expiry=15.0)
 _APART = 0.1
-_AWAY = frozenset({429, 502, 503, 504})
-_RUNNING = "idempotency_key_running"
+THROUGH_COORDINATOR = {"Fedloom-Transfer": "through-coordinator"}
 _SKEW_WORTH_A_RETRY_SECONDS = 2.0
 
-_log = structlog.get_logger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 _Value = TypeVar("_Value")
 
@@ -51,9 +66,18 @@ def open_http(settings: AgentSettings, url: str) -> httpx.Client:
     Raises ConfigurationError.
     """
     timeout = httpx.Timeout(settings.request_timeout_seconds, connect=min(10.0, settings.request_timeout_seconds))
-    headers = {"User-Agent": f"fedloom-worker-agent/{__version__}"}
-    base_url = url.rstrip("/")
-    return httpx.Client(base_url=base_url, timeout=timeout, verify=_tls(settings), headers=headers, limits=LIMITS)
+    headers = {"User-Agent": f"fedloom-worker-agent/{__version__}", "Accept-Encoding": "identity"}
+    client = httpx.Client(
+        base_url=url.rstrip("/"),
+        timeout=timeout,
+        verify=_tls(settings),
+        headers=headers,
+        limits=LIMITS,
+        # None is kept: whoever answers could fill this memory with them.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    )
+    keep_deadlines(client)
+    return client
 
 
 def _tls(settings: AgentSettings) -> bool | ssl.SSLContext:
@@ -84,7 +108,7 @@ class Clock:
         """Set the clock by a `Date` header; returns by how many seconds it moved."""
         try:
             told = parsedate_to_datetime(date or "").timestamp()
-        except ValueError:
+        except (ValueError, OverflowError, OSError):
             return 0.0
         moved = told - self.now()
         self.offset_seconds += moved
@@ -92,32 +116,33 @@ class Clock:
 
 
 class SignedRequests(httpx.Auth):
-    """A token for each request; one that was refused while our clock was wrong gets another and is sent once more."""
+    """A token for each request, good by the coordinator's clock."""
 
     def __init__(self, identity: Identity, clock: Clock) -> None:
         self._tokens = Tokens(identity)
         self._clock = clock
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        self._sign(request)
-        response = yield request
-        moved = self._clock.learn(response.headers.get("Date"))
-        if response.status_code == 401 and abs(moved) > _SKEW_WORTH_A_RETRY_SECONDS:
-            self._sign(request)
-            yield request
-
-    def _sign(self, request: httpx.Request) -> None:
         request.headers["Authorization"] = f"Bearer {self._tokens.at(self._clock.now())}"
+        yield request
 
 
 class Connection:
-    """Requests of one worker. `stopping` cuts pauses between attempts short and ends the retrying."""
+    """Requests of one worker. `stopping` cuts pauses between attempts short and ends the retrying.
+
+    Nothing is ever sent to an origin but the coordinator's own and those in `hosts`, nor with a token to these.
+    """
 
     def __init__(
-        self, http: httpx.Client, identity: Identity | None, stopping: threading.Event | None = None
+        self,
+        http: httpx.Client,
+        identity: Identity | None,
+        stopping: threading.Event | None = None,
+        hosts: Collection[str] = (),
     ) -> None:
         self.clock = Clock()
         self.stopping = stopping or threading.Event()
+        self.origins = Origins(http.base_url, hosts)
         self._http = http
         self._auth = SignedRequests(identity, self.clock) if identity is not None else None
 
@@ -126,52 +151,92 @@ class Connection:
         return parse(self.send(method, path, repeat=repeat, **request), answer)
 
     def send(self, method: str, path: str, *, repeat: bool, **request: Any) -> httpx.Response:
-        """Send and return an answer below 400. Raises CoordinatorAway or CoordinatorRefused."""
+        """Send and return an answer below 300. Raises CoordinatorAway, CoordinatorRefused or NotUnderstood."""
+        return self.retrying(lambda: self.once(method, path, **request), repeat=repeat)
 
-        def once() -> httpx.Response:
-            with translated():
-                response = self._http.request(method, path, auth=self._auth, **request)
-            raise_for_problem(response)
-            return response
+    def once(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """As `send`, and never tried again."""
+        seconds = request.get("timeout", self._http.timeout).read
+        with translated(), answered_within(seconds), self._answer(method, path, **request) as answer:
+            response = received(answer)
+        raise_for_problem(response)
+        return response
 
-        return self.retrying(once, repeat=repeat)
-
-    def put_to_store(self, url: str, content: bytes) -> None:
-        """Send bytes to a URL of the coordinator's store, which wants no token. Raises CoordinatorAway."""
+    def put_to_store(self, url: httpx.URL, content: bytes) -> None:
+        """Send bytes to a URL of the coordinator's store, which wants no token. Raises StoreAway."""
 
         def once() -> None:
-            with translated(_store_at(url)):
-                raise_for_store(self._http.put(url, content=content))
+            with _store(url), answered_within(self._http.timeout.read):
+                with self._http.stream("PUT", url, content=content) as answer:
+                    raise_for_store(received(answer))
 
         self.retrying(once, repeat=True)
 
     @contextmanager
-    def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """One GET whose body is read in pieces inside the block; not tried again."""
-        with translated(), self._http.stream("GET", path, auth=self._auth, headers=headers) as response:
-            if response.status_code == 307:
-                url = response.headers["Location"]
-                with translated(_store_at(url)), self._http.stream("GET", url, headers=headers) as stored:
-                    raise_for_store(stored)
-                    yield stored
+    def stream(self, path: str, headers: dict[str, str], until: float | None = None) -> Iterator[httpx.Response]:
+        """One GET whose body is read in pieces inside the block, by `until`; not tried again.
+
+        From the coordinator's store, if it sends us to one that is listed, else through the coordinator.
+        """
+        stores = self.origins.use_stores()
+        with translated(), self._begun(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response:
+            if not (stores and response.status_code == 307):
+                yield _checked(response)
                 return
-            if response.status_code >= 400:
-                response.read()
-                raise_for_problem(response)
+            url = self.origins.target(response.headers.get("Location", ""))
+        if url is None:
+            with translated(), self._begun(path, headers | THROUGH_COORDINATOR, until) as response:
+                yield _checked(response)
+            return
+        with _store(url), self._begun(url, headers, until) as response:
+            raise_for_store(response)
+            check_unpacked(response)
             yield response
 
-    def retrying(self, call: Callable[[], _Value], *, repeat: bool) -> _Value:
-        """Run `call` up to five times with growing, random pauses, as far as that is safe."""
+    @contextmanager
+    def _begun(
+        self, place: str | httpx.URL, headers: dict[str, str], until: float | None
+    ) -> Iterator[httpx.Response]:
+        """An answer whose status and headers are here. A URL, other than a path, is not the coordinator's."""
+        left_seconds = None if until is None else until - time.monotonic()
+        with ExitStack() as stack:
+            with answered_within(_least(self._http.timeout.read, left_seconds)):
+                made = (
+                    self._answer("GET", place, headers=headers)
+                    if isinstance(place, str)
+                    else self._http.stream("GET", place, headers=headers)
+                )
+                response = stack.enter_context(made)
+            with answered_within(None if until is None else until - time.monotonic()):
+                yield response
+
+    @contextmanager
+    def _answer(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
+        """The coordinator's answer, its body unread. What was refused while our clock was wrong is sent once more."""
+        with self._http.stream(method, path, auth=self._auth, **request) as response:
+            moved_seconds = self.clock.learn(response.headers.get("Date"))
+            late = response.status_code == 401 and abs(moved_seconds) > _SKEW_WORTH_A_RETRY_SECONDS
+            if self._auth is None or not late:
+                yield response
+                return
+        with self._http.stream(method, path, auth=self._auth, **request) as response:
+            self.clock.learn(response.headers.get("Date"))
+            yield response
+
+    def retrying(self, call: Callable[[], _Value], *, repeat: bool, until: float | None = None) -> _Value:
+        """Run `call` up to five times with growing, random pauses, as far as that is safe and ends by `until`."""
 
         def worth_another(error: BaseException) -> bool:
             if self.stopping.is_set():
+                return False
+            if isinstance(error, BytesDamaged):  # who downloads counts these itself
                 return False
             return is_transient(error) and (repeat or (isinstance(error, CoordinatorAway) and error.never_sent))
 
         return Retrying(
             retry=retry_if_exception(worth_another),
             wait=wait_as_asked(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(_within(until)),
             sleep=sleep_using_event(self.stopping),
             reraise=True,
         )(call)
@@ -189,68 +254,37 @@ class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity na
         return self._random(retry_state) + (asked or 0.0)
 
 
-def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
-    """The answer's JSON as `answer`. Raises NotUnderstood."""
-    try:
-        return answer.model_validate_json(response.content)
-    except ValidationError as error:
-        where = f"{response.request.method} {response.request.url.path}"
-        raise NotUnderstood(f"the answer to {where} is no {answer.__name__}: {error}") from None
-
-
 @contextmanager
-def translated(whom: str = "the coordinator") -> Iterator[None]:
+def translated(whom: str = "the coordinator", away: type[CoordinatorAway] = CoordinatorAway) -> Iterator[None]:
     """The one place where errors of httpx become errors of the agent. `whom`: who was asked."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise CoordinatorAway(f"cannot reach {whom}: {error}", never_sent=True) from error
+        raise away(f"cannot reach {whom}: {error}", never_sent=True) from error
     except httpx.HTTPError as error:
-        raise CoordinatorAway(f"{whom} did not answer: {type(error).__name__} {error}".rstrip()) from error
+        raise away(f"{whom} did not answer: {type(error).__name__} {error}".rstrip()) from error
 
 
-def raise_for_problem(response: httpx.Response) -> None:
-    """Raise the error that an answer of 400 or more stands for."""
-    if response.status_code < 400:
-        return
-    problem = _problem(response)
-    if response.status_code in _AWAY or problem.code == _RUNNING:
-        raise CoordinatorAway(
-            f"{problem.status} {problem.detail or problem.title}",
-            never_sent=response.status_code == 429,
-            retry_after_seconds=_retry_after(response),
-        )
-    raise refusal(problem, response.headers.get("X-Request-ID"))
-
-
-def raise_for_store(response: httpx.Response) -> None:
-    """Raise CoordinatorAway for what the coordinator's store refuses; the URL is left out, it is as good as a key."""
-    if response.status_code >= 300:
-        raise CoordinatorAway(f"{_store_at(str(response.url))} answered {response.status_code}")
-
-
-def _store_at(url: str) -> str:
-    return f"the store at {httpx.URL(url).host}"
-
-
-def _problem(response: httpx.Response) -> Problem:
-    """The answer's problem document. Raises CoordinatorAway where there is none."""
-    if response.headers.get("Content-Type", "").startswith("application/problem+json"):
-        try:
-            return Problem.model_validate_json(response.content)
-        except ValidationError as error:
-            _log.warning("problem_not_understood", status=response.status_code, reason=str(error))
-    # Every refusal of a coordinator is a problem document: this one is a proxy's or a load balancer's.
-    where = f"{response.request.method} {response.request.url.path}"
-    raise CoordinatorAway(
-        f"{response.status_code} {response.reason_phrase} to {where}: no answer of a coordinator",
-        never_sent=response.status_code == 429,
-        retry_after_seconds=_retry_after(response),
-    )
-
-
-def _retry_after(response: httpx.Response) -> float | None:
+@contextmanager
+def _store(url: httpx.URL) -> Iterator[None]:
+    """Whatever a store does wrong is a StoreAway: there is the way through the coordinator."""
     try:
-        return max(0.0, float(response.headers.get("Retry-After", "")))
-    except ValueError:
-        return None
+        with translated(store_at(url), StoreAway):
+            yield
+    except NotUnderstood as error:
+        raise StoreAway(f"{store_at(url)}: {error}") from error
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.status_code >= 300:
+        raise_for_problem(received(response))
+    check_unpacked(response)
+    return response
+
+
+def _least(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
+
+
+def _within(until: float | None) -> float:
+    return math.inf if until is None else until - time.monotonic()

@@ -9,6 +9,7 @@ of `worker_agent.errors`.
 import hashlib
 import threading
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,16 +27,19 @@ from federated.protocol import (
     JobAnswer,
     Lease,
     LeaseRequest,
+    OwnWorker,
     RenewAnswer,
     RenewRequest,
     RotateKeyAnswer,
     RotateKeyRequest,
     SubmitRequest,
 )
-from worker_agent.connection import Clock, Connection, parse
+from worker_agent.answers import parse
+from worker_agent.connection import Clock, Connection
+from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import file_name
 from worker_agent.identity import Identity
-from worker_agent.transfers import ArtifactCache, upload
+from worker_agent.uploads import upload
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 LONG_POLL_MARGIN_SECONDS = 15.0
@@ -44,12 +48,19 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class CoordinatorClient:
-    """The coordinator, as one worker sees it; for any number of threads. `http` is the caller's to close."""
+    """The coordinator, as one worker sees it; for any number of threads. `http` is the caller's to close.
+
+    `hosts`: origins, beside the coordinator's own, that transfers may go to.
+    """
 
     def __init__(
-        self, http: httpx.Client, identity: Identity | None, stopping: threading.Event | None = None
+        self,
+        http: httpx.Client,
+        identity: Identity | None,
+        stopping: threading.Event | None = None,
+        hosts: Collection[str] = (),
     ) -> None:
-        self._connection = Connection(http, identity, stopping)
+        self._connection = Connection(http, identity, stopping, hosts)
         self._http = http
 
     @property
@@ -101,7 +112,7 @@ class CoordinatorClient:
         return self._connection.ask("GET", _job(job_id), JobAnswer, repeat=True, params=wait, timeout=timeout)
 
     def upload(self, source: Path, digest: str) -> ArtifactReference:
-        """Send an artifact in chunks; see `transfers.upload`."""
+        """Send an artifact in chunks; see `uploads.upload`."""
         return upload(self._connection, source, digest)
 
     def cache(self, folder: Path) -> ArtifactCache:
@@ -112,9 +123,9 @@ class CoordinatorClient:
         """Ask whether the service is up, without saying who asks."""
         self._connection.send("GET", "/healthz", repeat=False)
 
-    def who_am_i(self) -> None:
+    def who_am_i(self) -> OwnWorker:
         """Ask as this worker. Raises NotAuthorised if the coordinator does not know it."""
-        self._connection.send("GET", "/v1/workers/me", repeat=False)
+        return self._connection.ask("GET", "/v1/workers/me", OwnWorker, repeat=False)
 
     def _once(self, path: str, answer: type[_Model], request: BaseModel, key: str) -> _Model:
         """A POST that is tried again under one key, so that it is done once."""

@@ -10,16 +10,19 @@ from typing import Any
 
 import httpx
 
+from federated.private_files import check_private
 from federated.protocol import PROTOCOL_VERSION
 from worker_agent.agent import coordinator_url
 from worker_agent.capabilities import allowed_algorithms
-from worker_agent.connection import Connection, open_http, raise_for_problem, translated
+from worker_agent.connection import Connection, open_http
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import Identity, load_identity
-from worker_agent.settings import AgentSettings
+from worker_agent.origins import Origins, origin_of
+from worker_agent.settings import KEPT, AgentSettings
 
 MOST_SKEW_SECONDS = 30.0
+MOST_STORES = 8
 TRAINING = "worker_agent.training"
 
 
@@ -34,6 +37,7 @@ class Finding:
 
 def examine(settings: AgentSettings) -> Iterator[Finding]:
     """All findings in order. A step that cannot be looked at because an earlier one failed is left out."""
+    yield _finding("folder", lambda: _folder(settings))
     key = _finding("key", lambda: _key(settings))
     yield key
     identity = load_identity(settings.folder) if key.well else None
@@ -54,6 +58,13 @@ def _finding(step: str, look: Callable[[], str]) -> Finding:
         return Finding(step, False, str(error) or type(error).__name__)
 
 
+def _folder(settings: AgentSettings) -> str:
+    check_private([settings.folder, *(settings.folder / name for name in KEPT)])
+    return (
+        f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} is not there"
+    )
+
+
 def _key(settings: AgentSettings) -> str:
     record = load_identity(settings.folder).record
     return f"worker {record.worker_id} of {record.organization_name}"
@@ -68,14 +79,15 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
             return
         yield _finding("clock", lambda: _clock(http))
         if identity is not None:
-            yield _finding("coordinator knows this worker", lambda: _known(http, identity))
+            known, origins = _known(http, identity)
+            yield known
+            yield from (Finding("store", True, _store(settings, url, origin)) for origin in origins)
 
 
 def _reach(http: httpx.Client, url: str) -> list[Finding]:
     """URL and TLS apart: a host that answers with a certificate we do not trust is there."""
     try:
-        with translated():
-            raise_for_problem(http.get("/healthz"))
+        Connection(http, None).once("GET", "/healthz")
     except AgentError as error:
         tls = _tls_problem(error)
         if tls is None:
@@ -95,20 +107,35 @@ def _tls_problem(error: BaseException | None) -> str | None:
 
 
 def _clock(http: httpx.Client) -> str:
-    date = http.get("/healthz").headers.get("Date")
+    connection = Connection(http, None)
+    date = connection.once("GET", "/healthz").headers.get("Date")
     if date is None:
         return "the coordinator tells no time"
-    connection = Connection(http, None)
-    skew_seconds = -connection.clock.learn(date)
+    skew_seconds = -connection.clock.offset_seconds
     if abs(skew_seconds) > MOST_SKEW_SECONDS:
         told = parsedate_to_datetime(date).isoformat()
         raise ConfigurationError(f"this clock is {skew_seconds:+.0f} s off the coordinator's ({told}); set it by NTP")
     return f"{skew_seconds:+.0f} s off the coordinator's"
 
 
-def _known(http: httpx.Client, identity: Identity) -> str:
-    CoordinatorClient(http, identity).who_am_i()
-    return f"yes; protocol {PROTOCOL_VERSION}"
+def _known(http: httpx.Client, identity: Identity) -> tuple[Finding, list[str]]:
+    """Whether it does; and the origins of the stores to which it sends transfers, as far as they are origins."""
+    step = "coordinator knows this worker"
+    try:
+        told = CoordinatorClient(http, identity).who_am_i().store_origins[:MOST_STORES]
+    except AgentError as error:
+        return Finding(step, False, str(error)), []
+    origins = {origin for each in told if (origin := origin_of(each)) is not None}
+    return Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}"), sorted(origins)
+
+
+def _store(settings: AgentSettings, url: str, origin: str) -> str:
+    if Origins(httpx.URL(url), settings.hosts).target(origin) is not None:
+        return f"{origin}: in hosts; transfers go there directly"
+    slower = f"{origin}: not in hosts; transfers go through the coordinator (slower)"
+    if url.startswith("https:") and not origin.startswith("https:"):
+        return f"{slower}; it cannot be allowed: its bytes would travel in the clear"
+    return f'{slower}; to allow it add hosts = ["{origin}"]'
 
 
 def _device(settings: AgentSettings) -> str:

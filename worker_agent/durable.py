@@ -14,7 +14,7 @@ _READ_BYTES = 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Put `content` at `path` as a whole; whoever reads sees the old bytes or the new ones."""
     unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
     unfinished.unlink(missing_ok=True)

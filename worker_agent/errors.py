@@ -4,13 +4,15 @@ AgentError
 ├── ConfigurationError            settings, key or data folder: the owner of this node must change something
 │   └── NotEnrolled               this data folder belongs to no worker yet
 ├── CoordinatorAway               no usable answer: refused, timed out, broken off, 429, 502, 503, 504, or a proxy's
+│   └── StoreAway                 the same of the coordinator's store: there is the way through the coordinator
 ├── CoordinatorRefused            an answer with a reason: carries status, code, detail, tensor
 │   ├── NotAuthorised             401, 403: unknown, revoked or not allowed
 │   ├── NotThere                  404: no such job, upload or artifact, or not for this worker
 │   ├── LeaseLost                 409 lease_lost: the job is no longer this worker's
 │   └── RoundClosed               409 round_closed: too late, the update is not needed any more
 ├── NotUnderstood                 an answer that is not what the protocol says: another version, or not a coordinator
-└── BytesDamaged                  bytes came whose SHA-256 is not the one that was announced
+├── BytesDamaged                  bytes came that are not the announced ones: another SHA-256, more, or other ones
+└── OutOfTime                     what was to be here by a certain time is not
 """
 
 from federated.protocol import Problem
@@ -38,6 +40,10 @@ class CoordinatorAway(AgentError):
         super().__init__(detail)
         self.never_sent = never_sent
         self.retry_after_seconds = retry_after_seconds
+
+
+class StoreAway(CoordinatorAway):
+    """No usable answer of the coordinator's store."""
 
 
 class CoordinatorRefused(AgentError):
@@ -73,7 +79,11 @@ class NotUnderstood(AgentError):
 
 
 class BytesDamaged(AgentError):
-    """Downloaded bytes do not have the announced digest."""
+    """Downloaded bytes do not have the announced number or digest."""
+
+
+class OutOfTime(AgentError):
+    """A transfer was not done by the time that its caller gave it."""
 
 
 def refusal(problem: Problem, request_id: str | None = None) -> CoordinatorRefused:

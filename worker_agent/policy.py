@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from federated import registry
 from federated.contract import AlgorithmConfig
+from federated.failures import MAX_COUNT
 from federated.header import HeaderError, read_header
 from federated.protocol import FailureFacts, Lease, RoundKind
 from worker_agent.approvals import approval_digest
@@ -130,7 +131,7 @@ def check_instruction(path: Path, node: Node) -> Refusal | None:
 
 def _above(rule: str, what: str, asked: int, most: int) -> Refusal:
     text = f"{what} {asked} is above this node's limit of {most}"
-    return Refusal(rule, text, FailureFacts(asked=asked, allowed=most))
+    return Refusal(rule, text, FailureFacts(asked=min(asked, MAX_COUNT), allowed=min(most, MAX_COUNT)))
 
 
 def steps(lease: Lease, node: Node) -> Refusal | None:
@@ -152,6 +153,14 @@ def steps(lease: Lease, node: Node) -> Refusal | None:
     return None
 
 
+def download(lease: Lease, node: Node) -> Refusal | None:
+    """An instruction no larger than this node downloads."""
+    most = node.settings.policy.max_download_bytes
+    if most is None or lease.instruction is None or lease.instruction.size_bytes <= most:
+        return None
+    return _above("policy_download", "bytes of the instruction:", lease.instruction.size_bytes, most)
+
+
 # From whom, then with what; the first that forbids is the one that is told.
 RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
     organization,
@@ -161,4 +170,5 @@ RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
     model,
     rank,
     steps,
+    download,
 )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, mod
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from federated.protocol import Name
+from worker_agent.origins import origin_of
 
 DEFAULT_FILE = Path("worker-agent.toml")
 FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
@@ -18,6 +19,8 @@ USUAL_COLUMNS = ("text", "text_pair", "label", "instruction", "input", "output")
 """What may be read of a data set whose owner lists no columns."""
 MIN_EXAMPLES = 32
 MIN_HELD_OUT = 10
+KEPT = ("identity", "outbox", "memory", "cache", "approved.json", "asked", "agent.lock")
+"""What lies in an agent's data folder."""
 
 
 class Section(BaseModel):
@@ -69,6 +72,7 @@ class PolicySettings(Section):
     max_job_seconds: float | None = Field(default=24 * 3600.0, gt=0, description="from its start to its result")
     min_examples: int = Field(default=MIN_EXAMPLES, ge=1)
     min_held_out: int = Field(default=MIN_HELD_OUT, ge=1)
+    max_download_bytes: int | None = Field(default=None, ge=1, description="of one job's instruction")
     organizations: tuple[str, ...] | None = Field(default=None, description="names of owners that may use this node")
 
 
@@ -78,6 +82,10 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FEDLOOM_WORKER_", env_nested_delimiter="__", extra="forbid")
 
     url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="origins besides the coordinator's that transfers may go to: https://store.example.org",
+    )
     name: Name = "worker"
     folder: Path = Field(default=Path("worker-data"), description="key, memory, outbox and cache of this worker")
     ca_file: Path | None = Field(default=None, description="certificates to trust instead of the system's")
@@ -86,7 +94,8 @@ class AgentSettings(BaseSettings):
     slots: Annotated[int, Field(ge=1, le=64)] = 1
     datasets: dict[Name, DatasetSettings] = Field(default_factory=dict)
     models: dict[str, str] = Field(
-        default_factory=dict, description="base models allowed: id in a federation -> local folder or hub id"
+        default_factory=dict,
+        description="base models allowed: id in a federation -> local folder, hub id, or hub id@revision",
     )
     policy: PolicySettings = PolicySettings()
     device: str = Field(default="auto", description="auto, cpu, mps, cuda, cuda:1 …")
@@ -114,6 +123,15 @@ class AgentSettings(BaseSettings):
         if value.scheme not in {"http", "https"}:
             raise ValueError("must be an http or https URL")
         return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin_of(host) for host in value)
+        for host, origin in zip(value, origins, strict=True):
+            if origin is None or host.lower().rstrip("/").removesuffix(":443").removesuffix(":80") != origin:
+                raise ValueError(f"{host!r} is no origin: https://HOST, or https://HOST:PORT, without a path")
+        return tuple(filter(None, origins))
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "AgentSettings":

@@ -27,14 +27,14 @@ from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import LONGEST_PAUSE_SECONDS, Delivery, patiently
 from worker_agent.disclosure import disclosed, whereabouts
 from worker_agent.display import Display
+from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import is_full
-from worker_agent.errors import AgentError, BytesDamaged, is_transient
-from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task
+from worker_agent.errors import AgentError, BytesDamaged, OutOfTime, is_transient
+from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task, out_of_time
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
 from worker_agent.renewal import Renewal
 from worker_agent.settings import AgentSettings
-from worker_agent.transfers import ArtifactCache
 
 FASTEST_POLL_SECONDS = 0.5
 REST_SECONDS = {DISK_FULL: 60.0, ARTIFACT_DAMAGED: 5.0}
@@ -119,6 +119,9 @@ class Slot:
         with structlog.contextvars.bound_contextvars(job=lease.job_id, kind=lease.kind, round=lease.round_number):
             try:
                 self._decide(lease)
+            except OutOfTime:
+                late = out_of_time(self._at.settings.policy.max_job_seconds)
+                self._decline(lease, late.code, late.detail, late.facts)
             except AgentError as error:
                 code = ARTIFACT_DAMAGED if isinstance(error, BytesDamaged) else "coordinator_trouble"
                 self._fail(lease, Failed(code, str(error), is_transient(error)))
@@ -168,7 +171,7 @@ class Slot:
 
     def _execute(self, lease: Lease, node: policy.Node, renewal: Renewal, until: float) -> None:
         """`until`: the time (monotonic) at which this node has given the job enough."""
-        download = self._at.cache.fetch(lease.instruction) if lease.instruction is not None else None
+        download = self._at.cache.fetch(lease.instruction, until) if lease.instruction is not None else None
         refusal = policy.check_instruction(download.path, node) if download else None
         if refusal is not None:
             self._decline(lease, refusal.rule, refusal.text, refusal.facts)

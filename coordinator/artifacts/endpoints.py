@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -92,7 +92,10 @@ def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response)
         200: {"content": {"application/octet-stream": {}}, "description": "All bytes"},
         206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
         304: {"description": "The caller has it already"},
-        307: {"description": "For a worker: the store has it, at `Location`, for who asks there without a token"},
+        307: {
+            "description": "For a worker without `Fedloom-Transfer`: the store has it, at `Location`, for who asks "
+            "there without a token"
+        },
         **problem_responses(404, 416),
     },
 )
@@ -102,10 +105,14 @@ async def download_artifact(
     range: Annotated[str | None, Header()] = None,  # noqa: A002 - the header's name
     if_range: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
+    fedloom_transfer: Annotated[
+        Literal["through-coordinator"] | None, Header(description="from a worker that may not speak to the store")
+    ] = None,
 ) -> Response:
     """Download an artifact, or a range of it. Needs the right to read it; knowing the digest gives none."""
     size_bytes = await run_in_threadpool(_readable_size, principal, digest)
-    if principal.kind == "worker" and (url := presigned.download_url(digest)) is not None:
+    url = presigned.download_url(digest) if principal.kind == "worker" and fedloom_transfer is None else None
+    if url is not None:
         return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
     return stream(digest, size_bytes, range, if_range, if_none_match)
 

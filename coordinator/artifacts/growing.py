@@ -77,7 +77,7 @@ def _copy_to(source: int, target: int, offset: int) -> None:
 
 @contextmanager
 def _locked(path: Path, lock: int, flags: int = 0) -> Iterator[int]:
-    descriptor = made_beside(path, lambda: os.open(path, os.O_RDWR | flags, 0o666))
+    descriptor = made_beside(path, lambda: os.open(path, os.O_RDWR | flags, 0o600))
     try:
         fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
         if not _still(path, descriptor):  # it became an object between the two calls

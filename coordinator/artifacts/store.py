@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import obstore
 import structlog
@@ -65,8 +64,7 @@ def opened() -> ObjectStore:
 
 
 def place() -> Path | None:
-    parts = urlsplit(get_settings().store)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    return get_settings().store_folder
 
 
 def is_folder() -> bool:

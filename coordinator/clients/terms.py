@@ -132,9 +132,8 @@ def _leaves(read: _Definition) -> list[str]:
         "of each job: seconds by phase, bytes, software versions, and what makes it not repeatable",
         "of the worker, with its heartbeat: device, memory, processor, software versions, algorithms, slots, largest "
         "rank, and the names of the data sets and base models it offers",
-        "of a failure: a code, the data set's name, the column asked for, counts, and a reference to the node's own "
-        "log",
-        "of a job that the node's policy declines: the rule, and what would have to change",
+        "of a failure, or a job that the node's policy declines: a code, the data set's name, the column asked for, "
+        "counts, and a reference to the node's own log",
     ]
 
 

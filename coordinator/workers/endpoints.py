@@ -12,7 +12,7 @@ from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, WorkerPrincipal
 from coordinator.workers import service
-from coordinator.workers.schemas import WorkerAnswer
+from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (
     EnrollAnswer,
     EnrollRequest,
@@ -55,9 +55,9 @@ def rotate_worker_key(
 
 
 @router.get("/me", operation_id="show_own_worker", responses=problem_responses(403))
-def show_own_worker(principal: WorkerPrincipal, session: ReadSession) -> WorkerAnswer:
-    """Show the worker that asks."""
-    return service.answer(service.show(session, principal, principal.id), utcnow())
+def show_own_worker(principal: WorkerPrincipal, session: ReadSession) -> OwnWorkerAnswer:
+    """Show the worker that asks, and to which stores it may be sent."""
+    return service.own_answer(service.show(session, principal, principal.id), utcnow())
 
 
 @router.get("", operation_id="list_workers", responses=problem_responses(400, 403))

@@ -21,3 +21,9 @@ class WorkerAnswer(BaseModel):
     last_seen_at: datetime | None
     created_at: datetime
     revoked_at: datetime | None
+
+
+class OwnWorkerAnswer(WorkerAnswer):
+    """The worker that asks. `store_origins`: where transfers go that do not pass the coordinator; none if all do."""
+
+    store_origins: tuple[str, ...] = Field(examples=[["https://s3.example.org"]])

@@ -18,7 +18,7 @@ from coordinator.pagination import Page, PageRequest
 from coordinator.security import NOT_YOURS, Principal, require_role
 from coordinator.settings import get_settings
 from coordinator.workers import lifecycle, repository
-from coordinator.workers.schemas import WorkerAnswer
+from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (
     Capabilities,
     EnrollAnswer,
@@ -189,6 +189,11 @@ def answer(worker: Worker, now: datetime) -> WorkerAnswer:
         created_at=worker.created_at,
         revoked_at=worker.revoked_at,
     )
+
+
+def own_answer(worker: Worker, now: datetime) -> OwnWorkerAnswer:
+    """The worker as it is shown itself."""
+    return OwnWorkerAnswer(**dict(answer(worker, now)), store_origins=get_settings().store_origins)
 
 
 def _existing(worker: Worker | None) -> Worker:

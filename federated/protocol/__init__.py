@@ -39,6 +39,7 @@ from federated.protocol.workers import EnrollAnswer as EnrollAnswer
 from federated.protocol.workers import EnrollRequest as EnrollRequest
 from federated.protocol.workers import HeartbeatAnswer as HeartbeatAnswer
 from federated.protocol.workers import HeartbeatRequest as HeartbeatRequest
+from federated.protocol.workers import OwnWorker as OwnWorker
 from federated.protocol.workers import PublicKey as PublicKey
 from federated.protocol.workers import RotateKeyAnswer as RotateKeyAnswer
 from federated.protocol.workers import RotateKeyRequest as RotateKeyRequest

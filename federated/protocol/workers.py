@@ -75,6 +75,13 @@ class RotateKeyAnswer(Answer):
     key_id: str
 
 
+class OwnWorker(Answer):
+    """`GET /v1/workers/me`, as far as agents read it. `store_origins`: where the coordinator sends transfers."""
+
+    id: str
+    store_origins: tuple[str, ...] = ()
+
+
 class HeartbeatRequest(Plain):
     """`POST /v1/workers/me/heartbeat`: the worker is there, and what it can."""
 

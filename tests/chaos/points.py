@@ -66,7 +66,7 @@ STEPS: tuple[Step, ...] = (
     Step("tick_sent", "left", "celery.beat:Scheduler.apply_async"),
     # worker: the agent
     Step("lease_heard", "entered", "worker_agent.slot:Slot._take"),
-    Step("instruction_fetched", "left", "worker_agent.transfers:ArtifactCache.fetch"),
+    Step("instruction_fetched", "left", "worker_agent.downloads:ArtifactCache.fetch"),
     Step("job_ordered", "entered", "worker_agent.executor:Executor.run"),
     Step("job_heard", "left", "worker_agent.executor:Executor.run"),
     Step("result_kept", "left", "worker_agent.outbox:Outbox.keep"),

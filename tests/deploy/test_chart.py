@@ -183,9 +183,12 @@ class TestPods:
         assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
         variables = deployed.variables_of(deployed.DOCKERFILES["coordinator.Dockerfile"])
         assert mounted["data"] == variables["FEDLOOM_DATA_FOLDER"]
+        env = {row["name"]: row.get("value") for row in pod["containers"][0]["env"]}
+        # The volume is open to its group; the folder below it is made by the process, for itself.
+        assert env["FEDLOOM_DATA_FOLDER"] == f"{mounted['data']}/data"
 
     @pytest.mark.parametrize("name", sorted(FULL))
     def test_variables_are_the_values_in_the_order_of_their_names(self, rendered: Rendered, name: str) -> None:
-        written = {**values()["settings"], **values()["environment"]}
+        written = {**values()["settings"], **values()["environment"], "FEDLOOM_DATA_FOLDER": "/var/lib/fedloom/data"}
         env = rendered.pods[name]["containers"][0]["env"]
         assert env[: len(written)] == [{"name": key, "value": written[key]} for key in sorted(written)]

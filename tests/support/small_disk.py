@@ -36,7 +36,7 @@ class SmallDisk:
 def small_disk(folder: Path, size_bytes: int) -> Iterator[SmallDisk]:
     """A tmpfs over the folder, which is made if there is none; taken away afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "fedloom-tests", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "fedloom-tests", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
     try:
         yield SmallDisk(folder, mounted)

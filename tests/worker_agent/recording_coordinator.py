@@ -45,6 +45,7 @@ class RecordingCoordinator:
     """State and record. `calls` are "METHOD /path"; `bodies` what came with them."""
 
     url: str = ""
+    store_origins: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
@@ -198,8 +199,8 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
         return {"status": "ok"}
 
     @app.get("/v1/workers/me")
-    def me() -> dict[str, str]:
-        return {"id": "wkr_1"}
+    def me() -> dict[str, Any]:
+        return {"id": "wkr_1", "store_origins": coordinator.store_origins}
 
     @app.post("/v1/workers/enroll", status_code=201)
     def enroll() -> dict[str, Any]:
@@ -289,4 +290,5 @@ def _downloads(app: FastAPI, coordinator: RecordingCoordinator) -> None:
             return problem(404, code="artifact_unknown", detail="No such artifact.")
         if wanted is None or not coordinator.knows_ranges:
             return Response(content)
-        return Response(content[int(wanted.removeprefix("bytes=").removesuffix("-")) :], 206)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        return Response(content[start:], 206, {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"})

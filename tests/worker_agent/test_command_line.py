@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.foreign import make_foreign
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.identity import load_identity
+from worker_agent.settings import KEPT
 
 TOKEN = "fle_0123456789abcdef"
 ENROLL = "POST /v1/workers/enroll"
@@ -99,7 +101,7 @@ class TestDoctor:
         result = runner.invoke(app, ["doctor", "--config", str(config)])
         assert result.exit_code == 1
         lines = result.output.splitlines()
-        steps = ["key", "url", "tls", "clock", "coordinator knows this worker", "algorithms", "device"]
+        steps = ["folder", "key", "url", "tls", "clock", "coordinator knows this worker", "algorithms", "device"]
         assert [line for line in lines if line.startswith("FAILED")] == [lines[len(steps)]]
         assert [line.removeprefix("ok").strip().partition(":")[0] for line in lines[: len(steps)]] == steps
         assert lines[len(steps)].startswith("FAILED model small: model_missing")
@@ -126,6 +128,20 @@ class TestDoctor:
         result = runner.invoke(app, ["doctor", "--config", str(config)])
         assert "FAILED coordinator knows this worker: 401 worker_revoked: Enrol it again." in result.output
 
+    def test_a_store_that_is_not_listed_is_named_with_what_to_add(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        self.enrolled(runner, config)
+        coordinator.store_origins = ["https://s3.example.org", "https://a\x1b[31m.example", "file:///etc"]
+        output = runner.invoke(app, ["doctor", "--config", str(config)]).output
+        slower = "not in hosts; transfers go through the coordinator (slower)"
+        advice = 'to allow it add hosts = ["https://s3.example.org"]'
+        assert f"ok     store: https://s3.example.org: {slower}; {advice}" in output
+        assert output.count("store:") == 1
+        config.write_text('hosts = ["https://s3.example.org"]\n' + config.read_text())
+        output = runner.invoke(app, ["doctor", "--config", str(config)]).output
+        assert "ok     store: https://s3.example.org: in hosts; transfers go there directly" in output
+
     def test_a_host_that_speaks_no_tls_is_named(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
     ) -> None:
@@ -138,6 +154,41 @@ class TestDoctor:
         config.write_text(config.read_text().replace("http://127.0.0.1:", "http://127.0.0.1:1/"))
         result = runner.invoke(app, ["doctor", "--config", str(config)])
         assert "FAILED url: http://127.0.0.1:1/" in result.output
+
+
+class TestOpenFolder:
+    @pytest.mark.parametrize(
+        "command",
+        [["enroll"], ["run"], ["rotate-key"], ["approve", "fed_1"], ["export", "fed_1", "clt_1", "out"]],
+        ids=" ".join,
+    )
+    @pytest.mark.parametrize("name", ["", *KEPT])
+    def test_no_command_works_in_a_folder_that_others_may_read(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator, command: list[str], name: str
+    ) -> None:
+        folder = config.parent / "worker"
+        folder.mkdir()
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name).chmod(0o750)
+        result = runner.invoke(app, [*command, "--config", str(config)], env={TOKEN_VARIABLE: TOKEN})
+        assert result.exit_code == 1
+        said = f"{folder / name} is open to other users of this machine (mode 0750); run: chmod -R go-rwx"
+        assert said in result.output
+        assert coordinator.calls == []
+
+    def test_the_doctor_names_it(self, runner: CliRunner, config: Path) -> None:
+        (config.parent / "worker").mkdir(0o755)
+        (config.parent / "worker").chmod(0o755)
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "FAILED folder: " in result.output
+        assert "chmod -R go-rwx" in result.output
+
+    def test_a_folder_of_another_user_is_refused(self, runner: CliRunner, config: Path) -> None:
+        (config.parent / "worker").mkdir()
+        make_foreign(config.parent / "worker")
+        result = runner.invoke(app, ["run", "--config", str(config)])
+        assert result.exit_code == 1
+        assert "belongs to" in result.output
 
 
 class TestDataShow:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,56 @@ class TestAllowed:
         monkeypatch.setenv("HOME", str(tmp_path))
         bert_folder(tmp_path / "bert")
         assert model_folder(AgentSettings(models={"small": "~/bert"}), "small") == tmp_path / "bert"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process with two revisions of a hub's model on disk, `main` and `v1`, and no network."""
+    home = tmp_path / "hub"
+    for name, commit in HUB.items():
+        (refs := home / "hub" / "models--org--bert" / "refs").mkdir(parents=True, exist_ok=True)
+        (refs / name).write_text(commit)
+        bert_folder(home / "hub" / "models--org--bert" / "snapshots" / commit)
+    return {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+
+
+HUB = {"main": "a" * 40, "v1": "b" * 40}
+
+
+class TestRevision:
+    @pytest.mark.parametrize(
+        ("source", "wanted", "taken"),
+        [
+            ("org/bert", None, "main"),
+            ("org/bert", "main", "main"),
+            ("org/bert@v1", None, "v1"),
+            ("org/bert@v1", "v1", "v1"),
+        ],
+    )
+    def test_the_one_that_the_owner_fixed_is_taken(
+        self, hub: dict[str, str], source: str, wanted: str | None, taken: str
+    ) -> None:
+        code = (
+            "import sys; from worker_agent.training.model import model_folder; "
+            "from worker_agent.settings import AgentSettings; "
+            "print(model_folder(AgentSettings(models={'small': sys.argv[1]}), 'small', sys.argv[2] or None))"
+        )
+        command = [sys.executable, "-c", code, source, wanted or ""]
+        done = subprocess.run(command, env=hub, capture_output=True, text=True, check=True)
+        assert Path(done.stdout.strip()).name == HUB[taken]
+
+    @pytest.mark.parametrize(
+        ("source", "wanted"), [("org/bert", "v1"), ("org/bert@v1", "main"), ("org/bert@v1", "v2"), ("org/bert", "")]
+    )
+    def test_another_than_the_owner_fixed_is_refused(self, source: str, wanted: str) -> None:
+        with pytest.raises(ModelError, match="revision") as caught:
+            model_folder(AgentSettings(models={"small": source}), "small", wanted)
+        assert caught.value.code == "model_mismatch"
+        assert 'small = "org/bert@REVISION"' in caught.value.detail
+
+    def test_a_folder_has_none(self, tmp_path: Path) -> None:
+        folder = bert_folder(tmp_path / "bert@home")
+        assert model_folder(AgentSettings(models={"small": str(folder)}), "small", "v7") == folder
 
 
 class TestDigest:

@@ -14,6 +14,7 @@ from worker_agent.policy import Node, check, check_instruction
 from worker_agent.settings import AgentSettings, PolicySettings
 
 ALGORITHMS = {"fedavg": 1}
+INSTRUCTION = {"digest": "sha256:" + "b" * 64, "size_bytes": 1000}
 LORA = {"kind": "lora", "r": 4}
 
 
@@ -44,6 +45,10 @@ def refused_by(settings: AgentSettings, policy: dict[str, Any], lease: dict[str,
         ({"max_local_steps": 19}, {"work": {"config": {"local_epochs": 1.0}}}, None),
         ({"max_local_steps": 19}, {"kind": "describe", "round_kind": None}, "policy_steps"),
         ({"max_local_steps": 19}, {"kind": "evaluate"}, None),
+        ({"max_download_bytes": 999}, {}, None),
+        ({"max_download_bytes": 1000}, {"instruction": INSTRUCTION}, None),
+        ({"max_download_bytes": 999}, {"instruction": INSTRUCTION}, "policy_download"),
+        ({}, {"instruction": INSTRUCTION}, None),
         ({"organizations": ["Bank"]}, {}, "policy_organization"),
         ({"organizations": ["Bank"]}, {"owner_name": "Clinic"}, "policy_organization"),
         ({"organizations": ["Bank"]}, {"owner_name": "Bank"}, None),

@@ -38,6 +38,7 @@ ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # These count positions from the padding token's id on.
 POSITIONS_AFTER_PADDING = {"camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+DEFAULT_REVISION = "main"
 NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -62,7 +63,10 @@ class Placement:
 def model_folder(settings: AgentSettings, model_id: str, revision: str | None = None) -> Path:
     """The folder of a base model this node allows; one from the hub is fetched first (unless HF_HUB_OFFLINE).
 
-    Raises ModelError (model_missing).
+    Fetched is the revision that the owner of this node fixed, or the hub's default, whatever the federation names:
+    one that names another is refused. A folder has none; its weights are held against the federation's digest.
+
+    Raises ModelError (model_missing, model_mismatch).
     """
     if model_id not in settings.models:
         allowed = ", ".join(sorted(settings.models)) or "none"
@@ -75,7 +79,12 @@ def model_folder(settings: AgentSettings, model_id: str, revision: str | None = 
         return folder
     if folder.is_absolute() or source.startswith((".", "~")):
         raise ModelError("model_missing", f"{model_id}: there is no folder {folder}")
-    return _fetched(source, revision)
+    hub_id, _, pinned = source.partition("@")
+    fixed = pinned or DEFAULT_REVISION
+    if revision not in (None, fixed):
+        detail = f"the federation wants revision {revision[:80]!r} of {model_id}, this node has {fixed!r}"
+        raise ModelError("model_mismatch", f'{detail}; its owner can set: {model_id} = "{hub_id}@REVISION"')
+    return _fetched(hub_id, pinned or None)
 
 
 def _fetched(hub_id: str, revision: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,12 @@ from coordinator.artifacts import service as artifacts
 from coordinator.artifacts import tasks
 from coordinator.database import writing
 from coordinator.nudge import ASSEMBLE
-from coordinator.settings import Settings
+from coordinator.settings import Settings, get_settings
 from federated.protocol import ArtifactReference
 from tests.support.queue import take
 from tests.support.service import EnrolledWorker, Service, created, forget_settings, serving
 from worker_agent.connection import open_http
 from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.errors import CoordinatorAway
 from worker_agent.identity import Identity, WorkerRecord
 from worker_agent.settings import AgentSettings
 
@@ -48,14 +48,15 @@ def worker(service: Service) -> EnrolledWorker:
 
 
 @contextmanager
-def agent(service: Service, worker: EnrolledWorker) -> Iterator[CoordinatorClient]:
-    """The agent's client, as this worker."""
+def agent(service: Service, worker: EnrolledWorker, *, listed: bool = True) -> Iterator[CoordinatorClient]:
+    """The agent's client, as this worker, whose owner listed the store or did not."""
     record = WorkerRecord(
         url=service.url, worker_id=worker.id, organization_id=worker.organization_id,
         organization_name="clinic", name=worker.name,
     )  # fmt: skip
     with open_http(AgentSettings(request_timeout_seconds=10), service.url) as http:
-        yield CoordinatorClient(http, Identity(record, worker.identity.private_key))
+        hosts = get_settings().store_origins if listed else ()
+        yield CoordinatorClient(http, Identity(record, worker.identity.private_key), None, hosts)
 
 
 @contextmanager
@@ -112,17 +113,49 @@ class TestAnAgent:
         with agent(service, worker) as client, background():
             assert client.upload(source, DIGEST).digest == DIGEST
 
-    def test_that_cannot_reach_the_store_says_so_without_the_url(
-        self, service: Service, worker: EnrolledWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("listed", [True, False], ids=["cannot reach", "may not speak to"])
+    def test_sends_and_reads_through_the_coordinator_what_store_it(
+        self,
+        service: Service,
+        worker: EnrolledWorker,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        listed: bool,
     ) -> None:
-        monkeypatch.setenv("FEDLOOM_PRESIGNED_ENDPOINT", "http://127.0.0.1:1")
-        forget_settings()
-        source = tmp_path / "update"
-        source.write_bytes(CONTENT)
-        with agent(service, worker) as client, pytest.raises(CoordinatorAway) as away:
+        with socket.create_server(("127.0.0.1", 0)) as place:
+            place.settimeout(0)
+            url = f"http://127.0.0.1:{1 if listed else place.getsockname()[1]}"
+            monkeypatch.setenv("FEDLOOM_PRESIGNED_ENDPOINT", url)
+            forget_settings()
+            (source := tmp_path / "update").write_bytes(CONTENT)
+            with agent(service, worker, listed=listed) as client, background():
+                stored = client.upload(source, DIGEST)
+                with writing() as session:
+                    artifacts.grant(session, [(DIGEST, worker.id)])
+                download = client.cache(tmp_path / "cache").fetch(stored)
+            with pytest.raises(BlockingIOError):
+                place.accept()
+        assert download.path.read_bytes() == CONTENT
+        assert "Signature" not in capsys.readouterr().out
+
+    def test_is_told_which_store_it_would_be_sent_to(self, service: Service, worker: EnrolledWorker) -> None:
+        with agent(service, worker) as client:
+            assert client.who_am_i().store_origins == (os.environ["AWS_ENDPOINT_URL"],)
+
+    def test_gets_any_range_through_the_coordinator(
+        self, service: Service, worker: EnrolledWorker, tmp_path: Path
+    ) -> None:
+        (source := tmp_path / "update").write_bytes(CONTENT)
+        with agent(service, worker, listed=False) as client, background():
             client.upload(source, DIGEST)
-        assert "the store at 127.0.0.1" in str(away.value)
-        assert "Signature" not in str(away.value)
+        with writing() as session:
+            artifacts.grant(session, [(DIGEST, worker.id)])
+        headers = {"Fedloom-Transfer": "through-coordinator", "Range": "bytes=70000-"}
+        answer = worker.http.get(f"/v1/artifacts/{DIGEST}", headers=headers)
+        assert (answer.status_code, answer.content) == (206, CONTENT[70000:])
+        wrong = worker.http.get(f"/v1/artifacts/{DIGEST}", headers={"Fedloom-Transfer": "by pigeon"})
+        assert wrong.status_code == 422
 
 
 @pytest.mark.engines

@@ -109,8 +109,14 @@ TOLD = {
         "device_name": "device", "memory_bytes": "memory", "free_memory_bytes": "memory", "max_rank": "largest rank",
         "cpu_flags": "processor", "versions": "software versions",
     },
-    FailRequest: {"boot_id": "of the worker", "code": "a code", "detail": "counts", "transient": "of a failure"},
-    DeclineRequest: {"boot_id": "of the worker", "code": "the rule", "detail": "what would have to change"},
+    FailRequest: {
+        "boot_id": "of the worker", "code": "a code", "facts": "the column asked for, counts, and a reference",
+        "detail": "of a failure", "transient": "of a failure",
+    },
+    DeclineRequest: {
+        "boot_id": "of the worker", "code": "a code", "facts": "the data set's name, the column asked for, counts",
+        "detail": "declines",
+    },
 }  # fmt: skip
 
 

@@ -18,7 +18,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "fedloom.environment" -}}
-{{- range $name, $value := merge (dict) .Values.settings .Values.environment }}
+{{- /* A folder that the process makes for itself: the volume is its group's too. */}}
+{{- $folder := dict "FEDLOOM_DATA_FOLDER" "/var/lib/fedloom/data" }}
+{{- range $name, $value := merge (dict) .Values.settings .Values.environment $folder }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end -}}
