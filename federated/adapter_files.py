@@ -51,7 +51,8 @@ def _write_peft(
     tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     tensors.write_bytes(save(named, metadata={"format": "pt"}))
     fields = adapter_config(trainable, model, base_model) | dict(adapter.config)
-    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # The order of ranks and alphas has a meaning.
+    config.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
     return [tensors, config]
 
 
