@@ -10,6 +10,7 @@ AgentError
 │   ├── LeaseLost                 409 lease_lost: the job is no longer this worker's
 │   └── RoundClosed               409 round_closed: too late, the update is not needed any more
 ├── NotUnderstood                 an answer that is not what the protocol says: another version, or not a coordinator
+│   └── LeaseInvalid              a job whose definition is not one: it names the job, so that it can be given back
 └── BytesDamaged                  bytes came whose SHA-256 is not the one that was announced
 """
 
@@ -70,6 +71,14 @@ class RoundClosed(CoordinatorRefused):
 
 class NotUnderstood(AgentError):
     """An answer outside the protocol."""
+
+
+class LeaseInvalid(NotUnderstood):
+    """A leased job that cannot be read; the text names the fields, and repeats nothing of what came."""
+
+    def __init__(self, job_id: str, detail: str) -> None:
+        super().__init__(detail)
+        self.job_id = job_id
 
 
 class BytesDamaged(AgentError):

@@ -26,7 +26,7 @@ from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import DETAIL_CHARACTERS, LONGEST_PAUSE_SECONDS, Delivery, patiently
 from worker_agent.display import Display
 from worker_agent.durable import is_full
-from worker_agent.errors import AgentError, BytesDamaged, is_transient
+from worker_agent.errors import AgentError, BytesDamaged, LeaseInvalid, is_transient
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
@@ -36,6 +36,7 @@ from worker_agent.transfers import ArtifactCache
 
 FASTEST_POLL_SECONDS = 0.5
 REST_SECONDS = {DISK_FULL: 60.0, ARTIFACT_DAMAGED: 5.0}
+LEASE_INVALID = "lease_invalid"
 WORTH_ANOTHER_BYTES = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -104,7 +105,11 @@ class Slot:
         request = LeaseRequest(boot_id=self._at.boot_id, wait_seconds=self._at.settings.lease_wait_seconds)
         asked_at = time.monotonic()
         try:
-            lease = patiently(self._at.stopping, _any_agent_error)(self._at.client.lease, request)
+            lease = patiently(self._at.stopping, _worth_asking_again)(self._at.client.lease, request)
+        except LeaseInvalid as error:
+            _log.warning("job_failed", job=error.job_id, code=LEASE_INVALID, reason=str(error))
+            self._give_back(error.job_id, Failed(LEASE_INVALID, str(error), transient=False))
+            lease = None
         except AgentError:
             return None
         if lease is None and time.monotonic() - asked_at < FASTEST_POLL_SECONDS:
@@ -199,7 +204,10 @@ class Slot:
         self._at.client.decline(lease.job_id, request)
 
     def _fail(self, lease: Lease, failure: Failed) -> None:
-        """Give the lease back. If even that does not get through, the lease runs out by itself."""
+        self._give_back(lease.job_id, failure)
+
+    def _give_back(self, job_id: str, failure: Failed) -> None:
+        """Fail a leased job. If even that does not get through, the lease runs out by itself."""
         request = FailRequest(
             boot_id=self._at.boot_id,
             code=failure.code,
@@ -208,11 +216,11 @@ class Slot:
         )
         self._rest_seconds = REST_SECONDS.get(failure.code, 0.0)
         with contextlib.suppress(AgentError):
-            self._at.client.fail(lease.job_id, request)
+            self._at.client.fail(job_id, request)
 
 
 _STOPPING = Failed(AGENT_STOPPING, "the worker agent was told to stop and gave the job back", transient=True)
 
 
-def _any_agent_error(error: BaseException) -> bool:
-    return isinstance(error, AgentError)
+def _worth_asking_again(error: BaseException) -> bool:
+    return isinstance(error, AgentError) and not isinstance(error, LeaseInvalid)

@@ -67,6 +67,7 @@ def lora_targets(base: PreTrainedModel, trainable: Lora, saved: Sequence[str]) -
         for name in names
         if patterns.first(name) is not None
         and (not layers or name in wanted or _layer_of(name) in layers)
+        and name not in saved
         and not lies_within(name, saved)
     )
     if not chosen:
