@@ -18,6 +18,7 @@ import typer
 
 from coordinator import logs
 from coordinator.settings import get_settings
+from federated.printable import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of the installation.")
@@ -160,9 +161,9 @@ def verify(
     _settle("verify", data)
     try:
         for line in verification.verify(adapter, artifacts=artifacts, key=key):
-            typer.echo(line)
+            typer.echo(printable(line))
     except verification.Broken as broken:
-        typer.echo(f"broken: {broken}", err=True)
+        typer.echo(f"broken: {printable(broken)}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -175,7 +176,7 @@ def signing_key(data: Data = None) -> None:
     try:
         pem = signing.public_key()
     except signing.KeyUnusable as unusable:
-        typer.echo(str(unusable), err=True)
+        typer.echo(printable(unusable), err=True)
         raise typer.Exit(1) from None
     if pem is None:
         typer.echo("Adapters are not signed: the setting signing_key names no key.", err=True)
@@ -274,9 +275,9 @@ def verify_audit(data: Data = None) -> None:
     try:
         with reading() as session:
             for line in audit.verify(session):
-                typer.echo(line)
+                typer.echo(printable(line))
     except audit.Broken as broken:
-        typer.echo(f"broken: {broken}", err=True)
+        typer.echo(f"broken: {printable(broken)}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from federated.contract import Adapter, AnyTrainable
 from federated.payload import Payload
+from federated.printable import printable
 from federated.trainable import Full, ModelFacts, adapter_config, peft_name
 
 
@@ -71,15 +72,26 @@ def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
 def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> str:
     library = "peft" if adapter.kind == "peft" else "fedloom"
     # JSON strings are YAML strings, whatever a model is called.
-    front = ["---", f"base_model: {json.dumps(base_model)}", f"library_name: {library}", "tags: [federated]", "---"]
+    front = [
+        "---",
+        f"base_model: {json.dumps(printable(base_model))}",
+        f"library_name: {library}",
+        "tags: [federated]",
+        "---",
+    ]
     rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in card.items()]
     table = ["| | |", "|---|---|", *rows]
     return "\n".join([*front, "", "# Adapter trained by a federation", "", *table, "", _usage(adapter), ""])
 
 
 def _cell(value: object) -> str:
+    """A word or a number as it is; else a code span, in which nothing is a link, an image or HTML."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return " ".join(text.replace("|", "\\|").split())
+    if isinstance(value, int | float) or (text.isascii() and text.isalnum()):
+        return text
+    # A `|` would end the cell even there, and a `\\` before it would give it back that meaning.
+    shown = " ".join(printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|").split())
+    return f"`{shown}`" if shown else ""
 
 
 def _usage(adapter: Adapter) -> str:

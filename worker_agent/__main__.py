@@ -11,13 +11,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from federated import __version__
 from worker_agent import approvals
 from worker_agent.agent import Agent, coordinator_url, only_agent, open_worker
-from worker_agent.display import open_display
+from worker_agent.display import open_display, shown
 from worker_agent.doctor import examine
 from worker_agent.enrolment import enroll as enroll_worker
 from worker_agent.enrolment import rotate_key as replace_key
@@ -60,7 +59,8 @@ def enroll(
     with _told():
         settings = _settings(config)
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
-        _out.print(f"enrolled as [bold]{record.worker_id}[/] of {escape(record.organization_name)} at {record.url}")
+        organization, address = shown(record.organization_name), shown(record.url)
+        _out.print(f"enrolled as [bold]{shown(record.worker_id)}[/] of {organization} at {address}")
         _out.print("next: worker-agent doctor, then worker-agent run")
 
 
@@ -72,7 +72,7 @@ def rotate_key(config: Config = None) -> None:
         identity = load_identity(settings.folder)
         with only_agent(settings.folder):
             made = replace_key(settings, coordinator_url(settings, identity))
-        _out.print(f"{identity.record.worker_id} signs with {made} from now on", soft_wrap=True)
+        _out.print(f"{shown(identity.record.worker_id)} signs with {made} from now on", soft_wrap=True)
 
 
 @app.command()
@@ -99,10 +99,10 @@ def doctor(config: Config = None) -> None:
         failed = []
         for finding in examine(_settings(config)):
             mark = "[green]ok[/]    " if finding.well else "[red]FAILED[/]"
-            _out.print(f"{mark} {escape(finding.step)}: {escape(finding.text)}", soft_wrap=True)
+            _out.print(f"{mark} {shown(finding.step)}: {shown(finding.text)}", soft_wrap=True)
             failed += [] if finding.well else [finding.step]
     if failed:
-        _err.print(f"failed: {', '.join(failed)}")
+        _err.print(f"failed: {shown(', '.join(failed))}")
         raise typer.Exit(1)
 
 
@@ -125,8 +125,8 @@ def data_show(
             )
         except Exception as error:
             raise ConfigurationError(f"data set {name!r}: {error}") from error
-        _out.print(f"[bold]{escape(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
-        _out.print(f"columns: {escape(', '.join(summary.columns))}")
+        _out.print(f"[bold]{shown(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
+        _out.print(f"columns: {shown(', '.join(summary.columns))}")
         _print_counts("label", summary.label_counts)
         _print_counts("tokens per text", summary.token_lengths or {})
 
@@ -149,7 +149,7 @@ def export(
         except Exception as error:
             raise ConfigurationError(f"{client}: {error}") from error
         for path in written:
-            _out.print(str(path), soft_wrap=True)
+            _out.print(shown(path), soft_wrap=True)
 
 
 @app.command()
@@ -160,7 +160,7 @@ def approve(
     with _told():
         settings = _settings(config)
         approvals.approve(settings.folder, federation)
-        _out.print(f"approved {federation}; if its client here was declined, register it again")
+        _out.print(f"approved {shown(federation)}; if its client here was declined, register it again")
 
 
 @app.command()
@@ -180,7 +180,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except AgentError as error:
-        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _err.print(f"[red]error:[/] {shown(error)}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -220,7 +220,7 @@ def _print_counts(title: str, counts: Mapping[str, int]) -> None:
         return
     table = Table(title, "count")
     for name, count in counts.items():
-        table.add_row(escape(name), str(count))
+        table.add_row(shown(name), str(count))
     _out.print(table)
 
 
