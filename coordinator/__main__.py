@@ -18,6 +18,7 @@ import typer
 
 from coordinator import logs
 from coordinator.settings import get_settings
+from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -172,9 +173,9 @@ def verify(
     _settle("verify", data, writes=False)
     try:
         for line in verification.verify(adapter, artifacts=artifacts, key=key):
-            typer.echo(line)
+            typer.echo(printable(line))
     except verification.Broken as broken:
-        typer.echo(f"broken: {broken}", err=True)
+        typer.echo(f"broken: {printable(broken)}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -187,7 +188,7 @@ def signing_key(data: Data = None) -> None:
     try:
         pem = signing.public_key()
     except signing.KeyUnusable as unusable:
-        typer.echo(str(unusable), err=True)
+        typer.echo(printable(unusable), err=True)
         raise typer.Exit(1) from None
     if pem is None:
         typer.echo("Adapters are not signed: the setting signing_key names no key.", err=True)
@@ -284,9 +285,9 @@ def verify_audit(data: Data = None) -> None:
     try:
         with reading() as session:
             for line in audit.verify(session):
-                typer.echo(line)
+                typer.echo(printable(line))
     except audit.Broken as broken:
-        typer.echo(f"broken: {broken}", err=True)
+        typer.echo(f"broken: {printable(broken)}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
+from federated.printable import printable_event
+
 _SECRET = re.compile(r"\bfl[kew]_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "token", "secret", "password"})
 
@@ -81,10 +83,11 @@ def configure(log_format: Literal["auto", "json", "console"], process: str) -> N
     ]
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     last: list[Processor] = (
-        [without_secrets, structlog.dev.ConsoleRenderer()]
+        [printable_event, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [structlog.processors.format_exc_info, without_secrets, _rendered]
+        else [_rendered]
     )
+    last = [structlog.processors.format_exc_info, without_secrets, *last]
     Lines.stream = sys.stderr
     _processors[:] = [*shared, *last]
     structlog.configure(

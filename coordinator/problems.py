@@ -26,6 +26,7 @@ _FAULTS_TOLD = 100
 """A request may hold more; its answer is not to be longer than itself."""
 _ESCAPES = (b"\\u", b"\xed")
 """What a JSON text with such a character has in it; Python also reads half a pair as it would stand in UTF-8."""
+_BAD_KEY = "[key]"
 _BAD_CHARACTER = re.compile("[\0\ud800-\udfff]")
 _log = structlog.get_logger(__name__)
 
@@ -155,13 +156,18 @@ def _fault(location: Sequence[int | str], message: str, body: object) -> FieldEr
 def pointer_to(path: Sequence[int | str], body: object) -> str:
     """JSON pointer to a field of `body`, from where pydantic says it is.
 
-    pydantic also names the member of a union that it tried; what is not in the body, and not the missing field
-    itself, is left out.
+    pydantic also names the member of a union that it tried, and says that it is the key of a mapping that is bad;
+    what is not in the body, and not the missing field itself, is left out.
     """
     kept: list[int | str] = []
     inner = body
     for index, part in enumerate(path):
-        if isinstance(inner, Mapping) and part not in inner and index < len(path) - 1:
+        last, there = index == len(path) - 1, isinstance(inner, Mapping) and part in inner
+        if isinstance(inner, Mapping) and not there and not last:
+            continue
+        if isinstance(part, str) and isinstance(inner, list | str | int | float):
+            continue
+        if part == _BAD_KEY and last and not there:
             continue
         kept.append(part)
         inner = _inside(inner, part)

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from federated.contract import Adapter, AnyTrainable
 from federated.payload import Payload
+from federated.printable import printable
 from federated.trainable import Full, ModelFacts, adapter_config, peft_name
 
 
@@ -51,7 +52,8 @@ def _write_peft(
     tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     tensors.write_bytes(save(named, metadata={"format": "pt"}))
     fields = adapter_config(trainable, model, base_model) | dict(adapter.config)
-    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # The order of ranks and alphas has a meaning.
+    config.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
     return [tensors, config]
 
 
@@ -70,15 +72,26 @@ def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
 def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> str:
     library = "peft" if adapter.kind == "peft" else "fedloom"
     # JSON strings are YAML strings, whatever a model is called.
-    front = ["---", f"base_model: {json.dumps(base_model)}", f"library_name: {library}", "tags: [federated]", "---"]
+    front = [
+        "---",
+        f"base_model: {json.dumps(printable(base_model))}",
+        f"library_name: {library}",
+        "tags: [federated]",
+        "---",
+    ]
     rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in card.items()]
     table = ["| | |", "|---|---|", *rows]
     return "\n".join([*front, "", "# Adapter trained by a federation", "", *table, "", _usage(adapter), ""])
 
 
 def _cell(value: object) -> str:
+    """A word or a number as it is; else a code span, in which nothing is a link, an image or HTML."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return " ".join(text.replace("|", "\\|").split())
+    if isinstance(value, int | float) or (text.isascii() and text.isalnum()):
+        return text
+    # A `|` would end the cell even there, and a `\\` before it would give it back that meaning.
+    shown = " ".join(printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|").split())
+    return f"`{shown}`" if shown else ""
 
 
 def _usage(adapter: Adapter) -> str:

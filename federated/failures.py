@@ -60,6 +60,7 @@ SENTENCES: Final = MappingProxyType(
         "executor_not_understood": "The training process said what it must not.",
         "factors_not_linear": "The algorithm cannot score the examples of this base model one by one.",
         "instruction_invalid": "The job's instruction cannot be read.",
+        "lease_invalid": "The job cannot be read by the node's worker agent.",
         "layers_unknown": "The layers of the node's base model cannot be told apart.",
         "model_mismatch": "The node's base model is not the federation's.",
         "model_missing": "The node does not have the federation's base model, or cannot load it.",

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from federated.contract import LedgerInvalid
 from federated.header import HeaderError
 from federated.payload import Payload
+from federated.printable import printable
 from federated.registry import ledger_weights
 from federated.weight_changes import LedgerChanges, MergeError, PeftChanges, WeightChanges
 
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with torch.inference_mode():
             merge(given.adapter, given.base, given.out)
     except (MergeError, OSError) as error:
-        print(f"merge: {error}", file=sys.stderr)
+        print(f"merge: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,19 +3,31 @@
 Shared by users' requests and by the work a worker is given.
 """
 
-import string
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from federated import templates
 from federated.trainable import Plain
 
-GAP = "{mask}"
+GAP = "mask"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Task = Literal["sequence_classification", "causal_lm"]
 Metric = Literal["accuracy", "matthews", "f1"]
+
+
+def _template(text: str) -> str:
+    templates.parse(text)
+    return text
+
+
+TemplateText = Annotated[
+    str,
+    Field(max_length=8192, description="`{column}` is a row's value, by a plain name; `{{` and `}}` are braces"),
+    AfterValidator(_template),
+]
 
 
 class BaseModelReference(Plain):
@@ -31,8 +43,8 @@ class BaseModelReference(Plain):
 class TextTemplate(Plain):
     """How a row becomes text for a causal model: `{column}` is replaced; the loss counts the response alone."""
 
-    prompt: str = Field(default="{instruction}\n{input}\n", min_length=1, max_length=8192)
-    response: str = Field(default="{output}", min_length=1, max_length=8192)
+    prompt: TemplateText = Field(default="{instruction}\n{input}\n", min_length=1)
+    response: TemplateText = Field(default="{output}", min_length=1)
 
 
 class Cloze(Plain):
@@ -43,19 +55,25 @@ class Cloze(Plain):
     each word: loss and likelihood are of the tokens from the first one on at which these texts differ.
     """
 
-    template: str = Field(default="{text} It was {mask} .", max_length=8192)
+    template: TemplateText = "{text} It was {mask} ."
     words: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
         description="one for each label, in their order; for an encoder each a single token"
     )
 
-    @model_validator(mode="after")
-    def _has_one_gap(self) -> "Cloze":
-        list(string.Formatter().parse(self.template))
-        if self.template.count(GAP) != 1:
-            raise ValueError(f"the cloze template must have {GAP} once, it has it {self.template.count(GAP)} times")
-        if len(set(self.words)) != len(self.words):
+    @field_validator("template")
+    @classmethod
+    def _has_one_gap(cls, text: str) -> str:
+        gaps = templates.parse(text).fields.count(GAP)
+        if gaps != 1:
+            raise ValueError(f"the cloze template must have {{{GAP}}} once, it has it {gaps} times")
+        return text
+
+    @field_validator("words")
+    @classmethod
+    def _differ(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(words)) != len(words):
             raise ValueError("the words of a cloze must differ from one another")
-        return self
+        return words
 
 
 class TaskDefinition(Plain):
@@ -89,16 +107,9 @@ def columns_read(task: TaskDefinition) -> tuple[str, ...]:
     """
     if task.task == "causal_lm":
         template = task.template or TextTemplate()
-        read = (*_named(template.prompt), *_named(template.response))
+        read = (*templates.parse(template.prompt).columns, *templates.parse(template.response).columns)
     elif task.cloze is not None:
-        read = (*(name for name in _named(task.cloze.template) if name != GAP.strip("{}")), "label")
+        read = (*(name for name in templates.parse(task.cloze.template).columns if name != GAP), "label")
     else:
         read = ("text", "label")
     return tuple(dict.fromkeys(read))
-
-
-def _named(template: str) -> tuple[str, ...]:
-    try:
-        return tuple(name for _, name, _, _ in string.Formatter().parse(template) if name)
-    except ValueError:  # no template: nothing can be read by it
-        return ()

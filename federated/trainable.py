@@ -4,14 +4,25 @@ Field names of `Lora` and `Prefix` are PEFT's. `ModelFacts` is what a worker say
 them: names, shapes and starts of the trainable tensors, and never a weight.
 """
 
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from federated.patterns import MAX_PATTERNS, DottedName, PatternList, PatternText, bounded, first_fitting, resolved
 
 MAX_RANK = 4096
 PROMPT_EMBEDDINGS = "prompt_embeddings"
+ALL_LINEAR = "all-linear"
 
 TaskType = Literal["SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
 
@@ -22,25 +33,50 @@ class Plain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def _shape_of(value: object) -> str:
+    return "one" if isinstance(value, str) else "several"
+
+
+Targets = Annotated[
+    Annotated[PatternText, Tag("one")] | Annotated[PatternList, Tag("several")], Discriminator(_shape_of)
+]
+
+
 class Lora(Plain):
-    """Low-rank adapters: the fields of `peft.LoraConfig` that change what is trained or how it is scaled."""
+    """Low-rank adapters: the fields of `peft.LoraConfig` that change what is trained or how it is scaled.
+
+    Modules are named by patterns (`federated.patterns`), which PEFT never sees: it is given the modules they fit.
+    """
 
     kind: Literal["lora"] = "lora"
     r: int = Field(default=8, ge=1, le=MAX_RANK, description="rank of every adapted matrix")
-    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=MAX_RANK)]] = Field(default_factory=dict)
-    lora_alpha: float = Field(default=16, gt=0, le=65536)
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=65536)]] = Field(default_factory=dict)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] | str | None = Field(
-        default=None,
-        description="module names, a pattern, 'all-linear', or null for PEFT's choice for this model",
+    rank_pattern: Annotated[dict[PatternText, Annotated[int, Field(ge=1, le=MAX_RANK)]], AfterValidator(bounded)] = (
+        Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
     )
-    layers_to_transform: tuple[int, ...] | None = None
+    lora_alpha: float = Field(default=16, gt=0, le=65536)
+    alpha_pattern: Annotated[dict[PatternText, Annotated[float, Field(gt=0, le=65536)]], AfterValidator(bounded)] = (
+        Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Targets | None = Field(
+        default=None,
+        description="patterns, one pattern, 'all-linear', or null for PEFT's choice for this model",
+    )
+    layers_to_transform: tuple[Annotated[int, Field(ge=0, le=65536)], ...] | None = Field(
+        default=None, max_length=MAX_PATTERNS, description="of the modules that fit, those in these layers"
+    )
     use_rslora: bool = False
     bias: Literal["none", "all", "lora_only"] = "none"
-    modules_to_save: tuple[str, ...] | None = Field(
+    modules_to_save: PatternList | None = Field(
         default=None, description="modules trained in full beside the factors; null: the head of a classifier"
     )
+
+    @field_validator("layers_to_transform")
+    @classmethod
+    def _of_named_modules(cls, layers: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if layers and info.data.get("target_modules") == ALL_LINEAR:
+            raise ValueError(f"cannot be used with target_modules {ALL_LINEAR!r}; name the modules")
+        return layers
 
     @property
     def largest_rank(self) -> int:
@@ -62,10 +98,10 @@ class Prefix(Plain):
 
 
 class Full(Plain):
-    """The weights themselves: all of them, or those whose canonical name matches one of `names` (glob)."""
+    """The weights themselves: all of them, or those that a pattern fits, by its name or that of a module above."""
 
     kind: Literal["full"] = "full"
-    names: tuple[str, ...] | None = None
+    names: PatternList | None = None
 
 
 Trainable = Annotated[Lora | Prefix | Full, Field(discriminator="kind")]
@@ -86,7 +122,7 @@ class Initialisation(Plain):
 class TensorFacts(Plain):
     """One trainable tensor under its canonical name (no `base_model.model.`, `.base_layer`, `.default`)."""
 
-    name: str
+    name: DottedName
     shape: tuple[int, ...]
     dtype: str = Field(description="safetensors dtype, such as F32")
     initialisation: Initialisation
@@ -109,9 +145,14 @@ class ModelFacts(Plain):
     hidden: int
     kv_width: int
     kv_heads: int = 1
-    target_modules: tuple[str, ...] = ()
-    modules_to_save: tuple[str, ...] = ()
+    target_modules: tuple[DottedName, ...] = ()
+    modules_to_save: tuple[DottedName, ...] = ()
     weights_digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the modules that have factors."""
+        return sorted({tensor.name.partition(".lora_")[0] for tensor in self.tensors if ".lora_" in tensor.name})
 
     @model_validator(mode="after")
     def _sorted(self) -> "ModelFacts":
@@ -119,11 +160,6 @@ class ModelFacts(Plain):
         if names != sorted(set(names)):
             raise ValueError("tensors must be sorted by name, each once")
         return self
-
-
-def first_fitting(patterns: Mapping[str, float], module: str, otherwise: float) -> float:
-    """A module's value as PEFT finds it: of the first pattern that fits the end of its name."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
 
 
 def first_difference(ours: ModelFacts, theirs: ModelFacts) -> str | None:
@@ -152,8 +188,9 @@ def peft_name(canonical: str, trainable: Lora | Prefix | Full) -> str:
 def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str) -> dict[str, Any]:
     """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter.
 
-    It opens over `AutoModelForSequenceClassification` with the federation's number of labels, over
-    `AutoModelForCausalLM`, or (an encoder's cloze, PEFT's FEATURE_EXTRACTION) over `AutoModelForMaskedLM`.
+    No pattern stands in it: the modules, ranks and alphas of this model are told by name. It opens over
+    `AutoModelForSequenceClassification` with the federation's number of labels, over `AutoModelForCausalLM`, or (an
+    encoder's cloze, PEFT's FEATURE_EXTRACTION) over `AutoModelForMaskedLM`.
     """
     common: dict[str, Any] = {
         "base_model_name_or_path": base_model,
@@ -164,7 +201,13 @@ def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str)
     if isinstance(trainable, Prefix):
         return common | _prefix_config(trainable, model)
     fields = trainable.model_dump(mode="json", exclude={"kind", "modules_to_save"})
-    return common | {"peft_type": "LORA"} | fields | {"target_modules": list(model.target_modules)}
+    named = {
+        "target_modules": list(model.target_modules),
+        "layers_to_transform": None,
+        "rank_pattern": resolved(trainable.rank_pattern, model.adapted),
+        "alpha_pattern": resolved(trainable.alpha_pattern, model.adapted),
+    }
+    return common | {"peft_type": "LORA"} | fields | named
 
 
 def _prefix_config(trainable: Prefix, model: ModelFacts) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from federated.contract import LedgerWeights
-from federated.trainable import first_fitting
+from federated.patterns import PatternInvalid, bounded, first_fitting
 
 _PEFT_PREFIX = "base_model.model."
 _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -24,6 +24,7 @@ _UNSUPPORTED = (
     "alora_invocation_tokens",
     "trainable_token_indices",
 )
+_LARGEST = 1e30
 # Their projections are Conv1D: the weight is stored as (in, out).
 _TRANSPOSED_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 
@@ -106,7 +107,7 @@ class PeftChanges:
         return (weight.float() + change).to(weight.dtype).contiguous()
 
     def _scale(self, module: str, rank: int) -> float:
-        alpha = first_fitting(self._config.get("alpha_pattern") or {}, module, self._config["lora_alpha"])
+        alpha: float = first_fitting(self._config.get("alpha_pattern") or {}, module, self._config["lora_alpha"])
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
 
 
@@ -200,3 +201,23 @@ def _check_config(config: Mapping[str, Any]) -> None:
     for field in _UNSUPPORTED:
         if config.get(field):
             raise MergeError(f"an adapter with {field} cannot be merged here")
+    if not _is_number(config.get("lora_alpha")):
+        raise MergeError(f"lora_alpha {str(config.get('lora_alpha'))[:64]!r} is no number")
+    _check_alphas(config.get("alpha_pattern") or {})
+
+
+def _check_alphas(alphas: object) -> None:
+    """What PEFT would take for a regular expression is refused; `^`, `$` and `|` mean the same to both."""
+    if not isinstance(alphas, Mapping) or not all(map(_is_number, alphas.values())):
+        raise MergeError("alpha_pattern is no mapping from names of modules to numbers")
+    try:
+        bounded(tuple(alphas))
+    except PatternInvalid as error:
+        raise MergeError(f"alpha_pattern: {error}") from error
+    for pattern in alphas:
+        if "*" in pattern:
+            raise MergeError(f"alpha_pattern: {pattern!r} is a regular expression; only names of modules are merged")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST

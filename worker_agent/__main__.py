@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from federated import __version__
+from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private, own_folder
 from worker_agent import approvals
 from worker_agent.agent import Agent, coordinator_url, only_agent, open_worker
 from worker_agent.approvals import Request
-from worker_agent.display import open_display
+from worker_agent.display import open_display, shown
 from worker_agent.doctor import examine
 from worker_agent.enrolment import enroll as enroll_worker
 from worker_agent.enrolment import rotate_key as replace_key
@@ -67,7 +68,8 @@ def enroll(
     with _told():
         settings = _own(_settings(config))
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
-        _out.print(f"enrolled as [bold]{record.worker_id}[/] of {escape(record.organization_name)} at {record.url}")
+        organization, address = shown(record.organization_name), shown(record.url)
+        _out.print(f"enrolled as [bold]{shown(record.worker_id)}[/] of {organization} at {address}")
         _out.print("next: worker-agent doctor, then worker-agent run")
 
 
@@ -79,7 +81,7 @@ def rotate_key(config: Config = None) -> None:
         identity = load_identity(settings.folder)
         with only_agent(settings.folder):
             made = replace_key(settings, coordinator_url(settings, identity))
-        _out.print(f"{identity.record.worker_id} signs with {made} from now on", soft_wrap=True)
+        _out.print(f"{shown(identity.record.worker_id)} signs with {made} from now on", soft_wrap=True)
 
 
 @app.command()
@@ -106,10 +108,10 @@ def doctor(config: Config = None) -> None:
         failed = []
         for finding in examine(_settings(config)):
             mark = "[green]ok[/]    " if finding.well else "[red]FAILED[/]"
-            _out.print(f"{mark} {escape(finding.step)}: {escape(finding.text)}", soft_wrap=True)
+            _out.print(f"{mark} {shown(finding.step)}: {shown(finding.text)}", soft_wrap=True)
             failed += [] if finding.well else [finding.step]
     if failed:
-        _err.print(f"failed: {', '.join(failed)}")
+        _err.print(f"failed: {shown(', '.join(failed))}")
         raise typer.Exit(1)
 
 
@@ -132,8 +134,8 @@ def data_show(
             )
         except Exception as error:
             raise ConfigurationError(f"data set {name!r}: {error}") from error
-        _out.print(f"[bold]{escape(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
-        _out.print(f"columns: {escape(', '.join(summary.columns))}")
+        _out.print(f"[bold]{shown(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
+        _out.print(f"columns: {shown(', '.join(summary.columns))}")
         _print_counts("label", summary.label_counts)
         _print_counts("tokens per text", summary.token_lengths or {})
 
@@ -156,7 +158,7 @@ def export(
         except Exception as error:
             raise ConfigurationError(f"{client}: {error}") from error
         for path in written:
-            _out.print(str(path), soft_wrap=True)
+            _out.print(shown(path), soft_wrap=True)
 
 
 @app.command()
@@ -195,7 +197,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except AgentError as error:
-        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _err.print(f"[red]error:[/] {shown(error)}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -230,8 +232,8 @@ def _request(pending: Sequence[Request], federation: str, digest: str | None) ->
 
 
 def _shown(text: str) -> str:
-    """A text from outside as it may stand on a terminal."""
-    return escape("".join(character for character in text if character.isprintable()))
+    """A text from outside as it may stand on a terminal, whole: what is not shown cannot be approved."""
+    return escape(printable(text, max(1, len(text))))
 
 
 def _own(settings: AgentSettings) -> AgentSettings:
@@ -269,7 +271,7 @@ def _print_counts(title: str, counts: Mapping[str, int]) -> None:
         return
     table = Table(title, "count")
     for name, count in counts.items():
-        table.add_row(escape(name), str(count))
+        table.add_row(shown(name), str(count))
     _out.print(table)
 
 

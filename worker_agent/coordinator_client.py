@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from federated.protocol import (
+    Answer,
     ArtifactReference,
     DeclineRequest,
     EnrollAnswer,
@@ -38,6 +39,7 @@ from worker_agent.answers import parse
 from worker_agent.connection import Clock, Connection
 from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import file_name
+from worker_agent.errors import LeaseInvalid
 from worker_agent.identity import Identity
 from worker_agent.uploads import upload
 
@@ -83,11 +85,11 @@ class CoordinatorClient:
         return self._connection.ask("POST", path, HeartbeatAnswer, repeat=True, json=_json(request))
 
     def lease(self, request: LeaseRequest) -> Lease | None:
-        """A job, or None if none was offered within `request.wait_seconds`."""
+        """A job, or None if none was offered within `request.wait_seconds`. Raises LeaseInvalid."""
         timeout = self._long_poll(request.wait_seconds)
         path = "/v1/jobs/lease"
         response = self._connection.send("POST", path, repeat=False, json=_json(request), timeout=timeout)
-        return None if response.status_code == 204 else parse(response, Lease)
+        return None if response.status_code == 204 else _lease(response)
 
     def renew(self, job_id: str, request: RenewRequest) -> RenewAnswer:
         """Keep a lease. Raises LeaseLost."""
@@ -140,6 +142,20 @@ class CoordinatorClient:
 
 def _json(request: BaseModel) -> object:
     return request.model_dump(mode="json")
+
+
+def _lease(response: httpx.Response) -> Lease:
+    """Raises LeaseInvalid for a job that cannot be read, NotUnderstood for an answer that names none."""
+    try:
+        return Lease.model_validate_json(response.content)
+    except ValidationError as error:
+        named = parse(response, _NamedJob)
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()[:8]]
+        raise LeaseInvalid(file_name(named.job_id), f"the lease cannot be read: {'; '.join(faults)}") from None
+
+
+class _NamedJob(Answer):
+    job_id: str
 
 
 def _job(job_id: str, call: str = "") -> str:

@@ -6,10 +6,19 @@ from typing import Protocol
 
 import structlog
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from federated.printable import printable, printable_event
 from federated.protocol import JobProgress, Lease
 from worker_agent.settings import AgentSettings
+
+MAX_TITLE = 60
+
+
+def shown(text: object) -> str:
+    """Text for a console that reads markup: printable, and its brackets are brackets."""
+    return escape(printable(text))
 
 
 class Display(Protocol):
@@ -41,20 +50,22 @@ class Bars:
     """A bar per slot, below the log lines."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, TextColumn("{task.fields[metrics]}"), console=console)
+        title = TextColumn("{task.description}", markup=False)
+        metrics = TextColumn("{task.fields[metrics]}", markup=False)
+        self._bars = Progress(title, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), metrics, console=console)
         self._tasks: dict[int, TaskID] = {}
         self._bars.start()
 
     def started(self, slot: int, lease: Lease) -> None:
         """A bar for this job; its length is told by the first progress."""
         place = "" if lease.round_number is None else f" {lease.round_number}/{lease.work.rounds}"
-        title = f"{lease.federation_name}{place} {lease.kind} ({lease.dataset})"
+        name, dataset = (printable(text, MAX_TITLE) for text in (lease.federation_name, lease.dataset))
+        title = f"{name}{place} {lease.kind} ({dataset})"
         self._tasks[slot] = self._bars.add_task(title, total=None, metrics="")
 
     def progressed(self, slot: int, progress: JobProgress) -> None:
         """Move the slot's bar."""
-        metrics = " ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+        metrics = " ".join(f"{printable(name, MAX_TITLE)} {value:.4g}" for name, value in progress.metrics.items())
         self._bars.update(self._tasks[slot], completed=progress.done, total=progress.total, metrics=metrics)
 
     def ended(self, slot: int) -> None:
@@ -101,7 +112,8 @@ def configure_logs(terminal: bool) -> None:
         structlog.processors.JSONRenderer(),
     ]
     if terminal:
-        last = [structlog.dev.ConsoleRenderer()]
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        last = [structlog.processors.format_exc_info, printable_event, renderer]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(20),

@@ -11,6 +11,7 @@ AgentError
 │   ├── LeaseLost                 409 lease_lost: the job is no longer this worker's
 │   └── RoundClosed               409 round_closed: too late, the update is not needed any more
 ├── NotUnderstood                 an answer that is not what the protocol says: another version, or not a coordinator
+│   └── LeaseInvalid              a job whose definition is not one: it names the job, so that it can be given back
 ├── BytesDamaged                  bytes came that are not the announced ones: another SHA-256, more, or other ones
 └── OutOfTime                     what was to be here by a certain time is not
 """
@@ -76,6 +77,14 @@ class RoundClosed(CoordinatorRefused):
 
 class NotUnderstood(AgentError):
     """An answer outside the protocol."""
+
+
+class LeaseInvalid(NotUnderstood):
+    """A leased job that cannot be read; the text names the fields, and repeats nothing of what came."""
+
+    def __init__(self, job_id: str, detail: str) -> None:
+        super().__init__(detail)
+        self.job_id = job_id
 
 
 class BytesDamaged(AgentError):

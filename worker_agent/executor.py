@@ -231,7 +231,7 @@ class _Child:
 
 def out_of_time(allowed_seconds: float | None) -> Failed:
     """The outcome of a job that took longer than the owner of this node allows."""
-    detail = f"the job was not done within this node's max_job_seconds, {allowed_seconds:g}"
+    detail = f"the job was not done within this node's max_job_seconds, {allowed_seconds}"
     facts = FailureFacts(allowed=min(MAX_COUNT, int(allowed_seconds or 0)))
     return Failed("policy_seconds", detail, transient=False, declined=True, facts=facts)
 
@@ -253,13 +253,12 @@ def _outcome(message: dict[str, Any], progress: Callable[[JobProgress], None]) -
             case "done":
                 return Finished(SubmitRequest.model_validate(message["submission"]))
             case "failed":
-                facts = FailureFacts.model_validate(message["facts"])
-                return Failed(message["code"], message["detail"], message["transient"], message["declined"], facts)
+                return Failed(**message | {"facts": FailureFacts.model_validate(message["facts"])})
             case "interrupted":
                 return Interrupted()
             case "progress":
                 progress(JobProgress.model_validate(message))
-    except (KeyError, ValidationError) as error:
+    except (KeyError, TypeError, ValidationError) as error:
         return Failed("executor_not_understood", f"the training process said what it must not: {error}", False)
     return None
 

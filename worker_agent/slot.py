@@ -29,7 +29,7 @@ from worker_agent.disclosure import disclosed, whereabouts
 from worker_agent.display import Display
 from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import is_full
-from worker_agent.errors import AgentError, BytesDamaged, OutOfTime, is_transient
+from worker_agent.errors import AgentError, BytesDamaged, LeaseInvalid, OutOfTime, is_transient
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task, out_of_time
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
@@ -38,6 +38,7 @@ from worker_agent.settings import AgentSettings
 
 FASTEST_POLL_SECONDS = 0.5
 REST_SECONDS = {DISK_FULL: 60.0, ARTIFACT_DAMAGED: 5.0}
+LEASE_INVALID = "lease_invalid"
 WORTH_ANOTHER_BYTES = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -106,7 +107,10 @@ class Slot:
         request = LeaseRequest(boot_id=self._at.boot_id, wait_seconds=self._at.settings.lease_wait_seconds)
         asked_at = time.monotonic()
         try:
-            lease = patiently(self._at.stopping, _any_agent_error)(self._at.client.lease, request)
+            lease = patiently(self._at.stopping, _worth_asking_again)(self._at.client.lease, request)
+        except LeaseInvalid as error:
+            self._give_back(error.job_id, Failed(LEASE_INVALID, str(error), transient=False))
+            lease = None
         except AgentError:
             return None
         if lease is None and time.monotonic() - asked_at < FASTEST_POLL_SECONDS:
@@ -214,16 +218,19 @@ class Slot:
         self._at.client.decline(lease.job_id, DeclineRequest(boot_id=self._at.boot_id, code=code, facts=told))
 
     def _fail(self, lease: Lease, failure: Failed) -> None:
-        """Give the lease back. If even that does not get through, the lease runs out by itself."""
-        told = disclosed("job_failed", failure.code, failure.detail, failure.facts, lease.dataset)
+        self._give_back(lease.job_id, failure, lease.dataset)
+
+    def _give_back(self, job_id: str, failure: Failed, dataset: str | None = None) -> None:
+        """Fail a leased job. If even that does not get through, the lease runs out by itself."""
+        told = disclosed("job_failed", failure.code, failure.detail, failure.facts, dataset, job=job_id)
         request = FailRequest(boot_id=self._at.boot_id, code=failure.code, facts=told, transient=failure.transient)
         self._rest_seconds = REST_SECONDS.get(failure.code, 0.0)
         with contextlib.suppress(AgentError):
-            self._at.client.fail(lease.job_id, request)
+            self._at.client.fail(job_id, request)
 
 
 _STOPPING = Failed(AGENT_STOPPING, "the worker agent was told to stop and gave the job back", transient=True)
 
 
-def _any_agent_error(error: BaseException) -> bool:
-    return isinstance(error, AgentError)
+def _worth_asking_again(error: BaseException) -> bool:
+    return isinstance(error, AgentError) and not isinstance(error, LeaseInvalid)

@@ -21,6 +21,7 @@ from federated import registry
 from federated.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
+from tests.support.bad_texts import SHOWN
 from tests.support.service import forget_settings
 from tests.support.stage import DATASET, Stage
 
@@ -108,6 +109,19 @@ class TestFiles:
         result = verify(folder)
         assert result.exit_code == 1
         assert f"broken: {told}" in result.output.replace("train round 1, update of ", "")
+
+    def test_names_in_an_adapter_are_shown_as_text(self, stage: Stage, tmp_path: Path) -> None:
+        stage.running(rounds=1)
+        stage.play(1)
+        folder = downloaded(stage, tmp_path / "adapter")
+        for text in SHOWN.values():
+            name = text[:100].replace("/", "_").replace("\ud800", "?")
+            (folder / name).touch()
+            result = verify(folder)
+            assert (result.exit_code, len(result.output.splitlines())) == (1, 1), ascii(result.output)
+            assert result.output.startswith("broken: file ")
+            assert result.output.removesuffix("\n").isprintable()
+            (folder / name).unlink()
 
     def test_what_is_no_adapter_is_named(self, data_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "adapter.zip").write_bytes(b"something else")

@@ -1,6 +1,7 @@
 """Exported files: PEFT opens them, and their bytes are a function of the tensors."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from federated.adapter_files import write_adapter
 from federated.contract import Adapter
 from federated.payload import Payload
 from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix, TensorFacts
+from tests.support.bad_texts import SHOWN
 from tests.support.tiny_models import bert_folder, llama_folder
 
 CARD = {"Algorithm": "fedavg", "Rounds": 3, "Loss | mean": 0.25, "Clients": ["bank", "clinic"]}
@@ -123,8 +125,19 @@ class TestOthers:
         adapter, trainable, model = bert_adapter()
         text = write_adapter(tmp_path, adapter, trainable, model, 'acme/"bert"', CARD)[-1].read_text(encoding="utf-8")
         assert text.startswith('---\nbase_model: "acme/\\"bert\\""\nlibrary_name: peft\n')
-        assert "| Loss \\| mean | 0.25 |\n" in text
-        assert '| Clients | ["bank", "clinic"] |\n' in text
+        assert "| `Loss \\| mean` | 0.25 |\n" in text
+        assert '| Clients | `["bank", "clinic"]` |\n' in text
+
+    @pytest.mark.parametrize("text", SHOWN.values(), ids=list(SHOWN))
+    def test_a_name_in_the_card_stays_in_its_cell_and_means_nothing(self, tmp_path: Path, text: str) -> None:
+        adapter, trainable, model = bert_adapter()
+        card = {"federation": text + "`<img src=x>`[a](https://evil.example) | b \\| \\", "round": 3}
+        content = write_adapter(tmp_path, adapter, trainable, model, text, card)[-1].read_text(encoding="utf-8")
+        lines = content.split("\n")
+        (row,) = [line for line in lines if line.startswith("| federation |")]
+        assert re.fullmatch(r"\| federation \| `([^`|\\]|\\\|)*` \|", row)
+        assert lines[lines.index(row) + 1] == "| round | 3 |"
+        assert all(line.isprintable() for line in lines)
 
     def test_a_ledger_is_a_payload(self, tmp_path: Path) -> None:
         _, _, model = bert_adapter()

@@ -59,8 +59,8 @@ class TestMerge:
                 "r": 4,
                 "lora_alpha": 8,
                 "target_modules": ["q_proj", "k_proj", "down_proj"],
-                "rank_pattern": {"k_proj": 2, r"layers\.1\.mlp\.down_proj": 6},
-                "alpha_pattern": {r"layers\.0\..*q_proj": 32, "down_proj": 1},
+                "rank_pattern": {"k_proj": 2, "layers.1.mlp.down_proj": 6},
+                "alpha_pattern": {"^model.layers.0.self_attn.q_proj|o_proj": 32, "down_proj": 1},
             },
             {"r": 2, "target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"]},
         ],
@@ -129,7 +129,18 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("change", "words"),
-        [({"peft_type": "PREFIX_TUNING"}, "only LORA"), ({"use_dora": True}, "use_dora cannot be merged")],
+        [
+            ({"peft_type": "PREFIX_TUNING"}, "only LORA"),
+            ({"use_dora": True}, "use_dora cannot be merged"),
+            ({"alpha_pattern": {"(a|a)+b": 8}}, r"alpha_pattern: '\(a\|a\)\+b' is no pattern"),
+            ({"alpha_pattern": {r"layers\.0": 8}}, "alpha_pattern: .* is no pattern"),
+            ({"alpha_pattern": {"q_proj*": 8}}, "alpha_pattern: 'q_proj\\*' is a regular expression"),
+            ({"alpha_pattern": {"a" * 513: 8}}, "alpha_pattern: a pattern has at most 512"),
+            ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is no mapping from names"),
+            ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is no mapping from names"),
+            ({"lora_alpha": None}, "lora_alpha 'None' is no number"),
+            ({"lora_alpha": 10**400}, "lora_alpha '1000000"),
+        ],
     )
     def test_another_kind_of_adapter(self, folders: tuple[Path, Path, Path], change: Any, words: str) -> None:
         path = folders[0] / "adapter_config.json"

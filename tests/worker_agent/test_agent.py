@@ -1,11 +1,14 @@
 """The agent's life, against a real server on loopback and with real executor processes."""
 
+from typing import Any
+
 import httpx
 import pytest
 import torch
 
 from federated.payload import Payload
 from federated.protocol import ArtifactReference, MemoryReference
+from tests.support.bad_texts import PATTERNS, TEMPLATES
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from tests.worker_agent.running_agent import digest_of, jobs_done, offer, running, wait_until
 from worker_agent.agent import Agent, only_agent
@@ -156,6 +159,51 @@ class TestTrouble:
             wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
         failure = coordinator.body_of(FAIL)
         assert (failure["code"], failure["transient"]) == ("result_damaged", True)
+        assert coordinator.count(SUBMIT) == 0
+
+    @pytest.mark.parametrize("text", TEMPLATES.values(), ids=list(TEMPLATES))
+    def test_a_template_that_is_none_ends_its_job_and_not_the_slot(
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        http: httpx.Client,
+        coordinator: RecordingCoordinator,
+        text: str,
+    ) -> None:
+        self.assert_given_back(
+            {"task": {"cloze": {"template": text, "words": ["a", "b"]}}}, settings, identity, http, coordinator
+        )
+
+    @pytest.mark.parametrize("text", PATTERNS.values(), ids=list(PATTERNS))
+    def test_a_pattern_that_is_none_ends_its_job_and_not_the_slot(
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        http: httpx.Client,
+        coordinator: RecordingCoordinator,
+        text: str,
+    ) -> None:
+        trainable = {"kind": "lora", "target_modules": [text], "rank_pattern": {text: 2}}
+        self.assert_given_back({"trainable": trainable}, settings, identity, http, coordinator)
+
+    def assert_given_back(
+        self,
+        changes: dict[str, Any],
+        settings: AgentSettings,
+        identity: Identity,
+        http: httpx.Client,
+        coordinator: RecordingCoordinator,
+    ) -> None:
+        offer(coordinator)
+        work = coordinator.offers[0]["work"]
+        for name, change in changes.items():
+            work[name] |= change
+        offer(coordinator, job_id="job_2")
+        with running(settings, identity, http):
+            wait_until(lambda: coordinator.count("POST /v1/jobs/job_2/submit") == 1)
+        failure = coordinator.body_of(FAIL)
+        assert (failure["code"], failure["transient"]) == ("lease_invalid", False)
+        assert failure["detail"].startswith(f"the lease cannot be read: work.{next(iter(changes))}.")
         assert coordinator.count(SUBMIT) == 0
 
     def test_a_late_update_is_forgotten(

@@ -13,6 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from federated.adapter_files import write_adapter
 from federated.contract import Adapter, AnyTrainable
 from federated.protocol import Cloze, TaskDefinition
+from federated.templates import parse
 from federated.trainable import Lora, Prefix
 from tests.support import masked_language, tiny_models
 from tests.support.training import make_node, train_some_steps, work_of
@@ -137,7 +138,7 @@ class TestCutting:
     def test_the_text_is_cut_and_the_gap_stays(self, node: AgentSettings) -> None:
         tokenizer: Any = AutoTokenizer.from_pretrained(node.models["masked-bert"])
         row = {"text": "red green blue one two three", "other": "cat dog"}
-        (ids,) = with_gaps(tokenizer, "{text} {other} is {mask} .", [row], 10)
+        (ids,) = with_gaps(tokenizer, parse("{text} {other} is {mask} ."), [row], 10)
         assert tokenizer.convert_ids_to_tokens(ids) == (
             ["[CLS]", "red", "green", "blue", "cat", "dog", "is", "[MASK]", ".", "[SEP]"]
         )
@@ -145,13 +146,18 @@ class TestCutting:
     def test_a_template_without_room_is_refused(self, node: AgentSettings) -> None:
         tokenizer: Any = AutoTokenizer.from_pretrained(node.models["masked-bert"])
         with pytest.raises(DataError, match="alone has 7 tokens, the limit is 6"):
-            with_gaps(tokenizer, "{text} is a cat {mask} .", [{"text": "red"}], 6)
+            with_gaps(tokenizer, parse("{text} is a cat {mask} ."), [{"text": "red"}], 6)
 
 
 class TestDefinition:
     @pytest.mark.parametrize(
         ("template", "problem"),
-        [("no gap", "it has it 0 times"), ("{mask} {mask}", "it has it 2 times"), ("{mask} {", "'{'")],
+        [
+            ("no gap", "it has it 0 times"),
+            ("{mask} {mask}", "it has it 2 times"),
+            ("{mask} {", "'{'"),
+            ("{{mask}}", "0 times"),
+        ],
     )
     def test_a_template_has_one_gap(self, template: str, problem: str) -> None:
         with pytest.raises(ValidationError, match=problem):

@@ -51,7 +51,7 @@ def base_of(node: AgentSettings, model: str, task: TaskDefinition) -> Any:
 EXPORTED: dict[str, tuple[str, AnyTrainable, TaskDefinition]] = {
     "bert": ("bert", Lora(r=2), COLORS),
     "bert, all linear": ("bert", Lora(r=2, target_modules="all-linear", use_rslora=True), COLORS),
-    "bert, by pattern": ("bert", Lora(r=4, target_modules=".*query", rank_pattern={QUERY_OF_0: 1}), COLORS),
+    "bert, by pattern": ("bert", Lora(r=4, target_modules="*query", rank_pattern={QUERY_OF_0: 1}), COLORS),
     "bert, one layer": ("bert", Lora(r=2, target_modules=("query",), layers_to_transform=(1,)), COLORS),
     "bert without pooler": ("bert-without-pooler", Lora(r=2), COLORS),
     "roberta": ("roberta", Lora(r=2), COLORS),
@@ -152,7 +152,10 @@ class TestFacts:
 
     @pytest.mark.parametrize(
         ("trainable", "told"),
-        [(Lora(target_modules=("nowhere",)), "nowhere"), (Full(names=("nothing.*",)), "nothing to train")],
+        [
+            (Lora(target_modules=("nowhere",)), "nowhere"),
+            (Full(names=("nothing.*",)), r"names: 'nothing\.\*' fits no weight of a bert"),
+        ],
     )
     def test_a_trainable_that_fits_nothing_is_refused(
         self, node: AgentSettings, trainable: AnyTrainable, told: str

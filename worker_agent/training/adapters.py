@@ -5,7 +5,6 @@ model's value. A classifier's head always starts anew from the seed, also over f
 as a difference to weights that the exported adapter does not have.
 """
 
-import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from worker_agent.training.factors import Factors, factors_of
 from worker_agent.training.model import LoadedBase
 from worker_agent.training.model_facts import initialisation, is_drawn, new_weight_std, shape_of, tensor_facts
 from worker_agent.training.refusals import ModelError
+from worker_agent.training.targets import lora_targets, modules_in_full, weights_in_full
 
 _HEADS = ("classifier", "score")
 
@@ -161,10 +161,12 @@ class _Modules:
 
     @classmethod
     def of(cls, base: PreTrainedModel, trainable: AnyTrainable, new: set[str], heads: Sequence[str]) -> "_Modules":
-        named = trainable.modules_to_save if isinstance(trainable, Lora) else None
-        trained = tuple(heads) if named is None else named
-        # PEFT wraps a head as a whole, so one of its parts cannot be named beside it.
-        saved = [*heads, *(module for module in trained if module.split(".")[0] not in heads)]
+        trained = modules_in_full(base, trainable, heads) if isinstance(trainable, Lora) else tuple(heads)
+        # PEFT wraps a module as a whole, so one of its parts cannot be named beside it.
+        saved = list(heads)
+        for module in sorted(trained):
+            if module not in saved and not lies_within(module, saved):
+                saved.append(module)
         for name, value in base.named_parameters():
             if name in new and is_drawn(name, tuple(value.shape)) and not lies_within(name, saved):
                 saved.append(name.rpartition(".")[0])
@@ -183,14 +185,9 @@ class _Wrapped:
 
 def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, modules: _Modules) -> _Wrapped:
     if isinstance(trainable, Full):
-        names = trainable.names or ("*",)
+        names = weights_in_full(base, trainable)
         base.requires_grad_(True)
-        return _Wrapped(
-            base,
-            dict(base.named_parameters()),
-            lambda name, _: any(fnmatch.fnmatchcase(name, pattern) for pattern in names),
-            {},
-        )
+        return _Wrapped(base, dict(base.named_parameters()), lambda name, _: name in names, {})
     model = _peft_model(base, trainable, task_type, list(modules.saved))
     prefix = isinstance(trainable, Prefix)
     named = {canonical_name(name, prefix=prefix): parameter for name, parameter in model.named_parameters()}
@@ -205,18 +202,19 @@ def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, m
 
 
 def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, saved: list[str]) -> peft.PeftModel:
-    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": saved or None}
+    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": list(saved) or None}
     try:
         if isinstance(trainable, Prefix):
             config = peft.PrefixTuningConfig(num_virtual_tokens=trainable.num_virtual_tokens, **common)
             model = peft.get_peft_model(base, config)
             _drop_prefix(model.prompt_encoder["default"], trainable.dropout)
             return model
-        lora = trainable.model_dump(exclude={"kind", "modules_to_save"})
-        for name in ("target_modules", "layers_to_transform"):
-            lora[name] = list(lora[name]) if isinstance(lora[name], tuple) else lora[name]
-        return peft.get_peft_model(base, peft.LoraConfig(**lora, **common))
-    except (ValueError, KeyError, NotImplementedError) as error:
+        targets = lora_targets(base, trainable, saved)
+        lora = trainable.model_dump(exclude={"kind", "modules_to_save"}) | dict(targets.fields)
+        model = peft.get_peft_model(base, peft.LoraConfig(**lora, **common))
+        targets.check(model, trainable, saved)
+        return model
+    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
         fields = trainable.model_dump_json(exclude_defaults=True)
         detail = f"{trainable.kind} {fields} on a {base.config.model_type}: {error}"
         raise ModelError("trainable_invalid", detail) from error

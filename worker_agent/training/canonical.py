@@ -23,7 +23,6 @@ def canonical_name(parameter: str, *, prefix: bool) -> str | None:
 
 
 def lies_within(name: str, modules: Collection[str]) -> bool:
-    """Whether a parameter belongs to one of `modules`, which are matched by their ends as PEFT matches them."""
+    """Whether a parameter or module belongs to one of `modules`, which are whole names."""
     parts = name.split(".")
-    ancestors = (".".join(parts[:depth]) for depth in range(1, len(parts)))
-    return any(ancestor.endswith(tuple(modules)) for ancestor in ancestors)
+    return any(".".join(parts[:depth]) in modules for depth in range(1, len(parts)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from federated import templates
 from federated.protocol import Cloze
 from worker_agent.training.cloze import cut, filled
 from worker_agent.training.refusals import ModelError
@@ -38,15 +39,15 @@ def with_words(
     (cloze_too_long) if the template alone leaves no room.
     """
     _refuse_unknown(tokenizer, cloze)
-    many = len(cloze.words)
-    encoded = _texts(tokenizer, [filled(cloze.template, row, word) for row in rows for word in cloze.words])
+    many, template = len(cloze.words), templates.parse(cloze.template)
+    encoded = _texts(tokenizer, [filled(template, row, word) for row in rows for word in cloze.words])
     made, starts = [], []
     for number, row in enumerate(rows):
         told = encoded[number * many : (number + 1) * many]
         if max(map(len, told)) > limit:
             told = cut(
                 tokenizer,
-                lambda values: _texts(tokenizer, [filled(cloze.template, values, word) for word in cloze.words]),
+                lambda values: _texts(tokenizer, [filled(template, values, word) for word in cloze.words]),
                 row,
                 limit,
             )

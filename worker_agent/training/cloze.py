@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from federated.protocol import Cloze
 from federated.task import GAP
+from federated.templates import Template
 from worker_agent.training.refusals import DataError, ModelError
 
 
@@ -63,7 +64,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, cloze: Cloze) -> Tensor:
 
 
 def with_gaps(
-    tokenizer: PreTrainedTokenizerBase, template: str, rows: Sequence[Mapping[str, str]], limit: int
+    tokenizer: PreTrainedTokenizerBase, template: Template, rows: Sequence[Mapping[str, str]], limit: int
 ) -> list[list[int]]:
     """Token ids of each row in the template, at most `limit`; of a row that is too long the longest value is cut.
 
@@ -82,9 +83,9 @@ def with_gaps(
     ]
 
 
-def filled(template: str, row: Mapping[str, str], gap: str) -> str:
+def filled(template: Template, row: Mapping[str, str], gap: str) -> str:
     """The template with a row's values, and this text in its gap."""
-    return template.replace(GAP, "{_gap}").format(**row, _gap=gap)
+    return template.fill({**row, GAP: gap})
 
 
 def cut(

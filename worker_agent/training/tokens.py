@@ -6,7 +6,6 @@ When such an example is too long, the prompt is cut at its end and the response 
 itself is cut at its end, and then has no end token.
 """
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,11 +17,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from federated import templates
 from federated.protocol import Cloze, TaskDefinition, TextTemplate
+from federated.task import GAP
 from worker_agent.training.choices import Choices, with_words
 from worker_agent.training.cloze import GapBatch, Gaps, with_gaps, word_ids
 from worker_agent.training.data import Table, label_indices, texts
-from worker_agent.training.refusals import DataError, ModelError
+from worker_agent.training.refusals import ModelError
 
 IGNORED = -100
 
@@ -172,7 +173,7 @@ def _gapped(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how, Gaps(torch.zeros(0, dtype=torch.int64), words))
     values = _values(table, how, cloze)
-    rows = with_gaps(how.tokenizer, cloze.template, values, how.limit)
+    rows = with_gaps(how.tokenizer, templates.parse(cloze.template), values, how.limit)
     positions = torch.tensor([row.index(how.tokenizer.mask_token_id) for row in rows])
     targets = label_indices(table, how.task.labels or (), how.columns)
     return _examples(rows, targets, None, how, Gaps(positions, words))
@@ -189,8 +190,8 @@ def _read_on(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
 
 def _values(table: Table, how: Tokenisation, cloze: Cloze) -> list[dict[str, str]]:
     """What stands in the columns that a template names, row by row."""
-    names = [field for _, field, _, _ in string.Formatter().parse(cloze.template) if field not in (None, "mask")]
-    columns = {name: table.column(name, how.columns) for name in dict.fromkeys(map(str, names))}
+    names = [name for name in templates.parse(cloze.template).columns if name != GAP]
+    columns = {name: table.column(name, how.columns) for name in names}
     return [{name: _value(column[row]) for name, column in columns.items()} for row in range(table.rows)]
 
 
@@ -217,15 +218,11 @@ def _joined(prompt: list[int], response: list[int], limit: int) -> tuple[list[in
     return (kept_prompt + response)[:limit], len(kept_prompt)
 
 
-def _filled(template: str, table: Table, mapping: Mapping[str, str]) -> list[str]:
-    try:
-        pieces = [(text, field) for text, field, _, _ in string.Formatter().parse(template)]
-    except ValueError as error:
-        raise DataError("data_column_missing", f"the template {template[:64]!r} is not one: {error}") from error
-    columns = {field: table.column(field, mapping) for _, field in pieces if field is not None}
+def _filled(text: str, table: Table, mapping: Mapping[str, str]) -> list[str]:
+    template = templates.parse(text)
+    columns = {name: table.column(name, mapping) for name in template.columns}
     return [
-        "".join(text + ("" if field is None else _value(columns[field][row])) for text, field in pieces)
-        for row in range(table.rows)
+        template.fill({name: _value(values[row]) for name, values in columns.items()}) for row in range(table.rows)
     ]
 
 

@@ -2,16 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from federated.contract import AlgorithmConfig, AnyTrainable, Effort, RoundFacts, repeated_passes
+from federated.patterns import PatternList
 
 # Hadamard blocks are packed in whole Philox blocks of bits, and permuted by 16-bit numbers.
 MIN_HADAMARD, MAX_HADAMARD = 128, 65_536
 # Of the step size that is chosen from the number of perturbed elements; see README.
 _STEP_TIMES_ELEMENTS = 64.0
+
+
+Perturbed = Annotated[
+    Annotated[Literal["all", "lora"], Tag("word")] | Annotated[PatternList, Tag("patterns")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "patterns"),
+]
 
 
 class FedKSeedConfig(AlgorithmConfig):
@@ -32,8 +39,8 @@ class FedKSeedConfig(AlgorithmConfig):
         default="constant", description="of the learning rate over the rounds, down to final_fraction of it"
     )
     final_fraction: float = Field(default=0.1, ge=0, le=1)
-    perturb: Literal["all", "lora"] | tuple[str, ...] = Field(
-        default="all", description="all trained tensors, the LoRA factors alone, or names as patterns (glob)"
+    perturb: Perturbed = Field(
+        default="all", description="all trained tensors, the LoRA factors alone, or those that patterns fit"
     )
     weighting: Literal["examples", "equal"] = Field(default="examples", description="how much each client counts")
     max_difference: float | None = Field(

@@ -1,9 +1,9 @@
 """Which of the trained tensors are perturbed."""
 
-import fnmatch
 from collections.abc import Iterable
 
 from federated.algorithms.fedkseed.config import FedKSeedConfig
+from federated.patterns import compiled
 
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
@@ -16,6 +16,6 @@ def perturbed_names(names: Iterable[str], config: FedKSeedConfig) -> list[str]:
 def _is_perturbed(name: str, perturb: str | tuple[str, ...]) -> bool:
     if perturb == "all":
         return True
-    if perturb == "lora":
+    if isinstance(perturb, str):
         return not _FACTORS.isdisjoint(name.split("."))
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in perturb)
+    return compiled(perturb).first_over(name) is not None

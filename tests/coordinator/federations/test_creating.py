@@ -9,8 +9,15 @@ from coordinator.database import reading
 from coordinator.models import Federation, Hold, Job, Round
 from tests.coordinator.clients.scene import everything
 from tests.support.algorithms import installed
+from tests.support.bad_texts import PATTERNS, TEMPLATES
 from tests.support.service import created, problem
 from tests.support.stage import Stage, definition
+
+
+def pointers(stage: Stage, **changes: Any) -> list[str]:
+    """The fields that a request for a federation is refused for."""
+    answer = stage.owner.owner.post("/v1/federations", json=definition(**changes))
+    return [error["pointer"] for error in problem(answer, 422, "request_invalid")["errors"]]
 
 
 class TestCreate:
@@ -83,6 +90,52 @@ class TestCreate:
             )
             assert [error["pointer"] for error in problem(answer, 422, "request_invalid")["errors"]] == [pointer]
         assert everything() == before
+
+    @pytest.mark.parametrize("text", TEMPLATES.values(), ids=list(TEMPLATES))
+    def test_what_is_no_template_is_refused_where_it_stands(self, stage: Stage, text: str) -> None:
+        labels = {"task": "sequence_classification", "labels": ["no", "yes"]}
+        cloze = labels | {"cloze": {"template": text, "words": ["bad", "good"]}}
+        assert pointers(stage, task=cloze) == ["/task/cloze/template"]
+        for field in ("prompt", "response"):
+            task = {"task": "causal_lm", "template": {field: text + "{text}"}}
+            assert pointers(stage, task=task) == [f"/task/template/{field}"]
+
+    @pytest.mark.parametrize("text", PATTERNS.values(), ids=list(PATTERNS))
+    def test_what_is_no_pattern_is_refused_where_it_stands(self, stage: Stage, text: str) -> None:
+        key = text.replace("~", "~0").replace("/", "~1")
+        lora: dict[str, Any] = {
+            "target_modules": [text],
+            "rank_pattern": {text: 2},
+            "alpha_pattern": {text: 2},
+            "modules_to_save": ["x", text],
+        }
+        assert sorted(pointers(stage, trainable={"kind": "lora", **lora})) == [
+            f"/trainable/alpha_pattern/{key}",
+            "/trainable/modules_to_save/1",
+            f"/trainable/rank_pattern/{key}",
+            "/trainable/target_modules/0",
+        ]
+        assert pointers(stage, trainable={"kind": "lora", "target_modules": text}) == ["/trainable/target_modules"]
+        full = {"trainable": {"kind": "full"}, "algorithm": "fedkseed"}
+        assert pointers(stage, **full, config={"perturb": ["x", text]}) == ["/config/perturb/1"]
+        full["trainable"] = {"kind": "full", "names": [text]}
+        assert pointers(stage, **full, config={}) == ["/trainable/names/0"]
+
+    @pytest.mark.parametrize(
+        ("trainable", "pointer"),
+        [
+            ({"target_modules": ["a"] * 1025}, "/trainable/target_modules"),
+            ({"rank_pattern": {f"a{number}": 2 for number in range(1025)}}, "/trainable/rank_pattern"),
+            ({"alpha_pattern": {f"a{number}*": 2 for number in range(33)}}, "/trainable/alpha_pattern"),
+            ({"modules_to_save": [f"a{number}*" for number in range(33)]}, "/trainable/modules_to_save"),
+            ({"target_modules": "all-linear", "layers_to_transform": [0]}, "/trainable/layers_to_transform"),
+            ({"layers_to_transform": [-1]}, "/trainable/layers_to_transform/0"),
+        ],
+    )
+    def test_patterns_beyond_the_bounds_are_refused(
+        self, stage: Stage, trainable: dict[str, Any], pointer: str
+    ) -> None:
+        assert pointers(stage, trainable={"kind": "lora", **trainable}) == [pointer]
 
     def test_an_unknown_algorithm_is_told_which_there_are(self, stage: Stage) -> None:
         answer = stage.owner.owner.post("/v1/federations", json=definition(algorithm="magic"))

@@ -98,6 +98,22 @@ class TestSubmit:
         assert site.call(job_id, "submit", **body).json()["state"] == "submitted"
         assert queued(ADVANCE_FEDERATION) == [[site.stage.federation_id]]
 
+    @pytest.mark.parametrize("name", ["a" * 60 + "!", "(a|a)+b", "a..b", "a*", "a\x1b[31m", "é", "", "a" * 513])
+    def test_names_that_are_no_plain_names_are_refused_where_they_stand(self, site: Site, name: str) -> None:
+        job_id = site.stage.leased("describe")
+        tensor = {"name": name, "shape": [2, 2], "dtype": "F32", "initialisation": {"kind": "zeros"}}
+        model = {
+            "model_type": "bert", "task_type": "SEQ_CLS", "tensors": [tensor], "seeded": [tensor],
+            "target_modules": ["query", name], "modules_to_save": [name], "layers": 1, "hidden": 4, "kv_width": 4,
+            "weights_digest": DIGEST,
+        }  # fmt: skip
+        before = scene.everything()
+        body = {"description": {"model": model, "examples": 12, "evaluation_examples": 3}}
+        errors = problem(site.call(job_id, "submit", **body), 422, "request_invalid")["errors"]
+        places = ("tensors/0/name", "seeded/0/name", "target_modules/1", "modules_to_save/0")
+        assert [error["pointer"] for error in errors] == [f"/description/model/{place}" for place in places]
+        assert scene.everything() == before
+
     def test_an_evaluation_shows_its_metrics(self, site: Site) -> None:
         site.stage.set_round("evaluating")
         job_id = site.stage.leased("evaluate")

@@ -1,0 +1,212 @@
+"""Patterns of dotted names: which modules or tensors of a model a user means.
+
+A pattern is one or more alternatives between `|`. An alternative is a list of components between dots, of letters,
+digits, `_` and `-`, which fits the end of a name, component by component; with `^` before it the whole name (a `$`
+after it changes nothing). `*` stands for any part of one component and never for a dot.
+
+Names and patterns come from other organisations, so matching has no way back: all alternatives go through a name's
+components side by side, one bit for each component of each alternative.
+"""
+
+import string
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field
+
+MAX_PATTERN = 512
+MAX_PATTERNS = 1024
+MAX_NAME = 512
+# Of all patterns of one field together; they bound what matching one component of a name takes.
+MAX_CHARACTERS = 65_536
+MAX_PARTIAL = 32
+
+_COMPONENT = frozenset(string.ascii_letters + string.digits + "_-")
+_PATTERN = _COMPONENT | {"*"}
+_Value = TypeVar("_Value")
+_Texts = TypeVar("_Texts", bound=Iterable[str])
+
+
+class PatternInvalid(ValueError):
+    """A text that is no pattern, or a list of patterns beyond the bounds."""
+
+
+def checked(text: str) -> str:
+    """The text itself. Raises PatternInvalid unless it is a pattern."""
+    if len(text) > MAX_PATTERN:
+        raise PatternInvalid(f"a pattern has at most {MAX_PATTERN} characters, this one has {len(text)}")
+    for alternative in text.split("|"):
+        for component in _components(alternative)[1]:
+            if not component or not _PATTERN.issuperset(component):
+                raise PatternInvalid(
+                    f"{text!r} is no pattern of module names: components of letters, digits, _ and - between dots, "
+                    "* within one component, | between whole alternatives, ^ before one; no regular expression"
+                )
+    return text
+
+
+def checked_name(name: str) -> str:
+    """The name itself. Raises PatternInvalid unless it is a plain dotted name."""
+    if len(name) > MAX_NAME:
+        raise PatternInvalid(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
+    if not all(part and _COMPONENT.issuperset(part) for part in name.split(".")):
+        raise PatternInvalid(f"{name!r} is no dotted name of letters, digits, _ and -")
+    return name
+
+
+def bounded(texts: _Texts) -> _Texts:
+    """The patterns themselves, a list or the keys of a mapping. Raises PatternInvalid beyond the bounds."""
+    compiled(tuple(texts))
+    return texts
+
+
+def is_name(text: str) -> bool:
+    """Whether a pattern is a plain name, which PEFT understands as it is meant here."""
+    return not set("*|^$") & set(text)
+
+
+PatternText = Annotated[
+    str,
+    AfterValidator(checked),
+    Field(examples=["query"], description="the end of a module's name; `*` within one component, `^` before a whole"),
+]
+PatternList = Annotated[tuple[PatternText, ...], Field(max_length=MAX_PATTERNS), AfterValidator(bounded)]
+DottedName = Annotated[str, AfterValidator(checked_name)]
+
+
+class Patterns:
+    """Patterns in their order, ready to match. Raises PatternInvalid."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        _check_bounds(texts)
+        self._literals: dict[str, int] = {}
+        self._partial: dict[str, int] = {}
+        self._any = self._firsts = self._anchored = self._ends = 0
+        self._begins: list[int] = []
+        place = 0
+        for text in texts:
+            self._begins.append(place)
+            for alternative in checked(text).split("|"):
+                place = self._add(alternative, place)
+        if len(self._partial) > MAX_PARTIAL:
+            found = len(self._partial)
+            raise PatternInvalid(
+                f"at most {MAX_PARTIAL} different components have a * beside other characters, not {found}"
+            )
+
+    def first(self, name: str) -> int | None:
+        """Which pattern is the first that fits a name."""
+        return self._lowest(self._walk(name)[0])
+
+    def all_of(self, name: str) -> set[int]:
+        """Which patterns fit a name."""
+        return self._owners(self._walk(name)[0])
+
+    def first_over(self, name: str) -> int | None:
+        """Which pattern is the first that fits a name or any module above it."""
+        return self._lowest(self._walk(name)[1])
+
+    def all_over(self, name: str) -> set[int]:
+        """Which patterns fit a name or any module above it."""
+        return self._owners(self._walk(name)[1])
+
+    def _add(self, alternative: str, place: int) -> int:
+        anchored, components = _components(alternative)
+        self._firsts |= 1 << place
+        if anchored:
+            self._anchored |= 1 << place
+        for component in components:
+            bit = 1 << place
+            if component == "*":
+                self._any |= bit
+            else:
+                kind = self._partial if "*" in component else self._literals
+                kind[component] = kind.get(component, 0) | bit
+            place += 1
+        self._ends |= 1 << (place - 1)
+        return place
+
+    def _walk(self, name: str) -> tuple[int, int]:
+        """The ends reached at the last component of a name, and at any of its components."""
+        active = reached = 0
+        for depth, component in enumerate(name.split(".")):
+            begun = self._firsts if depth == 0 else self._firsts & ~self._anchored
+            active = (((active << 1) & ~self._firsts) | begun) & self._fitting(component)
+            reached |= active & self._ends
+        return active & self._ends, reached
+
+    def _fitting(self, component: str) -> int:
+        fitting = self._any | self._literals.get(component, 0)
+        for pattern, bits in self._partial.items():
+            if _fits(pattern, component):
+                fitting |= bits
+        return fitting
+
+    def _lowest(self, ends: int) -> int | None:
+        return self._owner(ends & -ends) if ends else None
+
+    def _owners(self, ends: int) -> set[int]:
+        owners = set()
+        while ends:
+            owners.add(self._owner(ends & -ends))
+            ends &= ends - 1
+        return owners
+
+    def _owner(self, bit: int) -> int:
+        return bisect_right(self._begins, bit.bit_length() - 1) - 1
+
+
+@lru_cache(maxsize=16)
+def compiled(texts: tuple[str, ...]) -> Patterns:
+    """The patterns ready to match. Raises PatternInvalid."""
+    return Patterns(texts)
+
+
+def first_fitting(values: Mapping[str, _Value], name: str, otherwise: _Value) -> _Value:
+    """The value of the first pattern, in their order, that fits a name."""
+    found = compiled(tuple(values)).first(name)
+    return otherwise if found is None else list(values.values())[found]
+
+
+def resolved(values: Mapping[str, _Value], names: Iterable[str]) -> dict[str, _Value]:
+    """The same values by whole names instead of patterns; the longest name first.
+
+    PEFT takes the first key that is the end of a name, so no name can stand before another that ends with it.
+    """
+    patterns, found = compiled(tuple(values)), list(values.values())
+    fitting = {name: patterns.first(name) for name in sorted(names, key=lambda name: (-len(name), name))}
+    return {name: found[place] for name, place in fitting.items() if place is not None}
+
+
+def unfitting(texts: Sequence[str], fitted: Iterable[set[int]]) -> list[str]:
+    """The patterns that are in none of `fitted`."""
+    left = set(range(len(texts))).difference(*fitted)
+    return [texts[place] for place in sorted(left)]
+
+
+def _check_bounds(texts: Sequence[str]) -> None:
+    if len(texts) > MAX_PATTERNS:
+        raise PatternInvalid(f"at most {MAX_PATTERNS} patterns are allowed, not {len(texts)}")
+    characters = sum(map(len, texts))
+    if characters > MAX_CHARACTERS:
+        raise PatternInvalid(f"all patterns together have at most {MAX_CHARACTERS} characters, not {characters}")
+
+
+def _components(alternative: str) -> tuple[bool, list[str]]:
+    return alternative.startswith("^"), alternative.removeprefix("^").removesuffix("$").split(".")
+
+
+def _fits(pattern: str, component: str) -> bool:
+    """Whether a component with `*` in it fits; what stands between two `*` is looked for from the left."""
+    first, *middle, last = pattern.split("*")
+    if len(component) < len(first) + len(last) or not (component.startswith(first) and component.endswith(last)):
+        return False
+    at, end = len(first), len(component) - len(last)
+    for piece in middle:
+        found = component.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True

@@ -1,0 +1,90 @@
+"""Templates of users: text in which `{column}` stands for a row's value, and nothing else is looked at.
+
+`{{` and `}}` are literal braces. A column's name begins with `_` or a letter of any alphabet and goes on with
+letters, digits, `_`, `-` and inner spaces. Values are put in as they are: nothing in one is read as a template.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+MAX_NAME = 128
+MAX_FIELDS = 64
+_INNER = frozenset("_- ")
+
+
+class TemplateInvalid(ValueError):
+    """A text that is no template; says what is wrong and at which character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """`pieces`: literal text and the column whose value follows it, None after the last."""
+
+    pieces: tuple[tuple[str, str | None], ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns in the order in which they are put in, as often as they are."""
+        return tuple(name for _, name in self.pieces if name is not None)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns, each once."""
+        return tuple(dict.fromkeys(self.fields))
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The text with a row's values. Raises KeyError for a column without one."""
+        return "".join(text + ("" if name is None else values[name]) for text, name in self.pieces)
+
+
+@lru_cache(maxsize=64)
+def parse(text: str) -> Template:
+    """The template that a text is. Raises TemplateInvalid."""
+    pieces: list[tuple[str, str | None]] = []
+    literal, at = "", 0
+    while at < len(text):
+        brace = _next_brace(text, at)
+        literal += text[at:brace]
+        if text[brace : brace + 2] in ("{{", "}}"):
+            literal += text[brace]
+            at = brace + 2
+        elif brace < len(text):
+            name = _field(text, brace)
+            pieces.append((literal, name))
+            literal, at = "", brace + len(name) + 2
+        else:
+            at = brace
+    if len(pieces) > MAX_FIELDS:
+        raise TemplateInvalid(f"has {len(pieces)} columns to put in, at most {MAX_FIELDS} are allowed")
+    return Template((*pieces, (literal, None)))
+
+
+def _next_brace(text: str, at: int) -> int:
+    found = [place for place in (text.find("{", at), text.find("}", at)) if place >= 0]
+    return min(found, default=len(text))
+
+
+def _field(text: str, opened: int) -> str:
+    """The name between the brace at `opened` and the next one."""
+    closed = text.find("}", opened + 1)
+    if text[opened] == "}" or closed < 0:
+        raise TemplateInvalid(f"has a lone {text[opened]!r} at character {opened}; a literal brace is written twice")
+    name = text[opened + 1 : closed]
+    if not is_column(name):
+        found = text[opened : min(closed + 1, opened + 64)]
+        raise TemplateInvalid(
+            f"has {found!r} at character {opened}, which names no plain column: a name begins with a letter or _ "
+            "and goes on with letters, digits, _, - and inner spaces"
+        )
+    return name
+
+
+def is_column(name: str) -> bool:
+    """Whether a template can name this column."""
+    if not 1 <= len(name) <= MAX_NAME or name.endswith(" "):
+        return False
+    return (name[0] == "_" or name[0].isalpha()) and all(
+        character in _INNER or unicodedata.category(character)[0] in "LMN" for character in name
+    )

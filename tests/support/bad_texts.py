@@ -1,0 +1,57 @@
+"""Texts that are no template or no pattern, refused on both sides of the wire; and texts that displays change."""
+
+TEMPLATES = {
+    "format spec": "{text:>3000000} {mask}",
+    "nested format spec": "{text:{text}} {mask}",
+    "another column's value as a spec": "{ssn:{ssn}} {mask}",
+    "conversion": "{text!r} {mask}",
+    "attribute": "{text.__class__} {mask}",
+    "nested attribute": "{text:{text.__class__}} {mask}",
+    "index": "{text[0]} {mask}",
+    "position": "{0} {mask}",
+    "next position": "{} {mask}",
+    "lone opening brace": "{text {mask}",
+    "opening brace at the end": "{mask} {",
+    "lone closing brace": "text} {mask}",
+    "three closing braces": "{mask} {{text}}}",
+    "outer spaces": "{ text} {mask}",
+    "line break": "{te\nxt} {mask}",
+    "brace in a name": "{te{xt} {mask}",
+    "long name": "{" + "a" * 129 + "} {mask}",
+    "many columns": "{text}" * 64 + "{mask}",
+}
+
+PATTERNS = {
+    "any characters": ".*query",
+    "repeated choice": "(a|a)+b",
+    "set": "[qv]",
+    "class": r"\d",
+    "escaped dot": r"layers\.1",
+    "star alone in front of a dot that is not there": "a..b",
+    "outer dot": ".query",
+    "trailing dot": "query.",
+    "empty": "",
+    "empty alternative": "query|",
+    "anchor inside": "a^b",
+    "end inside": "a$b",
+    "question mark": "quer?",
+    "plus": "query+",
+    "another alphabet": "quéry",
+    "line break": "query\n",
+    "long": "q" * 513,
+}
+
+SHOWN = {
+    "title": "a\x1b]0;owned\x07b",
+    "colour": "a\x1b[31mb",
+    "eight-bit control": "a\x9b31mb",
+    "link": "a[link=https://evil.example]b[/link]c",
+    "style": "[bold red]a[/] b",
+    "unclosed style": "a[/nothing]b",
+    "right to left": "a\u202eb",
+    "zero width": "a\u200bb",
+    "lines": "a\nok    key: all is well\rb",
+    "separator": "a\u2028b",
+    "half a pair": "a\ud800b",
+    "long": "a" * 100_000,
+}

@@ -1,0 +1,140 @@
+"""Which modules and weights of a base model a trainable means: patterns in, plain names out.
+
+PEFT takes a name for a regular expression in some places and for the end of a name in others. It is given names
+alone, and what it made of them is held against what was meant.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import peft
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES_OF_PEFT
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from federated.patterns import compiled, first_fitting, is_name, resolved, unfitting
+from federated.trainable import ALL_LINEAR, Full, Lora
+from worker_agent.training.canonical import lies_within
+from worker_agent.training.factors import factors_of
+from worker_agent.training.refusals import ModelError
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTargets:
+    """What PEFT is given. `modules`: the names that it is to adapt, or None where it chooses itself."""
+
+    modules: frozenset[str] | None
+    fields: Mapping[str, Any]
+
+    def check(self, model: peft.PeftModel, trainable: Lora, saved: Sequence[str]) -> None:
+        """Raise ModelError unless modules, ranks and alphas came out as the patterns say."""
+        adapted = factors_of(model)
+        if self.modules is not None and self.modules != frozenset(model.targeted_module_names):
+            odd = min(self.modules.symmetric_difference(model.targeted_module_names))
+            raise _refused("target_modules", f"PEFT cannot tell the module {odd!r} from others by its name")
+        for module, factors in adapted.items():
+            if factors.rank != first_fitting(trainable.rank_pattern, module, trainable.r):
+                raise _refused("rank_pattern", f"PEFT cannot tell the module {module!r} from others by its name")
+            if factors.alpha != trainable.alpha_of(module):
+                raise _refused("alpha_pattern", f"PEFT cannot tell the module {module!r} from others by its name")
+        wrapped = {name for name, module in _base(model).named_modules() if isinstance(module, ModulesToSaveWrapper)}
+        if odd_saved := wrapped.symmetric_difference(saved):
+            raise _refused("modules_to_save", f"PEFT cannot tell {min(odd_saved)!r} from other modules by its name")
+
+
+def lora_targets(base: PreTrainedModel, trainable: Lora, saved: Sequence[str]) -> LoraTargets:
+    """The fields of `peft.LoraConfig` that name modules. `saved` are trained in full, and so not adapted.
+
+    Raises ModelError (trainable_invalid), naming the field and the pattern that fits no module.
+    """
+    names = module_names(base)
+    fields = {
+        "rank_pattern": _by_name(base, "rank_pattern", trainable.rank_pattern, names),
+        "alpha_pattern": _by_name(base, "alpha_pattern", trainable.alpha_pattern, names),
+        "layers_to_transform": None,
+    }
+    wanted, layers = _wanted(base, trainable), trainable.layers_to_transform
+    if wanted is None or isinstance(wanted, str):
+        return LoraTargets(None, fields | {"target_modules": wanted})
+    _refuse_unfitting(base, "target_modules", wanted, names)
+    patterns = compiled(wanted)
+    chosen = frozenset(
+        name
+        for name in names
+        if patterns.first(name) is not None
+        and (not layers or name in wanted or _layer_of(name) in layers)
+        and name not in saved
+        and not lies_within(name, saved)
+    )
+    if not chosen:
+        raise _refused("target_modules", f"fits no module of a {base.config.model_type} that is not trained in full")
+    as_they_are = not layers and all(map(is_name, wanted))
+    return LoraTargets(chosen, fields | {"target_modules": list(wanted) if as_they_are else sorted(chosen)})
+
+
+def modules_in_full(base: PreTrainedModel, trainable: Lora, heads: Sequence[str]) -> tuple[str, ...]:
+    """Names of the modules that are trained in full; the heads unless others are named. Raises ModelError."""
+    if trainable.modules_to_save is None:
+        return tuple(heads)
+    names = module_names(base)
+    _refuse_unfitting(base, "modules_to_save", trainable.modules_to_save, names)
+    patterns = compiled(trainable.modules_to_save)
+    return tuple(name for name in names if patterns.first(name) is not None)
+
+
+def weights_in_full(base: PreTrainedModel, trainable: Full) -> frozenset[str]:
+    """Names of the parameters that are trained. Raises ModelError for a pattern that fits none."""
+    names = [name for name, _ in base.named_parameters()]
+    if trainable.names is None:
+        return frozenset(names)
+    patterns = compiled(trainable.names)
+    for pattern in unfitting(trainable.names, (patterns.all_over(name) for name in names)):
+        raise _refused("names", f"{pattern!r} fits no weight of a {base.config.model_type}")
+    return frozenset(name for name in names if patterns.first_over(name) is not None)
+
+
+def module_names(base: nn.Module) -> list[str]:
+    """The names of all modules, but for the model itself."""
+    return [name for name, _ in base.named_modules() if name]
+
+
+def _wanted(base: PreTrainedModel, trainable: Lora) -> tuple[str, ...] | str | None:
+    """Patterns; or 'all-linear', or None, which PEFT understands by itself."""
+    targets = trainable.target_modules
+    if targets is None and trainable.layers_to_transform:
+        choice = CHOICES_OF_PEFT.get(base.config.model_type)
+        if not isinstance(choice, list | tuple | set):
+            raise _refused("layers_to_transform", f"needs target_modules for a {base.config.model_type}")
+        return tuple(sorted(choice))
+    return (targets,) if isinstance(targets, str) and targets != ALL_LINEAR else targets
+
+
+def _layer_of(name: str) -> int | None:
+    """The layer a module lies in, as PEFT finds it: the first number from the third component on, not the last."""
+    return next((int(part) for part in name.split(".")[2:-1] if part.isdecimal()), None)
+
+
+def _by_name(
+    base: PreTrainedModel, field: str, values: Mapping[str, _Value], names: Sequence[str]
+) -> dict[str, _Value]:
+    _refuse_unfitting(base, field, tuple(values), names)
+    return resolved(values, names)
+
+
+def _refuse_unfitting(base: PreTrainedModel, field: str, texts: tuple[str, ...], names: Iterable[str]) -> None:
+    patterns = compiled(texts)
+    for pattern in unfitting(texts, (patterns.all_of(name) for name in names)):
+        raise _refused(field, f"{pattern!r} fits no module of a {base.config.model_type}")
+
+
+def _base(model: peft.PeftModel) -> nn.Module:
+    base: nn.Module = model.get_base_model()
+    return base
+
+
+def _refused(field: str, why: str) -> ModelError:
+    return ModelError("trainable_invalid", f"{field}: {why}")
