@@ -24,6 +24,16 @@ def test_every_page_that_is_linked_exists() -> None:
     assert [str(page.parent / link) for page, link in links if not (page.parent / link).is_file()] == []
 
 
+def test_every_file_that_the_threat_model_and_the_decisions_name_exists() -> None:
+    pages = [ROOT / "docs/threat-model.md", *sorted((ROOT / "docs/decisions").glob("002[6-9]*.md"))]
+    pages += sorted((ROOT / "docs/decisions").glob("00[3-9]*.md"))
+    named = [
+        (page, file) for page in pages for file in re.findall(r"`([\w-]+(?:/[\w-]+)+\.\w+)`", page.read_text("utf-8"))
+    ]
+    assert len(named) > 30
+    assert [(page.name, file) for page, file in named if not (ROOT / file).is_file()] == []
+
+
 def test_every_decision_is_listed_and_has_its_five_parts() -> None:
     folder = ROOT / "docs/decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")

@@ -265,7 +265,7 @@ def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index:
     key = created(admin.post(f"{path}/api-keys", json={"name": "owner", "role": "owner"}))["key"]
     token = created(admin.post(f"{path}/enrollment-tokens", json={"name": "nodes"}))["token"]
     folder.mkdir(exist_ok=True)
-    rows = write_rows(folder / "rows.jsonl", color_rows(40 + 8 * index, seed=index))
+    rows = write_rows(folder / "rows.jsonl", color_rows(44 + 8 * index, seed=index))
     node = Node(name, organization_id, made.installation.client(key), folder)
     url = made.agents_url or made.installation.url_of(index)
     node.settings.write_text(

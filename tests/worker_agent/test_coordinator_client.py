@@ -18,6 +18,7 @@ from worker_agent.connection import Clock
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import (
     CoordinatorRefused,
+    LeaseInvalid,
     LeaseLost,
     NotAuthorised,
     NotThere,
@@ -123,9 +124,12 @@ class TestTranslation:
     def test_an_answer_outside_the_protocol_is_not_understood(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator
     ) -> None:
-        coordinator.offers.append({"job_id": "job_1"})
-        with pytest.raises(NotUnderstood, match="POST /v1/jobs/lease is no Lease"):
+        coordinator.offers += [{"nothing": "of it"}, {"job_id": "job_1"}]
+        with pytest.raises(NotUnderstood, match="POST /v1/jobs/lease is no"):
             client.lease(LeaseRequest(boot_id=BOOT, wait_seconds=0))
+        with pytest.raises(LeaseInvalid, match="the lease cannot be read: kind: missing") as unread:
+            client.lease(LeaseRequest(boot_id=BOOT, wait_seconds=0))
+        assert unread.value.job_id == "job_1"
 
     def test_an_id_that_leaves_its_path_is_not_used(self, client: CoordinatorClient) -> None:
         with pytest.raises(NotUnderstood, match="cannot name a file"):
