@@ -10,7 +10,7 @@ instruction, a table name -> {"dtype", "shape" | "max_shape"} that the web proce
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,11 +32,13 @@ class Effort:
     """The most that one job does on a client. `steps`: of an optimiser, or pairs of forward passes in their place.
 
     `passes`: over all the client's examples beside those steps, forward with or without backward; a step whose batch
-    is larger than the client's data counts here with what it repeats.
+    is larger than the client's data counts here with what it repeats. `examples`: of how many of the client's rows
+    an update is made at most; None where that is only known afterwards.
     """
 
     steps: int = 0
     passes: float = 0.0
+    examples: int | None = None
 
 
 class AlgorithmConfig(BaseModel):
@@ -94,7 +96,8 @@ class GradientConfig(AlgorithmConfig):
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort | None:
         """The steps of the gradient loop."""
-        return self.effort_of(self.planned_steps(examples), examples)
+        used = min(examples, self.examples_to_see(examples))
+        return replace(self.effort_of(self.planned_steps(examples), examples), examples=used)
 
     def planned_steps(self, examples: int) -> int:
         """Optimiser steps over a client of so many examples. Raises ValueError for none."""

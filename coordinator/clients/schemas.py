@@ -92,7 +92,9 @@ class ClientAnswer(BaseModel):
     settings: dict[str, Any]
     evaluates_only: bool
     examples: int | None
-    evaluation_examples: int | None
+    evaluation_examples: int | None = Field(
+        description="held out; 0: none, or too few for its node to tell metrics of them"
+    )
     rounds_taken: int
     created_at: datetime
 

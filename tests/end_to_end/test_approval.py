@@ -13,7 +13,7 @@ def asking_node(tmp_path: Path) -> Iterator[Consortium]:
     """A coordinator and one agent with `approve = "ask"`, as real processes."""
     with consortium(tmp_path, ["north"], claim_seconds=3, reconcile_seconds=1) as running:
         (node,) = running.nodes
-        node.settings.write_text(node.settings.read_text("utf-8") + '[policy]\napprove = "ask"\n', "utf-8")
+        node.settings.write_text(node.settings.read_text("utf-8") + 'approve = "ask"\n', "utf-8")
         node.restart({})
         yield running
 
@@ -24,7 +24,7 @@ def test_a_federation_is_declined_shown_approved_and_completed(asking_node: Cons
     asking_node.wait(federation_id, lambda federation, rounds: federation["clients"]["out"] == 1)
     (client,) = asking_node.get(federation_id, "clients")["items"]
     assert client["reason"] == "policy_approval"
-    assert f"worker-agent approve {federation_id}" in client["reason_detail"]
+    assert "worker-agent approve, with the federation's id" in client["reason_detail"]
 
     unsure = node.command("approve", federation_id)
     assert (unsure.returncode, "columns: text, label" in unsure.stdout) == (1, True), unsure.stdout + unsure.stderr

@@ -265,12 +265,13 @@ def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index:
     key = created(admin.post(f"{path}/api-keys", json={"name": "owner", "role": "owner"}))["key"]
     token = created(admin.post(f"{path}/enrollment-tokens", json={"name": "nodes"}))["token"]
     folder.mkdir(exist_ok=True)
-    rows = write_rows(folder / "rows.jsonl", color_rows(44 + 8 * index, seed=index))
+    rows = write_rows(folder / "rows.jsonl", color_rows(40 + 8 * index, seed=index))
     node = Node(name, organization_id, made.installation.client(key), folder)
     url = made.agents_url or made.installation.url_of(index)
     node.settings.write_text(
         f'url = "{url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
-        f'[models]\n"{MODEL}" = "{made.model}"\n[datasets.{DATASET}]\npath = "{rows}"\nheld_out = 0.25\n',
+        f'[models]\n"{MODEL}" = "{made.model}"\n[datasets.{DATASET}]\npath = "{rows}"\nheld_out = 0.25\n'
+        "[policy]\nmin_examples = 4\nmin_held_out = 4\n",
         encoding="utf-8",
     )
     node.enroll(token)

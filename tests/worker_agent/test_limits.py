@@ -83,9 +83,10 @@ class TestExamples:
     def test_an_update_that_fewer_examples_made_stays(
         self, executor: Executor, node: AgentSettings, tmp_path: Path, config: dict[str, Any], enough: bool
     ) -> None:
-        outcome = do(executor, node, tmp_path / "job", "rows-60", config=config)
-        assert isinstance(outcome, Finished) == enough
-        assert enough or (isinstance(outcome, Failed) and outcome.code == "policy_few_examples")
+        for kind in ("describe", "train"):
+            outcome = do(executor, node, tmp_path / kind, "rows-60", config=config, kind=kind, round_kind=None)
+            assert isinstance(outcome, Finished) == enough
+            assert enough or (isinstance(outcome, Failed) and outcome.code == "policy_few_examples")
 
     @pytest.mark.parametrize(("dataset", "told"), [("rows-41", 0), ("rows-42", 10), ("rows-60", 10)])
     def test_metrics_of_too_few_held_out_examples_are_not_told(

@@ -37,12 +37,15 @@ def may_evaluate(held_out: int, policy: PolicySettings) -> bool:
 def check_effort(lease: Lease, examples: int, policy: PolicySettings) -> None:
     """Raises EffortError if the job would do more than the owner allows; a description stands for all that follow.
 
-    policy_unbounded where the algorithm does not say how much it does, and the owner has a limit.
+    policy_unbounded where the algorithm does not say how much it does, and the owner has a limit. DataError
+    (policy_few_examples) where an update would be made of too few examples.
     """
     most_passes = policy.max_passes
-    if policy.max_local_steps is None and most_passes is None:
-        return
     for effort in _efforts(lease, examples):
+        if effort is not None and effort.examples is not None:
+            check_used(effort.examples, policy)
+        if policy.max_local_steps is None and most_passes is None:
+            continue
         if effort is None:
             detail = f"{lease.work.algorithm} does not say how much its jobs do, and this node has limits on that"
             raise EffortError("policy_unbounded", detail)

@@ -106,7 +106,8 @@ def describe_done(session: Session, client: Client, examples: int, evaluation_ex
     """The description was accepted: from now on the client can be drawn."""
     _move(client, "describe")
     client.examples, client.evaluation_examples = examples, evaluation_examples
-    events.append(session, client.federation_id, "client.ready", **_named(client), examples=examples)
+    facts = {"examples": examples, "evaluation_examples": evaluation_examples}
+    events.append(session, client.federation_id, "client.ready", **_named(client), **facts)
 
 
 def _move(client: Client, event: lifecycle.ClientEvent) -> None:

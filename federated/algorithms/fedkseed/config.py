@@ -85,7 +85,8 @@ class FedKSeedConfig(AlgorithmConfig):
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
         """A step is a pair of forward passes over a batch."""
-        return Effort(self.local_steps, repeated_passes(self.local_steps, self.batch_size, examples))
+        used = min(examples, self.local_steps * self.batch_size)
+        return Effort(self.local_steps, repeated_passes(self.local_steps, self.batch_size, examples), used)
 
     def learning_rate_of(self, elements: int, step: RoundFacts) -> float:
         """The step size of a round when so many elements are perturbed."""
