@@ -66,7 +66,7 @@ SENTENCES: Final = MappingProxyType(
         "model_missing": "The node does not have the federation's base model, or cannot load it.",
         "out_of_memory": "The job does not fit into the memory of the node's device.",
         "policy_algorithm": "The node does not allow the algorithm.",
-        "policy_approval": "The owner of the node has not approved this: worker-agent approve, with the federation's id.",
+        "policy_approval": "The node's owner has not approved this: worker-agent approve, with the federation's id.",
         "policy_column": "The node's owner has not listed this column among those that may be read.",
         "policy_dataset": "The node does not allow the data set in federations.",
         "policy_download": "The job's instruction is larger than the node allows.",

@@ -78,10 +78,10 @@ class TestCreate:
     @pytest.mark.parametrize("number", ["1e999", "-Infinity", "NaN"])
     def test_a_number_that_is_not_finite_is_named(self, stage: Stage, number: str) -> None:
         before = everything()
-        trainable = {"kind": "lora", "r": 2, "rank_pattern": {"a/b": 1}, "alpha_pattern": {"a/b": "NUMBER"}}
+        trainable = {"kind": "lora", "r": 2, "rank_pattern": {"a.b": 1}, "alpha_pattern": {"a.b": "NUMBER"}}
         for changes, pointer in (
             ({"config": {"max_grad_norm": "NUMBER"}}, "/config/max_grad_norm"),
-            ({"trainable": trainable}, "/trainable/alpha_pattern/a~1b"),
+            ({"trainable": trainable}, "/trainable/alpha_pattern/a.b"),
             ({"stopping": {"metric": "loss", "target": "NUMBER"}}, "/stopping/target"),
         ):
             body = json.dumps(definition(**changes)).replace('"NUMBER"', number)
