@@ -48,10 +48,12 @@ def jobs_done(settings: AgentSettings) -> list[str]:
 
 
 @contextmanager
-def running(settings: AgentSettings, identity: Identity, http: httpx.Client) -> Iterator[Agent]:
+def running(
+    settings: AgentSettings, identity: Identity, http: httpx.Client, child_module: str = CHILD
+) -> Iterator[Agent]:
     """An agent at work in a thread; stopped at the end."""
     settings.folder.mkdir(exist_ok=True)
-    agent = Agent(settings, identity, http, NoBars(), CHILD)
+    agent = Agent(settings, identity, http, NoBars(), child_module)
     thread = threading.Thread(target=agent.run)
     thread.start()
     try:

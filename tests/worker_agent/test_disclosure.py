@@ -5,12 +5,10 @@ A canary stands in every cell, column name, path and exception; all that reaches
 
 import ast
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from federated.failures import SENTENCES, FailureFacts, sentence
@@ -24,11 +22,9 @@ from tests.support.logged import logged
 from tests.support.training import COLORS, first_instruction, work_of
 from tests.worker_agent.leases import make_lease
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from tests.worker_agent.running_agent import digest_of, wait_until
-from worker_agent.agent import Agent
+from tests.worker_agent.running_agent import digest_of, running, wait_until
 from worker_agent.connection import open_http
 from worker_agent.disclosure import whereabouts
-from worker_agent.display import NoBars
 from worker_agent.identity import Identity
 from worker_agent.settings import AgentSettings, PolicySettings
 from worker_agent.training.session import open_session
@@ -119,21 +115,8 @@ def at_work(
     node: AgentSettings, identity: Identity, coordinator: RecordingCoordinator
 ) -> Iterator[RecordingCoordinator]:
     """A coordinator with an agent of this node at work for it; the offers are taken in their order."""
-    with installed(), open_http(node, coordinator.url) as http:
-        yield from _working(node, identity, http, coordinator)
-
-
-def _working(
-    node: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
-) -> Iterator[RecordingCoordinator]:
-    agent = Agent(node, identity, http, NoBars(), CHILD)
-    thread = threading.Thread(target=agent.run)
-    thread.start()
-    try:
+    with installed(), open_http(node, coordinator.url) as http, running(node, identity, http, CHILD):
         yield coordinator
-    finally:
-        agent.stop()
-        thread.join()
 
 
 def offer(coordinator: RecordingCoordinator, number: int, work: Mapping[str, Any], **fields: Any) -> None:
