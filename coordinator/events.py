@@ -24,8 +24,8 @@ TYPES: Final = frozenset(
     f"{subject}.{what}"
     for subject, happenings in {
         "federation": "created changed described started paused resumed completed failed cancelled",
-        "organization": "invited accepted declined left",
-        "client": "registered ready out restored left",
+        "organization": "invited accepted declined left removed",
+        "client": "registered ready out restored left expelled",
         "round": "opened collecting held_up aggregating aggregated closed failed withdrawn",
         "job": "submitted accepted rejected failed declined expired",
     }.items()

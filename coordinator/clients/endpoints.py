@@ -60,6 +60,19 @@ def list_invitations(
     return _listing(session, service.invitations_of(session, principal, federation_id, page))
 
 
+@router.delete(
+    "/federations/{federation_id}/invitations/{organization_id}",
+    status_code=204,
+    operation_id="remove_organization",
+    responses=_CHANGES,
+)
+def remove_organization(
+    federation_id: str, organization_id: str, principal: KeyPrincipal, session: WriteSession
+) -> None:
+    """Take an invitation back, or put an organization out with its clients (the federation's owner)."""
+    service.remove(session, principal, federation_id, organization_id, utcnow())
+
+
 @router.get("/invitations", operation_id="list_own_invitations", responses=problem_responses(400, 403))
 def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[InvitationAnswer]:
     """List what the organization was invited to, and what would leave its site."""
@@ -139,6 +152,20 @@ def leave_with_client(
 ) -> ClientAnswer:
     """Take no part any more with one data set."""
     return client_answer(service.leave_client(session, principal, client_id, request.reason))
+
+
+@router.post("/clients/{client_id}/expel", operation_id="expel_client", responses=_CHANGES)
+def expel_client(
+    client_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+) -> ClientAnswer:
+    """Put a client out (the federation's owner); the reason is shown to its organization."""
+    return client_answer(service.expel(session, principal, client_id, request.reason))
+
+
+@router.post("/clients/{client_id}/readmit", operation_id="readmit_client", responses=_CHANGES)
+def readmit_client(client_id: str, principal: KeyPrincipal, session: WriteSession) -> ClientAnswer:
+    """Let a client in again that was expelled (the federation's owner); it is described again."""
+    return client_answer(service.readmit(session, principal, client_id))
 
 
 @router.post("/clients/{client_id}/restore", operation_id="restore_client", responses=_CHANGES)

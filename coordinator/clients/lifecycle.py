@@ -10,10 +10,10 @@ from coordinator.errors import Conflict, FieldError, Unprocessable
 from federated import registry
 from federated.protocol import Capabilities
 
-InvitationState = Literal["invited", "accepted", "declined", "left"]
-InvitationEvent = Literal["invite", "accept", "decline", "leave", "ask_again"]
-ClientState = Literal["registered", "ready", "out", "left"]
-ClientEvent = Literal["register", "describe", "take_out", "restore", "leave"]
+InvitationState = Literal["invited", "accepted", "declined", "left", "removed"]
+InvitationEvent = Literal["invite", "accept", "decline", "leave", "ask_again", "remove"]
+ClientState = Literal["registered", "ready", "out", "left", "expelled"]
+ClientEvent = Literal["register", "describe", "take_out", "restore", "leave", "expel", "readmit"]
 
 INVITATION_MOVES: Final[Mapping[tuple[InvitationState, InvitationEvent], InvitationState]] = {
     ("invited", "accept"): "accepted",
@@ -22,6 +22,9 @@ INVITATION_MOVES: Final[Mapping[tuple[InvitationState, InvitationEvent], Invitat
     ("accepted", "ask_again"): "invited",
     ("declined", "invite"): "invited",
     ("left", "invite"): "invited",
+    ("invited", "remove"): "removed",
+    ("accepted", "remove"): "removed",
+    ("removed", "invite"): "invited",
 }
 CLIENT_MOVES: Final[Mapping[tuple[ClientState, ClientEvent], ClientState]] = {
     ("registered", "describe"): "ready",
@@ -32,6 +35,10 @@ CLIENT_MOVES: Final[Mapping[tuple[ClientState, ClientEvent], ClientState]] = {
     ("ready", "leave"): "left",
     ("out", "leave"): "left",
     ("left", "register"): "registered",
+    ("registered", "expel"): "expelled",
+    ("ready", "expel"): "expelled",
+    ("out", "expel"): "expelled",
+    ("expelled", "readmit"): "registered",
 }
 INVITATION_STATES: Final = get_args(InvitationState)
 INVITATION_EVENTS: Final = get_args(InvitationEvent)

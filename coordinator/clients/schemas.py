@@ -62,7 +62,7 @@ class InvitationAnswer(Terms):
     owner_organization_name: str
     organization_id: str
     organization_name: str
-    state: str = Field(description="invited, accepted, declined or left")
+    state: str = Field(description="invited, accepted, declined, left or removed")
     reason: str | None
     created_at: datetime
     answered_at: datetime | None
@@ -86,7 +86,7 @@ class ClientAnswer(BaseModel):
     name: str
     dataset: str
     ordinal: int
-    state: str = Field(description="registered, ready, out or left")
+    state: str = Field(description="registered, ready, out, left or expelled")
     reason: str | None
     reason_detail: str | None
     settings: dict[str, Any]

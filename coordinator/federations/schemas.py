@@ -143,6 +143,7 @@ class ClientCounts(Answer):
     alive: int = 0
     out: int = 0
     left: int = 0
+    expelled: int = 0
 
 
 class FederationAnswer(Answer):

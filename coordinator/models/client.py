@@ -8,7 +8,7 @@ from coordinator.models.base import Base
 
 
 class Client(Base):
-    """A worker's data set registered in a federation: registered, ready, left or out (with the reason).
+    """A worker's data set registered in a federation: registered, ready, left, out or expelled (with the reason).
 
     `ordinal` is its place in the order of registration; everything drawn, sorted or summed uses it. `memory_…`
     name the newest memory the coordinator accepted; the memory itself stays on the worker.

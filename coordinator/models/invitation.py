@@ -7,7 +7,7 @@ from coordinator.models.base import Base
 
 
 class Invitation(Base):
-    """An organisation's part in a federation: invited, accepted, declined or left. The owner's own is accepted.
+    """An organisation's part in a federation: invited, accepted, declined, left or removed. The owner's is accepted.
 
     `agreed_digest`: the `definition_digest` of the federation that it accepted; null for the owner, which wrote it.
     """

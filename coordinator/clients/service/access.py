@@ -53,6 +53,19 @@ def own_client(session: Session, principal: Principal, client_id: str) -> Client
     return lock_row(session, Client, client.id) or client
 
 
+def guest(session: Session, principal: Principal, client_id: str) -> Client:
+    """The client, locked, for the owner of its federation, who decides on who takes part."""
+    client = visible_client(session, principal, client_id)
+    check_owner(principal, session.get_one(Federation, client.federation_id))
+    require_role(principal, "owner", "operator")
+    return lock_row(session, Client, client.id) or client
+
+
+def check_owner(principal: Principal, federation: Federation) -> None:
+    if principal.role != "admin" and federation.organization_id != principal.organization_id:
+        raise Forbidden("not_the_owner", "Only the federation's owner decides on who else takes part.")
+
+
 def changeable(session: Session, principal: Principal, federation_id: str) -> Federation:
     federation = visible_federation(session, principal, federation_id)
     require_role(principal, "owner", "operator")

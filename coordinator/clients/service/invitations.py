@@ -1,4 +1,4 @@
-"""Organisations are invited, accept, decline and leave."""
+"""Organisations are invited, accept, decline, leave, and are removed."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import InvitationAnswer, invitation_answer
 from coordinator.clients.service import access, registrations
 from coordinator.conditions import require_agreement
-from coordinator.errors import Conflict, Forbidden
+from coordinator.errors import Conflict, NotFound
 from coordinator.models import Federation, Invitation, Organization
 from coordinator.pagination import Page, PageRequest
 from coordinator.security import Principal
@@ -19,10 +19,9 @@ from coordinator.security import Principal
 def invite(
     session: Session, principal: Principal, federation_id: str, organization_id: str, now: datetime
 ) -> Invitation:
-    """Invites an organisation; one that declined or left may be invited again."""
+    """Invites an organisation; one that declined, left or was removed may be invited again."""
     federation = access.changeable(session, principal, federation_id)
-    if principal.role != "admin" and federation.organization_id != principal.organization_id:
-        raise Forbidden("not_the_owner", "Only the federation's owner invites organizations.")
+    access.check_owner(principal, federation)
     if session.get(Organization, organization_id) is None:
         raise lifecycle.refused(
             "organization_unknown", "/organization_id", f"there is no organization {organization_id}"
@@ -36,6 +35,20 @@ def invite(
     events.append(session, federation.id, "organization.invited", organization_id=organization_id)
     _audit(session, principal, federation, invitation)
     return invitation
+
+
+def remove(session: Session, principal: Principal, federation_id: str, organization_id: str, now: datetime) -> None:
+    """Takes an invitation back, or puts an organisation out with all its clients; it sees the federation no more."""
+    federation = access.changeable(session, principal, federation_id)
+    access.check_owner(principal, federation)
+    invitation = repository.invitation_now(session, federation.id, organization_id)
+    if invitation is None:
+        raise NotFound("invitation_unknown", f"Organization {organization_id} was not invited to this federation.")
+    if organization_id == federation.organization_id:
+        raise Conflict("owner_takes_part", "The federation's own organization cannot be removed; it may leave.")
+    state = lifecycle.move_invitation(invitation.state, "remove")
+    _answer(session, principal, federation, invitation, state, None, now)
+    _leave_with_all(session, federation, organization_id, "removed")
 
 
 def admit_owner(session: Session, federation: Federation, now: datetime) -> Invitation:
@@ -80,11 +93,15 @@ def leave(
     federation, invitation = _own(session, principal, federation_id)
     state = lifecycle.move_invitation(invitation.state, "leave")
     _answer(session, principal, federation, invitation, state, reason, now)
-    for client in repository.clients(session, federation_id, *lifecycle.TAKEN_ON):
-        if client.organization_id == invitation.organization_id:
-            registrations.move_to_left(session, client, reason)
-    access.wake(session, federation_id)
+    _leave_with_all(session, federation, invitation.organization_id, reason)
     return invitation
+
+
+def _leave_with_all(session: Session, federation: Federation, organization_id: str, reason: str | None) -> None:
+    for client in repository.clients(session, federation.id, *lifecycle.TAKEN_ON):
+        if client.organization_id == organization_id:
+            registrations.move_to_left(session, client, reason)
+    access.wake(session, federation.id)
 
 
 def ask_again(session: Session, principal: Principal, federation: Federation) -> None:

@@ -76,14 +76,36 @@ def leave_client(session: Session, principal: Principal, client_id: str, reason:
 
 def restore(session: Session, principal: Principal, client_id: str) -> Client:
     """Its owner changed something: a client that is out is described again."""
-    client = access.own_client(session, principal, client_id)
+    return _registered_again(session, principal, access.own_client(session, principal, client_id), "restore")
+
+
+def _registered_again(session: Session, principal: Principal, client: Client, event: lifecycle.ClientEvent) -> Client:
     lifecycle.check_live(session.get_one(Federation, client.federation_id).state)
-    _move(client, "restore")
+    _move(client, event)
     client.reason = client.reason_detail = None
     events.append(session, client.federation_id, "client.restored", **_named(client))
     _audit(session, principal.id, "client.restored", client)
     nudge(session, ADVANCE_FEDERATION, client.federation_id)
     return client
+
+
+def expel(session: Session, principal: Principal, client_id: str, reason: str | None) -> Client:
+    """The federation's owner puts a client out; only he can let it in again."""
+    client = access.guest(session, principal, client_id)
+    lifecycle.check_live(session.get_one(Federation, client.federation_id).state)
+    _move(client, "expel")
+    client.reason, client.reason_detail = "expelled", reason
+    events.append(session, client.federation_id, "client.expelled", **_named(client), reason=reason)
+    _audit(session, principal.id, "client.expelled", client, reason=reason)
+    access.wake(session, client.federation_id)
+    return client
+
+
+def readmit(session: Session, principal: Principal, client_id: str) -> Client:
+    """The federation's owner lets a client in again that he had put out; it is described again."""
+    client = access.guest(session, principal, client_id)
+    _check_takes_part(session, session.get_one(Federation, client.federation_id), client.organization_id)
+    return _registered_again(session, principal, client, "readmit")
 
 
 def clients_of(session: Session, principal: Principal, federation_id: str, page: PageRequest) -> Page[Client]:

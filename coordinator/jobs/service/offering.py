@@ -20,7 +20,7 @@ from coordinator.models.base import new_id
 from coordinator.security import Principal
 from federated.protocol import JobAnswer, JobKind
 
-_GONE = ("out", "left")
+_GONE = ("out", "left", "expelled")
 
 
 @dataclass(frozen=True, slots=True)

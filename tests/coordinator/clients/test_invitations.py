@@ -10,6 +10,7 @@ from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
 from tests.coordinator.clients import scene
 from tests.support.queue import queued
 from tests.support.service import Organization, Service, accept, created, problem
+from tests.support.stage import definition
 
 
 @dataclass
@@ -155,3 +156,48 @@ def test_an_organization_that_leaves_takes_all_its_clients_with_it(service: Serv
     ]
     assert queued(ADVANCE_FEDERATION)[-1] == [guests.federation_id]
     assert queued(ADVANCE_ROUND) == [[round_id]]
+
+
+class TestRemoval:
+    def test_an_invitation_that_was_taken_back_shows_nothing_any_more(self, service: Service) -> None:
+        host, guest, federation_id = invited(service)
+        path = f"/v1/federations/{federation_id}"
+        assert guest.owner.get(path).status_code == 200
+        assert host.owner.delete(f"{path}/invitations/{guest.id}").status_code == 204
+        assert {guest.owner.get(f"{path}{part}").status_code for part in ("", "/events", "/rounds", "/clients")} == {
+            404
+        }
+        agreed = {"definition_digest": "sha256:" + "0" * 64}
+        problem(guest.owner.post(f"{path}/accept", json=agreed), 404, "federation_unknown")
+        again = created(host.owner.post(f"{path}/invitations", json={"organization_id": guest.id}))
+        assert again["state"] == "invited"
+        assert accept(guest.owner, federation_id).status_code == 200
+
+    def test_who_takes_part_is_put_out_with_all_clients(self, service: Service) -> None:
+        host, guest, federation_id = invited(service)
+        path = f"/v1/federations/{federation_id}"
+        accept(guest.owner, federation_id).raise_for_status()
+        worker = service.new_worker(guest, "gpu", scene.CAPABILITIES)
+        client = created(guest.owner.post(f"{path}/clients", json={"worker_id": worker.id, "dataset": "tickets"}))
+        assert host.owner.delete(f"{path}/invitations/{guest.id}").status_code == 204
+        (shown,) = host.owner.get(f"{path}/clients").json()["items"]
+        assert (shown["id"], shown["state"], shown["reason_detail"]) == (client["id"], "left", "removed")
+        assert guest.owner.get(path).status_code == 404
+        types = [event["type"] for event in host.owner.get(f"{path}/events").json()["items"]]
+        assert types[-2:] == ["organization.removed", "client.left"]
+
+    def test_the_owner_itself_and_strangers_are_not_removed(self, service: Service) -> None:
+        host, guest, federation_id = invited(service)
+        path = f"/v1/federations/{federation_id}/invitations"
+        problem(host.owner.delete(f"{path}/{host.id}"), 409, "owner_takes_part")
+        problem(host.owner.delete(f"{path}/org_nobody"), 404, "invitation_unknown")
+        problem(guest.owner.delete(f"{path}/{guest.id}"), 403, "not_the_owner")
+
+
+def invited(service: Service) -> tuple[Organization, Organization, str]:
+    """A draft of one organisation to which another is invited."""
+    host, guest = service.new_organization("host"), service.new_organization("guest")
+    federation_id = str(created(host.owner.post("/v1/federations", json=definition()))["id"])
+    path = f"/v1/federations/{federation_id}/invitations"
+    created(host.owner.post(path, json={"organization_id": guest.id}))
+    return host, guest, federation_id

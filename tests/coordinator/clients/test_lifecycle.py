@@ -18,18 +18,20 @@ from coordinator.errors import Conflict, Unprocessable
 from federated.protocol import Capabilities, DatasetFacts
 
 INVITATION = """
-          invite   accept   decline  leave    ask_again
-invited   -        accepted declined -        -
-accepted  -        -        -        left     invited
-declined  invited  -        -        -        -
-left      invited  -        -        -        -
+          invite   accept   decline  leave    ask_again remove
+invited   -        accepted declined -        -         removed
+accepted  -        -        -        left     invited   removed
+declined  invited  -        -        -        -         -
+left      invited  -        -        -        -         -
+removed   invited  -        -        -        -         -
 """
 CLIENT = """
-           register   describe take_out restore    leave
-registered -          ready    out      -          left
-ready      -          -        out      -          left
-out        -          -        -        registered left
-left       registered -        -        -          -
+           register   describe take_out restore    leave expel    readmit
+registered -          ready    out      -          left  expelled -
+ready      -          -        out      -          left  expelled -
+out        -          -        -        registered left  expelled -
+left       registered -        -        -          -     -        -
+expelled   -          -        -        -          -     -        registered
 """
 
 

@@ -190,3 +190,22 @@ class TestChange:
     def test_a_client_that_is_not_out_is_not_restored(self, members: Members) -> None:
         client_id = created(members.register())["id"]
         problem(members.clinic.owner.post(f"/v1/clients/{client_id}/restore"), 409, "illegal_transition")
+
+
+class TestExpulsion:
+    def test_a_client_is_put_out_by_the_federations_owner_and_let_in_by_nobody_else(self, members: Members) -> None:
+        client = created(members.register())
+        path = f"/v1/clients/{client['id']}"
+        problem(members.clinic.owner.post(f"{path}/expel"), 403, "not_the_owner")
+        expelled = members.host.owner.post(f"{path}/expel", json={"reason": "its updates harm"}).json()
+        assert (expelled["state"], expelled["reason"], expelled["reason_detail"]) == (
+            "expelled",
+            "expelled",
+            "its updates harm",
+        )
+        assert queued(ADVANCE_FEDERATION) == [[members.federation_id]]
+        problem(members.clinic.owner.post(f"{path}/restore"), 409, "illegal_transition")
+        problem(members.clinic.owner.post(f"{path}/leave"), 409, "illegal_transition")
+        problem(members.register(), 409, "client_exists")
+        problem(members.clinic.owner.post(f"{path}/readmit"), 403, "not_the_owner")
+        assert members.host.owner.post(f"{path}/readmit").json()["state"] == "registered"

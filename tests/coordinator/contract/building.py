@@ -31,7 +31,7 @@ class Builder:
         assert lease is not None
         webhooks = f"/v1/organizations/{self.home.id}/webhooks"
         webhook = created(self.home.owner.post(webhooks, json={"url": "https://hooks.example.org/"}))["id"]
-        left_out = self.left_out(paused, own)
+        left_out, expelled = self.left_out(paused, own), self.expelled(paused)
         delivery = self.home.owner.get(f"{webhooks}/{webhook}/deliveries").json()["items"][0]["id"]
         ids = self.ids(own, lease) | {"webhook_id": webhook, "delivery_id": delivery}
         self.hear_all_processes()
@@ -40,8 +40,9 @@ class Builder:
             tokens=self.tokens(own.worker, members.worker),
             ids={
                 "running": ids,
-                "draft": ids | {"federation_id": draft},
+                "draft": ids | {"federation_id": draft, "organization_id": self.member.id},
                 "paused": ids | {"federation_id": paused, "client_id": left_out},
+                "expelled": ids | {"federation_id": paused, "client_id": expelled},
                 "cancelled": ids | {"federation_id": cancelled},
             },
             bodies=self.bodies(own, lease),
@@ -93,6 +94,14 @@ class Builder:
         client_id = str(created(self.home.owner.post(path, json=wish))["id"])
         with writing() as session:
             clients.take_out(session, session.get_one(Client, client_id), "model_mismatch", None)
+        return client_id
+
+    def expelled(self, federation_id: str) -> str:
+        """A client that was put out, for the federation's owner to let in again."""
+        worker = self.service.new_worker(self.home, "put out", CAPABILITIES)
+        wish = {"worker_id": worker.id, "dataset": DATASET}
+        client_id = str(created(self.home.owner.post(f"/v1/federations/{federation_id}/clients", json=wish))["id"])
+        self.home.owner.post(f"/v1/clients/{client_id}/expel").raise_for_status()
         return client_id
 
     def post(self, *parts: str, **body: Any) -> None:
