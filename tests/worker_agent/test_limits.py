@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from federated import registry
 from federated.protocol import Lease
-from federated.trainable import Lora
+from federated.trainable import Lora, Prefix
 from tests.support.tiny_models import bert_folder, color_rows, write_rows
 from tests.support.training import COLORS, first_instruction, work_of
 from tests.worker_agent.leases import make_lease
@@ -46,8 +46,16 @@ def executor(node: AgentSettings) -> Iterator[Executor]:
     warm.close()
 
 
-def do(executor: Executor, node: AgentSettings, folder: Path, dataset: str, **lease: Any) -> Outcome:
-    work = WORK.model_copy(update={"config": {**WORK.config, **lease.pop("config", {})}})
+def do(
+    executor: Executor,
+    node: AgentSettings,
+    folder: Path,
+    dataset: str,
+    other: Mapping[str, Any] | None = None,
+    **lease: Any,
+) -> Outcome:
+    """`other`: fields of the work that are not the usual ones."""
+    work = WORK.model_copy(update={"config": {**WORK.config, **lease.pop("config", {})}} | dict(other or {}))
     folder.mkdir(exist_ok=True)
     instruction = folder / "instruction.safetensors"
     first_instruction(work, open_session(work, dataset, node, 0, {}).facts).write(instruction)
@@ -85,6 +93,23 @@ class TestExamples:
     ) -> None:
         for kind in ("describe", "train"):
             outcome = do(executor, node, tmp_path / kind, "rows-60", config=config, kind=kind, round_kind=None)
+            assert isinstance(outcome, Finished) == enough
+            assert enough or (isinstance(outcome, Failed) and outcome.code == "policy_few_examples")
+
+    @pytest.mark.parametrize("round_kind", [None, "prepare", "train"])
+    def test_a_lease_cannot_say_that_its_update_is_something_else(
+        self, executor: Executor, node: AgentSettings, tmp_path: Path, round_kind: str | None
+    ) -> None:
+        revision = registry.algorithm("fedpeptao").revision
+        config = {"layer_count": "spectrum", "warmup_rounds": 1, "local_steps": 1, "batch_size": 1}
+        for name, enough in (("few", False), ("enough", True)):
+            told = {
+                "algorithm": "fedpeptao",
+                "algorithm_revision": revision,
+                "trainable": Prefix(num_virtual_tokens=2),
+                "config": config | ({"local_steps": 4, "batch_size": 8} if enough else {}),
+            }
+            outcome = do(executor, node, tmp_path / name, "rows-60", told, kind="train", round_kind=round_kind)
             assert isinstance(outcome, Finished) == enough
             assert enough or (isinstance(outcome, Failed) and outcome.code == "policy_few_examples")
 
@@ -150,8 +175,8 @@ class TestEffort:
         lease = lease_of(algorithm, kind, {"local_steps": 20})
         check_effort(lease, 40, PolicySettings(max_local_steps=1000))
         config = registry.make_config(algorithm, {"local_steps": 20})
-        kinds: tuple[Any, ...] = ("prepare", "train") if kind == "describe" else (kind,)
-        efforts = [config.most_effort(one, 40) for one in kinds]
+        # Whatever a lease calls its round: that is not for the coordinator to say.
+        efforts = [config.most_effort("prepare", 40), config.most_effort("train", 40)]
         most = max(effort.steps for effort in efforts if effort is not None)
         check_effort(lease, 40, PolicySettings(max_local_steps=most))
         with pytest.raises(EffortError, match="policy_steps"):

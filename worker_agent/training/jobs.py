@@ -93,7 +93,7 @@ def _train(bench: Workbench, lease: Lease, files: JobFiles, report: Report, cloc
     session = _open(bench, lease, report, clock)
     began = time.perf_counter()
     result = half.run(instruction, session, _memory(files))
-    if lease.round_kind != "prepare":
+    if not result.measured:
         limits.check_used(len(session.used), bench.settings.policy)
     metrics = dict(result.metrics)
     clock.add("training", metrics.pop("seconds", time.perf_counter() - began))
@@ -127,7 +127,7 @@ def _open(bench: Workbench, lease: Lease, report: Report, clock: _Clock) -> Sess
     began = time.perf_counter()
     session = bench.open(lease.work, lease.dataset, lease.seed, lease.settings, report)
     limits.check_examples(session.examples, bench.settings.policy)
-    limits.check_effort(lease, session.examples, bench.settings.policy)
+    limits.check_effort(lease, session.examples, bench.settings.policy, session.words)
     random.seed(lease.seed)
     np.random.seed(lease.seed % 2**32)
     torch.manual_seed(lease.seed)

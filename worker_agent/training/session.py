@@ -79,6 +79,12 @@ class Session:
         self._facts_of = {facts.name: facts for facts in (*adapted.facts.tensors, *adapted.facts.seeded)}
         adapted.restore(federation_seed)
 
+    @property
+    def words(self) -> int:
+        """With how many words an evaluation reads each example."""
+        choices = self.data.held_out.choices
+        return 1 if choices is None else choices.words
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Set trainable or seeded tensors by canonical name. Raises KeyError, ValueError, naming the tensor."""
         for name in tensors:
