@@ -35,6 +35,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
         path = write_rows(folder / f"{rows}.jsonl", color_rows(rows))
         datasets[f"rows-{rows}"] = DatasetSettings(path=path)
         datasets[f"tested-{rows}"] = DatasetSettings(path=path, test_path=held_out)
+    rare = [{"text": "red", "label": "red"}] * 40 + [{"text": "blue", "label": "blue"}]
+    path = write_rows(folder / "rare.jsonl", rare)
+    datasets["rare-label"] = DatasetSettings(path=path, test_path=held_out)
     models = {"bert": str(bert_folder(folder / "bert"))}
     return AgentSettings(models=models, datasets=datasets, device="cpu", cancel_seconds=5)
 
@@ -127,6 +130,14 @@ class TestExamples:
             assert metrics["examples"] == told
             assert ("accuracy" in metrics) == (told > 0)
 
+    def test_a_label_of_too_few_examples_is_not_told(
+        self, executor: Executor, node: AgentSettings, tmp_path: Path
+    ) -> None:
+        rare = do(executor, node, tmp_path / "rare", "rare-label", kind="describe")
+        assert isinstance(rare, Finished)
+        assert rare.submission.description is not None
+        assert rare.submission.description.labels == ("red",)
+
     @pytest.mark.parametrize(("rows", "held_out"), [(31, 3), (41, 4), (42, 10), (60, 10)])
     def test_ten_are_held_out_where_enough_are_left(self, node: AgentSettings, rows: int, held_out: int) -> None:
         split = load_split(node, f"rows-{rows}")
@@ -206,6 +217,13 @@ class TestEffort:
         check_effort(lease, 40, PolicySettings(max_passes=2))
         with pytest.raises(EffortError, match="policy_passes"):
             check_effort(lease, 40, PolicySettings(max_passes=1))
+
+    @pytest.mark.parametrize("kind", ["describe", "evaluate"])
+    def test_an_evaluation_counts_the_words_that_each_example_is_read_with(self, kind: str) -> None:
+        lease = lease_of("fedavg", kind, {})
+        check_effort(lease, 40, PolicySettings(max_passes=12), words=12)
+        with pytest.raises(EffortError, match="policy_passes"):
+            check_effort(lease, 40, PolicySettings(max_passes=11), words=12)
 
     def test_what_cannot_be_bounded_is_refused_where_there_is_a_bound(self) -> None:
         lease = lease_of("fedavg", "train", {}).model_copy()
