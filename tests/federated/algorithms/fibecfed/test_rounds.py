@@ -30,28 +30,6 @@ def run(algorithm: str, rounds: int = 3, trainable: Lora = LORA, **config: Any) 
     return simulation.run(federation, opened.open)
 
 
-@pytest.mark.parametrize("number", [1, 3, 5])
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"pacing_start": 0.01, "batch_size": 1},
-        {"pacing_start": 0.01, "batch_size": 1, "score_at": "after_warmup"},
-        {"pacing_start": 0.5, "batch_size": 2, "order_by": "loss"},
-        {"pacing": "none"},
-    ],
-)
-def test_examples_that_were_scored_and_not_trained_on_are_not_used(config: dict[str, Any], number: int) -> None:
-    played = Played(local_epochs=2.0, **config)
-    played.round()
-    result = played.job(1, None, number)
-    used, examples = played.last[1].used, played.last[1].examples
-    assert len(used) == round(result.metrics["admitted_share"] * examples)
-    effort = make_config("fibecfed", QUICK | {"local_epochs": 2.0} | config).most_effort("train", examples)
-    assert effort is not None
-    assert effort.examples is not None
-    assert effort.examples <= len(used)
-
-
 class Played:
     """One federation, step by step."""
 
