@@ -33,7 +33,7 @@ class Effort:
 
     `passes`: over all the client's examples beside those steps, forward with or without backward; a step whose batch
     is larger than the client's data counts here with what it repeats. `examples`: of how many of the client's rows
-    an update is made at most; None where that is only known afterwards.
+    an update is made at most, in the round that takes the fewest; None where that is only known afterwards.
     """
 
     steps: int = 0
@@ -94,10 +94,16 @@ class GradientConfig(AlgorithmConfig):
             raise ValueError("betas must lie in [0, 1)")
         return self
 
-    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort | None:
+    def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
         """The steps of the gradient loop."""
-        used = min(examples, self.examples_to_see(examples))
-        return replace(self.effort_of(self.planned_steps(examples), examples), examples=used)
+        effort = self.effort_of(self.planned_steps(examples), examples)
+        return replace(effort, examples=self.lasting_examples(examples))
+
+    def lasting_examples(self, examples: int) -> int:
+        """Of how many an update is made: all that are seen, but for steps that weight decay leaves under 1 % of."""
+        kept = abs(1 - self.learning_rate * self.weight_decay)
+        steps = math.inf if kept == 1 else 1 if kept == 0 else math.ceil(math.log(100) / abs(math.log(kept)))
+        return int(min(examples, self.examples_to_see(examples), steps * self.batch_size))
 
     def planned_steps(self, examples: int) -> int:
         """Optimiser steps over a client of so many examples. Raises ValueError for none."""
@@ -169,12 +175,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ClientResult:
-    """What a client half made of a job. `memory` stays on the worker; None keeps no memory."""
+    """What a client half made. `memory` stays on the worker. `measured`: the update is of numbers about layers."""
 
     update: "Payload"
     weight: float
     metrics: Mapping[str, float]
     memory: "Payload | None" = None
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,12 @@ class TrainingSession(Protocol):
     """A model with its adapter, one client's examples, and nothing else.
 
     `seed` is the job's, `federation_seed` the federation's (for starts that every client shares). `settings` are
-    the client's own, given at registration. `trainables` are the parameters by canonical name.
+    the client's own, given at registration. `trainables` are the parameters by canonical name. `used`: of which
+    examples a loss was taken; a half takes those out again whose losses did not go into its update.
     """
 
     examples: int
+    used: set[int]
     seed: int
     federation_seed: int
     settings: Mapping[str, Any]

@@ -11,6 +11,9 @@ from federated import templates
 from federated.trainable import Plain
 
 GAP = "mask"
+MAX_LABELS = 1000
+MAX_WORDS = 100
+"""Of a cloze: a decoder reads every row with each of them."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -57,7 +60,7 @@ class Cloze(Plain):
 
     template: TemplateText = "{text} It was {mask} ."
     words: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
-        description="one for each label, in their order; for an encoder each a single token"
+        max_length=MAX_WORDS, description="one for each label, in their order; for an encoder each a single token"
     )
 
     @field_validator("template")
@@ -80,11 +83,13 @@ class TaskDefinition(Plain):
     """What is learned: labels for a classifier, a template for a causal model, and which metrics are reported."""
 
     task: Task
-    labels: tuple[str, ...] | None = Field(default=None, description="class names; the index is the class")
+    labels: Annotated[tuple[Annotated[str, Field(max_length=512)], ...], Field(max_length=MAX_LABELS)] | None = Field(
+        default=None, description="class names; the index is the class"
+    )
     template: TextTemplate | None = None
     cloze: Cloze | None = Field(default=None, description="classify by a gap in the text, without a trained head")
     max_length: int = Field(default=128, ge=8, le=131072, description="tokens; longer texts are cut")
-    metrics: tuple[Metric, ...] = ("accuracy",)
+    metrics: tuple[Metric, ...] = Field(default=("accuracy",), max_length=8)
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> "TaskDefinition":

@@ -74,13 +74,18 @@ def _with_body(response: httpx.Response, content: bytes) -> httpx.Response:
 
 def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
     """The answer's JSON as `answer`. Raises NotUnderstood."""
-    if sum(map(response.content.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise NotUnderstood(f"the answer to {place_of(response)} holds more than {MOST_VALUES} values")
+    check_values(response)
     try:
         return answer.model_validate_json(response.content)
     except ValidationError as error:
         reason = str(error)[:_REASON_CHARACTERS]
         raise NotUnderstood(f"the answer to {place_of(response)} is no {answer.__name__}: {reason}") from None
+
+
+def check_values(response: httpx.Response) -> None:
+    """Raises NotUnderstood for a JSON document of more values than any of the protocol; it is not parsed."""
+    if sum(map(response.content.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise NotUnderstood(f"the answer to {place_of(response)} holds more than {MOST_VALUES} values")
 
 
 def raise_for_problem(response: httpx.Response) -> None:

@@ -35,7 +35,7 @@ from federated.protocol import (
     RotateKeyRequest,
     SubmitRequest,
 )
-from worker_agent.answers import parse
+from worker_agent.answers import check_values, parse
 from worker_agent.connection import Clock, Connection
 from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import file_name
@@ -146,6 +146,7 @@ def _json(request: BaseModel) -> object:
 
 def _lease(response: httpx.Response) -> Lease:
     """Raises LeaseInvalid for a job that cannot be read, NotUnderstood for an answer that names none."""
+    check_values(response)
     try:
         return Lease.model_validate_json(response.content)
     except ValidationError as error:

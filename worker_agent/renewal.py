@@ -9,6 +9,9 @@ from federated.protocol import JobProgress, Lease, RenewRequest
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import AgentError, CoordinatorRefused, is_transient
 
+FASTEST_SECONDS = 0.1
+"""However short a lease is: the coordinator decides its length, and not how often this node asks it."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -28,8 +31,8 @@ class Renewal:
         self._progress: JobProgress | None = None
 
     def tell(self, progress: JobProgress) -> None:
-        """What the next renewal reports."""
-        self._progress = progress
+        """What the next renewal reports: how far the job is. Metrics of a job under way are of few examples."""
+        self._progress = JobProgress(done=progress.done, total=progress.total)
 
     def __enter__(self) -> "Renewal":
         threading.Thread(target=self._renew, name=f"renew-{self._lease.job_id}", daemon=True).start()
@@ -42,7 +45,7 @@ class Renewal:
         self._ended.set()
 
     def _renew(self) -> None:
-        usual_seconds = self._lease.lease_seconds / 3
+        usual_seconds = max(self._lease.lease_seconds / 3, FASTEST_SECONDS)
         pause_seconds = usual_seconds
         while not self._ended.wait(pause_seconds):
             request = RenewRequest(boot_id=self._boot_id, progress=self._progress)

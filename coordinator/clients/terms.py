@@ -124,8 +124,8 @@ def _leaves(read: _Definition) -> list[str]:
         "with its digest and the worker's signature",
         "number of examples trained on, the weight of the update, and the number of held-out examples",
         *labels,
-        f"{metrics} of training and evaluation, and numbers of the algorithm: one number each, of training also "
-        "while it runs, with how far it has come",
+        f"{metrics} of training and evaluation, and numbers of the algorithm: one number each; while a job runs, "
+        "how far it has come",
         "the model's type, its layers and widths, names and shapes of the trained tensors, and the SHA-256 of the "
         "base model's weights",
         "the digest of what a client remembers between rounds",

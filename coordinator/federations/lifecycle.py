@@ -195,7 +195,7 @@ def unable(definition: Mapping[str, Any], capabilities: Capabilities, dataset: s
         return f"data set {dataset!r}: the worker offers it no more"
     model = definition["base_model"]["id"]
     if capabilities.models and model not in capabilities.models:
-        return f"base model {model!r}: the worker allows {', '.join(capabilities.models)}"
+        return f"base model {model!r}: the worker does not offer it"
     return None
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
+Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description="seconds")]
 BootId = Annotated[str, Field(min_length=8, max_length=64, examples=["5f1c2ad04b7e"])]
 
 

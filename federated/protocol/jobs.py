@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from federated.failures import FailureFacts, sentence
-from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest
+from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest, Pause
 from federated.task import BaseModelReference, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
@@ -63,7 +63,7 @@ class Lease(Answer):
     views: tuple[Literal["shared", "own"], ...] = Field(default=("shared",), max_length=2)
     instruction: ArtifactReference | None
     memory: MemoryReference | None
-    lease_seconds: float
+    lease_seconds: Pause
     expires_at: datetime
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from federated.protocol.answers import Answer, BootId
+from federated.protocol.answers import Answer, BootId, Pause
 from federated.task import Name, Task
 from federated.trainable import Plain
 
@@ -62,7 +62,7 @@ class EnrollAnswer(Answer):
     worker_id: str
     organization_id: str
     organization_name: str
-    heartbeat_seconds: float
+    heartbeat_seconds: Pause
 
 
 class RotateKeyRequest(Plain):
@@ -91,4 +91,4 @@ class HeartbeatRequest(Plain):
 
 class HeartbeatAnswer(Answer):
     server_time: datetime
-    heartbeat_seconds: float
+    heartbeat_seconds: Pause

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from federated import registry, schedule, simulation
@@ -83,6 +84,51 @@ def assert_within(config: AlgorithmConfig, kind: Any, session: TinySession, take
     passes_of_a_step = 1 if isinstance(config, GradientConfig) else 2
     in_steps = most.steps * config.batch_size * passes_of_a_step  # type: ignore[attr-defined]
     assert sum(session.forward_examples) <= in_steps + most.passes * session.examples
+
+
+@pytest.mark.parametrize("sample", rounds.samples(), ids=lambda sample: f"{sample.algorithm}-{sample.trainable.kind}")
+def test_what_is_not_counted_as_made_of_examples_describes_layers(sample: Sample) -> None:
+    state = rounds.first_state(sample)
+    session = sample.federation.open(0, 100)
+    result = sample.client.run(rounds.instructions(sample, state)[0], session, None)
+    elements = sum(result.update[name].numel() for name in result.update)
+    most = 2 * session.facts.layers
+    assert result.measured == (state.facts.get("phase") == "prepare" and elements <= most)
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({}, 40),
+        ({"learning_rate": 1.0, "weight_decay": 1.0}, 4),
+        ({"learning_rate": 1.0, "weight_decay": 0.9}, 8),
+        ({"learning_rate": 100.0, "weight_decay": 1.0}, 8),
+        ({"learning_rate": 2.0, "weight_decay": 1.0}, 40),
+        ({"learning_rate": 0.04, "weight_decay": 0.1}, 40),
+        ({"local_steps": 2}, 8),
+    ],
+)
+@pytest.mark.parametrize("name", ["fedavg", "flexlora", "fedpeptao", "fibecfed"])
+def test_an_update_is_of_the_examples_that_it_does_not_forget(name: str, config: dict[str, Any], most: int) -> None:
+    usual = {"local_steps": 20, "batch_size": 4} | ({"pacing": "none"} if name == "fibecfed" else {})
+    effort = make_config(name, usual | {"learning_rate": 0.01, "weight_decay": 0.0} | config).most_effort("train", 40)
+    assert effort is not None
+    assert effort.examples == most
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+@pytest.mark.parametrize("rate", [1.0, 1.1])
+def test_weight_decay_makes_a_job_forget_its_first_steps(decay: float, rate: float) -> None:
+    """What the count above is for: other examples in the first half of a job make no difference to speak of."""
+    weights = []
+    for gradient in (1.0, -1.0):
+        weight = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=rate, weight_decay=decay)
+        for step in range(20):
+            weight.grad = torch.full((1,), gradient if step < 10 else 1.0)
+            optimizer.step()
+        weights.append(weight.item())
+    assert weights[0] == pytest.approx(weights[1], rel=1e-8)
 
 
 @pytest.mark.parametrize("name", sorted(registry.algorithms()))

@@ -55,6 +55,7 @@ class TinySession:
     def __init__(self, federation: TinyFederation, ordinal: int, seed: int) -> None:
         self.seed = seed
         self.federation_seed = federation.seed
+        self.used: set[int] = set()
         self.settings: Mapping[str, Any] = federation.settings.get(ordinal, {})
         self.device = torch.device("cpu")
         self.reports: list[tuple[int, int]] = []
@@ -129,6 +130,7 @@ class TinySession:
         if self._memory_examples is not None and batch.examples > self._memory_examples:
             raise torch.OutOfMemoryError(f"{batch.examples} examples do not fit")
         self.forward_examples.append(batch.examples)
+        self.used.update(batch.indices)
         return nn.functional.cross_entropy(self.model(batch.tokens), batch.labels, reduction=reduction)
 
     def differentiable_twice(self) -> AbstractContextManager[None]:

@@ -1,6 +1,6 @@
 """A process of its own that asks a hostile coordinator, and prints what came of it: error, bytes on disk, memory.
 
-`python -m tests.worker_agent.measured_call URL CALL FOLDER SIZE`; CALL: `download`, `heartbeat`, `chunk` or `store`.
+`python -m tests.worker_agent.measured_call URL CALL FOLDER SIZE`; CALL: one of those in `main`.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federated.protocol import ArtifactReference, HeartbeatRequest
+from federated.protocol import ArtifactReference, HeartbeatRequest, LeaseRequest
 from worker_agent.connection import Connection, open_http
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import AgentError
@@ -39,6 +39,7 @@ def main(url: str, call: str, folder: Path, size_bytes: int) -> None:
         calls: dict[str, Callable[[], object]] = {
             "download": lambda: client.cache(folder).fetch(ArtifactReference(digest=DIGEST, size_bytes=size_bytes)),
             "heartbeat": lambda: client.heartbeat(HeartbeatRequest(boot_id="boot-0000")),
+            "lease": lambda: client.lease(LeaseRequest(boot_id="boot-0000", wait_seconds=0)),
             "chunk": lambda: connection.once("PUT", "/v1/artifacts/uploads/upl_1/chunks/0", content=b"abc"),
             "store": lambda: connection.put_to_store(httpx.URL(f"{url}/bucket/key"), b"abc"),
         }

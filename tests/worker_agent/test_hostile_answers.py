@@ -36,6 +36,7 @@ REFERENCE = ArtifactReference(digest=DIGEST, size_bytes=100)
 BOMB = bytes(300 * MEGABYTE)
 NESTED = b'{"server_time":' + b"[" * 8 * MEGABYTE
 MANY = b'{"heartbeat_seconds":1,"more":[' + b"[]," * (5 * MEGABYTE) + b"[]]}"
+MANY_IN_A_LEASE = b'{"job_id":"job_1","kind":"train","settings":{"of":[' + b"[]," * (5 * MEGABYTE) + b"[]]}}"
 LARGE_NUMBER = b'{"server_time":' + b"9" * 8 * MEGABYTE + b',"heartbeat_seconds":1}'
 
 
@@ -182,6 +183,12 @@ class TestAnyOtherAnswer:
         assert found["error"] == "NotUnderstood", found["error"]
         assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found["grown"]
         assert len(found["text"]) < 2_000
+
+    def test_is_no_lease_that_hurts(self, tmp_path: Path) -> None:
+        with hostile(json_of(MANY_IN_A_LEASE)) as server:
+            found = measured(server.url, "lease", tmp_path)
+        assert found["error"] == "NotUnderstood", found["error"]
+        assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found["grown"]
 
     def test_with_as_many_wrong_values_as_may_be_is_named_in_few_words(self, tmp_path: Path) -> None:
         body = b'{"server_time":[' + b",".join([b"{}"] * (MOST_VALUES // 2 - 10)) + b"]}"

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from federated import registry
 from federated.protocol import Lease
-from federated.trainable import Lora
+from federated.trainable import Lora, Prefix
 from tests.support.tiny_models import bert_folder, color_rows, write_rows
 from tests.support.training import COLORS, first_instruction, work_of
 from tests.worker_agent.leases import make_lease
@@ -35,6 +35,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
         path = write_rows(folder / f"{rows}.jsonl", color_rows(rows))
         datasets[f"rows-{rows}"] = DatasetSettings(path=path)
         datasets[f"tested-{rows}"] = DatasetSettings(path=path, test_path=held_out)
+    rare = [{"text": "red", "label": "red"}] * 40 + [{"text": "blue", "label": "blue"}]
+    path = write_rows(folder / "rare.jsonl", rare)
+    datasets["rare-label"] = DatasetSettings(path=path, test_path=held_out)
     models = {"bert": str(bert_folder(folder / "bert"))}
     return AgentSettings(models=models, datasets=datasets, device="cpu", cancel_seconds=5)
 
@@ -46,8 +49,16 @@ def executor(node: AgentSettings) -> Iterator[Executor]:
     warm.close()
 
 
-def do(executor: Executor, node: AgentSettings, folder: Path, dataset: str, **lease: Any) -> Outcome:
-    work = WORK.model_copy(update={"config": {**WORK.config, **lease.pop("config", {})}})
+def do(
+    executor: Executor,
+    node: AgentSettings,
+    folder: Path,
+    dataset: str,
+    other: Mapping[str, Any] | None = None,
+    **lease: Any,
+) -> Outcome:
+    """`other`: fields of the work that are not the usual ones."""
+    work = WORK.model_copy(update={"config": {**WORK.config, **lease.pop("config", {})}} | dict(other or {}))
     folder.mkdir(exist_ok=True)
     instruction = folder / "instruction.safetensors"
     first_instruction(work, open_session(work, dataset, node, 0, {}).facts).write(instruction)
@@ -88,6 +99,23 @@ class TestExamples:
             assert isinstance(outcome, Finished) == enough
             assert enough or (isinstance(outcome, Failed) and outcome.code == "policy_few_examples")
 
+    @pytest.mark.parametrize("round_kind", [None, "prepare", "train"])
+    def test_a_lease_cannot_say_that_its_update_is_something_else(
+        self, executor: Executor, node: AgentSettings, tmp_path: Path, round_kind: str | None
+    ) -> None:
+        revision = registry.algorithm("fedpeptao").revision
+        config = {"layer_count": "spectrum", "warmup_rounds": 1, "local_steps": 1, "batch_size": 1}
+        for name, enough in (("few", False), ("enough", True)):
+            told = {
+                "algorithm": "fedpeptao",
+                "algorithm_revision": revision,
+                "trainable": Prefix(num_virtual_tokens=2),
+                "config": config | ({"local_steps": 4, "batch_size": 8} if enough else {}),
+            }
+            outcome = do(executor, node, tmp_path / name, "rows-60", told, kind="train", round_kind=round_kind)
+            assert isinstance(outcome, Finished) == enough
+            assert enough or (isinstance(outcome, Failed) and outcome.code == "policy_few_examples")
+
     @pytest.mark.parametrize(("dataset", "told"), [("rows-41", 0), ("rows-42", 10), ("rows-60", 10)])
     def test_metrics_of_too_few_held_out_examples_are_not_told(
         self, executor: Executor, node: AgentSettings, tmp_path: Path, dataset: str, told: int
@@ -101,6 +129,14 @@ class TestExamples:
         for metrics in (evaluated.submission.evaluation or {}).values():
             assert metrics["examples"] == told
             assert ("accuracy" in metrics) == (told > 0)
+
+    def test_a_label_of_too_few_examples_is_not_told(
+        self, executor: Executor, node: AgentSettings, tmp_path: Path
+    ) -> None:
+        rare = do(executor, node, tmp_path / "rare", "rare-label", kind="describe")
+        assert isinstance(rare, Finished)
+        assert rare.submission.description is not None
+        assert rare.submission.description.labels == ("red",)
 
     @pytest.mark.parametrize(("rows", "held_out"), [(31, 3), (41, 4), (42, 10), (60, 10)])
     def test_ten_are_held_out_where_enough_are_left(self, node: AgentSettings, rows: int, held_out: int) -> None:
@@ -150,8 +186,8 @@ class TestEffort:
         lease = lease_of(algorithm, kind, {"local_steps": 20})
         check_effort(lease, 40, PolicySettings(max_local_steps=1000))
         config = registry.make_config(algorithm, {"local_steps": 20})
-        kinds: tuple[Any, ...] = ("prepare", "train") if kind == "describe" else (kind,)
-        efforts = [config.most_effort(one, 40) for one in kinds]
+        # Whatever a lease calls its round: that is not for the coordinator to say.
+        efforts = [config.most_effort("prepare", 40), config.most_effort("train", 40)]
         most = max(effort.steps for effort in efforts if effort is not None)
         check_effort(lease, 40, PolicySettings(max_local_steps=most))
         with pytest.raises(EffortError, match="policy_steps"):
@@ -181,6 +217,13 @@ class TestEffort:
         check_effort(lease, 40, PolicySettings(max_passes=2))
         with pytest.raises(EffortError, match="policy_passes"):
             check_effort(lease, 40, PolicySettings(max_passes=1))
+
+    @pytest.mark.parametrize("kind", ["describe", "evaluate"])
+    def test_an_evaluation_counts_the_words_that_each_example_is_read_with(self, kind: str) -> None:
+        lease = lease_of("fedavg", kind, {})
+        check_effort(lease, 40, PolicySettings(max_passes=12), words=12)
+        with pytest.raises(EffortError, match="policy_passes"):
+            check_effort(lease, 40, PolicySettings(max_passes=11), words=12)
 
     def test_what_cannot_be_bounded_is_refused_where_there_is_a_bound(self) -> None:
         lease = lease_of("fedavg", "train", {}).model_copy()

@@ -247,6 +247,11 @@ class TestWorkbench:
             assert session.data.train.length(0) == most_tokens - 10
             assert session.loss(batch_of(session, 0)).isfinite()
 
+    @pytest.mark.parametrize("virtual_tokens", [25, 32, 40, 4096])
+    def test_a_prefix_that_leaves_no_room_is_refused(self, node: AgentSettings, virtual_tokens: int) -> None:
+        with pytest.raises(ModelError, match="trainable_invalid"):
+            open_session(work_of("bert", Prefix(num_virtual_tokens=virtual_tokens)), "colors", node, 3, {})
+
     def test_other_weights_are_refused(self, node: AgentSettings) -> None:
         with pytest.raises(ModelError, match="model_mismatch"):
             open_session(work_of("bert", weights_sha256="0" * 64), "colors", node, 3, {})

@@ -3,7 +3,7 @@
 import platform
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -77,15 +77,20 @@ def run_job(bench: Workbench, lease: Lease, files: JobFiles, report: Report) -> 
 def _describe(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
     session = _open(bench, lease, report, clock)
     held_out = len(session.data.held_out)
-    labels = lease.work.task.labels or ()
-    found = set(torch.cat([session.data.train.targets, session.data.held_out.targets]).tolist()) if labels else set()
     description = Description(
         model=session.facts,
         examples=session.examples,
         evaluation_examples=held_out if limits.may_evaluate(held_out, bench.settings.policy) else 0,
-        labels=tuple(label for index, label in enumerate(labels) if index in found),
+        labels=_labels(session, lease.work.task.labels or (), bench.settings.policy.min_examples),
     )
     return JobDone(_submission(session, clock, {}, description=description))
+
+
+def _labels(session: Session, labels: Sequence[str], fewest: int) -> tuple[str, ...]:
+    """The labels that so many examples have: that a single one has some label says what it has."""
+    classes = [session.data.train.targets, session.data.held_out.targets]
+    counts = torch.bincount(torch.cat(classes), minlength=len(labels)).tolist() if labels else []
+    return tuple(label for label, count in zip(labels, counts, strict=True) if count >= fewest)
 
 
 def _train(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
@@ -93,7 +98,7 @@ def _train(bench: Workbench, lease: Lease, files: JobFiles, report: Report, cloc
     session = _open(bench, lease, report, clock)
     began = time.perf_counter()
     result = half.run(instruction, session, _memory(files))
-    if lease.round_kind != "prepare":
+    if not result.measured:
         limits.check_used(len(session.used), bench.settings.policy)
     metrics = dict(result.metrics)
     clock.add("training", metrics.pop("seconds", time.perf_counter() - began))
@@ -127,7 +132,7 @@ def _open(bench: Workbench, lease: Lease, report: Report, clock: _Clock) -> Sess
     began = time.perf_counter()
     session = bench.open(lease.work, lease.dataset, lease.seed, lease.settings, report)
     limits.check_examples(session.examples, bench.settings.policy)
-    limits.check_effort(lease, session.examples, bench.settings.policy)
+    limits.check_effort(lease, session.examples, bench.settings.policy, session.words)
     random.seed(lease.seed)
     np.random.seed(lease.seed % 2**32)
     torch.manual_seed(lease.seed)

@@ -1,16 +1,17 @@
 """The owner's limits that need the data: enough examples behind all that leaves, and no more work than allowed."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import get_args
 
 from pydantic import ValidationError
 
 from federated import registry
 from federated.contract import Effort
-from federated.protocol import Lease
+from federated.protocol import Lease, RoundKind
 from worker_agent.settings import PolicySettings
 from worker_agent.training.refusals import DataError, EffortError
 
+ROUND_KINDS: tuple[RoundKind, ...] = get_args(RoundKind)
 USUAL_PASSES = 100
 """Of a node that bounds its local steps and says nothing of passes."""
 
@@ -34,14 +35,16 @@ def may_evaluate(held_out: int, policy: PolicySettings) -> bool:
     return held_out >= policy.min_held_out
 
 
-def check_effort(lease: Lease, examples: int, policy: PolicySettings) -> None:
+def check_effort(lease: Lease, examples: int, policy: PolicySettings, words: int = 1) -> None:
     """Raises EffortError if the job would do more than the owner allows; a description stands for all that follow.
+
+    `words`: with how many an evaluation reads each example.
 
     policy_unbounded where the algorithm does not say how much it does, and the owner has a limit. DataError
     (policy_few_examples) where an update would be made of too few examples.
     """
     most_passes = policy.max_passes
-    for effort in _efforts(lease, examples):
+    for effort in _efforts(lease, examples, words):
         if effort is not None and effort.examples is not None:
             check_used(effort.examples, policy)
         if policy.max_local_steps is None and most_passes is None:
@@ -55,16 +58,18 @@ def check_effort(lease: Lease, examples: int, policy: PolicySettings) -> None:
             _refuse("policy_passes", "passes over the examples", round(effort.passes), most_passes or USUAL_PASSES)
 
 
-def _efforts(lease: Lease, examples: int) -> Sequence[Effort | None]:
+def _efforts(lease: Lease, examples: int, words: int) -> Sequence[Effort | None]:
+    """Of the job, as it may turn out: what a round is for stands in its instruction, and not in its lease."""
     if lease.kind == "evaluate":
-        return [Effort(0, len(lease.views))]
+        return [Effort(0, len(lease.views) * words)]
     try:
+        algorithm = registry.algorithm(lease.work.algorithm)
         config = registry.make_config(lease.work.algorithm, lease.work.config)
     except (registry.UnknownAlgorithm, ValidationError):
         return [None]
-    every: tuple[Literal["prepare", "train"], ...] = ("prepare", "train")
-    kinds = every if lease.round_kind is None else (lease.round_kind,)
-    return [config.most_effort(kind, examples) for kind in kinds]
+    rounds = [config.most_effort(kind, examples) for kind in ROUND_KINDS]
+    evaluation = Effort(0, (2 if algorithm.personal else 1) * words)
+    return [*rounds, evaluation] if lease.kind == "describe" else rounds
 
 
 def _refuse(code: str, what: str, asked: int, allowed: int) -> None:

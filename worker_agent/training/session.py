@@ -28,9 +28,11 @@ from worker_agent.training.model import (
     text_facts,
 )
 from worker_agent.training.prompts import without_prompts
+from worker_agent.training.refusals import ModelError
 from worker_agent.training.tokens import Examples, TokenBatch, Tokenisation, load_tokenizer, tokenise
 
 KEPT_DATASETS = 8
+FEWEST_TOKENS = 8
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -78,6 +80,12 @@ class Session:
         self.device = self._forward.device
         self._facts_of = {facts.name: facts for facts in (*adapted.facts.tensors, *adapted.facts.seeded)}
         adapted.restore(federation_seed)
+
+    @property
+    def words(self) -> int:
+        """With how many words an evaluation reads each example."""
+        choices = self.data.held_out.choices
+        return 1 if choices is None else choices.words
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Set trainable or seeded tensors by canonical name. Raises KeyError, ValueError, naming the tensor."""
@@ -242,6 +250,9 @@ class Workbench:
         virtual_tokens = work.trainable.num_virtual_tokens if isinstance(work.trainable, Prefix) else 0
         facts = text_facts(folder)
         limit = min(work.task.max_length, facts.most_tokens - virtual_tokens)
+        if limit < FEWEST_TOKENS:
+            detail = f"{virtual_tokens} virtual tokens leave {limit} of {facts.most_tokens} positions for the text"
+            raise ModelError("trainable_invalid", detail)
         chosen = self.settings.datasets.get(dataset)
         key = (dataset, chosen and fingerprint(chosen), str(folder), work.task.model_dump_json(), limit)
         if key not in self._data:

@@ -72,7 +72,7 @@ class FedPepTAOClient:
             tensors[SHARES] = shares_of_prompts(session, batch, _received(instruction, session, None))
         metrics = {"examples_scored": float(batch.examples)}
         update = Payload({name: torch.tensor(told, dtype=torch.float32) for name, told in tensors.items()})
-        return ClientResult(update, float(session.examples), metrics)
+        return ClientResult(update, float(session.examples), metrics, measured=True)
 
 
 def _received(instruction: Payload, session: TrainingSession, memory: Payload | None) -> dict[str, Tensor]:

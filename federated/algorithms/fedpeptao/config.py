@@ -1,5 +1,6 @@
 """Settings of FedPepTAO."""
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -54,12 +55,12 @@ class FedPepTAOConfig(GradientConfig):
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
         """Where layers are measured: the batch that scores them, and the Hessian's products with vectors over it."""
-        whole = self.effort_of(self.planned_steps(examples), examples)
+        whole = super().most_effort(kind, examples)
         if kind == "train":
             return whole
         uses = 1 if self.layer_count == "fixed" else 1 + PASSES_BESIDE_PRODUCTS + LANCZOS_STEPS
         share = min(1.0, self.score_examples / max(1, examples))
-        return Effort(whole.steps, whole.passes + uses * share)
+        return replace(whole, passes=whole.passes + uses * share)
 
     @property
     def warms_up(self) -> bool:

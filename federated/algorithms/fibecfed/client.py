@@ -61,7 +61,7 @@ class FibecFedClient:
             sent["kept_share"] = torch.tensor([shares[self._config.layer_count]])
         metrics = {f"kept_{way}": share for way, share in shares.items()}
         memory = Remembered(hard).payload(session, None)
-        return ClientResult(Payload(sent), float(session.examples), metrics, memory)
+        return ClientResult(Payload(sent), float(session.examples), metrics, memory, measured=True)
 
     def _scores(self, told: "_Told") -> tuple[Tensor, Tensor | None]:
         scores = layer_scores(told.session, self._config, sorted(told.layered))
@@ -151,7 +151,8 @@ class _Told:
 
 @contextmanager
 def _undone(session: TrainingSession) -> Iterator[None]:
-    """What the block does to the trainables and to the global generators is taken back."""
+    """What the block does to the trainables and to the global generators is taken back, and used nothing."""
+    used = frozenset(session.used)
     before = {name: value.detach().clone() for name, value in session.trainables.items()}
     with torch.random.fork_rng([session.device] if session.device.type == "cuda" else []):
         yield
@@ -159,3 +160,4 @@ def _undone(session: TrainingSession) -> Iterator[None]:
         with torch.no_grad():
             session.trainables[name].copy_(value)
         session.trainables[name].grad = None
+    session.used.intersection_update(used)

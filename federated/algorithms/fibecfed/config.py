@@ -1,5 +1,6 @@
 """Settings of FibecFed."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -61,11 +62,17 @@ class FibecFedConfig(GradientConfig):
         if kind == "train":
             steps = self.planned_steps(examples) + self._row_steps(examples)
             steps += self.preparation_steps if self.score_at == "after_warmup" else 0
-            return Effort(steps, self.effort_of(steps, examples).passes + 1)
+            return Effort(steps, self.effort_of(steps, examples).passes + 1, self._fewest(examples))
         passes = 1 + 2 * _share(self.layer_score_examples, examples)
         if self.layer_count != "fixed":
             passes += (PASSES_BESIDE_PRODUCTS + self.lanczos_steps) * _share(self.batch_size, examples)
         return Effort(self.preparation_steps, self.effort_of(self.preparation_steps, examples).passes + passes)
+
+    def _fewest(self, examples: int) -> int:
+        """Of how many examples an update is made when the fewest are admitted: whole batches."""
+        batches = math.ceil(examples / self.batch_size)
+        share = 1.0 if self.pacing == "none" else self.pacing_start
+        return self.lasting_examples(min(examples, math.ceil(batches * share - 1e-9) * self.batch_size))
 
     def _row_steps(self, examples: int) -> int:
         return self.model_copy(update={"local_steps": None, "local_epochs": self.fisher_epochs}).planned_steps(

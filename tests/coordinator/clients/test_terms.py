@@ -102,7 +102,7 @@ TOLD = {
         "metrics": "numbers of the algorithm", "seconds": "seconds by phase", "download_bytes": "bytes",
         "upload_bytes": "bytes", "not_reproducible": "not repeatable", "environment": "software versions",
     },
-    JobProgress: {"done": "how far", "total": "how far", "metrics": "while it runs"},
+    JobProgress: {"done": "how far", "total": "how far", "metrics": "one number each"},
     Capabilities: {
         "protocol_version": "software versions", "agent_version": "software versions", "algorithms": "algorithms",
         "datasets": "names of the data sets", "models": "base models it offers", "slots": "slots", "device": "device",
