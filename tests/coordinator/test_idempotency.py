@@ -159,7 +159,7 @@ class TestCallers:
         problem(keyed(service.anonymous, PATH, "k", {"token": "x"}), 401, "credentials_missing")
         assert kept() == []
 
-    @pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff", b"[]", b'"token"', b"7", b""])
+    @pytest.mark.parametrize("body", [b"[" * 16_000, b"\xff", b"[]", b'"token"', b"7", b""])
     def test_a_body_from_nobody_that_holds_no_token_is_refused(self, service: Service, body: bytes) -> None:
         headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
         answer = service.anonymous.post("/v1/workers/enroll", content=body, headers=headers)
