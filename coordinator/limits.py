@@ -81,11 +81,14 @@ async def check_json(request: Request, body: bytes, limit: int) -> None:
 
     What is no JSON is left to who reads it.
     """
+    most = max(1, limit // BYTES_PER_VALUE)
+    if body.count(b",") > most:  # before it is parsed: between any two values there is one
+        raise problems.invalid([FieldError(pointer="", detail=f"the body holds more than {most} values")])
     try:
         value = await request.json()
     except (ValueError, RecursionError):
         return
-    inspection = _Inspection(max(1, limit // BYTES_PER_VALUE), any(mark in body for mark in _ESCAPES))
+    inspection = _Inspection(most, any(mark in body for mark in _ESCAPES))
     faults = list(islice(inspection.faults(value, ()), problems.FAULTS_TOLD))
     if faults:
         raise problems.invalid(faults)

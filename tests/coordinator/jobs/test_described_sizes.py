@@ -92,4 +92,4 @@ class TestDescribedShapes:
     def test_a_body_full_of_empty_tensors_is_refused(self, site: Site) -> None:
         job_id = site.stage.leased("describe")
         told = problem(site.call(job_id, "submit", **description([{}] * 200_000)), 422, "request_invalid")
-        assert [error["pointer"] for error in told["errors"]] == ["/description/model/tensors"]
+        assert [error["pointer"] for error in told["errors"]] == [""]
