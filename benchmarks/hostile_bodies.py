@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def tokens(installation: Installation) -> dict[str, Token]:
     admin.close()
     return {
         "nobody": lambda: "-",
-        **{role: (lambda text=text: text) for role, text in keys.items()},
+        **{role: partial(str, text) for role, text in keys.items()},
         "worker": lambda: worker.token(time.time()),
     }
 

@@ -18,7 +18,7 @@ from coordinator.settings import get_settings
 
 MAX_ID = 128
 MAX_PATH_NAME = 256
-MAX_HEADER = 256
+MAX_HEADER = 8192
 MAX_TAGS = 8192
 MAX_CHUNK_INDEX = 2**31 - 1
 

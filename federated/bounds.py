@@ -3,6 +3,7 @@
 They are wider than anything meant well, and narrow enough that no message costs more than it is worth.
 """
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, FiniteFloat, WithJsonSchema
@@ -59,8 +60,9 @@ def _parts(value: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int) -> l
 def _check_scalar(value: object) -> None:
     if isinstance(value, str) and len(value) > MAX_FREE_TEXT:
         raise ValueError(f"has a text of {len(value)} characters, at most {MAX_FREE_TEXT} are allowed")
-    if isinstance(value, int | float) and not abs(value) <= MAX_FREE_NUMBER:
-        raise ValueError(f"has a number beyond {MAX_FREE_NUMBER:g}, or that is none")
+    # What is not finite is told by who knows the field, with its place.
+    if isinstance(value, int | float) and MAX_FREE_NUMBER < abs(value) < math.inf:
+        raise ValueError(f"has a number beyond {MAX_FREE_NUMBER:g}")
 
 
 def _free_schema(levels: int) -> list[dict[str, Any]]:

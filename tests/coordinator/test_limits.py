@@ -147,7 +147,6 @@ class TestFreeForm:
             {"a": "t" * (MAX_FREE_TEXT + 1)},
             {"k" * 129: 1},
             {"a": 10**40},
-            {"a": float("nan")},
         ],
     )
     def test_what_is_beyond_a_bound_is_refused_where_it_stands(
