@@ -134,15 +134,16 @@ async def _within_limit(scope: Scope, receive: Receive) -> Receive | None:
         return receive
     if b"transfer-encoding" not in headers:  # then the server holds the body to its announced length
         return receive if int(headers.get(b"content-length", b"0")) <= limit else None
-    body, more = b"", True
+    body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] != "http.request":
             return receive
-        body, more = body + message.get("body", b""), message.get("more_body", False)
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > limit:
             return None
-    return _replaying({"type": "http.request", "body": body, "more_body": False}, receive)
+    return _replaying({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
 
 
 def _replaying(first: Message, receive: Receive) -> Receive:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from coordinator.database import writing
+from coordinator.credentials import ENROLLMENT_PREFIX, hash_secret, secret_matches, split_secret
+from coordinator.database import asking, writing
 from coordinator.errors import Conflict, FieldError, Unprocessable
-from coordinator.models import IdempotencyKey
+from coordinator.models import EnrollmentToken, IdempotencyKey
 from coordinator.settings import get_settings
 
 HEADER = "Idempotency-Key"
@@ -41,6 +42,16 @@ class Claim:
     caller: str
     key: str
     token: str
+
+
+def caller_that_enrols(token: str) -> str | None:
+    """The name of a worker that enrols: it is nobody yet but the bearer of its token. None: the token is nobody's."""
+    parts = split_secret(ENROLLMENT_PREFIX, token)
+    if parts is None or not (token.isascii() and token.isprintable()):
+        return None
+    with asking() as connection:
+        kept = connection.scalar(select(EnrollmentToken.secret_sha256).where(EnrollmentToken.id == parts[0]))
+    return f"token:{hash_secret(token)}" if kept is not None and secret_matches(parts[1], kept) else None
 
 
 def claim(caller: str, key: str, fingerprint: str, now: datetime) -> Claim | KeptAnswer:

@@ -1,10 +1,9 @@
 """Every error as RFC 9457 problem+json, and what OpenAPI says of them."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -22,12 +21,9 @@ MEDIA_TYPE = "application/problem+json"
 LOCATED: dict[int | str, dict[str, Any]] = {
     201: {"headers": {"Location": {"description": "Path of what was made", "schema": {"type": "string"}}}}
 }
-_FAULTS_TOLD = 100
+FAULTS_TOLD = 20
 """A request may hold more; its answer is not to be longer than itself."""
-_ESCAPES = (b"\\u", b"\xed")
-"""What a JSON text with such a character has in it; Python also reads half a pair as it would stand in UTF-8."""
 _BAD_KEY = "[key]"
-_BAD_CHARACTER = re.compile("[\0\ud800-\udfff]")
 _log = structlog.get_logger(__name__)
 
 
@@ -83,7 +79,7 @@ def _coordinator_error(request: Request, error: Exception) -> JSONResponse:
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what the handler is registered for
-    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:_FAULTS_TOLD]]
+    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:FAULTS_TOLD]]
     return answer(invalid(faults))
 
 
@@ -97,52 +93,7 @@ def unknown_parameters(names: Sequence[str], known: Sequence[str]) -> Unprocessa
     """The error for a query with these names; the operation takes those in `known`."""
     there_are = f"there are: {', '.join(known)}" if known else "it takes none"
     detail = f"is no parameter of this operation; {there_are}"
-    return invalid([FieldError(pointer=f"#query{_pointer([name])}", detail=detail) for name in names])
-
-
-def bad_texts(body: bytes) -> list[FieldError]:
-    """Where a JSON body has texts that no database and no answer can hold; none if it is not JSON at all."""
-    if not any(mark in body for mark in _ESCAPES):
-        return []
-    try:
-        waiting: list[tuple[_Place | None, object]] = [(None, json.loads(body))]
-    except (ValueError, RecursionError):  # whoever reads it says so
-        return []
-    faults: list[FieldError] = []
-    while waiting and len(faults) < _FAULTS_TOLD:
-        place, value = waiting.pop()
-        for key, inner in _entries(value):
-            if _is_bad(key) or _is_bad(inner):
-                detail = "has a character that cannot be stored: NUL, or half a surrogate pair"
-                faults.append(FieldError(pointer=_pointer(_path_to(_Place(place, key))), detail=detail))
-            elif isinstance(inner, dict | list):
-                waiting.append((_Place(place, key), inner))
-    return faults[:_FAULTS_TOLD]
-
-
-def _is_bad(value: object) -> bool:
-    return isinstance(value, str) and _BAD_CHARACTER.search(value) is not None
-
-
-class _Place(NamedTuple):
-    """Where a value stands; what stands deep shares the way there."""
-
-    within: "_Place | None"
-    key: int | str
-
-
-def _path_to(place: _Place | None) -> list[int | str]:
-    path: list[int | str] = []
-    while place is not None:
-        path.append(place.key)
-        place = place.within
-    return path[::-1]
-
-
-def _entries(value: object) -> Iterable[tuple[int | str, object]]:
-    if isinstance(value, dict):
-        return value.items()
-    return enumerate(value) if isinstance(value, list) else ()
+    return invalid([FieldError(pointer=f"#query{pointer([name])}", detail=detail) for name in names[:FAULTS_TOLD]])
 
 
 def _fault(location: Sequence[int | str], message: str, body: object) -> FieldError:
@@ -150,7 +101,7 @@ def _fault(location: Sequence[int | str], message: str, body: object) -> FieldEr
     place, *path = location
     if place == "body":
         return {"pointer": pointer_to(path, body), "detail": message}
-    return {"pointer": f"#{place}{_pointer(path)}", "detail": message}
+    return {"pointer": f"#{place}{pointer(path)}", "detail": message}
 
 
 def pointer_to(path: Sequence[int | str], body: object) -> str:
@@ -171,7 +122,7 @@ def pointer_to(path: Sequence[int | str], body: object) -> str:
             continue
         kept.append(part)
         inner = _inside(inner, part)
-    return _pointer(kept)
+    return pointer(kept)
 
 
 def _inside(value: object, part: int | str) -> object:
@@ -182,7 +133,8 @@ def _inside(value: object, part: int | str) -> object:
     return None
 
 
-def _pointer(path: Sequence[int | str]) -> str:
+def pointer(path: Sequence[int | str]) -> str:
+    """JSON pointer (RFC 6901) of these keys and indices."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 

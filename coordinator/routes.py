@@ -1,14 +1,15 @@
 """The route of every operation of the API: what holds for all POSTs and all GETs, once.
 
 A POST with an `Idempotency-Key` is done once (see `idempotency`). A GET of JSON carries an `ETag`, and is answered
-304 to who has it already (see `conditions`). A parameter that the operation does not know is refused, and a body
-with a text that cannot be stored.
+304 to who has it already (see `conditions`). Who asks, and whether that one may at all, is decided before the body
+is read. A parameter that the operation does not know is refused, and a body that is too large, that holds too much or
+has a text that cannot be stored (see `limits`).
 """
 
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -19,9 +20,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from coordinator import conditions, idempotency, problems, security
+from coordinator import conditions, idempotency, limits, problems, security
 from coordinator.database import at_once, session_of, utcnow, writing
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, FieldError
 from coordinator.idempotency import Claim, KeptAnswer
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -40,8 +41,9 @@ _TAG_PARAMETER = {
     "in": "header",
     "required": False,
     "description": "`ETag` of the answer that the caller has.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "maxLength": limits.MAX_TAGS},
 }
+_TOO_LONG_TAGS = FieldError(pointer="#header/If-None-Match", detail=f"has at most {limits.MAX_TAGS} characters")
 _UNCHANGED = {304: {"description": "The caller has it already"}}
 
 
@@ -61,13 +63,17 @@ class Route(APIRoute):
             _declare(options, problems.problem_responses(409), _KEY_PARAMETER)
         elif "GET" in methods and not _streams(options):
             _declare(options, _UNCHANGED, _TAG_PARAMETER)
+        if methods != ["GET"]:
+            options["openapi_extra"] = limits.declared(options.get("openapi_extra") or {})
         super().__init__(path, _in_one_thread(endpoint), **options)
 
     def get_route_handler(self) -> Handler:
         handler = _tagged(super().get_route_handler())
         if "POST" in (self.methods or ()):
             handler = _keyed(handler, _secrets(self.response_model))
-        return _strict(handler, set(_query_names(self.dependant)), has_body=self.body_field is not None)
+        handler = _bounded(handler, self.openapi_extra or {}, has_json=self.body_field is not None)
+        handler = _strict(handler, set(_query_names(self.dependant)))
+        return _gated(handler, security.gates(self.dependant))
 
 
 def _in_one_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,19 +120,44 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(dependency)
 
 
-def _strict(handler: Handler, known: Collection[str], *, has_body: bool) -> Handler:
-    """Refuses what the operation would not look at: a name that is misspelt is not passed over in silence.
-
-    And texts that cannot be stored, before anybody works with them.
-    """
+def _strict(handler: Handler, known: Collection[str]) -> Handler:
+    """Refuses what the operation would not look at: a name that is misspelt is not passed over in silence."""
 
     async def answer(request: Request) -> Response:
         unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
         if unknown:
             raise problems.unknown_parameters(unknown, sorted(known))
-        faults = problems.bad_texts(await request.body()) if has_body else []
-        if faults:
-            raise problems.invalid(faults)
+        if request.method == "GET" and len(request.headers.get("If-None-Match", "")) > limits.MAX_TAGS:
+            raise problems.invalid([_TOO_LONG_TAGS])
+        return await handler(request)
+
+    return answer
+
+
+# ---- who asks, and with how much
+
+
+def _gated(handler: Handler, gates: Sequence[security.Gate]) -> Handler:
+    """Asks for the caller before anything is read of what that one sent."""
+
+    async def answer(request: Request) -> Response:
+        for gate in gates:
+            await gate(request)
+        return await handler(request)
+
+    return answer
+
+
+def _bounded(handler: Handler, extra: Mapping[str, Any], *, has_json: bool) -> Handler:
+    """Refuses a body beyond the operation's bounds; bytes are bounded by who stores them."""
+    if limits.takes_bytes(extra):
+        return handler
+
+    async def answer(request: Request) -> Response:
+        limit = limits.bound_of(extra)
+        body = await limits.bounded_body(request, limit)
+        if body and has_json:
+            await limits.check_json(request, body, limit)
         return await handler(request)
 
     return answer
@@ -189,7 +220,7 @@ def _begin(caller: str, request: Request, key: str, body: bytes) -> Claim | Kept
 
 
 async def _caller(request: Request, body: bytes) -> str | None:
-    """Who asks; a worker that enrols is nobody yet but the bearer of its token. None: nobody."""
+    """Who asks: a principal, or the bearer of an enrollment token that there is. None: nobody."""
     principal = await security.identify(request)
     if principal is not None:
         return principal.id
@@ -197,7 +228,7 @@ async def _caller(request: Request, body: bytes) -> str | None:
         token = json.loads(body)["token"]
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
-    return "token:" + hashlib.sha256(str(token).encode()).hexdigest()
+    return await run_in_threadpool(idempotency.caller_that_enrols, token) if isinstance(token, str) else None
 
 
 def _end(request: Request, claim: Claim, answer: KeptAnswer) -> None:

@@ -6,12 +6,13 @@ in constant time. What belongs to another organisation is answered like what doe
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, TypeGuard
 
 from fastapi import Depends, Request, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy import BindParameter, Connection, bindparam, select
@@ -35,7 +36,9 @@ _SIGNERS = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.r
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
 """Said of what is not there and of what is another organisation's alike."""
 
+Gate = Callable[[Request], Awaitable["Principal"]]
 Role = Literal["admin", "owner", "operator", "viewer", "worker"]
+_ALL_ROLES: tuple[Role, ...] = ("owner", "operator", "viewer", "worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +227,33 @@ async def _principal(request: Request) -> Principal:
 
 
 class _Only(HTTPBearer):
-    """A security scheme that gives the principal itself: each dependency less is less work for every request."""
+    """A security scheme that gives the principal itself: each dependency less is less work for every request.
 
-    def __init__(self, kind: Literal["key", "worker"], code: str, refusal: str, scheme: Mapping[str, str]) -> None:
+    `roles`: those that may ask at all, beside the admin; whose organization it is decides the service.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["key", "worker"],
+        code: str,
+        refusal: str,
+        scheme: Mapping[str, str],
+        roles: tuple[Role, ...] = _ALL_ROLES,
+    ) -> None:
         super().__init__(**scheme, auto_error=False)
         self._kind, self._code, self._refusal = kind, code, refusal
+        self._roles = roles
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
         principal = await _principal(request)
         if principal.kind != self._kind:
             raise Forbidden(self._code, self._refusal)
+        require_role(principal, *self._roles)
         return principal
+
+
+def _key(*roles: Role) -> _Only:
+    return _Only("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME, roles)
 
 
 async def _any_principal(
@@ -246,18 +265,24 @@ async def _any_principal(
 
 
 AnyPrincipal = Annotated[Principal, Depends(_any_principal)]
-KeyPrincipal = Annotated[
-    Principal, Security(_Only("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME))
-]
+KeyPrincipal = Annotated[Principal, Security(_key(*_ALL_ROLES))]
+OperatorPrincipal = Annotated[Principal, Security(_key("owner", "operator"))]
+OwnerPrincipal = Annotated[Principal, Security(_key("owner"))]
+AdminPrincipal = Annotated[Principal, Security(_key())]
 WorkerPrincipal = Annotated[
     Principal,
     Security(_Only("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)),
 ]
 
 
-async def _admin_principal(principal: KeyPrincipal) -> Principal:
-    require_role(principal)
-    return principal
-
-
-AdminPrincipal = Annotated[Principal, Depends(_admin_principal)]
+def gates(dependant: Dependant) -> list[Gate]:
+    """What an operation asks of its caller, to be asked before its body is read."""
+    found: list[Gate] = []
+    for dependency in dependant.dependencies:
+        if isinstance(dependency.call, _Only):
+            found.append(dependency.call)
+        elif dependency.call is _any_principal:
+            found.append(_principal)
+        else:
+            found += gates(dependency)
+    return found

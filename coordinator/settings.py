@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     idempotency_key_seconds: Seconds = 24 * 3600.0
     max_body_bytes: Bytes = 1024**2
     max_artifact_bytes: Bytes = 64 * 1024**3
+    max_trained_bytes: Bytes = Field(
+        default=1024**3, description="of what a federation trains, and of what is seeded beside it, as float32"
+    )
     chunk_bytes: Bytes = 16 * 1024**2
     presigned_seconds: Annotated[float, Field(ge=60, le=7 * 24 * 3600)] = 6 * 3600.0
     upload_expiry_seconds: Seconds = 7 * 24 * 3600.0

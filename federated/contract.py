@@ -11,10 +11,11 @@ instruction, a table name -> {"dtype", "shape" | "max_shape"} that the web proce
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from federated.bounds import MAX_NORM
 from federated.trainable import Full, Lora, ModelFacts, Prefix
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Effort:
     steps: int = 0
     passes: float = 0.0
     examples: int | None = None
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AlgorithmConfig(BaseModel):
@@ -79,20 +83,16 @@ class GradientConfig(AlgorithmConfig):
     local_steps: int | None = Field(default=None, ge=1, le=1_000_000, description="optimiser steps per round")
     local_epochs: float = Field(default=1.0, gt=0, le=1000, description="used when local_steps is null")
     batch_size: int = Field(default=16, ge=1, le=4096, description="examples per optimiser step")
-    micro_batch_size: int | None = Field(default=None, ge=1, description="examples per forward pass; null: the batch")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, le=4096, description="examples per forward pass; null: the batch"
+    )
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0, le=100)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of sgd")
-    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up at the start of each round")
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _betas(self) -> "GradientConfig":
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("betas must lie in [0, 1)")
-        return self
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000, description="linear warm-up at the start of each round")
+    max_grad_norm: float | None = Field(default=1.0, gt=0, le=MAX_NORM)
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
         """The steps of the gradient loop."""

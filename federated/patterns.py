@@ -70,10 +70,16 @@ def is_name(text: str) -> bool:
 PatternText = Annotated[
     str,
     AfterValidator(checked),
-    Field(examples=["query"], description="the end of a module's name; `*` within one component, `^` before a whole"),
+    Field(
+        examples=["query"],
+        description="the end of a module's name; `*` within one component, `^` before a whole",
+        json_schema_extra={"maxLength": MAX_PATTERN},
+    ),
 ]
-PatternList = Annotated[tuple[PatternText, ...], Field(max_length=MAX_PATTERNS), AfterValidator(bounded)]
-DottedName = Annotated[str, AfterValidator(checked_name)]
+PatternList = Annotated[
+    tuple[PatternText, ...], Field(max_length=MAX_PATTERNS, fail_fast=True), AfterValidator(bounded)
+]
+DottedName = Annotated[str, AfterValidator(checked_name), Field(json_schema_extra={"maxLength": MAX_NAME})]
 
 
 class Patterns:

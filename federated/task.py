@@ -11,7 +11,8 @@ from federated import templates
 from federated.trainable import Plain
 
 GAP = "mask"
-MAX_LABELS = 1000
+MAX_LABELS = 1024
+MAX_LABEL = 256
 MAX_WORDS = 100
 """Of a cloze: a decoder reads every row with each of them."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
@@ -19,6 +20,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Task = Literal["sequence_classification", "causal_lm"]
 Metric = Literal["accuracy", "matthews", "f1"]
+Label = Annotated[str, Field(max_length=MAX_LABEL)]
+Labels = Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS, fail_fast=True)]
 
 
 def _template(text: str) -> str:
@@ -60,7 +63,9 @@ class Cloze(Plain):
 
     template: TemplateText = "{text} It was {mask} ."
     words: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
-        max_length=MAX_WORDS, description="one for each label, in their order; for an encoder each a single token"
+        max_length=MAX_WORDS,
+        fail_fast=True,
+        description="one for each label, in their order; for an encoder each a single token",
     )
 
     @field_validator("template")
@@ -83,13 +88,11 @@ class TaskDefinition(Plain):
     """What is learned: labels for a classifier, a template for a causal model, and which metrics are reported."""
 
     task: Task
-    labels: Annotated[tuple[Annotated[str, Field(max_length=512)], ...], Field(max_length=MAX_LABELS)] | None = Field(
-        default=None, description="class names; the index is the class"
-    )
+    labels: Labels | None = Field(default=None, description="class names; the index is the class")
     template: TextTemplate | None = None
     cloze: Cloze | None = Field(default=None, description="classify by a gap in the text, without a trained head")
     max_length: int = Field(default=128, ge=8, le=131072, description="tokens; longer texts are cut")
-    metrics: tuple[Metric, ...] = Field(default=("accuracy",), max_length=8)
+    metrics: tuple[Metric, ...] = Field(default=("accuracy",), max_length=16, fail_fast=True)
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> "TaskDefinition":

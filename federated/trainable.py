@@ -4,6 +4,7 @@ Field names of `Lora` and `Prefix` are PEFT's. `ModelFacts` is what a worker say
 them: names, shapes and starts of the trainable tensors, and never a weight.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +22,10 @@ from pydantic import (
 from federated.patterns import MAX_PATTERNS, DottedName, PatternList, PatternText, bounded, first_fitting, resolved
 
 MAX_RANK = 4096
+MAX_TENSORS = 65_536
+MAX_DIMENSIONS = 8
+MAX_SIZE = 2**31 - 1
+MAX_SCALE = 1e6
 PROMPT_EMBEDDINGS = "prompt_embeddings"
 ALL_LINEAR = "all-linear"
 
@@ -62,9 +67,10 @@ class Lora(Plain):
         default=None,
         description="patterns, one pattern, 'all-linear', or null for PEFT's choice for this model",
     )
-    layers_to_transform: tuple[Annotated[int, Field(ge=0, le=65536)], ...] | None = Field(
-        default=None, max_length=MAX_PATTERNS, description="of the modules that fit, those in these layers"
-    )
+    layers_to_transform: (
+        Annotated[tuple[Annotated[int, Field(ge=0, le=65536)], ...], Field(max_length=MAX_PATTERNS, fail_fast=True)]
+        | None
+    ) = Field(default=None, description="of the modules that fit, those in these layers")
     use_rslora: bool = False
     bias: Literal["none", "all", "lora_only"] = "none"
     modules_to_save: PatternList | None = Field(
@@ -116,16 +122,25 @@ class Initialisation(Plain):
     """
 
     kind: Literal["zeros", "uniform", "normal", "base"]
-    scale: float = 0.0
+    scale: float = Field(default=0.0, ge=0, le=MAX_SCALE, allow_inf_nan=False)
 
 
 class TensorFacts(Plain):
     """One trainable tensor under its canonical name (no `base_model.model.`, `.base_layer`, `.default`)."""
 
     name: DottedName
-    shape: tuple[int, ...]
-    dtype: str = Field(description="safetensors dtype, such as F32")
+    shape: tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], ...] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
+    dtype: str = Field(max_length=16, description="safetensors dtype, such as F32")
     initialisation: Initialisation
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor as float32, which a state holds it in, or as the wider dtype that it has."""
+        return math.prod(self.shape) * (8 if self.dtype.endswith("64") else 4)
+
+
+TensorList = Annotated[tuple[TensorFacts, ...], Field(max_length=MAX_TENSORS, fail_fast=True)]
+ModuleNames = Annotated[tuple[DottedName, ...], Field(max_length=MAX_TENSORS, fail_fast=True)]
 
 
 class ModelFacts(Plain):
@@ -137,16 +152,16 @@ class ModelFacts(Plain):
     `kv_width` is `kv_heads` times the width of a head. `weights_digest`: "sha256:" of the base weights' files.
     """
 
-    model_type: str
+    model_type: str = Field(max_length=128)
     task_type: TaskType
-    tensors: tuple[TensorFacts, ...]
-    seeded: tuple[TensorFacts, ...] = ()
-    layers: int
-    hidden: int
-    kv_width: int
-    kv_heads: int = 1
-    target_modules: tuple[DottedName, ...] = ()
-    modules_to_save: tuple[DottedName, ...] = ()
+    tensors: TensorList
+    seeded: TensorList = ()
+    layers: int = Field(ge=0, le=65_536)
+    hidden: int = Field(ge=0, le=MAX_SIZE)
+    kv_width: int = Field(ge=0, le=MAX_SIZE)
+    kv_heads: int = Field(default=1, ge=0, le=MAX_SIZE)
+    target_modules: ModuleNames = ()
+    modules_to_save: ModuleNames = ()
     weights_digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from federated.protocol import EnrollRequest, RotateKeyRequest
+from federated.protocol import MAX_ENROLMENT_BYTES, Capabilities, EnrollRequest, RotateKeyRequest
 from federated.statement import key_id
 from worker_agent.capabilities import Device, capabilities
 from worker_agent.connection import open_http
@@ -33,12 +33,7 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
     _check_free(settings)
     key = make_key(settings.folder)
     try:
-        request = EnrollRequest(
-            token=token,
-            name=settings.name,
-            public_key=public_key(key),
-            capabilities=capabilities(settings, Device(device="cpu")),
-        )
+        request = _request(token, settings.name, public_key(key), capabilities(settings, Device(device="cpu")))
     except ValidationError as error:
         raise ConfigurationError("; ".join(f"{bad['loc'][0]}: {bad['msg']}" for bad in error.errors())) from None
     with open_http(settings, url) as http:
@@ -52,6 +47,18 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
     )
     save_record(settings.folder, record)
     return record
+
+
+def _request(token: str, name: str, key: str, ability: Capabilities) -> EnrollRequest:
+    """Without data sets and models where these would be more than the coordinator hears from a stranger.
+
+    The first heartbeat tells them.
+    """
+    request = EnrollRequest(token=token, name=name, public_key=key, capabilities=ability)
+    if len(request.model_dump_json()) <= MAX_ENROLMENT_BYTES // 2:
+        return request
+    fewer = ability.model_copy(update={"datasets": (), "models": ()})
+    return request.model_copy(update={"capabilities": fewer})
 
 
 def rotate_key(settings: AgentSettings, url: str) -> str:

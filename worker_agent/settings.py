@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from federated.protocol import Name
+from federated.bounds import MAX_SMALL
+from federated.protocol import MAX_OFFERED, Name
 from worker_agent.origins import origin_of
 
 DEFAULT_FILE = Path("worker-agent.toml")
@@ -64,7 +65,7 @@ class PolicySettings(Section):
     approve: Literal["always", "ask"] = "always"
     algorithms: tuple[str, ...] | None = Field(default=None, description="null: every algorithm this agent has")
     datasets: tuple[str, ...] | None = None
-    max_rank: int | None = Field(default=None, ge=1)
+    max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
     max_local_steps: int | None = Field(default=None, ge=1, description="of the optimiser, in any job")
     max_passes: int | None = Field(
         default=None, ge=1, description="over the examples, beside those steps; null: 100 where steps are bounded"
@@ -92,9 +93,10 @@ class AgentSettings(BaseSettings):
     client_certificate: Path | None = Field(default=None, description="PEM shown to whoever asks for one, with chain")
     client_key: Path | None = Field(default=None, description="PEM of its private key, without a passphrase")
     slots: Annotated[int, Field(ge=1, le=64)] = 1
-    datasets: dict[Name, DatasetSettings] = Field(default_factory=dict)
-    models: dict[str, str] = Field(
+    datasets: dict[Name, DatasetSettings] = Field(default_factory=dict, max_length=MAX_OFFERED)
+    models: dict[Annotated[str, Field(max_length=512)], str] = Field(
         default_factory=dict,
+        max_length=MAX_OFFERED,
         description="base models allowed: id in a federation -> local folder, hub id, or hub id@revision",
     )
     policy: PolicySettings = PolicySettings()

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 from coordinator.algorithms.schemas import AlgorithmAnswer
 from coordinator.errors import NotFound
+from coordinator.limits import PathName
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import problem_responses
 from coordinator.routes import Route
@@ -24,7 +25,7 @@ def list_algorithms(principal: AnyPrincipal, page: Paging) -> Listing[AlgorithmA
 
 
 @router.get("/{name}", operation_id="show_algorithm", responses=problem_responses(404))
-def show_algorithm(name: str, principal: AnyPrincipal) -> AlgorithmAnswer:
+def show_algorithm(name: PathName, principal: AnyPrincipal) -> AlgorithmAnswer:
     """Show an algorithm with the JSON Schema of its config."""
     if name not in registry.algorithms():
         known = ", ".join(registry.algorithms())

@@ -12,6 +12,7 @@ from coordinator.artifacts import chunks, presigned, service, store
 from coordinator.conditions import is_known
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unavailable, Unprocessable
+from coordinator.limits import ChunkIndex, HeaderText, PathId, TagsText
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal
@@ -33,7 +34,7 @@ def announce_upload(
 
 
 @router.get("/uploads/{upload_id}", operation_id="show_upload", responses=problem_responses(404))
-def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -> UploadAnswer:
+def show_upload(upload_id: PathId, principal: AnyPrincipal, session: ReadSession) -> UploadAnswer:
     """Show an upload and which of its chunks are there."""
     return service.show_upload(session, principal, upload_id)
 
@@ -50,7 +51,7 @@ def show_upload(upload_id: str, principal: AnyPrincipal, session: ReadSession) -
         }
     },
 )
-async def put_chunk(upload_id: str, index: int, principal: AnyPrincipal, request: Request) -> Response:
+async def put_chunk(upload_id: PathId, index: ChunkIndex, principal: AnyPrincipal, request: Request) -> Response:
     """Store one chunk: the body is its bytes. All chunks but the last have `chunk_bytes`."""
     place = await run_in_threadpool(_place_of, principal, upload_id, index)
     try:
@@ -75,7 +76,7 @@ def _place_of(principal: Principal, upload_id: str, index: int) -> service.Chunk
     operation_id="complete_upload",
     responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(403, 404, 409)},
 )
-def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response) -> UploadAnswer:
+def complete_upload(upload_id: PathId, principal: AnyPrincipal, response: Response) -> UploadAnswer:
     """End an upload. Several chunks are put together in the background: poll the upload."""
     answer = service.complete(principal, upload_id)
     if answer.state == "assembling":
@@ -102,9 +103,9 @@ def complete_upload(upload_id: str, principal: AnyPrincipal, response: Response)
 async def download_artifact(
     digest: Annotated[str, Path(pattern=DIGEST_PATTERN)],
     principal: AnyPrincipal,
-    range: Annotated[str | None, Header()] = None,  # noqa: A002 - the header's name
-    if_range: Annotated[str | None, Header()] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
+    range: HeaderText = None,  # noqa: A002 - the header's name
+    if_range: HeaderText = None,
+    if_none_match: TagsText = None,
     fedloom_transfer: Annotated[
         Literal["through-coordinator"] | None, Header(description="from a worker that may not speak to the store")
     ] = None,

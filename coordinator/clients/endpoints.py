@@ -17,13 +17,15 @@ from coordinator.clients.schemas import (
 )
 from coordinator.conditions import tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.limits import PathId, body_of_at_most
 from coordinator.models import Invitation
 from coordinator.pagination import Listing, Page, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
-from coordinator.security import KeyPrincipal
+from coordinator.security import KeyPrincipal, OperatorPrincipal
 
 router = APIRouter(prefix="/v1", tags=["clients"], route_class=Route)
+MAX_REGISTRATION_BYTES = 64 * 1024
 OptionalReason = Annotated[Reason, Body()]
 OptionalAcceptance = Annotated[Acceptance, Body()]
 AgreedDigest = Annotated[
@@ -42,7 +44,7 @@ _NO_ACCEPTANCE = Acceptance()
     responses=_CHANGES,
 )
 def invite_organization(
-    federation_id: str, request: InvitationCreate, principal: KeyPrincipal, session: WriteSession
+    federation_id: PathId, request: InvitationCreate, principal: OperatorPrincipal, session: WriteSession
 ) -> InvitationAnswer:
     """Invite an organization (the federation's owner)."""
     return _one(session, service.invite(session, principal, federation_id, request.organization_id, utcnow()))
@@ -54,7 +56,7 @@ def invite_organization(
     responses=problem_responses(400, 403, 404),
 )
 def list_invitations(
-    federation_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[InvitationAnswer]:
     """List who was invited: all for the federation's owner, for others their own."""
     return _listing(session, service.invitations_of(session, principal, federation_id, page))
@@ -85,8 +87,8 @@ def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Pa
     responses=_CHANGES | problem_responses(412, 428),
 )
 def accept_invitation(
-    federation_id: str,
-    principal: KeyPrincipal,
+    federation_id: PathId,
+    principal: OperatorPrincipal,
     session: WriteSession,
     response: Response,
     request: OptionalAcceptance = _NO_ACCEPTANCE,
@@ -100,7 +102,7 @@ def accept_invitation(
 
 @router.post("/federations/{federation_id}/decline", operation_id="decline_invitation", responses=_CHANGES)
 def decline_invitation(
-    federation_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+    federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> InvitationAnswer:
     """Refuse to take part; the reason is shown to the federation's owner."""
     return _one(session, service.decline(session, principal, federation_id, request.reason, utcnow()))
@@ -108,7 +110,7 @@ def decline_invitation(
 
 @router.post("/federations/{federation_id}/leave", operation_id="leave_federation", responses=_CHANGES)
 def leave_federation(
-    federation_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+    federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> InvitationAnswer:
     """Take no part any more; all clients of the organization leave."""
     return _one(session, service.leave(session, principal, federation_id, request.reason, utcnow()))
@@ -118,10 +120,15 @@ def leave_federation(
     "/federations/{federation_id}/clients",
     status_code=201,
     operation_id="register_client",
+    openapi_extra=body_of_at_most(MAX_REGISTRATION_BYTES),
     responses=LOCATED | _CHANGES,
 )
 def register_client(
-    federation_id: str, request: ClientCreate, principal: KeyPrincipal, session: WriteSession, response: Response
+    federation_id: PathId,
+    request: ClientCreate,
+    principal: OperatorPrincipal,
+    session: WriteSession,
+    response: Response,
 ) -> ClientAnswer:
     """Register a data set of one of the organization's workers."""
     client = service.register(session, principal, federation_id, request, utcnow())
@@ -133,7 +140,7 @@ def register_client(
     "/federations/{federation_id}/clients", operation_id="list_clients", responses=problem_responses(400, 403, 404)
 )
 def list_clients(
-    federation_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[ClientAnswer]:
     """List clients by ordinal: all for the federation's owner, for others their own."""
     found = service.clients_of(session, principal, federation_id, page)
@@ -141,14 +148,14 @@ def list_clients(
 
 
 @router.get("/clients/{client_id}", operation_id="show_client", responses=problem_responses(403, 404))
-def show_client(client_id: str, principal: KeyPrincipal, session: ReadSession) -> ClientAnswer:
+def show_client(client_id: PathId, principal: KeyPrincipal, session: ReadSession) -> ClientAnswer:
     """Show a client to its organization and to the federation's owner."""
     return client_answer(service.visible_client(session, principal, client_id))
 
 
 @router.post("/clients/{client_id}/leave", operation_id="leave_with_client", responses=_CHANGES)
 def leave_with_client(
-    client_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+    client_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> ClientAnswer:
     """Take no part any more with one data set."""
     return client_answer(service.leave_client(session, principal, client_id, request.reason))
@@ -169,7 +176,7 @@ def readmit_client(client_id: str, principal: KeyPrincipal, session: WriteSessio
 
 
 @router.post("/clients/{client_id}/restore", operation_id="restore_client", responses=_CHANGES)
-def restore_client(client_id: str, principal: KeyPrincipal, session: WriteSession) -> ClientAnswer:
+def restore_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientAnswer:
     """Bring a client that is out back, after its owner changed what was wrong; it is described again."""
     return client_answer(service.restore(session, principal, client_id))
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from coordinator.clients.terms import Terms, terms_of
 from coordinator.models import Client, Federation, Invitation
+from federated.bounds import FreeForm
 from federated.protocol import Digest, Name, TaskDefinition
 
 REASON_CHARACTERS = 2000
@@ -46,7 +47,7 @@ class ClientCreate(_Request):
     worker_id: str = Field(min_length=1, max_length=64, examples=["wkr_5f1k2m3n4p5q6r7s"])
     dataset: Name = Field(examples=["tickets"])
     name: Name | None = Field(default=None, description="null: the names of worker and data set")
-    settings: dict[str, Any] = Field(
+    settings: FreeForm = Field(
         default_factory=dict, description="of this client, if the algorithm knows any", examples=[{}]
     )
     evaluates_only: bool = Field(default=False, description="never drawn to train, asked to evaluate alone")

@@ -21,11 +21,12 @@ from coordinator.federations.schemas import (
     FederationChange,
     FederationCreate,
 )
+from coordinator.limits import LARGE_BODY, PathId
 from coordinator.models import Federation
 from coordinator.pagination import MAX_NUMBER, Listing, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, Principal
+from coordinator.security import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
 
 router = APIRouter(prefix="/v1/federations", tags=["federations"], route_class=Route)
 
@@ -41,9 +42,15 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", status_code=201, operation_id="create_federation", responses=LOCATED | problem_responses(403))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_federation",
+    responses=LOCATED | problem_responses(403),
+    openapi_extra=LARGE_BODY,
+)
 def create_federation(
-    request: FederationCreate, principal: KeyPrincipal, session: WriteSession, response: Response
+    request: FederationCreate, principal: OwnerPrincipal, session: WriteSession, response: Response
 ) -> FederationAnswer:
     """Create a federation as a draft."""
     federation = service.create(session, principal, request, utcnow())
@@ -62,7 +69,7 @@ def list_federations(principal: KeyPrincipal, session: ReadSession, page: Paging
 
 @router.get("/{federation_id}", operation_id="show_federation", responses=problem_responses(403, 404))
 def show_federation(
-    federation_id: str, principal: KeyPrincipal, session: ReadSession, response: Response
+    federation_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response
 ) -> FederationAnswer:
     """Show a federation: what it waits for and since when, or how it ended."""
     return _one(session, service.visible(session, principal, federation_id), response)
@@ -72,11 +79,12 @@ def show_federation(
     "/{federation_id}",
     operation_id="change_federation",
     responses=problem_responses(403, 404, 409, 412, 428),
+    openapi_extra=LARGE_BODY,
 )
 def change_federation(
-    federation_id: str,
+    federation_id: PathId,
     request: FederationChange,
-    principal: KeyPrincipal,
+    principal: OwnerPrincipal,
     session: WriteSession,
     response: Response,
     if_match: IfMatch = None,
@@ -93,7 +101,7 @@ def change_federation(
     responses=problem_responses(403, 404, 409, 412),
 )
 def delete_federation(
-    federation_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
+    federation_id: PathId, principal: OwnerPrincipal, session: WriteSession, if_match: IfMatch = None
 ) -> None:
     """Delete a draft or an ended federation, with its rounds, jobs and artifacts."""
     service.delete(session, principal, federation_id, utcnow(), if_match)
@@ -103,7 +111,7 @@ def delete_federation(
     "/{federation_id}/start", operation_id="start_federation", responses=problem_responses(403, 404, 409, 412)
 )
 def start_federation(
-    federation_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
+    federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
 ) -> FederationAnswer:
     """Start a draft: with `If-Match`, the one that was seen. Refused, with the reasons, if no worker could run it."""
     now = utcnow()
@@ -112,8 +120,8 @@ def start_federation(
 
 @router.post("/{federation_id}/pause", operation_id="pause_federation", responses=problem_responses(403, 404, 409))
 def pause_federation(
-    federation_id: str,
-    principal: KeyPrincipal,
+    federation_id: PathId,
+    principal: OperatorPrincipal,
     session: WriteSession,
     at_once: Annotated[bool, Query(alias="now", description="take the open round back")] = False,
 ) -> FederationAnswer:
@@ -123,14 +131,14 @@ def pause_federation(
 
 
 @router.post("/{federation_id}/resume", operation_id="resume_federation", responses=problem_responses(403, 404, 409))
-def resume_federation(federation_id: str, principal: KeyPrincipal, session: WriteSession) -> FederationAnswer:
+def resume_federation(federation_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> FederationAnswer:
     """Go on after a pause. What a round that was taken back had accepted still counts."""
     now = utcnow()
     return service.answer(session, service.resume(session, principal, federation_id, now), now)
 
 
 @router.post("/{federation_id}/cancel", operation_id="cancel_federation", responses=problem_responses(403, 404, 409))
-def cancel_federation(federation_id: str, principal: KeyPrincipal, session: WriteSession) -> FederationAnswer:
+def cancel_federation(federation_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> FederationAnswer:
     """End a federation now. Adapters that were made stay."""
     now = utcnow()
     return service.answer(session, service.cancel(session, principal, federation_id, now), now)
@@ -143,8 +151,8 @@ def cancel_federation(federation_id: str, principal: KeyPrincipal, session: Writ
     responses=LOCATED | problem_responses(403, 404),
 )
 def clone_federation(
-    federation_id: str,
-    principal: KeyPrincipal,
+    federation_id: PathId,
+    principal: OwnerPrincipal,
     session: WriteSession,
     response: Response,
     request: CloneRequest | None = None,
@@ -162,7 +170,7 @@ def clone_federation(
     responses=_EVENTS | problem_responses(403, 404),
 )
 async def list_events(
-    federation_id: str,
+    federation_id: PathId,
     principal: KeyPrincipal,
     connection: Request,
     after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="number of the last event seen")] = 0,

@@ -6,11 +6,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from coordinator.models import Event
+from federated.bounds import MAX_NORM, FreeForm
 from federated.protocol import Answer, BaseModelReference, Name, TaskDefinition
 from federated.trainable import Lora, Plain, Trainable
 
 MAX_SEED = 2**53 - 1
 """Larger whole numbers are not the same in every JSON reader."""
+MAX_FIELDS = 64
+MAX_FIELD_NAME = 128
 _DAY_SECONDS = 24 * 3600.0
 _YEAR_SECONDS = 366 * _DAY_SECONDS
 
@@ -26,7 +29,7 @@ class Stopping(Plain):
     """Ends the federation before its last round: at `target`, or `patience` rounds after the best value."""
 
     metric: str | None = Field(default=None, max_length=64, examples=["accuracy"])
-    target: float | None = Field(default=None, allow_inf_nan=False)
+    target: float | None = Field(default=None, ge=-MAX_NORM, le=MAX_NORM, allow_inf_nan=False)
     patience: int | None = Field(default=None, ge=1, le=100_000)
 
     @model_validator(mode="after")
@@ -57,7 +60,7 @@ class Definition(Plain):
     base_model: BaseModelReference
     trainable: Trainable = Field(default_factory=Lora)
     algorithm: str = Field(max_length=64, description="a name from `GET /v1/algorithms`")
-    config: dict[str, Any] = Field(default_factory=dict, description="of the algorithm; see its config_schema")
+    config: FreeForm = Field(default_factory=dict, description="of the algorithm; see its config_schema")
     rounds: int = Field(default=10, ge=1, le=100_000)
     clients_per_round: int = Field(default=2, ge=1, le=100_000)
     min_clients: int | None = Field(default=None, ge=1, le=100_000, description="null: clients_per_round")
@@ -69,7 +72,9 @@ class Definition(Plain):
     max_round_retries: int = Field(default=3, ge=0, le=1000)
     lease_seconds: float = Field(default=60.0, ge=1, le=_DAY_SECONDS)
     max_attempts: int = Field(default=3, ge=1, le=100)
-    max_update_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="of all tensors, L2")
+    max_update_norm: float | None = Field(
+        default=None, gt=0, le=MAX_NORM, allow_inf_nan=False, description="of all tensors, L2"
+    )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="null: drawn when created")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     stopping: Stopping = Field(default_factory=Stopping)
@@ -112,7 +117,20 @@ class FederationCreate(Definition):
 class FederationChange(BaseModel):
     """Fields of a draft to replace, each as a whole; those not given stay. Checked like a new federation."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"rounds": 20, "config": {}}]})
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"rounds": 20, "config": {}}],
+            "maxProperties": MAX_FIELDS,
+            "propertyNames": {"maxLength": MAX_FIELD_NAME},
+        },
+    )
+
+    @model_validator(mode="after")
+    def _few(self) -> "FederationChange":
+        if len(self.changes()) > MAX_FIELDS or any(len(name) > MAX_FIELD_NAME for name in self.changes()):
+            raise ValueError(f"has more than {MAX_FIELDS} fields, or a name of more than {MAX_FIELD_NAME} characters")
+        return self
 
     def changes(self) -> dict[str, Any]:
         """Field -> new value, as given."""

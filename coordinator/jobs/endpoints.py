@@ -14,6 +14,7 @@ from coordinator.gathering import Gathering
 from coordinator.jobs import lifecycle, service
 from coordinator.jobs.service import Checked, Renewal, Submission
 from coordinator.jobs.wakeup import Offer, Watcher
+from coordinator.limits import LARGE_BODY, PathId
 from coordinator.problems import problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal, WorkerPrincipal
@@ -57,13 +58,13 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
 
 
 @router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)
-async def renew_job(job_id: str, request: RenewRequest, principal: WorkerPrincipal) -> RenewAnswer:
+async def renew_job(job_id: PathId, request: RenewRequest, principal: WorkerPrincipal) -> RenewAnswer:
     """Keep a lease, and tell how far the job is."""
     return await _renew((principal.id, job_id, request))
 
 
-@router.post("/{job_id}/submit", operation_id="submit_job", responses=_CHANGES)
-async def submit_job(job_id: str, request: SubmitRequest, principal: WorkerPrincipal) -> JobAnswer:
+@router.post("/{job_id}/submit", operation_id="submit_job", responses=_CHANGES, openapi_extra=LARGE_BODY)
+async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPrincipal) -> JobAnswer:
     """Hand in a job's result; the same result again changes nothing."""
     submission = (principal.id, job_id, request)
     checked = await _check(submission)
@@ -73,20 +74,22 @@ async def submit_job(job_id: str, request: SubmitRequest, principal: WorkerPrinc
 
 
 @router.post("/{job_id}/fail", operation_id="fail_job", responses=_CHANGES)
-def fail_job(job_id: str, request: FailRequest, principal: WorkerPrincipal, session: WriteSession) -> JobAnswer:
+def fail_job(job_id: PathId, request: FailRequest, principal: WorkerPrincipal, session: WriteSession) -> JobAnswer:
     """Give a job back that could not be done."""
     return service.fail(session, principal.id, job_id, request, utcnow())
 
 
 @router.post("/{job_id}/decline", operation_id="decline_job", responses=_CHANGES)
-def decline_job(job_id: str, request: DeclineRequest, principal: WorkerPrincipal, session: WriteSession) -> JobAnswer:
+def decline_job(
+    job_id: PathId, request: DeclineRequest, principal: WorkerPrincipal, session: WriteSession
+) -> JobAnswer:
     """Refuse a job that the owner of the worker's node does not allow; its client is out."""
     return service.decline(session, principal.id, job_id, request, utcnow())
 
 
 @router.get("/{job_id}", operation_id="show_job", responses=problem_responses(403, 404))
 async def show_job(
-    job_id: str,
+    job_id: PathId,
     principal: AnyPrincipal,
     connection: Request,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for another state")] = 0,

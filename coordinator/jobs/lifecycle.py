@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 
 from coordinator.errors import Conflict, FieldError, Unprocessable
 from federated.protocol import SubmitRequest, UpdateSubmission
+from federated.trainable import ModelFacts
 
 State = Literal[
     "offered", "leased", "submitted", "accepted", "rejected", "failed", "declined", "expired", "withdrawn"
@@ -134,6 +135,17 @@ def check_submission(kind: str, request: SubmitRequest, client_examples: int | N
         for name in ("examples", "evaluation_examples"):
             if getattr(request.description, name) > _MAX_COUNT:
                 raise refused("too_many_examples", f"/description/{name}", f"is more than {_MAX_COUNT}")
+
+
+def check_size(model: ModelFacts, most_bytes: int) -> None:
+    """Raises Unprocessable, which names the tensor that is too much, unless a state of this model fits."""
+    size_bytes = 0
+    for field in ("tensors", "seeded"):
+        for index, tensor in enumerate(getattr(model, field)):
+            size_bytes += tensor.size_bytes
+            if size_bytes > most_bytes:
+                detail = f"with this tensor a state has more than the {most_bytes} bytes that this coordinator allows"
+                raise refused("model_too_large", f"/description/model/{field}/{index}/shape", detail, tensor.name)
 
 
 def _check_amounts(request: SubmitRequest) -> None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from coordinator import audit
 from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.limits import PathId
 from coordinator.models import AuditEntry
 from coordinator.organizations import service
 from coordinator.organizations.schemas import (
@@ -24,7 +25,7 @@ from coordinator.organizations.schemas import (
 from coordinator.pagination import Listing, Page, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
-from coordinator.security import AdminPrincipal, KeyPrincipal
+from coordinator.security import AdminPrincipal, KeyPrincipal, OperatorPrincipal, OwnerPrincipal
 
 router = APIRouter(prefix="/v1/organizations", tags=["organizations"], route_class=Route)
 installation = APIRouter(prefix="/v1", tags=["organizations"], route_class=Route)
@@ -52,7 +53,7 @@ def list_organizations(principal: KeyPrincipal, session: ReadSession, page: Pagi
 
 
 @router.get("/{organization_id}", operation_id="show_organization", responses=problem_responses(403, 404))
-def show_organization(organization_id: str, principal: KeyPrincipal, session: ReadSession) -> OrganizationAnswer:
+def show_organization(organization_id: PathId, principal: KeyPrincipal, session: ReadSession) -> OrganizationAnswer:
     """Show an organization."""
     return OrganizationAnswer.model_validate(service.show_to(session, principal, organization_id))
 
@@ -64,7 +65,11 @@ def show_organization(organization_id: str, principal: KeyPrincipal, session: Re
     responses=problem_responses(403, 404),
 )
 def create_api_key(
-    organization_id: str, request: ApiKeyCreate, principal: KeyPrincipal, session: WriteSession, response: Response
+    organization_id: PathId,
+    request: ApiKeyCreate,
+    principal: OwnerPrincipal,
+    session: WriteSession,
+    response: Response,
 ) -> ApiKeyCreated:
     """Create an API key. Its text is in this answer alone."""
     key, text = service.create_key(session, principal, organization_id, request, utcnow())
@@ -74,7 +79,7 @@ def create_api_key(
 
 @router.get("/{organization_id}/api-keys", operation_id="list_api_keys", responses=problem_responses(400, 403, 404))
 def list_api_keys(
-    organization_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[ApiKeyAnswer]:
     """List the organization's API keys, without their secrets."""
     found = service.list_keys(session, principal, organization_id, page)
@@ -87,7 +92,7 @@ def list_api_keys(
     operation_id="revoke_api_key",
     responses=problem_responses(403, 404),
 )
-def revoke_api_key(organization_id: str, key_id: str, principal: KeyPrincipal, session: WriteSession) -> None:
+def revoke_api_key(organization_id: PathId, key_id: PathId, principal: OwnerPrincipal, session: WriteSession) -> None:
     """Revoke an API key, from the next request on."""
     service.revoke_key(session, principal, organization_id, key_id, utcnow())
 
@@ -99,9 +104,9 @@ def revoke_api_key(organization_id: str, key_id: str, principal: KeyPrincipal, s
     responses=problem_responses(403, 404),
 )
 def create_enrollment_token(
-    organization_id: str,
+    organization_id: PathId,
     request: EnrollmentTokenCreate,
-    principal: KeyPrincipal,
+    principal: OperatorPrincipal,
     session: WriteSession,
     response: Response,
 ) -> EnrollmentTokenCreated:
@@ -117,7 +122,7 @@ def create_enrollment_token(
     responses=problem_responses(400, 403, 404),
 )
 def list_enrollment_tokens(
-    organization_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[EnrollmentTokenAnswer]:
     """List the organization's enrollment tokens, without their secrets."""
     found = service.list_tokens(session, principal, organization_id, page)
@@ -132,7 +137,7 @@ def list_enrollment_tokens(
     responses=problem_responses(403, 404),
 )
 def revoke_enrollment_token(
-    organization_id: str, token_id: str, principal: KeyPrincipal, session: WriteSession
+    organization_id: PathId, token_id: PathId, principal: OperatorPrincipal, session: WriteSession
 ) -> None:
     """Revoke an enrollment token. Workers that enrolled with it stay."""
     service.revoke_token(session, principal, organization_id, token_id, utcnow())
@@ -144,7 +149,7 @@ def revoke_enrollment_token(
     responses=problem_responses(400, 403, 404),
 )
 def show_organization_ledger(
-    organization_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Ledger:
     """Show what the organization did: rounds, examples, bytes, seconds and updates, by federation and in total."""
     return service.ledger_of(session, principal, organization_id, page)
@@ -154,7 +159,7 @@ def show_organization_ledger(
     "/{organization_id}/audit", operation_id="list_organization_audit", responses=problem_responses(400, 403, 404)
 )
 def list_organization_audit(
-    organization_id: str,
+    organization_id: PathId,
     principal: KeyPrincipal,
     session: ReadSession,
     page: Paging,

@@ -16,6 +16,7 @@ from coordinator.artifacts.endpoints import stream
 from coordinator.clients import service as clients
 from coordinator.conditions import is_known, tag
 from coordinator.database import ReadSession, reading, utcnow, writing
+from coordinator.limits import MAX_TAGS, HeaderText, PathId, PathName, TagsText
 from coordinator.models import Federation, Round
 from coordinator.pagination import MAX_INTEGER, Listing, Page, Paging
 from coordinator.problems import problem_responses
@@ -40,7 +41,6 @@ _FILE: _Responses = {
     206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
     304: {"description": "The caller has it already"},
 }
-_Text = Annotated[str | None, Header()]
 Number = Annotated[int, Path(ge=0, le=MAX_INTEGER)]
 Attempt = Annotated[int | None, Query(ge=1, le=MAX_INTEGER)]
 
@@ -50,22 +50,25 @@ class RangeHeaders:
 
     def __init__(
         self,
-        range: _Text = None,  # noqa: A002 - the header's name
-        if_range: _Text = None,
-        if_none_match: _Text = None,
+        range: HeaderText = None,  # noqa: A002 - the header's name
+        if_range: HeaderText = None,
+        if_none_match: TagsText = None,
     ) -> None:
         self.range, self.if_range, self.if_none_match = range, if_range, if_none_match
 
 
 Headers = Annotated[RangeHeaders, Depends()]
-Tags = Annotated[str | None, Header(alias="If-None-Match", description="`ETag` of the answer that the caller has.")]
+Tags = Annotated[
+    str | None,
+    Header(alias="If-None-Match", max_length=MAX_TAGS, description="`ETag` of the answer that the caller has."),
+]
 
 
 @router.get(
     "/federations/{federation_id}/rounds", operation_id="list_rounds", responses=problem_responses(400, 403, 404)
 )
 def list_rounds(
-    federation_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[RoundAnswer]:
     """List a federation's rounds, all attempts, in the order in which they were opened."""
     federation = clients.visible_federation(session, principal, federation_id)
@@ -78,7 +81,7 @@ def list_rounds(
     "/federations/{federation_id}/rounds/{number}", operation_id="show_round", responses=problem_responses(403, 404)
 )
 def show_round(
-    federation_id: str,
+    federation_id: PathId,
     number: Number,
     principal: KeyPrincipal,
     session: ReadSession,
@@ -96,7 +99,7 @@ def show_round(
     responses=problem_responses(400, 403, 404),
 )
 def list_jobs_of_round_number(
-    federation_id: str,
+    federation_id: PathId,
     number: Number,
     principal: KeyPrincipal,
     session: ReadSession,
@@ -112,7 +115,7 @@ def list_jobs_of_round_number(
 
 @router.get("/rounds/{round_id}/jobs", operation_id="list_round_jobs", responses=problem_responses(400, 403, 404))
 def list_round_jobs(
-    round_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging, kind: JobKind | None = None
+    round_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging, kind: JobKind | None = None
 ) -> Listing[JobAnswer]:
     """List the jobs of one attempt at a round: all of them for the federation's owner, for others their own."""
     federation, round_ = service.visible(session, principal, round_id)
@@ -133,7 +136,7 @@ def _listing(page: Page[JobAnswer]) -> Listing[JobAnswer]:
     response_class=StreamingResponse,
     responses={**_ZIP, **problem_responses(403, 404)},
 )
-def download_adapter(federation_id: str, principal: KeyPrincipal, if_none_match: Tags = None) -> Response:
+def download_adapter(federation_id: PathId, principal: KeyPrincipal, if_none_match: Tags = None) -> Response:
     """Download the newest adapter as a zip; a PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
     return _archive(principal, federation_id, None, if_none_match)
 
@@ -145,7 +148,7 @@ def download_adapter(federation_id: str, principal: KeyPrincipal, if_none_match:
     responses={**_ZIP, **problem_responses(403, 404)},
 )
 def download_round_adapter(
-    federation_id: str, number: Number, principal: KeyPrincipal, if_none_match: Tags = None
+    federation_id: PathId, number: Number, principal: KeyPrincipal, if_none_match: Tags = None
 ) -> Response:
     """Download the adapter of one aggregated round as a zip."""
     return _archive(principal, federation_id, number, if_none_match)
@@ -157,7 +160,9 @@ def download_round_adapter(
     response_class=StreamingResponse,
     responses={**_FILE, **problem_responses(403, 404, 416)},
 )
-def download_adapter_file(federation_id: str, file: str, principal: KeyPrincipal, headers: Headers) -> Response:
+def download_adapter_file(
+    federation_id: PathId, file: PathName, principal: KeyPrincipal, headers: Headers
+) -> Response:
     """Download one file of the newest adapter, or a range of it."""
     return _one_file(principal, federation_id, None, file, headers)
 
@@ -169,7 +174,7 @@ def download_adapter_file(federation_id: str, file: str, principal: KeyPrincipal
     responses={**_FILE, **problem_responses(403, 404, 416)},
 )
 def download_round_adapter_file(
-    federation_id: str, number: Number, file: str, principal: KeyPrincipal, headers: Headers
+    federation_id: PathId, number: Number, file: PathName, principal: KeyPrincipal, headers: Headers
 ) -> Response:
     """Download one file of an aggregated round's adapter, or a range of it."""
     return _one_file(principal, federation_id, number, file, headers)

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Query, Response
 
 from coordinator.conditions import IfMatch, tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow
+from coordinator.limits import PathId
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
-from coordinator.security import KeyPrincipal
+from coordinator.security import KeyPrincipal, OperatorPrincipal, OwnerPrincipal
 from coordinator.webhooks import service
 from coordinator.webhooks.schemas import (
     DeliveryAnswer,
@@ -25,7 +26,11 @@ State = Annotated[DeliveryState | None, Query(description="deliveries in this st
 
 @router.post("", status_code=201, operation_id="create_webhook", responses=LOCATED | problem_responses(403, 404, 409))
 def create_webhook(
-    organization_id: str, request: WebhookCreate, principal: KeyPrincipal, session: WriteSession, response: Response
+    organization_id: PathId,
+    request: WebhookCreate,
+    principal: OwnerPrincipal,
+    session: WriteSession,
+    response: Response,
 ) -> WebhookCreated:
     """Create a webhook. Its secret, with which messages are signed, is in this answer alone."""
     webhook = service.create(session, principal, organization_id, request, utcnow())
@@ -36,7 +41,7 @@ def create_webhook(
 
 @router.get("", operation_id="list_webhooks", responses=problem_responses(400, 403, 404))
 def list_webhooks(
-    organization_id: str, principal: KeyPrincipal, session: ReadSession, page: Paging
+    organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[WebhookAnswer]:
     """List the organization's webhooks, without their secrets."""
     found = service.list_for(session, principal, organization_id, page)
@@ -45,7 +50,7 @@ def list_webhooks(
 
 @router.get("/{webhook_id}", operation_id="show_webhook", responses=problem_responses(403, 404))
 def show_webhook(
-    organization_id: str, webhook_id: str, principal: KeyPrincipal, session: ReadSession, response: Response
+    organization_id: PathId, webhook_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response
 ) -> WebhookAnswer:
     """Show a webhook, without its secret."""
     webhook = service.show(session, principal, organization_id, webhook_id)
@@ -57,7 +62,11 @@ def show_webhook(
     "/{webhook_id}", status_code=204, operation_id="delete_webhook", responses=problem_responses(403, 404, 412)
 )
 def delete_webhook(
-    organization_id: str, webhook_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None
+    organization_id: PathId,
+    webhook_id: PathId,
+    principal: OwnerPrincipal,
+    session: WriteSession,
+    if_match: IfMatch = None,
 ) -> None:
     """Delete a webhook and what was still to be sent to it."""
     service.delete(session, principal, organization_id, webhook_id, if_match)
@@ -65,8 +74,8 @@ def delete_webhook(
 
 @router.get("/{webhook_id}/deliveries", operation_id="list_deliveries", responses=problem_responses(400, 403, 404))
 def list_deliveries(
-    organization_id: str,
-    webhook_id: str,
+    organization_id: PathId,
+    webhook_id: PathId,
     principal: KeyPrincipal,
     session: ReadSession,
     page: Paging,
@@ -81,7 +90,7 @@ def list_deliveries(
     "/{webhook_id}/deliveries/{delivery_id}", operation_id="show_delivery", responses=problem_responses(403, 404)
 )
 def show_delivery(
-    organization_id: str, webhook_id: str, delivery_id: str, principal: KeyPrincipal, session: ReadSession
+    organization_id: PathId, webhook_id: PathId, delivery_id: PathId, principal: KeyPrincipal, session: ReadSession
 ) -> DeliveryAnswer:
     """Show what became of a message."""
     return DeliveryAnswer.model_validate(
@@ -96,10 +105,10 @@ def show_delivery(
     responses=problem_responses(403, 404),
 )
 def redeliver(
-    organization_id: str,
-    webhook_id: str,
-    delivery_id: str,
-    principal: KeyPrincipal,
+    organization_id: PathId,
+    webhook_id: PathId,
+    delivery_id: PathId,
+    principal: OperatorPrincipal,
     session: WriteSession,
     response: Response,
 ) -> DeliveryAnswer:

@@ -7,13 +7,15 @@ from fastapi import APIRouter, Response
 from coordinator.conditions import IfMatch, tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow, writing
 from coordinator.gathering import Gathering
+from coordinator.limits import PathId, body_of_at_most
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, WorkerPrincipal
+from coordinator.security import KeyPrincipal, OperatorPrincipal, WorkerPrincipal
 from coordinator.workers import service
 from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (
+    MAX_ENROLMENT_BYTES,
     EnrollAnswer,
     EnrollRequest,
     HeartbeatAnswer,
@@ -29,10 +31,17 @@ def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatAn
 
 
 _hear = Gathering(_hear_all, pause_seconds=0.2, patient=True)
+MAX_HEARTBEAT_BYTES = 256 * 1024
 router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 
 
-@router.post("/enroll", status_code=201, operation_id="enroll_worker", responses=LOCATED | problem_responses(409))
+@router.post(
+    "/enroll",
+    status_code=201,
+    operation_id="enroll_worker",
+    responses=LOCATED | problem_responses(409),
+    openapi_extra=body_of_at_most(MAX_ENROLMENT_BYTES),
+)
 def enroll_worker(request: EnrollRequest, session: WriteSession, response: Response) -> EnrollAnswer:
     """Enrol a worker with an enrollment token and the worker's own public key."""
     answer = service.enroll(session, request, utcnow())
@@ -40,7 +49,12 @@ def enroll_worker(request: EnrollRequest, session: WriteSession, response: Respo
     return answer
 
 
-@router.post("/me/heartbeat", operation_id="send_heartbeat", responses=problem_responses(403))
+@router.post(
+    "/me/heartbeat",
+    operation_id="send_heartbeat",
+    responses=problem_responses(403),
+    openapi_extra=body_of_at_most(MAX_HEARTBEAT_BYTES),
+)
 async def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal) -> HeartbeatAnswer:
     """Say that the worker is there, and what it can."""
     return await _hear((principal.id, request))
@@ -68,7 +82,7 @@ def list_workers(principal: KeyPrincipal, session: ReadSession, page: Paging) ->
 
 
 @router.get("/{worker_id}", operation_id="show_worker", responses=problem_responses(403, 404))
-def show_worker(worker_id: str, principal: KeyPrincipal, session: ReadSession, response: Response) -> WorkerAnswer:
+def show_worker(worker_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response) -> WorkerAnswer:
     """Show a worker of the organization."""
     worker = service.show(session, principal, worker_id)
     tell_version(response, service.version_of(worker))
@@ -78,6 +92,8 @@ def show_worker(worker_id: str, principal: KeyPrincipal, session: ReadSession, r
 @router.delete(
     "/{worker_id}", status_code=204, operation_id="revoke_worker", responses=problem_responses(403, 404, 412)
 )
-def revoke_worker(worker_id: str, principal: KeyPrincipal, session: WriteSession, if_match: IfMatch = None) -> None:
+def revoke_worker(
+    worker_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
+) -> None:
     """Revoke a worker, from its next request on."""
     service.revoke(session, principal, worker_id, utcnow(), if_match)

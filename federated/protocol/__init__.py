@@ -32,6 +32,8 @@ from federated.protocol.jobs import RoundKind as RoundKind
 from federated.protocol.jobs import SubmitRequest as SubmitRequest
 from federated.protocol.jobs import UpdateSubmission as UpdateSubmission
 from federated.protocol.jobs import Work as Work
+from federated.protocol.workers import MAX_ENROLMENT_BYTES as MAX_ENROLMENT_BYTES
+from federated.protocol.workers import MAX_OFFERED as MAX_OFFERED
 from federated.protocol.workers import PROTOCOL_VERSION as PROTOCOL_VERSION
 from federated.protocol.workers import Capabilities as Capabilities
 from federated.protocol.workers import DatasetFacts as DatasetFacts

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from federated.bounds import MAX_LARGE
 from federated.protocol.answers import Answer, ArtifactReference, Digest
 from federated.trainable import Plain
 
@@ -11,7 +12,7 @@ from federated.trainable import Plain
 class UploadRequest(Plain):
     """`POST /v1/artifacts/uploads`: announces an upload; chunks follow by `PUT .../chunks/{index}`."""
 
-    size_bytes: int = Field(ge=1, examples=[3])
+    size_bytes: int = Field(ge=1, le=MAX_LARGE, examples=[3])
     digest: Digest = Field(examples=["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"])
 
 

@@ -1,16 +1,20 @@
 """Messages of a job: its lease, what is done in it, what comes of it."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from federated.bounds import MAX_LARGE, Amount, LongText, MetricName, Seconds, ShortText
 from federated.failures import FailureFacts, sentence
 from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest, Pause
-from federated.task import BaseModelReference, TaskDefinition
+from federated.task import BaseModelReference, Labels, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
 MAX_EXAMPLES = 2**31 - 1
+MAX_METRICS = 64
+
+Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 
 JobKind = Literal["describe", "train", "evaluate"]
 RoundKind = Literal["prepare", "train"]
@@ -68,9 +72,9 @@ class Lease(Answer):
 
 
 class JobProgress(Plain):
-    done: int = Field(ge=0)
-    total: int = Field(ge=0)
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
+    done: Amount
+    total: Amount
+    metrics: Metrics = Field(default_factory=dict)
 
 
 class RenewRequest(Plain):
@@ -92,14 +96,14 @@ class Description(Plain):
     model: ModelFacts
     examples: int = Field(ge=1, le=MAX_EXAMPLES)
     evaluation_examples: int = Field(ge=0, le=MAX_EXAMPLES)
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
 
 
 class UpdateSubmission(Plain):
     """What a train job made. The artifact was uploaded before; `memory` stays on the worker."""
 
     digest: Digest
-    weight: float = Field(gt=0)
+    weight: float = Field(gt=0, le=MAX_LARGE)
     examples: int = Field(ge=1, le=MAX_EXAMPLES)
     memory_digest: Digest | None = None
     signature: str | None = Field(
@@ -122,13 +126,13 @@ class SubmitRequest(Plain):
 
     description: Description | None = None
     update: UpdateSubmission | None = Field(default=None, examples=[_UPDATE])
-    evaluation: dict[Literal["shared", "own"], dict[str, float]] | None = None
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=64, examples=[{"train_loss": 0.41}])
-    seconds: dict[str, float] = Field(default_factory=dict, max_length=16, description="by phase")
-    download_bytes: int = Field(default=0, ge=0)
-    upload_bytes: int = Field(default=0, ge=0)
-    not_reproducible: tuple[str, ...] = Field(default=(), max_length=16)
-    environment: dict[str, str] = Field(default_factory=dict, max_length=16)
+    evaluation: Annotated[dict[Literal["shared", "own"], Metrics], Field(max_length=2)] | None = None
+    metrics: Metrics = Field(default_factory=dict, examples=[{"train_loss": 0.41}])
+    seconds: dict[MetricName, Seconds] = Field(default_factory=dict, max_length=16, description="by phase")
+    download_bytes: Amount = 0
+    upload_bytes: Amount = 0
+    not_reproducible: tuple[LongText, ...] = Field(default=(), max_length=16, fail_fast=True)
+    environment: dict[ShortText, LongText] = Field(default_factory=dict, max_length=16)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "SubmitRequest":

@@ -5,11 +5,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from federated.bounds import MAX_SMALL, Amount, Count, LongText, ShortText
 from federated.protocol.answers import Answer, BootId, Pause
 from federated.task import Name, Task
 from federated.trainable import Plain
 
 PROTOCOL_VERSION = 1
+MAX_ENROLMENT_BYTES = 16_384
+"""Of the body with which a worker enrols: nobody in particular may send it."""
+MAX_OFFERED = 1024
+"""Data sets, and models, that one worker may name."""
 
 PublicKey = Annotated[
     str,
@@ -32,21 +37,21 @@ class DatasetFacts(Plain):
 class Capabilities(Plain):
     """What a worker can do. Sent at enrolment and with each heartbeat."""
 
-    protocol_version: int = PROTOCOL_VERSION
-    agent_version: str = ""
-    algorithms: dict[str, int] = Field(default_factory=dict, description="name -> revision")
-    datasets: tuple[DatasetFacts, ...] = ()
-    models: tuple[str, ...] = ()
+    protocol_version: Count = PROTOCOL_VERSION
+    agent_version: ShortText = ""
+    algorithms: dict[ShortText, Count] = Field(default_factory=dict, max_length=256, description="name -> revision")
+    datasets: tuple[DatasetFacts, ...] = Field(default=(), max_length=MAX_OFFERED, fail_fast=True)
+    models: tuple[LongText, ...] = Field(default=(), max_length=MAX_OFFERED, fail_fast=True)
     slots: int = Field(default=1, ge=1, le=64)
-    device: str = "cpu"
-    device_name: str | None = None
-    memory_bytes: int | None = Field(default=None, ge=0, description="of one device, or of the host without one")
-    free_memory_bytes: int | None = Field(
-        default=None, ge=0, description="of memory_bytes, those that nobody used when the worker agent started"
+    device: ShortText = "cpu"
+    device_name: LongText | None = None
+    memory_bytes: Amount | None = Field(default=None, description="of one device, or of the host without one")
+    free_memory_bytes: Amount | None = Field(
+        default=None, description="of memory_bytes, those that nobody used when the worker agent started"
     )
-    max_rank: int | None = Field(default=None, ge=1)
-    cpu_flags: tuple[str, ...] = ()
-    versions: dict[str, str] = Field(default_factory=dict)
+    max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
+    cpu_flags: tuple[ShortText, ...] = Field(default=(), max_length=256, fail_fast=True)
+    versions: dict[ShortText, LongText] = Field(default_factory=dict, max_length=256)
 
 
 class EnrollRequest(Plain):

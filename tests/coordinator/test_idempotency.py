@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import APIRouter
-from sqlalchemy import select, update
+from sqlalchemy import Engine, event, select, update
 
 from coordinator import idempotency
 from coordinator.app import create_app
@@ -39,6 +40,21 @@ def names() -> list[str]:
 def kept() -> list[IdempotencyKey]:
     with reading() as session:
         return list(session.scalars(select(IdempotencyKey)))
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """All that any thread says to the database meanwhile."""
+    said: list[str] = []
+
+    def hear(connection: object, cursor: object, text: str, *more: object) -> None:
+        said.append(text)
+
+    event.listen(Engine, "before_cursor_execute", hear)
+    try:
+        yield said
+    finally:
+        event.remove(Engine, "before_cursor_execute", hear)
 
 
 class TestTheSameAgain:
@@ -159,7 +175,18 @@ class TestCallers:
         problem(keyed(service.anonymous, PATH, "k", {"token": "x"}), 401, "credentials_missing")
         assert kept() == []
 
-    @pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff", b"[]", b'"token"', b"7", b""])
+    @pytest.mark.parametrize(
+        "token", ["x" * 20, "fle_tok_0000000000000000_" + "0" * 64, "fle__x", "fle_\x1f_0", "fle_é_0"]
+    )
+    def test_a_token_of_nobodys_keeps_nothing(self, service: Service, token: str) -> None:
+        body = {"token": token, "name": "gpu", "public_key": Identity().public_key}
+        with statements() as said:
+            for path in ("/v1/workers/enroll", PATH, "/v1/federations", "/v1/jobs/lease"):
+                assert keyed(service.anonymous, path, "k", body).status_code in (401, 422)
+        assert said
+        assert [text for text in said if text.startswith(("INSERT", "UPDATE", "DELETE"))] == []
+
+    @pytest.mark.parametrize("body", [b"[" * 16_000, b"\xff", b"[]", b'"token"', b"7", b""])
     def test_a_body_from_nobody_that_holds_no_token_is_refused(self, service: Service, body: bytes) -> None:
         headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
         answer = service.anonymous.post("/v1/workers/enroll", content=body, headers=headers)

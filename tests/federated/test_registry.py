@@ -53,10 +53,12 @@ class TestConfig:
             ({"rate": 1}, ("rate",)),
             ({"learning_rate": 0}, ("learning_rate",)),
             ({"server_optimizer": "sgd"}, ("server_optimizer",)),
-            ({"server_betas": [0.9, 1.0]}, ()),
+            ({"server_betas": [0.9, 1.0]}, ("server_betas", 1)),
         ],
     )
-    def test_a_bad_value_is_refused_with_its_place(self, values: dict[str, object], place: tuple[str, ...]) -> None:
+    def test_a_bad_value_is_refused_with_its_place(
+        self, values: dict[str, object], place: tuple[str | int, ...]
+    ) -> None:
         with pytest.raises(ValidationError) as caught:
             registry.make_config("fedavg", values)
         assert [error["loc"] for error in caught.value.errors()] == [place]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from federated.protocol import MAX_ENROLMENT_BYTES
 from tests.support.foreign import make_foreign
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
@@ -62,6 +63,17 @@ class TestEnroll:
         assert result.exit_code == 0, result.output
         assert TOKEN not in result.output
         assert coordinator.body_of(ENROLL)["token"] == TOKEN
+
+    def test_more_data_sets_than_a_stranger_may_name_are_told_with_the_first_heartbeat(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        more = "".join(f'[datasets.{"d" * 60}{number}]\npath = "messages.jsonl"\n' for number in range(400))
+        config.write_text(config.read_text() + more)
+        result = runner.invoke(app, ["enroll", "--config", str(config)], env={TOKEN_VARIABLE: TOKEN})
+        assert result.exit_code == 0, result.output
+        sent = coordinator.body_of(ENROLL)
+        assert len(json.dumps(sent)) < MAX_ENROLMENT_BYTES
+        assert (sent["capabilities"]["datasets"], sent["capabilities"]["slots"]) == ([], 1)
 
     def test_a_used_up_token_is_told_and_nothing_is_kept(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator

@@ -20,6 +20,7 @@ from coordinator.jobs.schemas import submission_document
 from coordinator.jobs.service import leasing, moves
 from coordinator.jobs.service.together import Together
 from coordinator.models import Job, Round, Worker
+from coordinator.settings import get_settings
 from federated.header import HeaderError, check_expected
 from federated.protocol import JobAnswer, SubmitRequest, UpdateSubmission
 from federated.statement import Statement, key_id
@@ -85,6 +86,9 @@ def _check(jobs: Together, worker_id: str, job_id: str, request: SubmitRequest) 
     if job.submission is not None or objection is not None:
         return Checked(objection)
     lifecycle.check_submission(job.kind, request, jobs.client(job).examples)
+    if request.description is not None:
+        limits = get_settings()
+        lifecycle.check_size(request.description.model, min(limits.max_trained_bytes, limits.max_artifact_bytes))
     update = request.update
     if update is None:
         return Checked()

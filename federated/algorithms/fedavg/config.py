@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from federated.contract import AnyTrainable, GradientConfig
+from federated.contract import AnyTrainable, Beta, GradientConfig
 
 
 class FedAvgConfig(GradientConfig):
@@ -15,18 +15,12 @@ class FedAvgConfig(GradientConfig):
     )
     server_optimizer: Literal["none", "momentum", "adagrad", "adam", "yogi"] = "none"
     server_learning_rate: float = Field(default=1.0, gt=0, le=100, description="1 with 'none' is plain averaging")
-    server_betas: tuple[float, float] = Field(
+    server_betas: tuple[Beta, Beta] = Field(
         default=(0.9, 0.99), description="decay of the mean update; of its square with adam and yogi"
     )
     server_tau: float = Field(default=1e-3, gt=0, le=1, description="adaptivity of adagrad, adam and yogi")
     freeze_a: bool = Field(default=False, description="FFA-LoRA: the randomly started factor is not trained or sent")
     upload_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the update's tensors")
-
-    @model_validator(mode="after")
-    def _server_betas(self) -> "FedAvgConfig":
-        if not all(0 <= beta < 1 for beta in self.server_betas):
-            raise ValueError("server_betas must lie in [0, 1)")
-        return self
 
     def check_trainable(self, trainable: AnyTrainable) -> None:
         """Raise ValueError for `freeze_a` with anything but LoRA."""

@@ -44,7 +44,7 @@ class FedKSeedConfig(AlgorithmConfig):
     )
     weighting: Literal["examples", "equal"] = Field(default="examples", description="how much each client counts")
     max_difference: float | None = Field(
-        default=None, gt=0, description="a step whose two losses differ by more is neither taken nor recorded"
+        default=None, gt=0, le=1e9, description="a step whose two losses differ by more is neither taken nor recorded"
     )
     clip_quantile: float | None = Field(
         default=0.98, gt=0, lt=1, description="a scalar beyond this quantile of the job's scalars is clipped to it"

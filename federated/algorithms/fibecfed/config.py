@@ -44,7 +44,9 @@ class FibecFedConfig(GradientConfig):
     layer_noise_norm: Annotated[float, Field(ge=1.1, le=100)] | Literal["inf"] = Field(
         default=2.0, description="p of the norm in which adversarial noise is the worst"
     )
-    layer_score_examples: int = Field(default=512, ge=32, description="at most so many of a client score the layers")
+    layer_score_examples: int = Field(
+        default=512, ge=32, le=1_000_000, description="at most so many of a client score the layers"
+    )
     lanczos_steps: int = Field(default=50, ge=2, le=500)
     preparation_steps: int = Field(default=10, ge=0, le=10_000, description="warm-up before the Hessian; then undone")
 

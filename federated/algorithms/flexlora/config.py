@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from federated.algorithms.flexlora.ranks import RankMix, setting_rank
+from federated.bounds import MAX_SMALL
 from federated.contract import AnyTrainable, GradientConfig
 from federated.trainable import MAX_RANK, Lora
 
@@ -36,7 +37,10 @@ class FlexLoRAConfig(GradientConfig):
         default=None, ge=1, le=MAX_RANK, description="of the adapter users download; null: the trainable's"
     )
     base_rank: int | None = Field(
-        default=None, ge=1, description="stack: most ranks kept of what was learned; null: all, so nothing is lost"
+        default=None,
+        ge=1,
+        le=MAX_SMALL,
+        description="stack: most ranks kept of what was learned; null: all, so nothing is lost",
     )
     oversampling: int = Field(default=100, ge=1, le=1000, description="of the randomized path for wide stacks")
     power_iterations: int = Field(default=2, ge=0, le=10, description="of the randomized path for wide stacks")

@@ -134,7 +134,7 @@ class TestUpload:
             worker.http.put(f"{path}/chunks/0", content=broken(), headers={"Content-Length": str(len(CONTENT))})
         assert worker.http.get(path).json()["chunks_present"] == []
 
-    @pytest.mark.parametrize(("index", "status"), [("1", 404), ("-1", 404), ("one", 422)])
+    @pytest.mark.parametrize(("index", "status"), [("1", 404), ("-1", 422), ("one", 422)])
     def test_a_chunk_that_does_not_exist_is_refused(
         self, service: Service, worker: EnrolledWorker, index: str, status: int
     ) -> None:

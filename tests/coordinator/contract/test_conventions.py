@@ -142,7 +142,7 @@ class TestBadRequests:
                 found = problem(asked(world, operation, query="limmit=3"), 422, "request_invalid")
                 assert [error["pointer"] for error in found["errors"]] == ["#query/limmit"], operation.id
 
-    @pytest.mark.parametrize("body", [b'"\xff"', b"{", b"[" * 100_000, b'{"a": "\\ud800"}', b"NaN", b"7"])
+    @pytest.mark.parametrize("body", [b'"\xff"', b"{", b"[" * 16_000, b'{"a": "\\ud800"}', b"NaN", b"7"])
     def test_a_body_that_is_none_is_refused_as_one(self, world: "World", body: bytes) -> None:
         for operation in OPERATIONS:
             if JSON in (operation.body() or {}):

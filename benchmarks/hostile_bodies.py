@@ -1,0 +1,152 @@
+"""The event loop beside the largest hostile bodies of every operation: `python -m benchmarks.hostile_bodies`.
+
+A real installation (`coordinator up`); one client after another sends each operation that takes JSON every body of
+`benchmarks.load.hostile`, as nobody, as a viewer, an operator, an owner and a worker, whoever of them may. Beside it
+`/healthz` is asked every few milliseconds: the figure is the 99th percentile of its answers. It holds too only if the
+web process has grown by less than the target, and nothing was answered 5xx.
+"""
+
+import json
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.load.hostile import bodies
+from benchmarks.report import print_report
+from deploy.quickstart.installation import Api, Installation
+from worker_agent.identity import Identity, WorkerRecord, public_key
+
+_TARGET_MILLISECONDS = 100.0
+_TARGET_GROWTH_BYTES = 32 * 1024**2
+_LARGEST_BYTES = 1024**2
+_PAUSE_SECONDS = 0.003
+_JSON = "application/json"
+_METHODS = ("post", "put", "patch", "delete")
+Token = Callable[[], str]
+
+
+class Probe(threading.Thread):
+    """Asks `/healthz` until it is told to end; `seconds` are its answers'."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(name="probe", daemon=True)
+        self._url, self._over = url, threading.Event()
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=60) as http:
+            while not self._over.wait(_PAUSE_SECONDS):
+                started = time.perf_counter()
+                http.get("/healthz").raise_for_status()
+                self.seconds.append(time.perf_counter() - started)
+
+    def end(self) -> list[float]:
+        """All answers, slowest last."""
+        self._over.set()
+        self.join()
+        return sorted(self.seconds)
+
+
+def tokens(installation: Installation) -> dict[str, Token]:
+    """Role -> what it sends as its bearer token."""
+    admin = Api(installation.url, installation.admin_key)
+    path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": "clinic"})["id"]
+    keys = {
+        role: admin("POST", f"{path}/api-keys", {"name": role, "role": role})["key"]
+        for role in ("viewer", "operator", "owner")
+    }
+    key = Ed25519PrivateKey.generate()
+    body = {
+        "token": admin("POST", f"{path}/enrollment-tokens", {})["token"],
+        "name": "gpu",
+        "public_key": public_key(key),
+    }
+    enrolled = httpx.post(f"{installation.url}/v1/workers/enroll", json=body).raise_for_status().json()
+    enrolled.pop("heartbeat_seconds")
+    worker = Identity(WorkerRecord(url=installation.url, name="gpu", **enrolled), key)
+    admin.close()
+    return {
+        "nobody": lambda: "-",
+        **{role: partial(str, text) for role, text in keys.items()},
+        "worker": lambda: worker.token(time.time()),
+    }
+
+
+def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, path and example of every operation that takes JSON."""
+    schemas = document["components"]["schemas"]
+    for path, item in document["paths"].items():
+        for method in _METHODS:
+            content = item.get(method, {}).get("requestBody", {}).get("content", {})
+            if _JSON in content:
+                named = json.dumps(content[_JSON]["schema"]).rpartition("/")[2].partition('"')[0]
+                yield method.upper(), path, dict(schemas[named].get("examples", [{}])[0])
+
+
+def attack(url: str, roles: Mapping[str, Token]) -> tuple[Counter[int], list[tuple[float, str]]]:
+    """How often each status was answered, and seconds and names of the slowest requests."""
+    answered: Counter[int] = Counter()
+    slowest: list[tuple[float, str]] = []
+    with httpx.Client(base_url=url, timeout=60) as http:
+        for method, path, example in operations(http.get("/openapi.json").json()):
+            for (name, body), (role, token) in (
+                (b, r) for b in bodies(_LARGEST_BYTES, example) for r in roles.items()
+            ):
+                headers = {"Content-Type": _JSON, "If-Match": "*", "Authorization": f"Bearer {token()}"}
+                started = time.perf_counter()
+                answer = http.request(method, path.replace("{", "").replace("}", ""), content=body, headers=headers)
+                slowest.append((time.perf_counter() - started, f"{method} {path} as {role}: {name}"))
+                answered[answer.status_code] += 1
+    return answered, sorted(slowest, reverse=True)[:5]
+
+
+def web_process(folder: Path) -> psutil.Process:
+    """The process of this installation that answers HTTP."""
+    own = [process for process in psutil.Process().children(recursive=True) if "serve" in process.cmdline()]
+    if len(own) != 1:
+        raise SystemExit(f"found {len(own)} web processes of {folder}")
+    return own[0]
+
+
+def main() -> None:
+    """Run and report."""
+    with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
+        roles = tokens(installation)
+        web = web_process(installation.folder)
+        attack(installation.url, {"nobody": roles["nobody"]})  # imports and caches are filled
+        before = web.memory_info().rss
+        probe = Probe(installation.url)
+        probe.start()
+        answered, slowest = attack(installation.url, roles)
+        seconds = probe.end()
+        growth = web.memory_info().rss - before
+    milliseconds = 1000 * seconds[int(0.99 * len(seconds))]
+    failed = sum(count for status, count in answered.items() if status >= 500 or status < 400)
+    print_report(
+        "hostile_bodies",
+        milliseconds,
+        "ms",
+        target=_TARGET_MILLISECONDS,
+        holds=milliseconds < _TARGET_MILLISECONDS and growth < _TARGET_GROWTH_BYTES and not failed,
+        details={
+            "growth_mib": round(growth / 1024**2, 1),
+            "target_growth_mib": _TARGET_GROWTH_BYTES / 1024**2,
+            "healthz_worst_milliseconds": round(1000 * seconds[-1], 1),
+            "healthz_answers": len(seconds),
+            "statuses": dict(sorted(answered.items())),
+            "slowest": [f"{1000 * took:.0f} ms {name}" for took, name in slowest],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Bodies that cost their sender little: of the largest size, of small wrong values, of every form."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Body = tuple[str, bytes]
+
+
+def bodies(size_bytes: int, fields: Mapping[str, Any]) -> Iterator[Body]:
+    """Name and bytes of JSON bodies of at most so many bytes.
+
+    `fields`: a body that would be taken; each of its fields in its turn holds a list of small wrong values.
+    """
+    room = size_bytes - len(json.dumps(fields)) - 64
+    ones = "[" + "1," * (room // 2 - 1) + "1]"
+    yield "list", ones.encode()
+    yield "nesting", b"[" * room
+    yield "objects", ("[" + "{}," * (room // 3 - 1) + "{}]").encode()
+    yield "unknown fields", _many_fields(room)
+    yield "text", json.dumps("x" * room).encode()
+    yield "escapes", b'"' + b"\\u0000" * (room // 6) + b'"'
+    yield "digits", b"9" * room
+    yield "numbers", ("[" + "1e999," * (room // 6 - 1) + "1e999]").encode()
+    for name in fields:
+        yield f"list in {name}", _with(fields, name, ones)
+        yield f"text in {name}", _with(fields, name, json.dumps("x" * room))
+        yield f"fields in {name}", _with(fields, name, _many_fields(room).decode())
+
+
+def _many_fields(room: int) -> bytes:
+    return ("{" + ",".join(f'"{number:x}":1' for number in range(room // 10)) + "}").encode()
+
+
+def _with(fields: Mapping[str, Any], name: str, text: str) -> bytes:
+    others = {key: value for key, value in fields.items() if key != name}
+    rest = json.dumps(others)[1:-1]
+    return ("{" + (rest + "," if rest else "") + json.dumps(name) + ":" + text + "}").encode()
