@@ -69,7 +69,7 @@ class Definition(Plain):
     max_round_retries: int = Field(default=3, ge=0, le=1000)
     lease_seconds: float = Field(default=60.0, ge=1, le=_DAY_SECONDS)
     max_attempts: int = Field(default=3, ge=1, le=100)
-    max_update_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="of all tensors, L2")
+    max_update_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="of all changes, L2")
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="null: drawn when created")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     stopping: Stopping = Field(default_factory=Stopping)

@@ -21,6 +21,7 @@ from coordinator import signing
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
 from coordinator.errors import Unprocessable
+from coordinator.rounds.inspection import inspected_norm
 from coordinator.rounds.schemas import (
     AgainInput,
     AggregateInput,
@@ -220,9 +221,9 @@ def _update(update: UpdateInput) -> ClientUpdate:
 
 def _problem(half: ServerHalf, instruction: str, update: str, max_norm: float | None) -> dict[str, Any] | None:
     try:
-        payload = _open(update)
-        _check_numbers(payload, max_norm)
-        half.check(_open(instruction), payload)
+        asked, payload = _open(instruction), _open(update)
+        inspected_norm(asked.facts["expects"], payload, max_norm)
+        half.check(asked, payload)
     except Unprocessable as problem:
         return problem.problem()
     except HeaderError as error:
@@ -232,19 +233,6 @@ def _problem(half: ServerHalf, instruction: str, update: str, max_norm: float | 
             "update_refused", f"The algorithm refuses it: {refused}.", tensor=refused.tensor
         ).problem()
     return None
-
-
-def _check_numbers(payload: Payload, max_norm: float | None) -> None:
-    squares, largest = 0.0, (0.0, "")
-    for name in payload:
-        norm = float(torch.linalg.vector_norm(payload[name].reshape(-1).to(torch.float64)))
-        if not math.isfinite(norm):
-            raise Unprocessable("update_not_finite", f"Tensor {name!r} holds NaN or infinity.", tensor=name)
-        squares += norm * norm
-        largest = max(largest, (norm, name))
-    if max_norm is not None and math.sqrt(squares) > max_norm:
-        detail = f"The update's norm is {math.sqrt(squares):.6g}, at most {max_norm:g} is allowed (max_update_norm)."
-        raise Unprocessable("update_norm", f"{detail} The largest tensor is {largest[1]!r}.", tensor=largest[1])
 
 
 def _outcome(half: ServerHalf, given: AggregateInput, groups: tuple[str, ...] | None = None) -> Outcome:
