@@ -16,6 +16,7 @@ from federated.contract import ClientUpdate, FederationRefused
 from federated.maths.averaging import weighted_sum
 from federated.maths.starts import seeded_values
 from federated.payload import LazyTensor, Payload
+from federated.protocol import is_metric
 from federated.session import TrainingSession
 from federated.trainable import ModelFacts, TensorFacts
 
@@ -100,10 +101,13 @@ def training_metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:
 def mean_metrics(
     updates: Sequence[ClientUpdate], names: Mapping[str, str], weights: Sequence[float]
 ) -> dict[str, float]:
-    """Means over those who told a metric; `names`: what clients call it -> what the round does."""
+    """Means over those who told a metric, as a number that can be one; `names`: what clients call it -> what the
+    round does.
+    """
     metrics: dict[str, float] = {}
     for theirs, name in names.items():
-        told = [(w, one.metrics[theirs]) for one, w in zip(updates, weights, strict=True) if theirs in one.metrics]
+        pairs = ((w, one.metrics.get(theirs, math.nan)) for one, w in zip(updates, weights, strict=True))
+        told = [(w, value) for w, value in pairs if is_metric(value)]
         if told:
             metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
     return metrics

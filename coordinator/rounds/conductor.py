@@ -21,7 +21,6 @@ from coordinator import signing
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
 from coordinator.errors import Unprocessable
-from coordinator.rounds.inspection import inspected_norm
 from coordinator.rounds.schemas import (
     AgainInput,
     AggregateInput,
@@ -47,6 +46,7 @@ from federated.adapter_files import write_adapter
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf, UpdateRefused
 from federated.environment import environment
 from federated.header import HeaderError
+from federated.inspection import NumbersRefused, inspected_norm
 from federated.maths.comparison import largest_difference
 from federated.payload import Payload
 from federated.shards import cut, part
@@ -224,14 +224,13 @@ def _problem(half: ServerHalf, instruction: str, update: str, max_norm: float | 
         asked, payload = _open(instruction), _open(update)
         inspected_norm(asked.facts["expects"], payload, max_norm)
         half.check(asked, payload)
-    except Unprocessable as problem:
-        return problem.problem()
+    except NumbersRefused as refused:
+        return Unprocessable(refused.code, str(refused), tensor=refused.tensor).problem()
     except HeaderError as error:
         return Unprocessable("update_unreadable", str(error), tensor=error.tensor).problem()
-    except UpdateRefused as refused:
-        return Unprocessable(
-            "update_refused", f"The algorithm refuses it: {refused}.", tensor=refused.tensor
-        ).problem()
+    except UpdateRefused as refusal:
+        detail = f"The algorithm refuses it: {refusal}."
+        return Unprocessable("update_refused", detail, tensor=refusal.tensor).problem()
     return None
 
 

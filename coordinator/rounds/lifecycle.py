@@ -280,21 +280,3 @@ def _left(until: datetime | None, now: datetime) -> str:
     if until is None:
         return "no deadline"
     return f"{max(0, math.ceil((until - now).total_seconds()))} s left"
-
-
-def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Means over clients, weighted by their `examples`: of the shared model as they are, of their own as `own_…`.
-
-    A metric counts where a client gave it as a finite number.
-    """
-    sums: dict[str, float] = {}
-    weights: dict[str, float] = {}
-    for views in evaluations:
-        for view, values in views.items():
-            weight = values.get("examples", 0.0)
-            for name, value in values.items():
-                if name != "examples" and weight > 0 and math.isfinite(value):
-                    key = name if view == "shared" else f"{view}_{name}"
-                    sums[key] = sums.get(key, 0.0) + weight * value
-                    weights[key] = weights.get(key, 0.0) + weight
-    return {key: sums[key] / weights[key] for key in sorted(sums)}

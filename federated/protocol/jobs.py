@@ -1,9 +1,9 @@
 """Messages of a job: its lease, what is done in it, what comes of it."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from federated.failures import FailureFacts, sentence
 from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest
@@ -11,6 +11,10 @@ from federated.task import BaseModelReference, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
 MAX_EXAMPLES = 2**31 - 1
+MAX_METRICS = 64
+MAX_METRIC = 1e9
+
+Metrics = Annotated[dict[Annotated[str, StringConstraints(max_length=64)], float], Field(max_length=MAX_METRICS)]
 
 JobKind = Literal["describe", "train", "evaluate"]
 RoundKind = Literal["prepare", "train"]
@@ -27,6 +31,11 @@ class Work(Answer):
     config: dict[str, Any]
     federation_seed: int
     rounds: int
+
+
+def is_metric(value: float) -> bool:
+    """Whether a number may stand as a metric: finite, and of a size that can be summed."""
+    return abs(value) <= MAX_METRIC
 
 
 class LeaseRequest(Plain):
@@ -70,7 +79,7 @@ class Lease(Answer):
 class JobProgress(Plain):
     done: int = Field(ge=0)
     total: int = Field(ge=0)
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=MAX_METRICS)
 
 
 class RenewRequest(Plain):
@@ -122,8 +131,8 @@ class SubmitRequest(Plain):
 
     description: Description | None = None
     update: UpdateSubmission | None = Field(default=None, examples=[_UPDATE])
-    evaluation: dict[Literal["shared", "own"], dict[str, float]] | None = None
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=64, examples=[{"train_loss": 0.41}])
+    evaluation: dict[Literal["shared", "own"], Metrics] | None = None
+    metrics: Metrics = Field(default_factory=dict, examples=[{"train_loss": 0.41}])
     seconds: dict[str, float] = Field(default_factory=dict, max_length=16, description="by phase")
     download_bytes: int = Field(default=0, ge=0)
     upload_bytes: int = Field(default=0, ge=0)

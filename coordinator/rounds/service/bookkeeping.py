@@ -14,7 +14,7 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Round
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
-from coordinator.rounds import lifecycle, repository
+from coordinator.rounds import lifecycle, repository, statistics
 from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, Retry, Snapshot
 from coordinator.rounds.service import retention, snapshots
 from coordinator.workers import service as workers
@@ -103,7 +103,8 @@ def close(session: Session, federation: Federation, round_: Round, now: datetime
         jobs.accept(session, job, now)
     jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
     if given:
-        measured = lifecycle.metrics_of([(job.submission or {})["evaluation"] for job in given])
+        names = {"loss", *federation.definition["task"]["metrics"]}
+        measured = statistics.metrics_of([(job.submission or {})["evaluation"] for job in given], names)
         round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(given)}
         note_seconds(round_, evaluating=(round_.aggregated_at, now))
     round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)

@@ -136,7 +136,7 @@ def _answer(
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
         what += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
-    traffic = {name: round_.metrics.get(name, 0) for name in TRAFFIC}
+    traffic = {name: _whole(round_.metrics.get(name, 0)) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
     own = {
         ordinal
@@ -146,6 +146,11 @@ def _answer(
     told = {"metrics": metrics, "accepted": sorted(own), "waiting_for": what, "waiting_since": since}
     told["not_evaluated"] = sorted(unmeasured & set(round_.cohort or ()))
     return RoundAnswer.model_validate({**row, **traffic, **told})
+
+
+def _whole(count: object) -> int:
+    """A count as it was recorded; 0 for what is none, so that one row does not keep all from being read."""
+    return count if isinstance(count, int) else 0
 
 
 def _held_up_uploads(session: Session, round_: Round) -> list[str]:

@@ -10,9 +10,9 @@ import torch
 
 from coordinator.artifacts import service as artifacts
 from coordinator.rounds import conductor
-from coordinator.rounds.inspection import MAX_VALUE
 from coordinator.rounds.schemas import CheckInput, Method
 from federated import registry
+from federated.inspection import MAX_VALUE
 from federated.payload import Payload
 from federated.trainable import Lora
 from tests.support import rounds_by_hand as rounds
