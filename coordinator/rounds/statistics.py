@@ -1,7 +1,35 @@
 """Statistics over what the clients of a round sent."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+OUTLIER = 100.0
+
+
+def outliers(norms: Mapping[int, float]) -> list[int]:
+    """Ordinals whose update's norm is more than OUTLIER times the median of the others', of at least two others.
+
+    Where most did not move at all, nobody is far from them.
+    """
+    found = []
+    for ordinal, norm in sorted(norms.items()):
+        others = [other for key, other in norms.items() if key != ordinal]
+        if len(others) >= 2 and 0 < statistics.median(others) < norm / OUTLIER:
+            found.append(ordinal)
+    return found
+
+
+def omission(norms: Mapping[int, float], works: Callable[[Collection[int]], bool]) -> list[int] | None:
+    """Ordinals without which an aggregation that failed `works`: one of them, the largest first, or else the largest
+    few. None if it works without nobody's, or for no choice: then it is not due to the updates.
+    """
+    largest = sorted(norms, key=lambda ordinal: (-norms[ordinal], ordinal))
+    if works(()):
+        return None
+    choices = [[ordinal] for ordinal in largest] if len(largest) > 1 else []
+    choices += [sorted(largest[:count]) for count in range(2, len(largest))]
+    return next((choice for choice in choices if works(choice)), None)
 
 
 def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]], names: Collection[str]) -> dict[str, float]:

@@ -122,11 +122,11 @@ def answers(session: Session, federation: Federation, rows: Sequence[Round], now
 def _answer(
     session: Session,
     round_: Round,
-    accepted: Sequence[tuple[str, int, int, int]],
+    accepted: Sequence[tuple[str, int, int, int, str | None]],
     unmeasured: Set[int],
     now: datetime,
 ) -> RoundAnswer:
-    """`accepted`: kind, number and attempt of the round, and ordinal, of every update that counts.
+    """`accepted`: kind, number and attempt of the round, ordinal, and why it was left out, of every accepted update.
 
     `unmeasured`: ordinals of clients that evaluate nothing.
     """
@@ -139,11 +139,13 @@ def _answer(
     traffic = {name: _whole(round_.metrics.get(name, 0)) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
     own = {
-        ordinal
-        for kind, number, attempt, ordinal in accepted
+        ordinal: reason
+        for kind, number, attempt, ordinal, reason in accepted
         if (kind, number) == (round_.kind, round_.number) and attempt <= round_.attempt
     }
-    told = {"metrics": metrics, "accepted": sorted(own), "waiting_for": what, "waiting_since": since}
+    told: dict[str, Any] = {"metrics": metrics, "waiting_for": what, "waiting_since": since}
+    told["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
+    told["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
     told["not_evaluated"] = sorted(unmeasured & set(round_.cohort or ()))
     return RoundAnswer.model_validate({**row, **traffic, **told})
 
@@ -173,6 +175,7 @@ def waiting(step: lifecycle.Step) -> str:
 _DOING: dict[type[lifecycle.Step], str] = {
     lifecycle.Start: "starting",
     lifecycle.Draw: "drawing",
+    lifecycle.LeaveOut: "leaving_out_updates",
     lifecycle.Plan: "planning",
     lifecycle.Aggregate: "aggregating",
     lifecycle.Join: "joining_shards",

@@ -20,6 +20,7 @@ from coordinator.rounds.lifecycle import (
     Fail,
     JobFacts,
     Join,
+    LeaveOut,
     Plan,
     Retry,
     Rules,
@@ -259,8 +260,8 @@ class TestWhateverHappens:
 class TestWords:
     def test_there_are_some_for_every_step(self) -> None:
         steps: list[Step] = [
-            Start(), Draw(2), Plan(), Check(("job1",)), Aggregate(), Join(), Evaluate(), Close(), Retry("few"),
-            Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
+            Start(), Draw(2), Plan(), Check(("job1",)), LeaveOut((1,)), Aggregate(), Join(), Evaluate(), Close(),
+            Retry("few"), Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
         ]  # fmt: skip
         assert {type(one) for one in steps} == set(get_args(Step))
         assert all(waiting(one) for one in steps)
