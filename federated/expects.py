@@ -2,7 +2,7 @@
 
 The web process holds a header against the table (`federated.header.check_expected`), a server half the opened
 update. A row is `{"dtype", "shape" | "max_shape"}`; `"in_norm": false` in it says that the tensor is no change of the
-model and does not count in the norm of the update.
+model: it does not count in the norm of the update, and no bound holds for its values but the algorithm's own.
 """
 
 from collections.abc import Mapping

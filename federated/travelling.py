@@ -16,11 +16,14 @@ from federated.contract import ClientUpdate, FederationRefused
 from federated.maths.averaging import weighted_sum
 from federated.maths.starts import seeded_values
 from federated.payload import LazyTensor, Payload
+from federated.protocol import is_metric
 from federated.session import TrainingSession
 from federated.trainable import ModelFacts, TensorFacts
 
 BASE = "/base"
 FROZEN = "/frozen"
+# Nodes load the same weights in float32, bfloat16 or float16: so far may their values be apart.
+_BASE_ROUNDING, _BASE_ZERO = 2.0**-7, 2.0**-24
 UPLOAD_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A client's metrics that make sense as a mean over clients, and what they are called in the round's.
 _CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
@@ -68,8 +71,38 @@ def averaged(
     return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name), dtype=dtype)
 
 
+def dissenters(updates: Mapping[int, Payload]) -> dict[int, str]:
+    """Ordinals of clients whose base values are not the most clients', with the first tensor that differs.
+
+    Of two equally common bases that of the lowest ordinal holds.
+    """
+    distinct: list[tuple[Payload, list[int]]] = []
+    for ordinal, update in sorted(updates.items()):
+        same = next((those for base, those in distinct if other_base(base, update, exact=True) is None), None)
+        if same is None:
+            distinct.append((update, [ordinal]))
+        else:
+            same.append(ordinal)
+    support = [
+        sum(len(those) for other, those in distinct if other_base(base, other) is None) for base, _ in distinct
+    ]
+    chosen = distinct[support.index(max(support))][0] if distinct else None
+    unlike = {those[0]: other_base(chosen, base) for base, those in distinct if chosen is not None}
+    return {ordinal: name for _, those in distinct for ordinal in those if (name := unlike[those[0]]) is not None}
+
+
+def other_base(one: Payload, other: Payload, *, exact: bool = False) -> str | None:
+    """The first tensor whose base value differs; unless `exact`, by more than a loaded precision makes it."""
+    for name in one:
+        if name.endswith(BASE):
+            pair = one[name], other[name]
+            if not torch.equal(*pair) and (exact or not torch.allclose(*pair, rtol=_BASE_ROUNDING, atol=_BASE_ZERO)):
+                return name
+    return None
+
+
 def told_bases(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
-    """The base values that came with these updates. Who has another base is out before: the first one's serves."""
+    """The base values that came with these updates: the first one's, once `dissenters` are out."""
     first = updates[0].payload
     return {name: first.lazy(name) for name in first if name.endswith(BASE)}
 
@@ -100,10 +133,13 @@ def training_metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:
 def mean_metrics(
     updates: Sequence[ClientUpdate], names: Mapping[str, str], weights: Sequence[float]
 ) -> dict[str, float]:
-    """Means over those who told a metric; `names`: what clients call it -> what the round does."""
+    """Means over those who told a metric, as a number that can be one; `names`: what clients call it -> what the
+    round does.
+    """
     metrics: dict[str, float] = {}
     for theirs, name in names.items():
-        told = [(w, one.metrics[theirs]) for one, w in zip(updates, weights, strict=True) if theirs in one.metrics]
+        pairs = ((w, one.metrics.get(theirs, math.nan)) for one, w in zip(updates, weights, strict=True))
+        told = [(w, value) for w, value in pairs if is_metric(value)]
         if told:
             metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
     return metrics

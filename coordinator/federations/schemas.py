@@ -73,7 +73,7 @@ class Definition(Plain):
     lease_seconds: float = Field(default=60.0, ge=1, le=_DAY_SECONDS)
     max_attempts: int = Field(default=3, ge=1, le=100)
     max_update_norm: float | None = Field(
-        default=None, gt=0, le=MAX_NORM, allow_inf_nan=False, description="of all tensors, L2"
+        default=None, gt=0, le=MAX_NORM, allow_inf_nan=False, description="of all changes, L2"
     )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="null: drawn when created")
     evaluation: Evaluation = Field(default_factory=Evaluation)

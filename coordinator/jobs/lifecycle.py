@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, get_args
 
 from coordinator.errors import Conflict, FieldError, Unprocessable
-from federated.protocol import SubmitRequest, UpdateSubmission
+from federated.protocol import MAX_METRIC, SubmitRequest, UpdateSubmission, is_metric
 from federated.trainable import ModelFacts
 
 State = Literal[
@@ -128,6 +128,9 @@ def check_submission(kind: str, request: SubmitRequest, client_examples: int | N
     for pointer, number in _numbers(request):
         if not math.isfinite(number):
             raise refused("not_finite", pointer, f"is {number}, not a finite number")
+    for pointer, number in _metrics(request):
+        if not is_metric(number):
+            raise refused("metric_too_large", pointer, f"is {number:g}, at most {MAX_METRIC:g} in size is allowed")
     _check_amounts(request)
     if request.update is not None:
         _check_update(request.update, client_examples or 0)
@@ -168,8 +171,12 @@ def _check_update(update: UpdateSubmission, client_examples: int) -> None:
 
 
 def _numbers(request: SubmitRequest) -> Iterator[tuple[str, float]]:
-    yield from ((f"/metrics/{name}", value) for name, value in request.metrics.items())
+    yield from _metrics(request)
     yield from ((f"/seconds/{name}", value) for name, value in request.seconds.items())
+
+
+def _metrics(request: SubmitRequest) -> Iterator[tuple[str, float]]:
+    yield from ((f"/metrics/{name}", value) for name, value in request.metrics.items())
     for view, metrics in (request.evaluation or {}).items():
         yield from ((f"/evaluation/{view}/{name}", value) for name, value in metrics.items())
 

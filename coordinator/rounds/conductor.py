@@ -6,11 +6,10 @@ while it works. What it makes is a function of what it is given, so doing it twi
 
 import math
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from pydantic import TypeAdapter
 from coordinator import signing
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
-from coordinator.errors import Unprocessable
+from coordinator.rounds import judging
+from coordinator.rounds.desk import own_folder
 from coordinator.rounds.schemas import (
     AgainInput,
     AggregateInput,
@@ -33,6 +33,7 @@ from coordinator.rounds.schemas import (
     MadeShard,
     MadeState,
     Method,
+    Omission,
     PlanInput,
     Repetition,
     ShardInput,
@@ -43,16 +44,17 @@ from coordinator.rounds.schemas import (
 from coordinator.settings import get_settings
 from federated import registry
 from federated.adapter_files import write_adapter
-from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf, UpdateRefused
+from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
 from federated.environment import environment
 from federated.header import HeaderError
+from federated.inspection import check_finite, finite
 from federated.maths.comparison import largest_difference
 from federated.payload import Payload
 from federated.shards import cut, part
 from federated.trainable import ModelFacts, Trainable, peft_name
+from federated.travelling import dissenters
 
 STATE = "state"
-ABANDONED_SECONDS = 24 * 3600.0
 TRAINABLE: TypeAdapter[Trainable] = TypeAdapter(Trainable)
 
 
@@ -82,38 +84,56 @@ def check(given: CheckInput) -> Verdicts:
     """Accepts or rejects each update: finite, within the federation's norm, and as the algorithm wants it."""
     with _working(given.method) as (half, _):
         problems: dict[str, Mapping[str, Any] | None] = {}
+        norms: dict[str, float] = {}
         for job_id, instruction, update in given.updates:
-            problems[job_id] = _problem(half, instruction, update, given.max_update_norm)
-        return Verdicts(problems)
+            found = judging.norm_or_problem(half, instruction, update, given.max_update_norm)
+            if isinstance(found, float):
+                problems[job_id], norms[job_id] = None, found
+            else:
+                problems[job_id] = found
+        return Verdicts(problems, norms)
 
 
-def aggregate(given: AggregateInput) -> MadeAggregate | Cut:
+def aggregate(given: AggregateInput) -> MadeAggregate | Cut | Omission:
     """The next state of the accepted updates, and its adapter if the round was one of training.
 
-    A state larger than `shard_bytes` is only cut, where the algorithm can do it in parts.
+    A state larger than `shard_bytes` is only cut, where the algorithm can do it in parts. Of updates that cannot be
+    aggregated together those are named that have to be left out.
     """
+    if apart := dissenters({update.ordinal: _open(update.digest) for update in given.updates}):
+        return Omission({ordinal: judging.differs(name) for ordinal, name in apart.items()})
     state = _open(given.state_digest)
     shards = cut(state, registry.algorithm(given.method.algorithm).shard_by, get_settings().shard_bytes)
     if len(shards) > 1:
         return Cut(shards)
     with _working(given.method) as (half, folder):
-        return _made_aggregate(half, given, _outcome(half, given), folder)
+        try:
+            return _made_aggregate(half, given, _outcome(half, given), folder)
+        except judging.FAILURES as error:
+            return judging.omission(given, folder, error, partial(_made_for_nothing, half, None))
 
 
-def aggregate_shard(given: ShardInput) -> MadeShard:
+def aggregate_shard(given: ShardInput) -> MadeShard | Omission:
     """A part of the next state of the accepted updates."""
     with _working(given.whole.method) as (half, folder):
-        outcome = _outcome(half, given.whole, given.groups)
-        notes = _put_notes(outcome, folder)
-        state = _put(outcome.state, folder / STATE)
-        return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
+        try:
+            outcome = _outcome(half, given.whole, given.groups)
+            notes = _put_notes(outcome, folder)
+            state = _put(outcome.state, folder / STATE)
+            return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
+        except judging.FAILURES as error:
+            return judging.omission(given.whole, folder, error, partial(_made_for_nothing, half, given.groups))
 
 
-def join(given: JoinInput) -> MadeAggregate:
+def join(given: JoinInput) -> MadeAggregate | Omission:
     """The next state and its adapter, of all its parts: the same bytes as without shards."""
     with _working(given.whole.method) as (half, folder):
         state, parts = _open(given.whole.state_digest), [_part(made) for made in given.parts]
-        return _made_aggregate(half, given.whole, half.join(state, parts, _step(given.whole.method)), folder)
+        try:
+            outcome = half.join(state, parts, _step(given.whole.method))
+            return _made_aggregate(half, given.whole, outcome, folder)
+        except judging.FAILURES as error:
+            return judging.omission(given.whole, folder, error, partial(_made_for_nothing, half, None))
 
 
 def put_again(given: AgainInput) -> None:
@@ -149,20 +169,8 @@ def _working(method: Method) -> Iterator[tuple[ServerHalf, Path]]:
     torch.set_num_threads(settings.aggregation_threads)
     trainable = TRAINABLE.validate_python(method.trainable)
     config = registry.make_config(method.algorithm, method.config)
-    desk = settings.data_folder / "conductor"
-    desk.mkdir(parents=True, exist_ok=True)
-    _sweep(desk)
-    with tempfile.TemporaryDirectory(dir=desk) as folder:
-        yield registry.server_half(method.algorithm, config, trainable), Path(folder)
-
-
-def _sweep(desk: Path) -> None:
-    """Takes away what a process left that was killed while it worked."""
-    oldest = time.time() - ABANDONED_SECONDS
-    for folder in desk.iterdir():
-        with suppress(FileNotFoundError):
-            if folder.stat().st_mtime < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+    with own_folder(settings.data_folder / "conductor") as folder:
+        yield registry.server_half(method.algorithm, config, trainable), folder
 
 
 def _step(method: Method) -> RoundFacts:
@@ -218,33 +226,14 @@ def _update(update: UpdateInput) -> ClientUpdate:
     )
 
 
-def _problem(half: ServerHalf, instruction: str, update: str, max_norm: float | None) -> dict[str, Any] | None:
-    try:
-        payload = _open(update)
-        _check_numbers(payload, max_norm)
-        half.check(_open(instruction), payload)
-    except Unprocessable as problem:
-        return problem.problem()
-    except HeaderError as error:
-        return Unprocessable("update_unreadable", str(error), tensor=error.tensor).problem()
-    except UpdateRefused as refused:
-        return Unprocessable(
-            "update_refused", f"The algorithm refuses it: {refused}.", tensor=refused.tensor
-        ).problem()
-    return None
-
-
-def _check_numbers(payload: Payload, max_norm: float | None) -> None:
-    squares, largest = 0.0, (0.0, "")
-    for name in payload:
-        norm = float(torch.linalg.vector_norm(payload[name].reshape(-1).to(torch.float64)))
-        if not math.isfinite(norm):
-            raise Unprocessable("update_not_finite", f"Tensor {name!r} holds NaN or infinity.", tensor=name)
-        squares += norm * norm
-        largest = max(largest, (norm, name))
-    if max_norm is not None and math.sqrt(squares) > max_norm:
-        detail = f"The update's norm is {math.sqrt(squares):.6g}, at most {max_norm:g} is allowed (max_update_norm)."
-        raise Unprocessable("update_norm", f"{detail} The largest tensor is {largest[1]!r}.", tensor=largest[1])
+def _made_for_nothing(half: ServerHalf, groups: tuple[str, ...] | None, given: AggregateInput, folder: Path) -> None:
+    outcome = _outcome(half, given, groups)
+    outcome.state.write(folder / STATE)
+    for note in outcome.notes.values():
+        note.write(folder / "note")
+    dict(outcome.metrics)
+    if groups is None and given.method.kind == "train":
+        _export(half, given, folder)
 
 
 def _outcome(half: ServerHalf, given: AggregateInput, groups: tuple[str, ...] | None = None) -> Outcome:
@@ -253,7 +242,9 @@ def _outcome(half: ServerHalf, given: AggregateInput, groups: tuple[str, ...] | 
         by = registry.algorithm(given.method.algorithm).shard_by
         state = part(state, groups, by)
         updates = [replace(update, payload=part(update.payload, groups, by)) for update in updates]
-    return half.aggregate(state, updates, _step(given.method))
+    outcome = half.aggregate(state, updates, _step(given.method))
+    notes = {ordinal: finite(note) for ordinal, note in outcome.notes.items()}
+    return replace(outcome, state=finite(outcome.state), notes=notes)
 
 
 def _part(made: MadeShard) -> Outcome:
@@ -285,6 +276,8 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 def _export(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, list[Path]]:
     """The adapter of the state that lies in `folder`: its kind, and the files written."""
     adapter = half.export(Payload.open(folder / STATE))
+    for name, tensor in adapter.tensors.items():
+        check_finite(name, tensor)
     files = folder / "adapter"
     files.mkdir()
     trainable = TRAINABLE.validate_python(given.method.trainable)

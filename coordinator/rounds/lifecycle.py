@@ -64,6 +64,8 @@ class JobFacts:
     state: str
     submitted_number: int | None = None
     submitted_at: datetime | None = None
+    norm: float | None = None
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Snapshot:
     evaluations: tuple[JobFacts, ...]
     retries: int
     shards: tuple[int, int] | None = None
+    outliers: tuple[int, ...] = ()
 
     @property
     def eligible(self) -> frozenset[int]:
@@ -122,6 +125,13 @@ class Check:
     """Accept or reject these submitted updates, in this order."""
 
     job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveOut:
+    """Go on without the updates of these clients, whose norms are far from the others'."""
+
+    ordinals: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +179,7 @@ class Wait:
     what: str
 
 
-Step = Start | Draw | Plan | Check | Aggregate | Join | Evaluate | Close | Retry | Fail | Wait
+Step = Start | Draw | Plan | Check | LeaveOut | Aggregate | Join | Evaluate | Close | Retry | Fail | Wait
 
 
 def next_step(seen: Snapshot, rules: Rules, now: datetime) -> Step:
@@ -180,7 +190,7 @@ def next_step(seen: Snapshot, rules: Rules, now: datetime) -> Step:
         return _collect(seen, rules, now) if seen.planned else Plan()
     if seen.state == AGGREGATING:
         if not seen.aggregated:
-            return _aggregate(seen)
+            return _aggregate(seen, rules)
         return Evaluate() if seen.evaluation_due and not seen.evaluation_planned else Close()
     if seen.state == EVALUATING:
         return _evaluate(seen, now)
@@ -209,21 +219,27 @@ def _collect(seen: Snapshot, rules: Rules, now: datetime) -> Step:
     target = _target(seen, rules)
     late = seen.deadline_at is not None and now >= seen.deadline_at
     if len(seen.accepted) >= target:
-        return Aggregate()
+        return LeaveOut(seen.outliers) if seen.outliers else Aggregate()
     unchecked = _in_time(seen.jobs, seen.deadline_at)
     if unchecked:
         return Check(tuple(job.id for job in unchecked[: target - len(seen.accepted)]))
     if any(job.state in OPEN_JOB_STATES for job in seen.jobs) and not late:
         return Wait(seen.deadline_at, _collecting(seen, target, now))
     if len(seen.accepted) >= rules.min_clients:
-        return Aggregate(missed_deadline=late)
+        return LeaveOut(seen.outliers) if seen.outliers else Aggregate(missed_deadline=late)
+    return _missed(seen, rules)
+
+
+def _missed(seen: Snapshot, rules: Rules) -> Step:
     detail = f"{len(seen.accepted)} of at least {rules.min_clients} updates were accepted ({_lost(seen)})."
     if seen.retries < rules.max_round_retries:
         return Retry(detail)
     return Fail(QUORUM_MISSED, f"{detail} {seen.retries + 1} attempts were made.")
 
 
-def _aggregate(seen: Snapshot) -> Step:
+def _aggregate(seen: Snapshot, rules: Rules) -> Step:
+    if len(seen.accepted) < rules.min_clients:  # some were left out since
+        return _missed(seen, rules)
     if seen.shards is None:
         return Aggregate()
     done, all_of_them = seen.shards
@@ -267,34 +283,17 @@ def _collecting(seen: Snapshot, target: int, now: datetime) -> str:
 
 
 def _lost(seen: Snapshot) -> str:
-    lost = [f"client {job.ordinal}: {job.state}" for job in _lost_jobs(seen)]
+    lost = [f"client {job.ordinal}: {'left out' if job.left_out else job.state}" for job in _lost_jobs(seen)]
     silent = [f"client {job.ordinal}: no answer" for job in seen.jobs if job.state in OPEN_JOB_STATES]
     return ", ".join(lost + silent) or "nobody was asked"
 
 
 def _lost_jobs(seen: Snapshot) -> list[JobFacts]:
-    return [job for job in seen.jobs if job.state not in OPEN_JOB_STATES | {"submitted", "accepted"}]
+    fine = OPEN_JOB_STATES | {"submitted", "accepted"}
+    return [job for job in seen.jobs if job.left_out or job.state not in fine]
 
 
 def _left(until: datetime | None, now: datetime) -> str:
     if until is None:
         return "no deadline"
     return f"{max(0, math.ceil((until - now).total_seconds()))} s left"
-
-
-def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Means over clients, weighted by their `examples`: of the shared model as they are, of their own as `own_…`.
-
-    A metric counts where a client gave it as a finite number.
-    """
-    sums: dict[str, float] = {}
-    weights: dict[str, float] = {}
-    for views in evaluations:
-        for view, values in views.items():
-            weight = values.get("examples", 0.0)
-            for name, value in values.items():
-                if name != "examples" and weight > 0 and math.isfinite(value):
-                    key = name if view == "shared" else f"{view}_{name}"
-                    sums[key] = sums.get(key, 0.0) + weight * value
-                    weights[key] = weights.get(key, 0.0) + weight
-    return {key: sums[key] / weights[key] for key in sorted(sums)}

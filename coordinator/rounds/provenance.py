@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from coordinator.credentials import signature_holds
 from federated.statement import Statement, canonical_json, key_id
@@ -59,8 +59,18 @@ class ToldUpdate(_Told):
     signature: str | None
 
 
+class ToldOmission(_Told):
+    """An accepted update that was not aggregated, and why."""
+
+    ordinal: int
+    digest: str
+    reason: str
+
+
 class ToldRound(_Told):
-    """An aggregated round. A round of preparation makes no adapter."""
+    """An aggregated round. A round of preparation makes no adapter. `left_out` stands where there is something in it:
+    documents from before it was known keep their digests.
+    """
 
     kind: str
     number: int
@@ -72,6 +82,12 @@ class ToldRound(_Told):
     environment: dict[str, Any]
     not_reproducible: list[str]
     updates: list[ToldUpdate]
+    left_out: list[ToldOmission] = []
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialize(self)
+        return document if self.left_out else {name: document[name] for name in document if name != "left_out"}
 
     @property
     def name(self) -> str:

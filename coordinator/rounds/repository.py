@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, or_, select
+from sqlalchemy import Row, Select, and_, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.models import Client, Job, Round, Shard, WorkerKey
@@ -48,14 +48,16 @@ def attempts_at(session: Session, round_ids: Collection[str]) -> Sequence[Round]
 
 def jobs_of(
     session: Session, round_ids: Collection[str]
-) -> Sequence[Row[str | None, str, str, int, str, int | None, datetime | None]]:
-    """Of all jobs of these rounds: round, kind, id, ordinal of the client, state, number and time of submission.
+) -> Sequence[Row[str | None, str, str, int, str, int | None, datetime | None, float | None, str | None]]:
+    """Of all jobs of these rounds: round, kind, id, ordinal of the client, state, number and time of submission, the
+    norm of the update, the code of the problem.
 
     Those of one round in the order in which they were offered first.
     """
     columns = select(
-        Job.round_id, Job.kind, Job.id, Client.ordinal, Job.state, Job.submitted_number, Job.submitted_at
-    )
+        Job.round_id, Job.kind, Job.id, Client.ordinal, Job.state, Job.submitted_number, Job.submitted_at,
+        Job.submission["norm"].as_float(), Job.problem["code"].as_string(),
+    )  # fmt: skip
     statement = columns.join(Client, Job.client_id == Client.id).where(Job.round_id.in_(round_ids))
     return session.execute(statement.order_by(Job.offered_at, Job.id)).all()
 
@@ -104,16 +106,18 @@ def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
 
 def accepted_ordinals(
     session: Session, federation_id: str, numbers: Collection[int]
-) -> Sequence[tuple[str, int, int, int]]:
-    """Kind, number and attempt of the round, and ordinal, of every accepted update in rounds with these numbers."""
+) -> Sequence[tuple[str, int, int, int, str | None]]:
+    """Kind, number and attempt of the round, and ordinal, of every accepted update in rounds with these numbers; and
+    why it was left out, if it was.
+    """
     statement = (
-        select(Round.kind, Round.number, Round.attempt, Client.ordinal)
+        select(Round.kind, Round.number, Round.attempt, Client.ordinal, Job.problem["code"].as_string())
         .join(Job, Job.round_id == Round.id)
         .join(Client, Job.client_id == Client.id)
         .where(Round.federation_id == federation_id, Round.number.in_(numbers))
         .where(Job.kind == "train", Job.state == "accepted")
     )
-    return [(kind, number, attempt, ordinal) for kind, number, attempt, ordinal in session.execute(statement)]
+    return [tuple(row) for row in session.execute(statement)]
 
 
 def count_closed(session: Session, federation_id: str) -> int:
@@ -188,6 +192,11 @@ def holders(session: Session, federation_id: str) -> list[str]:
 def shards_of(session: Session, round_id: str) -> Sequence[Shard]:
     """The shards of a round's aggregation, in order; none if it is not cut."""
     return session.scalars(select(Shard).where(Shard.round_id == round_id).order_by(Shard.number)).all()
+
+
+def delete_shards(session: Session, round_id: str) -> None:
+    """The round's aggregation is no longer cut."""
+    session.execute(delete(Shard).where(Shard.round_id == round_id))
 
 
 def open_shards(session: Session, state: str, now: datetime) -> Sequence[str]:

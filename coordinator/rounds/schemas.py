@@ -25,10 +25,18 @@ class AdapterAnswer(Answer):
     files: dict[str, AdapterFile]
 
 
+class LeftOut(Answer):
+    """A client whose accepted update was not aggregated, and why: `norm_outlier`, `not_finite` or `base_differs`."""
+
+    ordinal: int
+    reason: str = Field(examples=["norm_outlier"])
+
+
 class RoundAnswer(Answer):
     """One attempt at a round: what it waits for and since when, or how it ended and what it measured.
 
-    `accepted` are the ordinals whose update counts, those of earlier attempts included. `not_evaluated` are those of
+    `accepted` are the ordinals whose update counts, those of earlier attempts included; `left_out` are those whose
+    update was accepted and then did not fit the others'. `not_evaluated` are those of
     the cohort whose nodes have too few held-out examples to tell metrics of them.
     """
 
@@ -44,6 +52,7 @@ class RoundAnswer(Answer):
     waiting_since: datetime | None
     cohort: list[int] | None
     accepted: list[int]
+    left_out: list[LeftOut] = Field(examples=[[]])
     not_evaluated: list[int]
     start_digest: Digest | None
     state_digest: Digest | None
@@ -123,7 +132,7 @@ class CheckInput:
 
 @dataclass(frozen=True, slots=True)
 class UpdateInput:
-    """An accepted update."""
+    """An accepted update; `norm` is what its check measured."""
 
     ordinal: int
     examples: int
@@ -131,6 +140,7 @@ class UpdateInput:
     digest: str
     metrics: Mapping[str, float]
     note_digest: str | None
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +202,10 @@ class MadePlan:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Job id -> None if the update is accepted, else the problem document that says why not."""
+    """Job id -> None if the update is accepted, else the problem document that says why not; and its norm."""
 
     problems: Mapping[str, Mapping[str, Any] | None]
+    norms: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +219,13 @@ class MadeAggregate:
     adapter_kind: str | None
     adapter_files: Mapping[str, Stored]
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """Updates without which the rest can be aggregated: ordinal -> the problem document that says why."""
+
+    problems: Mapping[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,4 +258,4 @@ class Repetition:
     environment: Mapping[str, Any]
 
 
-Result = MadeState | MadePlan | Verdicts | MadeAggregate | Cut | MadeShard
+Result = MadeState | MadePlan | Verdicts | MadeAggregate | Cut | MadeShard | Omission

@@ -19,6 +19,7 @@ from coordinator.rounds.schemas import (
     CheckInput,
     JoinInput,
     MadeShard,
+    Omission,
     PlanInput,
     Result,
     ShardInput,
@@ -146,7 +147,7 @@ def _compute(claimed: Claimed | ClaimedShard) -> Result:
 
 def _record(session: Session, claimed: Claimed | ClaimedShard, result: Result | str) -> bool:
     if isinstance(claimed, ClaimedShard):
-        assert isinstance(result, MadeShard | str)  # noqa: S101 - what a shard makes
+        assert isinstance(result, MadeShard | Omission | str)  # noqa: S101 - what a shard makes
         return service.record_shard(session, claimed, result, utcnow())
     if isinstance(result, str):
         return service.fail(session, claimed, result, utcnow())

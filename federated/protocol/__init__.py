@@ -17,6 +17,7 @@ from federated.protocol.jobs import AGENT_STOPPING as AGENT_STOPPING
 from federated.protocol.jobs import ARTIFACT_DAMAGED as ARTIFACT_DAMAGED
 from federated.protocol.jobs import DISK_FULL as DISK_FULL
 from federated.protocol.jobs import MAX_EXAMPLES as MAX_EXAMPLES
+from federated.protocol.jobs import MAX_METRIC as MAX_METRIC
 from federated.protocol.jobs import DeclineRequest as DeclineRequest
 from federated.protocol.jobs import Description as Description
 from federated.protocol.jobs import FailRequest as FailRequest
@@ -32,6 +33,7 @@ from federated.protocol.jobs import RoundKind as RoundKind
 from federated.protocol.jobs import SubmitRequest as SubmitRequest
 from federated.protocol.jobs import UpdateSubmission as UpdateSubmission
 from federated.protocol.jobs import Work as Work
+from federated.protocol.jobs import is_metric as is_metric
 from federated.protocol.workers import MAX_ENROLMENT_BYTES as MAX_ENROLMENT_BYTES
 from federated.protocol.workers import MAX_OFFERED as MAX_OFFERED
 from federated.protocol.workers import PROTOCOL_VERSION as PROTOCOL_VERSION

@@ -13,6 +13,7 @@ from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
 MAX_EXAMPLES = 2**31 - 1
 MAX_METRICS = 64
+MAX_METRIC = 1e9
 
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 
@@ -31,6 +32,11 @@ class Work(Answer):
     config: dict[str, Any]
     federation_seed: int
     rounds: int
+
+
+def is_metric(value: float) -> bool:
+    """Whether a number may stand as a metric: finite, and of a size that can be summed."""
+    return abs(value) <= MAX_METRIC
 
 
 class LeaseRequest(Plain):

@@ -16,7 +16,7 @@ from federated import registry
 from federated.contract import ClientHalf, View
 from federated.header import HeaderError
 from federated.payload import Payload
-from federated.protocol import Description, Lease, SubmitRequest, UpdateSubmission, Work
+from federated.protocol import Description, Lease, SubmitRequest, UpdateSubmission, Work, is_metric
 from worker_agent.training import limits
 from worker_agent.training.session import Report, Session, Workbench
 
@@ -178,12 +178,17 @@ def _submission(
     return SubmitRequest(
         description=description,
         update=update,
-        evaluation=evaluation,
-        metrics=dict(metrics),
+        evaluation=evaluation and {view: _sendable(found) for view, found in evaluation.items()},
+        metrics=_sendable(metrics),
         seconds=clock.total(),
         not_reproducible=session.notes,
         environment=_environment(session),
     )
+
+
+def _sendable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without numbers that no coordinator takes: a loss that ran away must not cost the update."""
+    return {name: value for name, value in metrics.items() if is_metric(value)}
 
 
 def _environment(session: Session) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What happens to jobs: leased and submitted by workers, offered and judged by rounds and federations."""
 
+from coordinator.jobs.schemas import problem_document
 from coordinator.jobs.service.leasing import (
     Renewal,
     decline,
@@ -14,6 +15,8 @@ from coordinator.jobs.service.offering import (
     Asked,
     accept,
     ask_again,
+    keep_norm,
+    leave_out,
     lose,
     newest_offer,
     of_round,
@@ -41,13 +44,16 @@ __all__ = [
     "expire_leases",
     "fail",
     "hand_back",
+    "keep_norm",
     "lease",
+    "leave_out",
     "lose",
     "newest_offer",
     "of_round",
     "offer",
     "offers_after",
     "offers_told",
+    "problem_document",
     "reject",
     "renew",
     "settle",

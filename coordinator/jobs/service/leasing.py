@@ -1,6 +1,5 @@
 """What a worker does with a job before it has a result: lease, renew, fail, decline; and leases that are lost."""
 
-import math
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -30,6 +29,7 @@ from federated.protocol import (
     Lease,
     RenewAnswer,
     RenewRequest,
+    is_metric,
 )
 
 Renewal = tuple[str, str, RenewRequest]
@@ -140,8 +140,8 @@ def _renew(found: Job | None, worker_id: str, job_id: str, request: RenewRequest
     moves.move(job, "renew")
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     if progress is not None:
-        finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
-        job.progress = {"done": progress.done, "total": progress.total, "metrics": finite}
+        metrics = {name: value for name, value in progress.metrics.items() if is_metric(value)}
+        job.progress = {"done": progress.done, "total": progress.total, "metrics": metrics}
     return RenewAnswer(expires_at=job.lease_expires_at)
 
 

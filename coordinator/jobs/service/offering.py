@@ -133,6 +133,17 @@ def reject(session: Session, job: Job, problem: dict[str, Any], now: datetime) -
     moves.end(session, job, "reject", problem, now)
 
 
+def keep_norm(job: Job, norm: float) -> None:
+    """Notes how large the update is, which its round holds against the others'."""
+    job.submission = {**(job.submission or {}), "norm": norm}
+
+
+def leave_out(job: Job, problem: dict[str, Any]) -> None:
+    """An accepted update is not aggregated after all, for the reason in the problem document. It stays accepted."""
+    job.problem = problem
+    job.version += 1
+
+
 def ask_again(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
     """A submitted update is lost: the same job is offered once more."""
     _let_go(session, job)

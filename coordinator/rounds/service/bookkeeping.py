@@ -1,6 +1,6 @@
 """The steps of a round that need no tensors: opening, drawing, withdrawing, closing. Each within a transaction."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,14 +14,14 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Round
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
-from coordinator.rounds import lifecycle, repository
-from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, Retry, Snapshot
+from coordinator.rounds import lifecycle, repository, statistics
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry, Snapshot
 from coordinator.rounds.service import retention, snapshots
 from coordinator.workers import service as workers
 from federated import schedule
 
 SHARD_PART = "shard"
-Settled = Draw | Close | Retry | Fail
+Settled = Draw | LeaveOut | Close | Retry | Fail
 
 
 def locked(session: Session, round_id: str) -> tuple[Federation, Round] | None:
@@ -73,6 +73,10 @@ def settle(
     match step:
         case Draw():
             _draw(session, federation, round_, seen, step, now)
+        case LeaveOut():
+            detail = f"The update's norm is more than {statistics.OUTLIER:g} times the median of the others'."
+            problem = jobs.problem_document("norm_outlier", "The update was left out", detail)
+            leave_out(session, round_, dict.fromkeys(step.ordinals, problem))
         case Close():
             close(session, federation, round_, now)
         case Retry():
@@ -103,7 +107,8 @@ def close(session: Session, federation: Federation, round_: Round, now: datetime
         jobs.accept(session, job, now)
     jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
     if given:
-        measured = lifecycle.metrics_of([(job.submission or {})["evaluation"] for job in given])
+        names = {"loss", *federation.definition["task"]["metrics"]}
+        measured = statistics.metrics_of([(job.submission or {})["evaluation"] for job in given], names)
         round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(given)}
         note_seconds(round_, evaluating=(round_.aggregated_at, now))
     round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)
@@ -160,6 +165,20 @@ def end(session: Session, round_: Round, state: str, reason: str, detail: str | 
     nudge(session, ADVANCE_FEDERATION, round_.federation_id)
 
 
+def leave_out(session: Session, round_: Round, problems: Mapping[int, Mapping[str, Any]]) -> None:
+    """The round goes on without these clients' accepted updates; what was aggregated with them is thrown away."""
+    for ordinal, job in snapshots.accepted_jobs(session, round_):
+        if ordinal in problems:
+            jobs.leave_out(job, dict(problems[ordinal]))
+    artifacts.release(session, round_.id, SHARD_PART)
+    repository.delete_shards(session, round_.id)
+    session.flush()
+    reasons = {ordinal: problem["code"] for ordinal, problem in sorted(problems.items())}
+    left_out = [{"ordinal": ordinal, "reason": reason} for ordinal, reason in reasons.items()]
+    events.append(session, round_.federation_id, "round.left_out", **name_of(round_), left_out=left_out)
+    release_claim(round_)
+
+
 def release_claim(round_: Round) -> None:
     """The round is free for the next step; what is still computed for it is not recorded."""
     round_.version += 1
@@ -173,7 +192,8 @@ def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datet
     round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
     note_seconds(round_, collecting=(round_.collecting_at, now))
     accepted = snapshots.accepted_jobs(session, round_)
-    missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in accepted})
+    answered = [*accepted, *snapshots.left_out(session, round_)]
+    missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in answered})
     reasons = [reason for _, job in accepted for reason in (job.submission or {}).get("not_reproducible", ())]
     if missing:
         reasons.append("missed_deadline" if step.missed_deadline else "client_lost")

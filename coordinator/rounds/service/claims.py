@@ -198,6 +198,7 @@ def aggregate_input(
                 digest=str(job.update_digest),
                 metrics=submission["metrics"],
                 note_digest=notes.get(str(ordinal)),
+                norm=submission.get("norm", 0.0),
             )
         )
     base_model = federation.definition["base_model"]["id"]

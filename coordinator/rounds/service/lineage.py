@@ -20,8 +20,13 @@ _DEFINITION = ("task", "base_model", "trainable", "algorithm", "algorithm_revisi
 def provenance_of(session: Session, federation: Federation, until: Round) -> Provenance:
     """What the adapter of this round was made of, and by what."""
     updates: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    omissions: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for kind, number, ordinal, job in repository.updates_until(session, until):
-        updates.setdefault((kind, number), []).append(_update(ordinal, job))
+        if job.problem is None:
+            updates.setdefault((kind, number), []).append(_update(ordinal, job))
+        else:
+            omission = {"ordinal": ordinal, "digest": job.update_digest, "reason": job.problem["code"]}
+            omissions.setdefault((kind, number), []).append(omission)
     rows = repository.aggregated_until(session, until)
     used = {update["key_id"] for row in rows for update in updates.get((row.kind, row.number), [])}
     return chained(
@@ -33,7 +38,7 @@ def provenance_of(session: Session, federation: Federation, until: Round) -> Pro
                 "base_weights_digest": (federation.model_facts or {}).get("weights_digest"),
             }
         ),
-        [_made(row, updates.get((row.kind, row.number), [])) for row in rows],
+        [_made(row, *(of.get((row.kind, row.number), []) for of in (updates, omissions))) for row in rows],
         repository.public_keys(session, used - {None}),
     )
 
@@ -66,7 +71,7 @@ def _update(ordinal: int, job: Job) -> dict[str, Any]:
     }
 
 
-def _made(round_: Round, updates: list[dict[str, Any]]) -> dict[str, Any]:
+def _made(round_: Round, updates: list[dict[str, Any]], omissions: list[dict[str, Any]]) -> dict[str, Any]:
     names = (
         "kind",
         "number",
@@ -78,7 +83,8 @@ def _made(round_: Round, updates: list[dict[str, Any]]) -> dict[str, Any]:
         "not_reproducible",
     )
     facts = {name: getattr(round_, name) for name in names}
-    return {**facts, "updates": sorted(updates, key=lambda update: update["ordinal"])}
+    told = {"updates": updates, "left_out": omissions}
+    return {**facts, **{name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in told.items()}}
 
 
 def repeatable(session: Session, told: Provenance) -> list[tuple[ToldRound, AggregateInput]]:

@@ -110,7 +110,7 @@ def _ask_again(session: Session, job: Job, digest: str, now: datetime) -> None:
     if job.state == "submitted" and found[1].id == job.round_id:
         jobs.ask_again(session, job, ArtifactDamaged(digest).problem(), now)
         _go_on(session, found[1])
-    elif job.state == "accepted":
+    elif job.state == "accepted" and job.problem is None:
         ordinal = session.get_one(Client, job.client_id).ordinal
         jobs.lose(session, job, ArtifactDamaged(digest).problem(), now)
         _attempt_again(session, *found, _detail(f"update of client {ordinal}", digest), now)

@@ -122,11 +122,11 @@ def answers(session: Session, federation: Federation, rows: Sequence[Round], now
 def _answer(
     session: Session,
     round_: Round,
-    accepted: Sequence[tuple[str, int, int, int]],
+    accepted: Sequence[tuple[str, int, int, int, str | None]],
     unmeasured: Set[int],
     now: datetime,
 ) -> RoundAnswer:
-    """`accepted`: kind, number and attempt of the round, and ordinal, of every update that counts.
+    """`accepted`: kind, number and attempt of the round, ordinal, and why it was left out, of every accepted update.
 
     `unmeasured`: ordinals of clients that evaluate nothing.
     """
@@ -136,16 +136,23 @@ def _answer(
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
         what += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
-    traffic = {name: round_.metrics.get(name, 0) for name in TRAFFIC}
+    traffic = {name: _whole(round_.metrics.get(name, 0)) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
     own = {
-        ordinal
-        for kind, number, attempt, ordinal in accepted
+        ordinal: reason
+        for kind, number, attempt, ordinal, reason in accepted
         if (kind, number) == (round_.kind, round_.number) and attempt <= round_.attempt
     }
-    told = {"metrics": metrics, "accepted": sorted(own), "waiting_for": what, "waiting_since": since}
+    told: dict[str, Any] = {"metrics": metrics, "waiting_for": what, "waiting_since": since}
+    told["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
+    told["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
     told["not_evaluated"] = sorted(unmeasured & set(round_.cohort or ()))
     return RoundAnswer.model_validate({**row, **traffic, **told})
+
+
+def _whole(count: object) -> int:
+    """A count as it was recorded; 0 for what is none, so that one row does not keep all from being read."""
+    return count if isinstance(count, int) else 0
 
 
 def _held_up_uploads(session: Session, round_: Round) -> list[str]:
@@ -168,6 +175,7 @@ def waiting(step: lifecycle.Step) -> str:
 _DOING: dict[type[lifecycle.Step], str] = {
     lifecycle.Start: "starting",
     lifecycle.Draw: "drawing",
+    lifecycle.LeaveOut: "leaving_out_updates",
     lifecycle.Plan: "planning",
     lifecycle.Aggregate: "aggregating",
     lifecycle.Join: "joining_shards",

@@ -21,6 +21,7 @@ from coordinator.rounds.schemas import (
     MadePlan,
     MadeShard,
     MadeState,
+    Omission,
     Result,
     Verdicts,
 )
@@ -51,6 +52,8 @@ def record(session: Session, claimed: Claimed, result: Result, now: datetime) ->
             _record_plan(session, federation, round_, result.instructions, now)
         case Verdicts():
             _record_verdicts(session, round_, result, now)
+        case Omission():
+            bookkeeping.leave_out(session, round_, result.problems)
         case Cut():
             sharding.open_all(session, round_, result)
         case MadeAggregate():
@@ -60,7 +63,7 @@ def record(session: Session, claimed: Claimed, result: Result, now: datetime) ->
     return True
 
 
-def record_shard(session: Session, claimed: ClaimedShard, result: MadeShard | str, now: datetime) -> bool:
+def record_shard(session: Session, claimed: ClaimedShard, result: MadeShard | Omission | str, now: datetime) -> bool:
     """Writes what a claimed shard made, or why it could not: the round fails. False as for `record`."""
     found = sharding.locked(session, claimed.shard_id)
     if found is None or found[2].version != claimed.version:
@@ -68,6 +71,8 @@ def record_shard(session: Session, claimed: ClaimedShard, result: MadeShard | st
     _, round_, row = found
     if isinstance(result, str):
         bookkeeping.end(session, round_, lifecycle.FAILED, ALGORITHM_FAILED, result, now)
+    elif isinstance(result, Omission):
+        bookkeeping.leave_out(session, round_, result.problems)
     else:
         sharding.record(session, round_, row, result)
     session.flush()
@@ -146,6 +151,7 @@ def _record_verdicts(session: Session, round_: Round, verdicts: Verdicts, now: d
             continue
         problem = verdicts.problems[job.id]
         if problem is None:
+            jobs.keep_norm(job, verdicts.norms[job.id])
             jobs.accept(session, job, now)
         else:
             jobs.reject(session, job, dict(problem), now)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from coordinator.clients import service as clients
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Job, Round
-from coordinator.rounds import lifecycle, repository
+from coordinator.rounds import lifecycle, repository, statistics
 from coordinator.rounds.lifecycle import JobFacts, Rules, Snapshot, Step
 from federated import schedule
 
@@ -59,6 +59,7 @@ def _snapshot(
     earlier = [row for row in attempts if row.attempt < round_.attempt]
     own = facts.get((round_.id, "train"), ())
     every = [job for row in earlier for job in facts.get((row.id, "train"), ())] + [*own]
+    accepted = [job for job in every if job.state == "accepted" and not job.left_out]
     return Snapshot(
         state=round_.state,
         everybody=round_.everybody,
@@ -71,20 +72,22 @@ def _snapshot(
         deadline_at=round_.deadline_at,
         evaluation_deadline_at=round_.evaluation_deadline_at,
         alive=frozenset(alive),
-        accepted=frozenset(job.ordinal for job in every if job.state == "accepted"),
-        refused=frozenset(job.ordinal for job in every if job.state == "rejected"),
+        accepted=frozenset(job.ordinal for job in accepted),
+        refused=frozenset(job.ordinal for job in every if job.state == "rejected" or job.left_out),
         cohort=tuple(round_.cohort or ()),
         jobs=tuple(own),
         evaluations=tuple(facts.get((round_.id, "evaluate"), ())) if round_.evaluation_planned else (),
         retries=sum(row.reason == lifecycle.QUORUM_MISSED for row in earlier),
         shards=_shards(session, round_),
+        outliers=tuple(statistics.outliers({job.ordinal: job.norm for job in accepted if job.norm is not None})),
     )
 
 
 def _facts(session: Session, round_ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[JobFacts]]:
     found: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
-    for round_id, kind, job_id, ordinal, state, number, at in repository.jobs_of(session, round_ids):
-        found[str(round_id), kind].append(JobFacts(job_id, ordinal, state, number, at))
+    for round_id, kind, job_id, ordinal, state, number, at, norm, code in repository.jobs_of(session, round_ids):
+        left_out = state == "accepted" and code is not None
+        found[str(round_id), kind].append(JobFacts(job_id, ordinal, state, number, at, norm, left_out))
     return found
 
 
@@ -94,7 +97,16 @@ def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
 
 
 def accepted_jobs(session: Session, round_: Round) -> list[tuple[int, Job]]:
-    """Ordinal and job of every accepted update of the round, those of earlier attempts included, by ordinal."""
+    """Ordinal and job of every update of the round that counts, those of earlier attempts included, by ordinal."""
+    return [pair for pair in _accepted(session, round_) if pair[1].problem is None]
+
+
+def left_out(session: Session, round_: Round) -> list[tuple[int, Job]]:
+    """Ordinal and job of every accepted update that was left out of the round, as in `accepted_jobs`."""
+    return [pair for pair in _accepted(session, round_) if pair[1].problem is not None]
+
+
+def _accepted(session: Session, round_: Round) -> list[tuple[int, Job]]:
     attempts = repository.attempts(session, round_.federation_id, round_.kind, round_.number)
     found = train_jobs(session, [row for row in attempts if row.attempt <= round_.attempt])
     accepted = [job for job in found if job.state == "accepted"]

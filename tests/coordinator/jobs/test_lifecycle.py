@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from coordinator.errors import Conflict, Unprocessable
 from coordinator.jobs import lifecycle
@@ -129,6 +130,21 @@ class TestSubmission:
         nan = float("nan")
         assert self.refusal("train", update=update(), metrics={"loss": nan}) == ("not_finite", ["/metrics/loss"])
         assert self.refusal("evaluate", evaluation={"own": {"f1": nan}}) == ("not_finite", ["/evaluation/own/f1"])
+
+    @pytest.mark.parametrize("value", [1.7e308, -1.7e308, 1.0000001e9, -2e9])
+    def test_a_metric_that_no_sum_should_hold_is_refused_by_name(self, value: float) -> None:
+        assert self.refusal("train", update=update(), metrics={"loss": value}) == (
+            "metric_too_large", ["/metrics/loss"],
+        )  # fmt: skip
+        assert self.refusal("evaluate", evaluation={"shared": {"loss": value}}) == (
+            "metric_too_large", ["/evaluation/shared/loss"],
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("metrics", [{"x" * 65: 1.0}, {f"m{index}": 1.0 for index in range(65)}])
+    def test_metrics_are_few_and_their_names_short(self, metrics: dict[str, float]) -> None:
+        for body in ({"update": update(), "metrics": metrics}, {"evaluation": {"own": metrics}}):
+            with pytest.raises(ValidationError):
+                SubmitRequest(**body)  # type: ignore[arg-type]
 
     def test_the_same_result_with_other_times_is_the_same(self) -> None:
         first = SubmitRequest.model_validate({"update": update(), "seconds": {"total": 1.0}}).model_dump(mode="json")

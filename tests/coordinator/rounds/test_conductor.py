@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from coordinator.rounds import conductor
+from coordinator.rounds.desk import ABANDONED_SECONDS
 from coordinator.rounds.schemas import Method, PlanInput, StartInput
 from coordinator.settings import get_settings
 from federated.environment import environment
@@ -30,7 +31,7 @@ class TestTheDesk:
         for folder in (abandoned, fresh):
             folder.mkdir(parents=True)
             (folder / "state").write_bytes(b"half")
-        old = time.time() - conductor.ABANDONED_SECONDS - 1
+        old = time.time() - ABANDONED_SECONDS - 1
         os.utime(abandoned, (old, old))
         conductor.start(StartInput(METHOD, None))
         assert [folder.name for folder in desk.iterdir()] == ["fresh"]

@@ -1,7 +1,15 @@
 """Evaluation after a round: who is asked, what is counted, and that it fails nothing."""
 
+from sqlalchemy import update
+
+from coordinator.database import writing
+from coordinator.models import Round
+from coordinator.rounds.schemas import RoundAnswer
 from tests.support.service import problem
 from tests.support.stage import Stage
+
+# What a round counts itself, and what an algorithm's server half measures.
+RECORDED = ("train_loss", "clients", "examples", "upload_bytes", "download_bytes", "evaluated_by", "own_loss")
 
 
 class TestEvaluation:
@@ -70,3 +78,33 @@ class TestEvaluation:
         stage.running(rounds=9, evaluation={"every": 1}, stopping={"metric": "accuracy", "target": 0.7})
         stage.play(1)
         assert (stage.show()["state"], stage.show()["reason"]) == ("completed", "stopped_target")
+
+
+class TestNamesOfTheRecord:
+    def test_an_evaluation_overwrites_none_of_them(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, evaluation={"every": 1})
+        assert [first.work(), second.work()] == ["train", "train"]
+        stage.settle()
+        before = stage.get("rounds", "1")
+        names = {*RECORDED, *before["metrics"], *RoundAnswer.model_fields, "<script>x</script>", "clients "}
+        hostile = dict.fromkeys(sorted(names - {"examples"}), 0.5)
+        first.evaluation = {**hostile, "loss": 1.0, "accuracy": 0.5}
+        second.evaluation = {"loss": 2.0, "accuracy": 1.0}
+        assert [first.work(), second.work()] == ["evaluate", "evaluate"]
+        stage.settle()
+        after = stage.get("rounds", "1")
+        assert after["metrics"] == {**before["metrics"], "loss": 1.5, "accuracy": 0.75, "evaluated_by": 2}
+        assert (after["upload_bytes"], after["download_bytes"]) == (200, 100)
+        assert [row["metrics"] for row in stage.rounds()] == [after["metrics"]]
+        (told,) = [event for event in stage.get("events")["items"] if event["type"] == "round.closed"]
+        assert set(told["data"]["metrics"]) == set(after["metrics"]) | {"upload_bytes", "download_bytes"}
+        kept = [job["metrics"] for job in stage.get("rounds", "1", "jobs")["items"] if job["kind"] == "evaluate"]
+        assert any(set(hostile) <= set(metrics) for metrics in kept)
+
+    def test_a_record_that_was_overwritten_before_is_read_with_all_others(self, stage: Stage) -> None:
+        stage.running(rounds=2)
+        stage.play(2)
+        with writing() as session:
+            session.execute(update(Round).where(Round.number == 1).values(metrics={"upload_bytes": 0.5, "loss": "x"}))
+        assert [row["upload_bytes"] for row in stage.rounds()] == [0, 200]
+        assert stage.get("rounds", "1")["state"] == "closed"

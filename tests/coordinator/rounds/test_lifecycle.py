@@ -20,6 +20,7 @@ from coordinator.rounds.lifecycle import (
     Fail,
     JobFacts,
     Join,
+    LeaveOut,
     Plan,
     Retry,
     Rules,
@@ -259,20 +260,8 @@ class TestWhateverHappens:
 class TestWords:
     def test_there_are_some_for_every_step(self) -> None:
         steps: list[Step] = [
-            Start(), Draw(2), Plan(), Check(("job1",)), Aggregate(), Join(), Evaluate(), Close(), Retry("few"),
-            Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
+            Start(), Draw(2), Plan(), Check(("job1",)), LeaveOut((1,)), Aggregate(), Join(), Evaluate(), Close(),
+            Retry("few"), Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
         ]  # fmt: skip
         assert {type(one) for one in steps} == set(get_args(Step))
         assert all(waiting(one) for one in steps)
-
-
-class TestMetrics:
-    def test_means_are_weighted_by_examples_and_own_models_named(self) -> None:
-        first = {"shared": {"loss": 1.0, "accuracy": 0.5, "examples": 1.0}, "own": {"loss": 0.1, "examples": 1.0}}
-        second = {"shared": {"loss": 2.0, "examples": 3.0}}
-        assert lifecycle.metrics_of([first, second]) == {"accuracy": 0.5, "loss": 1.75, "own_loss": 0.1}
-
-    def test_what_is_not_finite_or_weighs_nothing_is_left_out(self) -> None:
-        bad = {"shared": {"loss": float("nan"), "accuracy": 1.0, "examples": 2.0}}
-        empty = {"shared": {"accuracy": 0.0, "examples": 0.0}}
-        assert lifecycle.metrics_of([bad, empty]) == {"accuracy": 1.0}

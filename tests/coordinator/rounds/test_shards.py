@@ -4,15 +4,18 @@ import threading
 
 import pytest
 
+from coordinator.artifacts import service as artifacts
 from coordinator.database import reading, utcnow, writing
 from coordinator.models import Shard
 from coordinator.nudge import celery
 from coordinator.rounds import conductor, service
+from coordinator.rounds.schemas import Omission
 from coordinator.rounds.tasks import aggregate_shard, do
 from coordinator.settings import Settings
+from federated.payload import Payload
 from tests.support import service as support
 from tests.support.queue import take
-from tests.support.stage import Stage, update_of
+from tests.support.stage import B, Stage, update_of
 
 SHARD_TASK = "rounds.aggregate_shard"
 
@@ -69,6 +72,22 @@ class TestShards:
         assert in_shards.show()["waiting_for"] == "joining_shards"
         in_shards.reconcile()
         assert in_shards.get("rounds", "1")["state"] == "closed"
+
+    def test_one_that_can_only_be_done_without_an_update_has_all_be_done_without_it(self, in_shards: Stage) -> None:
+        collected(in_shards, rounds=1, min_clients=1)
+        first, second = (self._claimed(row.id) for row in rows())
+        made = conductor.aggregate_shard(second.given)
+        omission = Omission({1: {"code": "not_finite"}})
+        with writing() as session:
+            assert service.record_shard(session, first, omission, utcnow())
+            assert not service.record_shard(session, second, made, utcnow())
+        assert rows() == []
+        in_shards.reconcile()
+        shown = in_shards.get("rounds", "1")
+        assert (shown["state"], shown["accepted"]) == ("closed", [0])
+        assert shown["left_out"] == [{"ordinal": 1, "reason": "not_finite"}]
+        state = Payload.open(artifacts.whole_file(shown["state_digest"]))
+        assert float(state[B].max()) == 1.0
 
     def test_lost_messages_are_sent_again_by_the_reconciler(self, in_shards: Stage) -> None:
         collected(in_shards)

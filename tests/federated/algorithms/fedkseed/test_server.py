@@ -164,3 +164,11 @@ class TestAggregate:
         state = server.start(facts(), 0, None)
         updates = [update(1, 1, [1], [1.0], loss=4.0), update(2, 3, [1], [1.0], loss=2.0)]
         assert server.aggregate(state, updates, STEP).metrics["train_loss"] == 2.5
+
+    @pytest.mark.parametrize("loss", [1.7e308, -1.7e308, 1e10, float("inf"), float("nan")])
+    def test_a_metric_that_no_sum_can_hold_counts_for_nothing(self, loss: float) -> None:
+        server = half(candidates=128)
+        state = server.start(facts(), 0, None)
+        updates = [update(1, 1, [1], [1.0], loss=loss), update(2, 3, [1], [1.0], loss=2.0)]
+        assert server.aggregate(state, updates, STEP).metrics["train_loss"] == 2.0
+        assert "train_loss" not in server.aggregate(state, updates[:1] * 2, STEP).metrics
