@@ -69,7 +69,7 @@ def list_invitations(
     responses=_CHANGES,
 )
 def remove_organization(
-    federation_id: str, organization_id: str, principal: KeyPrincipal, session: WriteSession
+    federation_id: PathId, organization_id: PathId, principal: OperatorPrincipal, session: WriteSession
 ) -> None:
     """Take an invitation back, or put an organization out with its clients (the federation's owner)."""
     service.remove(session, principal, federation_id, organization_id, utcnow())
@@ -163,14 +163,14 @@ def leave_with_client(
 
 @router.post("/clients/{client_id}/expel", operation_id="expel_client", responses=_CHANGES)
 def expel_client(
-    client_id: str, principal: KeyPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
+    client_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> ClientAnswer:
     """Put a client out (the federation's owner); the reason is shown to its organization."""
     return client_answer(service.expel(session, principal, client_id, request.reason))
 
 
 @router.post("/clients/{client_id}/readmit", operation_id="readmit_client", responses=_CHANGES)
-def readmit_client(client_id: str, principal: KeyPrincipal, session: WriteSession) -> ClientAnswer:
+def readmit_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientAnswer:
     """Let a client in again that was expelled (the federation's owner); it is described again."""
     return client_answer(service.readmit(session, principal, client_id))
 

@@ -27,7 +27,7 @@ class TestStart:
         stage.settle()
         shown = stage.show()
         assert shown["waiting_for"].startswith("describing 0/1, ")
-        assert shown["clients"] == {"registered": 1, "ready": 0, "alive": 0, "out": 0, "left": 0}
+        assert shown["clients"] == {"registered": 1, "ready": 0, "alive": 0, "out": 0, "left": 0, "expelled": 0}
 
     @pytest.mark.parametrize(
         ("changes", "words"),
