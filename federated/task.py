@@ -92,7 +92,7 @@ class TaskDefinition(Plain):
     template: TextTemplate | None = None
     cloze: Cloze | None = Field(default=None, description="classify by a gap in the text, without a trained head")
     max_length: int = Field(default=128, ge=8, le=131072, description="tokens; longer texts are cut")
-    metrics: tuple[Metric, ...] = Field(default=("accuracy",), max_length=16, fail_fast=True)
+    metrics: tuple[Metric, ...] = Field(default=("accuracy",), max_length=8, fail_fast=True)
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> "TaskDefinition":

@@ -39,7 +39,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
     path = write_rows(folder / "rare.jsonl", rare)
     datasets["rare-label"] = DatasetSettings(path=path, test_path=held_out)
     models = {"bert": str(bert_folder(folder / "bert"))}
-    return AgentSettings(models=models, datasets=datasets, device="cpu", cancel_seconds=5)
+    # Named, so that no settings file of another test comes in.
+    return AgentSettings(
+        models=models, datasets=datasets, policy=PolicySettings().model_dump(), device="cpu", cancel_seconds=5
+    )
 
 
 @pytest.fixture(scope="module")
