@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from coordinator.clients.terms import Terms, terms_of
 from coordinator.models import Client, Federation, Invitation
 from federated.bounds import FreeForm
-from federated.protocol import Digest, Name, TaskDefinition
+from federated.protocol import Digest, Name
 
 REASON_CHARACTERS = 2000
 _SHOWN = ("task", "base_model", "trainable", "algorithm", "config", "rounds")
@@ -67,7 +67,7 @@ class InvitationAnswer(Terms):
     reason: str | None
     created_at: datetime
     answered_at: datetime | None
-    task: TaskDefinition
+    task: dict[str, Any]
     base_model: dict[str, Any]
     trainable: dict[str, Any]
     algorithm: str

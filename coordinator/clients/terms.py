@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federated import registry
 from federated.protocol import TaskDefinition
 from federated.task import columns_read
 from federated.trainable import Full, Lora, Prefix, Trainable
 
+UNREADABLE = "never: an earlier version wrote this definition, and this one does not read it"
 STAYS = ("texts and labels of every example", "what a client remembers between rounds")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
@@ -53,8 +54,11 @@ class _Definition(BaseModel):
 
 
 def terms_of(definition: Mapping[str, Any]) -> Terms:
-    """The terms of a federation with this definition, as it is kept."""
-    read = _Definition.model_validate(definition)
+    """The terms of a federation with this definition, as it is kept; nothing where this version does not read it."""
+    try:
+        read = _Definition.model_validate(definition)
+    except ValidationError:
+        return Terms(columns=[], how_often=[UNREADABLE], how_long=[], leaves_your_site=[], stays_at_your_site=[])
     return Terms(
         columns=_columns(read.task),
         how_often=_how_often(read),

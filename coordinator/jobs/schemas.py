@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from coordinator.errors import TYPE_PREFIX
 from coordinator.models import Artifact, Client, Federation, Job, Round
 from federated import registry
@@ -17,13 +19,19 @@ def problem_document(code: str, title: str, detail: str, tensor: str | None = No
     return document if tensor is None else document | {"tensor": tensor}
 
 
-def work_of(federation: Federation, kind: str) -> Work:
-    """All a worker needs to know of the federation; after its description also which base weights are its own."""
+def work_of(federation: Federation, kind: str) -> Work | None:
+    """All a worker needs to know of the federation; after its description also which base weights are its own.
+
+    None if an earlier version wrote a definition that this one does not read.
+    """
     given = federation.definition | {"federation_seed": federation.seed}
     if kind != "describe" and federation.model_facts is not None:
         digest = str(federation.model_facts["weights_digest"]).removeprefix("sha256:")
         given["base_model"] = given["base_model"] | {"weights_sha256": digest}
-    return Work.model_validate(given)
+    try:
+        return Work.model_validate(given)
+    except ValidationError:
+        return None
 
 
 def lease_answer(
@@ -33,9 +41,9 @@ def lease_answer(
     round_: Round | None,
     instruction: Artifact | None,
     owner_name: str,
+    work: Work,
 ) -> Lease:
     """The leased job as its worker gets it."""
-    work = work_of(federation, job.kind)
     memory = None
     if job.memory_digest is not None and job.memory_round is not None:
         memory = MemoryReference(round_number=job.memory_round, digest=job.memory_digest)

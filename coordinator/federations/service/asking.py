@@ -70,10 +70,14 @@ def clone(
 def start(
     session: Session, principal: Principal, federation_id: str, now: datetime, if_match: str | None = None
 ) -> Federation:
-    """Runs a draft. Raises Conflict if none of the registered workers could take part, with the reasons."""
+    """Runs a draft. Raises Conflict if none of the registered workers could take part, with the reasons.
+
+    Unprocessable for the draft of an earlier version that this one does not read.
+    """
     federation = _owned(session, principal, federation_id, "owner", "operator")
     check_match(if_match, federation.version)
     _move(federation, "start")
+    definitions.parse(definitions.request_of(federation.name, federation.definition))
     _check_workers(session, federation)
     federation.started_at = federation.waiting_since = now
     events.append(session, federation.id, "federation.started")

@@ -12,7 +12,7 @@ from coordinator.database import lock_row
 from coordinator.errors import Conflict, CoordinatorError, NotFound
 from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
-from coordinator.jobs.schemas import job_answer, lease_answer, problem_document
+from coordinator.jobs.schemas import job_answer, lease_answer, problem_document, work_of
 from coordinator.jobs.service import moves
 from coordinator.jobs.service.together import Together
 from coordinator.models import Client, Federation, Job, Round, Worker
@@ -29,9 +29,11 @@ from federated.protocol import (
     Lease,
     RenewAnswer,
     RenewRequest,
+    Work,
     is_metric,
 )
 
+_UNREADABLE = "An earlier version wrote the federation's definition, and this one does not read it: create it anew."
 Renewal = tuple[str, str, RenewRequest]
 """Worker, job, and what the one asks for the other."""
 
@@ -71,10 +73,12 @@ def _lease(jobs: Together, worker: Worker, theirs: Sequence[Job], boot_id: str, 
             continue
         if client.state not in TAKES_PART:
             withdraw_of_client(session, client, f"The client is {client.state}.", now)
-        elif _matches(capabilities, federation):
-            return _hand_out(jobs, job, boot_id, now)
-        else:
+        elif not _matches(capabilities, federation):
             _dismiss(session, client, federation, now)
+        elif (work := work_of(federation, job.kind)) is None:
+            remove_client(session, client, "definition_unreadable", _UNREADABLE, now)
+        else:
+            return _hand_out(jobs, job, work, boot_id, now)
     return None
 
 
@@ -114,12 +118,12 @@ def _dismiss(session: Session, client: Client, federation: Federation, now: date
     remove_client(session, client, "algorithm_revision", detail, now)
 
 
-def _hand_out(jobs: Together, job: Job, boot_id: str, now: datetime) -> Lease:
+def _hand_out(jobs: Together, job: Job, work: Work, boot_id: str, now: datetime) -> Lease:
     moves.move(job, "lease")
     job.boot_id, job.leased_at = boot_id, now
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     client, owner = jobs.client(job), jobs.owner(job)
-    return lease_answer(job, client, jobs.federation(job), jobs.round(job), jobs.instruction(job), owner.name)
+    return lease_answer(job, client, jobs.federation(job), jobs.round(job), jobs.instruction(job), owner.name, work)
 
 
 def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> None:
