@@ -1,4 +1,4 @@
-"""What the demo promises, over several seeds: together the organisations learn what none of them can alone.
+"""The demo's promise over several seeds: together the organisations learn what none of them can alone.
 
     python -m benchmarks.demo_worth
 
@@ -31,23 +31,23 @@ class Comparison:
     """Accuracies on the held-out messages of one seed."""
 
     seed: int
-    federated: float
+    together: float
     best_alone: float
     bag_of_words: float
 
     @property
     def times_the_bound(self) -> float:
         """The smaller of the two leads, over what it must be."""
-        alone, words = self.federated - self.best_alone, self.federated - self.bag_of_words
+        alone, words = self.together - self.best_alone, self.together - self.bag_of_words
         return min(alone / LEAD_OVER_ALONE, words / LEAD_OVER_WORDS)
 
 
-def compared(folder: Path, seed: int) -> Comparison:
+def compare(folder: Path, seed: int) -> Comparison:
     """Trains together and alone, in two processes."""
     task = tasks.support_messages(seed)
     site = _site(folder, task, seed)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=quiet) as pool:
-        together = pool.submit(_federated, site, list(task.parts))
+        together = pool.submit(_train_together, site, list(task.parts))
         alone = [pool.submit(baselines.trained_alone, site, name, 1) for name in task.parts]
         best_alone = max(score.result() for score in alone)
     return Comparison(seed, together.result(), best_alone, baselines.bag_of_words(task.pooled, task.test))
@@ -61,7 +61,7 @@ def _site(folder: Path, task: tasks.TextTask, seed: int) -> baselines.Site:
     return baselines.Site(definition(task, "fedavg", ROUNDS, seed), files, minilm(), task.test, folder)
 
 
-def _federated(site: baselines.Site, names: list[str]) -> float:
+def _train_together(site: baselines.Site, names: list[str]) -> float:
     return baselines.accuracy(site, baselines.simulated(site, names, site.folder / "federated"))
 
 
@@ -69,20 +69,20 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_worth", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    given = parser.parse_args()
-    found = []
-    for seed in given.seeds:
+    arguments = parser.parse_args()
+    comparisons = []
+    for seed in arguments.seeds:
         with tempfile.TemporaryDirectory(prefix="worth-") as folder:
-            found.append(compared(Path(folder), seed))
-        print(json.dumps(asdict(found[-1])), flush=True)
-    figure = min(one.times_the_bound for one in found)
+            comparisons.append(compare(Path(folder), seed))
+        print(json.dumps(asdict(comparisons[-1])), flush=True)
+    figure = min(one.times_the_bound for one in comparisons)
     print_report(
         "demo_worth",
         figure,
         "times the lead that is promised",
         target=_TARGET_TIMES_THE_BOUND,
         holds=figure >= _TARGET_TIMES_THE_BOUND,
-        details={"seeds": [asdict(one) for one in found]},
+        details={"seeds": [asdict(one) for one in comparisons]},
     )
 
 

@@ -45,9 +45,9 @@ class Probe(threading.Thread):
     def run(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60) as http:
             while not self._over.wait(_PAUSE_SECONDS):
-                started = time.perf_counter()
+                start = time.perf_counter()
                 http.get("/healthz").raise_for_status()
-                self.seconds.append(time.perf_counter() - started)
+                self.seconds.append(time.perf_counter() - start)
 
     def end(self) -> list[float]:
         """All answers, slowest last."""
@@ -70,9 +70,9 @@ def tokens(installation: Installation) -> dict[str, Token]:
         "name": "gpu",
         "public_key": public_key(key),
     }
-    enrolled = httpx.post(f"{installation.url}/v1/workers/enroll", json=body).raise_for_status().json()
-    enrolled.pop("heartbeat_seconds")
-    worker = Identity(WorkerRecord(url=installation.url, name="gpu", **enrolled), key)
+    record = httpx.post(f"{installation.url}/v1/workers/enroll", json=body).raise_for_status().json()
+    record.pop("heartbeat_seconds")
+    worker = Identity(WorkerRecord(url=installation.url, name="gpu", **record), key)
     admin.close()
     return {
         "nobody": lambda: "-",
@@ -88,13 +88,13 @@ def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str
         for method in _METHODS:
             content = item.get(method, {}).get("requestBody", {}).get("content", {})
             if _JSON in content:
-                named = json.dumps(content[_JSON]["schema"]).rpartition("/")[2].partition('"')[0]
-                yield method.upper(), path, dict(schemas[named].get("examples", [{}])[0])
+                schema = json.dumps(content[_JSON]["schema"]).rpartition("/")[2].partition('"')[0]
+                yield method.upper(), path, dict(schemas[schema].get("examples", [{}])[0])
 
 
 def attack(url: str, roles: Mapping[str, Token]) -> tuple[Counter[int], list[tuple[float, str]]]:
     """How often each status was answered, and seconds and names of the slowest requests."""
-    answered: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
     slowest: list[tuple[float, str]] = []
     with httpx.Client(base_url=url, timeout=60) as http:
         for method, path, example in operations(http.get("/openapi.json").json()):
@@ -102,11 +102,11 @@ def attack(url: str, roles: Mapping[str, Token]) -> tuple[Counter[int], list[tup
                 (b, r) for b in bodies(_LARGEST_BYTES, example) for r in roles.items()
             ):
                 headers = {"Content-Type": _JSON, "If-Match": "*", "Authorization": f"Bearer {token()}"}
-                started = time.perf_counter()
+                start = time.perf_counter()
                 answer = http.request(method, path.replace("{", "").replace("}", ""), content=body, headers=headers)
-                slowest.append((time.perf_counter() - started, f"{method} {path} as {role}: {name}"))
-                answered[answer.status_code] += 1
-    return answered, sorted(slowest, reverse=True)[:5]
+                slowest.append((time.perf_counter() - start, f"{method} {path} as {role}: {name}"))
+                statuses[answer.status_code] += 1
+    return statuses, sorted(slowest, reverse=True)[:5]
 
 
 def web_process(folder: Path) -> psutil.Process:
@@ -126,23 +126,23 @@ def main() -> None:
         before = web.memory_info().rss
         probe = Probe(installation.url)
         probe.start()
-        answered, slowest = attack(installation.url, roles)
+        statuses, slowest = attack(installation.url, roles)
         seconds = probe.end()
         growth = web.memory_info().rss - before
     milliseconds = 1000 * seconds[int(0.99 * len(seconds))]
-    failed = sum(count for status, count in answered.items() if status >= 500 or status < 400)
+    failures = sum(count for status, count in statuses.items() if status >= 500 or status < 400)
     print_report(
         "hostile_bodies",
         milliseconds,
         "ms",
         target=_TARGET_MILLISECONDS,
-        holds=milliseconds < _TARGET_MILLISECONDS and growth < _TARGET_GROWTH_BYTES and not failed,
+        holds=milliseconds < _TARGET_MILLISECONDS and growth < _TARGET_GROWTH_BYTES and not failures,
         details={
             "growth_mib": round(growth / 1024**2, 1),
             "target_growth_mib": _TARGET_GROWTH_BYTES / 1024**2,
             "healthz_worst_milliseconds": round(1000 * seconds[-1], 1),
             "healthz_answers": len(seconds),
-            "statuses": dict(sorted(answered.items())),
+            "statuses": dict(sorted(statuses.items())),
             "slowest": [f"{1000 * took:.0f} ms {name}" for took, name in slowest],
         },
     )

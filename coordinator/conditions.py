@@ -71,11 +71,11 @@ def require_agreement(digest: str | None, if_match: str | None, present: str) ->
 
     `*` and a list of tags name nothing that was seen. Raises PreconditionRequired, PreconditionFailed.
     """
-    named = {name for name in (digest, _only_version(if_match)) if name is not None}
-    if not named:
+    digests = {name for name in (digest, _only_version(if_match)) if name is not None}
+    if not digests:
         detail = "Send the `definition_digest` of what you agree to, in the body or as `If-Match`."
         raise PreconditionRequired("if_match_missing", detail)
-    if named != {present}:
+    if digests != {present}:
         detail = f"You agree to another definition than the present one, {present}. Read it again, and decide anew."
         raise PreconditionFailed("changed_meanwhile", detail)
 
@@ -84,8 +84,8 @@ def _only_version(if_match: str | None) -> str | None:
     """The version that a header with one strong tag names; of any other header a text that is no version."""
     if if_match is None:
         return None
-    tagged = _ONE_TAG.fullmatch(if_match)
-    return "" if tagged is None else tagged["version"]
+    match = _ONE_TAG.fullmatch(if_match)
+    return "" if match is None else match["version"]
 
 
 def _listed(header: str) -> list[str]:

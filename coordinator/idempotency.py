@@ -50,8 +50,9 @@ def caller_that_enrols(token: str) -> str | None:
     if parts is None or not (token.isascii() and token.isprintable()):
         return None
     with asking() as connection:
-        kept = connection.scalar(select(EnrollmentToken.secret_sha256).where(EnrollmentToken.id == parts[0]))
-    return f"token:{hash_secret(token)}" if kept is not None and secret_matches(parts[1], kept) else None
+        secret_sha256 = connection.scalar(select(EnrollmentToken.secret_sha256).where(EnrollmentToken.id == parts[0]))
+    is_valid = secret_sha256 is not None and secret_matches(parts[1], secret_sha256)
+    return f"token:{hash_secret(token)}" if is_valid else None
 
 
 def claim(caller: str, key: str, fingerprint: str, now: datetime) -> Claim | KeptAnswer:

@@ -1,4 +1,4 @@
-"""How large a request may be: its ids and headers, its body, and what the body holds.
+"""Bounds on the size of a request: its ids and headers, its body, and what the body holds.
 
 An operation takes `BODY_BYTES`, unless it declares another bound with `body_of_at_most`, or `LARGE_BODY`: the
 setting `max_body_bytes`, which bounds all the others too. A body holds one value for every `BYTES_PER_VALUE` of that
@@ -15,16 +15,16 @@ from fastapi import Header, Path, Request
 from coordinator import problems
 from coordinator.errors import FieldError, TooLarge
 from coordinator.settings import get_settings
+from federated.bounds import MAX_SMALL
 
 MAX_ID = 128
 MAX_PATH_NAME = 256
 MAX_HEADER = 8192
 MAX_TAGS = 8192
-MAX_CHUNK_INDEX = 2**31 - 1
 
 PathId = Annotated[str, Path(max_length=MAX_ID)]
 PathName = Annotated[str, Path(max_length=MAX_PATH_NAME)]
-ChunkIndex = Annotated[int, Path(ge=0, le=MAX_CHUNK_INDEX)]
+ChunkIndex = Annotated[int, Path(ge=0, le=MAX_SMALL)]
 HeaderText = Annotated[str | None, Header(max_length=MAX_HEADER)]
 TagsText = Annotated[str | None, Header(max_length=MAX_TAGS)]
 
@@ -54,7 +54,7 @@ def takes_bytes(extra: Mapping[str, Any]) -> bool:
     return "requestBody" in extra
 
 
-def declared(extra: Mapping[str, Any]) -> dict[str, Any]:
+def with_bound(extra: Mapping[str, Any]) -> dict[str, Any]:
     """This `openapi_extra` with the bound of the operation's body, if it is not bytes."""
     return dict(extra) if takes_bytes(extra) else {_SAID_AS: BODY_BYTES, **extra}
 
@@ -67,8 +67,8 @@ def bound_of(extra: Mapping[str, Any]) -> int:
 
 async def bounded_body(request: Request, limit: int) -> bytes:
     """The request's body. Raises TooLarge, before it is read where its length was announced."""
-    announced = request.headers.get("Content-Length", "0")
-    if int(announced) > limit:
+    content_length = request.headers.get("Content-Length", "0")
+    if int(content_length) > limit:
         raise _too_large(limit)
     body = await request.body()
     if len(body) > limit:

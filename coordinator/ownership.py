@@ -1,4 +1,4 @@
-"""What a coordinator keeps on this machine is its own user's alone: data folder, SQLite, store, signing key."""
+"""Ownership of the files of a coordinator: data folder, SQLite, store and signing key are its own user's alone."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from sqlalchemy import make_url
 from coordinator.settings import get_settings
 from federated.private_files import check_private, keep_private, own_folder
 
-KEPT = ("artifacts", "cache", "conductor", "queue", "signing-key.pem", "pids.json", "lock", "migrating")
-_BESIDE_SQLITE = ("", "-wal", "-shm")
+DATA_ENTRIES = ("artifacts", "cache", "conductor", "queue", "signing-key.pem", "pids.json", "lock", "migrating")
+_SQLITE_SUFFIXES = ("", "-wal", "-shm")
 
 
 def settle() -> None:
@@ -18,14 +18,14 @@ def settle() -> None:
     """
     keep_private()
     settings = get_settings()
-    own_folder(settings.data_folder.resolve(), KEPT)
+    own_folder(settings.data_folder.resolve(), DATA_ENTRIES)
     check_private(_database_files(settings.database))
     if settings.store_folder is not None:
         check_private([settings.store_folder])
 
 
 def _database_files(url: str) -> list[Path]:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+    address = make_url(url)
+    if address.get_backend_name() != "sqlite" or not address.database:
         return []
-    return [Path(f"{parsed.database}{beside}") for beside in _BESIDE_SQLITE]
+    return [Path(f"{address.database}{suffix}") for suffix in _SQLITE_SUFFIXES]

@@ -64,16 +64,16 @@ class Route(APIRoute):
         elif "GET" in methods and not _streams(options):
             _declare(options, _UNCHANGED, _TAG_PARAMETER)
         if methods != ["GET"]:
-            options["openapi_extra"] = limits.declared(options.get("openapi_extra") or {})
+            options["openapi_extra"] = limits.with_bound(options.get("openapi_extra") or {})
         super().__init__(path, _in_one_thread(endpoint), **options)
 
     def get_route_handler(self) -> Handler:
         handler = _tagged(super().get_route_handler())
         if "POST" in (self.methods or ()):
             handler = _keyed(handler, _secrets(self.response_model))
-        handler = _bounded(handler, self.openapi_extra or {}, has_json=self.body_field is not None)
+        handler = _within_bounds(handler, self.openapi_extra or {}, has_json=self.body_field is not None)
         handler = _strict(handler, set(_query_names(self.dependant)))
-        return _gated(handler, security.gates(self.dependant))
+        return _behind_gates(handler, security.gates(self.dependant))
 
 
 def _in_one_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,7 +137,7 @@ def _strict(handler: Handler, known: Collection[str]) -> Handler:
 # ---- who asks, and with how much
 
 
-def _gated(handler: Handler, gates: Sequence[security.Gate]) -> Handler:
+def _behind_gates(handler: Handler, gates: Sequence[security.Gate]) -> Handler:
     """Asks for the caller before anything is read of what that one sent."""
 
     async def answer(request: Request) -> Response:
@@ -148,7 +148,7 @@ def _gated(handler: Handler, gates: Sequence[security.Gate]) -> Handler:
     return answer
 
 
-def _bounded(handler: Handler, extra: Mapping[str, Any], *, has_json: bool) -> Handler:
+def _within_bounds(handler: Handler, extra: Mapping[str, Any], *, has_json: bool) -> Handler:
     """Refuses a body beyond the operation's bounds; bytes are bounded by who stores them."""
     if limits.takes_bytes(extra):
         return handler

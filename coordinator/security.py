@@ -277,12 +277,12 @@ WorkerPrincipal = Annotated[
 
 def gates(dependant: Dependant) -> list[Gate]:
     """What an operation asks of its caller, to be asked before its body is read."""
-    found: list[Gate] = []
+    result: list[Gate] = []
     for dependency in dependant.dependencies:
         if isinstance(dependency.call, _Only):
-            found.append(dependency.call)
+            result.append(dependency.call)
         elif dependency.call is _any_principal:
-            found.append(_principal)
+            result.append(_principal)
         else:
-            found += gates(dependency)
-    return found
+            result += gates(dependency)
+    return result

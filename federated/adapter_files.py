@@ -90,8 +90,8 @@ def _cell(value: object) -> str:
     if isinstance(value, int | float) or (text.isascii() and text.isalnum()):
         return text
     # A `|` would end the cell even there, and a `\\` before it would give it back that meaning.
-    shown = " ".join(printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|").split())
-    return f"`{shown}`" if shown else ""
+    line = " ".join(printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|").split())
+    return f"`{line}`" if line else ""
 
 
 def _usage(adapter: Adapter) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 AnyTrainable = Lora | Prefix | Full
 View = Literal["shared", "own"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,6 @@ class Effort:
     steps: int = 0
     passes: float = 0.0
     examples: int | None = None
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AlgorithmConfig(BaseModel):

@@ -6,17 +6,16 @@ can travel. Whoever shows the failure makes the sentence here.
 
 from collections.abc import Iterator
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
+from federated.bounds import Amount
 from federated.task import Name
 from federated.trainable import Plain
 
-MAX_COUNT = 2**53 - 1
+CODE_PATTERN = r"^[a-z0-9_]{1,64}$"
 REFERENCE_DIGITS = 8
-
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class FailureFacts(Plain):
@@ -29,10 +28,10 @@ class FailureFacts(Plain):
 
     dataset: Name | None = None
     column: str | None = Field(default=None, max_length=128)
-    count: Count | None = None
-    of: Count | None = None
-    asked: Count | None = None
-    allowed: Count | None = None
+    count: Amount | None = None
+    of: Amount | None = None
+    asked: Amount | None = None
+    allowed: Amount | None = None
     error: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
     place: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_.]{0,127}:[0-9]{1,6}$")
     reference: str | None = Field(default=None, pattern=rf"^[0-9a-f]{{{REFERENCE_DIGITS}}}$")
@@ -44,7 +43,6 @@ SENTENCES: Final = MappingProxyType(
         "agent_stopping": "The worker agent was told to stop and gave the job back.",
         "algorithm_missing": "The node does not have the federation's algorithm in its revision.",
         "artifact_damaged": "Bytes came to the node that are not those that were announced.",
-        "artifact_too_large": "More bytes came to the node than were announced.",
         "cloze_impossible": "The node's base model cannot fill the gap of the cloze with these words.",
         "cloze_too_long": "The cloze template alone has more tokens than the model takes.",
         "coordinator_trouble": "The worker agent could not talk to the coordinator about this job.",
@@ -93,12 +91,12 @@ def sentence(code: str, facts: FailureFacts | None = None) -> str:
     """The failure in words, for the owners of the federation and of the node. Another code gets general words."""
     facts = facts or FailureFacts()
     words = SENTENCES.get(code, UNKNOWN)
-    named = ", ".join(_named(facts))
+    details = ", ".join(_details(facts))
     more = f" The node's log has the whole of it under {facts.reference}." if facts.reference else ""
-    return f"{words.removesuffix('.')}{f' ({named})' if named else ''}.{more}"
+    return f"{words.removesuffix('.')}{f' ({details})' if details else ''}.{more}"
 
 
-def _named(facts: FailureFacts) -> Iterator[str]:
+def _details(facts: FailureFacts) -> Iterator[str]:
     if facts.dataset is not None:
         yield f"data set {facts.dataset!r}"
     if facts.column is not None:

@@ -51,7 +51,7 @@ def inspected_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload, ma
 
 def finite(payload: Payload) -> Payload:
     """The same tensors; reading one that holds NaN or infinity raises NotFinite. None is read here."""
-    return Payload({name: _checked(name, payload.lazy(name)) for name in payload}, payload.facts)
+    return Payload({name: _checking(name, payload.lazy(name)) for name in payload}, payload.facts)
 
 
 def check_finite(name: str, value: Tensor) -> None:
@@ -62,7 +62,7 @@ def check_finite(name: str, value: Tensor) -> None:
             raise NotFinite(f"tensor {name!r} came out with NaN or infinity")
 
 
-def _checked(name: str, tensor: LazyTensor) -> LazyTensor:
+def _checking(name: str, tensor: LazyTensor) -> LazyTensor:
     def read() -> Tensor:
         value = tensor.read()
         check_finite(name, value)

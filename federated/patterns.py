@@ -1,4 +1,4 @@
-"""Patterns of dotted names: which modules or tensors of a model a user means.
+"""Patterns of dotted names, by which a user names modules or tensors of a model.
 
 A pattern is one or more alternatives between `|`. An alternative is a list of components between dots, of letters,
 digits, `_` and `-`, which fits the end of a name, component by component; with `^` before it the whole name (a `$`
@@ -33,7 +33,7 @@ class PatternInvalid(ValueError):
     """A text that is no pattern, or a list of patterns beyond the bounds."""
 
 
-def checked(text: str) -> str:
+def valid_pattern(text: str) -> str:
     """The text itself. Raises PatternInvalid unless it is a pattern."""
     if len(text) > MAX_PATTERN:
         raise PatternInvalid(f"a pattern has at most {MAX_PATTERN} characters, this one has {len(text)}")
@@ -47,7 +47,7 @@ def checked(text: str) -> str:
     return text
 
 
-def checked_name(name: str) -> str:
+def valid_name(name: str) -> str:
     """The name itself. Raises PatternInvalid unless it is a plain dotted name."""
     if len(name) > MAX_NAME:
         raise PatternInvalid(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
@@ -56,9 +56,9 @@ def checked_name(name: str) -> str:
     return name
 
 
-def bounded(texts: _Texts) -> _Texts:
+def valid_patterns(texts: _Texts) -> _Texts:
     """The patterns themselves, a list or the keys of a mapping. Raises PatternInvalid beyond the bounds."""
-    compiled(tuple(texts))
+    compile_patterns(tuple(texts))
     return texts
 
 
@@ -69,7 +69,7 @@ def is_name(text: str) -> bool:
 
 PatternText = Annotated[
     str,
-    AfterValidator(checked),
+    AfterValidator(valid_pattern),
     Field(
         examples=["query"],
         description="the end of a module's name; `*` within one component, `^` before a whole",
@@ -77,9 +77,9 @@ PatternText = Annotated[
     ),
 ]
 PatternList = Annotated[
-    tuple[PatternText, ...], Field(max_length=MAX_PATTERNS, fail_fast=True), AfterValidator(bounded)
+    tuple[PatternText, ...], Field(max_length=MAX_PATTERNS, fail_fast=True), AfterValidator(valid_patterns)
 ]
-DottedName = Annotated[str, AfterValidator(checked_name), Field(json_schema_extra={"maxLength": MAX_NAME})]
+DottedName = Annotated[str, AfterValidator(valid_name), Field(json_schema_extra={"maxLength": MAX_NAME})]
 
 
 class Patterns:
@@ -89,17 +89,17 @@ class Patterns:
         _check_bounds(texts)
         self._literals: dict[str, int] = {}
         self._partial: dict[str, int] = {}
-        self._any = self._firsts = self._anchored = self._ends = 0
+        self._any = self._firsts = self._anchors = self._ends = 0
         self._begins: list[int] = []
         place = 0
         for text in texts:
             self._begins.append(place)
-            for alternative in checked(text).split("|"):
+            for alternative in valid_pattern(text).split("|"):
                 place = self._add(alternative, place)
         if len(self._partial) > MAX_PARTIAL:
-            found = len(self._partial)
+            excess = f"not {len(self._partial)}"
             raise PatternInvalid(
-                f"at most {MAX_PARTIAL} different components have a * beside other characters, not {found}"
+                f"at most {MAX_PARTIAL} different components have a * beside other characters, {excess}"
             )
 
     def first(self, name: str) -> int | None:
@@ -119,10 +119,10 @@ class Patterns:
         return self._owners(self._walk(name)[1])
 
     def _add(self, alternative: str, place: int) -> int:
-        anchored, components = _components(alternative)
+        is_whole, components = _components(alternative)
         self._firsts |= 1 << place
-        if anchored:
-            self._anchored |= 1 << place
+        if is_whole:
+            self._anchors |= 1 << place
         for component in components:
             bit = 1 << place
             if component == "*":
@@ -136,12 +136,12 @@ class Patterns:
 
     def _walk(self, name: str) -> tuple[int, int]:
         """The ends reached at the last component of a name, and at any of its components."""
-        active = reached = 0
+        active = ends = 0
         for depth, component in enumerate(name.split(".")):
-            begun = self._firsts if depth == 0 else self._firsts & ~self._anchored
-            active = (((active << 1) & ~self._firsts) | begun) & self._fitting(component)
-            reached |= active & self._ends
-        return active & self._ends, reached
+            starts = self._firsts if depth == 0 else self._firsts & ~self._anchors
+            active = (((active << 1) & ~self._firsts) | starts) & self._fitting(component)
+            ends |= active & self._ends
+        return active & self._ends, ends
 
     def _fitting(self, component: str) -> int:
         fitting = self._any | self._literals.get(component, 0)
@@ -165,31 +165,31 @@ class Patterns:
 
 
 @lru_cache(maxsize=16)
-def compiled(texts: tuple[str, ...]) -> Patterns:
+def compile_patterns(texts: tuple[str, ...]) -> Patterns:
     """The patterns ready to match. Raises PatternInvalid."""
     return Patterns(texts)
 
 
 def first_fitting(values: Mapping[str, _Value], name: str, otherwise: _Value) -> _Value:
     """The value of the first pattern, in their order, that fits a name."""
-    found = compiled(tuple(values)).first(name)
-    return otherwise if found is None else list(values.values())[found]
+    index = compile_patterns(tuple(values)).first(name)
+    return otherwise if index is None else list(values.values())[index]
 
 
-def resolved(values: Mapping[str, _Value], names: Iterable[str]) -> dict[str, _Value]:
+def by_module_name(values: Mapping[str, _Value], names: Iterable[str]) -> dict[str, _Value]:
     """The same values by whole names instead of patterns; the longest name first.
 
     PEFT takes the first key that is the end of a name, so no name can stand before another that ends with it.
     """
-    patterns, found = compiled(tuple(values)), list(values.values())
-    fitting = {name: patterns.first(name) for name in sorted(names, key=lambda name: (-len(name), name))}
-    return {name: found[place] for name, place in fitting.items() if place is not None}
+    patterns, by_index = compile_patterns(tuple(values)), list(values.values())
+    indices = {name: patterns.first(name) for name in sorted(names, key=lambda name: (-len(name), name))}
+    return {name: by_index[index] for name, index in indices.items() if index is not None}
 
 
-def unfitting(texts: Sequence[str], fitted: Iterable[set[int]]) -> list[str]:
-    """The patterns that are in none of `fitted`."""
-    left = set(range(len(texts))).difference(*fitted)
-    return [texts[place] for place in sorted(left)]
+def unfitting(texts: Sequence[str], matches: Iterable[set[int]]) -> list[str]:
+    """The patterns whose index is in none of `matches`."""
+    rest = set(range(len(texts))).difference(*matches)
+    return [texts[index] for index in sorted(rest)]
 
 
 def _check_bounds(texts: Sequence[str]) -> None:
@@ -211,8 +211,8 @@ def _fits(pattern: str, component: str) -> bool:
         return False
     at, end = len(first), len(component) - len(last)
     for piece in middle:
-        found = component.find(piece, at, end)
-        if found < 0:
+        start = component.find(piece, at, end)
+        if start < 0:
             return False
-        at = found + len(piece)
+        at = start + len(piece)
     return True

@@ -9,19 +9,19 @@ import unicodedata
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-MAX_SHOWN = 2000
+MAX_CHARACTERS = 2000
 MAX_LINES = 400
 _REPLACEMENT = "\ufffd"
 _BREAKS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
-_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _WITH_LINES = frozenset({"exception", "stack"})
 
 
-def printable(text: object, limit: int = MAX_SHOWN) -> str:
+def printable(text: object, limit: int = MAX_CHARACTERS) -> str:
     """One line of at most `limit` characters; what is cut off is told by `…`."""
     whole = str(text)
-    shown = whole if len(whole) <= limit else whole[: limit - 1] + "…"
-    return shown if shown.isascii() and shown.isprintable() else "".join(map(_shown, shown))
+    line = whole if len(whole) <= limit else whole[: limit - 1] + "…"
+    return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
 
 
 def printable_lines(text: str) -> str:
@@ -39,7 +39,7 @@ def printable_event(logger: object, method: str, event: MutableMapping[str, Any]
     return event
 
 
-def _shown(character: str) -> str:
+def _visible(character: str) -> str:
     if character in _BREAKS:
         return " "
-    return _REPLACEMENT if unicodedata.category(character) in _UNSHOWN else character
+    return _REPLACEMENT if unicodedata.category(character) in _INVISIBLE else character

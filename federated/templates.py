@@ -62,20 +62,20 @@ def parse(text: str) -> Template:
 
 
 def _next_brace(text: str, at: int) -> int:
-    found = [place for place in (text.find("{", at), text.find("}", at)) if place >= 0]
-    return min(found, default=len(text))
+    places = (text.find("{", at), text.find("}", at))
+    return min((place for place in places if place >= 0), default=len(text))
 
 
-def _field(text: str, opened: int) -> str:
-    """The name between the brace at `opened` and the next one."""
-    closed = text.find("}", opened + 1)
-    if text[opened] == "}" or closed < 0:
-        raise TemplateInvalid(f"has a lone {text[opened]!r} at character {opened}; a literal brace is written twice")
-    name = text[opened + 1 : closed]
+def _field(text: str, start: int) -> str:
+    """The name between the brace at `start` and the next one."""
+    end = text.find("}", start + 1)
+    if text[start] == "}" or end < 0:
+        raise TemplateInvalid(f"has a lone {text[start]!r} at character {start}; a literal brace is written twice")
+    name = text[start + 1 : end]
     if not is_column(name):
-        found = text[opened : min(closed + 1, opened + 64)]
+        field = text[start : min(end + 1, start + 64)]
         raise TemplateInvalid(
-            f"has {found!r} at character {opened}, which names no plain column: a name begins with a letter or _ "
+            f"has {field!r} at character {start}, which names no plain column: a name begins with a letter or _ "
             "and goes on with letters, digits, _, - and inner spaces"
         )
     return name

@@ -19,12 +19,20 @@ from pydantic import (
     model_validator,
 )
 
-from federated.patterns import MAX_PATTERNS, DottedName, PatternList, PatternText, bounded, first_fitting, resolved
+from federated.bounds import MAX_SMALL
+from federated.patterns import (
+    MAX_PATTERNS,
+    DottedName,
+    PatternList,
+    PatternText,
+    by_module_name,
+    first_fitting,
+    valid_patterns,
+)
 
 MAX_RANK = 4096
 MAX_TENSORS = 65_536
 MAX_DIMENSIONS = 8
-MAX_SIZE = 2**31 - 1
 MAX_SCALE = 1e6
 PROMPT_EMBEDDINGS = "prompt_embeddings"
 ALL_LINEAR = "all-linear"
@@ -55,13 +63,13 @@ class Lora(Plain):
 
     kind: Literal["lora"] = "lora"
     r: int = Field(default=8, ge=1, le=MAX_RANK, description="rank of every adapted matrix")
-    rank_pattern: Annotated[dict[PatternText, Annotated[int, Field(ge=1, le=MAX_RANK)]], AfterValidator(bounded)] = (
-        Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
-    )
+    rank_pattern: Annotated[
+        dict[PatternText, Annotated[int, Field(ge=1, le=MAX_RANK)]], AfterValidator(valid_patterns)
+    ] = Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
     lora_alpha: float = Field(default=16, gt=0, le=65536)
-    alpha_pattern: Annotated[dict[PatternText, Annotated[float, Field(gt=0, le=65536)]], AfterValidator(bounded)] = (
-        Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
-    )
+    alpha_pattern: Annotated[
+        dict[PatternText, Annotated[float, Field(gt=0, le=65536)]], AfterValidator(valid_patterns)
+    ] = Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Targets | None = Field(
         default=None,
@@ -129,7 +137,7 @@ class TensorFacts(Plain):
     """One trainable tensor under its canonical name (no `base_model.model.`, `.base_layer`, `.default`)."""
 
     name: DottedName
-    shape: tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], ...] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
+    shape: tuple[Annotated[int, Field(ge=0, le=MAX_SMALL)], ...] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
     dtype: str = Field(max_length=16, description="safetensors dtype, such as F32")
     initialisation: Initialisation
 
@@ -157,15 +165,15 @@ class ModelFacts(Plain):
     tensors: TensorList
     seeded: TensorList = ()
     layers: int = Field(ge=0, le=65_536)
-    hidden: int = Field(ge=0, le=MAX_SIZE)
-    kv_width: int = Field(ge=0, le=MAX_SIZE)
-    kv_heads: int = Field(default=1, ge=0, le=MAX_SIZE)
+    hidden: int = Field(ge=0, le=MAX_SMALL)
+    kv_width: int = Field(ge=0, le=MAX_SMALL)
+    kv_heads: int = Field(default=1, ge=0, le=MAX_SMALL)
     target_modules: ModuleNames = ()
     modules_to_save: ModuleNames = ()
     weights_digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
 
     @property
-    def adapted(self) -> list[str]:
+    def adapted_modules(self) -> list[str]:
         """Names of the modules that have factors."""
         return sorted({tensor.name.partition(".lora_")[0] for tensor in self.tensors if ".lora_" in tensor.name})
 
@@ -216,13 +224,13 @@ def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str)
     if isinstance(trainable, Prefix):
         return common | _prefix_config(trainable, model)
     fields = trainable.model_dump(mode="json", exclude={"kind", "modules_to_save"})
-    named = {
+    module_fields = {
         "target_modules": list(model.target_modules),
         "layers_to_transform": None,
-        "rank_pattern": resolved(trainable.rank_pattern, model.adapted),
-        "alpha_pattern": resolved(trainable.alpha_pattern, model.adapted),
+        "rank_pattern": by_module_name(trainable.rank_pattern, model.adapted_modules),
+        "alpha_pattern": by_module_name(trainable.alpha_pattern, model.adapted_modules),
     }
-    return common | {"peft_type": "LORA"} | fields | named
+    return common | {"peft_type": "LORA"} | fields | module_fields
 
 
 def _prefix_config(trainable: Prefix, model: ModelFacts) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def dissenters(updates: Mapping[int, Payload]) -> dict[int, str]:
     support = [
         sum(len(those) for other, those in distinct if other_base(base, other) is None) for base, _ in distinct
     ]
-    chosen = distinct[support.index(max(support))][0] if distinct else None
-    unlike = {those[0]: other_base(chosen, base) for base, those in distinct if chosen is not None}
+    majority = distinct[support.index(max(support))][0] if distinct else None
+    unlike = {those[0]: other_base(majority, base) for base, those in distinct if majority is not None}
     return {ordinal: name for _, those in distinct for ordinal in those if (name := unlike[those[0]]) is not None}
 
 

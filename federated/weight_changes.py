@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from federated.contract import LedgerWeights
-from federated.patterns import PatternInvalid, bounded, first_fitting
+from federated.patterns import PatternInvalid, first_fitting, valid_patterns
 
 _PEFT_PREFIX = "base_model.model."
 _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -211,7 +211,7 @@ def _check_alphas(alphas: object) -> None:
     if not isinstance(alphas, Mapping) or not all(map(_is_number, alphas.values())):
         raise MergeError("alpha_pattern is no mapping from names of modules to numbers")
     try:
-        bounded(tuple(alphas))
+        valid_patterns(tuple(alphas))
     except PatternInvalid as error:
         raise MergeError(f"alpha_pattern: {error}") from error
     for pattern in alphas:

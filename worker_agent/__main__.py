@@ -27,7 +27,7 @@ from worker_agent.enrolment import rotate_key as replace_key
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import load_identity
 from worker_agent.memory import MemoryChain
-from worker_agent.settings import KEPT, AgentSettings, load_settings
+from worker_agent.settings import DATA_ENTRIES, AgentSettings, load_settings
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
 DATA_MODULE = "worker_agent.training.data"
@@ -172,7 +172,7 @@ def approve(
     with _told():
         settings = _own(_settings(config))
         if approvals.approvals(settings.folder).outdated:
-            _err.print(f"[yellow]note:[/] {approvals.OUTDATED}", soft_wrap=True)
+            _err.print(f"[yellow]note:[/] {approvals.OUTDATED_TEXT}", soft_wrap=True)
         request = _request(approvals.pending(settings.folder, federation), federation, digest)
         if not yes and not typer.confirm("approve this, and nothing else of this federation?"):
             raise ConfigurationError("not approved")
@@ -239,7 +239,7 @@ def _shown(text: str) -> str:
 def _own(settings: AgentSettings) -> AgentSettings:
     """The settings of a node whose data folder, made if need be, is its own user's alone."""
     try:
-        own_folder(settings.folder, KEPT)
+        own_folder(settings.folder, DATA_ENTRIES)
     except NotPrivate as error:
         raise ConfigurationError(str(error)) from None
     return settings

@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def received(response: httpx.Response) -> httpx.Response:
+def read_answer(response: httpx.Response) -> httpx.Response:
     """The streamed answer with its body. Of an answer of 300 or more only the beginning is kept.
 
     Raises NotUnderstood for a body that is longer than any of the protocol, or packed.
@@ -93,9 +93,9 @@ def raise_for_problem(response: httpx.Response) -> None:
     if response.status_code < 300:
         return
     if response.status_code < 400:
-        moved = f"{place_of(response)} was redirected ({response.status_code}) to {_redirected_to(response)}"
+        redirect = f"{place_of(response)} was redirected ({response.status_code}) to {_redirected_to(response)}"
         raise CoordinatorAway(
-            f"{moved}: no answer of a coordinator; is `url` right, or does a proxy ask for a login?"
+            f"{redirect}: no answer of a coordinator; is `url` right, or does a proxy ask for a login?"
         )
     problem = _problem(response)
     if response.status_code in _AWAY or problem.code == _RUNNING:

@@ -1,4 +1,4 @@
-"""What federations asked of this node, and what its owner has approved: small files in the data folder.
+"""Requests that federations made of this node, and approvals of its owner: small files in the data folder.
 
 An approval is of a digest over a federation's owner, the data set, the client's settings and the whole work. What
 asks for anything else under the same id is another request. A request is kept when the policy refuses it, so that
@@ -24,10 +24,10 @@ from worker_agent.durable import file_name, write_file
 from worker_agent.errors import ConfigurationError, NotUnderstood
 
 MOST_REQUESTS = 100
-OUTDATED = "approvals of an earlier version name a federation and not what it asks for, and approve nothing"
+OUTDATED_TEXT = "approvals of an earlier version name a federation and not what it asks for, and approve nothing"
 LARGEST_REQUEST_BYTES = 1024 * 1024
-_APPROVED = "approved.json"
-_ASKED = "asked"
+_APPROVALS_FILE = "approved.json"
+_REQUESTS_FOLDER = "asked"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PLAIN_TEXT = re.compile(r"(?!(?:none|true|false)$)[A-Za-z_](?:[A-Za-z0-9_./+-]| (?! |$))*")
 _writing = threading.Lock()
@@ -72,8 +72,8 @@ def request_of(lease: Lease) -> Request:
     client was described, and where they have another the job is declined, whatever was approved.
     """
     base_model = lease.work.base_model.model_copy(update={"weights_sha256": None})
-    asked = {name: getattr(lease, name) for name in Request.model_fields}
-    return Request(**asked | {"work": lease.work.model_copy(update={"base_model": base_model})})
+    fields = {name: getattr(lease, name) for name in Request.model_fields}
+    return Request(**fields | {"work": lease.work.model_copy(update={"base_model": base_model})})
 
 
 def approval_digest(lease: Lease) -> str:
@@ -83,32 +83,27 @@ def approval_digest(lease: Lease) -> str:
 
 def approvals(folder: Path) -> Approvals:
     """All approvals of this node. Raises ConfigurationError for a damaged file."""
-    known = _read(folder / _APPROVED)
-    digests = frozenset(name for name in known if _DIGEST.fullmatch(name))
-    return Approvals(digests, tuple(sorted(known.keys() - digests)))
-
-
-def approved(folder: Path) -> frozenset[str]:
-    """Digests that are approved. Raises ConfigurationError for a damaged file."""
-    return approvals(folder).digests
+    entries = _read(folder / _APPROVALS_FILE)
+    digests = frozenset(name for name in entries if _DIGEST.fullmatch(name))
+    return Approvals(digests, tuple(sorted(entries.keys() - digests)))
 
 
 def warn_of_outdated(folder: Path) -> None:
     """One line in the log, where there are approvals that approve nothing any more."""
-    outdated = approvals(folder).outdated
-    if outdated:
-        _log.warning("approvals_outdated", entries=len(outdated), reason=OUTDATED)
+    entries = len(approvals(folder).outdated)
+    if entries:
+        _log.warning("approvals_outdated", entries=entries, reason=OUTDATED_TEXT)
 
 
 def approve(folder: Path, request: Request) -> None:
     """Approve what was asked; a running agent honours it from the next job on. Entries that approve nothing go."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = approved(folder)
-    known = {name: entry for name, entry in _read(folder / _APPROVED).items() if name in kept}
+    digests = approvals(folder).digests
+    entries = {name: entry for name, entry in _read(folder / _APPROVALS_FILE).items() if name in digests}
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    known.setdefault(request.digest, {"federation": request.federation_id, "approved_at": at})
-    write_file(folder / _APPROVED, json.dumps(known, indent=2, sort_keys=True).encode(), mode=0o600)
-    (folder / _ASKED / _name(request)).unlink(missing_ok=True)
+    entries.setdefault(request.digest, {"federation": request.federation_id, "approved_at": at})
+    write_file(folder / _APPROVALS_FILE, json.dumps(entries, indent=2, sort_keys=True).encode(), mode=0o600)
+    (folder / _REQUESTS_FOLDER / _name(request)).unlink(missing_ok=True)
 
 
 def keep(folder: Path, lease: Lease) -> None:
@@ -120,19 +115,20 @@ def keep(folder: Path, lease: Lease) -> None:
     content = request.model_dump_json(indent=1).encode()
     if len(content) > LARGEST_REQUEST_BYTES:
         raise NotUnderstood(f"what federation {request.federation_id!r} asks for takes {len(content)} bytes to say")
-    asked = folder / _ASKED
+    requests = folder / _REQUESTS_FOLDER
     with _writing:
-        asked.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_file(asked / _name(request), content, mode=0o600)
-        for file in _newest_first(asked)[MOST_REQUESTS:]:
+        requests.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_file(requests / _name(request), content, mode=0o600)
+        for file in _newest_first(requests)[MOST_REQUESTS:]:
             file.unlink(missing_ok=True)
 
 
 def pending(folder: Path, federation_id: str) -> list[Request]:
     """What this federation asked for and is not approved, newest first. Raises NotUnderstood for what is no id."""
-    prefix, known = f"{file_name(federation_id)}.", approved(folder)
-    files = [file for file in _newest_first(folder / _ASKED) if file.name.startswith(prefix)]
-    return [request for request in map(_request_in, files) if request is not None and request.digest not in known]
+    prefix, approved_digests = f"{file_name(federation_id)}.", approvals(folder).digests
+    files = [file for file in _newest_first(folder / _REQUESTS_FOLDER) if file.name.startswith(prefix)]
+    requests = filter(None, map(_request_in, files))
+    return [request for request in requests if request.digest not in approved_digests]
 
 
 def in_words(request: Request) -> Iterator[tuple[str, str]]:
@@ -160,8 +156,8 @@ def _value(value: object) -> str:
 
 
 def _inner(value: object) -> str:
-    nested = isinstance(value, Mapping | list) and len(value) > 0
-    return f"({_value(value)})" if nested else _value(value)
+    has_parts = isinstance(value, Mapping | list) and len(value) > 0
+    return f"({_value(value)})" if has_parts else _value(value)
 
 
 def _text(text: str) -> str:
@@ -173,8 +169,8 @@ def _name(request: Request) -> str:
     return f"{file_name(request.federation_id)}.{request.digest.removeprefix('sha256:')}.json"
 
 
-def _newest_first(asked: Path) -> list[Path]:
-    files = list(asked.glob("*.json")) if asked.is_dir() else []
+def _newest_first(folder: Path) -> list[Path]:
+    files = list(folder.glob("*.json")) if folder.is_dir() else []
     return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
 
 
@@ -191,11 +187,11 @@ def _request_in(file: Path) -> Request | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_bytes())
+        entries = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from None
-    if not isinstance(known, dict):
+    if not isinstance(entries, dict):
         raise ConfigurationError(f"{path} is damaged: it is not an object")
-    return known
+    return entries

@@ -27,7 +27,7 @@ from tenacity import (
 from tenacity.wait import wait_base, wait_random_exponential
 
 from federated import __version__
-from worker_agent.answers import check_unpacked, parse, raise_for_problem, raise_for_store, received, store_at
+from worker_agent.answers import check_unpacked, parse, raise_for_problem, raise_for_store, read_answer, store_at
 from worker_agent.deadlines import answered_within, keep_deadlines
 from worker_agent.errors import (
     BytesDamaged,
@@ -158,7 +158,7 @@ class Connection:
         """As `send`, and never tried again."""
         seconds = request.get("timeout", self._http.timeout).read
         with translated(), answered_within(seconds), self._answer(method, path, **request) as answer:
-            response = received(answer)
+            response = read_answer(answer)
         raise_for_problem(response)
         return response
 
@@ -168,7 +168,7 @@ class Connection:
         def once() -> None:
             with _store(url), answered_within(self._http.timeout.read):
                 with self._http.stream("PUT", url, content=content) as answer:
-                    raise_for_store(received(answer))
+                    raise_for_store(read_answer(answer))
 
         self.retrying(once, repeat=True)
 
@@ -179,34 +179,32 @@ class Connection:
         From the coordinator's store, if it sends us to one that is listed, else through the coordinator.
         """
         stores = self.origins.use_stores()
-        with translated(), self._begun(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response:
+        with translated(), self._open(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response:
             if not (stores and response.status_code == 307):
-                yield _checked(response)
+                yield _unpacked_answer(response)
                 return
             url = self.origins.target(response.headers.get("Location", ""))
         if url is None:
-            with translated(), self._begun(path, headers | THROUGH_COORDINATOR, until) as response:
-                yield _checked(response)
+            with translated(), self._open(path, headers | THROUGH_COORDINATOR, until) as response:
+                yield _unpacked_answer(response)
             return
-        with _store(url), self._begun(url, headers, until) as response:
+        with _store(url), self._open(url, headers, until) as response:
             raise_for_store(response)
             check_unpacked(response)
             yield response
 
     @contextmanager
-    def _begun(
-        self, place: str | httpx.URL, headers: dict[str, str], until: float | None
-    ) -> Iterator[httpx.Response]:
+    def _open(self, place: str | httpx.URL, headers: dict[str, str], until: float | None) -> Iterator[httpx.Response]:
         """An answer whose status and headers are here. A URL, other than a path, is not the coordinator's."""
         left_seconds = None if until is None else until - time.monotonic()
         with ExitStack() as stack:
             with answered_within(_least(self._http.timeout.read, left_seconds)):
-                made = (
+                stream = (
                     self._answer("GET", place, headers=headers)
                     if isinstance(place, str)
                     else self._http.stream("GET", place, headers=headers)
                 )
-                response = stack.enter_context(made)
+                response = stack.enter_context(stream)
             with answered_within(None if until is None else until - time.monotonic()):
                 yield response
 
@@ -275,9 +273,9 @@ def _store(url: httpx.URL) -> Iterator[None]:
         raise StoreAway(f"{store_at(url)}: {error}") from error
 
 
-def _checked(response: httpx.Response) -> httpx.Response:
+def _unpacked_answer(response: httpx.Response) -> httpx.Response:
     if response.status_code >= 300:
-        raise_for_problem(received(response))
+        raise_for_problem(read_answer(response))
     check_unpacked(response)
     return response
 

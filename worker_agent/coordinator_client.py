@@ -150,9 +150,9 @@ def _lease(response: httpx.Response) -> Lease:
     try:
         return Lease.model_validate_json(response.content)
     except ValidationError as error:
-        named = parse(response, _NamedJob)
+        job = parse(response, _NamedJob)
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()[:8]]
-        raise LeaseInvalid(file_name(named.job_id), f"the lease cannot be read: {'; '.join(faults)}") from None
+        raise LeaseInvalid(file_name(job.job_id), f"the lease cannot be read: {'; '.join(faults)}") from None
 
 
 class _NamedJob(Answer):

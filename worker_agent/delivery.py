@@ -15,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 from federated.protocol import FailRequest
 from worker_agent.connection import wait_as_asked
 from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.disclosure import disclosed
+from worker_agent.disclosure import disclose
 from worker_agent.durable import is_full
 from worker_agent.errors import (
     AgentError,
@@ -120,8 +120,8 @@ class Delivery:
 
     def _give_up(self, entry: Entry, code: str, error: Exception, transient: bool) -> None:
         """The coordinator will never take this result: say so, lest the job waits for its deadline."""
-        told = disclosed("submission_given_up", code, str(error), job=entry.job.job_id)
-        request = FailRequest(boot_id=self.boot_id, code=code, facts=told, transient=transient)
+        outside = disclose("submission_given_up", code, str(error), job=entry.job.job_id)
+        request = FailRequest(boot_id=self.boot_id, code=code, facts=outside, transient=transient)
         with contextlib.suppress(AgentError):
             self.client.fail(entry.job.job_id, request)
         self.outbox.remove(entry)

@@ -11,30 +11,30 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from federated.failures import REFERENCE_DIGITS
+from federated.failures import CODE_PATTERN, REFERENCE_DIGITS
 from federated.protocol import FailureFacts
 
 _PACKAGES = ("federated", "worker_agent")
 _KNOWN_MODULES = ("builtins", "torch", "safetensors", "federated", "worker_agent")
 _ROOT = Path(__file__).resolve().parent.parent
-_CODE = re.compile(r"[a-z0-9_]{1,64}")
-_SHOWN_CHARACTERS = 128
+_CODE = re.compile(CODE_PATTERN)
+_MAX_MODULE_NAME = 128
 
 _log = structlog.get_logger(__name__)
 
 
-def disclosed(
+def disclose(
     event: str, code: str, detail: str, facts: FailureFacts | None = None, dataset: str | None = None, **where: str
 ) -> FailureFacts:
     """Write the failure into this node's log, as `event`, and return what may be told of it."""
     reference = secrets.token_hex(REFERENCE_DIGITS // 2)
     _log.warning(event, code=code, reason=detail, reference=reference, dataset=dataset, **where)
-    told = (facts or FailureFacts()).model_copy(update={"reference": reference})
+    outside = (facts or FailureFacts()).model_copy(update={"reference": reference})
     try:
-        return told.model_validate(told.model_dump() | {"dataset": dataset})
+        return outside.model_validate(outside.model_dump() | {"dataset": dataset})
     except ValidationError:
         # No data set of this node has such a name; the coordinator that sent it knows it.
-        return told
+        return outside
 
 
 def stable_code(code: str) -> str:
@@ -61,7 +61,7 @@ def _place(error: BaseException) -> str | None:
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__", ""))
         file = Path(trace.tb_frame.f_code.co_filename)
-        if name.partition(".")[0] in _PACKAGES and file.is_relative_to(_ROOT) and len(name) < _SHOWN_CHARACTERS:
+        if name.partition(".")[0] in _PACKAGES and file.is_relative_to(_ROOT) and len(name) < _MAX_MODULE_NAME:
             place = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

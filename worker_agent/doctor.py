@@ -19,7 +19,7 @@ from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.identity import Identity, load_identity
 from worker_agent.origins import Origins, origin_of
-from worker_agent.settings import KEPT, AgentSettings
+from worker_agent.settings import DATA_ENTRIES, AgentSettings
 
 MOST_SKEW_SECONDS = 30.0
 MOST_STORES = 8
@@ -59,7 +59,7 @@ def _finding(step: str, look: Callable[[], str]) -> Finding:
 
 
 def _folder(settings: AgentSettings) -> str:
-    check_private([settings.folder, *(settings.folder / name for name in KEPT)])
+    check_private([settings.folder, *(settings.folder / name for name in DATA_ENTRIES)])
     return (
         f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} is not there"
     )
@@ -79,8 +79,8 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
             return
         yield _finding("clock", lambda: _clock(http))
         if identity is not None:
-            known, origins = _known(http, identity)
-            yield known
+            finding, origins = _identity(http, identity)
+            yield finding
             yield from (Finding("store", True, _store(settings, url, origin)) for origin in origins)
 
 
@@ -118,14 +118,14 @@ def _clock(http: httpx.Client) -> str:
     return f"{skew_seconds:+.0f} s off the coordinator's"
 
 
-def _known(http: httpx.Client, identity: Identity) -> tuple[Finding, list[str]]:
+def _identity(http: httpx.Client, identity: Identity) -> tuple[Finding, list[str]]:
     """Whether it does; and the origins of the stores to which it sends transfers, as far as they are origins."""
     step = "coordinator knows this worker"
     try:
-        told = CoordinatorClient(http, identity).who_am_i().store_origins[:MOST_STORES]
+        stores = CoordinatorClient(http, identity).who_am_i().store_origins[:MOST_STORES]
     except AgentError as error:
         return Finding(step, False, str(error)), []
-    origins = {origin for each in told if (origin := origin_of(each)) is not None}
+    origins = {origin for each in stores if (origin := origin_of(each)) is not None}
     return Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}"), sorted(origins)
 
 
@@ -155,12 +155,12 @@ def _data(settings: AgentSettings, name: str) -> str:
     if not name:
         return _nothing("data set", "[datasets.NAME]")
     summary = _training("data").describe_dataset(settings, name)
-    found, policy = f"{summary.rows} rows to train on, {summary.held_out_rows} held out", settings.policy
+    counts, policy = f"{summary.rows} rows to train on, {summary.held_out_rows} held out", settings.policy
     if summary.rows < policy.min_examples:
-        raise ConfigurationError(f"{found}: too few, no update leaves below min_examples = {policy.min_examples}")
+        raise ConfigurationError(f"{counts}: too few, no update leaves below min_examples = {policy.min_examples}")
     if summary.held_out_rows < policy.min_held_out:
-        return f"{found}: too few to evaluate, no metric of them leaves below min_held_out = {policy.min_held_out}"
-    return found
+        return f"{counts}: too few to evaluate, no metric of them leaves below min_held_out = {policy.min_held_out}"
+    return counts
 
 
 def _nothing(what: str, where: str = "policy.algorithms") -> str:

@@ -61,13 +61,13 @@ class ArtifactCache:
         room enough for it, before anything is asked for.
         """
         path = self._folder / reference.digest.removeprefix("sha256:")
-        with _held(self._locks[reference.digest], until):
+        with _locked_until(self._locks[reference.digest], until):
             # Looked at again: bytes that were damaged on this disk since would be trained on without a word.
             if path.exists() and digest_of(path) == reference.digest:
                 path.touch()
                 return Download(path, 0)
             self._distrust.check(reference.digest)
-            with self._distrust.counted(reference.digest):
+            with self._distrust.count_failure(reference.digest):
                 return Download(path, self._download(reference, path, until))
 
     def trim(self, keep_bytes: int, keep_files: int) -> None:
@@ -82,7 +82,7 @@ class ArtifactCache:
     def _download(self, reference: ArtifactReference, path: Path, until: float | None) -> int:
         """Attempts that bring nothing are counted by the connection; one that got further starts the count anew."""
         partial = _PartialFile(self._connection, reference, path.with_name(path.name + UNFINISHED_SUFFIX), until)
-        damaged = 0
+        failures = 0
         while True:
             before_bytes = partial.furthest_bytes
             try:
@@ -95,9 +95,9 @@ class ArtifactCache:
                 if partial.furthest_bytes == before_bytes or self._connection.stopping.is_set():
                     raise
             except BytesDamaged:
-                damaged += 1
+                failures += 1
                 self._connection.origins.avoid_stores()
-                if damaged == DAMAGED_TIMES or self._connection.stopping.wait(damaged * FIRST_PAUSE_SECONDS):
+                if failures == DAMAGED_TIMES or self._connection.stopping.wait(failures * FIRST_PAUSE_SECONDS):
                     raise
             else:
                 move(partial.path, path)
@@ -123,7 +123,7 @@ class _PartialFile:
         if self._until is not None and time.monotonic() >= self._until:
             raise OutOfTime(f"artifact {self._reference.digest} was not here in time")
         with self.path.open("a+b") as file:
-            digest = self._kept(file)
+            digest = self._resume(file)
             if file.tell() < self._reference.size_bytes:
                 self._check_room(file.tell())
                 digest = self._receive(file, digest)
@@ -133,7 +133,7 @@ class _PartialFile:
             self.path.unlink()
             raise BytesDamaged(f"artifact {self._reference.digest} came with other bytes")
 
-    def _kept(self, file: BinaryIO) -> "hashlib._Hash":
+    def _resume(self, file: BinaryIO) -> "hashlib._Hash":
         """The hash of what is there, at whose end the file then is; nothing that is longer than announced is kept."""
         if os.fstat(file.fileno()).st_size > self._reference.size_bytes:
             file.truncate(0)
@@ -197,34 +197,34 @@ class _Distrust:
     """Digests under which other bytes came again and again: these are asked for less and less often."""
 
     def __init__(self) -> None:
-        self._damaged: dict[str, tuple[int, float]] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
 
     def check(self, digest: str) -> None:
         """Raises BytesDamaged while it is too soon to ask again."""
-        times, not_before = self._damaged.get(digest, (0, 0.0))
+        times, not_before = self._failures.get(digest, (0, 0.0))
         if time.monotonic() < not_before:
             raise BytesDamaged(
                 f"artifact {digest} came with other bytes in {times} downloads; it is not asked for yet"
             )
 
     @contextmanager
-    def counted(self, digest: str) -> Iterator[None]:
+    def count_failure(self, digest: str) -> Iterator[None]:
         """Counts a download that ended with other bytes; one that went well forgets them."""
         try:
             yield
         except BytesDamaged:
-            times = self._damaged.pop(digest, (0, 0.0))[0] + 1
-            doubled = FIRST_DISTRUST_SECONDS * 2 ** min(times - TRUSTED_TIMES, 8)
-            pause_seconds = min(doubled, LONGEST_DISTRUST_SECONDS) if times >= TRUSTED_TIMES else 0.0
-            self._damaged[digest] = (times, time.monotonic() + pause_seconds)
-            while len(self._damaged) > _MOST_DISTRUSTED:
-                del self._damaged[next(iter(self._damaged))]
+            times = self._failures.pop(digest, (0, 0.0))[0] + 1
+            backoff_seconds = FIRST_DISTRUST_SECONDS * 2 ** min(times - TRUSTED_TIMES, 8)
+            pause_seconds = min(backoff_seconds, LONGEST_DISTRUST_SECONDS) if times >= TRUSTED_TIMES else 0.0
+            self._failures[digest] = (times, time.monotonic() + pause_seconds)
+            while len(self._failures) > _MOST_DISTRUSTED:
+                del self._failures[next(iter(self._failures))]
             raise
-        self._damaged.pop(digest, None)
+        self._failures.pop(digest, None)
 
 
 @contextmanager
-def _held(lock: threading.Lock, until: float | None) -> Iterator[None]:
+def _locked_until(lock: threading.Lock, until: float | None) -> Iterator[None]:
     if not lock.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic())):
         raise OutOfTime("another download of the same artifact is not done in time")
     try:

@@ -27,7 +27,7 @@ import psutil
 import structlog
 from pydantic import ValidationError
 
-from federated.failures import MAX_COUNT
+from federated.bounds import MAX_LARGE
 from federated.protocol import FailureFacts, JobProgress, Lease, SubmitRequest
 from worker_agent.settings import AgentSettings
 
@@ -232,7 +232,7 @@ class _Child:
 def out_of_time(allowed_seconds: float | None) -> Failed:
     """The outcome of a job that took longer than the owner of this node allows."""
     detail = f"the job was not done within this node's max_job_seconds, {allowed_seconds}"
-    facts = FailureFacts(allowed=min(MAX_COUNT, int(allowed_seconds or 0)))
+    facts = FailureFacts(allowed=min(MAX_LARGE, int(allowed_seconds or 0)))
     return Failed("policy_seconds", detail, transient=False, declined=True, facts=facts)
 
 

@@ -12,23 +12,32 @@ MOST_PORT = 65535
 def origin_of(url: str | httpx.URL) -> str | None:
     """Scheme, host and, where it is not the scheme's own, port of an http or https URL; None for anything else."""
     try:
-        parsed = httpx.URL(url)
+        parts = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         return None
-    if parsed.scheme not in {"http", "https"} or not parsed.host or (parsed.port or 0) > MOST_PORT:
+    if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > MOST_PORT:
         return None
-    port = "" if parsed.port is None else f":{parsed.port}"
-    host = parsed.raw_host.decode("ascii").lower()
-    return f"{parsed.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+    port = "" if parts.port is None else f":{parts.port}"
+    host = parts.raw_host.decode("ascii").lower()
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def bare_origin(url: str) -> str | None:
+    """The origin of a URL that names nothing else: no user, no path, no query; None for any other."""
+    origin = origin_of(url)
+    if origin is None:
+        return None
+    parts = httpx.URL(url)
+    return origin if parts.path == "/" and not (parts.userinfo or parts.query or parts.fragment) else None
 
 
 class Origins:
     """Where transfers may go beside the coordinator. No name is resolved, and nothing is sent, to find out."""
 
-    def __init__(self, own: httpx.URL, listed: Iterable[str]) -> None:
+    def __init__(self, own: httpx.URL, stores: Iterable[str]) -> None:
         self._own = own
-        self._allowed = {origin_of(own), *listed} - {None}
-        self._has_stores = len(self._allowed) > 1
+        self._origins = {origin_of(own), *stores} - {None}
+        self._has_stores = len(self._origins) > 1
         self._avoided_until = 0.0
 
     def use_stores(self) -> bool:
@@ -37,8 +46,8 @@ class Origins:
 
     def avoid_stores(self) -> bool:
         """Let everything go through the coordinator for five minutes. False if it did so already."""
-        used, self._avoided_until = self.use_stores(), time.monotonic() + AVOIDED_SECONDS
-        return used
+        before, self._avoided_until = self.use_stores(), time.monotonic() + AVOIDED_SECONDS
+        return before
 
     def target(self, location: str) -> httpx.URL | None:
         """Where `location` leads, if this agent may speak to it; never from https to http."""
@@ -48,5 +57,5 @@ class Origins:
             return None
         if not location:
             return None
-        downgraded = self._own.scheme == "https" and url.scheme != "https"
-        return None if downgraded or url.userinfo or origin_of(url) not in self._allowed else url
+        to_plain_http = self._own.scheme == "https" and url.scheme != "https"
+        return None if to_plain_http or url.userinfo or origin_of(url) not in self._origins else url

@@ -7,20 +7,18 @@ something. A limit that cannot be checked refuses.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 from pydantic import ValidationError
 
 from federated import registry
+from federated.bounds import MAX_LARGE
 from federated.contract import AlgorithmConfig
-from federated.failures import MAX_COUNT
 from federated.header import HeaderError, read_header
-from federated.protocol import FailureFacts, Lease, RoundKind
+from federated.protocol import ROUND_KINDS, FailureFacts, Lease
 from worker_agent.approvals import approval_digest
 from worker_agent.settings import AgentSettings
 
 NOT_APPROVED = "policy_approval"
-ROUND_KINDS: tuple[RoundKind, ...] = get_args(RoundKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def check_instruction(path: Path, node: Node) -> Refusal | None:
 
 def _above(rule: str, what: str, asked: int, most: int) -> Refusal:
     text = f"{what} {asked} is above this node's limit of {most}"
-    return Refusal(rule, text, FailureFacts(asked=min(asked, MAX_COUNT), allowed=min(most, MAX_COUNT)))
+    return Refusal(rule, text, FailureFacts(asked=min(asked, MAX_LARGE), allowed=min(most, MAX_LARGE)))
 
 
 def steps(lease: Lease, node: Node) -> Refusal | None:

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from federated.bounds import MAX_SMALL
 from federated.protocol import MAX_OFFERED, Name
-from worker_agent.origins import origin_of
+from worker_agent.origins import bare_origin
 
 DEFAULT_FILE = Path("worker-agent.toml")
 FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
@@ -20,7 +20,7 @@ USUAL_COLUMNS = ("text", "text_pair", "label", "instruction", "input", "output")
 """What may be read of a data set whose owner lists no columns."""
 MIN_EXAMPLES = 32
 MIN_HELD_OUT = 10
-KEPT = ("identity", "outbox", "memory", "cache", "approved.json", "asked", "agent.lock")
+DATA_ENTRIES = ("identity", "outbox", "memory", "cache", "approved.json", "asked", "agent.lock")
 """What lies in an agent's data folder."""
 
 
@@ -129,11 +129,13 @@ class AgentSettings(BaseSettings):
     @field_validator("hosts")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        origins = tuple(origin_of(host) for host in value)
-        for host, origin in zip(value, origins, strict=True):
-            if origin is None or host.lower().rstrip("/").removesuffix(":443").removesuffix(":80") != origin:
+        origins = []
+        for host in value:
+            origin = bare_origin(host)
+            if origin is None:
                 raise ValueError(f"{host!r} is no origin: https://HOST, or https://HOST:PORT, without a path")
-        return tuple(filter(None, origins))
+            origins.append(origin)
+        return tuple(origins)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "AgentSettings":

@@ -25,7 +25,7 @@ from worker_agent import approvals, policy
 from worker_agent.capabilities import installed_algorithms
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import LONGEST_PAUSE_SECONDS, Delivery, patiently
-from worker_agent.disclosure import disclosed, whereabouts
+from worker_agent.disclosure import disclose, whereabouts
 from worker_agent.display import Display
 from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import is_full
@@ -144,8 +144,8 @@ class Slot:
             _log.info("job_was_done_before")
             self._at.delivery.deliver(entry)
             return
-        approved = approvals.approved(self._at.settings.folder)
-        node = policy.Node(self._at.settings, installed_algorithms(), approved)
+        digests = approvals.approvals(self._at.settings.folder).digests
+        node = policy.Node(self._at.settings, installed_algorithms(), digests)
         refusal = policy.check(lease, node)
         if refusal is not None:
             if refusal.rule == policy.NOT_APPROVED:
@@ -214,16 +214,16 @@ class Slot:
             self._at.memory.keep_job(task.lease, task.instruction)
 
     def _decline(self, lease: Lease, code: str, detail: str, facts: FailureFacts) -> None:
-        told = disclosed("job_declined", code, detail, facts, lease.dataset)
-        self._at.client.decline(lease.job_id, DeclineRequest(boot_id=self._at.boot_id, code=code, facts=told))
+        outside = disclose("job_declined", code, detail, facts, lease.dataset)
+        self._at.client.decline(lease.job_id, DeclineRequest(boot_id=self._at.boot_id, code=code, facts=outside))
 
     def _fail(self, lease: Lease, failure: Failed) -> None:
         self._give_back(lease.job_id, failure, lease.dataset)
 
     def _give_back(self, job_id: str, failure: Failed, dataset: str | None = None) -> None:
         """Fail a leased job. If even that does not get through, the lease runs out by itself."""
-        told = disclosed("job_failed", failure.code, failure.detail, failure.facts, dataset, job=job_id)
-        request = FailRequest(boot_id=self._at.boot_id, code=failure.code, facts=told, transient=failure.transient)
+        outside = disclose("job_failed", failure.code, failure.detail, failure.facts, dataset, job=job_id)
+        request = FailRequest(boot_id=self._at.boot_id, code=failure.code, facts=outside, transient=failure.transient)
         self._rest_seconds = REST_SECONDS.get(failure.code, 0.0)
         with contextlib.suppress(AgentError):
             self._at.client.fail(job_id, request)

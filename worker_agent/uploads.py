@@ -46,7 +46,7 @@ def _completed(connection: Connection, source: Path, upload: UploadAnswer) -> Up
         for index in sorted(set(range(upload.chunks)) - set(upload.chunks_present)):
             file.seek(index * upload.chunk_bytes)
             content = file.read(upload.chunk_bytes)
-            if not _stored(connection, upload.chunk_urls.get(index), content):
+            if not _put_to_store(connection, upload.chunk_urls.get(index), content):
                 connection.send("PUT", f"{path}/chunks/{index}", repeat=True, content=content)
     try:
         return connection.ask("POST", f"{path}/complete", UploadAnswer, repeat=True)
@@ -65,7 +65,7 @@ def _check_chunks(upload: UploadAnswer, source: Path) -> None:
         raise NotUnderstood(f"{upload.chunks} chunks of {chunk_bytes} bytes do not make {size_bytes} bytes")
 
 
-def _stored(connection: Connection, url: str | None, content: bytes) -> bool:
+def _put_to_store(connection: Connection, url: str | None, content: bytes) -> bool:
     """Whether a store that the owner of this node listed took the chunk; else it goes through the coordinator."""
     target = connection.origins.target(url) if url is not None and connection.origins.use_stores() else None
     if target is None:

@@ -95,9 +95,9 @@ def accept_invitation(
     if_match: AgreedDigest = None,
 ) -> InvitationAnswer:
     """Take part with the caller's organization, in the federation whose definition has this digest."""
-    accepted = service.accept(session, principal, federation_id, request.definition_digest, if_match, utcnow())
-    tell_version(response, accepted.agreed_digest)
-    return _one(session, accepted)
+    invitation = service.accept(session, principal, federation_id, request.definition_digest, if_match, utcnow())
+    tell_version(response, invitation.agreed_digest)
+    return _one(session, invitation)
 
 
 @router.post("/federations/{federation_id}/decline", operation_id="decline_invitation", responses=_CHANGES)

@@ -55,8 +55,8 @@ def accepted_guests(session: Session, federation: Federation) -> Sequence[Invita
     statement = invitations_of_federation(federation.id, None).where(
         Invitation.state == "accepted", Invitation.organization_id != federation.organization_id
     )
-    ordered = statement.order_by(Invitation.organization_id).execution_options(populate_existing=True)
-    return session.scalars(ordered).all()
+    by_organization = statement.order_by(Invitation.organization_id).execution_options(populate_existing=True)
+    return session.scalars(by_organization).all()
 
 
 def accepted_organizations(session: Session, federation_id: str) -> Sequence[str]:

@@ -12,7 +12,7 @@ from federated.bounds import FreeForm
 from federated.protocol import Digest, Name
 
 REASON_CHARACTERS = 2000
-_SHOWN = ("task", "base_model", "trainable", "algorithm", "config", "rounds")
+_TERMS_FIELDS = ("task", "base_model", "trainable", "algorithm", "config", "rounds")
 
 
 class _Request(BaseModel):
@@ -120,7 +120,7 @@ def invitation_answer(invitation: Invitation, federation: Federation, names: Map
         reason=invitation.reason,
         created_at=invitation.created_at,
         answered_at=invitation.answered_at,
-        **{name: definition[name] for name in _SHOWN},
+        **{name: definition[name] for name in _TERMS_FIELDS},
         definition_digest=federation.definition_digest,
         agreed_digest=invitation.agreed_digest,
         **dict(terms_of(definition)),

@@ -76,20 +76,20 @@ def _columns(task: TaskDefinition) -> list[str]:
 
 
 def _prepares(algorithm: str) -> bool:
-    known = registry.algorithms().get(algorithm)
-    return known is not None and known.prepares
+    declaration = registry.algorithms().get(algorithm)
+    return declaration is not None and declaration.prepares
 
 
 def _how_often(read: _Definition) -> list[str]:
-    drawn = read.clients_per_round + read.over_selection
-    prepared = ["rounds of preparation come before the first round of training; every client takes part in them"]
+    cohort = read.clients_per_round + read.over_selection
+    preparation = ["rounds of preparation come before the first round of training; every client takes part in them"]
     return [
         "once at the start, and again when you restore a client: it describes its model and counts its examples",
-        *(prepared if _prepares(read.algorithm) else []),
-        f"at most {_counted(read.rounds, 'round')} of training, for each of which up to "
-        f"{_counted(drawn, 'client')} of the federation {'is' if drawn == 1 else 'are'} drawn",
-        f"a round that fails is tried again up to {_counted(read.max_round_retries, 'time')}, "
-        f"and a job up to {_counted(read.max_attempts, 'time')} in all",
+        *(preparation if _prepares(read.algorithm) else []),
+        f"at most {_count(read.rounds, 'round')} of training, for each of which up to "
+        f"{_count(cohort, 'client')} of the federation {'is' if cohort == 1 else 'are'} drawn",
+        f"a round that fails is tried again up to {_count(read.max_round_retries, 'time')}, "
+        f"and a job up to {_count(read.max_attempts, 'time')} in all",
         _evaluations(read.evaluation),
     ]
 
@@ -105,15 +105,15 @@ def _evaluations(evaluation: _Evaluation) -> str:
 
 def _how_long(read: _Definition) -> list[str]:
     updates, states = read.retention.keep_updates_rounds, read.retention.keep_states_rounds
-    prepared = [f"a round of preparation lasts at most {_span(read.prepare_deadline_seconds)}"]
+    preparation = [f"a round of preparation lasts at most {_span(read.prepare_deadline_seconds)}"]
     return [
-        f"the updates of the last {_counted(updates, 'round')} are kept until the federation is deleted; "
+        f"the updates of the last {_count(updates, 'round')} are kept until the federation is deleted; "
         "older ones are deleted about a day after",
-        f"the shared states of the last {_counted(states, 'round')}, and of every tenth round, are kept until the "
+        f"the shared states of the last {_count(states, 'round')}, and of every tenth round, are kept until the "
         "federation is deleted; older ones are deleted about a day after",
         "the adapter of every round is kept for good: until the federation is deleted, and longer by whoever has "
         "downloaded it",
-        *(prepared if _prepares(read.algorithm) else []),
+        *(preparation if _prepares(read.algorithm) else []),
         f"a round of training lasts at most {_span(read.round_deadline_seconds)}",
         f"an evaluation lasts at most {_span(read.evaluation_deadline_seconds)}",
         "the operator's backups are not part of these periods",
@@ -124,7 +124,7 @@ def _leaves(read: _Definition) -> list[str]:
     metrics = ", ".join(("loss", *read.task.metrics))
     labels = ["which labels occur in the data set"] if read.task.labels is not None else []
     return [
-        f"each round it is drawn for: an update of {_trained(read.trainable)}, as {read.algorithm} makes it, "
+        f"each round it is drawn for: an update of {_tensors(read.trainable)}, as {read.algorithm} makes it, "
         "with its digest and the worker's signature",
         "number of examples trained on, the weight of the update, and the number of held-out examples",
         *labels,
@@ -141,9 +141,9 @@ def _leaves(read: _Definition) -> list[str]:
     ]
 
 
-def _trained(trainable: Lora | Prefix | Full) -> str:
+def _tensors(trainable: Lora | Prefix | Full) -> str:
     if isinstance(trainable, Lora):
-        return f"LoRA factors (r={trainable.r}) of {_targets(trainable.target_modules)}{_saved(trainable)}"
+        return f"LoRA factors (r={trainable.r}) of {_targets(trainable.target_modules)}{_full_modules(trainable)}"
     if isinstance(trainable, Prefix):
         return f"a prefix of {trainable.num_virtual_tokens} virtual tokens in every layer"
     return f"the weights {', '.join(trainable.names)}" if trainable.names else "all weights"
@@ -155,13 +155,13 @@ def _targets(modules: tuple[str, ...] | str | None) -> str:
     return modules if isinstance(modules, str) else ", ".join(modules)
 
 
-def _saved(trainable: Lora) -> str:
+def _full_modules(trainable: Lora) -> str:
     if trainable.modules_to_save is None:
         return ", and the head of a classifier"
     return f", and {', '.join(trainable.modules_to_save)} in full" if trainable.modules_to_save else ""
 
 
-def _counted(number: int, noun: str) -> str:
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -169,5 +169,5 @@ def _span(seconds: float) -> str:
     """A duration in the largest unit that it is a whole number of."""
     for size, noun in _SPANS:
         if seconds % size == 0:
-            return _counted(int(seconds // size), noun)
+            return _count(int(seconds // size), noun)
     return f"{seconds:g} seconds"

@@ -6,12 +6,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from coordinator.models import Event
-from federated.bounds import MAX_NORM, FreeForm
+from federated.bounds import MAX_LARGE, MAX_NORM, FreeForm
 from federated.protocol import Answer, BaseModelReference, Name, TaskDefinition
 from federated.trainable import Lora, Plain, Trainable
 
-MAX_SEED = 2**53 - 1
-"""Larger whole numbers are not the same in every JSON reader."""
 MAX_FIELDS = 64
 MAX_FIELD_NAME = 128
 _DAY_SECONDS = 24 * 3600.0
@@ -75,7 +73,7 @@ class Definition(Plain):
     max_update_norm: float | None = Field(
         default=None, gt=0, le=MAX_NORM, allow_inf_nan=False, description="of all changes, L2"
     )
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="null: drawn when created")
+    seed: int | None = Field(default=None, ge=0, le=MAX_LARGE, description="null: drawn when created")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     stopping: Stopping = Field(default_factory=Stopping)
     retention: Retention = Field(default_factory=Retention)

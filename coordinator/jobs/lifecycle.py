@@ -54,7 +54,6 @@ TAKES_RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("waiting", "collecting"),
     "evaluate": ("evaluating",),
 }
-_MAX_COUNT: Final = 2**31 - 1
 _MAX_BYTES: Final = 2**46
 _MAX_SECONDS: Final = 1e9
 
@@ -134,10 +133,6 @@ def check_submission(kind: str, request: SubmitRequest, client_examples: int | N
     _check_amounts(request)
     if request.update is not None:
         _check_update(request.update, client_examples or 0)
-    if request.description is not None:
-        for name in ("examples", "evaluation_examples"):
-            if getattr(request.description, name) > _MAX_COUNT:
-                raise refused("too_many_examples", f"/description/{name}", f"is more than {_MAX_COUNT}")
 
 
 def check_size(model: ModelFacts, most_bytes: int) -> None:

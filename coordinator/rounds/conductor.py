@@ -86,11 +86,11 @@ def check(given: CheckInput) -> Verdicts:
         problems: dict[str, Mapping[str, Any] | None] = {}
         norms: dict[str, float] = {}
         for job_id, instruction, update in given.updates:
-            found = judging.norm_or_problem(half, instruction, update, given.max_update_norm)
-            if isinstance(found, float):
-                problems[job_id], norms[job_id] = None, found
+            verdict = judging.norm_or_problem(half, instruction, update, given.max_update_norm)
+            if isinstance(verdict, float):
+                problems[job_id], norms[job_id] = None, verdict
             else:
-                problems[job_id] = found
+                problems[job_id] = verdict
         return Verdicts(problems, norms)
 
 
@@ -231,7 +231,6 @@ def _made_for_nothing(half: ServerHalf, groups: tuple[str, ...] | None, given: A
     outcome.state.write(folder / STATE)
     for note in outcome.notes.values():
         note.write(folder / "note")
-    dict(outcome.metrics)
     if groups is None and given.method.kind == "train":
         _export(half, given, folder)
 

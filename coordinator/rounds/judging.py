@@ -25,9 +25,9 @@ def norm_or_problem(
 ) -> float | dict[str, Any]:
     """The norm of an update that may count, or the problem document that says why this one may not."""
     try:
-        asked, payload = (Payload.open(artifacts.whole_file(digest)) for digest in (instruction, update))
-        norm = inspected_norm(asked.facts["expects"], payload, max_norm)
-        half.check(asked, payload)
+        request, payload = (Payload.open(artifacts.whole_file(digest)) for digest in (instruction, update))
+        norm = inspected_norm(request.facts["expects"], payload, max_norm)
+        half.check(request, payload)
     except NumbersRefused as refused:
         return Unprocessable(refused.code, str(refused), tensor=refused.tensor).problem()
     except HeaderError as error:
@@ -56,8 +56,8 @@ def omission(
             return True
         return False
 
-    found = statistics.omission({update.ordinal: update.norm for update in given.updates}, works)
-    if found is None:
+    ordinals = statistics.omission({update.ordinal: update.norm for update in given.updates}, works)
+    if ordinals is None:
         raise error
     problem = Unprocessable("not_finite", "With this update no finite state could be made of the round's.").problem()
-    return Omission(dict.fromkeys(found, problem))
+    return Omission(dict.fromkeys(ordinals, problem))

@@ -227,10 +227,10 @@ def _collect(seen: Snapshot, rules: Rules, now: datetime) -> Step:
         return Wait(seen.deadline_at, _collecting(seen, target, now))
     if len(seen.accepted) >= rules.min_clients:
         return LeaveOut(seen.outliers) if seen.outliers else Aggregate(missed_deadline=late)
-    return _missed(seen, rules)
+    return _quorum_failure(seen, rules)
 
 
-def _missed(seen: Snapshot, rules: Rules) -> Step:
+def _quorum_failure(seen: Snapshot, rules: Rules) -> Step:
     detail = f"{len(seen.accepted)} of at least {rules.min_clients} updates were accepted ({_lost(seen)})."
     if seen.retries < rules.max_round_retries:
         return Retry(detail)
@@ -239,7 +239,7 @@ def _missed(seen: Snapshot, rules: Rules) -> Step:
 
 def _aggregate(seen: Snapshot, rules: Rules) -> Step:
     if len(seen.accepted) < rules.min_clients:  # some were left out since
-        return _missed(seen, rules)
+        return _quorum_failure(seen, rules)
     if seen.shards is None:
         return Aggregate()
     done, all_of_them = seen.shards

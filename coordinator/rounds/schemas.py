@@ -35,9 +35,9 @@ class LeftOut(Answer):
 class RoundAnswer(Answer):
     """One attempt at a round: what it waits for and since when, or how it ended and what it measured.
 
-    `accepted` are the ordinals whose update counts, those of earlier attempts included; `left_out` are those whose
-    update was accepted and then did not fit the others'. `not_evaluated` are those of
-    the cohort whose nodes have too few held-out examples to tell metrics of them.
+    `accepted` are the ordinals whose update counts, those of earlier attempts included. `left_out` are those whose
+    update was accepted and then did not fit the others'. `not_evaluated` are those of the cohort whose nodes have too
+    few held-out examples for a metric.
     """
 
     id: str

@@ -12,17 +12,19 @@ def outliers(norms: Mapping[int, float]) -> list[int]:
 
     Where most did not move at all, nobody is far from them.
     """
-    found = []
+    ordinals = []
     for ordinal, norm in sorted(norms.items()):
         others = [other for key, other in norms.items() if key != ordinal]
         if len(others) >= 2 and 0 < statistics.median(others) < norm / OUTLIER:
-            found.append(ordinal)
-    return found
+            ordinals.append(ordinal)
+    return ordinals
 
 
 def omission(norms: Mapping[int, float], works: Callable[[Collection[int]], bool]) -> list[int] | None:
-    """Ordinals without which an aggregation that failed `works`: one of them, the largest first, or else the largest
-    few. None if it works without nobody's, or for no choice: then it is not due to the updates.
+    """The clients to leave out so that an aggregation that failed `works`.
+
+    A single client is tried first, in the order of their norms, the largest at the start; then the two largest, the
+    three largest and so on. None if it works with everybody, or never: then the failure is not due to the updates.
     """
     largest = sorted(norms, key=lambda ordinal: (-norms[ordinal], ordinal))
     if works(()):

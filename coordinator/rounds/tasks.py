@@ -71,7 +71,7 @@ def _do(claimed: Claimed | ClaimedShard) -> Claimed | None:
         except Exception as error:
             reference = secrets.token_hex(4)
             _log.exception("step_failed", step=_name(claimed), reference=reference)
-            result = f"{_name(claimed)}: {_told(error, reference)}"[:DETAIL_CHARACTERS]
+            result = f"{_name(claimed)}: {_failure_text(error, reference)}"[:DETAIL_CHARACTERS]
     with writing() as session:
         if not _record(session, claimed, result):
             _log.info("step_discarded", step=_name(claimed))
@@ -79,7 +79,7 @@ def _do(claimed: Claimed | ClaimedShard) -> Claimed | None:
         return service.claim(session, claimed.round_id, utcnow())
 
 
-def _told(error: Exception, reference: str) -> str:
+def _failure_text(error: Exception, reference: str) -> str:
     """What tenants read of a step that failed: a refusal's own words; of anything else only what kind it was."""
     if isinstance(error, FederationRefused):
         return str(error)

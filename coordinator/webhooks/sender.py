@@ -61,14 +61,14 @@ def send(url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: flo
                 status = answer.status
     except _FAILURES as error:
         _log.info("webhook_not_delivered", host=urlsplit(url).hostname, reason=repr(error))
-        return Outcome(None, _told(error))
+        return Outcome(None, _failure_text(error))
     if 200 <= status < 300:
         return Outcome(status, None)
     redirect = " (redirects are not followed)" if 300 <= status < 400 else ""
     return Outcome(status, f"answered {status}{redirect}")
 
 
-def _told(error: BaseException) -> str:
+def _failure_text(error: BaseException) -> str:
     """The failure for the webhook's owner: its kind, and no address or text that came from the network."""
     if isinstance(error, _Refused):
         return str(error)

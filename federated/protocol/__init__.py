@@ -16,8 +16,8 @@ from federated.protocol.artifacts import UploadRequest as UploadRequest
 from federated.protocol.jobs import AGENT_STOPPING as AGENT_STOPPING
 from federated.protocol.jobs import ARTIFACT_DAMAGED as ARTIFACT_DAMAGED
 from federated.protocol.jobs import DISK_FULL as DISK_FULL
-from federated.protocol.jobs import MAX_EXAMPLES as MAX_EXAMPLES
 from federated.protocol.jobs import MAX_METRIC as MAX_METRIC
+from federated.protocol.jobs import ROUND_KINDS as ROUND_KINDS
 from federated.protocol.jobs import DeclineRequest as DeclineRequest
 from federated.protocol.jobs import Description as Description
 from federated.protocol.jobs import FailRequest as FailRequest

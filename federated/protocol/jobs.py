@@ -1,24 +1,30 @@
 """Messages of a job: its lease, what is done in it, what comes of it."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from federated.bounds import MAX_LARGE, Amount, LongText, MetricName, Seconds, ShortText
-from federated.failures import FailureFacts, sentence
+from federated.bounds import MAX_LARGE, MAX_SMALL, Amount, LongText, MetricName, Seconds, ShortText
+from federated.failures import CODE_PATTERN, FailureFacts, sentence
 from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest, Pause
 from federated.task import BaseModelReference, Labels, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
-MAX_EXAMPLES = 2**31 - 1
 MAX_METRICS = 64
 MAX_METRIC = 1e9
 
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
+FailureCode = Annotated[str, Field(pattern=CODE_PATTERN)]
 
 JobKind = Literal["describe", "train", "evaluate"]
 RoundKind = Literal["prepare", "train"]
+ROUND_KINDS: Final[tuple[RoundKind, ...]] = get_args(RoundKind)
+
+
+def is_metric(value: float) -> bool:
+    """Whether a number may stand as a metric: finite, and of a size that can be summed."""
+    return abs(value) <= MAX_METRIC
 
 
 class Work(Answer):
@@ -32,11 +38,6 @@ class Work(Answer):
     config: dict[str, Any]
     federation_seed: int
     rounds: int
-
-
-def is_metric(value: float) -> bool:
-    """Whether a number may stand as a metric: finite, and of a size that can be summed."""
-    return abs(value) <= MAX_METRIC
 
 
 class LeaseRequest(Plain):
@@ -100,8 +101,8 @@ class Description(Plain):
     """What a describe job found: the model's facts, how many examples, which labels occur."""
 
     model: ModelFacts
-    examples: int = Field(ge=1, le=MAX_EXAMPLES)
-    evaluation_examples: int = Field(ge=0, le=MAX_EXAMPLES)
+    examples: int = Field(ge=1, le=MAX_SMALL)
+    evaluation_examples: int = Field(ge=0, le=MAX_SMALL)
     labels: Labels = ()
 
 
@@ -110,7 +111,7 @@ class UpdateSubmission(Plain):
 
     digest: Digest
     weight: float = Field(gt=0, le=MAX_LARGE)
-    examples: int = Field(ge=1, le=MAX_EXAMPLES)
+    examples: int = Field(ge=1, le=MAX_SMALL)
     memory_digest: Digest | None = None
     signature: str | None = Field(
         default=None,
@@ -159,7 +160,7 @@ class _Failure(Plain):
     """
 
     boot_id: BootId
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
+    code: FailureCode
     facts: FailureFacts = FailureFacts()
     detail: str = Field(default="", max_length=2000, deprecated=True, description="ignored", exclude=True)
 
@@ -172,7 +173,7 @@ class _Failure(Plain):
 class FailRequest(_Failure):
     """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
 
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["out_of_memory"])
+    code: FailureCode = Field(examples=["out_of_memory"])
     facts: FailureFacts = Field(default=FailureFacts(), examples=[{"reference": "9f3c01de"}])
     transient: bool = Field(examples=[False])
 
@@ -180,7 +181,7 @@ class FailRequest(_Failure):
 class DeclineRequest(_Failure):
     """`POST /v1/jobs/{id}/decline`: this node's policy refuses; the reason is shown to the federation's owner."""
 
-    code: str = Field(pattern=r"^[a-z0-9_]{1,64}$", examples=["data_unknown_label"])
+    code: FailureCode = Field(examples=["data_unknown_label"])
     facts: FailureFacts = Field(
         default=FailureFacts(),
         examples=[{"dataset": "tickets", "column": "label", "count": 3, "of": 40, "reference": "9f3c01de"}],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated import patterns
-from federated.patterns import PatternInvalid, Patterns, checked, checked_name, first_fitting, resolved
+from federated.patterns import PatternInvalid, Patterns, by_module_name, first_fitting, valid_name, valid_pattern
 from tests.support.bad_texts import PATTERNS
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -82,7 +82,7 @@ def test_it_finds_what_a_regular_expression_would(texts: list[tuple[bool, str]],
 @pytest.mark.parametrize("text", PATTERNS.values(), ids=list(PATTERNS))
 def test_what_is_no_pattern_is_refused(text: str) -> None:
     with pytest.raises(PatternInvalid):
-        checked(text)
+        valid_pattern(text)
 
 
 @given(st.text(max_size=40))
@@ -97,7 +97,7 @@ def test_any_text_is_refused_or_matches_without_an_error(text: str) -> None:
 @pytest.mark.parametrize("name", ["", ".", "a.", ".a", "a..b", "a b", "a\nb", "é", "a*", "(a|a)+b", "a" * 513, "a/b"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(PatternInvalid):
-        checked_name(name)
+        valid_name(name)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ class TestValues:
     def test_whole_names_take_the_place_of_patterns_the_longest_first(self) -> None:
         values = {"layer.*.query": 1, "query": 2}
         names = ["query", "x.layer.1.query", "x.layer.0.query", "y.query", "value"]
-        assert list(resolved(values, names).items()) == [
+        assert list(by_module_name(values, names).items()) == [
             ("x.layer.0.query", 1),
             ("x.layer.1.query", 1),
             ("y.query", 2),

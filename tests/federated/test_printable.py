@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federated.printable import MAX_SHOWN, printable, printable_event, printable_lines
+from federated.printable import MAX_CHARACTERS, printable, printable_event, printable_lines
 from tests.support.bad_texts import SHOWN
 
 
@@ -21,7 +21,7 @@ def test_any_text_is_one_bounded_line_without_control_or_format_characters(text:
 @pytest.mark.parametrize("text", SHOWN.values(), ids=list(SHOWN))
 def test_hostile_texts_are_inert(text: str) -> None:
     assert printable(text).isprintable()
-    assert len(printable(text)) <= MAX_SHOWN
+    assert len(printable(text)) <= MAX_CHARACTERS
 
 
 def test_what_people_write_stays() -> None:

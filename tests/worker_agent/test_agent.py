@@ -22,6 +22,14 @@ LEASE = "POST /v1/jobs/lease"
 SUBMIT = "POST /v1/jobs/job_1/submit"
 FAIL = "POST /v1/jobs/job_1/fail"
 INSTRUCTION = b"instruction"
+UNREADABLE: dict[str, dict[str, Any]] = {
+    f"template_{place}": {"task": {"cloze": {"template": text, "words": ["a", "b"]}}}
+    for place, text in enumerate(TEMPLATES.values())
+} | {
+    f"pattern_{place}": {"trainable": {"kind": "lora", "target_modules": [text], "rank_pattern": {text: 2}}}
+    for place, text in enumerate(PATTERNS.values())
+}
+"""Job id -> what is wrong with the job's work."""
 
 
 class TestWork:
@@ -161,50 +169,21 @@ class TestTrouble:
         assert (failure["code"], failure["transient"]) == ("result_damaged", True)
         assert coordinator.count(SUBMIT) == 0
 
-    @pytest.mark.parametrize("text", TEMPLATES.values(), ids=list(TEMPLATES))
-    def test_a_template_that_is_none_ends_its_job_and_not_the_slot(
-        self,
-        settings: AgentSettings,
-        identity: Identity,
-        http: httpx.Client,
-        coordinator: RecordingCoordinator,
-        text: str,
+    def test_jobs_that_cannot_be_read_are_given_back_and_the_slot_goes_on(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
     ) -> None:
-        self.assert_given_back(
-            {"task": {"cloze": {"template": text, "words": ["a", "b"]}}}, settings, identity, http, coordinator
-        )
-
-    @pytest.mark.parametrize("text", PATTERNS.values(), ids=list(PATTERNS))
-    def test_a_pattern_that_is_none_ends_its_job_and_not_the_slot(
-        self,
-        settings: AgentSettings,
-        identity: Identity,
-        http: httpx.Client,
-        coordinator: RecordingCoordinator,
-        text: str,
-    ) -> None:
-        trainable = {"kind": "lora", "target_modules": [text], "rank_pattern": {text: 2}}
-        self.assert_given_back({"trainable": trainable}, settings, identity, http, coordinator)
-
-    def assert_given_back(
-        self,
-        changes: dict[str, Any],
-        settings: AgentSettings,
-        identity: Identity,
-        http: httpx.Client,
-        coordinator: RecordingCoordinator,
-    ) -> None:
+        for name, changes in UNREADABLE.items():
+            offer(coordinator, job_id=name)
+            for field, change in changes.items():
+                coordinator.offers[-1]["work"][field] |= change
         offer(coordinator)
-        work = coordinator.offers[0]["work"]
-        for name, change in changes.items():
-            work[name] |= change
-        offer(coordinator, job_id="job_2")
         with running(settings, identity, http):
-            wait_until(lambda: coordinator.count("POST /v1/jobs/job_2/submit") == 1)
-        failure = coordinator.body_of(FAIL)
-        assert (failure["code"], failure["transient"]) == ("lease_invalid", False)
-        assert failure["facts"]["reference"]
-        assert coordinator.count(SUBMIT) == 0
+            wait_until(lambda: coordinator.count(SUBMIT) == 1)
+        for name in UNREADABLE:
+            failure = coordinator.body_of(f"POST /v1/jobs/{name}/fail")
+            assert (failure["code"], failure["transient"]) == ("lease_invalid", False), name
+            assert failure["facts"]["reference"], name
+            assert coordinator.count(f"POST /v1/jobs/{name}/submit") == 0, name
 
     def test_a_late_update_is_forgotten(
         self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator

@@ -163,7 +163,7 @@ class TestRequests:
         newest, first = approvals.pending(tmp_path, "fed_1")
         assert (first, newest) == (request_of(lease), request_of(lease_of(TEMPLATE)))
         approvals.approve(tmp_path, first)
-        assert approvals.approved(tmp_path) == {first.digest}
+        assert approvals.approvals(tmp_path).digests == {first.digest}
         assert approvals.pending(tmp_path, "fed_1") == [newest]
         approvals.keep(tmp_path, lease)  # as a slot may that had looked before
         assert approvals.pending(tmp_path, "fed_1") == [newest]
@@ -220,10 +220,10 @@ class TestRequests:
 class TestApprovals:
     def test_they_add_up_and_last(self, tmp_path: Path) -> None:
         requests = [request_of(lease_of(work)) for work in (CLOZE, TEMPLATE)]
-        assert approvals.approved(tmp_path) == frozenset()
+        assert approvals.approvals(tmp_path).digests == frozenset()
         for request in (*requests, requests[0]):
             approvals.approve(tmp_path, request)
-        assert approvals.approved(tmp_path) == {request.digest for request in requests}
+        assert approvals.approvals(tmp_path).digests == {request.digest for request in requests}
 
     def test_ids_of_an_earlier_version_approve_nothing_and_go(self, tmp_path: Path) -> None:
         (tmp_path / "approved.json").write_text(json.dumps({"fed_1": "2026-01-01T00:00:00+00:00"}))
@@ -235,7 +235,7 @@ class TestApprovals:
     def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "approved.json").write_text(content)
         with pytest.raises(ConfigurationError, match=r"approved\.json is damaged"):
-            approvals.approved(tmp_path)
+            approvals.approvals(tmp_path)
 
 
 class TestWords:

@@ -48,13 +48,13 @@ class TestCommand:
         result = approve(config, "--yes")
         assert (result.exit_code, "nothing of federation fed_1 waits for approval" in result.output) == (1, True)
         assert "An agent must have been asked first" in result.output
-        assert approvals.approved(folder) == frozenset()
+        assert approvals.approvals(folder).digests == frozenset()
 
     def test_what_was_asked_is_shown_before_the_question(self, config: Path, folder: Path) -> None:
         approvals.keep(folder, make_lease(work=CRAFTED, owner_name="Bank", settings={"rank": 4}))
         result = approve(config, said="y\n")
         assert result.exit_code == 0, result.output
-        (digest,) = approvals.approved(folder)
+        (digest,) = approvals.approvals(folder).digests
         assert result.output.splitlines()[:7] == [
             "federation: intents (fed_1)",
             "owner: Bank",
@@ -78,7 +78,7 @@ class TestCommand:
     def test_anything_but_yes_approves_nothing(self, config: Path, folder: Path, said: str) -> None:
         approvals.keep(folder, make_lease())
         assert approve(config, said=said).exit_code == 1
-        assert approvals.approved(folder) == frozenset()
+        assert approvals.approvals(folder).digests == frozenset()
         assert len(approvals.pending(folder, "fed_1")) == 1
 
     def test_of_several_one_must_be_named(self, config: Path, folder: Path) -> None:
@@ -90,9 +90,9 @@ class TestCommand:
         digests = [approvals.approval_digest(lease) for lease in (harmless, crafted)]
         assert all(digest in several.output for digest in digests)
         assert approve(config, "--yes", "--digest", "sha256:" + "0" * 64).exit_code == 1
-        assert approvals.approved(folder) == frozenset()
+        assert approvals.approvals(folder).digests == frozenset()
         assert approve(config, "--yes", "--digest", digests[0]).exit_code == 0
-        assert approvals.approved(folder) == {digests[0]}
+        assert approvals.approvals(folder).digests == {digests[0]}
 
     def test_what_is_approved_is_not_asked_again(self, config: Path, folder: Path) -> None:
         approvals.keep(folder, make_lease())

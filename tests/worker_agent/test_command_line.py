@@ -11,7 +11,7 @@ from tests.support.foreign import make_foreign
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.identity import load_identity
-from worker_agent.settings import KEPT
+from worker_agent.settings import DATA_ENTRIES
 
 TOKEN = "fle_0123456789abcdef"
 ENROLL = "POST /v1/workers/enroll"
@@ -174,7 +174,7 @@ class TestOpenFolder:
         [["enroll"], ["run"], ["rotate-key"], ["approve", "fed_1"], ["export", "fed_1", "clt_1", "out"]],
         ids=" ".join,
     )
-    @pytest.mark.parametrize("name", ["", *KEPT])
+    @pytest.mark.parametrize("name", ["", *DATA_ENTRIES])
     def test_no_command_works_in_a_folder_that_others_may_read(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator, command: list[str], name: str
     ) -> None:

@@ -216,12 +216,22 @@ class TestOrigins:
         assert (origins.target(location) is not None) == allowed
 
     @pytest.mark.parametrize(
-        "host", ["store.example", "https://store.example/path", "ftp://a", "https://a@b", "*", ""]
+        "host",
+        [
+            "store.example",
+            "https://store.example/path",
+            "https://a?b",
+            "https://a#b",
+            "ftp://a",
+            "https://a@b",
+            "*",
+            "",
+        ],
     )
     def test_a_setting_that_is_no_origin_is_refused_by_name(self, host: str) -> None:
         with pytest.raises(ValueError, match="hosts"):
             AgentSettings(hosts=(host,))
 
     def test_a_setting_is_read_as_it_is_meant(self) -> None:
-        settings = AgentSettings(hosts=("https://Store.Example/", "https://s3.example:443", "http://10.0.0.1:9000"))
-        assert settings.hosts == ("https://store.example", "https://s3.example", "http://10.0.0.1:9000")
+        settings = AgentSettings(hosts=("https://Store.Example/", "https://s3.example:443", "http://10.0.0.1:443"))
+        assert settings.hosts == ("https://store.example", "https://s3.example", "http://10.0.0.1:443")

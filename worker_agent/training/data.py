@@ -36,8 +36,8 @@ class Table:
         Raises policy_column for one that is not readable, data_column_missing for one that is not there.
         """
         if wanted not in readable:
-            allowed = ", ".join(sorted(readable)) or "none"
-            detail = f"{self.name}: column {wanted!r} is not among those that may be read: {allowed}"
+            names = ", ".join(sorted(readable)) or "none"
+            detail = f"{self.name}: column {wanted!r} is not among those that may be read: {names}"
             raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=wanted)
         actual = readable[wanted]
         if actual not in self.columns:

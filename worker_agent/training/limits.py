@@ -1,17 +1,15 @@
 """The owner's limits that need the data: enough examples behind all that leaves, and no more work than allowed."""
 
 from collections.abc import Sequence
-from typing import get_args
 
 from pydantic import ValidationError
 
 from federated import registry
 from federated.contract import Effort
-from federated.protocol import Lease, RoundKind
+from federated.protocol import ROUND_KINDS, Lease
 from worker_agent.settings import PolicySettings
 from worker_agent.training.refusals import DataError, EffortError
 
-ROUND_KINDS: tuple[RoundKind, ...] = get_args(RoundKind)
 USUAL_PASSES = 100
 """Of a node that bounds its local steps and says nothing of passes."""
 

@@ -79,12 +79,12 @@ def model_folder(settings: AgentSettings, model_id: str, revision: str | None = 
         return folder
     if folder.is_absolute() or source.startswith((".", "~")):
         raise ModelError("model_missing", f"{model_id}: there is no folder {folder}")
-    hub_id, _, pinned = source.partition("@")
-    fixed = pinned or DEFAULT_REVISION
-    if revision not in (None, fixed):
-        detail = f"the federation wants revision {revision[:80]!r} of {model_id}, this node has {fixed!r}"
+    hub_id, _, own_revision = source.partition("@")
+    present = own_revision or DEFAULT_REVISION
+    if revision not in (None, present):
+        detail = f"the federation wants revision {revision[:80]!r} of {model_id}, this node has {present!r}"
         raise ModelError("model_mismatch", f'{detail}; its owner can set: {model_id} = "{hub_id}@REVISION"')
-    return _fetched(hub_id, pinned or None)
+    return _fetched(hub_id, own_revision or None)
 
 
 def _fetched(hub_id: str, revision: str | None) -> Path:

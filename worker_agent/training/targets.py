@@ -1,4 +1,4 @@
-"""Which modules and weights of a base model a trainable means: patterns in, plain names out.
+"""Modules and weights of a base model that a trainable means: patterns in, plain names out.
 
 PEFT takes a name for a regular expression in some places and for the end of a name in others. It is given names
 alone, and what it made of them is held against what was meant.
@@ -14,7 +14,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from federated.patterns import compiled, first_fitting, is_name, resolved, unfitting
+from federated.patterns import by_module_name, compile_patterns, first_fitting, is_name, unfitting
 from federated.trainable import ALL_LINEAR, Full, Lora
 from worker_agent.training.canonical import lies_within
 from worker_agent.training.factors import factors_of
@@ -30,24 +30,24 @@ class LoraTargets:
     modules: frozenset[str] | None
     fields: Mapping[str, Any]
 
-    def check(self, model: peft.PeftModel, trainable: Lora, saved: Sequence[str]) -> None:
+    def check(self, model: peft.PeftModel, trainable: Lora, full_modules: Sequence[str]) -> None:
         """Raise ModelError unless modules, ranks and alphas came out as the patterns say."""
-        adapted = factors_of(model)
+        factors_by_module = factors_of(model)
         if self.modules is not None and self.modules != frozenset(model.targeted_module_names):
             odd = min(self.modules.symmetric_difference(model.targeted_module_names))
-            raise _refused("target_modules", f"PEFT cannot tell the module {odd!r} from others by its name")
-        for module, factors in adapted.items():
+            raise _error("target_modules", f"PEFT cannot tell the module {odd!r} from others by its name")
+        for module, factors in factors_by_module.items():
             if factors.rank != first_fitting(trainable.rank_pattern, module, trainable.r):
-                raise _refused("rank_pattern", f"PEFT cannot tell the module {module!r} from others by its name")
+                raise _error("rank_pattern", f"PEFT cannot tell the module {module!r} from others by its name")
             if factors.alpha != trainable.alpha_of(module):
-                raise _refused("alpha_pattern", f"PEFT cannot tell the module {module!r} from others by its name")
-        wrapped = {name for name, module in _base(model).named_modules() if isinstance(module, ModulesToSaveWrapper)}
-        if odd_saved := wrapped.symmetric_difference(saved):
-            raise _refused("modules_to_save", f"PEFT cannot tell {min(odd_saved)!r} from other modules by its name")
+                raise _error("alpha_pattern", f"PEFT cannot tell the module {module!r} from others by its name")
+        wrappers = {name for name, module in _base(model).named_modules() if isinstance(module, ModulesToSaveWrapper)}
+        if difference := wrappers.symmetric_difference(full_modules):
+            raise _error("modules_to_save", f"PEFT cannot tell {min(difference)!r} from other modules by its name")
 
 
-def lora_targets(base: PreTrainedModel, trainable: Lora, saved: Sequence[str]) -> LoraTargets:
-    """The fields of `peft.LoraConfig` that name modules. `saved` are trained in full, and so not adapted.
+def lora_targets(base: PreTrainedModel, trainable: Lora, full_modules: Sequence[str]) -> LoraTargets:
+    """The fields of `peft.LoraConfig` that name modules. `full_modules` are trained in full, and so not adapted.
 
     Raises ModelError (trainable_invalid), naming the field and the pattern that fits no module.
     """
@@ -57,23 +57,23 @@ def lora_targets(base: PreTrainedModel, trainable: Lora, saved: Sequence[str]) -
         "alpha_pattern": _by_name(base, "alpha_pattern", trainable.alpha_pattern, names),
         "layers_to_transform": None,
     }
-    wanted, layers = _wanted(base, trainable), trainable.layers_to_transform
+    wanted, layers = _target_patterns(base, trainable), trainable.layers_to_transform
     if wanted is None or isinstance(wanted, str):
         return LoraTargets(None, fields | {"target_modules": wanted})
     _refuse_unfitting(base, "target_modules", wanted, names)
-    patterns = compiled(wanted)
-    chosen = frozenset(
+    patterns = compile_patterns(wanted)
+    module_set = frozenset(
         name
         for name in names
         if patterns.first(name) is not None
         and (not layers or name in wanted or _layer_of(name) in layers)
-        and name not in saved
-        and not lies_within(name, saved)
+        and name not in full_modules
+        and not lies_within(name, full_modules)
     )
-    if not chosen:
-        raise _refused("target_modules", f"fits no module of a {base.config.model_type} that is not trained in full")
+    if not module_set:
+        raise _error("target_modules", f"fits no module of a {base.config.model_type} that is not trained in full")
     as_they_are = not layers and all(map(is_name, wanted))
-    return LoraTargets(chosen, fields | {"target_modules": list(wanted) if as_they_are else sorted(chosen)})
+    return LoraTargets(module_set, fields | {"target_modules": list(wanted) if as_they_are else sorted(module_set)})
 
 
 def modules_in_full(base: PreTrainedModel, trainable: Lora, heads: Sequence[str]) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def modules_in_full(base: PreTrainedModel, trainable: Lora, heads: Sequence[str]
         return tuple(heads)
     names = module_names(base)
     _refuse_unfitting(base, "modules_to_save", trainable.modules_to_save, names)
-    patterns = compiled(trainable.modules_to_save)
+    patterns = compile_patterns(trainable.modules_to_save)
     return tuple(name for name in names if patterns.first(name) is not None)
 
 
@@ -91,9 +91,9 @@ def weights_in_full(base: PreTrainedModel, trainable: Full) -> frozenset[str]:
     names = [name for name, _ in base.named_parameters()]
     if trainable.names is None:
         return frozenset(names)
-    patterns = compiled(trainable.names)
+    patterns = compile_patterns(trainable.names)
     for pattern in unfitting(trainable.names, (patterns.all_over(name) for name in names)):
-        raise _refused("names", f"{pattern!r} fits no weight of a {base.config.model_type}")
+        raise _error("names", f"{pattern!r} fits no weight of a {base.config.model_type}")
     return frozenset(name for name in names if patterns.first_over(name) is not None)
 
 
@@ -102,13 +102,13 @@ def module_names(base: nn.Module) -> list[str]:
     return [name for name, _ in base.named_modules() if name]
 
 
-def _wanted(base: PreTrainedModel, trainable: Lora) -> tuple[str, ...] | str | None:
+def _target_patterns(base: PreTrainedModel, trainable: Lora) -> tuple[str, ...] | str | None:
     """Patterns; or 'all-linear', or None, which PEFT understands by itself."""
     targets = trainable.target_modules
     if targets is None and trainable.layers_to_transform:
         choice = CHOICES_OF_PEFT.get(base.config.model_type)
         if not isinstance(choice, list | tuple | set):
-            raise _refused("layers_to_transform", f"needs target_modules for a {base.config.model_type}")
+            raise _error("layers_to_transform", f"needs target_modules for a {base.config.model_type}")
         return tuple(sorted(choice))
     return (targets,) if isinstance(targets, str) and targets != ALL_LINEAR else targets
 
@@ -122,13 +122,13 @@ def _by_name(
     base: PreTrainedModel, field: str, values: Mapping[str, _Value], names: Sequence[str]
 ) -> dict[str, _Value]:
     _refuse_unfitting(base, field, tuple(values), names)
-    return resolved(values, names)
+    return by_module_name(values, names)
 
 
 def _refuse_unfitting(base: PreTrainedModel, field: str, texts: tuple[str, ...], names: Iterable[str]) -> None:
-    patterns = compiled(texts)
+    patterns = compile_patterns(texts)
     for pattern in unfitting(texts, (patterns.all_of(name) for name in names)):
-        raise _refused(field, f"{pattern!r} fits no module of a {base.config.model_type}")
+        raise _error(field, f"{pattern!r} fits no module of a {base.config.model_type}")
 
 
 def _base(model: peft.PeftModel) -> nn.Module:
@@ -136,5 +136,5 @@ def _base(model: peft.PeftModel) -> nn.Module:
     return base
 
 
-def _refused(field: str, why: str) -> ModelError:
+def _error(field: str, why: str) -> ModelError:
     return ModelError("trainable_invalid", f"{field}: {why}")

@@ -109,13 +109,13 @@ def ask_again(session: Session, principal: Principal, federation: Federation) ->
 
     The owner wrote the change and is not asked; its clients stay where the new definition takes them.
     """
-    told = {"reason": lifecycle.DEFINITION_CHANGED, "definition_digest": federation.definition_digest}
+    facts = {"reason": lifecycle.DEFINITION_CHANGED, "definition_digest": federation.definition_digest}
     for invitation in repository.accepted_guests(session, federation):
         invitation.state = lifecycle.move_invitation(invitation.state, "ask_again")
         invitation.reason, invitation.answered_at = lifecycle.DEFINITION_CHANGED, None
         invitation.agreed_digest = None
         organization_id = invitation.organization_id
-        events.append(session, federation.id, "organization.invited", organization_id=organization_id, **told)
+        events.append(session, federation.id, "organization.invited", organization_id=organization_id, **facts)
         _audit(session, principal, federation, invitation, definition_digest=federation.definition_digest)
     registrations.leave_after_change(session, principal, federation)
 

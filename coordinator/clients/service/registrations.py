@@ -90,7 +90,7 @@ def _registered_again(session: Session, principal: Principal, client: Client, ev
 
 
 def expel(session: Session, principal: Principal, client_id: str, reason: str | None) -> Client:
-    """The federation's owner puts a client out; only he can let it in again."""
+    """The federation's owner puts a client out, and alone can let it in again."""
     client = access.guest(session, principal, client_id)
     lifecycle.check_live(session.get_one(Federation, client.federation_id).state)
     _move(client, "expel")
@@ -102,7 +102,7 @@ def expel(session: Session, principal: Principal, client_id: str, reason: str | 
 
 
 def readmit(session: Session, principal: Principal, client_id: str) -> Client:
-    """The federation's owner lets a client in again that he had put out; it is described again."""
+    """The federation's owner lets an expelled client in again; it is described again."""
     client = access.guest(session, principal, client_id)
     _check_takes_part(session, session.get_one(Federation, client.federation_id), client.organization_id)
     return _registered_again(session, principal, client, "readmit")
@@ -148,9 +148,9 @@ def leave_after_change(session: Session, principal: Principal, federation: Feder
         if not own or misfit is not None:
             _move(client, "leave")
             client.reason, client.reason_detail = lifecycle.DEFINITION_CHANGED, misfit
-            told = {"reason": lifecycle.DEFINITION_CHANGED, "detail": misfit}
-            events.append(session, federation.id, "client.left", **_named(client), **told)
-            _audit(session, principal.id, "client.left", client, **told)
+            facts = {"reason": lifecycle.DEFINITION_CHANGED, "detail": misfit}
+            events.append(session, federation.id, "client.left", **_named(client), **facts)
+            _audit(session, principal.id, "client.left", client, **facts)
 
 
 def _misfit(session: Session, federation: Federation, client: Client) -> str | None:

@@ -44,14 +44,14 @@ def change(
     wish = definitions.parse({**definitions.request_of(federation.name, federation.definition), **changes})
     definition = definitions.definition_of(session, principal, wish)
     require_match(if_match, federation.version)
-    agreed = federation.definition_digest
+    earlier_digest = federation.definition_digest
     federation.name, federation.definition, federation.seed = wish.name, definition, definition["seed"]
     federation.version += 1
     _hold_initial(session, federation)
     facts = {"fields": sorted(changes), "definition_digest": federation.definition_digest}
     events.append(session, federation.id, "federation.changed", **facts)
     _audit(session, principal, "federation.changed", federation, **facts)
-    if federation.definition_digest != agreed:
+    if federation.definition_digest != earlier_digest:
         clients.ask_again(session, principal, federation)
     return federation
 

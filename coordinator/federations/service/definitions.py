@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.clients import service as clients
 from coordinator.errors import FieldError, Forbidden, NotFound, Unprocessable
-from coordinator.federations.schemas import MAX_SEED, Definition, FederationCreate, InitialAdapter
+from coordinator.federations.schemas import Definition, FederationCreate, InitialAdapter
 from coordinator.problems import invalid, pointer_to
 from coordinator.rounds import service as rounds
 from coordinator.security import Principal
 from federated import registry
+from federated.bounds import MAX_LARGE
 
 ADAPTER_TENSORS = "adapter_model.safetensors"
 _NOT_DEFINITION = {"name", "organization_id"}
@@ -28,7 +29,7 @@ def definition_of(session: Session, principal: Principal, wish: Definition) -> d
     """
     made = wish.model_dump(mode="json", exclude=_NOT_DEFINITION)
     made["min_clients"] = wish.clients_per_round if wish.min_clients is None else wish.min_clients
-    made["seed"] = secrets.randbelow(MAX_SEED + 1) if wish.seed is None else wish.seed
+    made["seed"] = secrets.randbelow(MAX_LARGE + 1) if wish.seed is None else wish.seed
     made |= _algorithm(wish)
     _check_finite(made)
     if wish.initial_adapter is not None:

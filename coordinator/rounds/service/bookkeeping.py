@@ -192,8 +192,8 @@ def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datet
     round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
     note_seconds(round_, collecting=(round_.collecting_at, now))
     accepted = snapshots.accepted_jobs(session, round_)
-    answered = [*accepted, *snapshots.left_out(session, round_)]
-    missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in answered})
+    in_time = [*accepted, *snapshots.left_out(session, round_)]
+    missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in in_time})
     reasons = [reason for _, job in accepted for reason in (job.submission or {}).get("not_reproducible", ())]
     if missing:
         reasons.append("missed_deadline" if step.missed_deadline else "client_lost")

@@ -83,8 +83,8 @@ def _made(round_: Round, updates: list[dict[str, Any]], omissions: list[dict[str
         "not_reproducible",
     )
     facts = {name: getattr(round_, name) for name in names}
-    told = {"updates": updates, "left_out": omissions}
-    return {**facts, **{name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in told.items()}}
+    lists = {"updates": updates, "left_out": omissions}
+    return {**facts, **{name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in lists.items()}}
 
 
 def repeatable(session: Session, told: Provenance) -> list[tuple[ToldRound, AggregateInput]]:

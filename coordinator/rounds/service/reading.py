@@ -113,22 +113,22 @@ def answer(session: Session, federation: Federation, round_: Round, now: datetim
 def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundAnswer]:
     """These rounds of one federation as the API shows them."""
     accepted = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
-    unmeasured = {
+    without_evaluation = {
         row.ordinal for row in repository.all_clients(session, federation.id) if row.evaluation_examples == 0
     }
-    return [_answer(session, row, accepted, unmeasured, now) for row in rows]
+    return [_answer(session, row, accepted, without_evaluation, now) for row in rows]
 
 
 def _answer(
     session: Session,
     round_: Round,
     accepted: Sequence[tuple[str, int, int, int, str | None]],
-    unmeasured: Set[int],
+    without_evaluation: Set[int],
     now: datetime,
 ) -> RoundAnswer:
     """`accepted`: kind, number and attempt of the round, ordinal, and why it was left out, of every accepted update.
 
-    `unmeasured`: ordinals of clients that evaluate nothing.
+    `without_evaluation`: ordinals of clients that evaluate nothing.
     """
     what, since = None, None
     if round_.state not in lifecycle.ENDED:
@@ -146,7 +146,7 @@ def _answer(
     told: dict[str, Any] = {"metrics": metrics, "waiting_for": what, "waiting_since": since}
     told["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
     told["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
-    told["not_evaluated"] = sorted(unmeasured & set(round_.cohort or ()))
+    told["not_evaluated"] = sorted(without_evaluation & set(round_.cohort or ()))
     return RoundAnswer.model_validate({**row, **traffic, **told})
 
 

@@ -15,7 +15,7 @@ MIN_HADAMARD, MAX_HADAMARD = 128, 65_536
 _STEP_TIMES_ELEMENTS = 64.0
 
 
-Perturbed = Annotated[
+PatternSet = Annotated[
     Annotated[Literal["all", "lora"], Tag("word")] | Annotated[PatternList, Tag("patterns")],
     Discriminator(lambda value: "word" if isinstance(value, str) else "patterns"),
 ]
@@ -39,7 +39,7 @@ class FedKSeedConfig(AlgorithmConfig):
         default="constant", description="of the learning rate over the rounds, down to final_fraction of it"
     )
     final_fraction: float = Field(default=0.1, ge=0, le=1)
-    perturb: Perturbed = Field(
+    perturb: PatternSet = Field(
         default="all", description="all trained tensors, the LoRA factors alone, or those that patterns fit"
     )
     weighting: Literal["examples", "equal"] = Field(default="examples", description="how much each client counts")
@@ -85,8 +85,8 @@ class FedKSeedConfig(AlgorithmConfig):
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
         """A step is a pair of forward passes over a batch."""
-        used = min(examples, self.local_steps * self.batch_size)
-        return Effort(self.local_steps, repeated_passes(self.local_steps, self.batch_size, examples), used)
+        rows = min(examples, self.local_steps * self.batch_size)
+        return Effort(self.local_steps, repeated_passes(self.local_steps, self.batch_size, examples), rows)
 
     def learning_rate_of(self, elements: int, step: RoundFacts) -> float:
         """The step size of a round when so many elements are perturbed."""

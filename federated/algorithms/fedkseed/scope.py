@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from federated.algorithms.fedkseed.config import FedKSeedConfig
-from federated.patterns import compiled
+from federated.patterns import compile_patterns
 
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
@@ -18,4 +18,4 @@ def _is_perturbed(name: str, perturb: str | tuple[str, ...]) -> bool:
         return True
     if isinstance(perturb, str):
         return not _FACTORS.isdisjoint(name.split("."))
-    return compiled(perturb).first_over(name) is not None
+    return compile_patterns(perturb).first_over(name) is not None

@@ -33,7 +33,7 @@ from federated.expects import expects_like, refuse_unexpected
 from federated.maths.averaging import Recent
 from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
 from federated.maths.starts import start
-from federated.patterns import resolved
+from federated.patterns import by_module_name
 from federated.payload import LazyTensor, Payload
 from federated.trainable import Lora, ModelFacts
 from federated.travelling import (
@@ -145,7 +145,7 @@ class FlexLoRAServer:
             tensors[name] = absolute(state, name, state.facts["differences"])
         tensors |= untrained_values(state)
         most = self._config.export_rank or self._trainable.largest_rank
-        ranks = resolved(self._trainable.rank_pattern, [matrix.module for matrix in matrices])
+        ranks = by_module_name(self._trainable.rank_pattern, [matrix.module for matrix in matrices])
         fields = {
             "r": min(self._trainable.r, most),
             "rank_pattern": {name: min(rank, most) for name, rank in ranks.items()},
