@@ -4,6 +4,7 @@ An agent sends a code and `FailureFacts`, and no text: nothing that stood in a r
 can travel. Whoever shows the failure makes the sentence here.
 """
 
+import builtins
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Final
@@ -16,6 +17,7 @@ from federated.trainable import Plain
 
 CODE_PATTERN = r"^[a-z0-9_]{1,64}$"
 REFERENCE_DIGITS = 8
+_PACKAGES = frozenset({"builtins", "torch", "safetensors", "federated", "worker_agent", "coordinator"})
 
 
 class FailureFacts(Plain):
@@ -94,6 +96,15 @@ def sentence(code: str, facts: FailureFacts | None = None) -> str:
     details = ", ".join(_details(facts))
     more = f" The node's log has the whole of it under {facts.reference}." if facts.reference else ""
     return f"{words.removesuffix('.')}{f' ({details})' if details else ''}.{more}"
+
+
+def type_name(error: BaseException) -> str:
+    """The name of the nearest type of an exception that a known package has: another may be named after anything."""
+    for kind in type(error).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package in _PACKAGES and (package != "builtins" or getattr(builtins, kind.__name__, None) is kind):
+            return kind.__name__
+    return "Exception"
 
 
 def _details(facts: FailureFacts) -> Iterator[str]:

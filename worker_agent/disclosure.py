@@ -3,7 +3,6 @@
 The whole text goes to this node's log under that reference, and nowhere else.
 """
 
-import builtins
 import re
 import secrets
 from pathlib import Path
@@ -11,11 +10,10 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from federated.failures import CODE_PATTERN, REFERENCE_DIGITS
+from federated.failures import CODE_PATTERN, REFERENCE_DIGITS, type_name
 from federated.protocol import FailureFacts
 
 _PACKAGES = ("federated", "worker_agent")
-_KNOWN_MODULES = ("builtins", "torch", "safetensors", "federated", "worker_agent")
 _ROOT = Path(__file__).resolve().parent.parent
 _CODE = re.compile(CODE_PATTERN)
 _MAX_MODULE_NAME = 128
@@ -44,16 +42,7 @@ def stable_code(code: str) -> str:
 
 def whereabouts(error: BaseException) -> FailureFacts:
     """The kind of an exception and the last line of Fedloom's own code that it passed, and nothing of its text."""
-    return FailureFacts(error=_kind(error), place=_place(error))
-
-
-def _kind(error: BaseException) -> str:
-    """The name of the nearest type that stands in a published package: another one may be named after anything."""
-    for kind in type(error).__mro__:
-        module = kind.__module__.partition(".")[0]
-        if module in _KNOWN_MODULES and (module != "builtins" or getattr(builtins, kind.__name__, None) is kind):
-            return kind.__name__
-    return "Exception"
+    return FailureFacts(error=type_name(error), place=_place(error))
 
 
 def _place(error: BaseException) -> str | None:

@@ -28,6 +28,7 @@ from coordinator.rounds.schemas import (
 from coordinator.rounds.service import Claimed, ClaimedShard
 from coordinator.settings import get_settings
 from federated.contract import FederationRefused
+from federated.failures import type_name
 
 DETAIL_CHARACTERS = 2000
 _log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ def _failure_text(error: Exception, reference: str) -> str:
     """What tenants read of a step that failed: a refusal's own words; of anything else only what kind it was."""
     if isinstance(error, FederationRefused):
         return str(error)
-    return f"{type(error).__name__}; the coordinator's log has the whole of it under {reference}"
+    return f"{type_name(error)}; the coordinator's log has the whole of it under {reference}"
 
 
 @celery.task(name=MEND)

@@ -3,6 +3,7 @@
 from multiprocessing.connection import Connection
 from typing import Any
 
+import tests.support.algorithms.breaking.exceptions  # noqa: F401  (its libraries take seconds: loaded before the jobs)
 from tests.support.algorithms import installed
 from worker_agent.settings import AgentSettings
 from worker_agent.training import child

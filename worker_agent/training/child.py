@@ -63,7 +63,7 @@ class _Child:
         except JobRefused as error:
             return _failed(error.code, error.detail, declined=True, facts=error.facts)
         except JobDeclined as error:
-            return _failed(stable_code(error.code), error.detail, declined=True)
+            return _failed(error.code, error.detail, declined=True)
         except EOFError:
             raise
         except JobInterrupted:
@@ -128,7 +128,7 @@ def _failed(
     """`detail` is for this node's log; code and facts are what travels."""
     return {
         "say": "failed",
-        "code": code,
+        "code": stable_code(code),
         "detail": detail[-DETAIL_CHARACTERS:],
         "transient": transient,
         "declined": declined,

@@ -15,7 +15,13 @@ from tests.support.stage import DATASET, Actor, Stage
 
 CAPABILITIES = Capabilities(algorithms={"breaking": 1}, datasets=(DatasetFacts(name=DATASET),))
 STAGES = ("start", "plan", "check", "aggregate", "export")
-ERRORS = ("builtins.ValueError", "no memory", "with a cause", "a value that is no number")
+ERRORS = (
+    "builtins.ValueError",
+    "no memory",
+    "with a cause",
+    "a value that is no number",
+    "a type named after a value",
+)
 
 
 @pytest.fixture(autouse=True)

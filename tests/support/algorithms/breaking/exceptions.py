@@ -1,6 +1,7 @@
 """Every type of exception of Python, of libraries that see rows, and of Fedloom, made with a canary as its text."""
 
 import csv
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,6 +37,7 @@ _LIBRARIES = (
 _ROOTS = {"builtins", "federated", "pydantic_core", *(library.__name__.partition(".")[0] for library in _LIBRARIES)}
 
 
+@functools.cache
 def by_name() -> dict[str, Callable[[], BaseException]]:
     """`MODULE.NAME` -> one that holds the canary; those that cannot be made of texts alone are left out."""
     found = dict(FURTHER)
