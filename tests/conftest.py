@@ -34,11 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
     first = {item.path for item in slow}
     items.sort(key=lambda item: (item.path not in first, not item.nodeid.startswith(_LONG)))
-    without = "sqlite" if on_servers() else "engines"
-    elsewhere = [item for item in items if item.get_closest_marker(without)]
+    without = ("sqlite", "once") if on_servers() else ("engines",)
+    elsewhere = {item for item in items if any(map(item.get_closest_marker, without))}
     if elsewhere:
-        config.hook.pytest_deselected(items=elsewhere)
-        items[:] = [item for item in items if not item.get_closest_marker(without)]
+        config.hook.pytest_deselected(items=[item for item in items if item in elsewhere])
+        items[:] = [item for item in items if item not in elsewhere]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

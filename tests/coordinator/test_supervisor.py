@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from coordinator.supervisor import pause_seconds
+
+pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,6 +15,8 @@ from tests.support.installation import Installation
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import created, upload
 
+pytestmark = pytest.mark.once
+
 WAIT_SECONDS = 60.0
 CHUNK_BYTES = 64 * 1024
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from deploy.quickstart.baselines import opened
@@ -11,6 +12,8 @@ from federated.contract import ClientFacts, ClientUpdate, RoundFacts
 from federated.trainable import Full, Lora
 from tests.support.training import COLORS, FEDERATION_SEED, make_node, work_of
 from worker_agent.training.session import Workbench
+
+pytestmark = pytest.mark.once
 
 STEP = RoundFacts(1, "train", 2, 1)
 

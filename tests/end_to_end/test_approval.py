@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.nodes import Consortium, consortium
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def asking_node(tmp_path: Path) -> Iterator[Consortium]:

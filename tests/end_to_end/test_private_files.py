@@ -10,6 +10,8 @@ import pytest
 from tests.support.nodes import Consortium, consortium
 from tests.support.places import on_servers
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def loose(tmp_path: Path) -> Iterator[Consortium]:

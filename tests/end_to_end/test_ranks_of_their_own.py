@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
@@ -17,6 +18,8 @@ from federated.simulation import SimulatedFederation, run
 from tests.support.nodes import DATASET, LABELS, Consortium
 from worker_agent.settings import load_settings
 from worker_agent.training.session import open_session
+
+pytestmark = pytest.mark.once
 
 ADAPTER = "adapter_model.safetensors"
 HIGHEST, ASKED, AFFORDED = 4, 1, 3

@@ -16,6 +16,8 @@ from tests.support.nodes import DATASET, Consortium
 from worker_agent.settings import AgentSettings, load_settings
 from worker_agent.training.session import Workbench
 
+pytestmark = pytest.mark.once
+
 PERSONAL = sorted(name for name, algorithm in registry.algorithms().items() if algorithm.personal)
 # With all that can stand before the first round: scores, the Hessian, and rounds that warm up.
 PREPARED = {"layer_count": "spectrum"}

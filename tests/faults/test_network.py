@@ -16,6 +16,8 @@ from tests.support.faulty_proxy import Faults, FaultyProxy
 from tests.support.nodes import Consortium
 from worker_agent.coordinator_client import CoordinatorClient
 
+pytestmark = pytest.mark.once
+
 ROUNDS = 4
 CONTENT = random.Random(5).randbytes(20 * CHUNK_BYTES)
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -25,6 +26,8 @@ from tests.support.service import forget_settings
 
 VARIABLE = "FEDLOOM_TESTS_ON"
 _TEMPLATE = "migrated"
+_MOST_USES = 40
+"""Of one database: to empty it costs a tenth of another, but what was deleted stays in its files."""
 
 Environment = dict[str, str]
 """Settings of a coordinator by the names of their environment variables."""
@@ -73,35 +76,49 @@ class Servers:
         environment = self.empty(self.postgres.folder)
         _migrate(environment)
         self.postgres.execute("ALTER DATABASE {} RENAME TO {}", _database(environment), _TEMPLATE)
+        self._schema = self.postgres.schema(_TEMPLATE)
+        self._free: list[str] = []
+        self._uses: Counter[str] = Counter()
 
     def empty(self, folder: Path) -> Environment:
         """For a coordinator over `folder` whose database nobody migrated yet."""
-        return self._copy_of("template0", folder)
+        return self._place(folder, self._created("template0"))
 
     def migrated(self, folder: Path) -> Environment:
         """For a coordinator over `folder` whose database is at the head of the real migrations."""
-        return self._copy_of(_TEMPLATE, folder)
+        name = self._free.pop() if self._free else self._created(_TEMPLATE)
+        self._uses[name] += 1
+        return self._place(folder, name)
 
     def for_up(self, folder: Path) -> Environment:
         """For `coordinator up`, which leaves the migration of such a database to its operator."""
         return self.migrated(folder)
 
-    def _copy_of(self, template: str, folder: Path) -> Environment:
-        folder.mkdir(parents=True, exist_ok=True)
+    def _created(self, template: str) -> str:
         name = f"tests{next(self._numbers)}"
+        self.postgres.create(name, template)
+        return name
+
+    def _place(self, folder: Path, database: str) -> Environment:
+        folder.mkdir(parents=True, exist_ok=True)
         return {
             "FEDLOOM_DATA_FOLDER": str(folder),
-            "FEDLOOM_DATABASE_URL": self.postgres.create(name, template),
+            "FEDLOOM_DATABASE_URL": self.postgres.url(database),
             "FEDLOOM_BROKER_URL": self.redis.empty(),
-            "FEDLOOM_STORE_URL": self.s3.url(name),
+            "FEDLOOM_STORE_URL": self.s3.url(f"store{next(self._numbers)}"),
             "FEDLOOM_SIGNING_KEY": str(self.signing_key),
             **self.s3.environment,
         }
 
     def leave(self, environment: Environment) -> None:
-        """What was given is no longer needed: the database goes."""
-        if self.postgres.running():
-            self.postgres.drop(_database(environment))
+        """What was given is no longer needed: the database is emptied for the next test, a few times, or goes."""
+        name = _database(environment)
+        if not self.postgres.running():
+            return
+        if 0 < self._uses[name] < _MOST_USES and self.postgres.emptied(name, self._schema):
+            self._free.append(name)
+        else:
+            self.postgres.drop(name)
 
 
 Places = Files | Servers

@@ -1,5 +1,6 @@
 """Whatever a coordinator sends, the agent takes no more of it than was announced: on disk, in memory, of its time."""
 
+import functools
 import gzip
 import hashlib
 import json
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -33,26 +35,41 @@ GROWTH_BYTES = 64 * MEGABYTE
 CONTENT = os.urandom(100)
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 REFERENCE = ArtifactReference(digest=DIGEST, size_bytes=100)
-BOMB = bytes(300 * MEGABYTE)
+MORE_BYTES = 192 * MEGABYTE
+"""More than any bound here."""
 NESTED = b'{"server_time":' + b"[" * 8 * MEGABYTE
 MANY = b'{"heartbeat_seconds":1,"more":[' + b"[]," * (5 * MEGABYTE) + b"[]]}"
 MANY_IN_A_LEASE = b'{"job_id":"job_1","kind":"train","settings":{"of":[' + b"[]," * (5 * MEGABYTE) + b"[]]}}"
 LARGE_NUMBER = b'{"server_time":' + b"9" * 8 * MEGABYTE + b',"heartbeat_seconds":1}'
 
 
-def measured(url: str, call: str, folder: Path, size_bytes: int = 100) -> dict[str, Any]:
-    """What the call came to, in a process of its own."""
-    command = [sys.executable, "-m", "tests.worker_agent.measured_call", url, call, str(folder), str(size_bytes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+class Measured(Protocol):
+    """What a call came to: error, text, bytes on disk, growth of the process that made it."""
+
+    def __call__(self, url: str, call: str, folder: Path, size_bytes: int = 100) -> dict[str, Any]: ...
 
 
+@pytest.fixture(scope="module")
+def measured() -> Iterator[Measured]:
+    """Calls of an agent, in a process of its own."""
+    command = [sys.executable, "-m", "tests.worker_agent.measured_call"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def ask(url: str, call: str, folder: Path, size_bytes: int = 100) -> dict[str, Any]:
+            print(json.dumps([url, call, str(folder), size_bytes]), file=process.stdin, flush=True)
+            found: dict[str, Any] = json.loads(process.stdout.readline())
+            return found
+
+        yield ask
+        process.stdin.close()
+
+
+@functools.cache
 def packed(name: str) -> bytes:
-    if name == "gzip":
-        return gzip.compress(BOMB, 1)
-    return zlib.compress(BOMB, 1)
+    """More zeros than the agent may take, in few bytes."""
+    return gzip.compress(bytes(MORE_BYTES), 1) if name == "gzip" else zlib.compress(bytes(MORE_BYTES), 1)
 
 
 def json_of(body: bytes, **headers: object) -> Reply:
@@ -64,16 +81,16 @@ class TestADownload:
         ("reply", "error"),
         [
             (whole("200 OK", bytes(101)), "BytesDamaged"),
-            (chunked("200 OK", 300 * MEGABYTE), "BytesDamaged"),
+            (chunked("200 OK", MORE_BYTES), "BytesDamaged"),
             (whole("206 Partial Content", bytes(100), Content_Range="bytes 0-99/100"), "BytesDamaged"),
             (whole("204 No Content", b""), "NotUnderstood"),
-            (chunked("404 Not Found", 300 * MEGABYTE), "CoordinatorAway"),
-            (chunked("404 Not Found", 300 * MEGABYTE, Content_Type="application/problem+json"), "CoordinatorAway"),
-            (chunked("302 Found", 300 * MEGABYTE, Location="http://192.0.2.1/"), "CoordinatorAway"),
+            (chunked("404 Not Found", MORE_BYTES), "CoordinatorAway"),
+            (chunked("404 Not Found", MORE_BYTES, Content_Type="application/problem+json"), "CoordinatorAway"),
+            (chunked("302 Found", MORE_BYTES, Location="http://192.0.2.1/"), "CoordinatorAway"),
         ],
         ids=["a byte more", "without end", "a range unasked for", "nothing", "an error", "a problem", "a redirect"],
     )
-    def test_takes_no_more_than_announced(self, reply: Reply, error: str, tmp_path: Path) -> None:
+    def test_takes_no_more_than_announced(self, reply: Reply, error: str, tmp_path: Path, measured: Measured) -> None:
         with hostile(reply) as server:
             found = measured(server.url, "download", tmp_path)
         assert found["error"] == error, found
@@ -83,7 +100,7 @@ class TestADownload:
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
     @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
-    def test_unpacks_nothing(self, encoding: str, status: str, tmp_path: Path) -> None:
+    def test_unpacks_nothing(self, encoding: str, status: str, tmp_path: Path, measured: Measured) -> None:
         body = packed("gzip" if "gzip" in encoding else "deflate")
         with hostile(whole(status, body, Content_Encoding=encoding)) as server:
             found = measured(server.url, "download", tmp_path, len(body))
@@ -160,15 +177,15 @@ class TestADownload:
 class TestAnyOtherAnswer:
     @pytest.mark.parametrize("call", ["heartbeat", "chunk", "store"])
     @pytest.mark.parametrize("status", ["200 OK", "302 Found", "404 Not Found", "503 Service Unavailable"])
-    def test_is_read_up_to_a_bound(self, call: str, status: str, tmp_path: Path) -> None:
-        with hostile(chunked(status, 300 * MEGABYTE, Content_Type="application/problem+json")) as server:
+    def test_is_read_up_to_a_bound(self, call: str, status: str, tmp_path: Path, measured: Measured) -> None:
+        with hostile(chunked(status, MORE_BYTES, Content_Type="application/problem+json")) as server:
             found = measured(server.url, call, tmp_path)
         assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found
         assert found["error"] in {"NotUnderstood", "CoordinatorAway", "StoreAway"}, found
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
     @pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "500 Internal Server Error"])
-    def test_is_not_unpacked(self, encoding: str, status: str, tmp_path: Path) -> None:
+    def test_is_not_unpacked(self, encoding: str, status: str, tmp_path: Path, measured: Measured) -> None:
         body = packed(encoding)
         headers = {"Content_Type": "application/problem+json", "Date": "Mon, 01 Jan 2001 00:00:00 GMT"}
         with hostile(whole(status, body, Content_Encoding=encoding, **headers)) as server:
@@ -177,20 +194,22 @@ class TestAnyOtherAnswer:
         assert found["error"] in {"NotUnderstood", "CoordinatorAway"}, found
 
     @pytest.mark.parametrize("body", [NESTED, MANY, LARGE_NUMBER], ids=["nested", "many", "a large number"])
-    def test_is_no_document_that_hurts(self, body: bytes, tmp_path: Path) -> None:
+    def test_is_no_document_that_hurts(self, body: bytes, tmp_path: Path, measured: Measured) -> None:
         with hostile(json_of(body)) as server:
             found = measured(server.url, "heartbeat", tmp_path)
         assert found["error"] == "NotUnderstood", found["error"]
         assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found["grown"]
         assert len(found["text"]) < 2_000
 
-    def test_is_no_lease_that_hurts(self, tmp_path: Path) -> None:
+    def test_is_no_lease_that_hurts(self, tmp_path: Path, measured: Measured) -> None:
         with hostile(json_of(MANY_IN_A_LEASE)) as server:
             found = measured(server.url, "lease", tmp_path)
         assert found["error"] == "NotUnderstood", found["error"]
         assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found["grown"]
 
-    def test_with_as_many_wrong_values_as_may_be_is_named_in_few_words(self, tmp_path: Path) -> None:
+    def test_with_as_many_wrong_values_as_may_be_is_named_in_few_words(
+        self, tmp_path: Path, measured: Measured
+    ) -> None:
         body = b'{"server_time":[' + b",".join([b"{}"] * (MOST_VALUES // 2 - 10)) + b"]}"
         with hostile(json_of(body)) as server:
             found = measured(server.url, "heartbeat", tmp_path)

@@ -16,12 +16,12 @@ from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.session import Workbench
 
 INTENTS = ("billing", "login")
-STEPS = 300
+STEPS = 150
 ROUNDS = 2
 
 
 @pytest.mark.slow
-def test_six_hundred_steps_take_a_third_off_the_loss_and_find_four_messages_of_five(tmp_path: Path) -> None:
+def test_three_hundred_steps_take_three_tenths_off_the_loss_and_find_three_messages_of_four(tmp_path: Path) -> None:
     corpus = messages.generate(0)
     train = [row for rows in corpus.train.values() for row in rows if row["label"] in INTENTS]
     held_out = [row for row in corpus.test if row["label"] in INTENTS]
@@ -30,7 +30,7 @@ def test_six_hundred_steps_take_a_third_off_the_loss_and_find_four_messages_of_f
     dataset = DatasetSettings(path=tmp_path / "train.jsonl", test_path=tmp_path / "test.jsonl")
     bench = Workbench(AgentSettings(datasets={"messages": dataset}, models={MODEL_ID: str(minilm())}, device="cpu"))
     trainable = Full(names=("*.pooler.*", "classifier.*"))
-    settings = {"local_steps": STEPS, "batch_size": 8, "learning_rate": 2e-3}
+    settings = {"local_steps": STEPS, "batch_size": 4, "learning_rate": 3e-3}
     work = Work(
         task=TaskDefinition(task="sequence_classification", labels=INTENTS, max_length=64),
         base_model=BaseModelReference(id=MODEL_ID),
@@ -47,6 +47,6 @@ def test_six_hundred_steps_take_a_third_off_the_loss_and_find_four_messages_of_f
     )
     result = simulation.run(federation, lambda ordinal, seed: bench.open(work, "messages", seed, {}))
     trained = result.rounds[-1].metrics
-    assert trained["loss"] < untrained["loss"] * 2 / 3
-    assert trained["accuracy"] > 0.8
+    assert trained["loss"] < untrained["loss"] * 0.7
+    assert trained["accuracy"] > 0.75
     assert trained["accuracy"] > untrained["accuracy"] + 0.2
