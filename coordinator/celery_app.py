@@ -20,6 +20,7 @@ from celery.signals import (
 from coordinator import nudge, ownership, processes
 from coordinator.database import forget_inherited, utcnow, writing
 from coordinator.listening import Listening
+from coordinator.rounds import step_pool
 from coordinator.settings import Settings, get_settings
 from federated.private_files import NotPrivate
 
@@ -85,12 +86,14 @@ def _send_all_once(**_: object) -> None:
 @worker_ready.connect
 def _renew_from_threads(**_: object) -> None:
     if get_settings().embedded:
+        _alive.enter_context(step_pool.running(get_settings().background_threads))
         _alive.enter_context(processes.renewing("background"))
 
 
 @worker_process_init.connect
 def _renew_from_forks(**_: object) -> None:
     forget_inherited()
+    _alive.enter_context(step_pool.running(1))
     _alive.enter_context(processes.renewing("background"))
 
 

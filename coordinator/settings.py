@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     process_renew_seconds: Seconds = 10.0
     process_stale_seconds: Seconds = 45.0
     claim_seconds: Seconds = 30.0
+    step_seconds: Seconds = Field(
+        default=3600.0, description="the longest that one step of a round may be computed; then its federation fails"
+    )
     worker_timeout_seconds: Seconds = 90.0
     heartbeat_seconds: Seconds = 10.0
     offer_poll_seconds: Seconds = 0.03

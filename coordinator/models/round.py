@@ -15,6 +15,7 @@ class Round(Base):
     `start_digest` is the state the round works from, `state_digest` the one it made. `adapter` is {kind, files},
     files by name as {digest, size_bytes}. `notes` are the digests of those it was aggregated with, by ordinal: what
     replaced them belongs to the next round. `version` counts changes; `claimed_until` keeps two tasks from one step.
+    `deaths` counts the processes that died over the present step, `losses` the claims on it that passed.
     """
 
     __tablename__ = "rounds"
@@ -56,3 +57,5 @@ class Round(Base):
     closed_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(default=0)
     claimed_until: Mapped[datetime | None]
+    deaths: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)

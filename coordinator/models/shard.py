@@ -11,7 +11,8 @@ class Shard(Base):
     """A part of a round's aggregation, done by whoever claims it.
 
     `groups` name the tensors. `made` is null until the shard is done: {state, metrics, finished, notes, environment},
-    artifacts as {digest, size_bytes}, notes by ordinal. `version` and `claimed_until` as in a round.
+    artifacts as {digest, size_bytes}, notes by ordinal. `version`, `claimed_until`, `deaths` and `losses` as in a
+    round.
     """
 
     __tablename__ = "shards"
@@ -24,3 +25,5 @@ class Shard(Base):
     made: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column(default=0)
     claimed_until: Mapped[datetime | None]
+    deaths: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)

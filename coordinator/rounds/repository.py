@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, delete, func, or_, select
+from sqlalchemy import Row, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.models import Client, Job, Round, Shard, WorkerKey
@@ -204,3 +204,9 @@ def open_shards(session: Session, state: str, now: datetime) -> Sequence[str]:
     free = or_(Shard.claimed_until.is_(None), Shard.claimed_until <= now)
     statement = select(Shard.id).join(Round, Shard.round_id == Round.id).where(Round.state == state, free)
     return session.scalars(statement.where(Shard.made.is_(None)).order_by(Shard.id)).all()
+
+
+def forget_losses(session: Session, round_: Round) -> None:
+    """The claims on the round's step, and on its shards, that passed are counted anew."""
+    round_.losses = 0
+    session.execute(update(Shard).where(Shard.round_id == round_.id).values(losses=0))

@@ -247,6 +247,14 @@ class MadeShard:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that cannot be done: the reason (a code) and the words with which its round fails."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Repetition:
     """An aggregation done again.
 

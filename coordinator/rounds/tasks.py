@@ -12,23 +12,12 @@ from coordinator.artifacts import service as artifacts
 from coordinator.database import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, CoordinatorError
 from coordinator.nudge import ADVANCE_ROUND, AGGREGATE_SHARD, MEND, celery
-from coordinator.rounds import conductor, service
-from coordinator.rounds.schemas import (
-    AgainInput,
-    AggregateInput,
-    CheckInput,
-    JoinInput,
-    MadeShard,
-    Omission,
-    PlanInput,
-    Result,
-    ShardInput,
-    StartInput,
-)
-from coordinator.rounds.service import Claimed, ClaimedShard
+from coordinator.rounds import service, step_pool
+from coordinator.rounds.schemas import Failure, MadeShard, Omission, Result
+from coordinator.rounds.service import ALGORITHM_FAILED, Claimed, ClaimedShard
+from coordinator.rounds.step_messages import StepBroke
 from coordinator.settings import get_settings
 from federated.contract import FederationRefused
-from federated.failures import type_name
 
 DETAIL_CHARACTERS = 2000
 _log = structlog.get_logger(__name__)
@@ -60,19 +49,23 @@ def do(claimed: Claimed | ClaimedShard) -> Claimed | None:
 
 
 def _do(claimed: Claimed | ClaimedShard) -> Claimed | None:
-    result: Result | str
-    with kept(claimed):
-        try:
-            result = _compute(claimed)
-        except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
-            _log.warning("step_held_up", step=_name(claimed), reason=str(error))
-            with writing() as session:
-                service.hold_up(session, claimed.round_id, error)
-            return None
-        except Exception as error:
-            reference = secrets.token_hex(4)
-            _log.exception("step_failed", step=_name(claimed), reference=reference)
-            result = f"{_name(claimed)}: {_failure_text(error, reference)}"[:DETAIL_CHARACTERS]
+    result: Result | Failure
+    try:
+        with kept(claimed) as lost:
+            result = step_pool.compute(claimed.given, lost.is_set)
+    except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
+        _log.warning("step_held_up", step=_name(claimed), reason=str(error))
+        with writing() as session:
+            service.hold_up(session, claimed.round_id, error)
+        return None
+    except step_pool.StepUnwanted:
+        _log.info("step_discarded", step=_name(claimed))
+        return None
+    except step_pool.StepDied as death:
+        _log.error("step_died", step=_name(claimed), how=str(death))
+        return _begin_again(claimed)
+    except (step_pool.StepOverran, StepBroke, FederationRefused) as error:
+        result = _failure(claimed, error)
     with writing() as session:
         if not _record(session, claimed, result):
             _log.info("step_discarded", step=_name(claimed))
@@ -80,17 +73,41 @@ def _do(claimed: Claimed | ClaimedShard) -> Claimed | None:
         return service.claim(session, claimed.round_id, utcnow())
 
 
-def _failure_text(error: Exception, reference: str) -> str:
-    """What tenants read of a step that failed: a refusal's own words; of anything else only what kind it was."""
-    if isinstance(error, FederationRefused):
-        return str(error)
-    return f"{type_name(error)}; the coordinator's log has the whole of it under {reference}"
+def _begin_again(claimed: Claimed | ClaimedShard) -> Claimed | None:
+    """A step whose process died is done once more; a second death fails the round."""
+    with writing() as session:
+        service.count_death(session, claimed, utcnow())
+    if isinstance(claimed, ClaimedShard):
+        aggregate_shard(claimed.shard_id)
+        return None
+    with writing() as session:
+        return service.claim(session, claimed.round_id, utcnow())
+
+
+def _failure(claimed: Claimed | ClaimedShard, error: Exception) -> Failure:
+    """What tenants read of a step that failed: a refusal's own words; of an error only what kind it was."""
+    match error:
+        case step_pool.StepOverran():
+            seconds = get_settings().step_seconds
+            _log.error("step_overran", step=_name(claimed), step_seconds=seconds)
+            return Failure("step_overran", f"{_name(claimed)}: it was not done within {seconds:g} s (step_seconds)")
+        case StepBroke():
+            reference = secrets.token_hex(4)
+            _log.error("step_failed", step=_name(claimed), reference=reference, exception=error.trace)
+            words = f"{error.name}; the coordinator's log has the whole of it under {reference}"
+        case _:
+            words = str(error)
+    return Failure(ALGORITHM_FAILED, f"{_name(claimed)}: {words}"[:DETAIL_CHARACTERS])
 
 
 @celery.task(name=MEND)
 def mend(digest: str) -> None:
     """Makes lost or damaged bytes again of what they were made of; or has whoever needs them do without."""
-    whole = _made_again(digest)
+    try:
+        whole = _made_again(digest)
+    except (step_pool.StepDied, step_pool.StepOverran) as error:  # whoever needs the bytes asks again
+        _log.error("artifact_not_mended", digest=digest, reason=repr(error))
+        return
     with writing() as session:
         if whole:
             service.mended(session, digest)
@@ -109,48 +126,22 @@ def _made_again(digest: str) -> bool:
     artifacts.discard(digest)
     while True:
         try:
-            _compute_again(given)
+            step_pool.compute(given)
             return artifacts.is_whole(digest)
         except ArtifactDamaged as other:
             if not _made_again(other.digest):
                 return False
 
 
-def _compute_again(given: StartInput | PlanInput | AgainInput) -> None:
-    match given:
-        case StartInput():
-            conductor.start(given)
-        case PlanInput():
-            conductor.plan(given)
-        case AgainInput():
-            conductor.put_again(given)
-
-
 def _name(claimed: Claimed | ClaimedShard) -> str:
     return "shard" if isinstance(claimed, ClaimedShard) else type(claimed.step).__name__.lower()
 
 
-def _compute(claimed: Claimed | ClaimedShard) -> Result:
-    match claimed.given:
-        case StartInput() as given:
-            return conductor.start(given)
-        case PlanInput() as given:
-            return conductor.plan(given)
-        case CheckInput() as given:
-            return conductor.check(given)
-        case AggregateInput() as given:
-            return conductor.aggregate(given)
-        case ShardInput() as given:
-            return conductor.aggregate_shard(given)
-        case JoinInput() as given:
-            return conductor.join(given)
-
-
-def _record(session: Session, claimed: Claimed | ClaimedShard, result: Result | str) -> bool:
+def _record(session: Session, claimed: Claimed | ClaimedShard, result: Result | Failure) -> bool:
     if isinstance(claimed, ClaimedShard):
-        assert isinstance(result, MadeShard | Omission | str)  # noqa: S101 - what a shard makes
+        assert isinstance(result, MadeShard | Omission | Failure)  # noqa: S101 - what a shard makes
         return service.record_shard(session, claimed, result, utcnow())
-    if isinstance(result, str):
+    if isinstance(result, Failure):
         return service.fail(session, claimed, result, utcnow())
     return service.record(session, claimed, result, utcnow())
 
@@ -160,15 +151,16 @@ def _about(claimed: Claimed | ClaimedShard) -> dict[str, str]:
 
 
 @contextmanager
-def kept(claimed: Claimed | ClaimedShard) -> Iterator[None]:
-    """Renews the claim in a thread for as long as the block runs."""
-    done = threading.Event()
+def kept(claimed: Claimed | ClaimedShard) -> Iterator[threading.Event]:
+    """Renews the claim in a thread for as long as the block runs; the event says that it was lost."""
+    done, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
         while not done.wait(get_settings().claim_seconds / 3):
             try:
                 with writing() as session:
                     if not service.renew(session, claimed, utcnow()):
+                        lost.set()
                         return
             except Exception as error:  # the next turn may succeed; if none does, the result is thrown away
                 _log.warning("claim_not_renewed", reason=repr(error), **_about(claimed))
@@ -176,7 +168,7 @@ def kept(claimed: Claimed | ClaimedShard) -> Iterator[None]:
     thread = threading.Thread(target=renew, name=f"claim-{claimed.round_id}", daemon=True)
     thread.start()
     try:
-        yield
+        yield lost
     finally:
         done.set()
         thread.join()

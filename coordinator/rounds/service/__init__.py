@@ -25,11 +25,12 @@ from coordinator.rounds.service.reading import (
     show,
     visible,
 )
-from coordinator.rounds.service.recording import fail, record, record_shard
+from coordinator.rounds.service.recording import ALGORITHM_FAILED, count_death, fail, record, record_shard
 from coordinator.rounds.service.sharding import ClaimedShard
 from coordinator.rounds.service.sharding import due as shards_due
 
 __all__ = [
+    "ALGORITHM_FAILED",
     "ARTIFACT_DAMAGED",
     "Claimed",
     "ClaimedShard",
@@ -42,6 +43,7 @@ __all__ = [
     "claim",
     "claim_shard",
     "count_closed",
+    "count_death",
     "due",
     "fail",
     "history",

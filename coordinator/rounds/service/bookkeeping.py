@@ -11,7 +11,7 @@ from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
 from coordinator.database import lock_row
 from coordinator.jobs import service as jobs
-from coordinator.models import Client, Federation, Round
+from coordinator.models import Client, Federation, Round, Shard
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import lifecycle, repository, statistics
@@ -183,6 +183,17 @@ def release_claim(round_: Round) -> None:
     """The round is free for the next step; what is still computed for it is not recorded."""
     round_.version += 1
     round_.claimed_until = None
+    round_.deaths = round_.losses = 0
+
+
+def given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
+    """Whether too many claims on a round's step, or on a shard, passed without a result: the round fails then."""
+    step.losses += step.claimed_until is not None
+    if step.losses < lifecycle.MAX_LOSSES:
+        return False
+    detail = f"This step was begun {step.losses} times and never ended; each time its background process was gone."
+    end(session, round_, lifecycle.FAILED, lifecycle.STEP_DIED, detail, now)
+    return True
 
 
 def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datetime) -> None:

@@ -60,6 +60,8 @@ def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
         if isinstance(step, Wait):
             return None
         if isinstance(step, Computed):
+            if bookkeeping.given_up(session, round_, round_, now):
+                return None
             return _claimed(session, federation, round_, step, now)
         found = federation, bookkeeping.settle(session, federation, round_, seen, step, now)
     return None
@@ -72,6 +74,8 @@ def claim_shard(session: Session, shard_id: str, now: datetime) -> ClaimedShard 
         return None
     federation, round_, row = found
     if row.claimed_until is not None and row.claimed_until > now:
+        return None
+    if bookkeeping.given_up(session, round_, row, now):
         return None
     row.version += 1
     row.claimed_until = _until(now)

@@ -28,6 +28,7 @@ def hold_up(session: Session, round_id: str, error: Exception) -> None:
     if found is None or found[1].state in lifecycle.ENDED:
         return
     _, round_ = found
+    repository.forget_losses(session, round_)  # whoever had the claim is there
     cause = cause_of(error)
     if round_.reason != cause.code:
         round_.reason = cause.code

@@ -16,6 +16,7 @@ from coordinator.rounds.lifecycle import Evaluate
 from coordinator.rounds.schemas import (
     AggregateInput,
     Cut,
+    Failure,
     JoinInput,
     MadeAggregate,
     MadePlan,
@@ -32,6 +33,9 @@ from federated import schedule
 from federated.protocol import JobKind
 
 ALGORITHM_FAILED = "algorithm_failed"
+DEATHS = Failure(
+    lifecycle.STEP_DIED, "The process that computed this step died twice; the coordinator's log says how."
+)
 DEADLINES = {"train": "round_deadline_seconds", "prepare": "prepare_deadline_seconds"}
 
 
@@ -63,14 +67,16 @@ def record(session: Session, claimed: Claimed, result: Result, now: datetime) ->
     return True
 
 
-def record_shard(session: Session, claimed: ClaimedShard, result: MadeShard | Omission | str, now: datetime) -> bool:
+def record_shard(
+    session: Session, claimed: ClaimedShard, result: MadeShard | Omission | Failure, now: datetime
+) -> bool:
     """Writes what a claimed shard made, or why it could not: the round fails. False as for `record`."""
     found = sharding.locked(session, claimed.shard_id)
     if found is None or found[2].version != claimed.version:
         return False
     _, round_, row = found
-    if isinstance(result, str):
-        bookkeeping.end(session, round_, lifecycle.FAILED, ALGORITHM_FAILED, result, now)
+    if isinstance(result, Failure):
+        bookkeeping.end(session, round_, lifecycle.FAILED, result.reason, result.detail, now)
     elif isinstance(result, Omission):
         bookkeeping.leave_out(session, round_, result.problems)
     else:
@@ -79,19 +85,38 @@ def record_shard(session: Session, claimed: ClaimedShard, result: MadeShard | Om
     return True
 
 
-def fail(session: Session, claimed: Claimed, detail: str, now: datetime) -> bool:
-    """The algorithm could not do the step: the round fails; an evaluation is left out. False as for `record`."""
+def fail(session: Session, claimed: Claimed, failure: Failure, now: datetime) -> bool:
+    """The step cannot be done: the round fails; an evaluation is left out. False as for `record`."""
     found = _still_claimed(session, claimed)
     if found is None:
         return False
     federation, round_ = found
     bookkeeping.release_claim(round_)
     if isinstance(claimed.step, Evaluate):
-        round_.reason_detail = f"not evaluated: {detail}"
+        round_.reason_detail = f"not evaluated: {failure.detail}"
         _record_evaluation(session, federation, round_, {}, now)
     else:
-        bookkeeping.end(session, round_, lifecycle.FAILED, ALGORITHM_FAILED, detail, now)
+        bookkeeping.end(session, round_, lifecycle.FAILED, failure.reason, failure.detail, now)
     return True
+
+
+def count_death(session: Session, claimed: Claimed | ClaimedShard, now: datetime) -> None:
+    """The process that computed a claimed step died: the step is free again, or the round fails."""
+    if isinstance(claimed, ClaimedShard):
+        found = sharding.locked(session, claimed.shard_id)
+        if found is None or found[2].version != claimed.version:
+            return
+        _, _, row = found
+        row.deaths += 1
+        row.claimed_until = None
+        if row.deaths >= lifecycle.MAX_DEATHS:
+            record_shard(session, claimed, DEATHS, now)
+    elif (still := _still_claimed(session, claimed)) is not None:
+        _, round_ = still
+        round_.deaths += 1
+        round_.claimed_until = None
+        if round_.deaths >= lifecycle.MAX_DEATHS:
+            fail(session, claimed, DEATHS, now)
 
 
 def _still_claimed(session: Session, claimed: Claimed) -> tuple[Federation, Round] | None:

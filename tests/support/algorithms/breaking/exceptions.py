@@ -3,6 +3,9 @@
 import csv
 import functools
 import json
+import os
+import re
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,6 +80,17 @@ def _chained() -> BaseException:
     error.__cause__ = KeyError(CANARY)
     return error
 
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _go_on_for_ever() -> None:
+    re.match("(a|a)+b", 64 * "a")  # and no other thread of the process has a turn meanwhile
+
+
+ENDINGS: dict[str, Callable[[], None]] = {"a process that dies": _die, "a step without an end": _go_on_for_ever}
+"""Not exceptions: what a step can do to the process that computes it."""
 
 FURTHER: dict[str, Callable[[], BaseException]] = {
     "no memory": lambda: torch.OutOfMemoryError(CANARY),

@@ -5,7 +5,7 @@ import torch
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
 from federated.payload import Payload
 from federated.trainable import ModelFacts
-from tests.support.algorithms.breaking.exceptions import by_name
+from tests.support.algorithms.breaking.exceptions import ENDINGS, by_name
 
 from .config import BreakingConfig
 
@@ -41,4 +41,6 @@ class BreakingServer:
 
     def _break(self, stage: str) -> None:
         if self._config.stage == stage:
+            if (ending := ENDINGS.get(self._config.error)) is not None:
+                ending()
             raise by_name()[self._config.error]()

@@ -1,0 +1,92 @@
+"""Messages between a background process and the processes that compute its steps: JSON, errors included."""
+
+import json
+import traceback
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from coordinator import errors
+from coordinator.errors import ArtifactDamaged, CoordinatorError
+from coordinator.rounds.schemas import (
+    AgainInput,
+    AggregateInput,
+    CheckInput,
+    Cut,
+    Input,
+    JoinInput,
+    MadeAggregate,
+    MadePlan,
+    MadeShard,
+    MadeState,
+    Omission,
+    PlanInput,
+    Result,
+    ShardInput,
+    StartInput,
+    Verdicts,
+)
+from federated.contract import FederationRefused
+from federated.failures import type_name
+
+_TRACE_CHARACTERS = 20_000
+_INPUTS = (StartInput, PlanInput, CheckInput, AggregateInput, ShardInput, JoinInput, AgainInput)
+_RESULTS = (MadeState, MadePlan, Verdicts, MadeAggregate, Cut, MadeShard, Omission)
+_VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in (*_INPUTS, *_RESULTS)}
+_ERRORS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
+
+
+class StepBroke(Exception):
+    """An error of the algorithm, by the name of its type; `trace` is for the coordinator's log alone."""
+
+    def __init__(self, name: str, trace: str) -> None:
+        super().__init__(name)
+        self.name = name
+        self.trace = trace
+
+
+def encode(value: Input | AgainInput | Result | None) -> bytes:
+    """The message with what is to be computed, or with what was made."""
+    if value is None:
+        return json.dumps(["nothing", None]).encode()
+    name = type(value).__name__
+    return json.dumps([name, _VALUES[name].dump_python(value)]).encode()
+
+
+def encode_error(error: Exception) -> bytes:
+    """The message with the error that a step ended with."""
+    match error:
+        case ArtifactDamaged():
+            return json.dumps(["damaged", error.digest]).encode()
+        case CoordinatorError():
+            told = [type(error).__name__, error.code, error.detail]
+            return json.dumps(["error", told]).encode()
+        case OSError():
+            return json.dumps(["disk", str(error)]).encode()
+        case FederationRefused():
+            return json.dumps(["refused", str(error)]).encode()
+    trace = "".join(traceback.format_exception(error))[-_TRACE_CHARACTERS:]
+    return json.dumps(["broke", [type_name(error), trace]]).encode()
+
+
+def decode(message: bytes) -> Any:
+    """The value of a message.
+
+    Raises the error that it holds: ArtifactDamaged, CoordinatorError, OSError, FederationRefused or StepBroke.
+    """
+    name, value = json.loads(message)
+    match name:
+        case "nothing":
+            return None
+        case "damaged":
+            raise ArtifactDamaged(value)
+        case "error":
+            kind, code, detail = value
+            raise _ERRORS[kind](code, detail)
+        case "disk":
+            raise OSError(value)
+        case "refused":
+            raise FederationRefused(value)
+        case "broke":
+            raise StepBroke(*value)
+    return _VALUES[name].validate_python(value)

@@ -1,0 +1,50 @@
+"""A process that computes steps, one after another, for the background process that started it.
+
+    python -m coordinator.rounds.step_process FD
+
+Orders and answers are messages over the socket FD. The process ends when its parent does; signals that are meant for
+the parent do not end it.
+"""
+
+import gc
+import os
+import queue
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+from coordinator import logs
+from coordinator.settings import get_settings
+from federated.private_files import keep_private
+
+
+def main() -> None:
+    """Serve until the other end of the socket is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
+    orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, orders), name="orders", daemon=True).start()
+    keep_private()
+    logs.configure(get_settings().log_format, "step")
+
+    from coordinator.rounds.computation import answer
+
+    gc.collect()
+    gc.freeze()
+    while True:
+        connection.send_bytes(answer(orders.get()))
+
+
+def _listen(connection: "Connection[bytes, bytes]", orders: "queue.SimpleQueue[bytes]") -> None:
+    """Takes orders; without a parent there is nobody to compute for."""
+    try:
+        while True:
+            orders.put(connection.recv_bytes())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
