@@ -83,15 +83,24 @@ def _send_all_once(**_: object) -> None:
 
 
 @worker_ready.connect
-def _renew_from_threads(**_: object) -> None:
+def _begin_beside_threads(**_: object) -> None:
     if get_settings().embedded:
-        _alive.enter_context(processes.renewing("background"))
+        _begin()
 
 
 @worker_process_init.connect
-def _renew_from_forks(**_: object) -> None:
+def _begin_in_forks(**_: object) -> None:
     forget_inherited()
+    _begin()
+
+
+def _begin() -> None:
+    """What runs in threads of its own beside the tasks of a process."""
+    from coordinator.webhooks.tasks import deliverer
+
+    settings = get_settings()
     _alive.enter_context(processes.renewing("background"))
+    _alive.enter_context(deliverer.running(settings.webhook_threads, settings.webhook_timeout_seconds))
 
 
 @worker_shutdown.connect
