@@ -1,9 +1,8 @@
 """Statements over webhooks and deliveries. Used by `service` alone."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Row, Select, delete, func, or_, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.models import Delivery, Webhook
@@ -37,7 +36,7 @@ def next_due(session: Session, webhook_id: str, now: datetime) -> Delivery | Non
     return session.scalars(statement.order_by(Delivery.number).limit(1)).one_or_none()
 
 
-def due(session: Session, now: datetime) -> Sequence[Row[tuple[str, str]]]:
+def due(session: Session, now: datetime) -> list[tuple[str, str]]:
     """Ids of organization and webhook where a delivery is due and may be sent now."""
     statement = (
         select(Webhook.organization_id, Webhook.id)
@@ -46,7 +45,7 @@ def due(session: Session, now: datetime) -> Sequence[Row[tuple[str, str]]]:
         .where(or_(Webhook.paused_until.is_(None), Webhook.paused_until <= now))
         .where(or_(Webhook.claimed_until.is_(None), Webhook.claimed_until <= now))
     )
-    return session.execute(statement.distinct()).all()
+    return [(row.organization_id, row.id) for row in session.execute(statement.distinct())]
 
 
 def give_up(session: Session, webhook_id: str, now: datetime) -> None:

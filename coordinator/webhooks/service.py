@@ -195,7 +195,7 @@ def record(session: Session, claimed: Claimed, outcome: Outcome, now: datetime, 
 
 def due(session: Session, now: datetime) -> list[tuple[str, str]]:
     """Organization and id of the webhooks that have something to send now."""
-    return [(organization_id, webhook_id) for organization_id, webhook_id in repository.due(session, now)]
+    return repository.due(session, now)
 
 
 def forget(session: Session, now: datetime) -> None:

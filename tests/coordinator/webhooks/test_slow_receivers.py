@@ -40,7 +40,7 @@ def within(seconds: float, look: Callable[[], Value | None]) -> Value:
     deadline = time.monotonic() + seconds
     while not (value := look()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
+        time.sleep(0.02)
     return value
 
 
