@@ -84,17 +84,26 @@ def _send_all_once(**_: object) -> None:
 
 
 @worker_ready.connect
-def _renew_from_threads(**_: object) -> None:
-    if get_settings().embedded:
-        _alive.enter_context(step_pool.running(get_settings().background_threads))
-        _alive.enter_context(processes.renewing("background"))
+def _begin_beside_threads(**_: object) -> None:
+    settings = get_settings()
+    if settings.embedded:
+        _begin(settings.background_threads)
 
 
 @worker_process_init.connect
-def _renew_from_forks(**_: object) -> None:
+def _begin_in_forks(**_: object) -> None:
     forget_inherited()
-    _alive.enter_context(step_pool.running(1))
+    _begin(1)
+
+
+def _begin(steps_at_once: int) -> None:
+    """Starts what runs beside the tasks of a process."""
+    from coordinator.webhooks.tasks import deliverer
+
+    settings = get_settings()
+    _alive.enter_context(step_pool.running(steps_at_once))
     _alive.enter_context(processes.renewing("background"))
+    _alive.enter_context(deliverer.running(settings.webhook_threads, settings.webhook_timeout_seconds))
 
 
 @worker_shutdown.connect

@@ -106,7 +106,7 @@ def _tell(session: Session, events: Sequence[Event], federation_ids: Collection[
         for event in for_organization(session, webhook.organization_id, federation_id, of_it):
             if wants(webhook.events, event.type):
                 session.add(_delivery(webhook, event))
-                nudge(session, DELIVER, webhook.id)
+                nudge(session, DELIVER, webhook.organization_id, webhook.id)
 
 
 def _delivery(webhook: Webhook, event: Event) -> Delivery:

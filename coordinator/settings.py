@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     webhook_private_addresses: bool = Field(
         default=False, description="webhooks may lead to private addresses, and with plain http to this machine"
     )
+    webhook_threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=4, description="of a background process, which send to webhooks and do nothing else"
+    )
     webhook_timeout_seconds: Seconds = 10.0
     webhook_retry_seconds: Seconds = 10.0
     webhook_give_up_seconds: Seconds = 24 * 3600.0

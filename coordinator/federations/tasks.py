@@ -39,5 +39,5 @@ def reconcile() -> None:
         send(ADVANCE_ROUND, round_id)
     for shard_id in shards_due:
         send(AGGREGATE_SHARD, shard_id)
-    for webhook_id in webhooks_due:
-        send(DELIVER, webhook_id)
+    for webhook in webhooks_due:
+        send(DELIVER, *webhook)

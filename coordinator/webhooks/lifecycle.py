@@ -14,8 +14,10 @@ LONGEST_SILENCE_SECONDS: Final = 60.0
 """How long at most one failed connection keeps the webhook's other messages back."""
 _GROWTH: Final = 3.0
 _STEPS: Final = 32
+# All that is given out as public. Python 3.11 also calls much of the rest global: site-local, translators to IPv4.
+_PUBLIC_IPV6: Final = IPv6Network("2000::/3")
 # What lies behind these cannot be seen from the address: translators to IPv4.
-_TRANSLATED: Final = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")))
+_TRANSLATED: Final = tuple(map(IPv6Network, ("2002::/16", "2001::/32")))
 
 
 def fault_of_url(url: str, allow_private: bool) -> str | None:
@@ -58,10 +60,16 @@ def fault_of_address(address: Address, scheme: str, allow_private: bool) -> str 
         return "leads to what is not an address to send to"
     if allow_private:
         return None
-    translated = isinstance(address, IPv6Address) and any(address in network for network in _TRANSLATED)
-    if translated or not address.is_global:
+    if not _is_public(address):
         return "leads to an address that is not public; the setting webhook_private_addresses would allow it"
     return None
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv4Address):
+        return address.is_global
+    translated = any(address in network for network in _TRANSLATED)
+    return address in _PUBLIC_IPV6 and address.is_global and not translated
 
 
 def signature(secret: str, at: datetime, body: bytes) -> str:

@@ -1,6 +1,5 @@
 """Statements over webhooks and deliveries. Used by `service` alone."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import Select, delete, func, or_, select, update
@@ -37,16 +36,16 @@ def next_due(session: Session, webhook_id: str, now: datetime) -> Delivery | Non
     return session.scalars(statement.order_by(Delivery.number).limit(1)).one_or_none()
 
 
-def due(session: Session, now: datetime) -> Sequence[str]:
-    """Ids of the webhooks with a delivery that is due and that may be sent now."""
+def due(session: Session, now: datetime) -> list[tuple[str, str]]:
+    """Ids of organization and webhook where a delivery is due and may be sent now."""
     statement = (
-        select(Webhook.id)
+        select(Webhook.organization_id, Webhook.id)
         .join(Delivery, Delivery.webhook_id == Webhook.id)
         .where(Delivery.state == "pending", Delivery.next_attempt_at <= now)
         .where(or_(Webhook.paused_until.is_(None), Webhook.paused_until <= now))
         .where(or_(Webhook.claimed_until.is_(None), Webhook.claimed_until <= now))
     )
-    return session.scalars(statement.distinct()).all()
+    return [(row.organization_id, row.id) for row in session.execute(statement.distinct())]
 
 
 def give_up(session: Session, webhook_id: str, now: datetime) -> None:

@@ -1,7 +1,7 @@
 """Sends one message, and no further than it should: to addresses that may be sent to, within a time, no redirect.
 
-The name is resolved here, and the connection made to the very addresses that were looked at: a name that changes
-in between leads nowhere else. Proxies of the environment are not used.
+The name is resolved here, within that time, and the connection made to the very addresses that were looked at: a
+name that changes in between leads nowhere else. Proxies of the environment are not used.
 """
 
 import os
@@ -21,8 +21,10 @@ import httpx
 import structlog
 
 from coordinator.webhooks.lifecycle import fault_of_address
+from coordinator.webhooks.resolver import NotResolved, Resolver
 
 _log = structlog.get_logger(__name__)
+_resolver = Resolver()
 _Option = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 
@@ -48,9 +50,16 @@ _FAILURES = (
 )
 
 
-def send(url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float, allow_private: bool) -> Outcome:
+def send(
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    timeout_seconds: float,
+    allow_private: bool,
+    resolver: Resolver = _resolver,
+) -> Outcome:
     """POSTs the body. Only 2xx counts; of the answer nothing but its status is read."""
-    backend = _Guarded(urlsplit(url).scheme, allow_private, time.monotonic() + timeout_seconds)
+    backend = _Guarded(urlsplit(url).scheme, allow_private, time.monotonic() + timeout_seconds, resolver)
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_seconds)
     try:
         with httpcore.ConnectionPool(trusted(), network_backend=backend) as pool:
@@ -70,7 +79,7 @@ def send(url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: flo
 
 def _failure_text(error: BaseException) -> str:
     """The failure for the webhook's owner: its kind, and no address or text that came from the network."""
-    if isinstance(error, _Refused):
+    if isinstance(error, _Refused | NotResolved):
         return str(error)
     if isinstance(error, httpcore.TimeoutException):
         return "not answered in time"
@@ -98,8 +107,9 @@ def trusted() -> ssl.SSLContext:
 class _Guarded(httpcore.NetworkBackend):
     """Connects to addresses that may be sent to, until a time."""
 
-    def __init__(self, scheme: str, allow_private: bool, deadline: float) -> None:
+    def __init__(self, scheme: str, allow_private: bool, deadline: float, resolver: Resolver) -> None:
         self._scheme, self._allow_private, self._deadline = scheme, allow_private, deadline
+        self._resolver = resolver
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -122,8 +132,7 @@ class _Guarded(httpcore.NetworkBackend):
         raise failed
 
     def _addresses(self, host: str, port: int) -> list[str]:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(row[4][0]) for row in found))
+        addresses = self._resolver.addresses(host, port, _left(self._deadline))
         for address in addresses:
             fault = fault_of_address(ip_address(address.partition("%")[0]), self._scheme, self._allow_private)
             if fault is not None:

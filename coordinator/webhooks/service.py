@@ -128,7 +128,7 @@ def redeliver(
     again.state, again.attempts, again.next_attempt_at, again.ended_at = "pending", 0, now, None
     again.give_up_at = now + timedelta(seconds=get_settings().webhook_give_up_seconds)
     webhook.paused_until = None
-    nudge(session, DELIVER, webhook.id)
+    nudge(session, DELIVER, webhook.organization_id, webhook.id)
     return again
 
 
@@ -193,9 +193,9 @@ def record(session: Session, claimed: Claimed, outcome: Outcome, now: datetime, 
     repository.give_up(session, webhook.id, now)
 
 
-def due(session: Session, now: datetime) -> list[str]:
-    """Ids of the webhooks that have something to send now."""
-    return list(repository.due(session, now))
+def due(session: Session, now: datetime) -> list[tuple[str, str]]:
+    """Organization and id of the webhooks that have something to send now."""
+    return repository.due(session, now)
 
 
 def forget(session: Session, now: datetime) -> None:

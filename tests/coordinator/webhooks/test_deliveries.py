@@ -222,7 +222,7 @@ class TestFailure:
         assert second["next_attempt_at"] < paused < first["next_attempt_at"]
         with reading() as session:
             assert webhooks.due(session, utcnow()) == []
-            assert webhooks.due(session, utcnow() + timedelta(seconds=61)) == [hook.id]
+            assert webhooks.due(session, utcnow() + timedelta(seconds=61)) == [(stage.owner.id, hook.id)]
 
     def test_a_receiver_that_does_not_answer_is_left(
         self, stage: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch

@@ -69,7 +69,7 @@ def test_the_setting_does_not_allow_everything(url: str) -> None:
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "255.255.255.255", "224.0.0.1",
         "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-        "2001::1", "::7f00:1",
+        "2001::1", "::7f00:1", "fec0::1", "::ffff:0:a00:1", "5f00::1", "64:ff9b:1::1",
     ],
 )  # fmt: skip
 def test_no_address_that_is_not_public_is_sent_to(address: str) -> None:

@@ -3,7 +3,8 @@
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from ipaddress import ip_address
@@ -16,14 +17,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from coordinator.database import utcnow
 from coordinator.webhooks import sender
+from coordinator.webhooks.resolver import Resolver, Row
 from coordinator.webhooks.sender import Outcome
 from tests.support.receiver import receiving
 
 SECONDS = 30.0
 
 
-def send(url: str, seconds: float = SECONDS, allow_private: bool = True) -> Outcome:
-    return sender.send(url, {"Fedloom-Event": "round.closed"}, b"{}", seconds, allow_private)
+def send(url: str, seconds: float = SECONDS, allow_private: bool = True, resolver: Resolver | None = None) -> Outcome:
+    given = {} if resolver is None else {"resolver": resolver}
+    return sender.send(url, {"Fedloom-Event": "round.closed"}, b"{}", seconds, allow_private, **given)
 
 
 def certificate(folder: Path, *names: x509.GeneralName) -> tuple[Path, ssl.SSLContext]:
@@ -128,3 +131,60 @@ class TestLimits:
                 monkeypatch.setenv(name, proxy.url)
             outcome = send(receiver.url)
         assert (outcome, len(receiver.messages), proxy.messages) == (Outcome(204, None), 1, [])
+
+
+class NameServer:
+    """Answers with this machine's address, once it is told to answer at all; `asked` for which names."""
+
+    def __init__(self, answers: bool = True, address: str = "127.0.0.1") -> None:
+        self.asked: list[str] = []
+        self.answering = threading.Event()
+        self._address = address
+        if answers:
+            self.answering.set()
+
+    def look_up(self, host: str, port: int) -> Sequence[Row]:
+        self.asked.append(host)
+        self.answering.wait(SECONDS)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self._address, port))] * 2
+
+
+class TestResolution:
+    def test_a_name_server_that_does_not_answer_is_left_when_the_time_is_over(self) -> None:
+        silent = NameServer(answers=False)
+        began = time.monotonic()
+        outcome = send("https://hooks.example.org/", 0.3, resolver=Resolver(silent.look_up))
+        assert 0.3 <= time.monotonic() - began < SECONDS / 2
+        assert outcome == Outcome(None, "the name was not resolved in time")
+        assert silent.asked == ["hooks.example.org"]
+        silent.answering.set()
+
+    def test_look_ups_that_nobody_waits_for_are_bounded(self) -> None:
+        silent = NameServer(answers=False)
+        resolver = Resolver(silent.look_up, most_at_once=1)
+        for _ in range(3):
+            assert send("https://hooks.example.org/", 0.1, resolver=resolver).error
+        assert len(silent.asked) == 1
+        silent.answering.set()
+        assert resolver.addresses("hooks.example.org", 443, SECONDS) == ["127.0.0.1"]
+        assert resolver.addresses("hooks.example.org", 443, SECONDS) == ["127.0.0.1"]
+
+    def test_the_connection_is_made_to_the_address_that_was_looked_at(self) -> None:
+        names = NameServer()
+        with receiving() as receiver:
+            url = receiver.url.replace("127.0.0.1", "hooks.example.org")
+            assert send(url, resolver=Resolver(names.look_up)) == Outcome(204, None)
+        assert receiver.messages[0].headers["Host"] == url.removeprefix("http://")
+        assert names.asked == ["hooks.example.org"]
+
+    def test_an_address_that_is_not_public_is_refused_whoever_names_it(self) -> None:
+        names = NameServer(address="fec0::1")
+        outcome = send("https://hooks.example.org/", allow_private=False, resolver=Resolver(names.look_up))
+        assert "is not public" in str(outcome.error)
+
+    def test_a_name_without_an_address_is_a_failure_of_that_kind(self) -> None:
+        def look_up(host: str, port: int) -> Sequence[Row]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        outcome = send("https://hooks.example.org/", resolver=Resolver(look_up))
+        assert outcome == Outcome(None, "the name has no address")
