@@ -182,6 +182,7 @@ async def list_events(
     """List what happened after an event, oldest first; waits for one if there is none yet.
 
     With `Accept: text/event-stream` they come as they happen (Server-Sent Events), each with its number as `id`.
+    Few streams and waits may be open at once: more are answered 429 (`too_many_waits`).
     """
     state = await _events((principal, federation_id, after if last_event_id is None else last_event_id))
     opening = partial(open_wait, principal, Subject("federation", federation_id), state.mark)

@@ -43,9 +43,10 @@ class Wait:
 
         Raises Unauthenticated, as the caller's next request would, once the caller's credentials are revoked.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.woken.wait()
+        if not self.hung_up:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.woken.wait()
         if self.revoked:
             raise revoked(self.principal.kind)
         changed = self.woken.is_set() and not self.hung_up

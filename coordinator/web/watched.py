@@ -2,20 +2,21 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import BindParameter, bindparam, func, select, union_all
+from sqlalchemy import BindParameter, Select, bindparam, func, select, union_all
 
 from coordinator.database import asking
 from coordinator.models import ApiKey, Event, Federation, Job, Worker
 from coordinator.security import Principal
 
+Kind = Literal["federation", "job"]
 Mark = int | str | None
 """What of a subject changes when there is something to read. None: there is none, or no subject any more."""
 
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
 _NEWEST = select(func.max(Event.number)).where(Event.federation_id == Federation.id).scalar_subquery()
-_MARKS = {
+_MARKS: dict[Kind, Select[Any]] = {
     "federation": select(Federation.id, _NEWEST).where(Federation.id.in_(_IDS)),
     "job": select(Job.id, Job.state).where(Job.id.in_(_IDS)),
 }
@@ -28,7 +29,7 @@ _REVOKED = union_all(
 class Subject(NamedTuple):
     """A federation, whose mark is the number of its newest event; or a job, whose mark is its state."""
 
-    kind: Literal["federation", "job"]
+    kind: Kind
     id: str
 
 
@@ -49,6 +50,6 @@ def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Obs
         for kind, statement in _MARKS.items():
             if ids := [subject.id for subject in watched if subject.kind == kind]:
                 rows = connection.execute(statement, {"ids": ids})
-                marks |= {Subject(kind, identity): mark for identity, mark in rows}  # type: ignore[arg-type]
+                marks |= {Subject(kind, identity): mark for identity, mark in rows}
         revoked = connection.scalars(_REVOKED, {"keys": holders["key"], "workers": holders["worker"]})
         return Observation(marks, frozenset(revoked))
