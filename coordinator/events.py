@@ -69,9 +69,9 @@ def read_after(session: Session, federation_id: str, number: int, limit: int) ->
     return list(session.scalars(statement.order_by(Event.number).limit(limit)))
 
 
-def newest(session: Session, federation_id: str) -> int | None:
-    """The largest number of an event of the federation."""
-    return session.scalar(select(func.max(Event.number)).where(Event.federation_id == federation_id))
+def newest(session: Session, federation_id: str) -> int:
+    """The largest number of an event of the federation, 0 without any."""
+    return session.scalar(select(func.max(Event.number)).where(Event.federation_id == federation_id)) or 0
 
 
 def for_organization(

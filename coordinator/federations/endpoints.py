@@ -29,7 +29,7 @@ from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
 from coordinator.web.waits import Wait, WaitingStream, open_wait
-from coordinator.web.watched import Mark, Subject
+from coordinator.web.watched import Subject
 
 router = APIRouter(prefix="/v1/federations", tags=["federations"], route_class=Route)
 
@@ -235,7 +235,7 @@ class _State:
     """Events, and up to which of the federation's they go, both of one state of the database."""
 
     page: EventPage
-    mark: Mark
+    mark: int
 
 
 def _events_for_all(questions: Sequence[_Question]) -> list[_State | CoordinatorError]:
@@ -246,8 +246,7 @@ def _events_for_all(questions: Sequence[_Question]) -> list[_State | Coordinator
 def _events_after(session: Session, question: _Question) -> _State:
     principal, federation_id, after = question
     page = service.events_after(session, principal, service.visible(session, principal, federation_id), after)
-    newest = events.newest(session, federation_id)
-    return _State(page, None if newest is None else min(newest, page.next_after))
+    return _State(page, min(events.newest(session, federation_id), page.next_after))
 
 
 _events = Gathering(_events_for_all)

@@ -12,12 +12,12 @@ from coordinator.security import Principal
 
 Kind = Literal["federation", "job"]
 Mark = int | str | None
-"""What of a subject changes when there is something to read. None: there is none, or no subject any more."""
+"""What of a subject changes when there is something to read. None: there is no such subject any more."""
 
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
-_NEWEST = select(func.max(Event.number)).where(Event.federation_id == Federation.id).scalar_subquery()
+_NUMBERS = select(func.coalesce(func.max(Event.number), 0)).where(Event.federation_id == Federation.id)
 _MARKS: dict[Kind, Select[Any]] = {
-    "federation": select(Federation.id, _NEWEST).where(Federation.id.in_(_IDS)),
+    "federation": select(Federation.id, _NUMBERS.scalar_subquery()).where(Federation.id.in_(_IDS)),
     "job": select(Job.id, Job.state).where(Job.id.in_(_IDS)),
 }
 _REVOKED = union_all(
