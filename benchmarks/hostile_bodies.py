@@ -8,7 +8,6 @@ web process has grown by less than the target, and nothing was answered 5xx.
 
 import json
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.load.hostile import bodies
+from benchmarks.load.probe import Probe, milliseconds_at
 from benchmarks.report import print_report
 from deploy.quickstart.installation import Api, Installation
 from worker_agent.identity import Identity, WorkerRecord, public_key
@@ -28,32 +28,9 @@ from worker_agent.identity import Identity, WorkerRecord, public_key
 _TARGET_MILLISECONDS = 100.0
 _TARGET_GROWTH_BYTES = 32 * 1024**2
 _LARGEST_BYTES = 1024**2
-_PAUSE_SECONDS = 0.003
 _JSON = "application/json"
 _METHODS = ("post", "put", "patch", "delete")
 Token = Callable[[], str]
-
-
-class Probe(threading.Thread):
-    """Asks `/healthz` until it is told to end; `seconds` are its answers'."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(name="probe", daemon=True)
-        self._url, self._over = url, threading.Event()
-        self.seconds: list[float] = []
-
-    def run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as http:
-            while not self._over.wait(_PAUSE_SECONDS):
-                start = time.perf_counter()
-                http.get("/healthz").raise_for_status()
-                self.seconds.append(time.perf_counter() - start)
-
-    def end(self) -> list[float]:
-        """All answers, slowest last."""
-        self._over.set()
-        self.join()
-        return sorted(self.seconds)
 
 
 def tokens(installation: Installation) -> dict[str, Token]:
@@ -129,7 +106,7 @@ def main() -> None:
         statuses, slowest = attack(installation.url, roles)
         seconds = probe.end()
         growth = web.memory_info().rss - before
-    milliseconds = 1000 * seconds[int(0.99 * len(seconds))]
+    milliseconds = milliseconds_at(seconds, 0.99)
     failures = sum(count for status, count in statuses.items() if status >= 500 or status < 400)
     print_report(
         "hostile_bodies",

@@ -27,9 +27,6 @@ app.add_typer(keys, name="keys")
 log = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(log, name="audit")
 
-GRACEFUL_SECONDS = 2
-# Longer than clients keep an idle connection (worker agents: 15 s), so that none is closed just as it is used again.
-KEEP_ALIVE_SECONDS = 20
 _COLLECT_AFTER = (1_000, 5, 1_000)
 MIGRATING = "migrating"
 Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything this installation keeps.")]
@@ -96,16 +93,14 @@ def serve(data: Data = None, port: Port = None) -> None:
     from coordinator import tracing
     from coordinator.app import create_app
     from coordinator.supervisor import watch_parent
+    from coordinator.web.connections import server_config
 
     watch_parent()
     _settle("web", data, port)
     settings = get_settings()
     application = create_app()
     tracing.start("web", application)
-    config = uvicorn.Config(
-        application, settings.host, settings.port, log_config=None, access_log=False, ws="none",
-        timeout_graceful_shutdown=GRACEFUL_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )  # fmt: skip
+    config = server_config(application, settings.host, settings.port)
     listening = config.bind_socket()
     host, bound = listening.getsockname()[:2]
     url = settings.public_url or f"http://{host}:{bound}"

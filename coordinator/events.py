@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import BindParameter, bindparam, select, union
+from sqlalchemy import BindParameter, bindparam, func, select, union
 from sqlalchemy.orm import Session
 
 from coordinator.database import before_commit, lock_names, utcnow
@@ -67,6 +67,11 @@ def read_after(session: Session, federation_id: str, number: int, limit: int) ->
     """At most `limit` events of the federation with a larger number, in order."""
     statement = select(Event).where(Event.federation_id == federation_id, Event.number > number)
     return list(session.scalars(statement.order_by(Event.number).limit(limit)))
+
+
+def newest(session: Session, federation_id: str) -> int:
+    """The largest number of an event of the federation, 0 without any."""
+    return session.scalar(select(func.max(Event.number)).where(Event.federation_id == federation_id)) or 0
 
 
 def for_organization(

@@ -134,6 +134,13 @@ def _key_invalid() -> Unauthenticated:
     return Unauthenticated("key_invalid", "This API key is not known here.")
 
 
+def revoked(kind: Literal["key", "worker"]) -> Unauthenticated:
+    """The refusal of a key or worker that was revoked."""
+    if kind == "key":
+        return Unauthenticated("key_revoked", "This API key was revoked; an owner can make another.")
+    return Unauthenticated("worker_revoked", "This worker was revoked. Enrol it again with a new token.")
+
+
 def _worker_unknown() -> Unauthenticated:
     return Unauthenticated("worker_unknown", "The header `kid` of the token names no enrolled worker.")
 
@@ -143,7 +150,7 @@ def _holder(token: str, key: _Holder | None) -> Principal:
     if parts is None or key is None or not secret_matches(parts[1], key.secret_sha256):
         raise _key_invalid()
     if key.revoked_at is not None:
-        raise Unauthenticated("key_revoked", "This API key was revoked; an owner can make another.")
+        raise revoked("key")
     return Principal("key", key.id, key.organization_id, key.role)  # type: ignore[arg-type]
 
 
@@ -152,7 +159,7 @@ def _signer(token: str, worker: _Signer | None) -> Principal:
         raise _worker_unknown()
     worker_tokens.check(token, worker.id, worker.public_key)
     if worker.revoked_at is not None:
-        raise Unauthenticated("worker_revoked", "This worker was revoked. Enrol it again with a new token.")
+        raise revoked("worker")
     return Principal("worker", worker.id, worker.organization_id, "worker")
 
 

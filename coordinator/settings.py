@@ -65,6 +65,15 @@ class Settings(BaseSettings):
     requests_per_second: Annotated[float, Field(ge=0)] = Field(
         default=200.0, description="of one key or worker at one web process; twice as many at once; 0: no limit"
     )
+    max_waits: Annotated[int, Field(ge=1)] = Field(
+        default=10, description="open at once by one key at one web process; five times as many by an organization's"
+    )
+    max_worker_waits: Annotated[int, Field(ge=1)] = Field(
+        default=128, description="open at once by one worker at one web process; an agent has up to 64 slots"
+    )
+    request_seconds: Seconds = Field(
+        default=30.0, description="for the head of a request, and for each 16 KiB of its body"
+    )
     webhook_private_addresses: bool = Field(
         default=False, description="webhooks may lead to private addresses, and with plain http to this machine"
     )

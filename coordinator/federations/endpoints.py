@@ -1,18 +1,18 @@
 """HTTP for federations."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
+from coordinator import events
 from coordinator.conditions import IfMatch, tell_version
 from coordinator.database import ReadSession, WriteSession, reading, utcnow
-from coordinator.errors import NotFound
+from coordinator.errors import CoordinatorError, NotFound, Unauthenticated
 from coordinator.federations import service
 from coordinator.federations.schemas import (
     CloneRequest,
@@ -21,19 +21,21 @@ from coordinator.federations.schemas import (
     FederationChange,
     FederationCreate,
 )
+from coordinator.gathering import Gathering, each
 from coordinator.limits import LARGE_BODY, PathId
 from coordinator.models import Federation
 from coordinator.pagination import MAX_NUMBER, Listing, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
 from coordinator.security import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
+from coordinator.web.waits import Wait, WaitingStream, open_wait
+from coordinator.web.watched import Subject
 
 router = APIRouter(prefix="/v1/federations", tags=["federations"], route_class=Route)
 
-POLL_SECONDS = 0.25
 PING_SECONDS = 15.0
 STREAM_SECONDS = 300.0
-"""A stream ends then, and its reader comes back: with a key that was revoked meanwhile, in vain."""
+"""A stream ends then, and its reader comes back."""
 
 _EVENT_STREAM = "text/event-stream"
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -180,36 +182,44 @@ async def list_events(
     """List what happened after an event, oldest first; waits for one if there is none yet.
 
     With `Accept: text/event-stream` they come as they happen (Server-Sent Events), each with its number as `id`.
+    Few streams and waits may be open at once: more are answered 429 (`too_many_waits`).
     """
-    page = await run_in_threadpool(
-        _events, principal, federation_id, after if last_event_id is None else last_event_id
-    )
+    state = await _events((principal, federation_id, after if last_event_id is None else last_event_id))
+    opening = partial(open_wait, principal, Subject("federation", federation_id), state.mark)
     if _EVENT_STREAM in connection.headers.get("Accept", ""):
-        return StreamingResponse(_stream(principal, federation_id, page), 200, _STREAM_HEADERS, _EVENT_STREAM)
+        lines = partial(_stream, principal, federation_id, state.page)
+        return WaitingStream(opening(), lines, _STREAM_HEADERS, _EVENT_STREAM)
+    if not wait or state.page.items:
+        return state.page
     give_up_at = time.monotonic() + wait
-    while not page.items and time.monotonic() < give_up_at:
-        await asyncio.sleep(POLL_SECONDS)
-        page = await run_in_threadpool(_events, principal, federation_id, page.next_after)
-    return page
+    async with opening(connection=connection) as waiting:
+        while not state.page.items and await waiting.change(give_up_at - time.monotonic()):
+            state = await _events((principal, federation_id, state.page.next_after))
+            waiting.mark = state.mark
+    return state.page
 
 
-async def _stream(principal: Principal, federation_id: str, page: EventPage) -> AsyncIterator[str]:
-    """Server-Sent Events from this page on, and a comment when there is none for a while."""
-    end_at, heard_at = time.monotonic() + STREAM_SECONDS, time.monotonic()
-    while True:
+async def _stream(principal: Principal, federation_id: str, page: EventPage, wait: Wait) -> AsyncIterator[str]:
+    """Server-Sent Events from this page on, and a comment when there is none for a while.
+
+    Ends with the federation, and with the right to read of it.
+    """
+    now = heard_at = time.monotonic()
+    end_at = now + STREAM_SECONDS
+    while now < end_at:
         for event in page.items:
             yield f"id: {event.number}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
-        now = time.monotonic()
         if page.items or now - heard_at >= PING_SECONDS:
             heard_at = now
             yield ": here\n\n"
-        if now >= end_at:
-            return
-        await asyncio.sleep(POLL_SECONDS)
+        page = EventPage(items=[], next_after=page.next_after)
         try:
-            page = await run_in_threadpool(_events, principal, federation_id, page.next_after)
-        except NotFound:  # deleted, or no longer this organization's to see
+            if await wait.change(min(heard_at + PING_SECONDS, end_at) - now):
+                state = await _events((principal, federation_id, page.next_after))
+                page, wait.mark = state.page, state.mark
+        except (NotFound, Unauthenticated):
             return
+        now = time.monotonic()
 
 
 def _one(session: Session, federation: Federation, response: Response) -> FederationAnswer:
@@ -217,7 +227,26 @@ def _one(session: Session, federation: Federation, response: Response) -> Federa
     return service.answer(session, federation, utcnow())
 
 
-def _events(principal: Principal, federation_id: str, after: int) -> EventPage:
+_Question = tuple[Principal, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Events, and up to which of the federation's they go, both of one state of the database."""
+
+    page: EventPage
+    mark: int
+
+
+def _events_for_all(questions: Sequence[_Question]) -> list[_State | CoordinatorError]:
     with reading() as session:
-        federation = service.visible(session, principal, federation_id)
-        return service.events_after(session, principal, federation, after)
+        return each(questions, cache(partial(_events_after, session)))
+
+
+def _events_after(session: Session, question: _Question) -> _State:
+    principal, federation_id, after = question
+    page = service.events_after(session, principal, service.visible(session, principal, federation_id), after)
+    return _State(page, min(events.newest(session, federation_id), page.next_after))
+
+
+_events = Gathering(_events_for_all)

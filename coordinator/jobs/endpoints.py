@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -19,6 +18,8 @@ from coordinator.problems import problem_responses
 from coordinator.routes import Route
 from coordinator.security import AnyPrincipal, Principal, WorkerPrincipal
 from coordinator.settings import get_settings
+from coordinator.web.waits import open_wait
+from coordinator.web.watched import Subject
 from federated.protocol import (
     DeclineRequest,
     FailRequest,
@@ -32,7 +33,6 @@ from federated.protocol import (
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 MAX_WAIT_SECONDS = 30.0
-_SHOW_POLL_SECONDS = 0.25
 _CHANGES = problem_responses(403, 404, 409)
 _NOTHING: dict[int | str, dict[str, Any]] = {204: {"description": "Nothing was offered while the call waited"}}
 
@@ -40,20 +40,10 @@ _NOTHING: dict[int | str, dict[str, Any]] = {204: {"description": "Nothing was o
 @router.post("/lease", operation_id="lease_job", response_model=Lease, responses=problem_responses(403) | _NOTHING)
 async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connection: Request) -> Lease | Response:
     """Lease the next job offered to this worker; waits for one."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + request.wait_seconds
-    asked = principal.id, request.boot_id
-    async with _watcher(connection).waiting(principal.id) as woken:
-        woken.clear()
-        # Whether there is anything is known before a writing transaction is begun.
-        lease = await _lease(asked) if await _has_something(principal.id) else None
-        while lease is None and (remaining_seconds := until - loop.time()) > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), remaining_seconds)
-            if not woken.is_set() or await connection.is_disconnected():
-                break
-            woken.clear()
-            lease = await _lease(asked)
+    if request.wait_seconds:
+        lease = await _awaited_lease(request, principal, connection)
+    else:
+        lease = await _lease_now(request, principal)
     return Response(status_code=204) if lease is None else await _delivered(lease, request.boot_id, connection)
 
 
@@ -95,16 +85,32 @@ async def show_job(
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for another state")] = 0,
 ) -> JobAnswer:
     """Show a job to its worker, its client's organization and the federation's owner."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + wait
+    time = asyncio.get_running_loop().time
+    until = time() + wait
     first = answer = await run_in_threadpool(_show, principal, job_id)
-    while answer.state == first.state and answer.state in lifecycle.OPEN:
-        remaining_seconds = until - loop.time()
-        if remaining_seconds <= 0 or await connection.is_disconnected():
-            break
-        await asyncio.sleep(min(_SHOW_POLL_SECONDS, remaining_seconds))
-        answer = await run_in_threadpool(_show, principal, job_id)
+    if not wait or first.state not in lifecycle.OPEN:
+        return first
+    async with open_wait(principal, Subject("job", job_id), first.state, connection) as waiting:
+        while answer.state == first.state and await waiting.change(until - time()):
+            answer = await run_in_threadpool(_show, principal, job_id)
     return answer
+
+
+async def _awaited_lease(request: LeaseRequest, principal: Principal, connection: Request) -> Lease | None:
+    time = asyncio.get_running_loop().time
+    until = time() + request.wait_seconds
+    async with open_wait(principal, connection=connection) as wait:
+        async with _watcher(connection).waiting(principal.id, wait.woken):
+            wait.woken.clear()
+            lease = await _lease_now(request, principal)
+            while lease is None and await wait.change(until - time()):
+                lease = await _lease((principal.id, request.boot_id))
+    return lease
+
+
+async def _lease_now(request: LeaseRequest, principal: Principal) -> Lease | None:
+    # Whether there is anything is known before a writing transaction is begun.
+    return await _lease((principal.id, request.boot_id)) if await _has_something(principal.id) else None
 
 
 def _watcher(connection: Request) -> Watcher:

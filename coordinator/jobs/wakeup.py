@@ -51,9 +51,9 @@ class Watcher:
         self._thread = CapacityLimiter(1)
 
     @asynccontextmanager
-    async def waiting(self, worker_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set by every offer for the worker made after this was entered."""
-        woken = asyncio.Event()
+    async def waiting(self, worker_id: str, woken: asyncio.Event | None = None) -> AsyncIterator[asyncio.Event]:
+        """An event, `woken` if given, that is set by every offer for the worker made after this was entered."""
+        woken = woken or asyncio.Event()
         self._waiters.setdefault(worker_id, set()).add(woken)
         if self._task is None or self._task.done():
             self._began = asyncio.Event()

@@ -39,6 +39,16 @@ class TestLimits:
         assert int(setting("proxy_read_timeout").removesuffix("s")) > LONGEST_POLL_SECONDS
         assert AgentSettings.model_fields["lease_wait_seconds"].metadata[-1].le <= LONGEST_POLL_SECONDS
 
+    @pytest.mark.parametrize("name", ["client_header_timeout", "client_body_timeout"])
+    def test_half_a_request_is_waited_for_as_long_as_by_the_web_process(self, name: str) -> None:
+        assert setting(name) == f"{Settings().request_seconds:g}s"
+
+    def test_one_agent_with_all_slots_has_connections_enough(self) -> None:
+        zone, connections = setting("limit_conn").split()
+        assert f"zone={zone}:" in setting("limit_conn_zone")
+        (slots,) = (bound.le for bound in AgentSettings.model_fields["slots"].metadata if hasattr(bound, "le"))
+        assert int(connections) > 2 * slots
+
     def test_the_bytes_of_an_artifact_lie_on_no_disk_of_the_balancer(self) -> None:
         assert (setting("proxy_request_buffering"), setting("proxy_max_temp_file_size")) == ("off", "0")
 

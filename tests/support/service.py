@@ -30,6 +30,7 @@ from coordinator.artifacts import store
 from coordinator.database import utcnow, writing
 from coordinator.organizations import service as organizations
 from coordinator.settings import get_settings
+from coordinator.web.connections import server_config
 from federated.protocol import Capabilities
 
 ANSWER_SECONDS = 60.0
@@ -246,10 +247,7 @@ class _Server(uvicorn.Server):
 def running(app: FastAPI) -> Iterator[str]:
     """The app on a real uvicorn in a thread, on a free port, over the settings as they are now; its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2, timeout_keep_alive=20
-    )
-    server = _Server(config)
+    server = _Server(server_config(app))
     thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
     thread.start()
     try:

@@ -1,0 +1,169 @@
+"""`/healthz` beside 1,000 open event streams of 100 keys: `python -m benchmarks.open_streams`.
+
+A real installation (`coordinator up`); 20 organizations with five keys each, every key with ten streams of its
+organization's federation, and an eleventh that is refused. Beside them `/healthz` is asked every few milliseconds:
+before they are opened, while nothing happens, and while each federation changes once a second, which all of its
+streams are told. The figure is the worse of the last two, as the 99th percentile. It holds only if all streams were
+served, told of every change, and open until the end.
+"""
+
+import asyncio
+import resource
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from benchmarks.control_plane import definition
+from benchmarks.load.probe import Probe, milliseconds_at
+from benchmarks.report import print_report
+from deploy.quickstart.installation import Api, Installation
+
+_TARGET_MILLISECONDS = 50.0
+_ORGANIZATIONS = 20
+_KEYS = 5
+_STREAMS = 10
+_PHASE_SECONDS = 10
+_SETTLE_SECONDS = 2.0
+_OPENED_AT_ONCE = 50
+_FILES = 4096
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """An organization's federation by its path, its owner, and its other keys."""
+
+    federation: str
+    owner: httpx.Client
+    keys: Sequence[str]
+
+    def change(self, number: int) -> None:
+        """Makes one event."""
+        self.owner.patch(self.federation, json={"name": f"change {number}"}).raise_for_status()
+
+
+def tenants(installation: Installation) -> list[Tenant]:
+    """The organizations, each with a draft."""
+    admin = Api(installation.url, installation.admin_key)
+    made = []
+    for number in range(_ORGANIZATIONS):
+        path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": f"clinic {number}"})["id"]
+        roles = ["owner"] + ["viewer"] * _KEYS
+        owner, *keys = (admin("POST", f"{path}/api-keys", {"name": role, "role": role})["key"] for role in roles)
+        headers = {"Authorization": f"Bearer {owner}", "If-Match": "*"}
+        http = httpx.Client(base_url=installation.url, headers=headers, timeout=60)
+        federation = http.post("/v1/federations", json=definition()).raise_for_status().json()["id"]
+        made.append(Tenant(f"/v1/federations/{federation}", http, keys))
+    admin.close()
+    return made
+
+
+@dataclass
+class Streams:
+    """Open event streams of one server, and what came of them."""
+
+    url: str
+    statuses: Counter[int] = field(default_factory=Counter)
+    changes: int = 0
+    ended: int = 0
+    readers: list[asyncio.Task[None]] = field(default_factory=list)
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_OPENED_AT_ONCE))
+
+    async def open(self, federation: str, key: str) -> None:
+        """Opens one more, and reads it in the background if it is served."""
+        address = urlsplit(self.url)
+        headers = f"Host: {address.netloc}\r\nAuthorization: Bearer {key}\r\nAccept: text/event-stream\r\n"
+        async with self.turns:
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            writer.write(f"GET {federation}/events HTTP/1.1\r\n{headers}\r\n".encode())
+            status = int((await reader.readuntil(b"\r\n\r\n")).split()[1])
+        self.statuses[status] += 1
+        if status == httpx.codes.OK:
+            self.readers.append(asyncio.create_task(self._read(reader, writer)))
+        else:
+            writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                self.changes += line == b"event: federation.changed\n"
+            self.ended += 1
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def opened(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
+    """All streams, of each key one too many."""
+    streams = Streams(url)
+    pairs = [(one.federation, key) for one in there for key in one.keys]
+    await asyncio.gather(*(streams.open(*pair) for pair in pairs for _ in range(_STREAMS + 1)))
+    try:
+        yield streams
+    finally:
+        for reader in streams.readers:
+            reader.cancel()
+        await asyncio.gather(*streams.readers, return_exceptions=True)
+
+
+async def probed(url: str, there: Sequence[Tenant] = ()) -> list[float]:
+    """Seconds of `/healthz`, slowest last; each of the tenants makes an event every second meanwhile."""
+    probe = Probe(url)
+    probe.start()
+    for number in range(_PHASE_SECONDS):
+        pause = asyncio.create_task(asyncio.sleep(1.0))
+        for one in there:
+            await asyncio.to_thread(one.change, number)
+        await pause
+    return await asyncio.to_thread(probe.end)
+
+
+async def measure(installation: Installation) -> None:
+    """Run and report."""
+    there = tenants(installation)
+    alone = await probed(installation.url)
+    async with opened(installation.url, there) as streams:
+        await asyncio.sleep(_SETTLE_SECONDS)
+        quiet = await probed(installation.url)
+        told = await probed(installation.url, there)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        statuses, changes, ended = dict(sorted(streams.statuses.items())), streams.changes, streams.ended
+    before, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone, quiet, told))
+    keys = _ORGANIZATIONS * _KEYS
+    whole = (
+        statuses == {200: keys * _STREAMS, 429: keys} and changes == keys * _STREAMS * _PHASE_SECONDS and not ended
+    )
+    print_report(
+        "open_streams",
+        max(idle, busy),
+        "ms",
+        target=_TARGET_MILLISECONDS,
+        holds=max(idle, busy) < _TARGET_MILLISECONDS and whole,
+        details={
+            "without_streams_milliseconds": round(before, 1),
+            "nothing_happens_milliseconds": round(idle, 1),
+            "all_are_told_milliseconds": round(busy, 1),
+            "worst_milliseconds": round(1000 * max(quiet[-1], told[-1]), 1),
+            "part_of_target": round(max(idle, busy) / _TARGET_MILLISECONDS, 2),
+            "statuses": statuses,
+            "changes_told": changes,
+            "ended_early": ended,
+        },
+    )
+
+
+def main() -> None:
+    """Run and report."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # of the web process too
+    with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
+        asyncio.run(measure(installation))
+
+
+if __name__ == "__main__":
+    main()

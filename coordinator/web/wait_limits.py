@@ -1,0 +1,56 @@
+"""Bounds on open waits: of one key or worker, and of all keys of one organization, at this web process."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coordinator.errors import TooManyRequests
+from coordinator.security import Principal
+from coordinator.settings import get_settings
+
+ORGANIZATION_KEYS = 5
+"""All keys of an organization hold as many waits as this many keys: an owner makes keys without limit."""
+_RETRY_SECONDS = 5.0
+
+
+class WaitCounts:
+    """Open waits by the id of a key, a worker or an organization. For one event loop."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, principal: Principal) -> Iterator[None]:
+        """Counts one more while the block runs. Raises TooManyRequests."""
+        bounds = _bounds(principal)
+        for name, bound in bounds.items():
+            if self._open[name] >= bound:
+                raise _too_many(name == principal.id, bound)
+        self._open.update(bounds.keys())
+        try:
+            yield
+        finally:
+            for name in bounds:
+                self._open[name] -= 1
+                if not self._open[name]:
+                    del self._open[name]
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+def _bounds(principal: Principal) -> dict[str, int]:
+    """Id -> how many waits it may hold. The waits of an organization's workers count for each worker alone."""
+    settings = get_settings()
+    if principal.kind == "worker":
+        return {principal.id: settings.max_worker_waits}
+    bounds = {principal.id: settings.max_waits}
+    if principal.organization_id is not None:
+        bounds[principal.organization_id] = ORGANIZATION_KEYS * settings.max_waits
+    return bounds
+
+
+def _too_many(own: bool, bound: int) -> TooManyRequests:
+    whose = "These credentials hold" if own else "The keys of this organization hold"
+    detail = f"{whose} {bound} open waits here, streams and calls with a wait together: the most there may be."
+    return TooManyRequests("too_many_waits", detail, retry_after_seconds=_RETRY_SECONDS)

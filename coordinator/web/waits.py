@@ -1,0 +1,152 @@
+"""Open waits: event streams and long polls.
+
+One reader in each event loop asks the database for all of them, every quarter of a second and only while there are
+any: how the federations and jobs are that somebody watches, and which of the watchers were revoked. It wakes those
+concerned, who then read for themselves, with their own rights.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextvars import Context
+from dataclasses import dataclass, field
+from functools import partial
+from weakref import WeakKeyDictionary
+
+import structlog
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from coordinator.security import Principal, revoked
+from coordinator.web.wait_limits import WaitCounts
+from coordinator.web.watched import Mark, Observation, Subject, observe
+
+TICK_SECONDS = 0.25
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Wait:
+    """One open wait. `mark`: the subject's, as its holder saw it last; without a subject others set `woken`."""
+
+    principal: Principal
+    subject: Subject | None = None
+    mark: Mark = None
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    revoked: bool = False
+    hung_up: bool = False
+
+    async def change(self, seconds: float) -> bool:
+        """Whether something changed within this time; False too if the caller hung up.
+
+        Raises Unauthenticated, as the caller's next request would, once the caller's credentials are revoked.
+        """
+        if not self.hung_up:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.woken.wait()
+        if self.revoked:
+            raise revoked(self.principal.kind)
+        changed = self.woken.is_set() and not self.hung_up
+        self.woken.clear()
+        return changed
+
+
+class Reader:
+    """For one event loop. `look(subjects, principals)` runs in a thread of its own, once every `tick_seconds`."""
+
+    def __init__(
+        self, look: Callable[[Iterable[Subject], Iterable[Principal]], Observation], tick_seconds: float
+    ) -> None:
+        self._look, self._tick_seconds = look, tick_seconds
+        self._waits: set[Wait] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)
+
+    @contextmanager
+    def serving(self, wait: Wait) -> Iterator[None]:
+        """Wakes the wait while the block runs."""
+        self._waits.add(wait)
+        if self._task is None or self._task.done():  # in a context of its own: it is about no single request
+            self._task = asyncio.get_running_loop().create_task(self._read(), name="wait-reader", context=Context())
+        try:
+            yield
+        finally:
+            self._waits.discard(wait)
+
+    async def _read(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_seconds)
+            if not self._waits:
+                return
+            try:
+                await self._tick(tuple(self._waits))
+            except Exception as error:  # whatever it is, those who wait must not wait in vain from now on
+                _log.warning("waits_not_read", reason=repr(error))
+
+    async def _tick(self, waits: tuple[Wait, ...]) -> None:
+        subjects = {wait.subject for wait in waits if wait.subject is not None}
+        look = partial(self._look, subjects, {wait.principal for wait in waits})
+        seen = await to_thread.run_sync(look, limiter=self._thread)
+        for wait in waits:
+            wait.revoked = wait.principal.id in seen.revoked
+            if wait.revoked or (wait.subject is not None and seen.marks.get(wait.subject) != wait.mark):
+                wait.woken.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """The waits of one event loop."""
+
+    counts: WaitCounts = field(default_factory=WaitCounts)
+    reader: Reader = field(default_factory=partial(Reader, observe, TICK_SECONDS))
+
+
+_here: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def open_wait(
+    principal: Principal, subject: Subject | None = None, mark: Mark = None, connection: Request | None = None
+) -> AsyncIterator[Wait]:
+    """A wait that counts while the block runs, and that ends when the caller of `connection`, if given, hangs up.
+
+    Raises TooManyRequests.
+    """
+    here = _here.setdefault(asyncio.get_running_loop(), _Here())
+    wait = Wait(principal, subject, mark)
+    with here.counts.counted(principal), here.reader.serving(wait):
+        listener = None if connection is None else asyncio.create_task(_notice_hang_up(wait, connection))
+        try:
+            yield wait
+        finally:
+            if listener is not None:
+                listener.cancel()
+
+
+async def _notice_hang_up(wait: Wait, connection: Request) -> None:
+    while (await connection.receive())["type"] != "http.disconnect":
+        pass  # the end of a body that was read already
+    wait.hung_up = True
+    wait.woken.set()
+
+
+class WaitingStream(StreamingResponse):
+    """A stream that is an open wait until its last byte. Refused before its first if there are too many."""
+
+    def __init__(
+        self,
+        opening: AbstractAsyncContextManager[Wait],
+        lines: Callable[[Wait], AsyncIterator[str]],
+        headers: dict[str, str],
+        media_type: str,
+    ) -> None:
+        super().__init__((), 200, headers, media_type)
+        self._opening, self._lines = opening, lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._opening as wait:
+            self.body_iterator = self._lines(wait)
+            await super().__call__(scope, receive, send)
