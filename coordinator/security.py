@@ -1,7 +1,7 @@
 """Who asks, and what that one may do.
 
 People and programs carry an API key, workers a short-lived token signed with their own Ed25519 key. Both are
-looked up at every request, so a revocation holds from the next one on. Secrets are stored as hashes and compared
+looked up at every request, so a revocation, or the end of a key, holds from the next one on. Secrets are stored as hashes and compared
 in constant time. What belongs to another organisation is answered like what does not exist.
 """
 
@@ -19,7 +19,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, select
 
 from coordinator import worker_tokens
 from coordinator.credentials import KEY_PREFIX, secret_matches, split_secret
-from coordinator.database import asking
+from coordinator.database import asking, utcnow
 from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from coordinator.gathering import Gathering
 from coordinator.models import ApiKey, Worker
@@ -28,9 +28,9 @@ from coordinator.settings import get_settings
 
 # Built once, for they are asked at every request: to build a statement costs more than to run it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
-_KEYS = select(ApiKey.id, ApiKey.organization_id, ApiKey.role, ApiKey.secret_sha256, ApiKey.revoked_at).where(
-    ApiKey.id.in_(_IDS)
-)
+_KEYS = select(
+    ApiKey.id, ApiKey.organization_id, ApiKey.role, ApiKey.secret_sha256, ApiKey.revoked_at, ApiKey.expires_at
+).where(ApiKey.id.in_(_IDS))
 _SIGNERS = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at).where(Worker.id.in_(_IDS))
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
@@ -99,6 +99,7 @@ class _Holder:
     role: str
     secret_sha256: str
     revoked_at: datetime | None
+    expires_at: datetime | None
 
 
 def _keys(connection: Connection, ids: Collection[str]) -> dict[str, _Holder]:
@@ -144,6 +145,8 @@ def _holder(token: str, key: _Holder | None) -> Principal:
         raise _key_invalid()
     if key.revoked_at is not None:
         raise Unauthenticated("key_revoked", "This API key was revoked; an owner can make another.")
+    if key.expires_at is not None and key.expires_at <= utcnow():
+        raise Unauthenticated("key_expired", "This API key has expired; an owner can make another.")
     return Principal("key", key.id, key.organization_id, key.role)  # type: ignore[arg-type]
 
 

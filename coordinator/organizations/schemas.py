@@ -10,6 +10,8 @@ from coordinator.routes import ShownOnce
 from federated.protocol import Name
 
 MAX_TOKEN_SECONDS = 366 * 24 * 3600.0
+MAX_KEY_DAYS = 3653
+"""Of an API key that expires: ten years."""
 _WEEK_SECONDS = 7 * 24 * 3600.0
 
 
@@ -57,6 +59,9 @@ class ApiKeyCreate(_Request):
 
     name: Name = Field(examples=["laptop of the data team"])
     role: Literal["owner", "operator", "viewer"] = "operator"
+    expires_at: Time | None = Field(
+        default=None, description="in the future, at most ten years from now; null: it serves until it is revoked"
+    )
 
 
 class ApiKeyAnswer(_Answer):
@@ -67,6 +72,7 @@ class ApiKeyAnswer(_Answer):
     name: str
     role: str
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
 
 
