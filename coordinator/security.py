@@ -1,8 +1,9 @@
 """Who asks, and what that one may do.
 
 People and programs carry an API key, workers a short-lived token signed with their own Ed25519 key. Both are
-looked up at every request, so a revocation, or the end of a key, holds from the next one on. Secrets are stored as hashes and compared
-in constant time. What belongs to another organisation is answered like what does not exist.
+looked up at every request, so a revocation holds from the next one on, and so does the end of a key that expires.
+Secrets are stored as hashes and compared in constant time. What belongs to another organisation is answered like
+what does not exist.
 """
 
 import time

@@ -120,7 +120,7 @@ def of_gone_clients(
 def clients_of_revoked(
     session: Session, federation_states: Collection[str], states: Collection[str], worker_id: str | None = None
 ) -> Sequence[Client]:
-    """Clients in one of `states`, in federations in one of theirs, whose worker was revoked; of one worker or of all."""
+    """Clients in one of `states`, in federations in one of theirs, of a worker that was revoked; or of all such."""
     statement = (
         select(Client)
         .join(Worker, Client.worker_id == Worker.id)

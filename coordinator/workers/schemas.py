@@ -22,7 +22,7 @@ class WorkerAnswer(BaseModel):
     created_at: datetime
     revoked_at: datetime | None
     doubled_at: datetime | None = Field(
-        description="when a second agent with this worker's key was heard last, and refused; null again with a new key"
+        description="when a second agent with this worker's key was heard last, and refused; null after a new key"
     )
 
 
