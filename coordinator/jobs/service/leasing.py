@@ -46,9 +46,9 @@ def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> 
     """For each worker and boot id: the worker's longest standing offer, handed out to this life of it, or None.
 
     Conflict (`worker_doubled`) for a life that another one has replaced. What an earlier life had leased, or what
-    this one never heard of, is offered again first. At most `slots` jobs are out at once. The workers' rows are locked,
-    so that two calls for the same worker do not both take the last slot, and then what they have leased, in the order
-    in which everybody locks jobs.
+    this one never heard of, is offered again first. At most `slots` jobs are out at once. The workers' rows are
+    locked, so that two calls for the same worker do not both take the last slot, and then what they have leased, in
+    the order in which everybody locks jobs.
     """
     rows = workers.locked(session, {worker_id for worker_id, _ in asked})
     leased, offered = repository.leased_by(session, rows), repository.offers_to(session, rows)

@@ -70,14 +70,17 @@ def remove_revoked(session: Session, now: datetime) -> None:
 
 
 def _remove_all(session: Session, found: Sequence[Client], now: datetime) -> None:
+    if not found:
+        return
     named = sorted({client.federation_id for client in found})
     live = {federation_id for federation_id in named if _live(session, federation_id)}
     going_on = [client for client in found if client.federation_id in live]
     # After the federations rounds, jobs and clients, as who moves them on: two orders would lock each other out.
     repository.lock_open_jobs(session, lifecycle.OPEN, {client.id for client in going_on})
-    for client in going_on:
-        session.refresh(client)
-        remove_client(session, client, WORKER_REVOKED, _REVOKED, now)
+    for client_id in (client.id for client in going_on):
+        client = lock_row(session, Client, client_id)
+        if client is not None:
+            remove_client(session, client, WORKER_REVOKED, _REVOKED, now)
 
 
 def _live(session: Session, federation_id: str) -> bool:
