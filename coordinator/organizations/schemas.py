@@ -24,7 +24,9 @@ def _in_utc(time: datetime) -> datetime:
 
 def _no_number(text: object) -> object:
     """What pydantic would take for seconds since 1970 is no time of RFC 3339."""
-    if isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+    if isinstance(text, int | float) or (
+        isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdecimal()
+    ):
         raise ValueError("is a number, not a time such as 2026-03-01T09:30:00Z")
     return text
 
