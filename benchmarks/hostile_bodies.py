@@ -23,7 +23,8 @@ from benchmarks.load.hostile import bodies
 from benchmarks.load.probe import Probe, milliseconds_at
 from benchmarks.report import print_report
 from deploy.quickstart.installation import Api, Installation
-from worker_agent.identity import Identity, WorkerRecord, public_key
+from federated.statement import enrolment_message
+from worker_agent.identity import Identity, WorkerRecord, public_key, signature
 
 _TARGET_MILLISECONDS = 100.0
 _TARGET_GROWTH_BYTES = 32 * 1024**2
@@ -42,11 +43,9 @@ def tokens(installation: Installation) -> dict[str, Token]:
         for role in ("viewer", "operator", "owner")
     }
     key = Ed25519PrivateKey.generate()
-    body = {
-        "token": admin("POST", f"{path}/enrollment-tokens", {})["token"],
-        "name": "gpu",
-        "public_key": public_key(key),
-    }
+    token, public = admin("POST", f"{path}/enrollment-tokens", {})["token"], public_key(key)
+    proof = signature(key, enrolment_message(token, "gpu", public))
+    body = {"token": token, "name": "gpu", "public_key": public, "proof": proof}
     record = httpx.post(f"{installation.url}/v1/workers/enroll", json=body).raise_for_status().json()
     record.pop("heartbeat_seconds")
     worker = Identity(WorkerRecord(url=installation.url, name="gpu", **record), key)

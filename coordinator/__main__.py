@@ -197,14 +197,6 @@ def _migrate() -> None:
     migration.upgrade()
 
 
-def _forget_processes() -> None:
-    from coordinator import processes
-    from coordinator.database import writing
-
-    with writing() as session:
-        processes.forget_all(session)
-
-
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Two installations in one folder would take each other's messages."""
@@ -220,6 +212,9 @@ def _only_one(folder: Path) -> Iterator[None]:
 @contextmanager
 def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]:
     """Migrates while the processes start, which wait for it before they serve. Yields what went wrong."""
+    from coordinator import processes
+    from coordinator.database import writing
+
     failed: list[Exception] = []
     with (folder / MIGRATING).open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
@@ -228,7 +223,8 @@ def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]
             try:
                 if embedded:
                     _migrate()
-                    _forget_processes()
+                    with writing() as session:
+                        processes.forget_all(session)
                 fcntl.flock(gate, fcntl.LOCK_UN)
             except Exception as error:
                 structlog.get_logger(__name__).exception("migration_failed")
@@ -256,7 +252,9 @@ def _free_port(host: str) -> int:
 
 @keys.command("create-admin")
 def create_admin(
-    data: Data = None, name: Annotated[str, typer.Option(help="What the key is for.")] = "admin"
+    data: Data = None,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "admin",
+    days: Annotated[int | None, typer.Option(min=1, max=3653, help="Until it expires; else it never does.")] = None,
 ) -> None:
     """Make an API key that may do everything, and print it this once."""
     from coordinator.database import utcnow, writing
@@ -266,7 +264,7 @@ def create_admin(
     if get_settings().embedded:
         _migrate()
     with writing() as session:
-        text = service.create_admin_key(session, name, utcnow())
+        text = service.create_admin_key(session, name, utcnow(), days)
     typer.echo(text)
 
 

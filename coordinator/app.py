@@ -22,6 +22,7 @@ from coordinator.artifacts.endpoints import router as artifacts
 from coordinator.clients.endpoints import router as clients
 from coordinator.errors import TooLarge, Unavailable
 from coordinator.federations.endpoints import router as federations
+from coordinator.jobs.endpoints import revocation
 from coordinator.jobs.endpoints import router as jobs
 from coordinator.models.base import new_id
 from coordinator.organizations.endpoints import installation
@@ -34,7 +35,10 @@ from federated import __version__
 from federated.protocol import PROTOCOL_VERSION, Answer
 
 # Routes are looked through in this order: agents ask far more often than people.
-ROUTERS = (workers, jobs, artifacts, organizations, installation, webhooks, algorithms, federations, clients, rounds)
+ROUTERS = (
+    *(workers, revocation, jobs, artifacts, organizations, installation),
+    *(webhooks, algorithms, federations, clients, rounds),
+)
 DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
 
 REQUEST_ID = "X-Request-ID"

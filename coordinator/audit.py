@@ -35,6 +35,7 @@ Action = Literal[
     "worker.enrolled",
     "worker.revoked",
     "worker.key_rotated",
+    "worker.doubled",
     "federation.created",
     "federation.changed",
     "federation.started",

@@ -1,8 +1,9 @@
 """Who asks, and what that one may do.
 
 People and programs carry an API key, workers a short-lived token signed with their own Ed25519 key. Both are
-looked up at every request, so a revocation holds from the next one on. Secrets are stored as hashes and compared
-in constant time. What belongs to another organisation is answered like what does not exist.
+looked up at every request, so a revocation holds from the next one on, and so does the end of a key that expires.
+Secrets are stored as hashes and compared in constant time. What belongs to another organisation is answered like
+what does not exist.
 """
 
 import time
@@ -19,7 +20,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, select
 
 from coordinator import worker_tokens
 from coordinator.credentials import KEY_PREFIX, secret_matches, split_secret
-from coordinator.database import asking
+from coordinator.database import asking, utcnow
 from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from coordinator.gathering import Gathering
 from coordinator.models import ApiKey, Worker
@@ -28,9 +29,9 @@ from coordinator.settings import get_settings
 
 # Built once, for they are asked at every request: to build a statement costs more than to run it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
-_KEYS = select(ApiKey.id, ApiKey.organization_id, ApiKey.role, ApiKey.secret_sha256, ApiKey.revoked_at).where(
-    ApiKey.id.in_(_IDS)
-)
+_KEYS = select(
+    ApiKey.id, ApiKey.organization_id, ApiKey.role, ApiKey.secret_sha256, ApiKey.revoked_at, ApiKey.expires_at
+).where(ApiKey.id.in_(_IDS))
 _SIGNERS = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at).where(Worker.id.in_(_IDS))
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
@@ -99,6 +100,7 @@ class _Holder:
     role: str
     secret_sha256: str
     revoked_at: datetime | None
+    expires_at: datetime | None
 
 
 def _keys(connection: Connection, ids: Collection[str]) -> dict[str, _Holder]:
@@ -134,11 +136,16 @@ def _key_invalid() -> Unauthenticated:
     return Unauthenticated("key_invalid", "This API key is not known here.")
 
 
-def revoked(kind: Literal["key", "worker"]) -> Unauthenticated:
-    """The refusal of a key or worker that was revoked."""
-    if kind == "key":
-        return Unauthenticated("key_revoked", "This API key was revoked; an owner can make another.")
-    return Unauthenticated("worker_revoked", "This worker was revoked. Enrol it again with a new token.")
+_ENDED = {
+    "key_revoked": "This API key was revoked; an owner can make another.",
+    "key_expired": "This API key has expired; an owner can make another.",
+    "worker_revoked": "This worker was revoked. Enrol it again with a new token.",
+}
+
+
+def ended(code: str) -> Unauthenticated:
+    """The refusal of credentials that were good once, by its code."""
+    return Unauthenticated(code, _ENDED[code])
 
 
 def _worker_unknown() -> Unauthenticated:
@@ -150,7 +157,9 @@ def _holder(token: str, key: _Holder | None) -> Principal:
     if parts is None or key is None or not secret_matches(parts[1], key.secret_sha256):
         raise _key_invalid()
     if key.revoked_at is not None:
-        raise revoked("key")
+        raise ended("key_revoked")
+    if key.expires_at is not None and key.expires_at <= utcnow():
+        raise ended("key_expired")
     return Principal("key", key.id, key.organization_id, key.role)  # type: ignore[arg-type]
 
 
@@ -159,7 +168,7 @@ def _signer(token: str, worker: _Signer | None) -> Principal:
         raise _worker_unknown()
     worker_tokens.check(token, worker.id, worker.public_key)
     if worker.revoked_at is not None:
-        raise revoked("worker")
+        raise ended("worker_revoked")
     return Principal("worker", worker.id, worker.organization_id, "worker")
 
 

@@ -1,7 +1,8 @@
 """Canonical bytes of what is signed or agreed to, and how keys are named. Standard library alone.
 
-Of each update a worker signs a `Statement`: worker and coordinator build the same bytes from what each of them
-knows, so the statement itself never travels. What somebody agrees to is named by its digest.
+Of each update a worker signs a `Statement`, and with each key that it registers a message that proves its possession:
+worker and coordinator build the same bytes from what each of them knows, so the message itself never travels. What
+somebody agrees to is named by its digest.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from typing import Any
 
 CONTEXT = "fedloom update 1"
 """First word of every statement: no signature of something else, or of a later form, can pass for one."""
+ENROLMENT_CONTEXT = "fedloom enrolment 1"
+ROTATION_CONTEXT = "fedloom key rotation 1"
 KEY_ID_DIGITS = 32
 
 
@@ -44,6 +47,21 @@ class Statement:
                 "examples": self.examples,
             }
         )
+
+
+def enrolment_message(token: str, name: str, public_key: str) -> bytes:
+    """The bytes that a worker's key signs to prove at enrolment that its holder sends it.
+
+    The token stands in them as its SHA-256, so a proof that is seen somewhere helps nobody to guess it.
+    """
+    token_sha256 = hashlib.sha256(token.encode()).hexdigest()
+    facts = {"token_sha256": token_sha256, "name": name, "public_key": public_key}
+    return canonical_json({"context": ENROLMENT_CONTEXT, **facts})
+
+
+def rotation_message(worker_id: str, public_key: str) -> bytes:
+    """The bytes that a worker's next key signs to prove that the worker holds it."""
+    return canonical_json({"context": ROTATION_CONTEXT, "worker": worker_id, "public_key": public_key})
 
 
 def canonical_json(value: Any) -> bytes:

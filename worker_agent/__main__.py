@@ -198,7 +198,7 @@ def _told() -> Iterator[None]:
         yield
     except AgentError as error:
         _err.print(f"[red]error:[/] {shown(error)}", soft_wrap=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(error.exit_status) from None
 
 
 def _settings(config: Path | None) -> AgentSettings:

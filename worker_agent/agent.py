@@ -19,7 +19,7 @@ from worker_agent.connection import apart, open_http
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.delivery import Delivery, patiently
 from worker_agent.display import Display
-from worker_agent.errors import AgentError, ConfigurationError, is_transient
+from worker_agent.errors import AgentError, ConfigurationError, WorkerDoubled, is_transient
 from worker_agent.executor import CHILD_MODULE, Executor
 from worker_agent.identity import Identity
 from worker_agent.memory import MemoryChain
@@ -31,6 +31,10 @@ POLLING_SECONDS = 0.05
 FASTEST_SECONDS = 0.1
 """Between two heartbeats, however often the coordinator wants them."""
 LAST_WORDS_SECONDS = 5.0
+DOUBLED = (
+    "another agent with this worker's key was heard, and refused: somebody has a copy of this data folder. "
+    "Stop that agent, and shut its copy out: stop this one, run worker-agent rotate-key, and start it again"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +52,7 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._stop_requests = 0
+        self._double_told = False
         self._error: Exception | None = None
         stopping = threading.Event()
         self._at = _workplace(
@@ -61,7 +66,11 @@ class Agent:
         self._stop_requests += 1
 
     def run(self) -> None:
-        """Work until told to stop. Raises AgentError if the coordinator does not know this worker at the start."""
+        """Work until told to stop.
+
+        Raises AgentError if the coordinator does not know this worker at the start, WorkerDoubled once another agent
+        has taken its place.
+        """
         threading.Thread(target=self._start, name="start", daemon=True).start()
         while self._stop_requests == 0 and self._error is None:
             time.sleep(POLLING_SECONDS)
@@ -98,7 +107,11 @@ class Agent:
     def _beat(self, ability: Capabilities) -> float:
         """One heartbeat; returns the seconds until the next, as the coordinator wants them."""
         request = HeartbeatRequest(boot_id=self._at.boot_id, capabilities=ability)
-        return max(self._at.client.heartbeat(request).heartbeat_seconds, FASTEST_SECONDS)
+        answer = self._at.client.heartbeat(request)
+        if answer.doubled_at is not None and not self._double_told:
+            self._double_told = True
+            _log.warning("worker_doubled", heard_at=answer.doubled_at.isoformat(), reason=DOUBLED)
+        return max(answer.heartbeat_seconds, FASTEST_SECONDS)
 
     def _keep_beating(self, ability: Capabilities, pause_seconds: float) -> None:
         _log.info("started", boot=self._at.boot_id, device=ability.device, slots=ability.slots)
@@ -106,6 +119,10 @@ class Agent:
         while not self._at.stopping.wait(apart(pause_seconds)):
             try:
                 pause_seconds = self._beat(ability)
+            except WorkerDoubled as error:
+                _log.error("worker_doubled", reason=str(error))
+                self._error = error
+                return
             except AgentError as error:
                 if heard:
                     _log.warning("heartbeat_failed", reason=str(error))

@@ -12,7 +12,7 @@ import httpx
 
 from federated.private_files import check_private
 from federated.protocol import PROTOCOL_VERSION
-from worker_agent.agent import coordinator_url
+from worker_agent.agent import DOUBLED, coordinator_url
 from worker_agent.capabilities import allowed_algorithms
 from worker_agent.connection import Connection, open_http
 from worker_agent.coordinator_client import CoordinatorClient
@@ -79,9 +79,7 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
             return
         yield _finding("clock", lambda: _clock(http))
         if identity is not None:
-            finding, origins = _identity(http, identity)
-            yield finding
-            yield from (Finding("store", True, _store(settings, url, origin)) for origin in origins)
+            yield from _worker(settings, http, url, identity)
 
 
 def _reach(http: httpx.Client, url: str) -> list[Finding]:
@@ -118,15 +116,19 @@ def _clock(http: httpx.Client) -> str:
     return f"{skew_seconds:+.0f} s off the coordinator's"
 
 
-def _identity(http: httpx.Client, identity: Identity) -> tuple[Finding, list[str]]:
-    """Whether it does; and the origins of the stores to which it sends transfers, as far as they are origins."""
+def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Identity) -> Iterator[Finding]:
+    """Whether the coordinator knows it, and no second one by its key; and its stores, as far as they are origins."""
     step = "coordinator knows this worker"
     try:
-        stores = CoordinatorClient(http, identity).who_am_i().store_origins[:MOST_STORES]
+        own = CoordinatorClient(http, identity).who_am_i()
     except AgentError as error:
-        return Finding(step, False, str(error)), []
-    origins = {origin for each in stores if (origin := origin_of(each)) is not None}
-    return Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}"), sorted(origins)
+        yield Finding(step, False, str(error))
+        return
+    yield Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}")
+    if own.doubled_at is not None:
+        yield Finding("no second agent", False, f"{own.doubled_at:%Y-%m-%d %H:%M} UTC: {DOUBLED}")
+    origins = {origin for each in own.store_origins[:MOST_STORES] if (origin := origin_of(each)) is not None}
+    yield from (Finding("store", True, _store(settings, url, origin)) for origin in sorted(origins))
 
 
 def _store(settings: AgentSettings, url: str, origin: str) -> str:

@@ -5,10 +5,11 @@ And changes its key: the new pair lies on the disk before the coordinator hears 
 
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from federated.protocol import MAX_ENROLMENT_BYTES, Capabilities, EnrollRequest, RotateKeyRequest
-from federated.statement import key_id
+from federated.statement import enrolment_message, key_id, rotation_message
 from worker_agent.capabilities import Device, capabilities
 from worker_agent.connection import open_http
 from worker_agent.coordinator_client import CoordinatorClient
@@ -21,6 +22,7 @@ from worker_agent.identity import (
     make_next_key,
     public_key,
     save_record,
+    signature,
 )
 from worker_agent.settings import AgentSettings
 
@@ -33,7 +35,7 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
     _check_free(settings)
     key = make_key(settings.folder)
     try:
-        request = _request(token, settings.name, public_key(key), capabilities(settings, Device(device="cpu")))
+        request = _request(token, settings.name, key, capabilities(settings, Device(device="cpu")))
     except ValidationError as error:
         raise ConfigurationError("; ".join(f"{bad['loc'][0]}: {bad['msg']}" for bad in error.errors())) from None
     with open_http(settings, url) as http:
@@ -49,16 +51,18 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
     return record
 
 
-def _request(token: str, name: str, key: str, ability: Capabilities) -> EnrollRequest:
+def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilities) -> EnrollRequest:
     """Without data sets and models where these would be more than the coordinator hears from a stranger.
 
     The first heartbeat tells them.
     """
-    request = EnrollRequest(token=token, name=name, public_key=key, capabilities=ability)
-    if len(request.model_dump_json()) <= MAX_ENROLMENT_BYTES // 2:
-        return request
+    request = EnrollRequest(token=token, name=name, public_key=public_key(key), capabilities=ability)
+    message = enrolment_message(request.token, request.name, request.public_key)
+    proven = request.model_copy(update={"proof": signature(key, message)})
+    if len(proven.model_dump_json()) <= MAX_ENROLMENT_BYTES // 2:
+        return proven
     fewer = ability.model_copy(update={"datasets": (), "models": ()})
-    return request.model_copy(update={"capabilities": fewer})
+    return proven.model_copy(update={"capabilities": fewer})
 
 
 def rotate_key(settings: AgentSettings, url: str) -> str:
@@ -67,9 +71,10 @@ def rotate_key(settings: AgentSettings, url: str) -> str:
     Where the answer of an earlier call was lost, the coordinator knows the next key already, and that one alone.
     """
     identity, key = load_identity(settings.folder), make_next_key(settings.folder)
+    proof = signature(key, rotation_message(identity.record.worker_id, public_key(key)))
     with open_http(settings, url) as http:
         try:
-            CoordinatorClient(http, identity).rotate_key(RotateKeyRequest(public_key=public_key(key)))
+            CoordinatorClient(http, identity).rotate_key(RotateKeyRequest(public_key=public_key(key), proof=proof))
         except NotAuthorised as refused:
             try:
                 CoordinatorClient(http, replace(identity, key=key)).who_am_i()

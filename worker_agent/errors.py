@@ -9,6 +9,7 @@ AgentError
 │   ├── NotAuthorised             401, 403: unknown, revoked or not allowed
 │   ├── NotThere                  404: no such job, upload or artifact, or not for this worker
 │   ├── LeaseLost                 409 lease_lost: the job is no longer this worker's
+│   ├── WorkerDoubled             409 worker_doubled: another agent runs with this worker's key, and came later
 │   └── RoundClosed               409 round_closed: too late, the update is not needed any more
 ├── NotUnderstood                 an answer that is not what the protocol says: another version, or not a coordinator
 │   └── LeaseInvalid              a job whose definition is not one: it names the job, so that it can be given back
@@ -16,11 +17,16 @@ AgentError
 └── OutOfTime                     what was to be here by a certain time is not
 """
 
-from federated.protocol import Problem
+from typing import ClassVar
+
+from federated.protocol import WORKER_DOUBLED, Problem
 
 
 class AgentError(Exception):
     """Base of all errors of the agent. The text says what was wrong and what to do."""
+
+    exit_status: ClassVar[int] = 1
+    """Of a command that ends with it."""
 
 
 class ConfigurationError(AgentError):
@@ -71,6 +77,12 @@ class LeaseLost(CoordinatorRefused):
     """The job belongs to another lease by now."""
 
 
+class WorkerDoubled(CoordinatorRefused):
+    """Another agent with this worker's key was heard after this one. Starting this one again would stop that one."""
+
+    exit_status = 3
+
+
 class RoundClosed(CoordinatorRefused):
     """The round ended without this update."""
 
@@ -100,7 +112,11 @@ def refusal(problem: Problem, request_id: str | None = None) -> CoordinatorRefus
 
     `request_id`: under which the coordinator's log has it.
     """
-    by_code: dict[str, type[CoordinatorRefused]] = {"lease_lost": LeaseLost, "round_closed": RoundClosed}
+    by_code: dict[str, type[CoordinatorRefused]] = {
+        "lease_lost": LeaseLost,
+        "round_closed": RoundClosed,
+        WORKER_DOUBLED: WorkerDoubled,
+    }
     by_status: dict[int, type[CoordinatorRefused]] = {401: NotAuthorised, 403: NotAuthorised, 404: NotThere}
     return by_code.get(problem.code, by_status.get(problem.status, CoordinatorRefused))(problem, request_id)
 

@@ -1,7 +1,8 @@
 """Who this worker is: an Ed25519 key pair made here, the id the coordinator gave it, and that coordinator's URL.
 
 The private key never leaves `<folder>/identity/key.pem` (mode 0600). Requests carry a token signed with it: a JWT
-(RFC 7519, EdDSA) for one minute, used for the first half of it. Updates are signed with it too.
+(RFC 7519, EdDSA) for one minute, used for the first half of it. Updates are signed with it too, and the requests that
+register it.
 """
 
 import base64
@@ -69,7 +70,7 @@ class Identity:
 
     def sign(self, message: bytes) -> str:
         """The signature of these bytes, base64url without padding."""
-        return _text(self.key.sign(message))
+        return signature(self.key, message)
 
 
 class Tokens:
@@ -91,6 +92,11 @@ class Tokens:
 def public_key(key: Ed25519PrivateKey) -> str:
     """The public half: 32 raw bytes, base64url without padding."""
     return _text(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+
+def signature(key: Ed25519PrivateKey, message: bytes) -> str:
+    """The key's signature of these bytes, base64url without padding."""
+    return _text(key.sign(message))
 
 
 def make_key(folder: Path) -> Ed25519PrivateKey:

@@ -29,7 +29,7 @@ from worker_agent.disclosure import disclose, whereabouts
 from worker_agent.display import Display
 from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import is_full
-from worker_agent.errors import AgentError, BytesDamaged, LeaseInvalid, OutOfTime, is_transient
+from worker_agent.errors import AgentError, BytesDamaged, LeaseInvalid, OutOfTime, WorkerDoubled, is_transient
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task, out_of_time
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
@@ -111,6 +111,10 @@ class Slot:
         except LeaseInvalid as error:
             self._give_back(error.job_id, Failed(LEASE_INVALID, str(error), transient=False))
             lease = None
+        except WorkerDoubled:
+            # The next heartbeat is refused as well, and ends the agent with the reason.
+            self._at.stopping.wait(LONGEST_PAUSE_SECONDS)
+            return None
         except AgentError:
             return None
         if lease is None and time.monotonic() - asked_at < FASTEST_POLL_SECONDS:
@@ -233,4 +237,4 @@ _STOPPING = Failed(AGENT_STOPPING, "the worker agent was told to stop and gave t
 
 
 def _worth_asking_again(error: BaseException) -> bool:
-    return isinstance(error, AgentError) and not isinstance(error, LeaseInvalid)
+    return isinstance(error, AgentError) and not isinstance(error, LeaseInvalid | WorkerDoubled)

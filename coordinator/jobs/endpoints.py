@@ -1,4 +1,7 @@
-"""HTTP for jobs. Leasing and showing may wait: they hold no session and no thread meanwhile."""
+"""HTTP for jobs, and for revoking the worker that does them.
+
+Leasing and showing may wait: they hold no session and no thread meanwhile.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,8 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from coordinator.conditions import IfMatch
 from coordinator.database import WriteSession, asking, reading, utcnow, writing
-from coordinator.errors import CoordinatorError
+from coordinator.errors import Conflict, CoordinatorError
 from coordinator.gathering import Gathering
 from coordinator.jobs import lifecycle, service
 from coordinator.jobs.service import Checked, Renewal, Submission
@@ -16,7 +20,7 @@ from coordinator.jobs.wakeup import Offer, Watcher
 from coordinator.limits import LARGE_BODY, PathId
 from coordinator.problems import problem_responses
 from coordinator.routes import Route
-from coordinator.security import AnyPrincipal, Principal, WorkerPrincipal
+from coordinator.security import AnyPrincipal, OperatorPrincipal, Principal, WorkerPrincipal
 from coordinator.settings import get_settings
 from coordinator.web.waits import open_wait
 from coordinator.web.watched import Subject
@@ -32,6 +36,7 @@ from federated.protocol import (
 )
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
+revocation = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 MAX_WAIT_SECONDS = 30.0
 _CHANGES = problem_responses(403, 404, 409)
 _NOTHING: dict[int | str, dict[str, Any]] = {204: {"description": "Nothing was offered while the call waited"}}
@@ -113,6 +118,16 @@ async def _lease_now(request: LeaseRequest, principal: Principal) -> Lease | Non
     return await _lease((principal.id, request.boot_id)) if await _has_something(principal.id) else None
 
 
+@revocation.delete(
+    "/{worker_id}", status_code=204, operation_id="revoke_worker", responses=problem_responses(403, 404, 412)
+)
+def revoke_worker(
+    worker_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
+) -> None:
+    """Revoke a worker, from its next request on; its clients are out, and its open jobs are taken back."""
+    service.revoke_worker(session, principal, worker_id, utcnow(), if_match)
+
+
 def _watcher(connection: Request) -> Watcher:
     state = connection.app.state
     if not hasattr(state, "job_watcher"):
@@ -143,7 +158,7 @@ def _have_something(worker_ids: Sequence[str]) -> list[bool]:
     return [worker_id in found for worker_id in worker_ids]
 
 
-def _lease_all(asked: Sequence[tuple[str, str]]) -> list[Lease | None]:
+def _lease_all(asked: Sequence[tuple[str, str]]) -> list[Lease | Conflict | None]:
     with writing() as session:
         return service.lease(session, asked, utcnow())
 

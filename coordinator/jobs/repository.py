@@ -8,7 +8,7 @@ from sqlalchemy import BindParameter, Connection, Select, bindparam, exists, fun
 from sqlalchemy import Row as RowOf
 from sqlalchemy.orm import Session
 
-from coordinator.models import Artifact, Client, Federation, Job, Organization, Round
+from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
 
 OFFERED = "fedloom_offered"
 """The channel on which PostgreSQL tells of new offers."""
@@ -106,10 +106,38 @@ def open_jobs(
     return _locked(session, statement.order_by(Job.id))
 
 
-def of_gone_clients(session: Session, states: Collection[str], gone: Collection[str]) -> list[Job]:
-    """Jobs in one of `states` whose client's state is one of `gone`, locked."""
+def of_gone_clients(
+    session: Session, states: Collection[str], gone: Collection[str], federation_id: str | None
+) -> list[Job]:
+    """Jobs in one of `states` whose client's state is one of `gone`, in one federation or in all, locked."""
     is_gone = exists().where(Client.id == Job.client_id, Client.state.in_(gone))
-    return _locked(session, select(Job).where(Job.state.in_(states), is_gone).order_by(Job.id))
+    statement = select(Job).where(Job.state.in_(states), is_gone)
+    if federation_id is not None:
+        statement = statement.where(Job.federation_id == federation_id)
+    return _locked(session, statement.order_by(Job.id))
+
+
+def clients_of_revoked(
+    session: Session, federation_states: Collection[str], states: Collection[str], worker_id: str | None = None
+) -> Sequence[Client]:
+    """Clients in one of `states`, in federations in one of theirs, of a worker that was revoked; or of all such."""
+    statement = (
+        select(Client)
+        .join(Worker, Client.worker_id == Worker.id)
+        .join(Federation, Client.federation_id == Federation.id)
+        .where(Worker.revoked_at.is_not(None), Client.state.in_(states), Federation.state.in_(federation_states))
+    )
+    if worker_id is not None:
+        statement = statement.where(Client.worker_id == worker_id)
+    return session.scalars(statement.order_by(Client.id)).all()
+
+
+def lock_open_jobs(session: Session, states: Collection[str], client_ids: Collection[str]) -> None:
+    """Locks the jobs of these clients that are in one of `states`, and their rounds before them."""
+    statement = select(Job.id).where(Job.client_id.in_(client_ids), Job.state.in_(states))
+    ids = session.scalars(statement).all()
+    lock_rounds_of(session, ids)
+    locked_by_id(session, ids)
 
 
 def overdue(session: Session, now: datetime) -> list[Job]:

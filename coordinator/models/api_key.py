@@ -17,4 +17,5 @@ class ApiKey(Base):
     role: Mapped[str]
     secret_sha256: Mapped[str]
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

@@ -8,7 +8,11 @@ from coordinator.models.base import Base
 
 
 class Worker(Base):
-    """An enrolled worker agent. `boot_id` names its present life; `capabilities` is a `protocol.Capabilities`."""
+    """An enrolled worker agent. `boot_id` names its present life; `capabilities` is a `protocol.Capabilities`.
+
+    `replaced_boots`: its earlier lives, the newest last, as `workers.lifecycle` keeps them. `doubled_at`: when one of
+    them was heard again under the present key, which two agents then hold.
+    """
 
     __tablename__ = "workers"
     __table_args__ = (UniqueConstraint("organization_id", "name"),)
@@ -19,6 +23,8 @@ class Worker(Base):
     public_key: Mapped[str] = mapped_column(unique=True)
     capabilities: Mapped[dict[str, Any]]
     boot_id: Mapped[str | None]
+    replaced_boots: Mapped[list[Any] | None]
+    doubled_at: Mapped[datetime | None]
     last_seen_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
-    revoked_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None] = mapped_column(index=True)

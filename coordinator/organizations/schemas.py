@@ -10,6 +10,8 @@ from coordinator.routes import ShownOnce
 from federated.protocol import Name
 
 MAX_TOKEN_SECONDS = 366 * 24 * 3600.0
+MAX_KEY_DAYS = 3653
+"""Of an API key that expires: ten years."""
 _WEEK_SECONDS = 7 * 24 * 3600.0
 
 
@@ -22,7 +24,9 @@ def _in_utc(time: datetime) -> datetime:
 
 def _no_number(text: object) -> object:
     """What pydantic would take for seconds since 1970 is no time of RFC 3339."""
-    if isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+    if isinstance(text, int | float) or (
+        isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdecimal()
+    ):
         raise ValueError("is a number, not a time such as 2026-03-01T09:30:00Z")
     return text
 
@@ -57,6 +61,9 @@ class ApiKeyCreate(_Request):
 
     name: Name = Field(examples=["laptop of the data team"])
     role: Literal["owner", "operator", "viewer"] = "operator"
+    expires_at: Time | None = Field(
+        default=None, description="in the future, at most ten years from now; null: it serves until it is revoked"
+    )
 
 
 class ApiKeyAnswer(_Answer):
@@ -67,6 +74,7 @@ class ApiKeyAnswer(_Answer):
     name: str
     role: str
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
 
 

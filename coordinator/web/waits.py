@@ -1,7 +1,7 @@
 """Open waits: event streams and long polls.
 
 One reader in each event loop asks the database for all of them, every quarter of a second and only while there are
-any: how the federations and jobs are that somebody watches, and which of the watchers were revoked. It wakes those
+any: how the federations and jobs are that somebody watches, and which of the watchers' keys have ended. It wakes those
 concerned, who then read for themselves, with their own rights.
 """
 
@@ -19,7 +19,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from coordinator.security import Principal, revoked
+from coordinator.security import Principal, ended
 from coordinator.web.wait_limits import WaitCounts
 from coordinator.web.watched import Mark, Observation, Subject, observe
 
@@ -35,20 +35,20 @@ class Wait:
     subject: Subject | None = None
     mark: Mark = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    revoked: bool = False
+    refusal: str | None = None
     hung_up: bool = False
 
     async def change(self, seconds: float) -> bool:
         """Whether something changed within this time; False too if the caller hung up.
 
-        Raises Unauthenticated, as the caller's next request would, once the caller's credentials are revoked.
+        Raises Unauthenticated, as the caller's next request would, once the caller's credentials have ended.
         """
         if not self.hung_up:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.woken.wait()
-        if self.revoked:
-            raise revoked(self.principal.kind)
+        if self.refusal is not None:
+            raise ended(self.refusal)
         changed = self.woken.is_set() and not self.hung_up
         self.woken.clear()
         return changed
@@ -91,8 +91,8 @@ class Reader:
         look = partial(self._look, subjects, {wait.principal for wait in waits})
         seen = await to_thread.run_sync(look, limiter=self._thread)
         for wait in waits:
-            wait.revoked = wait.principal.id in seen.revoked
-            if wait.revoked or (wait.subject is not None and seen.marks.get(wait.subject) != wait.mark):
+            wait.refusal = seen.ended.get(wait.principal.id)
+            if wait.refusal or (wait.subject is not None and seen.marks.get(wait.subject) != wait.mark):
                 wait.woken.set()
 
 

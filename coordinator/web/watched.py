@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import BindParameter, Select, bindparam, func, select, union_all
+from sqlalchemy import BindParameter, Select, bindparam, func, literal, select, union_all
 
-from coordinator.database import asking
+from coordinator.database import asking, utcnow
 from coordinator.models import ApiKey, Event, Federation, Job, Worker
 from coordinator.security import Principal
 
@@ -20,9 +20,12 @@ _MARKS: dict[Kind, Select[Any]] = {
     "federation": select(Federation.id, _NUMBERS.scalar_subquery()).where(Federation.id.in_(_IDS)),
     "job": select(Job.id, Job.state).where(Job.id.in_(_IDS)),
 }
-_REVOKED = union_all(
-    select(ApiKey.id).where(ApiKey.id.in_(bindparam("keys", expanding=True)), ApiKey.revoked_at.is_not(None)),
-    select(Worker.id).where(Worker.id.in_(bindparam("workers", expanding=True)), Worker.revoked_at.is_not(None)),
+_KEYS = ApiKey.id.in_(bindparam("keys", expanding=True))
+_WORKERS = Worker.id.in_(bindparam("workers", expanding=True))
+_ENDED = union_all(
+    select(ApiKey.id, literal("key_revoked")).where(_KEYS, ApiKey.revoked_at.is_not(None)),
+    select(ApiKey.id, literal("key_expired")).where(_KEYS, ApiKey.expires_at <= bindparam("now")),
+    select(Worker.id, literal("worker_revoked")).where(_WORKERS, Worker.revoked_at.is_not(None)),
 )
 
 
@@ -35,10 +38,10 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Marks by subject, without those that are gone; ids of keys and workers that were revoked."""
+    """Marks by subject, without those that are gone; for keys and workers that have ended, by id, the code that says how."""
 
     marks: dict[Subject, Mark]
-    revoked: frozenset[str]
+    ended: dict[str, str]
 
 
 def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Observation:
@@ -51,5 +54,5 @@ def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Obs
             if ids := [subject.id for subject in watched if subject.kind == kind]:
                 rows = connection.execute(statement, {"ids": ids})
                 marks |= {Subject(kind, identity): mark for identity, mark in rows}
-        revoked = connection.scalars(_REVOKED, {"keys": holders["key"], "workers": holders["worker"]})
-        return Observation(marks, frozenset(revoked))
+        given = {"keys": holders["key"], "workers": holders["worker"], "now": utcnow()}
+        return Observation(marks, {identity: code for identity, code in connection.execute(_ENDED, given)})

@@ -1,17 +1,18 @@
-"""HTTP for workers."""
+"""HTTP for workers; they are revoked where their jobs are, in `jobs`."""
 
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 
-from coordinator.conditions import IfMatch, tell_version
+from coordinator.conditions import tell_version
 from coordinator.database import ReadSession, WriteSession, utcnow, writing
+from coordinator.errors import CoordinatorError
 from coordinator.gathering import Gathering
 from coordinator.limits import PathId, body_of_at_most
 from coordinator.pagination import Listing, Paging
 from coordinator.problems import LOCATED, problem_responses
 from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, OperatorPrincipal, WorkerPrincipal
+from coordinator.security import KeyPrincipal, WorkerPrincipal
 from coordinator.workers import service
 from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (
@@ -25,7 +26,7 @@ from federated.protocol import (
 )
 
 
-def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatAnswer]:
+def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatAnswer | CoordinatorError]:
     with writing() as session:
         return service.hear(session, heard, utcnow())
 
@@ -87,13 +88,3 @@ def show_worker(worker_id: PathId, principal: KeyPrincipal, session: ReadSession
     worker = service.show(session, principal, worker_id)
     tell_version(response, service.version_of(worker))
     return service.answer(worker, utcnow())
-
-
-@router.delete(
-    "/{worker_id}", status_code=204, operation_id="revoke_worker", responses=problem_responses(403, 404, 412)
-)
-def revoke_worker(
-    worker_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
-) -> None:
-    """Revoke a worker, from its next request on."""
-    service.revoke(session, principal, worker_id, utcnow(), if_match)

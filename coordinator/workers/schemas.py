@@ -21,6 +21,9 @@ class WorkerAnswer(BaseModel):
     last_seen_at: datetime | None
     created_at: datetime
     revoked_at: datetime | None
+    doubled_at: datetime | None = Field(
+        description="when a second agent with this worker's key was heard last, and refused; null after a new key"
+    )
 
 
 class OwnWorkerAnswer(WorkerAnswer):

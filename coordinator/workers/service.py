@@ -1,4 +1,7 @@
-"""Workers enrol with a token, say that they are there, change their keys, and are revoked."""
+"""Workers enrol with a token, say that they are there, change their keys, and are revoked.
+
+What ends with a revoked worker, its clients and their jobs, is `jobs`' to end: see `jobs.revoke_worker`.
+"""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Collection, Sequence
@@ -8,9 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
 from coordinator import audit, conditions
-from coordinator.credentials import read_public_key
+from coordinator.credentials import read_public_key, signature_holds
 from coordinator.database import lock_row
-from coordinator.errors import Conflict, NotFound, Unprocessable
+from coordinator.errors import Conflict, CoordinatorError, FieldError, NotFound, Unprocessable
+from coordinator.gathering import each
 from coordinator.models import Worker, WorkerKey
 from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
@@ -20,6 +24,7 @@ from coordinator.settings import get_settings
 from coordinator.workers import lifecycle, repository
 from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (
+    WORKER_DOUBLED,
     Capabilities,
     EnrollAnswer,
     EnrollRequest,
@@ -28,16 +33,17 @@ from federated.protocol import (
     RotateKeyAnswer,
     RotateKeyRequest,
 )
-from federated.statement import key_id
+from federated.statement import enrolment_message, key_id, rotation_message
 
 
 def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAnswer:
     """A new worker of the token's organization. The same key and name again find the same worker, at no use.
 
-    Raises Unauthenticated (the token), Unprocessable (the key), Conflict (name or key are taken).
+    Raises Unauthenticated (the token), Unprocessable (the key, its proof), Conflict (name or key are taken).
     """
     token = organizations.find_token(session, request.token)
     public_key = _canonical(request.public_key)
+    _check_proof(request, enrolment_message(request.token, request.name, request.public_key))
     worker = repository.by_public_key(session, public_key)
     if worker is None:
         _check_unused(session, public_key)
@@ -66,22 +72,36 @@ def _canonical(public_key: str) -> str:
     try:
         raw = read_public_key(public_key).public_bytes(Encoding.Raw, PublicFormat.Raw)
     except ValueError as error:
-        fault = {"pointer": "/public_key", "detail": str(error)}
-        raise Unprocessable("public_key_invalid", f"`public_key`: {error}.", errors=[fault]) from None  # type: ignore[list-item]
+        raise _refused("public_key", str(error)) from None
     return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _check_proof(request: EnrollRequest | RotateKeyRequest, message: bytes) -> None:
+    """Nobody registers a key that is another's: who sends it holds its private key."""
+    if request.proof is None:
+        raise _refused("proof", "is missing: this worker agent is older than the coordinator; upgrade it")
+    if not signature_holds(request.public_key, request.proof, message):
+        raise _refused("proof", "is no signature by `public_key` of what is asked for here")
+
+
+def _refused(field: str, detail: str) -> Unprocessable:
+    fault = FieldError(pointer=f"/{field}", detail=detail)
+    return Unprocessable(f"{field}_invalid", f"`{field}`: {detail}.", errors=[fault])
 
 
 def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest, now: datetime) -> RotateKeyAnswer:
     """The worker has another key from its next request on. What was signed with the old one keeps its worth.
 
-    Raises Unprocessable (the key), Conflict (a key that was somebody's already).
+    Whoever else held the old one is shut out, so that nothing is left of a doubled worker. Raises Unprocessable (the
+    key, its proof), Conflict (a key that was somebody's already).
     """
     worker = _existing(lock_row(session, Worker, principal.id))
     public_key = _canonical(request.public_key)
+    _check_proof(request, rotation_message(worker.id, request.public_key))
     if public_key != worker.public_key:
         _check_unused(session, public_key)
         repository.retire_keys(session, worker.id, now)
-        worker.public_key = public_key
+        worker.public_key, worker.doubled_at = public_key, None
         _remember_key(session, worker, now)
         of = [worker.organization_id]
         audit.append(session, worker.id, "worker.key_rotated", worker.id, of, key_id=key_id(public_key))
@@ -121,16 +141,49 @@ def locked(session: Session, worker_ids: Collection[str]) -> dict[str, Worker]:
     return {worker.id: worker for worker in repository.locked(session, worker_ids)}
 
 
-def hear(session: Session, heard: Sequence[tuple[str, HeartbeatRequest]], now: datetime) -> list[HeartbeatAnswer]:
-    """These workers, by id, are there; with `capabilities`, that is what they can from now on."""
+def hear(
+    session: Session, heard: Sequence[tuple[str, HeartbeatRequest]], now: datetime
+) -> list[HeartbeatAnswer | CoordinatorError]:
+    """These workers, by id, are there; with `capabilities`, that is what they can from now on.
+
+    NotFound for one that is not known, Conflict (`worker_doubled`) for an agent that another one has replaced.
+    """
     workers = locked(session, {worker_id for worker_id, _ in heard})
-    for worker_id, request in heard:
-        worker = _existing(workers.get(worker_id))
-        worker.last_seen_at, worker.boot_id = now, request.boot_id
-        told = worker.capabilities if request.capabilities is None else request.capabilities.model_dump(mode="json")
-        if told != worker.capabilities:
-            worker.capabilities = told
-    return [HeartbeatAnswer(server_time=now, heartbeat_seconds=get_settings().heartbeat_seconds)] * len(heard)
+    return each(heard, lambda one: _hear(session, _existing(workers.get(one[0])), one[1], now))
+
+
+def _hear(session: Session, worker: Worker, request: HeartbeatRequest, now: datetime) -> HeartbeatAnswer | Conflict:
+    if (refusal := refusal_of(worker, request.boot_id)) is not None:
+        _note_double(session, worker, request.boot_id, now)
+        return refusal
+    if worker.boot_id not in (None, request.boot_id):
+        worker.replaced_boots = lifecycle.with_replaced(worker.replaced_boots, str(worker.boot_id))
+    worker.last_seen_at, worker.boot_id = now, request.boot_id
+    told = worker.capabilities if request.capabilities is None else request.capabilities.model_dump(mode="json")
+    if told != worker.capabilities:
+        worker.capabilities = told
+    pause_seconds = get_settings().heartbeat_seconds
+    return HeartbeatAnswer(server_time=now, heartbeat_seconds=pause_seconds, doubled_at=worker.doubled_at)
+
+
+def refusal_of(worker: Worker, boot_id: str) -> Conflict | None:
+    """Why an agent of this boot id is refused: another one has come after it, with the same key. None: it is not."""
+    if not lifecycle.is_replaced(worker, boot_id):
+        return None
+    detail = (
+        f"Another agent with the key of worker {worker.id} was heard after this one: two agents run with one key. "
+        "This one is refused; enrol it as a worker of its own."
+    )
+    return Conflict(WORKER_DOUBLED, detail)
+
+
+def _note_double(session: Session, worker: Worker, boot_id: str, now: datetime) -> None:
+    """Its owner sees when the earlier life was heard last, and in the audit log, once, beside which."""
+    earlier, present = list(worker.replaced_boots or ()), str(worker.boot_id)
+    worker.doubled_at, worker.replaced_boots = now, lifecycle.with_double(earlier, boot_id, present)
+    if worker.replaced_boots != earlier:
+        facts = {"name": worker.name, "refused_boot_id": boot_id, "present_boot_id": present}
+        audit.append(session, audit.COORDINATOR, "worker.doubled", worker.id, [worker.organization_id], **facts)
 
 
 def alive(session: Session, worker_ids: Collection[str], now: datetime) -> set[str]:
@@ -159,7 +212,7 @@ def version_of(worker: Worker) -> str:
 
 def revoke(
     session: Session, principal: Principal, worker_id: str, now: datetime, if_match: str | None = None
-) -> None:
+) -> Worker:
     """Ends the worker's rights from its next request on. Revoking twice is no error.
 
     Raises NotFound, Forbidden, PreconditionFailed.
@@ -170,6 +223,7 @@ def revoke(
     if worker.revoked_at is None:
         worker.revoked_at = now
         audit.append(session, principal.id, "worker.revoked", worker.id, [worker.organization_id], name=worker.name)
+    return worker
 
 
 def capabilities_of(worker: Worker) -> Capabilities:
@@ -188,6 +242,7 @@ def answer(worker: Worker, now: datetime) -> WorkerAnswer:
         last_seen_at=worker.last_seen_at,
         created_at=worker.created_at,
         revoked_at=worker.revoked_at,
+        doubled_at=worker.doubled_at,
     )
 
 

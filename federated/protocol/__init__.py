@@ -37,6 +37,7 @@ from federated.protocol.jobs import is_metric as is_metric
 from federated.protocol.workers import MAX_ENROLMENT_BYTES as MAX_ENROLMENT_BYTES
 from federated.protocol.workers import MAX_OFFERED as MAX_OFFERED
 from federated.protocol.workers import PROTOCOL_VERSION as PROTOCOL_VERSION
+from federated.protocol.workers import WORKER_DOUBLED as WORKER_DOUBLED
 from federated.protocol.workers import Capabilities as Capabilities
 from federated.protocol.workers import DatasetFacts as DatasetFacts
 from federated.protocol.workers import EnrollAnswer as EnrollAnswer

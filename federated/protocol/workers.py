@@ -15,6 +15,8 @@ MAX_ENROLMENT_BYTES = 16_384
 """Of the body with which a worker enrols: nobody in particular may send it."""
 MAX_OFFERED = 1024
 """Data sets, and models, that one worker may name."""
+WORKER_DOUBLED = "worker_doubled"
+"""The code under which an agent is refused that was replaced by another with the same key."""
 
 PublicKey = Annotated[
     str,
@@ -25,6 +27,8 @@ PublicKey = Annotated[
         examples=["1xfbpfHb7ycZO8hOoGWJtgcbeEFvhSUyEBV5UUiYmLA"],
     ),
 ]
+
+_PROOF_EXAMPLE = "VYw1p4YH0sI2g3tEo0l8V1n7cJ0bqkq2m6m4H8oXh1pQb0k8x0y3oZqk4w6h2r5jv9bq1mTtZr2m8J0cQ1dUAg"
 
 
 class DatasetFacts(Plain):
@@ -60,6 +64,12 @@ class EnrollRequest(Plain):
     token: str = Field(min_length=8, max_length=256, examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e"])
     name: Name = Field(examples=["gpu-1"])
     public_key: PublicKey
+    proof: str | None = Field(
+        default=None,
+        max_length=128,
+        description="by `public_key`, Ed25519 over `federated.statement.enrolment_message`, base64url; needed",
+        examples=[_PROOF_EXAMPLE],
+    )
     capabilities: Capabilities = Field(default_factory=Capabilities)
 
 
@@ -71,9 +81,15 @@ class EnrollAnswer(Answer):
 
 
 class RotateKeyRequest(Plain):
-    """`POST /v1/workers/me/key`, signed with the key that it replaces."""
+    """`POST /v1/workers/me/key`, authorised by the key that it replaces."""
 
     public_key: PublicKey
+    proof: str | None = Field(
+        default=None,
+        max_length=128,
+        description="by `public_key`, Ed25519 over `federated.statement.rotation_message`, base64url; needed",
+        examples=[_PROOF_EXAMPLE],
+    )
 
 
 class RotateKeyAnswer(Answer):
@@ -85,6 +101,7 @@ class OwnWorker(Answer):
 
     id: str
     store_origins: tuple[str, ...] = ()
+    doubled_at: datetime | None = None
 
 
 class HeartbeatRequest(Plain):
@@ -95,5 +112,8 @@ class HeartbeatRequest(Plain):
 
 
 class HeartbeatAnswer(Answer):
+    """`doubled_at`: when another agent with this worker's key was heard last, and refused (409 `worker_doubled`)."""
+
     server_time: datetime
     heartbeat_seconds: Pause
+    doubled_at: datetime | None = None

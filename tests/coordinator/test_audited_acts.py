@@ -12,7 +12,7 @@ class TestWhatIsOnRecord:
         bank = service.new_organization("Bank")
         key, organization = entries(service.admin, "/v1/audit")
         assert (key["action"], key["by"], key["details"]) == (
-            "api_key.created", "coordinator", {"name": "tests", "role": "admin"},
+            "api_key.created", "coordinator", {"name": "tests", "role": "admin", "expires_at": None},
         )  # fmt: skip
         assert (organization["action"], organization["by"]) == ("organization.created", key["target"])
         assert (organization["target"], organization["organizations"]) == (bank.id, [bank.id])

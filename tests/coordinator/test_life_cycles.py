@@ -6,6 +6,7 @@ FEDLOOM_FUZZ_EXAMPLES says how many lives there are; they are the same in each r
 """
 
 import os
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -68,7 +69,6 @@ class Life(RuleBasedStateMachine):
         self.stage, self.actors = stage, actors
         self.leases: dict[int, dict[str, Any]] = {}
         self.answers: list[tuple[int, dict[str, Any], dict[str, Any]]] = []
-        self.lives = 0
 
     @initialize(definition=DEFINITIONS, joined=st.integers(0, 3), described=st.booleans())
     def create(self, definition: dict[str, Any], joined: int, described: bool) -> None:
@@ -169,8 +169,7 @@ class Life(RuleBasedStateMachine):
     @rule(of=WORKERS)
     def start_anew(self, of: int) -> None:
         """The worker's process dies and comes back; it does not know what it had leased."""
-        self.lives += 1
-        self.actors[of].worker.boot_id = f"boot-{self.lives:04}"
+        self.actors[of].worker.boot_id = uuid.uuid4().hex
         self.leases.pop(of, None)
 
     def hand_in(self, of: int, lease: dict[str, Any], body: dict[str, Any]) -> None:

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from federated.statement import Statement, canonical_json, definition_digest, key_id
+from federated.statement import (
+    Statement,
+    canonical_json,
+    definition_digest,
+    enrolment_message,
+    key_id,
+    rotation_message,
+)
 
 STATEMENT = Statement(
     federation_id="fed_1",
@@ -43,6 +50,15 @@ def test_every_field_is_signed() -> None:
     assert list(OTHERS) == [field.name for field in dataclasses.fields(Statement)]
     changed = {dataclasses.replace(STATEMENT, **{name: value}).encode() for name, value in OTHERS.items()}
     assert len(changed | {STATEMENT.encode()}) == len(OTHERS) + 1
+
+
+def test_the_bytes_that_prove_a_key_are_these() -> None:
+    token_sha256 = "3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0"
+    said = f'"context":"fedloom enrolment 1","name":"gpu-1","public_key":"k","token_sha256":"{token_sha256}"'
+    assert enrolment_message("token", "gpu-1", "k") == f"{{{said}}}".encode()
+    assert rotation_message("wkr_1", "k") == (
+        b'{"context":"fedloom key rotation 1","public_key":"k","worker":"wkr_1"}'
+    )
 
 
 def test_the_order_of_keys_and_the_alphabet_do_not_matter() -> None:

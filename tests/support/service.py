@@ -32,6 +32,7 @@ from coordinator.organizations import service as organizations
 from coordinator.settings import get_settings
 from coordinator.web.connections import server_config
 from federated.protocol import Capabilities
+from federated.statement import enrolment_message, rotation_message
 
 ANSWER_SECONDS = 60.0
 _MOMENTS = 10
@@ -81,6 +82,15 @@ class Identity(httpx.Auth):
     def sign(self, message: bytes) -> str:
         return urlsafe_b64encode(self.private_key.sign(message)).decode().rstrip("=")
 
+    def enrolment(self, token: str, name: str, **fields: Any) -> dict[str, Any]:
+        """The body with which it enrols."""
+        proof = self.sign(enrolment_message(token, name, self.public_key))
+        return {"token": token, "name": name, "public_key": self.public_key, "proof": proof, **fields}
+
+    def rotation(self, worker_id: str) -> dict[str, Any]:
+        """The body with which it becomes the key of this worker."""
+        return {"public_key": self.public_key, "proof": self.sign(rotation_message(worker_id, self.public_key))}
+
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["Authorization"] = f"Bearer {self.token()}"
         yield request
@@ -109,7 +119,7 @@ class EnrolledWorker:
     boot_id: str = "boot-0000"
 
     def heartbeat(self, **fields: Any) -> httpx.Response:
-        return self.http.post("/v1/workers/me/heartbeat", json={"boot_id": self.boot_id, **fields})
+        return self.http.post("/v1/workers/me/heartbeat", json={"boot_id": self.boot_id} | fields)
 
 
 class Service:
@@ -149,10 +159,8 @@ class Service:
     ) -> EnrolledWorker:
         """An enrolled worker that was heard just now."""
         identity = Identity()
-        body = {
-            "token": self.new_enrollment_token(organization.id), "name": name, "public_key": identity.public_key,
-            "capabilities": (capabilities or Capabilities()).model_dump(mode="json"),
-        }  # fmt: skip
+        told = (capabilities or Capabilities()).model_dump(mode="json")
+        body = identity.enrolment(self.new_enrollment_token(organization.id), name, capabilities=told)
         identity.worker_id = created(self.anonymous.post("/v1/workers/enroll", json=body))["worker_id"]
         http = self.client(identity)
         worker = EnrolledWorker(identity.worker_id, organization.id, name, identity, http)
@@ -187,7 +195,7 @@ def accept(client: httpx.Client, federation_id: str) -> httpx.Response:
 def rotate(worker: EnrolledWorker) -> httpx.Response:
     """Gives the worker another key pair, at the coordinator and here."""
     following = Ed25519PrivateKey.generate()
-    body = {"public_key": Identity(private_key=following).public_key}
+    body = Identity(private_key=following).rotation(worker.id)
     answer = worker.http.post("/v1/workers/me/key", json=body)
     answer.raise_for_status()
     worker.identity.private_key = following

@@ -61,6 +61,7 @@ class RecordingCoordinator:
     clock_offset_seconds: float = 0.0
     assembling_polls: int = 0
     knows_ranges: bool = True
+    doubled_at: str | None = None
 
     def count(self, call: str) -> int:
         """How often a call came; `call` is a pattern."""
@@ -200,7 +201,7 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
 
     @app.get("/v1/workers/me")
     def me() -> dict[str, Any]:
-        return {"id": "wkr_1", "store_origins": coordinator.store_origins}
+        return {"id": "wkr_1", "store_origins": coordinator.store_origins, "doubled_at": coordinator.doubled_at}
 
     @app.post("/v1/workers/enroll", status_code=201)
     def enroll() -> dict[str, Any]:
@@ -209,7 +210,8 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
 
     @app.post("/v1/workers/me/heartbeat")
     def heartbeat() -> dict[str, Any]:
-        return {"server_time": datetime.now(UTC).isoformat(), "heartbeat_seconds": 0.2}
+        now = datetime.now(UTC).isoformat()
+        return {"server_time": now, "heartbeat_seconds": 0.2, "doubled_at": coordinator.doubled_at}
 
 
 def _job_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:

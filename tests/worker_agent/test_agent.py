@@ -1,5 +1,7 @@
 """The agent's life, against a real server on loopback and with real executor processes."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -9,15 +11,17 @@ import torch
 from federated.payload import Payload
 from federated.protocol import ArtifactReference, MemoryReference
 from tests.support.bad_texts import PATTERNS, TEMPLATES
+from tests.support.logged import logged
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
-from tests.worker_agent.running_agent import digest_of, jobs_done, offer, running, wait_until
+from tests.worker_agent.running_agent import CHILD, digest_of, jobs_done, offer, running, wait_until
 from worker_agent.agent import Agent, only_agent
 from worker_agent.display import NoBars
-from worker_agent.errors import ConfigurationError, NotAuthorised
+from worker_agent.errors import ConfigurationError, NotAuthorised, WorkerDoubled
 from worker_agent.identity import Identity
 from worker_agent.outbox import Outbox
 from worker_agent.settings import AgentSettings, PolicySettings
 
+HEARTBEAT = "POST /v1/workers/me/heartbeat"
 LEASE = "POST /v1/jobs/lease"
 SUBMIT = "POST /v1/jobs/job_1/submit"
 FAIL = "POST /v1/jobs/job_1/fail"
@@ -199,7 +203,7 @@ class TestTrouble:
         self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
     ) -> None:
         coordinator.fail(LEASE, Fault(503), Fault(lose_answer=True), Fault(500))
-        coordinator.fail("POST /v1/workers/me/heartbeat", Fault(503))
+        coordinator.fail(HEARTBEAT, Fault(503))
         offer(coordinator, job_id="job_lost_with_the_answer")
         offer(coordinator)
         with running(settings, identity, http):
@@ -248,10 +252,37 @@ class TestStopping:
     def test_an_unknown_worker_ends_with_the_reason(
         self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
     ) -> None:
-        coordinator.fail("POST /v1/workers/me/heartbeat", Fault(401, body={"code": "worker_revoked"}))
+        coordinator.fail(HEARTBEAT, Fault(401, body={"code": "worker_revoked"}))
         with pytest.raises(NotAuthorised, match="worker_revoked"):
             Agent(settings, identity, http, NoBars()).run()
         assert coordinator.count(LEASE) == 0
+
+    def test_one_that_another_agent_replaced_takes_no_job_and_ends_with_the_reason(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        doubled = Fault(409, body={"code": "worker_doubled", "detail": "Two agents run with one key."})
+        coordinator.fail(LEASE, *[doubled] * 100)
+        agent = Agent(settings, identity, http, NoBars(), CHILD)
+        with ThreadPoolExecutor(1) as pool, ExitStack() as ending:
+            ending.callback(agent.stop)
+            run = pool.submit(agent.run)
+            wait_until(lambda: coordinator.count(LEASE) > 0)
+            coordinator.fail(HEARTBEAT, doubled)
+            with pytest.raises(WorkerDoubled, match="Two agents run with one key"):
+                run.result(60)
+        assert coordinator.count(LEASE) == 1
+
+    def test_one_that_goes_on_beside_another_warns_once(
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
+    ) -> None:
+        with logged() as lines, running(settings, identity, http):
+            wait_until(lambda: coordinator.count(LEASE) > 0)
+            coordinator.doubled_at = "2026-01-02T03:04:05Z"
+            heard = coordinator.count(HEARTBEAT)
+            wait_until(lambda: coordinator.count(HEARTBEAT) > heard + 3)
+        (warning,) = [line for line in lines() if line["event"] == "worker_doubled"]
+        assert warning["heard_at"] == "2026-01-02T03:04:05+00:00"
+        assert "rotate-key" in warning["reason"]
 
     def test_a_data_folder_has_one_agent(self, settings: AgentSettings) -> None:
         with only_agent(settings.folder):

@@ -1,12 +1,14 @@
 """The commands, as an owner of a node types them."""
 
 import json
+from base64 import urlsafe_b64decode
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from federated.protocol import MAX_ENROLMENT_BYTES
+from federated.statement import enrolment_message
 from tests.support.foreign import make_foreign
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
@@ -47,6 +49,8 @@ class TestEnroll:
         assert (record.worker_id, record.url.rstrip("/"), record.name) == ("wkr_1", coordinator.url, "node")
         sent = coordinator.body_of(ENROLL)
         assert (sent["token"], sent["name"]) == (TOKEN, "node")
+        message = enrolment_message(TOKEN, "node", sent["public_key"])
+        load_identity(tmp_path / "worker").key.public_key().verify(urlsafe_b64decode(sent["proof"] + "=="), message)
 
     def test_a_token_from_the_environment_is_taken(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
@@ -139,6 +143,15 @@ class TestDoctor:
         )
         result = runner.invoke(app, ["doctor", "--config", str(config)])
         assert "FAILED coordinator knows this worker: 401 worker_revoked: Enrol it again." in result.output
+
+    def test_a_second_agent_with_its_key_is_named_with_what_to_do(
+        self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
+    ) -> None:
+        self.enrolled(runner, config)
+        coordinator.doubled_at = "2026-01-02T03:04:05Z"
+        result = runner.invoke(app, ["doctor", "--config", str(config)])
+        assert "FAILED no second agent: 2026-01-02 03:04 UTC: another agent with this worker's key" in result.output
+        assert "worker-agent rotate-key" in result.output
 
     def test_a_store_that_is_not_listed_is_named_with_what_to_add(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
-from federated.statement import Statement, key_id
+from federated.statement import Statement, key_id, rotation_message
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
 from tests.worker_agent.running_agent import offer, running, wait_until
 from worker_agent.__main__ import app
@@ -75,6 +75,9 @@ class TestRotateKey:
         now = load_identity(settings.folder)
         assert now.record == identity.record
         assert coordinator.public_key == now.key.public_key() != identity.key.public_key()
+        sent = coordinator.body_of(ROTATE)
+        proof, message = urlsafe_b64decode(sent["proof"] + "=="), rotation_message("wkr_1", sent["public_key"])
+        now.key.public_key().verify(proof, message)
         assert f"wkr_1 signs with {key_id(public_key(now.key))} from now on" in result.output
 
     def test_an_answer_that_was_lost_locks_nobody_out(

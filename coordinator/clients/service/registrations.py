@@ -1,6 +1,6 @@
 """A worker's data set is registered, described, taken out, restored, and leaves.
 
-Nothing here ends a job: `jobs` withdraws those of clients that are gone, woken by the nudges sent from here.
+Nothing here ends a job: those of clients that are gone are withdrawn as their federation moves on, woken from here.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,7 @@ def register(session: Session, principal: Principal, federation_id: str, wish: C
     if worker is None or (principal.role != "admin" and worker.organization_id != principal.organization_id):
         raise NotFound("worker_unknown", f"Your organization has no worker {wish.worker_id}.")
     _check_takes_part(session, federation, worker.organization_id)
-    if worker.revoked_at is not None:
-        raise Conflict("worker_revoked", f"Worker {worker.id} was revoked; register another.")
+    _check_not_revoked(worker)
     lifecycle.check_dataset(workers.capabilities_of(worker), wish.dataset, federation.definition)
     lifecycle.check_settings(federation.definition, wish.settings)
     client = _placed(session, federation, worker, wish, now)
@@ -49,6 +48,11 @@ def _check_takes_part(session: Session, federation: Federation, organization_id:
     if invitation is None or invitation.state != "accepted":
         state = invitation.state if invitation else "not invited"
         raise Conflict("invitation_not_accepted", f"Accept the invitation first: your organization is {state}.")
+
+
+def _check_not_revoked(worker: Worker) -> None:
+    if worker.revoked_at is not None:
+        raise Conflict("worker_revoked", f"Worker {worker.id} was revoked; register another.")
 
 
 def _placed(session: Session, federation: Federation, worker: Worker, wish: ClientCreate, now: datetime) -> Client:
@@ -82,6 +86,7 @@ def restore(session: Session, principal: Principal, client_id: str) -> Client:
 def _registered_again(session: Session, principal: Principal, client: Client, event: lifecycle.ClientEvent) -> Client:
     lifecycle.check_live(session.get_one(Federation, client.federation_id).state)
     _move(client, event)
+    _check_not_revoked(session.get_one(Worker, client.worker_id))
     client.reason = client.reason_detail = None
     events.append(session, client.federation_id, "client.restored", **_named(client))
     _audit(session, principal.id, "client.restored", client)

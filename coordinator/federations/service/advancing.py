@@ -25,8 +25,12 @@ from federated.trainable import ModelFacts
 
 
 def advance(session: Session, federation_id: str, now: datetime) -> str | None:
-    """Does all that is due in the federation. Returns the id of its open round, which may go on now."""
+    """Does all that is due in the federation. Returns the id of its open round, which may go on now.
+
+    First the jobs of clients that are gone are taken back, so that nobody waits for them.
+    """
     federation = lock_row(session, Federation, federation_id)
+    jobs.withdraw_gone(session, now, federation_id)
     while federation is not None and federation.state in lifecycle.ACTIVE:
         step = snapshots.next_step(session, federation, now)
         match step:
@@ -77,7 +81,8 @@ def hold_up(session: Session, federation_id: str, damage: ArtifactDamaged, now: 
 
 
 def expire(session: Session, now: datetime) -> None:
-    """Takes back leases that were lost, and the jobs of clients that are gone."""
+    """Takes back leases that were lost, and the jobs of clients and workers that are gone."""
+    jobs.remove_revoked(session, now)
     jobs.expire_leases(session, now)
     jobs.withdraw_gone(session, now)
 

@@ -26,9 +26,9 @@ from coordinator.jobs.service.offering import (
     reject,
     show,
     views,
-    withdraw_gone,
     withdraw_open,
 )
+from coordinator.jobs.service.removal import remove_revoked, revoke_worker, withdraw_gone
 from coordinator.jobs.service.submitting import Checked, Submission, check, check_files, settle
 
 __all__ = [
@@ -55,7 +55,9 @@ __all__ = [
     "offers_told",
     "problem_document",
     "reject",
+    "remove_revoked",
     "renew",
+    "revoke_worker",
     "settle",
     "show",
     "views",

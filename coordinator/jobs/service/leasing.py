@@ -6,17 +6,16 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from coordinator.clients import service as clients
 from coordinator.clients.lifecycle import TAKES_PART
 from coordinator.database import lock_row
 from coordinator.errors import Conflict, CoordinatorError, NotFound
 from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer, lease_answer, problem_document, work_of
-from coordinator.jobs.service import moves
+from coordinator.jobs.service import moves, removal
 from coordinator.jobs.service.together import Together
 from coordinator.models import Client, Federation, Job, Round, Worker
-from coordinator.nudge import ADVANCE_FEDERATION, MEND, nudge
+from coordinator.nudge import MEND, nudge
 from coordinator.workers import service as workers
 from federated.protocol import (
     AGENT_STOPPING,
@@ -43,12 +42,13 @@ def with_something(connection: Connection, worker_ids: Collection[str]) -> set[s
     return repository.with_something(connection, worker_ids)
 
 
-def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> list[Lease | None]:
+def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> list[Lease | Conflict | None]:
     """For each worker and boot id: the worker's longest standing offer, handed out to this life of it, or None.
 
-    What an earlier life had leased, or what this one never heard of, is offered again first. At most `slots` jobs
-    are out at once. The workers' rows are locked, so that two calls for the same worker do not both take the last
-    slot, and then what they have leased, in the order in which everybody locks jobs.
+    Conflict (`worker_doubled`) for a life that another one has replaced. What an earlier life had leased, or what
+    this one never heard of, is offered again first. At most `slots` jobs are out at once. The workers' rows are
+    locked, so that two calls for the same worker do not both take the last slot, and then what they have leased, in
+    the order in which everybody locks jobs.
     """
     rows = workers.locked(session, {worker_id for worker_id, _ in asked})
     leased, offered = repository.leased_by(session, rows), repository.offers_to(session, rows)
@@ -63,7 +63,11 @@ def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> 
     ]
 
 
-def _lease(jobs: Together, worker: Worker, theirs: Sequence[Job], boot_id: str, now: datetime) -> Lease | None:
+def _lease(
+    jobs: Together, worker: Worker, theirs: Sequence[Job], boot_id: str, now: datetime
+) -> Lease | Conflict | None:
+    if (refusal := workers.refusal_of(worker, boot_id)) is not None:
+        return refusal
     session, capabilities = jobs.session, workers.capabilities_of(worker)
     if worker.revoked_at is not None or not _has_free_slot(session, theirs, boot_id, capabilities.slots, now):
         return None
@@ -72,11 +76,11 @@ def _lease(jobs: Together, worker: Worker, theirs: Sequence[Job], boot_id: str, 
         if job.state != "offered":
             continue
         if client.state not in TAKES_PART:
-            withdraw_of_client(session, client, f"The client is {client.state}.", now)
+            removal.withdraw_of_client(session, client, f"The client is {client.state}.", now)
         elif not _matches(capabilities, federation):
             _dismiss(session, client, federation, now)
         elif (work := work_of(federation, job.kind)) is None:
-            remove_client(session, client, "definition_unreadable", _UNREADABLE, now)
+            removal.remove_client(session, client, "definition_unreadable", _UNREADABLE, now)
         else:
             return _hand_out(jobs, job, work, boot_id, now)
     return None
@@ -115,7 +119,7 @@ def _dismiss(session: Session, client: Client, federation: Federation, now: date
     detail = (
         f"The worker has not revision {definition['algorithm_revision']} of {definition['algorithm']}: update it."
     )
-    remove_client(session, client, "algorithm_revision", detail, now)
+    removal.remove_client(session, client, "algorithm_revision", detail, now)
 
 
 def _hand_out(jobs: Together, job: Job, work: Work, boot_id: str, now: datetime) -> Lease:
@@ -169,7 +173,9 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
     else:
         moves.end(session, job, "fail", problem, now)
         if job.kind == "describe":
-            remove_client(session, session.get_one(Client, job.client_id), request.code, request.sentence, now)
+            removal.remove_client(
+                session, session.get_one(Client, job.client_id), request.code, request.sentence, now
+            )
         moves.wake(session, job)
     return answer(session, job)
 
@@ -179,7 +185,7 @@ def decline(session: Session, worker_id: str, job_id: str, request: DeclineReque
     job = _locked(session, worker_id, job_id, request.boot_id)
     problem = problem_document(request.code, "The job was declined by its worker's owner", request.sentence)
     moves.end(session, job, "decline", problem, now)
-    remove_client(session, session.get_one(Client, job.client_id), request.code, request.sentence, now)
+    removal.remove_client(session, session.get_one(Client, job.client_id), request.code, request.sentence, now)
     moves.wake(session, job)
     return answer(session, job)
 
@@ -200,26 +206,6 @@ def lose(session: Session, job: Job, now: datetime, *, worker_alive: bool, detai
     else:
         moves.end(session, job, "expire", problem_document("lease_lost", "The lease was lost", detail), now)
         moves.wake(session, job)
-
-
-def withdraw(session: Session, job: Job, reason: str, detail: str, now: datetime) -> None:
-    """Takes an open job back."""
-    moves.end(session, job, "withdraw", problem_document(reason, "The job was withdrawn", detail), now)
-
-
-def remove_client(session: Session, client: Client, reason: str, detail: str, now: datetime) -> None:
-    """Takes the client out of its federation, and its open jobs back."""
-    if client.state in TAKES_PART:
-        clients.take_out(session, client, reason, detail)
-    withdraw_of_client(session, client, f"The client is out: {reason}.", now)
-
-
-def withdraw_of_client(session: Session, client: Client, detail: str, now: datetime) -> None:
-    """Takes back all open jobs of a client that takes no part any more, and wakes who waits for them."""
-    for job in repository.open_jobs(session, lifecycle.OPEN, None, client.id, None, None):
-        withdraw(session, job, "client_gone", detail, now)
-        moves.wake(session, job)
-    nudge(session, ADVANCE_FEDERATION, client.federation_id)
 
 
 def owned(job: Job | None, worker_id: str, job_id: str) -> Job:

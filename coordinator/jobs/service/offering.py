@@ -14,13 +14,11 @@ from coordinator.database import told_of
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer
-from coordinator.jobs.service import leasing, moves
+from coordinator.jobs.service import leasing, moves, removal
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.models.base import new_id
 from coordinator.security import Principal
 from federated.protocol import JobAnswer, JobKind
-
-_GONE = ("out", "left", "expelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +101,7 @@ def withdraw_open(
         raise ValueError("name the round, the client or the federation whose jobs are withdrawn")
     jobs = repository.open_jobs(session, lifecycle.OPEN, round_id, client_id, federation_id, kind)
     for job in jobs:
-        leasing.withdraw(session, job, reason, "It is not needed any more.", now)
-    return len(jobs)
-
-
-def withdraw_gone(session: Session, now: datetime) -> int:
-    """Takes back the open jobs of all clients that are out or have left. Returns how many."""
-    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE)
-    for job in jobs:
-        leasing.withdraw(session, job, "client_gone", "The client takes no part any more.", now)
-        moves.wake(session, job)
+        removal.withdraw(session, job, reason, "It is not needed any more.", now)
     return len(jobs)
 
 

@@ -17,7 +17,7 @@ from coordinator.errors import ArtifactDamaged, Conflict, CoordinatorError, Unav
 from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import submission_document
-from coordinator.jobs.service import leasing, moves
+from coordinator.jobs.service import leasing, moves, removal
 from coordinator.jobs.service.together import Together
 from coordinator.models import Job, Round, Worker
 from coordinator.settings import get_settings
@@ -179,7 +179,7 @@ def _keep(jobs: Together, job: Job, request: SubmitRequest, signed_with: str | N
 def _count_late(session: Session, job: Job, round_id: str, now: datetime) -> None:
     """Counts a late update once; a worker that lost the answer sends it again."""
     if job.state in lifecycle.OPEN:
-        leasing.withdraw(session, job, "round_closed", "The round closed before the result came.", now)
+        removal.withdraw(session, job, "round_closed", "The round closed before the result came.", now)
     if job.kind == "train" and job.submitted_at is None:
         job.submitted_at = now
         repository.count_late_update(session, round_id)

@@ -1,38 +1,55 @@
 """API keys, of organizations and of the installation."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from coordinator import audit
 from coordinator.credentials import KEY_PREFIX, new_secret
 from coordinator.database import lock_row
-from coordinator.errors import NotFound
+from coordinator.errors import FieldError, NotFound, Unprocessable
 from coordinator.models import ApiKey
 from coordinator.models.base import new_id
 from coordinator.organizations import repository
-from coordinator.organizations.schemas import ApiKeyCreate
+from coordinator.organizations.schemas import MAX_KEY_DAYS, ApiKeyCreate
 from coordinator.organizations.service import members
 from coordinator.pagination import Page, PageRequest
 from coordinator.security import Principal, require_role
 
 
-def create_admin_key(session: Session, name: str, now: datetime) -> str:
-    """A new key of the installation; its text is known here and now alone."""
-    return _add_key(session, audit.COORDINATOR, None, name, "admin", now)[1]
+def create_admin_key(session: Session, name: str, now: datetime, days: int | None = None) -> str:
+    """A new key of the installation, good for so many days; its text is known here and now alone."""
+    expires_at = None if days is None else now + timedelta(days=days)
+    return _add_key(session, audit.COORDINATOR, None, name, "admin", expires_at, now)[1]
 
 
 def create_key(
     session: Session, principal: Principal, organization_id: str, request: ApiKeyCreate, now: datetime
 ) -> tuple[ApiKey, str]:
-    """A new key of the organization and its text. Raises NotFound, Forbidden."""
+    """A new key of the organization and its text. Raises NotFound, Forbidden, Unprocessable (when it expires)."""
     require_role(principal, "owner", organization_id=organization_id)
     members.show(session, organization_id)
-    return _add_key(session, principal.id, organization_id, request.name, request.role, now)
+    if request.expires_at is not None:
+        _check_expiry(request.expires_at, now)
+    return _add_key(session, principal.id, organization_id, request.name, request.role, request.expires_at, now)
+
+
+def _check_expiry(expires_at: datetime, now: datetime) -> None:
+    if now < expires_at <= now + timedelta(days=MAX_KEY_DAYS):
+        return
+    detail = "is over" if expires_at <= now else f"is more than {MAX_KEY_DAYS} days away"
+    fault = FieldError(pointer="/expires_at", detail=detail)
+    raise Unprocessable("expires_at_invalid", f"`/expires_at` {detail}.", errors=[fault])
 
 
 def _add_key(
-    session: Session, by: str, organization_id: str | None, name: str, role: str, now: datetime
+    session: Session,
+    by: str,
+    organization_id: str | None,
+    name: str,
+    role: str,
+    expires_at: datetime | None,
+    now: datetime,
 ) -> tuple[ApiKey, str]:
     identity = new_id("key")
     text, secret_sha256 = new_secret(KEY_PREFIX, identity)
@@ -43,9 +60,11 @@ def _add_key(
         role=role,
         secret_sha256=secret_sha256,
         created_at=now,
+        expires_at=expires_at,
     )
     session.add(key)
-    audit.append(session, by, "api_key.created", key.id, [organization_id], name=name, role=role)
+    terms = {"name": name, "role": role, "expires_at": None if expires_at is None else expires_at.isoformat()}
+    audit.append(session, by, "api_key.created", key.id, [organization_id], **terms)
     return key, text
 
 

@@ -82,7 +82,7 @@ def ask(
     conditional = condition if "if-match" in operation.names("header") else {}
     body = example(operation, document)
     if body is not None:
-        body |= world.bodies.get(operation.id, {})
+        body |= {**world.bodies.get(operation.id, {}), **world.bodies_of.get((operation.id, role), {})}
     sent = {**world.authorization(role), **conditional, **headers}
     content = CHUNK if operation.id == "put_chunk" else None
     return world.service.anonymous.request(

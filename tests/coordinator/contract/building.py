@@ -35,9 +35,10 @@ class Builder:
         delivery = self.home.owner.get(f"{webhooks}/{webhook}/deliveries").json()["items"][0]["id"]
         ids = self.ids(own, lease) | {"webhook_id": webhook, "delivery_id": delivery}
         self.hear_all_processes()
+        strange = self.service.new_worker(self.stranger, "gpu")
         return World(
             self.service, self.home, self.member, self.stranger,
-            tokens=self.tokens(own.worker, members.worker),
+            tokens=self.tokens(own.worker, members.worker, strange),
             ids={
                 "running": ids,
                 "draft": ids | {"federation_id": draft, "organization_id": self.member.id},
@@ -46,6 +47,10 @@ class Builder:
                 "cancelled": ids | {"federation_id": cancelled},
             },
             bodies=self.bodies(own, lease),
+            bodies_of={
+                ("rotate_worker_key", role): Identity().rotation(worker.id)
+                for role, worker in (("member_worker", members.worker), ("strange_worker", strange))
+            },
             conditions={"accept_invitation": self.digest_of(draft)},
             private={
                 "home": {own.client_id, own.worker.id, lease["job_id"], webhook},
@@ -109,8 +114,8 @@ class Builder:
 
     # ---- who asks, for what, in which words
 
-    def tokens(self, own: EnrolledWorker, members: EnrolledWorker) -> dict[str, Token]:
-        strange, gone = (self.service.new_worker(of, "gpu") for of in (self.stranger, self.home))
+    def tokens(self, own: EnrolledWorker, members: EnrolledWorker, strange: EnrolledWorker) -> dict[str, Token]:
+        gone = self.service.new_worker(self.home, "gpu")
         self.home.owner.delete(f"/v1/workers/{gone.id}").raise_for_status()
         return {
             "revoked_key": self.revoked_key(),
@@ -165,11 +170,10 @@ class Builder:
             "create_federation": {"organization_id": self.home.id},
             "invite_organization": {"organization_id": self.stranger.id},
             "register_client": {"worker_id": spare.id, "dataset": DATASET},
-            "enroll_worker": {
-                "token": self.service.new_enrollment_token(self.home.id, max_uses=10_000),
-                "public_key": Identity().public_key,
-            },
-            "rotate_worker_key": {"public_key": Identity().public_key},
+            "enroll_worker": Identity().enrolment(
+                self.service.new_enrollment_token(self.home.id, max_uses=10_000), "enrolled"
+            ),
+            "rotate_worker_key": Identity().rotation(own.worker.id),
             "accept_invitation": {"definition_digest": None},
             "lease_job": boot | {"wait_seconds": 0},
             **dict.fromkeys(("renew_job", "fail_job", "decline_job"), boot),

@@ -27,7 +27,8 @@ Token = Callable[[], str]
 class World:
     """`ids`: a federation's state -> path parameter -> what there is of it.
 
-    `bodies`: operation -> what its request says in this world; `conditions`: operation -> the tag it needs, if
+    `bodies`: operation -> what its request says in this world; `bodies_of`: operation and role -> what that role says
+    alone; `conditions`: operation -> the tag it needs, if
     `*` is none; `private`: organisation -> ids that concern it alone.
     """
 
@@ -40,6 +41,7 @@ class World:
     bodies: Mapping[str, Mapping[str, Any]]
     conditions: Mapping[str, str]
     private: Mapping[str, set[str]]
+    bodies_of: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     rows: Rows = field(default_factory=dict)
 
     def authorization(self, role: str) -> dict[str, str]:

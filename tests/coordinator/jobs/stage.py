@@ -49,7 +49,9 @@ class Stage:
 
     def lease(self, boot_id: str = BOOT, now: datetime | None = None) -> Lease | None:
         with writing() as session:
-            return jobs.lease(session, [(self.worker_id, boot_id)], now or utcnow())[0]
+            (lease,) = jobs.lease(session, [(self.worker_id, boot_id)], now or utcnow())
+        assert not isinstance(lease, CoordinatorError)
+        return lease
 
     def renew(
         self,

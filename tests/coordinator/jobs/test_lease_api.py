@@ -55,6 +55,13 @@ class TestLease:
         other = site.service.new_worker(site.owner, "other", scene.CAPABILITIES)
         assert other.http.post("/v1/jobs/lease", json={"boot_id": BOOT, "wait_seconds": 0}).status_code == 204
 
+    def test_an_agent_that_another_one_replaced_leases_nothing(self, site: Site) -> None:
+        site.worker.heartbeat(boot_id=LATER_BOOT).raise_for_status()
+        job_id = site.stage.offer()
+        problem(site.lease(boot_id=BOOT), 409, "worker_doubled")
+        assert site.stage.jobs() == [("offered", 1)]
+        assert site.lease(boot_id=LATER_BOOT).json()["job_id"] == job_id
+
     def test_a_wait_longer_than_allowed_is_refused(self, site: Site) -> None:
         refused(site.lease(31), "request_invalid", "/wait_seconds")
 

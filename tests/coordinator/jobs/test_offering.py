@@ -145,7 +145,7 @@ class TestWithdraw:
         with pytest.raises(ValueError, match="name the round"), writing() as session:
             jobs.withdraw_open(session, kind="train", reason="round_closed", now=utcnow())
 
-    @pytest.mark.parametrize("state", ["out", "left"])
+    @pytest.mark.parametrize("state", ["out", "left", "expelled"])
     def test_jobs_of_clients_that_are_gone_are_taken_back_and_their_round_woken(
         self, stage: Stage, state: str
     ) -> None:
@@ -157,6 +157,13 @@ class TestWithdraw:
             assert jobs.withdraw_gone(session, utcnow()) == 1
         assert stage.jobs() == [("withdrawn", 1), ("offered", 1)]
         assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+
+    def test_of_one_federation_alone_if_it_is_named(self, stage: Stage) -> None:
+        stage.offer()
+        with writing() as session:
+            session.get_one(Client, stage.client_id).state = "left"
+            assert jobs.withdraw_gone(session, utcnow(), "fed_another") == 0
+            assert jobs.withdraw_gone(session, utcnow(), stage.federation_id) == 1
 
 
 def test_the_answers_for_many_jobs_say_what_each_one_says(stage: Stage) -> None:

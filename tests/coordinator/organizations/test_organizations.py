@@ -1,10 +1,14 @@
 """Organizations, API keys and enrollment tokens over HTTP."""
 
+from datetime import datetime, timedelta
+
 import httpx
 import pytest
 
-from coordinator.database import reading
+from coordinator.database import reading, utcnow, writing
 from coordinator.models import ApiKey, EnrollmentToken, Organization
+from coordinator.organizations import service as organizations
+from tests.support.audit_log import chain_of
 from tests.support.service import Service, created, problem
 
 
@@ -97,6 +101,36 @@ class TestApiKeys:
         assert bank.owner.delete(f"{path}/{made['id']}").status_code == 204
         problem(key.get("/v1/organizations"), 401, "key_revoked")
         assert bank.owner.delete(f"{path}/{made['id']}").status_code == 204
+
+    def test_a_key_that_expires_is_refused_from_then_on(self, service: Service) -> None:
+        bank = service.new_organization("Bank")
+        path, ends = f"/v1/organizations/{bank.id}/api-keys", utcnow() + timedelta(days=30)
+        made = created(bank.owner.post(path, json={"name": "ci", "expires_at": ends.isoformat()}))
+        assert datetime.fromisoformat(made["expires_at"]) == ends
+        assert [item["expires_at"] for item in bank.owner.get(path).json()["items"]].count(made["expires_at"]) == 1
+        (entry,) = [entry for entry in chain_of(service, bank.id) if entry["target"] == made["id"]]
+        assert datetime.fromisoformat(entry["details"]["expires_at"]) == ends
+        key = service.with_key(made["key"])
+        assert key.get("/v1/organizations").status_code == 200
+        with writing() as session:
+            session.get_one(ApiKey, made["id"]).expires_at = utcnow()
+        problem(key.get("/v1/organizations"), 401, "key_expired")
+
+    @pytest.mark.parametrize(
+        "when", ["2020-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "2036-01-01T00:00:00", 1893456000, "tomorrow"]
+    )
+    def test_a_key_ends_in_the_future_and_within_ten_years(self, service: Service, when: object) -> None:
+        bank = service.new_organization("Bank")
+        before = rows(ApiKey)
+        answer = bank.owner.post(f"/v1/organizations/{bank.id}/api-keys", json={"name": "ci", "expires_at": when})
+        assert answer.json()["code"] in ("expires_at_invalid", "request_invalid")
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/expires_at")
+        assert rows(ApiKey) == before
+
+    def test_an_admins_key_may_expire_too(self, service: Service) -> None:
+        with writing() as session:
+            text = organizations.create_admin_key(session, "for today", utcnow() - timedelta(days=2), days=1)
+        problem(service.with_key(text).get("/v1/organizations"), 401, "key_expired")
 
     @pytest.mark.parametrize("role", ["operator", "viewer"])
     def test_only_an_owner_makes_and_lists_keys(self, service: Service, role: str) -> None:

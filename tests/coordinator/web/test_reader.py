@@ -26,7 +26,7 @@ class Tables:
 
     def __init__(self) -> None:
         self.marks: dict[Subject, Mark] = {FIRST: 1, SECOND: "leased"}
-        self.revoked: frozenset[str] = frozenset()
+        self.ended: dict[str, str] = {}
         self.questions: list[tuple[set[Subject], set[str]]] = []
         self.broken = False
 
@@ -36,7 +36,7 @@ class Tables:
             self.broken = False
             raise ConnectionError("the database is away")
         return Observation(
-            {subject: self.marks[subject] for subject in subjects if subject in self.marks}, self.revoked
+            {subject: self.marks[subject] for subject in subjects if subject in self.marks}, self.ended
         )
 
     def reader(self) -> Reader:
@@ -108,7 +108,7 @@ def test_a_revoked_caller_is_refused_at_once(tables: Tables, principal: Principa
     async def flow() -> str:
         wait = Wait(principal)
         with tables.reader().serving(wait):
-            tables.revoked = frozenset({principal.id})
+            tables.ended = {principal.id: code}
             with pytest.raises(Unauthenticated) as refusal:
                 await wait.change(PATIENCE_SECONDS)
             return refusal.value.code

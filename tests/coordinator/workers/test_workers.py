@@ -1,5 +1,6 @@
 """Workers: enrolment, heartbeat, what the API shows of them, revocation."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from coordinator.database import reading, utcnow, writing
 from coordinator.models import EnrollmentToken, Worker, WorkerKey
 from coordinator.workers import service as workers
 from federated.protocol import Capabilities, DatasetFacts
-from federated.statement import key_id
+from federated.statement import enrolment_message, key_id, rotation_message
 from tests.support.service import Identity, Organization, Service, created, problem, rotate
 
 
@@ -19,8 +20,8 @@ def bank(service: Service) -> Organization:
     return service.new_organization("Bank")
 
 
-def enroll(service: Service, token: str, name: str = "gpu-1", **fields: Any) -> Any:
-    body = {"token": token, "name": name, "public_key": Identity().public_key, **fields}
+def enroll(service: Service, token: str, name: str = "gpu-1", identity: Identity | None = None, **fields: Any) -> Any:
+    body = (identity or Identity()).enrolment(token, name) | fields
     return service.anonymous.post("/v1/workers/enroll", json=body)
 
 
@@ -70,17 +71,17 @@ class TestEnroll:
         assert worker_count() == 0
 
     def test_the_same_key_again_finds_the_same_worker_at_no_use(self, service: Service, bank: Organization) -> None:
-        token, key = service.new_enrollment_token(bank.id), Identity().public_key
-        first = created(enroll(service, token, public_key=key))
-        second = created(enroll(service, token, public_key=key))
+        token, key = service.new_enrollment_token(bank.id), Identity()
+        first = created(enroll(service, token, identity=key))
+        second = created(enroll(service, token, identity=key))
         assert first["worker_id"] == second["worker_id"]
         assert (worker_count(), uses(token)) == (1, 1)
 
     def test_a_key_of_another_organizations_worker_is_refused(self, service: Service, bank: Organization) -> None:
-        clinic, key = service.new_organization("Clinic"), Identity().public_key
-        created(enroll(service, service.new_enrollment_token(bank.id), public_key=key))
+        clinic, key = service.new_organization("Clinic"), Identity()
+        created(enroll(service, service.new_enrollment_token(bank.id), identity=key))
         token = service.new_enrollment_token(clinic.id)
-        problem(enroll(service, token, public_key=key), 409, "public_key_taken")
+        problem(enroll(service, token, identity=key), 409, "public_key_taken")
         assert (worker_count(), uses(token)) == (1, 0)
 
     def test_a_name_is_given_once_in_an_organization(self, service: Service, bank: Organization) -> None:
@@ -107,6 +108,45 @@ class TestEnroll:
         found = problem(enroll(service, token, public_key=key), 422, "public_key_invalid")
         assert found["errors"][0]["pointer"] == "/public_key"
         assert (worker_count(), uses(token)) == (0, 0)
+
+    @pytest.mark.parametrize(
+        "proof_of",
+        [
+            lambda key, token, name: None,
+            lambda key, token, name: "",
+            lambda key, token, name: "é" * 86,
+            lambda key, token, name: Identity().sign(enrolment_message(token, name, key.public_key)),
+            lambda key, token, name: key.sign(enrolment_message(token, "gpu-2", key.public_key)),
+            lambda key, token, name: key.sign(enrolment_message(token + "0", name, key.public_key)),
+            lambda key, token, name: key.sign(enrolment_message(token, name, Identity().public_key)),
+            lambda key, token, name: key.sign(rotation_message(name, key.public_key)),
+        ],
+        ids=[
+            "none",
+            "empty",
+            "no_base64",
+            "another_key",
+            "another_name",
+            "another_token",
+            "of_another",
+            "a_rotation",
+        ],
+    )
+    def test_a_key_that_is_not_proven_is_refused(self, service: Service, bank: Organization, proof_of: Any) -> None:
+        token, key = service.new_enrollment_token(bank.id), Identity()
+        found = problem(
+            enroll(service, token, identity=key, proof=proof_of(key, token, "gpu-1")), 422, "proof_invalid"
+        )
+        assert found["errors"][0]["pointer"] == "/proof"
+        assert (worker_count(), uses(token)) == (0, 0)
+        created(enroll(service, token, identity=key))
+
+    def test_a_worker_that_is_enrolled_is_told_to_nobody_without_its_key(
+        self, service: Service, bank: Organization
+    ) -> None:
+        token, key = service.new_enrollment_token(bank.id), Identity()
+        created(enroll(service, token, identity=key))
+        problem(enroll(service, token, identity=key, proof=None), 422, "proof_invalid")
 
     def test_unknown_capabilities_are_refused_by_their_pointer(self, service: Service, bank: Organization) -> None:
         answer = enroll(service, service.new_enrollment_token(bank.id), capabilities={"slots": 0, "colour": "red"})
@@ -215,19 +255,19 @@ class TestRotate:
 
     def test_the_same_key_again_changes_nothing(self, service: Service, bank: Organization) -> None:
         worker = service.new_worker(bank, "gpu-1")
-        answer = worker.http.post("/v1/workers/me/key", json={"public_key": worker.identity.public_key})
+        answer = worker.http.post("/v1/workers/me/key", json=worker.identity.rotation(worker.id))
         assert answer.json() == {"key_id": key_id(worker.identity.public_key)}
         assert worker.heartbeat().status_code == 200
 
     def test_a_key_that_was_ever_used_is_refused(self, service: Service, bank: Organization) -> None:
         worker, other = service.new_worker(bank, "gpu-1"), service.new_worker(bank, "gpu-2")
-        first = worker.identity.public_key
+        first = replace(worker.identity)
         rotate(worker)
-        for key in (first, other.identity.public_key):
-            answer = worker.http.post("/v1/workers/me/key", json={"public_key": key})
+        for identity in (first, other.identity):
+            answer = worker.http.post("/v1/workers/me/key", json=identity.rotation(worker.id))
             problem(answer, 409, "public_key_taken")
         token = service.new_enrollment_token(bank.id)
-        problem(enroll(service, token, "gpu-3", public_key=first), 409, "public_key_taken")
+        problem(enroll(service, token, "gpu-3", first), 409, "public_key_taken")
         assert (worker_count(), uses(token)) == (2, 0)
 
     def test_what_is_no_key_is_refused_by_its_pointer(self, service: Service, bank: Organization) -> None:
@@ -235,8 +275,21 @@ class TestRotate:
         answer = worker.http.post("/v1/workers/me/key", json={"public_key": "A" * 40})
         assert problem(answer, 422, "public_key_invalid")["errors"][0]["pointer"] == "/public_key"
 
+    def test_a_key_that_is_not_proven_is_refused(self, service: Service, bank: Organization) -> None:
+        worker, following = service.new_worker(bank, "gpu-1"), Identity()
+        proofs = [
+            None,
+            worker.identity.sign(rotation_message(worker.id, following.public_key)),
+            following.sign(rotation_message("wkr_another", following.public_key)),
+        ]
+        for proof in proofs:
+            body = {"public_key": following.public_key, "proof": proof}
+            found = problem(worker.http.post("/v1/workers/me/key", json=body), 422, "proof_invalid")
+            assert found["errors"][0]["pointer"] == "/proof"
+        assert worker.heartbeat().status_code == 200
+
     def test_a_revoked_worker_changes_no_key(self, service: Service, bank: Organization) -> None:
         worker = service.new_worker(bank, "gpu-1")
         bank.owner.delete(f"/v1/workers/{worker.id}").raise_for_status()
-        body = {"public_key": Identity().public_key}
+        body = Identity().rotation(worker.id)
         problem(worker.http.post("/v1/workers/me/key", json=body), 401, "worker_revoked")

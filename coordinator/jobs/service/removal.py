@@ -1,0 +1,89 @@
+"""Jobs that are taken back because their client or their worker takes no part any more."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from coordinator.clients import service as clients
+from coordinator.clients.lifecycle import LIVE, TAKES_PART
+from coordinator.database import lock_row
+from coordinator.jobs import lifecycle, repository
+from coordinator.jobs.schemas import problem_document
+from coordinator.jobs.service import moves
+from coordinator.models import Client, Federation, Job
+from coordinator.nudge import ADVANCE_FEDERATION, nudge
+from coordinator.security import Principal
+from coordinator.workers import service as workers
+
+WORKER_REVOKED = "worker_revoked"
+_REVOKED = "The worker was revoked: register a data set of another one."
+_GONE = ("out", "left", "expelled")
+
+
+def withdraw(session: Session, job: Job, reason: str, detail: str, now: datetime) -> None:
+    """Takes an open job back."""
+    moves.end(session, job, "withdraw", problem_document(reason, "The job was withdrawn", detail), now)
+
+
+def remove_client(session: Session, client: Client, reason: str, detail: str, now: datetime) -> None:
+    """Takes the client out of its federation, and its open jobs back."""
+    if client.state in TAKES_PART:
+        clients.take_out(session, client, reason, detail)
+    withdraw_of_client(session, client, f"The client is out: {reason}.", now)
+
+
+def withdraw_of_client(session: Session, client: Client, detail: str, now: datetime) -> None:
+    """Takes back all open jobs of a client that takes no part any more, and wakes who waits for them."""
+    for job in repository.open_jobs(session, lifecycle.OPEN, None, client.id, None, None):
+        withdraw(session, job, "client_gone", detail, now)
+        moves.wake(session, job)
+    nudge(session, ADVANCE_FEDERATION, client.federation_id)
+
+
+def withdraw_gone(session: Session, now: datetime, federation_id: str | None = None) -> int:
+    """Takes back the open jobs of clients that are out, have left or were expelled. Returns how many.
+
+    Of one federation, or of all.
+    """
+    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE, federation_id)
+    for job in jobs:
+        withdraw(session, job, "client_gone", "The client takes no part any more.", now)
+        moves.wake(session, job)
+    return len(jobs)
+
+
+def revoke_worker(
+    session: Session, principal: Principal, worker_id: str, now: datetime, if_match: str | None = None
+) -> None:
+    """Ends the worker's rights from its next request on, and its part in every federation that has not ended.
+
+    Raises NotFound, Forbidden, PreconditionFailed.
+    """
+    worker = workers.revoke(session, principal, worker_id, now, if_match)
+    _remove_all(session, repository.clients_of_revoked(session, LIVE, TAKES_PART, worker.id), now)
+
+
+def remove_revoked(session: Session, now: datetime) -> None:
+    """As `revoke_worker`, for workers that an earlier version revoked, and clients that were registered meanwhile."""
+    _remove_all(session, repository.clients_of_revoked(session, LIVE, TAKES_PART), now)
+
+
+def _remove_all(session: Session, found: Sequence[Client], now: datetime) -> None:
+    if not found:
+        return
+    named = sorted({client.federation_id for client in found})
+    live = {federation_id for federation_id in named if _live(session, federation_id)}
+    going_on = [client for client in found if client.federation_id in live]
+    # After the federations rounds, jobs and clients, as who moves them on: two orders would lock each other out.
+    repository.lock_open_jobs(session, lifecycle.OPEN, {client.id for client in going_on})
+    for client_id in (client.id for client in going_on):
+        client = lock_row(session, Client, client_id)
+        if client is not None:
+            remove_client(session, client, WORKER_REVOKED, _REVOKED, now)
+
+
+def _live(session: Session, federation_id: str) -> bool:
+    """Whether clients still come and go in the federation, which is locked."""
+    federation = lock_row(session, Federation, federation_id)
+    return federation is not None and federation.state in LIVE

@@ -1,0 +1,142 @@
+"""Whoever goes while a round collects: nobody waits for it, the jobs are taken back, the others go on."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from coordinator.database import reading, utcnow, writing
+from coordinator.models import Client, Job, Worker
+from tests.support.service import accept, created, problem
+from tests.support.stage import Actor, Stage
+
+Going = Callable[[Stage, Actor], httpx.Response]
+
+
+def of_client(action: str) -> Going:
+    return lambda stage, actor: actor.organization.owner.post(f"/v1/clients/{actor.client_id}/{action}")
+
+
+def revoke(stage: Stage, actor: Actor) -> httpx.Response:
+    return actor.organization.operator.delete(f"/v1/workers/{actor.worker.id}")
+
+
+WAYS: dict[str, tuple[Going, str, str | None]] = {
+    "its worker is revoked": (revoke, "out", "worker_revoked"),
+    "it leaves": (of_client("leave"), "left", "left"),
+    "its organization leaves": (
+        lambda stage, actor: actor.organization.owner.post(stage.path("leave")), "left", "left",
+    ),
+    "its organization is removed": (
+        lambda stage, actor: stage.owner.operator.delete(stage.path("invitations", actor.organization.id)),
+        "left", "left",
+    ),
+    "it is expelled": (
+        lambda stage, actor: stage.owner.owner.post(f"/v1/clients/{actor.client_id}/expel"), "expelled", "expelled",
+    ),
+}  # fmt: skip
+"""What happens -> how, and the client's state and reason afterwards."""
+
+
+def collecting(stage: Stage, **changes: int) -> tuple[Actor, Actor]:
+    """The owner's client has handed in, a guest's client trains."""
+    stage.create(rounds=1, **changes)
+    clinic = stage.service.new_organization("clinic")
+    created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
+    accept(clinic.owner, stage.federation_id).raise_for_status()
+    own, guest = stage.join(stage.actor()), stage.join(stage.actor(clinic))
+    stage.post("start")
+    assert [actor.work() for actor in (own, guest)] == ["describe", "describe"]
+    stage.settle()
+    assert own.work() == "train"
+    assert guest.lease() is not None
+    stage.settle()
+    assert str(stage.show()["waiting_for"]).startswith("collecting 1/2, 1 training")
+    return own, guest
+
+
+def client_of(actor: Actor) -> tuple[str, str | None]:
+    with reading() as session:
+        client = session.get_one(Client, actor.client_id)
+    return client.state, client.reason
+
+
+def train_jobs(actor: Actor) -> list[tuple[str, str]]:
+    """State and code of the problem of each."""
+    statement = select(Job).where(Job.client_id == actor.client_id, Job.kind == "train")
+    with reading() as session:
+        return [(job.state, (job.problem or {}).get("code", "")) for job in session.scalars(statement)]
+
+
+class TestARoundThatCollects:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_it_is_closed_at_once_by_those_who_remain(self, stage: Stage, way: str) -> None:
+        going, state, reason = WAYS[way]
+        _, guest = collecting(stage, min_clients=1)
+        assert going(stage, guest).is_success
+        stage.settle()  # what was woken, and not the reconciler
+        closed = stage.get("rounds", "1")
+        assert (closed["state"], closed["accepted"], closed["not_reproducible"]) == ("closed", [0], ["client_lost"])
+        assert closed["reason_detail"] == "without the clients 1"
+        assert train_jobs(guest) == [("withdrawn", "client_gone")]
+        assert client_of(guest) == (state, reason)
+        assert stage.show()["state"] == "completed"
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_the_reconciler_finds_it_if_every_message_is_lost(self, stage: Stage, way: str) -> None:
+        _, guest = collecting(stage, min_clients=1)
+        assert WAYS[way][0](stage, guest).is_success
+        stage.drop_messages()
+        stage.reconcile()
+        assert stage.get("rounds", "1")["state"] == "closed"
+
+    def test_without_a_quorum_it_says_for_whom_it_waits(self, stage: Stage) -> None:
+        _, guest = collecting(stage, min_clients=2)
+        assert revoke(stage, guest).is_success
+        stage.settle()
+        first, again = stage.rounds()
+        assert (first["state"], first["reason"]) == ("withdrawn", "quorum_missed")
+        assert "client 1: withdrawn" in first["reason_detail"]
+        assert again["accepted"] == [0]
+        assert str(stage.show()["waiting_for"]).startswith("waiting_for_clients 1/2, ")
+
+
+class TestARevokedWorker:
+    def test_its_jobs_and_clients_go_in_the_transaction_that_revokes_it(self, stage: Stage) -> None:
+        _, guest = collecting(stage, min_clients=1)
+        assert revoke(stage, guest).is_success
+        assert (train_jobs(guest), client_of(guest)) == ([("withdrawn", "client_gone")], ("out", "worker_revoked"))
+        shown = guest.organization.viewer.get(f"/v1/clients/{guest.client_id}").json()
+        assert shown["reason_detail"] == "The worker was revoked: register a data set of another one."
+        assert revoke(stage, guest).is_success
+        assert stage.events().count("client.out") == 1
+
+    def test_it_goes_from_a_draft_and_stays_on_the_record_of_what_has_ended(self, stage: Stage) -> None:
+        stage.create(rounds=1)
+        actor = stage.join(stage.actor())
+        stage.post("cancel")
+        ended = actor.client_id
+        stage.create(rounds=1)
+        stage.join(actor)
+        assert revoke(stage, actor).is_success
+        with reading() as session:
+            states = [session.get_one(Client, client_id).state for client_id in (ended, actor.client_id)]
+        assert states == ["registered", "out"]
+
+    @pytest.mark.parametrize("action", ["restore", "readmit"])
+    def test_its_client_does_not_come_back(self, stage: Stage, action: str) -> None:
+        stage.create()
+        actor = stage.join(stage.actor())
+        if action == "readmit":
+            assert of_client("expel")(stage, actor).is_success
+        assert revoke(stage, actor).is_success
+        problem(of_client(action)(stage, actor), 409, "worker_revoked")
+
+    def test_one_that_an_earlier_version_revoked_is_found_by_the_reconciler(self, stage: Stage) -> None:
+        _, guest = collecting(stage, min_clients=1)
+        with writing() as session:
+            session.get_one(Worker, guest.worker.id).revoked_at = utcnow()
+        stage.reconcile()
+        assert client_of(guest) == ("out", "worker_revoked")
+        assert stage.get("rounds", "1")["state"] == "closed"
