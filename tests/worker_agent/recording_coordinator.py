@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from federated.protocol import PROTOCOL_VERSION
 from federated.statement import key_id
 
 CHUNK_BYTES = 10
@@ -61,6 +62,7 @@ class RecordingCoordinator:
     clock_offset_seconds: float = 0.0
     assembling_polls: int = 0
     knows_ranges: bool = True
+    protocol_version: int = PROTOCOL_VERSION
 
     def count(self, call: str) -> int:
         """How often a call came; `call` is a pattern."""
@@ -175,7 +177,7 @@ def _app(coordinator: RecordingCoordinator) -> FastAPI:
 
 
 def _signed(coordinator: RecordingCoordinator, request: Request) -> bool:
-    if request.url.path in {"/v1/workers/enroll", "/healthz"}:
+    if request.url.path in {"/v1/workers/enroll", "/healthz", "/version"}:
         return True
     token = request.headers.get("authorization", "").removeprefix("Bearer ")
     options: Any = {"verify_exp": False, "verify_iat": False}
@@ -197,6 +199,10 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.get("/version")
+    def version() -> dict[str, Any]:
+        return {"version": "1.0", "protocol_version": coordinator.protocol_version}
 
     @app.get("/v1/workers/me")
     def me() -> dict[str, Any]:

@@ -67,9 +67,9 @@ class TestADownload:
             (chunked("200 OK", 300 * MEGABYTE), "BytesDamaged"),
             (whole("206 Partial Content", bytes(100), Content_Range="bytes 0-99/100"), "BytesDamaged"),
             (whole("204 No Content", b""), "NotUnderstood"),
-            (chunked("404 Not Found", 300 * MEGABYTE), "CoordinatorAway"),
-            (chunked("404 Not Found", 300 * MEGABYTE, Content_Type="application/problem+json"), "CoordinatorAway"),
-            (chunked("302 Found", 300 * MEGABYTE, Location="http://192.0.2.1/"), "CoordinatorAway"),
+            (chunked("404 Not Found", 300 * MEGABYTE), "NoCoordinator"),
+            (chunked("404 Not Found", 300 * MEGABYTE, Content_Type="application/problem+json"), "NoCoordinator"),
+            (chunked("302 Found", 300 * MEGABYTE, Location="http://192.0.2.1/"), "NoCoordinator"),
         ],
         ids=["a byte more", "without end", "a range unasked for", "nothing", "an error", "a problem", "a redirect"],
     )
@@ -87,7 +87,7 @@ class TestADownload:
         body = packed("gzip" if "gzip" in encoding else "deflate")
         with hostile(whole(status, body, Content_Encoding=encoding)) as server:
             found = measured(server.url, "download", tmp_path, len(body))
-        assert found["error"] in {"NotUnderstood", "CoordinatorAway"}, found
+        assert found["error"] in {"NotUnderstood", "NoCoordinator"}, found
         assert found["on_disk"] == 0
         assert found["grown"] < GROWTH_BYTES
         assert all("accept-encoding: identity" in asked.lower() for asked in server.heads)
@@ -164,7 +164,7 @@ class TestAnyOtherAnswer:
         with hostile(chunked(status, 300 * MEGABYTE, Content_Type="application/problem+json")) as server:
             found = measured(server.url, call, tmp_path)
         assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found
-        assert found["error"] in {"NotUnderstood", "CoordinatorAway", "StoreAway"}, found
+        assert found["error"] in {"NotUnderstood", "NoCoordinator", "CoordinatorAway", "StoreAway"}, found
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
     @pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "500 Internal Server Error"])
@@ -174,7 +174,7 @@ class TestAnyOtherAnswer:
         with hostile(whole(status, body, Content_Encoding=encoding, **headers)) as server:
             found = measured(server.url, "heartbeat", tmp_path)
         assert found["grown"] < GROWTH_BYTES, found
-        assert found["error"] in {"NotUnderstood", "CoordinatorAway"}, found
+        assert found["error"] in {"NotUnderstood", "NoCoordinator", "CoordinatorAway"}, found
 
     @pytest.mark.parametrize("body", [NESTED, MANY, LARGE_NUMBER], ids=["nested", "many", "a large number"])
     def test_is_no_document_that_hurts(self, body: bytes, tmp_path: Path) -> None:
