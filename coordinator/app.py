@@ -144,7 +144,7 @@ def _below(prefix: str, scope: Scope) -> Scope:
 
 def _lead_below(prefix: str, headers: MutableHeaders) -> None:
     """Puts `prefix` before the paths that the headers tell, as who follows them needs it."""
-    for name, start in (("Location", "/"), ("Link", "</")):
+    for name, start in (("Location", "/"), ("Link", "</")) if prefix else ():
         if headers.get(name, "").startswith(start):
             headers[name] = start[:-1] + prefix + headers[name].removeprefix(start[:-1])
 

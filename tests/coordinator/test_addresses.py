@@ -21,6 +21,7 @@ from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.doctor import examine
 from worker_agent.enrolment import enroll
 from worker_agent.identity import load_identity
+from worker_agent.origins import Origins
 from worker_agent.settings import AgentSettings
 
 PREFIX = "/fedloom"
@@ -39,6 +40,13 @@ def test_a_url_has_an_ipv6_address_in_brackets() -> None:
     assert url_of("::1", 8000) == "http://[::1]:8000"
     assert url_of("127.0.0.1", 8000) == "http://127.0.0.1:8000"
     assert Settings(host="[::1]").host == Settings(host="::1").host == "::1"
+
+
+def test_a_store_at_an_ipv6_address_may_be_listed() -> None:
+    (host,) = AgentSettings(hosts=("http://[::1]:9000",)).hosts
+    origins = Origins(httpx.URL("http://[::1]:8000"), [host])
+    assert str(origins.target("http://[::1]:9000/bucket/key")) == "http://[::1]:9000/bucket/key"
+    assert origins.target("http://[::2]:9000/bucket/key") is None
 
 
 def test_an_address_that_this_machine_lacks_is_named() -> None:

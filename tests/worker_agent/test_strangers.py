@@ -203,8 +203,8 @@ class TestABodyThatIsTooLarge:
     def test_of_anything_else_says_nothing_of_chunks(self) -> None:
         with hostile(page("413 Request Entity Too Large")) as server, open_http(AgentSettings(), server.url) as http:
             with pytest.raises(NoCoordinator) as refused:
-                Connection(http, None).send("POST", "/v1/jobs/job_1/submit", repeat=True, content=b"abc")
-        assert "a proxy before the coordinator refuses a body of 3 bytes" in str(refused.value)
+                Connection(http, None).send("POST", "/v1/jobs/job_1/submit", repeat=True, content=bytes(2_000_000))
+        assert "a proxy before the coordinator refuses a body of 2000000 bytes" in str(refused.value)
         assert "chunk" not in str(refused.value)
         assert len(server.heads) == 1
 
