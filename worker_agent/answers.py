@@ -21,6 +21,7 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 NO_SUCH_PATH = "Not Found"
 """The detail of a coordinator's 404 for a path that leads to nothing in it, whatever its id."""
 _REASON_CHARACTERS = 1000
+_FAULTS_TOLD = 5
 _AWAY = frozenset({429, 502, 503, 504})
 _RUNNING = "idempotency_key_running"
 _OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
@@ -80,7 +81,9 @@ def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
     try:
         return answer.model_validate_json(response.content)
     except ValidationError as error:
-        reason = str(error)[:_REASON_CHARACTERS]
+        faults = error.errors(include_url=False, include_context=False, include_input=False)[:_FAULTS_TOLD]
+        places = (f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}" for fault in faults)
+        reason = "; ".join(places)[:_REASON_CHARACTERS]
         doubt = "does a Fedloom coordinator of this version answer at that `url`?"
         raise NotUnderstood(
             f"the answer to {place_of(response)} is no {answer.__name__}: {reason}; {doubt}"

@@ -48,7 +48,7 @@ def media_type(response: httpx.Response) -> str:
 
 def page_instead(response: httpx.Response) -> NoCoordinator:
     """The error for a web page in the place of an answer."""
-    said = f"{address_of(response)} answers with a web page ({response.status_code} {media_type(response)})".rstrip()
+    said = f"{address_of(response)} answers with a web page ({_kind_of(response)})"
     return NoCoordinator(f"{said}, not with a Fedloom coordinator: {_IN_BETWEEN}")
 
 
@@ -70,8 +70,7 @@ def refused(response: httpx.Response) -> NoCoordinator:
     """The error for a refusal that no coordinator wrote."""
     if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _body_refused(response)
-    kind = f" {media_type(response)}" if media_type(response) else ""
-    said = f"{address_of(response)} answers {response.status_code}{kind}, not as a Fedloom coordinator does"
+    said = f"{address_of(response)} answers {_kind_of(response)}, not as a Fedloom coordinator does"
     return NoCoordinator(f"{said}: {_REASONS.get(response.status_code, _IN_BETWEEN)}")
 
 
@@ -81,6 +80,10 @@ def unknown_path(response: httpx.Response) -> NoCoordinator:
         f"{address_of(response)}: the coordinator there has no such path; does `url` end with one too many, "
         "or is the coordinator of another version?"
     )
+
+
+def _kind_of(response: httpx.Response) -> str:
+    return f"{response.status_code} {media_type(response)}".rstrip()
 
 
 def _body_refused(response: httpx.Response) -> BodyRefused:
