@@ -1,8 +1,5 @@
 """Where a coordinator is reached: over IPv6, and below a path of a proxy."""
 
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -13,27 +10,13 @@ from pydantic import ValidationError
 
 from coordinator.addresses import free_port, url_of
 from coordinator.settings import Settings
-from tests.support.installation import Installation, installed
+from tests.support.known_agent import check_agent
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.service import Bearer, Service, created, forget_settings
-from worker_agent.connection import open_http
-from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.doctor import examine
-from worker_agent.enrolment import enroll
-from worker_agent.identity import load_identity
 from worker_agent.origins import Origins
 from worker_agent.settings import AgentSettings
 
 PREFIX = "/fedloom"
-
-
-def has_ipv6() -> bool:
-    """Whether this machine has the loopback address of IPv6."""
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return True
-    except OSError:
-        return False
 
 
 def test_a_url_has_an_ipv6_address_in_brackets() -> None:
@@ -52,46 +35,6 @@ def test_a_store_at_an_ipv6_address_may_be_listed() -> None:
 def test_an_address_that_this_machine_lacks_is_named() -> None:
     with pytest.raises(SystemExit, match=r"cannot listen at host '2001:db8::1'"):
         free_port("2001:db8::1")
-
-
-def test_up_serves_agents_over_ipv6(tmp_path: Path) -> None:
-    """Where IPv6 is missing, `up` says so in a sentence, and that is looked at."""
-    if not has_ipv6():
-        _refused_over_ipv6(tmp_path)
-        return
-    with installed(tmp_path / "data", host="::1") as installation:
-        assert installation.url.startswith("http://[::1]:")
-        _enrol_and_beat(installation, tmp_path)
-
-
-def _refused_over_ipv6(folder: Path) -> None:
-    installation = Installation(folder / "data", host="::1")
-    done = subprocess.run(
-        [sys.executable, "-m", "coordinator", "up", "--port", "0"],
-        env=installation.environment, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    installation.close()
-    assert done.returncode == 1
-    assert "error: cannot listen at host '::1'" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def _enrol_and_beat(installation: Installation, folder: Path) -> None:
-    settings = AgentSettings.model_validate({"url": installation.url, "folder": folder / "worker", "device": "cpu"})
-    with installation.client(installation.create_admin_key()) as admin:
-        path = f"/v1/organizations/{created(admin.post('/v1/organizations', json={'name': 'Bank'}))['id']}"
-        token = created(admin.post(f"{path}/enrollment-tokens", json={}))["token"]
-    _check_agent(settings, token)
-
-
-def _check_agent(settings: AgentSettings, token: str) -> None:
-    """Enrols, has the doctor look, and beats once."""
-    worker_id = enroll(settings, str(settings.url), token).worker_id
-    findings = {finding.step: finding for finding in examine(settings)}
-    assert all(findings[step].well for step in ("url", "clock", "coordinator knows this worker")), findings
-    identity = load_identity(settings.folder)
-    with open_http(settings, str(settings.url)) as http:
-        assert CoordinatorClient(http, identity).who_am_i().id == worker_id
 
 
 @pytest.fixture
@@ -130,7 +73,7 @@ class TestBelowAPath:
     def test_an_agent_is_enrolled_and_known(self, below: str, service: Service, tmp_path: Path) -> None:
         token = service.new_enrollment_token(service.new_organization("Bank").id)
         facts = {"url": below, "folder": tmp_path / "worker", "device": "cpu"}
-        _check_agent(AgentSettings.model_validate(facts), token)
+        check_agent(AgentSettings.model_validate(facts), token)
 
     def test_a_path_with_a_slash_too_many_is_no_redirect(self, below: str) -> None:
         answer = httpx.get(f"{below}/v1/organizations/", trust_env=False)

@@ -67,7 +67,7 @@ class TestOneName:
         token = service.new_enrollment_token(clinic.id, name="Geräte im Keller", max_uses=2)
         made = created(enrolled(service, token, "Rechner \u00e4"))
         assert made["organization_name"] == COMPOSED
-        problem(enrolled(service, token, "Rechner a\u0308"), 409, "name_taken")
+        problem(enrolled(service, token, "Rechner a\u0308"), 409, "worker_name_taken")
 
 
 def enrolled(service: Service, token: str, name: str) -> httpx.Response:
