@@ -4,7 +4,6 @@ import fcntl
 import gc
 import os
 import signal
-import socket
 import sys
 import threading
 import warnings
@@ -17,7 +16,9 @@ import structlog
 import typer
 
 from coordinator import logs
+from coordinator.addresses import free_port, url_of
 from coordinator.settings import get_settings
+from federated.names import valid_name
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private
 
@@ -76,7 +77,7 @@ def up(data: Data = None, port: Port = None) -> None:
     folder = settings.data_folder.resolve()
     os.environ["FEDLOOM_DATA_FOLDER"] = str(folder)
     if settings.port == 0:
-        os.environ["FEDLOOM_PORT"] = str(_free_port(settings.host))
+        os.environ["FEDLOOM_PORT"] = str(free_port(settings.host))
     this = [sys.executable, "-m", "coordinator"]
     supervisor = Supervisor({"web": [*this, "serve"], "background": [*this, "work"], "beat": [*this, "beat"]}, folder)
     with _only_one(folder), _migration_beside(folder, settings.embedded) as failed:
@@ -102,8 +103,7 @@ def serve(data: Data = None, port: Port = None) -> None:
     tracing.start("web", application)
     config = server_config(application, settings.host, settings.port)
     listening = config.bind_socket()
-    host, bound = listening.getsockname()[:2]
-    url = settings.public_url or f"http://{host}:{bound}"
+    url = settings.public_url or url_of(*listening.getsockname()[:2])
     _wait_for_migration()
     _collect_rarely()
     typer.echo(f"Fedloom coordinator at {url} (documentation: {url}/docs)")
@@ -213,7 +213,6 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]:
     """Migrates while the processes start, which wait for it before they serve. Yields what went wrong."""
     from coordinator import processes
-    from coordinator.database import writing
 
     failed: list[Exception] = []
     with (folder / MIGRATING).open("w") as gate:
@@ -223,8 +222,7 @@ def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]
             try:
                 if embedded:
                     _migrate()
-                    with writing() as session:
-                        processes.forget_all(session)
+                    processes.forget_all()
                 fcntl.flock(gate, fcntl.LOCK_UN)
             except Exception as error:
                 structlog.get_logger(__name__).exception("migration_failed")
@@ -245,15 +243,17 @@ def _wait_for_migration() -> None:
         fcntl.flock(gate, fcntl.LOCK_SH)
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
+def _name(text: str) -> str:
+    try:
+        return valid_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @keys.command("create-admin")
 def create_admin(
     data: Data = None,
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "admin",
+    name: Annotated[str, typer.Option(help="What the key is for.", callback=_name)] = "admin",
     days: Annotated[int | None, typer.Option(min=1, max=3653, help="Until it expires; else it never does.")] = None,
 ) -> None:
     """Make an API key that may do everything, and print it this once."""

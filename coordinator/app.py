@@ -58,6 +58,7 @@ def create_app() -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan,
         separate_input_output_schemas=False,
+        redirect_slashes=False,  # a redirect is told by the address under which a proxy asks, which may be nobody's
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `tracing` and `/metrics` see to them
     )
     problems.install(app)
@@ -89,6 +90,9 @@ class Gate:
 
     The name is the caller's `X-Request-ID`, if that is a simple one; the answer has it, and every log line.
 
+    Inside, paths are those of the API, whether a proxy takes the path of `public_url` away or not; the answer's
+    `Location` and `Link` have it.
+
     A chunk of an upload may be larger; its exact size is checked where it is stored.
     """
 
@@ -100,7 +104,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         with structlog.contextvars.bound_contextvars(request_id=_name_of(scope)):
-            await self._named(scope, receive, send)
+            await self._named(_below(get_settings().public_path, scope), receive, send)
 
     async def _named(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -110,7 +114,9 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = structlog.contextvars.get_contextvars()["request_id"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = structlog.contextvars.get_contextvars()["request_id"]
+                _lead_below(scope["root_path"], headers)
             await send(message)
 
         try:
@@ -128,6 +134,23 @@ class Gate:
 def _name_of(scope: Scope) -> str:
     given = Headers(scope=scope).get(REQUEST_ID, "")
     return given if _SIMPLE_NAME.fullmatch(given) else new_id("req")
+
+
+def _below(prefix: str, scope: Scope) -> Scope:
+    """The scope of a request to an app that is served below `prefix`, its path without that."""
+    path: str = scope["path"]
+    return {
+        **scope,
+        "root_path": prefix,
+        "path": path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path,
+    }
+
+
+def _lead_below(prefix: str, headers: MutableHeaders) -> None:
+    """Puts `prefix` before the paths that the headers tell, as who follows them needs it."""
+    for name, start in (("Location", "/"), ("Link", "</")) if prefix else ():
+        if headers.get(name, "").startswith(start):
+            headers[name] = start[:-1] + prefix + headers[name].removeprefix(start[:-1])
 
 
 async def _within_limit(scope: Scope, receive: Receive) -> Receive | None:

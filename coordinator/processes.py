@@ -33,9 +33,10 @@ def renew(session: Session, name: str, role: Role, now: datetime) -> None:
     row.renewed_at = now
 
 
-def forget_all(session: Session) -> None:
+def forget_all() -> None:
     """For an installation that just starts: whoever stands in a row is of its earlier life."""
-    session.execute(delete(Process))
+    with writing() as session:
+        session.execute(delete(Process))
 
 
 def stale_roles(session: Session, now: datetime) -> list[Role]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 FILE_VARIABLE = "FEDLOOM_CONFIG"
@@ -35,7 +35,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    public_url: str | None = None
+    public_url: str | None = Field(
+        default=None, description="where users and agents find it; with a path, if a proxy serves it below one"
+    )
     signing_key: Path | None = Field(
         default=None,
         description="PEM of the elliptic-curve key that signs adapters; null: one made in the data folder, or with a "
@@ -107,6 +109,29 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(settings_cls, os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
         return init_settings, env_settings, file
 
+    @field_validator("host")
+    @classmethod
+    def _unbracketed(cls, value: str) -> str:
+        return value.removeprefix("[").removesuffix("]")
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+            or "@" in value
+        ):
+            raise ValueError("is no address such as https://fedloom.example.org, or https://example.org/fedloom")
+        if f"{parts.path}/".startswith("/v1/"):
+            raise ValueError("has a path that begins with /v1, as the API's own do")
+        return value.rstrip("/")
+
     @model_validator(mode="after")
     def _presigned_on_s3(self) -> "Settings":
         if self.presigned_endpoint is not None and not self.store.startswith("s3://"):
@@ -122,6 +147,11 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """Celery broker URL; the filesystem transport's own when nothing is set."""
         return self.broker_url or "fedloom-files://"
+
+    @property
+    def public_path(self) -> str:
+        """The path below which a proxy serves all of this, as `/fedloom`; empty where it is the root."""
+        return urlsplit(self.public_url or "").path
 
     @property
     def queue_folder(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import Field
 
 from federated.bounds import Amount
-from federated.task import Name
+from federated.names import Name
 from federated.trainable import Plain
 
 CODE_PATTERN = r"^[a-z0-9_]{1,64}$"
@@ -83,6 +83,10 @@ SENTENCES: Final = MappingProxyType(
         "second_derivative_missing": "The node's base model cannot be differentiated twice.",
         "trainable_invalid": "What the federation trains does not fit the node's base model.",
         "training_diverged": "The loss stopped being finite: a smaller learning_rate may help.",
+        "upload_too_large_for_proxy": (
+            "A proxy before the coordinator refuses bodies as large as a part of the result: its operator raises the "
+            "limit, or the coordinator's operator lowers chunk_bytes."
+        ),
         "training_failed": "Training ended with an error that nobody foresaw.",
     }
 )

@@ -15,9 +15,7 @@ MAX_LABELS = 1024
 MAX_LABEL = 256
 MAX_WORDS = 100
 """Of a cloze: a decoder reads every row with each of them."""
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Task = Literal["sequence_classification", "causal_lm"]
 Metric = Literal["accuracy", "matthews", "f1"]
 Label = Annotated[str, Field(max_length=MAX_LABEL)]

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from federated import __version__
+from federated.names import normal_form
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private, own_folder
 from worker_agent import approvals
@@ -123,7 +124,7 @@ def data_show(
 ) -> None:
     """Rows, label counts and token lengths of a data set; nothing leaves this node."""
     with _told():
-        settings = _settings(config)
+        settings, name = _settings(config), normal_form(name)
         if name not in settings.datasets:
             raise ConfigurationError(
                 f"no data set {name!r}; there are: {', '.join(sorted(settings.datasets)) or 'none'}"

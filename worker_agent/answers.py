@@ -10,15 +10,18 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from federated.protocol import Problem
+from worker_agent import strangers
 from worker_agent.errors import CoordinatorAway, NotUnderstood, StoreAway, refusal
-from worker_agent.origins import origin_of
 
 MOST_ANSWER_BYTES = 16 * 1024**2
 MOST_ERROR_BYTES = 64 * 1024
 MOST_VALUES = 100_000
 """Values in one JSON document: each takes some fifty bytes in memory, and two in the document."""
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
+NO_SUCH_PATH = "Not Found"
+"""The detail of a coordinator's 404 for a path that leads to nothing in it, whatever its id."""
 _REASON_CHARACTERS = 1000
+_FAULTS_TOLD = 5
 _AWAY = frozenset({429, 502, 503, 504})
 _RUNNING = "idempotency_key_running"
 _OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
@@ -78,8 +81,13 @@ def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
     try:
         return answer.model_validate_json(response.content)
     except ValidationError as error:
-        reason = str(error)[:_REASON_CHARACTERS]
-        raise NotUnderstood(f"the answer to {place_of(response)} is no {answer.__name__}: {reason}") from None
+        faults = error.errors(include_url=False, include_context=False, include_input=False)[:_FAULTS_TOLD]
+        places = (f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}" for fault in faults)
+        reason = "; ".join(places)[:_REASON_CHARACTERS]
+        doubt = "does a Fedloom coordinator of this version answer at that `url`?"
+        raise NotUnderstood(
+            f"the answer to {place_of(response)} is no {answer.__name__}: {reason}; {doubt}"
+        ) from None
 
 
 def check_values(response: httpx.Response) -> None:
@@ -88,16 +96,17 @@ def check_values(response: httpx.Response) -> None:
         raise NotUnderstood(f"the answer to {place_of(response)} holds more than {MOST_VALUES} values")
 
 
-def raise_for_problem(response: httpx.Response) -> None:
-    """Raise the error that an answer of 300 or more stands for."""
+def raise_for_problem(response: httpx.Response, base: httpx.URL) -> None:
+    """Raise the error that an answer of 300 or more, or a web page, stands for. `base`: the coordinator's URL."""
     if response.status_code < 300:
+        if strangers.is_page(response):
+            raise strangers.page_instead(response)
         return
     if response.status_code < 400:
-        redirect = f"{place_of(response)} was redirected ({response.status_code}) to {_redirected_to(response)}"
-        raise CoordinatorAway(
-            f"{redirect}: no answer of a coordinator; is `url` right, or does a proxy ask for a login?"
-        )
+        raise strangers.redirected(response, base)
     problem = _problem(response)
+    if problem.status == 404 and problem.detail == NO_SUCH_PATH:
+        raise strangers.unknown_path(response)
     if response.status_code in _AWAY or problem.code == _RUNNING:
         raise CoordinatorAway(
             f"{problem.status} {problem.detail or problem.title}",
@@ -123,13 +132,8 @@ def place_of(response: httpx.Response) -> str:
     return f"{response.request.method} {response.request.url.path}"
 
 
-def _redirected_to(response: httpx.Response) -> str:
-    location = response.headers.get("Location", "")
-    return origin_of(location) or ("another path" if location.startswith("/") else "no address")
-
-
 def _problem(response: httpx.Response) -> Problem:
-    """The answer's problem document. Raises CoordinatorAway where there is none."""
+    """The answer's problem document. Raises CoordinatorAway, or NoCoordinator, where there is none."""
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
         try:
             return Problem.model_validate_json(response.content)
@@ -137,6 +141,8 @@ def _problem(response: httpx.Response) -> Problem:
             reason = str(error)[:_REASON_CHARACTERS]
             _log.warning("problem_not_understood", status=response.status_code, reason=reason)
     # Every refusal of a coordinator is a problem document: this one is a proxy's or a load balancer's.
+    if not strangers.passes_by_waiting(response.status_code):
+        raise strangers.refused(response)
     raise CoordinatorAway(
         f"{response.status_code} {response.reason_phrase} to {place_of(response)}: no answer of a coordinator",
         never_sent=response.status_code == 429,

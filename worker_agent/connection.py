@@ -30,9 +30,11 @@ from federated import __version__
 from worker_agent.answers import check_unpacked, parse, raise_for_problem, raise_for_store, read_answer, store_at
 from worker_agent.deadlines import answered_within, keep_deadlines
 from worker_agent.errors import (
+    BodyRefused,
     BytesDamaged,
     ConfigurationError,
     CoordinatorAway,
+    NoCoordinator,
     NotUnderstood,
     StoreAway,
     is_transient,
@@ -40,6 +42,7 @@ from worker_agent.errors import (
 from worker_agent.identity import Identity, Tokens
 from worker_agent.origins import Origins
 from worker_agent.settings import AgentSettings
+from worker_agent.strangers import proxy_refusal
 
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.25
@@ -159,7 +162,7 @@ class Connection:
         seconds = request.get("timeout", self._http.timeout).read
         with translated(), answered_within(seconds), self._answer(method, path, **request) as answer:
             response = read_answer(answer)
-        raise_for_problem(response)
+        raise_for_problem(response, self._http.base_url)
         return response
 
     def put_to_store(self, url: httpx.URL, content: bytes) -> None:
@@ -181,17 +184,23 @@ class Connection:
         stores = self.origins.use_stores()
         with translated(), self._open(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response:
             if not (stores and response.status_code == 307):
-                yield _unpacked_answer(response)
+                yield self._checked(response)
                 return
             url = self.origins.target(response.headers.get("Location", ""))
         if url is None:
             with translated(), self._open(path, headers | THROUGH_COORDINATOR, until) as response:
-                yield _unpacked_answer(response)
+                yield self._checked(response)
             return
         with _store(url), self._open(url, headers, until) as response:
             raise_for_store(response)
             check_unpacked(response)
             yield response
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        """The answer itself, if its body is what was asked for."""
+        raise_for_problem(response if response.status_code < 300 else read_answer(response), self._http.base_url)
+        check_unpacked(response)
+        return response
 
     @contextmanager
     def _open(self, place: str | httpx.URL, headers: dict[str, str], until: float | None) -> Iterator[httpx.Response]:
@@ -227,9 +236,11 @@ class Connection:
         def worth_another(error: BaseException) -> bool:
             if self.stopping.is_set():
                 return False
-            if isinstance(error, BytesDamaged):  # who downloads counts these itself
+            if isinstance(error, BytesDamaged | BodyRefused):  # who downloads counts the former itself
                 return False
-            return is_transient(error) and (repeat or (isinstance(error, CoordinatorAway) and error.never_sent))
+            # A load balancer shows pages, too, while its coordinator starts anew.
+            worth = is_transient(error) or isinstance(error, NoCoordinator)
+            return worth and (repeat or (isinstance(error, CoordinatorAway) and error.never_sent))
 
         return Retrying(
             retry=retry_if_exception(worth_another),
@@ -257,6 +268,8 @@ def translated(whom: str = "the coordinator", away: type[CoordinatorAway] = Coor
     """The one place where errors of httpx become errors of the agent. `whom`: who was asked."""
     try:
         yield
+    except httpx.ProxyError as error:
+        raise proxy_refusal(error, whom) or away(f"cannot reach {whom}: {error}", never_sent=True) from error
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise away(f"cannot reach {whom}: {error}", never_sent=True) from error
     except httpx.HTTPError as error:
@@ -269,15 +282,8 @@ def _store(url: httpx.URL) -> Iterator[None]:
     try:
         with translated(store_at(url), StoreAway):
             yield
-    except NotUnderstood as error:
+    except (NotUnderstood, NoCoordinator) as error:
         raise StoreAway(f"{store_at(url)}: {error}") from error
-
-
-def _unpacked_answer(response: httpx.Response) -> httpx.Response:
-    if response.status_code >= 300:
-        raise_for_problem(read_answer(response))
-    check_unpacked(response)
-    return response
 
 
 def _least(*seconds: float | None) -> float | None:

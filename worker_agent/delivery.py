@@ -19,9 +19,11 @@ from worker_agent.disclosure import disclose
 from worker_agent.durable import is_full
 from worker_agent.errors import (
     AgentError,
+    BodyRefused,
     BytesDamaged,
     CoordinatorRefused,
     LeaseLost,
+    NoCoordinator,
     NotAuthorised,
     NotThere,
     RoundClosed,
@@ -55,6 +57,8 @@ def patiently(stopping: threading.Event, worth_another: Callable[[BaseException]
 
 
 def _event(error: BaseException | None) -> str:
+    if isinstance(error, NoCoordinator):
+        return "no_coordinator"
     return "coordinator_away" if isinstance(error, AgentError) else "disk_full"
 
 
@@ -84,6 +88,8 @@ class Delivery:
             self.outbox.remove(entry)
         except CoordinatorRefused as error:
             self._give_up(entry, "result_refused", error, transient=False)
+        except BodyRefused as error:
+            self._give_up(entry, "upload_too_large_for_proxy", error, transient=False)
         except (BytesDamaged, OSError) as error:
             if is_full(error):
                 _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
@@ -128,8 +134,10 @@ class Delivery:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether to wait and try again: for the network, the coordinator, or room on this disk.
+    """Whether to wait and try again: for the network, the coordinator, its right address, or room on this disk.
 
-    Damaged bytes stay damaged: the job has to be done again.
+    Damaged bytes stay damaged: the job has to be done again. What a proxy finds too large stays too large.
     """
-    return (is_transient(error) and not isinstance(error, BytesDamaged)) or is_full(error)
+    if isinstance(error, BytesDamaged | BodyRefused):
+        return False
+    return is_transient(error) or isinstance(error, NoCoordinator) or is_full(error)

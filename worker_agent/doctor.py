@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from federated.private_files import check_private
-from federated.protocol import PROTOCOL_VERSION
+from federated.protocol import PROTOCOL_VERSION, Answer, CoordinatorVersion
 from worker_agent.agent import DOUBLED, coordinator_url
 from worker_agent.capabilities import allowed_algorithms
 from worker_agent.connection import Connection, open_http
 from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.errors import AgentError, ConfigurationError
+from worker_agent.errors import AgentError, ConfigurationError, NoCoordinator
 from worker_agent.identity import Identity, load_identity
 from worker_agent.origins import Origins, origin_of
 from worker_agent.settings import DATA_ENTRIES, AgentSettings
@@ -33,6 +33,12 @@ class Finding:
     step: str
     well: bool
     text: str
+
+
+class Health(Answer):
+    """What a coordinator answers at `/healthz`."""
+
+    status: Literal["ok"]
 
 
 def examine(settings: AgentSettings) -> Iterator[Finding]:
@@ -80,12 +86,16 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
         yield _finding("clock", lambda: _clock(http))
         if identity is not None:
             yield from _worker(settings, http, url, identity)
+        else:
+            yield _finding("coordinator", lambda: _version(http))
 
 
 def _reach(http: httpx.Client, url: str) -> list[Finding]:
     """URL and TLS apart: a host that answers with a certificate we do not trust is there."""
     try:
-        Connection(http, None).once("GET", "/healthz")
+        Connection(http, None).ask("GET", "/healthz", Health, repeat=False)
+    except NoCoordinator as error:
+        return [Finding("url", False, str(error))]
     except AgentError as error:
         tls = _tls_problem(error)
         if tls is None:
@@ -114,6 +124,17 @@ def _clock(http: httpx.Client) -> str:
         told = parsedate_to_datetime(date).isoformat()
         raise ConfigurationError(f"this clock is {skew_seconds:+.0f} s off the coordinator's ({told}); set it by NTP")
     return f"{skew_seconds:+.0f} s off the coordinator's"
+
+
+def _version(http: httpx.Client) -> str:
+    """For a node that nobody knows yet: that a coordinator answers, and no other service."""
+    told = Connection(http, None).ask("GET", "/version", CoordinatorVersion, repeat=False)
+    if told.protocol_version != PROTOCOL_VERSION:
+        raise ConfigurationError(
+            f"version {told.version} speaks protocol {told.protocol_version}, this agent {PROTOCOL_VERSION}: "
+            "the older of the two must be upgraded"
+        )
+    return f"version {told.version}; protocol {PROTOCOL_VERSION}"
 
 
 def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Identity) -> Iterator[Finding]:

@@ -4,6 +4,8 @@ AgentError
 ├── ConfigurationError            settings, key or data folder: the owner of this node must change something
 │   └── NotEnrolled               this data folder belongs to no worker yet
 ├── CoordinatorAway               no usable answer: refused, timed out, broken off, 429, 502, 503, 504, or a proxy's
+│   ├── NoCoordinator             something else answers: a redirect, a web page, a proxy's refusal; to be mended
+│   │   └── BodyRefused           a proxy takes no body of this size
 │   └── StoreAway                 the same of the coordinator's store: there is the way through the coordinator
 ├── CoordinatorRefused            an answer with a reason: carries status, code, detail, tensor
 │   ├── NotAuthorised             401, 403: unknown, revoked or not allowed
@@ -47,6 +49,17 @@ class CoordinatorAway(AgentError):
         super().__init__(detail)
         self.never_sent = never_sent
         self.retry_after_seconds = retry_after_seconds
+
+
+class NoCoordinator(CoordinatorAway):
+    """What answers is no coordinator, and waiting does not make it one. The text says who must change what.
+
+    A finished job waits for that in the outbox all the same: the address may be mended while the agent runs.
+    """
+
+
+class BodyRefused(NoCoordinator):
+    """A proxy before the coordinator refuses a body for its size."""
 
 
 class StoreAway(CoordinatorAway):
@@ -125,7 +138,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later without anybody changing anything."""
     if isinstance(error, CoordinatorRefused):
         return error.status >= 500
-    return isinstance(error, CoordinatorAway | BytesDamaged)
+    return isinstance(error, CoordinatorAway | BytesDamaged) and not isinstance(error, NoCoordinator)
 
 
 def _reason(problem: Problem) -> str:

@@ -4,6 +4,7 @@ Nothing here is ever sent, but names of data sets and models and the limits of t
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, mod
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from federated.bounds import MAX_SMALL
-from federated.protocol import MAX_OFFERED, Name
+from federated.names import Name, normal_form
+from federated.protocol import MAX_OFFERED
 from worker_agent.origins import bare_origin
 
 DEFAULT_FILE = Path("worker-agent.toml")
@@ -64,7 +66,7 @@ class PolicySettings(Section):
 
     approve: Literal["always", "ask"] = "always"
     algorithms: tuple[str, ...] | None = Field(default=None, description="null: every algorithm this agent has")
-    datasets: tuple[str, ...] | None = None
+    datasets: tuple[Name, ...] | None = None
     max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
     max_local_steps: int | None = Field(default=None, ge=1, description="of the optimiser, in any job")
     max_passes: int | None = Field(
@@ -74,7 +76,7 @@ class PolicySettings(Section):
     min_examples: int = Field(default=MIN_EXAMPLES, ge=1)
     min_held_out: int = Field(default=MIN_HELD_OUT, ge=1)
     max_download_bytes: int | None = Field(default=None, ge=1, description="of one job's instruction")
-    organizations: tuple[str, ...] | None = Field(default=None, description="names of owners that may use this node")
+    organizations: tuple[Name, ...] | None = Field(default=None, description="names of owners that may use this node")
 
 
 class AgentSettings(BaseSettings):
@@ -124,6 +126,15 @@ class AgentSettings(BaseSettings):
     def _http(cls, value: HttpUrl) -> HttpUrl:
         if value.scheme not in {"http", "https"}:
             raise ValueError("must be an http or https URL")
+        return value
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _differ(cls, value: object) -> object:
+        """One of two would be taken without a word."""
+        names = [normal_form(str(name)) for name in value] if isinstance(value, Mapping) else []
+        if len(set(names)) < len(names):
+            raise ValueError("two data sets have one name, written in two forms of Unicode")
         return value
 
     @field_validator("hosts")

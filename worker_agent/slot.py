@@ -29,7 +29,15 @@ from worker_agent.disclosure import disclose, whereabouts
 from worker_agent.display import Display
 from worker_agent.downloads import ArtifactCache
 from worker_agent.durable import is_full
-from worker_agent.errors import AgentError, BytesDamaged, LeaseInvalid, OutOfTime, WorkerDoubled, is_transient
+from worker_agent.errors import (
+    AgentError,
+    BytesDamaged,
+    LeaseInvalid,
+    NoCoordinator,
+    OutOfTime,
+    WorkerDoubled,
+    is_transient,
+)
 from worker_agent.executor import Executor, Failed, Finished, Interrupted, Task, out_of_time
 from worker_agent.memory import MemoryChain
 from worker_agent.outbox import UPDATE_FILE, Outbox
@@ -132,7 +140,8 @@ class Slot:
                 self._decline(lease, late.code, late.detail, late.facts)
             except AgentError as error:
                 code = ARTIFACT_DAMAGED if isinstance(error, BytesDamaged) else "coordinator_trouble"
-                self._fail(lease, Failed(code, str(error), is_transient(error)))
+                # Told at all, it was told to a coordinator: whatever else answered there is gone.
+                self._fail(lease, Failed(code, str(error), is_transient(error) or isinstance(error, NoCoordinator)))
             except Exception as error:
                 _log.exception("job_broke")
                 code = DISK_FULL if is_full(error) else "agent_error"

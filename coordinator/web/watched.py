@@ -55,4 +55,4 @@ def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Obs
                 rows = connection.execute(statement, {"ids": ids})
                 marks |= {Subject(kind, identity): mark for identity, mark in rows}
         given = {"keys": holders["key"], "workers": holders["worker"], "now": utcnow()}
-        return Observation(marks, {identity: code for identity, code in connection.execute(_ENDED, given)})
+        return Observation(marks, dict(map(tuple, connection.execute(_ENDED, given))))

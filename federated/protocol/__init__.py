@@ -5,6 +5,7 @@ coordinator. A change that an older side would misread raises PROTOCOL_VERSION.
 """
 
 from federated.failures import FailureFacts as FailureFacts
+from federated.names import Name as Name
 from federated.protocol.answers import DIGEST_PATTERN as DIGEST_PATTERN
 from federated.protocol.answers import Answer as Answer
 from federated.protocol.answers import ArtifactReference as ArtifactReference
@@ -39,6 +40,7 @@ from federated.protocol.workers import MAX_OFFERED as MAX_OFFERED
 from federated.protocol.workers import PROTOCOL_VERSION as PROTOCOL_VERSION
 from federated.protocol.workers import WORKER_DOUBLED as WORKER_DOUBLED
 from federated.protocol.workers import Capabilities as Capabilities
+from federated.protocol.workers import CoordinatorVersion as CoordinatorVersion
 from federated.protocol.workers import DatasetFacts as DatasetFacts
 from federated.protocol.workers import EnrollAnswer as EnrollAnswer
 from federated.protocol.workers import EnrollRequest as EnrollRequest
@@ -51,7 +53,6 @@ from federated.protocol.workers import RotateKeyRequest as RotateKeyRequest
 from federated.task import BaseModelReference as BaseModelReference
 from federated.task import Cloze as Cloze
 from federated.task import Metric as Metric
-from federated.task import Name as Name
 from federated.task import Task as Task
 from federated.task import TaskDefinition as TaskDefinition
 from federated.task import TextTemplate as TextTemplate

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from federated.bounds import MAX_LARGE, MAX_SMALL, Amount, LongText, MetricName, Seconds, ShortText
 from federated.failures import CODE_PATTERN, FailureFacts, sentence
+from federated.names import NormalText
 from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest, Pause
 from federated.task import BaseModelReference, Labels, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
@@ -61,11 +62,11 @@ class Lease(Answer):
     kind: JobKind
     attempt: int
     federation_id: str
-    federation_name: str
-    owner_name: str = Field(default="", description="of the organisation that owns the federation")
+    federation_name: NormalText
+    owner_name: NormalText = Field(default="", description="of the organisation that owns the federation")
     client_id: str
     ordinal: int | None
-    dataset: str
+    dataset: NormalText
     settings: dict[str, Any] = Field(default_factory=dict)
     round_number: int | None
     round_kind: RoundKind | None

@@ -6,8 +6,9 @@ from typing import Annotated
 from pydantic import Field
 
 from federated.bounds import MAX_SMALL, Amount, Count, LongText, ShortText
+from federated.names import Name
 from federated.protocol.answers import Answer, BootId, Pause
-from federated.task import Name, Task
+from federated.task import Task
 from federated.trainable import Plain
 
 PROTOCOL_VERSION = 1
@@ -56,6 +57,13 @@ class Capabilities(Plain):
     max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
     cpu_flags: tuple[ShortText, ...] = Field(default=(), max_length=256, fail_fast=True)
     versions: dict[ShortText, LongText] = Field(default_factory=dict, max_length=256)
+
+
+class CoordinatorVersion(Answer):
+    """`GET /version`: the versions of the service and of the protocol that it speaks."""
+
+    version: ShortText
+    protocol_version: Count
 
 
 class EnrollRequest(Plain):

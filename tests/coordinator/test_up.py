@@ -1,6 +1,7 @@
 """`coordinator up` as a user starts it: real processes, one data folder, killed and started again."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,12 +10,25 @@ from pathlib import Path
 import pytest
 
 from tests.support.installation import Installation, installed
+from tests.support.known_agent import check_agent
+from tests.support.service import created
+from worker_agent.settings import AgentSettings
 
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with installed(tmp_path_factory.mktemp("up") / "a data folder", reconcile_seconds=0.5) as running:
+    folder = tmp_path_factory.mktemp("up") / "a data folder"
+    with installed(folder, reconcile_seconds=0.5, host="::1" if has_ipv6() else "127.0.0.1") as running:
         yield running
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has the loopback address of IPv6."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 def alive(pid: int) -> bool:
@@ -26,12 +40,33 @@ def alive(pid: int) -> bool:
 
 
 class TestUp:
+    def up(self, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """What became of `up` where it cannot run."""
+        return subprocess.run(
+            [sys.executable, "-m", "coordinator", "up", "--port", "0"],
+            env=environment, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
     def test_it_is_ready_and_a_key_can_be_made_beside_it(self, installation: Installation) -> None:
         key = installation.create_admin_key()
         with installation.client(key) as admin:
             assert admin.get("/readyz").json()["status"] == "ready"
             assert admin.post("/v1/organizations", json={"name": "Bank"}).status_code == 201
         assert key not in installation.text_of_log()
+
+    def test_an_agent_reaches_it_over_ipv6(self, installation: Installation, tmp_path: Path) -> None:
+        """Where this machine has no IPv6, `up` says so in a sentence."""
+        if not has_ipv6():
+            done = self.up(installation.environment | {"FEDLOOM_HOST": "::1"})
+            assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+            assert "error: cannot listen at host '::1'" in done.stderr
+            return
+        assert installation.url.startswith("http://[::1]:")
+        with installation.client(installation.create_admin_key()) as admin:
+            path = f"/v1/organizations/{created(admin.post('/v1/organizations', json={'name': 'Klinik'}))['id']}"
+            token = created(admin.post(f"{path}/enrollment-tokens", json={}))["token"]
+        facts = {"url": installation.url, "folder": tmp_path / "worker", "device": "cpu"}
+        check_agent(AgentSettings.model_validate(facts), token)
 
     @pytest.mark.parametrize("role", ["web", "background", "beat"])
     def test_a_process_that_is_killed_is_started_again(self, installation: Installation, role: str) -> None:
@@ -43,10 +78,7 @@ class TestUp:
             assert admin.get("/v1/organizations").status_code == 200
 
     def test_a_second_one_in_the_same_folder_is_refused(self, installation: Installation) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "coordinator", "up", "--port", "0"],
-            env=installation.environment, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        done = self.up(installation.environment)
         assert done.returncode == 1
         assert "Another `coordinator up` runs" in done.stderr
 

@@ -35,6 +35,7 @@ class Installation:
     def __init__(self, folder: Path, at: Places | None = None, **settings: object) -> None:
         self.folder = folder
         self.port = 0
+        self.address = "[::1]" if settings.get("host") == "::1" else "127.0.0.1"
         self._places = at or places()
         self._place = self._places.for_up(folder)
         self.environment = {
@@ -49,7 +50,7 @@ class Installation:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     def url_of(self, number: int) -> str:
         """Where one of many callers reaches it."""
@@ -91,7 +92,7 @@ class Installation:
         raise AssertionError(f"not ready: {problem}\n{self.text_of_log()}")
 
     def _read_port(self, log_offset: int) -> None:
-        marker = "Fedloom coordinator at http://127.0.0.1:"
+        marker = f"Fedloom coordinator at http://{self.address}:"
         for line in self.log.read_bytes()[log_offset:].decode().splitlines():
             if line.startswith(marker):
                 self.port = int(line.removeprefix(marker).split()[0])

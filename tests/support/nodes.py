@@ -26,7 +26,7 @@ from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
 
 LABELS = WORDS[:3]
 MODEL = "tiny-bert"
-DATASET = "colors"
+DATASET = "Befunde Ärzte"
 START_SECONDS = 120.0
 END_SECONDS = 240.0
 POLLING_SECONDS = 0.1
@@ -270,7 +270,7 @@ def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index:
     url = made.agents_url or made.installation.url_of(index)
     node.settings.write_text(
         f'url = "{url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
-        f'[models]\n"{MODEL}" = "{made.model}"\n[datasets.{DATASET}]\npath = "{rows}"\nheld_out = 0.25\n'
+        f'[models]\n"{MODEL}" = "{made.model}"\n[datasets."{DATASET}"]\npath = "{rows}"\nheld_out = 0.25\n'
         "[policy]\nmin_examples = 4\nmin_held_out = 4\n",
         encoding="utf-8",
     )

@@ -14,10 +14,12 @@ _OWN = {"host", "content-length", "transfer-encoding", "connection", "date", "se
 class RecordingProxy:
     """`requests`: method, path with query, headers as one text, and body, in the order of their arrival.
 
-    `answers`: the bodies that came back, in the order of their arrival.
+    `answers`: the bodies that came back, in the order of their arrival. With a `prefix` the proxy serves below that
+    path and takes it away, unless `strips` is false.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "", *, strips: bool = True) -> None:
+        self.prefix, self.strips = prefix, strips
         self.requests: list[tuple[str, str, str, bytes]] = []
         self.answers: list[bytes] = []
 
@@ -34,23 +36,29 @@ class RecordingProxy:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://127.0.0.1:{server.server_port}{self.prefix}"
         finally:
             server.shutdown()
             server.server_close()
             thread.join()
 
     def _handler(self, target: str) -> type[BaseHTTPRequestHandler]:
-        kept, answers = self.requests, self.answers
+        kept, answers, prefix = self.requests, self.answers, self.prefix
+        taken = prefix if self.strips else ""
 
         class Handler(BaseHTTPRequestHandler):
             def pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 kept.append((self.command, self.path, str(self.headers), body))
+                if not self.path.startswith(f"{prefix}/"):
+                    self.send_error(404)
+                    return
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}
                 headers["accept-encoding"] = "identity"
                 with httpx.Client(timeout=ANSWER_SECONDS) as http:
-                    answer = http.request(self.command, target + self.path, content=body, headers=headers)
+                    answer = http.request(
+                        self.command, target + self.path.removeprefix(taken), content=body, headers=headers
+                    )
                 answers.append(answer.content)
                 self.send_response(answer.status_code)
                 for name, value in answer.headers.items():

@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from federated.protocol import PROTOCOL_VERSION
 from federated.statement import key_id
 
 CHUNK_BYTES = 10
@@ -62,6 +63,7 @@ class RecordingCoordinator:
     assembling_polls: int = 0
     knows_ranges: bool = True
     doubled_at: str | None = None
+    protocol_version: int = PROTOCOL_VERSION
 
     def count(self, call: str) -> int:
         """How often a call came; `call` is a pattern."""
@@ -176,7 +178,7 @@ def _app(coordinator: RecordingCoordinator) -> FastAPI:
 
 
 def _signed(coordinator: RecordingCoordinator, request: Request) -> bool:
-    if request.url.path in {"/v1/workers/enroll", "/healthz"}:
+    if request.url.path in {"/v1/workers/enroll", "/healthz", "/version"}:
         return True
     token = request.headers.get("authorization", "").removeprefix("Bearer ")
     options: Any = {"verify_exp": False, "verify_iat": False}
@@ -198,6 +200,10 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.get("/version")
+    def version() -> dict[str, Any]:
+        return {"version": "1.0", "protocol_version": coordinator.protocol_version}
 
     @app.get("/v1/workers/me")
     def me() -> dict[str, Any]:

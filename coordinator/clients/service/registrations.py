@@ -19,8 +19,8 @@ from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.pagination import Page, PageRequest
 from coordinator.security import Principal
 from coordinator.workers import service as workers
+from federated.names import MAX_NAME
 
-NAME_CHARACTERS = 128
 ORDINAL_DIGITS = 9
 
 
@@ -64,7 +64,7 @@ def _placed(session: Session, federation: Federation, worker: Worker, wish: Clie
         client.reason = client.reason_detail = client.examples = client.evaluation_examples = None
     else:
         raise Conflict("client_exists", f"This data set is registered already, as client {client.id}.")
-    client.name = wish.name or f"{worker.name} {wish.dataset}"[:NAME_CHARACTERS]
+    client.name = wish.name or f"{worker.name} {wish.dataset}"[:MAX_NAME].rstrip()
     client.settings, client.evaluates_only = wish.settings, wish.evaluates_only
     return client
 

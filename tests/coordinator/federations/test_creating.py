@@ -39,7 +39,7 @@ class TestCreate:
     @pytest.mark.parametrize(
         ("changes", "pointer"),
         [
-            ({"name": "/bin"}, "/name"),
+            ({"name": "bin\u202e"}, "/name"),
             ({"surprise": 1}, "/surprise"),
             ({"algorithm": "magic"}, "/algorithm"),
             ({"config": {"learning_rate": -1}}, "/config/learning_rate"),

@@ -1,0 +1,127 @@
+"""Answers that no coordinator gives: a redirect, a web page, a proxy's refusal. Each says what has to be changed.
+
+None of them passes by waiting. What may pass, as the page of a load balancer whose coordinator starts anew (5xx), is
+not among them.
+"""
+
+import re
+from http import HTTPStatus
+
+import httpx
+
+from federated.printable import printable
+from worker_agent.errors import BodyRefused, NoCoordinator
+from worker_agent.origins import origin_of
+
+PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+PASSING = frozenset({408, 425, 429})
+_MOST_CHARACTERS = 200
+_IN_BETWEEN = "`url` names something else, or a proxy or a login page is in between"
+_REASONS = {
+    401: "a proxy in between wants a login: its operator must let the API through without one",
+    403: "a proxy in between forbids it: its operator must let this node through",
+    404: f"{_IN_BETWEEN}; is a path missing in `url`, such as https://example.org/fedloom?",
+    407: "a proxy in between wants a user and a password: put them into the address in HTTPS_PROXY or HTTP_PROXY",
+    511: "this network wants a login before it lets anything through",
+}
+
+
+def passes_by_waiting(status: int) -> bool:
+    """Whether an error that is no coordinator's may be over soon."""
+    return status in PASSING or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _REASONS)
+
+
+def address_of(response: httpx.Response) -> str:
+    """Where the request went, without a user, a password or a query."""
+    return _shown(response.request.url)
+
+
+def is_page(response: httpx.Response) -> bool:
+    """Whether an answer is a web page, by its type; by its first character too, if its body was read."""
+    return media_type(response) in PAGE_TYPES or (response.is_closed and response.content.lstrip()[:1] == b"<")
+
+
+def media_type(response: httpx.Response) -> str:
+    """The type of the body, without parameters; empty where none is told."""
+    return printable(response.headers.get("Content-Type", "").partition(";")[0].strip().lower(), _MOST_CHARACTERS)
+
+
+def page_instead(response: httpx.Response) -> NoCoordinator:
+    """The error for a web page in the place of an answer."""
+    said = f"{address_of(response)} answers with a web page ({_kind_of(response)})"
+    return NoCoordinator(f"{said}, not with a Fedloom coordinator: {_IN_BETWEEN}")
+
+
+def redirected(response: httpx.Response, base: httpx.URL) -> NoCoordinator:
+    """The error for a redirect, which is not followed. `base`: the coordinator's URL as it is set."""
+    said = f"{address_of(response)} was redirected ({response.status_code})"
+    target = _target(response)
+    if target is None:
+        return NoCoordinator(f"{said} to no address: {_IN_BETWEEN}")
+    there = _address_in(target, response.request.url.path.removeprefix(base.path.rstrip("/")))
+    if there is None or there == _shown(base):
+        return NoCoordinator(f"{said} to {_shown(target)}, which is no Fedloom coordinator's: {_IN_BETWEEN}")
+    if base.scheme == "https" and target.scheme != "https":
+        return NoCoordinator(f"{said} to {there}, in the clear: the operator of {_shown(base)} must mend that")
+    return NoCoordinator(f'{said} to {there}: if that is your coordinator, put url = "{there}" into the settings')
+
+
+def refused(response: httpx.Response) -> NoCoordinator:
+    """The error for a refusal that no coordinator wrote."""
+    if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return _body_refused(response)
+    said = f"{address_of(response)} answers {_kind_of(response)}, not as a Fedloom coordinator does"
+    return NoCoordinator(f"{said}: {_REASONS.get(response.status_code, _IN_BETWEEN)}")
+
+
+def unknown_path(response: httpx.Response) -> NoCoordinator:
+    """The error for a coordinator that does not have the path."""
+    return NoCoordinator(
+        f"{address_of(response)}: the coordinator there has no such path; does `url` end with one too many, "
+        "or is the coordinator of another version?"
+    )
+
+
+def _kind_of(response: httpx.Response) -> str:
+    return f"{response.status_code} {media_type(response)}".rstrip()
+
+
+def _body_refused(response: httpx.Response) -> BodyRefused:
+    size = response.request.headers.get("Content-Length", "some")
+    chunk = ", or the coordinator's operator lower chunk_bytes" if "/chunks/" in response.request.url.path else ""
+    return BodyRefused(
+        f"{address_of(response)}: a proxy before the coordinator refuses a body of {size} bytes (413); its operator "
+        f"must raise the limit (nginx: client_max_body_size){chunk}"
+    )
+
+
+def proxy_refusal(error: httpx.ProxyError, whom: str) -> NoCoordinator | None:
+    """The error for a proxy of this network that refuses to connect to `whom`; None for one that may later."""
+    status = re.match(r"\d{3}\b", str(error))
+    if status is None or passes_by_waiting(int(status[0])):
+        return None
+    advice = (
+        _REASONS[407] if status[0] == "407" else "its operator must let this node through, or name it in NO_PROXY"
+    )
+    return NoCoordinator(f"the proxy in HTTPS_PROXY refuses to connect to {whom} ({printable(error)}): {advice}")
+
+
+def _target(response: httpx.Response) -> httpx.URL | None:
+    location = response.headers.get("Location", "")
+    try:
+        return response.request.url.join(location) if location else None
+    except (httpx.InvalidURL, ValueError):
+        return None
+
+
+def _address_in(target: httpx.URL, path: str) -> str | None:
+    """What `url` would have to be for `path` to lead to `target`; None where it cannot."""
+    if origin_of(target) is None:
+        return None
+    if target.path in {"", "/"}:
+        return _shown(target)
+    return _shown(target.copy_with(path=target.path.removesuffix(path))) if target.path.endswith(path) else None
+
+
+def _shown(url: httpx.URL) -> str:
+    return printable(f"{origin_of(url) or url.scheme}{url.path}".rstrip("/"), _MOST_CHARACTERS)
