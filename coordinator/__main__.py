@@ -40,7 +40,7 @@ Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: a
 def _settle(process: str, data: Path | None = None, port: int | None = None, *, writes: bool = True) -> None:
     """Options win over the environment, and are handed on through it to the processes that `up` starts.
 
-    Ends a process whose settings cannot be, and one that writes if others have a part in what this installation keeps.
+    Ends a process whose settings cannot be, and one that writes over what others have a part in.
     """
     from coordinator import ownership
 

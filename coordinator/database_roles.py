@@ -1,7 +1,7 @@
 """Database roles: one owns the tables and migrates them, a lesser one is the service's.
 
-With `migration_database_url` set to the owner's, a migration gives the role of `database_url` what the running processes
-need: they change no table, and append to the audit log without being able to change or delete an entry of it.
+With `migration_database_url` set to the owner's, a migration gives the role of `database_url` what the running
+processes need: they change no table, and add entries to the audit log that they can neither change nor delete.
 """
 
 from sqlalchemy import Connection, inspect, make_url

@@ -26,9 +26,7 @@ Bytes = Annotated[int, Field(ge=1)]
 class Settings(BaseSettings):
     """All settings and limits. URLs left null are derived from `data_folder`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FEDLOOM_", extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="FEDLOOM_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     data_folder: Path = Path("fedloom-data")
     database_url: str | None = Field(default=None, description="null: SQLite in the data folder")

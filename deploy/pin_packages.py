@@ -1,8 +1,8 @@
 """Python packages of the images with their hashes: `python -m deploy.pin_packages` writes `requirements-….txt`.
 
-Which packages an image needs follows from pyproject.toml and the metadata of what is installed here; their versions are
-those of constraints.txt. The hashes are of the wheels that pip would take in the images: Linux on x86_64 and aarch64,
-with the images' Python. torch is left out, since each platform and each index has other builds of one version of it.
+The packages that an image needs follow from pyproject.toml and the metadata of what is installed here; their versions
+are those of constraints.txt. The hashes are of the wheels that pip would take in the images: Linux on x86_64 and
+aarch64, with the images' Python. torch is left out: each platform and each index has other builds of a version.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,10 @@ def _holds(requirement: Requirement, machine: str, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate(environment)
 
 
-def needed(name: str) -> list[str]:
-    """Lines of constraints.txt for `requirements-{name}.txt`, in the order of the names. Raises Unpinned."""
+def needed(requirements: Iterable[Requirement]) -> list[str]:
+    """Lines of constraints.txt for these and for all that they need, by name. Raises Unpinned."""
     known, found, done = pins(), set(), set()
-    waiting = [("", requirement) for requirement in direct(name)]
+    waiting = [("", requirement) for requirement in requirements]
     while waiting:
         parent, requirement = waiting.pop()
         package = canonicalize_name(requirement.name)
@@ -128,7 +128,7 @@ def text(lines: list[str], digests: Mapping[str, set[str]]) -> str:
 def main() -> None:
     """Writes the files."""
     for name in EXTRAS:
-        lines = needed(name)
+        lines = needed(direct(name))
         (FOLDER / f"requirements-{name}.txt").write_text(text(lines, hashes(lines)), "utf-8")
         print(f"requirements-{name}.txt: {len(lines)} packages")
 

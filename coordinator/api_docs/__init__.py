@@ -1,6 +1,6 @@
 """The API's documentation in a browser: a page and a viewer whose files the coordinator serves itself.
 
-The viewer is swagger-ui, unchanged, in `vendor/`; `vendored.json` there lists its version, licence and SHA-256 by file.
+The viewer is swagger-ui, unchanged, in `vendor/`; `vendored.json` there lists its version, licence and SHA-256.
 """
 
 from functools import partial
