@@ -1,7 +1,7 @@
 """Digests of the images of others: `python -m deploy.pin_images REGISTRY` asks the registry and writes `images.env`.
 
-The images are those of compose.yaml and the Dockerfiles that have a variable for it: `NAME:TAG${VARIABLE}`. REGISTRY is
-the URL of the registry's API, or of a mirror of it, that has the images whose names begin with no host.
+The images are those of compose.yaml and the Dockerfiles that have a variable for it: `NAME:TAG${VARIABLE}`. REGISTRY
+is the URL of the registry's API, or of a mirror of it, that has the images whose names begin with no host.
 """
 
 import re
