@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from coordinator import logs
-from coordinator.settings import get_settings
+from coordinator.settings import get_settings, refusal
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private
 
@@ -40,7 +40,7 @@ Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: a
 def _settle(process: str, data: Path | None = None, port: int | None = None, *, writes: bool = True) -> None:
     """Options win over the environment, and are handed on through it to the processes that `up` starts.
 
-    Ends a process whose settings cannot be, and one that writes over what others have a part in.
+    Ends a process whose settings cannot be, and one that writes if others have a part in what is kept.
     """
     from coordinator import ownership
 
@@ -54,14 +54,8 @@ def _settle(process: str, data: Path | None = None, port: int | None = None, *, 
         logs.configure(get_settings().log_format, process)
         if writes:
             ownership.settle()
-    except NotPrivate as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except ValidationError as error:
-        for fault in error.errors():
-            place = "/".join(str(part) for part in fault["loc"])
-            typer.echo(f"error: {place}{': ' if place else ''}{fault['msg']}", err=True)
-        raise typer.Exit(1) from None
+    except (NotPrivate, ValidationError) as error:
+        sys.exit(refusal(error))
 
 
 def _collect_rarely() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 FILE_VARIABLE = "FEDLOOM_CONFIG"
@@ -163,6 +163,14 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether everything runs on this machine over the filesystem transport."""
         return self.broker_url is None
+
+
+def refusal(error: Exception) -> str:
+    """The last words of a process that does not start: a line for each setting that cannot be, without its value."""
+    if not isinstance(error, ValidationError):
+        return f"error: {error}"
+    faults = ([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")] for fault in error.errors())
+    return "\n".join(f"error: {': '.join(fault)}" for fault in faults)
 
 
 @lru_cache(maxsize=1)

@@ -27,8 +27,8 @@ def policy(rendered: Rendered, component: str) -> Mapping[str, Any]:
 def lets_out(made: Mapping[str, Any], address: str, port: int) -> bool:
     """Whether a connection to this address outside of the cluster passes."""
     return any(
-        any(port == one["port"] and one["protocol"] == "TCP" for one in rule["ports"])
-        and any(holds(peer["ipBlock"], address) for peer in rule["to"] if "ipBlock" in peer)
+        any(holds(peer["ipBlock"], address) for peer in rule["to"] if "ipBlock" in peer)
+        and any(port == one["port"] and one["protocol"] == "TCP" for one in rule["ports"])
         for rule in made["egress"]
     )
 

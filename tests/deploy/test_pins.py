@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -150,13 +150,14 @@ def written(name: str) -> dict[str, tuple[str, list[str]]]:
     return {canonicalize_name(row[0]): (row[1], re.findall("[0-9a-f]{64}", row[2])) for row in rows}
 
 
-def required(name: str, extras: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
-    """Canonical names of what an installed package requires here."""
+def required(name: str, extras: Iterable[str] = ()) -> list[Requirement]:
+    """What an installed package requires on this machine."""
     found = [Requirement(line) for line in metadata.requires(name) or ()]
-    wanted = [
-        one for one in found if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in extras | {""})
-    ]
-    return {canonicalize_name(one.name) for one in wanted}
+    return [one for one in found if not one.marker or any(one.marker.evaluate({"extra": e}) for e in ("", *extras))]
+
+
+def names(requirements: Iterable[Requirement]) -> set[str]:
+    return {canonicalize_name(one.name) for one in requirements}
 
 
 @pytest.mark.parametrize("name", pin_packages.EXTRAS)
@@ -168,20 +169,18 @@ class TestPackages:
             assert pin_packages.pins()[package].endswith(f"=={version}")
             assert 1 <= len(set(digests)) == len(digests) <= len(pin_packages.MACHINES)
 
-    def test_what_a_package_requires_is_there_but_for_torch(self, name: str) -> None:
+    def test_what_is_required_is_there_but_for_torch(self, name: str) -> None:
         found = set(written(name))
-        missing = {one for package in found for one in required(package)} - found
-        assert missing <= {pin_packages.UNHASHED}
+        asked = [*pin_packages.direct(name), *(one for package in found for one in required(package))]
+        assert names(asked) - found <= {pin_packages.UNHASHED}
 
     def test_nothing_is_there_that_nobody_requires(self, name: str) -> None:
-        asked = pin_packages.direct(name)
         found = set(written(name))
-        wanted = {canonicalize_name(one.name) for one in asked} | required(pin_packages.UNHASHED)
-        extras = {canonicalize_name(one.name): one.extras for one in asked}
-        for package in found:
-            wanted |= required(package, set(extras.get(package, ())))
-        assert found - wanted == set()
-        assert {canonicalize_name(one.name) for one in asked} - found <= {pin_packages.UNHASHED}
+        asked = [*pin_packages.direct(name), *required(pin_packages.UNHASHED)]
+        asked += [one for package in found for one in required(package)]
+        extras = {canonicalize_name(one.name): one.extras for one in asked if one.extras}
+        by_extras = [one for package, own in extras.items() for one in required(package, own)]
+        assert found - names([*asked, *by_extras]) == set()
 
 
 def test_a_package_without_a_pin_is_named() -> None:
