@@ -29,3 +29,6 @@ def grant_service(connection: Connection) -> None:
     for table in sorted(tables):
         connection.exec_driver_sql(f"REVOKE ALL ON {quote(table)} FROM {role}")
         connection.exec_driver_sql(f"GRANT {_LESS.get(table, _ALL)} ON {quote(table)} TO {role}")
+    for sequence in inspector.get_sequence_names():
+        if sequence.startswith(tuple(f"{table}_" for table in tables)):  # of a column that counts
+            connection.exec_driver_sql(f"GRANT USAGE, SELECT ON SEQUENCE {quote(sequence)} TO {role}")

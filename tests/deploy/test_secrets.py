@@ -105,7 +105,7 @@ class TestTheCoordinator:
             "FEDLOOM_WEB_THREADS": "s3cret",
         }
         done = subprocess.run(
-            [sys.executable, "-m", "coordinator", "serve"], env={**os.environ, **wrong},
+            [sys.executable, "-m", "coordinator", "migrate"], env={**os.environ, **wrong},
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 1
