@@ -12,7 +12,7 @@ TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS
 ON_SERVERS := tests/coordinator tests/chaos tests/faults tests/end_to_end tests/deploy
 QUICK := -m "not slow and not gpu"
 
-.PHONY: install demo up test test-on-servers check bench clean
+.PHONY: install demo up test test-on-servers check bench pin-packages pin-images clean
 
 install: $(VENV)/.installed
 
@@ -43,3 +43,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+pin-packages: install  ## hashes of the images' Python packages, from constraints.txt
+	$(BIN)/python -m deploy.pin_packages
+
+pin-images: install  ## digests of the images of others: REGISTRY=https://…, the registry of names without a host
+	$(BIN)/python -m deploy.pin_images $(REGISTRY)

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import event
 
 from alembic import context
+from coordinator.database_roles import grant_service
 from coordinator.engines import BEGIN_IMMEDIATELY, make_engine
 from coordinator.models import Base
 from coordinator.settings import get_settings
@@ -17,7 +18,7 @@ def _leave_foreign_keys_alone(connection: Any, record: object) -> None:
 
 def run() -> None:
     """All steps in one transaction, one migrating process at a time."""
-    engine = make_engine(get_settings().database)
+    engine = make_engine(get_settings().migration_database)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _leave_foreign_keys_alone)
     with engine.execution_options(**BEGIN_IMMEDIATELY).begin() as connection:
@@ -27,6 +28,7 @@ def run() -> None:
             connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True, compare_type=True
         )
         context.run_migrations()
+        grant_service(connection)
         if engine.dialect.name == "sqlite":
             broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
             if broken is not None:

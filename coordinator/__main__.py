@@ -14,10 +14,11 @@ from typing import Annotated
 
 import structlog
 import typer
+from pydantic import ValidationError
 
 from coordinator import logs
 from coordinator.addresses import free_port, url_of
-from coordinator.settings import get_settings
+from coordinator.settings import get_settings, refusal
 from federated.names import valid_name
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private
@@ -37,7 +38,7 @@ Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: a
 def _settle(process: str, data: Path | None = None, port: int | None = None, *, writes: bool = True) -> None:
     """Options win over the environment, and are handed on through it to the processes that `up` starts.
 
-    Ends a process that writes if others have a part in what this installation keeps.
+    Ends a process whose settings cannot be, and one that writes if others have a part in what is kept.
     """
     from coordinator import ownership
 
@@ -47,13 +48,12 @@ def _settle(process: str, data: Path | None = None, port: int | None = None, *, 
         os.environ["FEDLOOM_PORT"] = str(port)
     keep_private()
     get_settings.cache_clear()
-    logs.configure(get_settings().log_format, process)
     try:
+        logs.configure(get_settings().log_format, process)
         if writes:
             ownership.settle()
-    except NotPrivate as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    except (NotPrivate, ValidationError) as error:
+        sys.exit(refusal(error))
 
 
 def _collect_rarely() -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator import database, gauges, openapi, ownership, problems, readiness
+from coordinator import api_docs, database, gauges, openapi, ownership, problems, readiness
 from coordinator.algorithms.endpoints import router as algorithms
 from coordinator.artifacts.endpoints import router as artifacts
 from coordinator.clients.endpoints import router as clients
@@ -27,6 +27,7 @@ from coordinator.jobs.endpoints import router as jobs
 from coordinator.models.base import new_id
 from coordinator.organizations.endpoints import installation
 from coordinator.organizations.endpoints import router as organizations
+from coordinator.response_headers import ResponseHeaders
 from coordinator.rounds.endpoints import router as rounds
 from coordinator.settings import get_settings
 from coordinator.webhooks.endpoints import router as webhooks
@@ -59,17 +60,23 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
         separate_input_output_schemas=False,
         redirect_slashes=False,  # a redirect is told by the address under which a proxy asks, which may be nobody's
+        docs_url=None,
+        redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `tracing` and `/metrics` see to them
     )
     problems.install(app)
     for router in (*ROUTERS, health):
         app.router.routes.extend(router.routes)  # an included router finds each route twice
+    app.router.routes.extend(api_docs.routes)
     app.add_middleware(Gate)
     return app
 
 
 class Coordinator(FastAPI):
-    """A FastAPI whose document says also what follows from it."""
+    """A FastAPI whose document says also what follows from it, and whose every answer has the `ResponseHeaders`."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return ResponseHeaders(super().build_middleware_stack())  # outside of what answers unforeseen errors
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 FILE_VARIABLE = "FEDLOOM_CONFIG"
 DEFAULT_FILE = Path("coordinator.toml")
+PLACEHOLDER = "change-me"
+"""What examples have in the place of a secret: nothing starts with one that begins so."""
+_STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=1)]
@@ -23,10 +26,13 @@ Bytes = Annotated[int, Field(ge=1)]
 class Settings(BaseSettings):
     """All settings and limits. URLs left null are derived from `data_folder`."""
 
-    model_config = SettingsConfigDict(env_prefix="FEDLOOM_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="FEDLOOM_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     data_folder: Path = Path("fedloom-data")
     database_url: str | None = Field(default=None, description="null: SQLite in the data folder")
+    migration_database_url: str | None = Field(
+        default=None, description="of the role that owns the tables, for `migrate` alone; null: database_url"
+    )
     broker_url: str | None = Field(default=None, description="null: the filesystem transport; or redis://…")
     store_url: str | None = Field(default=None, description="null: a folder; or s3://…, gs://…, az://…")
     presigned_endpoint: str | None = Field(
@@ -132,6 +138,22 @@ class Settings(BaseSettings):
             raise ValueError("has a path that begins with /v1, as the API's own do")
         return value.rstrip("/")
 
+    @field_validator("database_url", "migration_database_url", "broker_url", "store_url")
+    @classmethod
+    def _no_placeholder(cls, url: str | None) -> str | None:
+        password = urlsplit(url or "").password
+        if password is not None and unquote(password).startswith(PLACEHOLDER):
+            raise ValueError(f"its password is still the example's ({PLACEHOLDER}): set one of your own")
+        return url
+
+    @model_validator(mode="after")
+    def _no_placeholder_for_the_store(self) -> "Settings":
+        found = [name for name, value in os.environ.items() if value.startswith(PLACEHOLDER)]
+        named = ", ".join(sorted(name for name in found if name.startswith(_STORE_VARIABLES)))
+        if named:
+            raise ValueError(f"{named}: still the example's ({PLACEHOLDER}): set one of your own")
+        return self
+
     @model_validator(mode="after")
     def _presigned_on_s3(self) -> "Settings":
         if self.presigned_endpoint is not None and not self.store.startswith("s3://"):
@@ -142,6 +164,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """SQLAlchemy URL of the database."""
         return self.database_url or f"sqlite:///{self.data_folder.resolve() / 'coordinator.sqlite'}"
+
+    @property
+    def migration_database(self) -> str:
+        """SQLAlchemy URL with which the tables are made and changed."""
+        return self.migration_database_url or self.database
 
     @property
     def broker(self) -> str:
@@ -181,6 +208,14 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether everything runs on this machine over the filesystem transport."""
         return self.broker_url is None
+
+
+def refusal(error: Exception) -> str:
+    """The last words of a process that does not start: a line for each setting that cannot be, without its value."""
+    if not isinstance(error, ValidationError):
+        return f"error: {error}"
+    faults = ([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")] for fault in error.errors())
+    return "\n".join(f"error: {': '.join(fault)}" for fault in faults)
 
 
 @lru_cache(maxsize=1)

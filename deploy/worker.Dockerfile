@@ -1,22 +1,27 @@
 # A worker agent. Built from the repository's root:
 #   docker build -f deploy/worker.Dockerfile -t fedloom-worker:0.1.0 .
 # Without a GPU: --build-arg TORCH_INDEX=, with the index of torch's builds for CPUs, makes it a tenth as large.
-FROM python:3.11.13-slim-bookworm AS build
+ARG PYTHON_DIGEST=
+FROM python:3.11.13-slim-bookworm${PYTHON_DIGEST} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /opt/fedloom
+RUN python -m venv /opt/build && python -m venv /opt/fedloom
 WORKDIR /source
-COPY constraints.txt ./
+COPY constraints.txt deploy/requirements-build.txt deploy/requirements-worker.txt ./
+RUN /opt/build/bin/pip install --require-hashes --no-deps -r requirements-build.txt \
+ && /opt/fedloom/bin/pip install --require-hashes --no-deps -r requirements-worker.txt
 ARG TORCH_INDEX=
-RUN /opt/fedloom/bin/pip install --no-deps ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -c constraints.txt torch
+# By version and not by hash: each platform and each index has other builds of it (requirements-worker.txt).
+RUN /opt/fedloom/bin/pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY federated ./federated
 COPY coordinator ./coordinator
 COPY worker_agent ./worker_agent
 COPY alembic ./alembic
-RUN /opt/fedloom/bin/pip install -c constraints.txt '.[worker]' \
+RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --no-index --wheel-dir /wheels . \
+ && /opt/fedloom/bin/pip install --no-deps --no-index /wheels/*.whl \
  && /opt/fedloom/bin/pip uninstall --yes pip
 
-FROM python:3.11.13-slim-bookworm
+FROM python:3.11.13-slim-bookworm${PYTHON_DIGEST}
 RUN groupadd --system --gid 10001 fedloom \
  && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/fedloom-worker --shell /usr/sbin/nologin fedloom \
  && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/fedloom-worker

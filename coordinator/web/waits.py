@@ -1,7 +1,7 @@
 """Open waits: event streams and long polls.
 
 One reader in each event loop asks the database for all of them, every quarter of a second and only while there are
-any: how the federations and jobs are that somebody watches, and which of the watchers' keys have ended. It wakes those
+any: how the federations and jobs are that somebody watches, and whose credentials have ended. It wakes those
 concerned, who then read for themselves, with their own rights.
 """
 

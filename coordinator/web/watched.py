@@ -38,7 +38,7 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Marks by subject, without those that are gone; for keys and workers that have ended, by id, the code that says how."""
+    """Marks by subject, without those that are gone; refusal codes by the ids of keys and workers that have ended."""
 
     marks: dict[Subject, Mark]
     ended: dict[str, str]

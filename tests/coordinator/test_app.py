@@ -21,7 +21,7 @@ from tests.support.logged import Lines, logged
 from tests.support.places import lose_broker, lose_store
 from tests.support.service import Service, forget_settings, problem, running, serving
 
-OPEN = {"/healthz", "/readyz", "/version", "/metrics", "/openapi.json", "/docs", "/redoc"}
+OPEN = {"/healthz", "/readyz", "/version", "/metrics", "/openapi.json", "/docs"}
 ENROLL = "/v1/workers/enroll"
 
 

@@ -245,13 +245,14 @@ class TestModels:
 
 
 class TestWheel:
-    def test_it_carries_the_migrations_and_they_run_from_it(self, tmp_path: Path) -> None:
+    def test_it_carries_the_migrations_and_the_viewer_and_they_run_from_it(self, tmp_path: Path) -> None:
         build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
         subprocess.run([*build, "--wheel-dir", tmp_path, REPOSITORY], check=True, timeout=240)
         (wheel,) = tmp_path.glob("fedloom-*.whl")
         installed, data = tmp_path / "installed", tmp_path / "data"
         with zipfile.ZipFile(wheel) as archive:
             names = {name for name in archive.namelist() if name.startswith("coordinator/migrations/")}
+            assert "coordinator/api_docs/vendor/swagger-ui-bundle.js" in archive.namelist()
             archive.extractall(installed)
         own = {
             path.relative_to(REPOSITORY / "alembic").as_posix()

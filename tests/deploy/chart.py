@@ -20,6 +20,7 @@ from tests.architecture.sizes import ROOT
 
 CHART = ROOT / "deploy/helm/fedloom"
 RELEASE = "trial"
+DIGEST = f"sha256:{'0' * 64}"
 HELM_IS_HERE = importlib.util.find_spec("helm_python") is not None
 _WARNING = 2
 
@@ -69,8 +70,15 @@ def with_all() -> Rendered:
     """The chart with everything that can be turned on."""
     return render(
         {
-            "image": {"tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
+            "image": {"tag": "1.2.3", "digest": DIGEST, "pullSecrets": [{"name": "registry"}]},
+            "migrationSecretName": "fedloom-owner",
             "signingKeySecretName": "fedloom-signing-key",
+            "networkPolicy": {
+                "database": {"podLabels": {"app": "postgres"}},
+                "broker": {"podLabels": {"app": "redis"}},
+                "store": {"port": 9000, "addresses": ["10.1.2.3/32"]},
+                "moreEgress": [{"to": [{"podSelector": {"matchLabels": {"app": "collector"}}}]}],
+            },
             "monitoring": {"enabled": True},
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],

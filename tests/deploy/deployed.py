@@ -17,6 +17,7 @@ from tests.deploy import chart
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = {path.name: path for path in sorted(DEPLOY.glob("*.Dockerfile"))}
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+DROP_INS = sorted((DEPLOY / "systemd/drop-ins").glob("*.conf"))
 _OURS = {"fedloom-coordinator": "coordinator.Dockerfile", "fedloom-worker": "worker.Dockerfile"}
 _INTERPOLATED = re.compile(r"\$\{(\w+)(?::[?-][^}]*)?\}")
 
@@ -39,6 +40,11 @@ def compose() -> dict[str, Any]:
 def asked_of_the_environment() -> set[str]:
     """The variables that compose.yaml wants from its own environment."""
     return set(_INTERPOLATED.findall((DEPLOY / "compose.yaml").read_text("utf-8")))
+
+
+def without_digest(image: str) -> str:
+    """The image's name and tag, as they stand before the variable of its digest."""
+    return re.sub(r"\$\{\w+_DIGEST(:-)?\}$", "", image)
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:

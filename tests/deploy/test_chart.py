@@ -42,7 +42,8 @@ class TestHelm:
 
     def test_every_template_makes_one_object(self) -> None:
         assert chart.with_all().objects.keys() == TEMPLATES.keys() - {"_names.tpl"}
-        assert chart.with_all().objects.keys() - chart.as_it_is().objects.keys() == {"monitor.yaml"}
+        more = {"monitor.yaml", "policy-broker.yaml", "policy-database.yaml"}
+        assert chart.with_all().objects.keys() - chart.as_it_is().objects.keys() == more
 
     @pytest.mark.parametrize(
         ("given", "named"),
@@ -55,6 +56,8 @@ class TestHelm:
             ({"background": {"diskSize": "much"}}, "/background/diskSize"),
             ({"secretName": ""}, "/secretName"),
             ({"service": {"port": 80_000}}, "/service/port"),
+            ({"image": {"digest": "sha256:1"}}, "/image/digest"),
+            ({"networkPolicy": {"store": {"addresses": ["s3.example.org"]}}}, "/networkPolicy/store/addresses/0"),
         ],
     )
     def test_a_value_that_cannot_be_is_refused_by_name(self, given: dict[str, Any], named: str) -> None:
@@ -69,7 +72,7 @@ class TestHelm:
             assert pod["imagePullSecrets"] == [{"name": "registry"}]
             assert pod["nodeSelector"] == {"disk": "ssd"}
             assert pod["tolerations"][0]["key"] == "dedicated"
-            assert pod["containers"][0]["image"].endswith("/fedloom-coordinator:1.2.3")
+            assert pod["containers"][0]["image"].endswith(f"/fedloom-coordinator:1.2.3@{chart.DIGEST}")
         (signing,) = [one for one in of_all.pods["background.yaml"]["volumes"] if one["name"] == "signing-key"]
         assert signing["secret"] == {"secretName": "fedloom-signing-key", "defaultMode": 0o440}
         variables = {one["name"]: one["value"] for one in of_all.pods["background.yaml"]["containers"][0]["env"]}
@@ -104,7 +107,7 @@ class TestObjects:
     @pytest.mark.parametrize("version", [OLDEST, NEWEST])
     def test_kubernetes_would_take_them(self, rendered: Rendered, version: str) -> None:
         of_kubernetes = [made for name, made in rendered.objects.items() if name != "monitor.yaml"]  # the operator's
-        assert len(of_kubernetes) == 8
+        assert len(of_kubernetes) >= 12
         for made in of_kubernetes:
             kubernetes_validate.validate(made, version, strict=True)
 
@@ -150,6 +153,17 @@ class TestObjects:
         job = rendered.objects["migrate.yaml"]
         assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
         assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["migrate"]
+
+
+class TestSecrets:
+    def test_the_owner_of_the_tables_is_known_to_the_job_alone_that_migrates(self) -> None:
+        of_all = chart.with_all()
+        secrets = {
+            name: [source["secretRef"]["name"] for source in pod["containers"][0]["envFrom"]]
+            for name, pod in of_all.pods.items()
+        }
+        assert secrets.pop("migrate.yaml") == ["fedloom", "fedloom-owner"]
+        assert list(secrets.values()) == [["fedloom"]] * 3
 
 
 class TestPods:

@@ -3,7 +3,8 @@
 {{- end -}}
 
 {{- define "fedloom.image" -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- $digest := ternary "" (printf "@%s" .Values.image.digest) (empty .Values.image.digest) -}}
+{{- printf "%s:%s%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) $digest -}}
 {{- end -}}
 
 {{- define "fedloom.selector" -}}
@@ -37,5 +38,42 @@ nodeSelector:
 {{- with .Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* The addresses of everybody but those that hand out a machine's credentials. */}}
+{{- define "fedloom.anywhere" -}}
+- ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32]}
+- ipBlock: {cidr: "::/0", except: ["fd00:ec2::254/128", "fd20:ce::254/128"]}
+{{- end -}}
+
+{{- /* A way out to a server: its pods in this namespace, or its addresses, or anywhere, and to its port alone. */}}
+{{- define "fedloom.wayOut" -}}
+- to:
+    {{- if .podLabels }}
+    - podSelector:
+        matchLabels:
+          {{- toYaml .podLabels | nindent 10 }}
+    {{- else if .addresses }}
+    {{- range .addresses }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+    {{- else }}
+    {{- include "fedloom.anywhere" . | nindent 4 }}
+    {{- end }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- end -}}
+
+{{- /* What every pod of ours may ask: names, the database, and what an operator adds. */}}
+{{- define "fedloom.waysOutOfAll" -}}
+- to:
+    {{- toYaml .Values.networkPolicy.names.peers | nindent 4 }}
+  ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+{{ include "fedloom.wayOut" .Values.networkPolicy.database }}
+{{- with .Values.networkPolicy.moreEgress }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
