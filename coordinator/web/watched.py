@@ -16,7 +16,7 @@ Mark = int | str | None
 
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
 _NUMBERS = select(func.coalesce(func.max(Event.number), 0)).where(Event.federation_id == Federation.id)
-_MARKS: dict[Kind, Select[Any]] = {
+_MARKS: dict[Kind, Select[*tuple[Any, ...]]] = {
     "federation": select(Federation.id, _NUMBERS.scalar_subquery()).where(Federation.id.in_(_IDS)),
     "job": select(Job.id, Job.state).where(Job.id.in_(_IDS)),
 }
@@ -55,4 +55,4 @@ def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Obs
                 rows = connection.execute(statement, {"ids": ids})
                 marks |= {Subject(kind, identity): mark for identity, mark in rows}
         given = {"keys": holders["key"], "workers": holders["worker"], "now": utcnow()}
-        return Observation(marks, dict(map(tuple, connection.execute(_ENDED, given))))
+        return Observation(marks, dict(connection.execute(_ENDED, given).tuples()))

@@ -30,6 +30,8 @@ import psycopg
 import redis
 from psycopg import sql
 
+from tests.support import rows
+
 START_SECONDS = 60.0
 POLLING_SECONDS = 0.02
 REDIS_DATABASES = 1024
@@ -183,20 +185,14 @@ class PostgresServer(Server):
         """Takes all rows away, and whoever is connected. False where it could not, or the schema is another."""
         try:
             with self._connected(database) as connection:
-                connection.execute("SET lock_timeout = '2s'")
-                connection.execute("SET session_replication_role = replica")  # no trigger refuses
-                connection.execute(_END_OTHERS)
-                if _schema(connection) != schema:
-                    return False
-                connection.execute(_EMPTY)
-                return True
+                return rows.delete_all(connection, schema)
         except psycopg.Error:
             return False
 
     def schema(self, database: str) -> str:
-        """A digest of its columns, triggers and indexes."""
+        """A digest of its columns and triggers."""
         with self._connected(database) as connection:
-            return _schema(connection)
+            return rows.schema_of(connection)
 
     def drop(self, database: str) -> None:
         """Takes the database away, whoever is connected to it."""
@@ -210,35 +206,6 @@ class PostgresServer(Server):
 
     def _connected(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(host="127.0.0.1", port=self.port, user=_SUPERUSER, dbname=database, autocommit=True)
-
-
-_END_OTHERS = """
-    SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-"""
-_SCHEMA = """
-    SELECT md5(string_agg(line, ';' ORDER BY line)) FROM (
-        SELECT concat_ws(' ', attrelid::regclass, attname, atttypid, attnotnull) AS line FROM pg_attribute
-        JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace AND attnum > 0
-        UNION ALL SELECT concat_ws(' ', tgrelid::regclass, tgname, tgenabled) FROM pg_trigger WHERE NOT tgisinternal
-    ) AS lines
-"""
-_EMPTY = """
-    DO $$ DECLARE one record; BEGIN
-        FOR one IN SELECT quote_ident(relname) AS name, relkind FROM pg_class
-            WHERE relnamespace = 'public'::regnamespace AND relname <> 'alembic_version' AND relkind IN ('r', 'S')
-        LOOP
-            EXECUTE CASE one.relkind WHEN 'r' THEN 'DELETE FROM ' || one.name
-                ELSE 'ALTER SEQUENCE ' || one.name || ' RESTART' END;
-        END LOOP;
-    END $$
-"""
-
-
-def _schema(connection: psycopg.Connection[tuple[Any, ...]]) -> str:
-    row = connection.execute(_SCHEMA).fetchone()
-    assert row is not None
-    return str(row[0])
 
 
 class RedisServer(Server):
