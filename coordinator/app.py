@@ -16,7 +16,7 @@ from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator import api_docs, database, gauges, openapi, ownership, problems, readiness
+from coordinator import api_docs, database, gauges, openapi, ownership, problems, readiness, response_headers
 from coordinator.algorithms.endpoints import router as algorithms
 from coordinator.artifacts.endpoints import router as artifacts
 from coordinator.clients.endpoints import router as clients
@@ -27,7 +27,6 @@ from coordinator.jobs.endpoints import router as jobs
 from coordinator.models.base import new_id
 from coordinator.organizations.endpoints import installation
 from coordinator.organizations.endpoints import router as organizations
-from coordinator.response_headers import ResponseHeaders
 from coordinator.rounds.endpoints import router as rounds
 from coordinator.settings import get_settings
 from coordinator.webhooks.endpoints import router as webhooks
@@ -73,10 +72,11 @@ def create_app() -> FastAPI:
 
 
 class Coordinator(FastAPI):
-    """A FastAPI whose document says also what follows from it, and whose every answer has the `ResponseHeaders`."""
+    """A FastAPI whose document says also what follows from it, and whose every answer has `response_headers`."""
 
-    def build_middleware_stack(self) -> ASGIApp:
-        return ResponseHeaders(super().build_middleware_stack())  # outside of what answers unforeseen errors
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not a middleware: those stand inside of the one that answers unforeseen errors.
+        await super().__call__(scope, receive, response_headers.completing(send))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -1,6 +1,6 @@
 """Response headers of every answer, whoever gives it: the endpoint, a refusal, a stream, an error nobody foresaw."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 """Content security policy of an answer that is no page: a browser that shows it loads and runs nothing."""
@@ -15,26 +15,18 @@ _ALWAYS = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
 _NOT_STORED = (b"cache-control", b"no-store")
 
 
-class ResponseHeaders:
-    """Middleware that adds the headers of `ALWAYS` where the answer has no value of its own.
+def completing(send: Send) -> Send:
+    """The same `send`, adding the headers of `ALWAYS` where the answer has no value of its own.
 
     An answer with neither `ETag` nor `Cache-Control` gets `Cache-Control: no-store`.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            _complete(message)
+        await send(message)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _complete(message)
-            await send(message)
-
-        await self._app(scope, receive, sending)
+    return sending
 
 
 def _complete(start: Message) -> None:
