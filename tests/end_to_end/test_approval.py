@@ -2,20 +2,24 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
-from tests.support.nodes import Consortium, consortium
+from tests.support.nodes import DATASET, Consortium, consortium
+
+CLINIC = "Städtische Klinik, Süd"
 
 pytestmark = pytest.mark.once
 
 
 @pytest.fixture
 def asking_node(tmp_path: Path) -> Iterator[Consortium]:
-    """A coordinator and one agent with `approve = "ask"`, as real processes."""
-    with consortium(tmp_path, ["north"], claim_seconds=3, reconcile_seconds=1) as running:
+    """A coordinator and one agent with `approve = "ask"`, as real processes; its owner's editor decomposes an `ä`."""
+    with consortium(tmp_path, [CLINIC], claim_seconds=3, reconcile_seconds=1) as running:
         (node,) = running.nodes
-        node.settings.write_text(node.settings.read_text("utf-8") + 'approve = "ask"\n', "utf-8")
+        asking = f'approve = "ask"\norganizations = ["{normalize("NFD", CLINIC)}"]\n'
+        node.settings.write_text(node.settings.read_text("utf-8") + asking, "utf-8")
         node.restart({})
         yield running
 
@@ -32,6 +36,10 @@ def test_a_federation_is_declined_shown_approved_and_completed(asking_node: Cons
     assert (unsure.returncode, "columns: text, label" in unsure.stdout) == (1, True), unsure.stdout + unsure.stderr
     sure = node.command("approve", federation_id, "--yes")
     assert sure.returncode == 0, sure.stdout + sure.stderr
+    assert f"owner: '{CLINIC}'" in sure.stdout
+    assert f"data set: '{DATASET}'" in sure.stdout
+    shown = node.command("data", "show", normalize("NFD", DATASET))
+    assert f"{DATASET}: " in shown.stdout, shown.stderr
     node.http.post(f"/v1/clients/{client['id']}/restore").raise_for_status()
 
     assert asking_node.end(federation_id)["rounds_done"] == 1
