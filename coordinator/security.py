@@ -197,8 +197,6 @@ _WORKER_SCHEME = {
     "description": "A short-lived token (EdDSA) that an enrolled worker signs for itself.",
 }
 _Header = HTTPAuthorizationCredentials | None
-
-
 _buckets = Buckets(time.monotonic)
 
 
@@ -285,10 +283,8 @@ KeyPrincipal = Annotated[Principal, Security(_key(*_ALL_ROLES))]
 OperatorPrincipal = Annotated[Principal, Security(_key("owner", "operator"))]
 OwnerPrincipal = Annotated[Principal, Security(_key("owner"))]
 AdminPrincipal = Annotated[Principal, Security(_key())]
-WorkerPrincipal = Annotated[
-    Principal,
-    Security(_Only("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)),
-]
+_worker = _Only("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)
+WorkerPrincipal = Annotated[Principal, Security(_worker)]
 
 
 def gates(dependant: Dependant) -> list[Gate]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from coordinator.errors import CoordinatorError, NotFound, Unauthenticated
 from coordinator.federations import service
 from coordinator.federations.schemas import (
     CloneRequest,
+    EventAnswer,
     EventPage,
     FederationAnswer,
     FederationChange,
@@ -207,11 +208,9 @@ async def _stream(principal: Principal, federation_id: str, page: EventPage, wai
     now = heard_at = time.monotonic()
     end_at = now + STREAM_SECONDS
     while now < end_at:
-        for event in page.items:
-            yield f"id: {event.number}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
         if page.items or now - heard_at >= PING_SECONDS:
             heard_at = now
-            yield ": here\n\n"
+            yield "".join(map(_line, page.items)) + ": here\n\n"
         page = EventPage(items=[], next_after=page.next_after)
         try:
             if await wait.change(min(heard_at + PING_SECONDS, end_at) - now):
@@ -220,6 +219,10 @@ async def _stream(principal: Principal, federation_id: str, page: EventPage, wai
         except (NotFound, Unauthenticated):
             return
         now = time.monotonic()
+
+
+def _line(event: EventAnswer) -> str:
+    return f"id: {event.number}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
 
 
 def _one(session: Session, federation: Federation, response: Response) -> FederationAnswer:
@@ -240,7 +243,9 @@ class _State:
 
 def _events_for_all(questions: Sequence[_Question]) -> list[_State | CoordinatorError]:
     with reading() as session:
-        return each(questions, cache(partial(_events_after, session)))
+        answer = cache(partial(_events_after, session))
+        # All keys of an organization with the same role may see the same, which is read once for all of them.
+        return each(questions, lambda question: answer((replace(question[0], id=""), *question[1:])))
 
 
 def _events_after(session: Session, question: _Question) -> _State:

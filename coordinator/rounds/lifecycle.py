@@ -36,10 +36,8 @@ OPEN_JOB_STATES = frozenset({"offered", "leased"})
 QUORUM_MISSED = "quorum_missed"
 NOT_ENOUGH_CLIENTS = "not_enough_clients"
 STEP_DIED = "step_died"
-MAX_DEATHS = 2
-"""As many deaths of the process that computes a step fail its round."""
-MAX_LOSSES = 10
-"""As many claims on a step that passed, one after another without a result, fail its round."""
+MAX_DEATHS, MAX_LOSSES = 2, 10
+"""Deaths of its process, and claims that passed without a result, with which a step fails its round."""
 
 
 def move(state: str, to: str) -> str:

@@ -24,6 +24,8 @@ from coordinator.web.wait_limits import WaitCounts
 from coordinator.web.watched import Mark, Observation, Subject, observe
 
 TICK_SECONDS = 0.25
+WOKEN_AT_ONCE = 50
+_PAUSE_SECONDS = 0.005
 _log = structlog.get_logger(__name__)
 
 
@@ -92,8 +94,15 @@ class Reader:
         seen = await to_thread.run_sync(look, limiter=self._thread)
         for wait in waits:
             wait.refusal = seen.ended.get(wait.principal.id)
-            if wait.refusal or (wait.subject is not None and seen.marks.get(wait.subject) != wait.mark):
+        concerned = [wait for wait in waits if wait.refusal or _is_behind(wait, seen)]
+        for first in range(0, len(concerned), WOKEN_AT_ONCE):
+            for wait in concerned[first : first + WOKEN_AT_ONCE]:
                 wait.woken.set()
+            await asyncio.sleep(_PAUSE_SECONDS)  # a thousand at one moment would keep all others waiting
+
+
+def _is_behind(wait: Wait, seen: Observation) -> bool:
+    return wait.subject is not None and seen.marks.get(wait.subject) != wait.mark
 
 
 @dataclass(frozen=True, slots=True)

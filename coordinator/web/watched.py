@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from sqlalchemy import BindParameter, Select, bindparam, func, literal, select, union_all
+from sqlalchemy import BindParameter, Executable, bindparam, func, literal, select, union_all
 
 from coordinator.database import asking, utcnow
 from coordinator.models import ApiKey, Event, Federation, Job, Worker
@@ -16,7 +16,7 @@ Mark = int | str | None
 
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
 _NUMBERS = select(func.coalesce(func.max(Event.number), 0)).where(Event.federation_id == Federation.id)
-_MARKS: dict[Kind, Select[*tuple[Any, ...]]] = {
+_MARKS: dict[Kind, Executable] = {
     "federation": select(Federation.id, _NUMBERS.scalar_subquery()).where(Federation.id.in_(_IDS)),
     "job": select(Job.id, Job.state).where(Job.id.in_(_IDS)),
 }
