@@ -33,9 +33,7 @@ MOVES: Mapping[str, frozenset[str]] = {
 }
 
 OPEN_JOB_STATES = frozenset({"offered", "leased"})
-QUORUM_MISSED = "quorum_missed"
-NOT_ENOUGH_CLIENTS = "not_enough_clients"
-STEP_DIED = "step_died"
+QUORUM_MISSED, NOT_ENOUGH_CLIENTS, STEP_DIED = "quorum_missed", "not_enough_clients", "step_died"
 MAX_DEATHS, MAX_LOSSES = 2, 10
 """Deaths of its process, and claims that passed without a result, with which a step fails its round."""
 
@@ -292,8 +290,7 @@ def _lost(seen: Snapshot) -> str:
 
 
 def _lost_jobs(seen: Snapshot) -> list[JobFacts]:
-    fine = OPEN_JOB_STATES | {"submitted", "accepted"}
-    return [job for job in seen.jobs if job.left_out or job.state not in fine]
+    return [job for job in seen.jobs if job.left_out or job.state not in OPEN_JOB_STATES | {"submitted", "accepted"}]
 
 
 def _left(until: datetime | None, now: datetime) -> str:

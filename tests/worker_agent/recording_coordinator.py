@@ -38,7 +38,7 @@ class Fault:
 
 
 class Broken(Exception):
-    """Makes the server break the connection off."""
+    """The connection is broken off."""
 
 
 @dataclass
@@ -198,12 +198,9 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
         return {"key_id": key_id(key)}
 
     @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
     @app.get("/version")
     def version() -> dict[str, Any]:
-        return {"version": "1.0", "protocol_version": coordinator.protocol_version}
+        return {"status": "ok", "version": "1.0", "protocol_version": coordinator.protocol_version}
 
     @app.get("/v1/workers/me")
     def me() -> dict[str, Any]:
@@ -248,7 +245,7 @@ def _upload_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
     @app.post(prefix, status_code=201)
     async def announce(request: Request) -> dict[str, Any]:
         wanted = await request.json()
-        known = (id_ for id_, upload in coordinator.uploads.items() if upload["digest"] == wanted["digest"])
+        known = (name for name, upload in coordinator.uploads.items() if upload["digest"] == wanted["digest"])
         upload_id = next(known, f"upl_{len(coordinator.uploads) + 1}")
         coordinator.uploads.setdefault(upload_id, {**wanted, "chunks": {}, "polls": coordinator.assembling_polls})
         return _upload(coordinator, upload_id)
