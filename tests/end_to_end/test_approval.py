@@ -1,5 +1,6 @@
 """A node whose owner wants to be asked: the federation waits, and completes once its terms were approved."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from unicodedata import normalize
@@ -9,6 +10,7 @@ import pytest
 from tests.support.nodes import DATASET, Consortium, consortium
 
 CLINIC = "Städtische Klinik, Süd"
+NAME = "Befunde: Süd/Nord"
 
 pytestmark = pytest.mark.once
 
@@ -26,7 +28,7 @@ def asking_node(tmp_path: Path) -> Iterator[Consortium]:
 
 def test_a_federation_is_declined_shown_approved_and_completed(asking_node: Consortium) -> None:
     (node,) = asking_node.nodes
-    federation_id = asking_node.start(rounds=1)
+    federation_id = asking_node.start(rounds=1, name=NAME)
     asking_node.wait(federation_id, lambda federation, rounds: federation["clients"]["out"] == 1)
     (client,) = asking_node.get(federation_id, "clients")["items"]
     assert client["reason"] == "policy_approval"
@@ -43,3 +45,5 @@ def test_a_federation_is_declined_shown_approved_and_completed(asking_node: Cons
     node.http.post(f"/v1/clients/{client['id']}/restore").raise_for_status()
 
     assert asking_node.end(federation_id)["rounds_done"] == 1
+    assert json.loads(asking_node.file(federation_id, "provenance.json"))["federation"]["name"] == NAME
+    assert f"`{NAME}`" in asking_node.file(federation_id, "README.md").decode()

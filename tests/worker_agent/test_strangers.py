@@ -10,6 +10,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from federated.failures import sentence
 from federated.protocol import PROTOCOL_VERSION
 from tests.worker_agent.hostile_coordinator import HostileCoordinator, Reply, head, hostile, whole
 from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
@@ -156,20 +157,14 @@ class TestRun:
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert (done.returncode, word in line) == (1, True), done.stderr
 
-    @pytest.mark.parametrize("status", [404, 200])
     def test_rests_while_it_runs_and_loses_nothing(
-        self,
-        status: int,
-        settings: AgentSettings,
-        identity: Identity,
-        http: httpx.Client,
-        coordinator: RecordingCoordinator,
+        self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
     ) -> None:
         """More pages than one call is tried: the finished job waits, and is handed in once the address is mended."""
         offer(coordinator)
-        coordinator.fail(SUBMIT, *[Fault(status, page=True)] * (ATTEMPTS + 1))
+        coordinator.fail(SUBMIT, *(Fault(status, page=True) for status in (404, 200, 403, 405, 404, 200)))
         with running(settings, identity, http):
-            wait_until(lambda: coordinator.count(SUBMIT) == ATTEMPTS + 2)
+            wait_until(lambda: coordinator.count(SUBMIT) == 7)
             wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
         assert coordinator.count(FAIL) == 0
 
@@ -183,6 +178,7 @@ class TestRun:
             wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
         failure = coordinator.body_of(FAIL)
         assert (failure["code"], failure["transient"]) == ("upload_too_large_for_proxy", False)
+        assert "lowers chunk_bytes" in sentence(failure["code"])
         assert coordinator.count(CHUNK) == 1
         assert coordinator.count(SUBMIT) == 0
 
