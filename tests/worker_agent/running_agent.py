@@ -22,11 +22,11 @@ CHILD = "tests.worker_agent.scripted_child"
 PATIENCE_SECONDS = 60.0
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Returns when `holds()`; gives up after a minute."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+    """Returns when `holds()`; gives up after so many seconds."""
+    deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "waited a minute in vain"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain"
         time.sleep(0.02)
 
 

@@ -158,7 +158,7 @@ class TestAnAgent:
         for number, (name, stage) in enumerate(BREAKS):
             work = WORK | {"algorithm": "breaking", "config": {"error": name, "stage": stage}}
             offer(at_work, number, work, kind=STAGES[stage], dataset="good", instruction=instruction)
-        wait_until(lambda: len(ended(at_work)) == len(BREAKS))
+        wait_until(lambda: len(ended(at_work)) == len(BREAKS), 270)
         assert_no_canary(at_work)
         told = [ended(at_work)[f"job_{number}"] for number in range(len(BREAKS))]
         assert {one["code"] for one in told} <= set(SENTENCES) | {"job_declined"}
