@@ -58,11 +58,11 @@ def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilitie
     """
     request = EnrollRequest(token=token, name=name, public_key=public_key(key), capabilities=ability)
     message = enrolment_message(request.token, request.name, request.public_key)
-    proven = request.model_copy(update={"proof": signature(key, message)})
-    if len(proven.model_dump_json()) <= MAX_ENROLMENT_BYTES // 2:
-        return proven
+    request = request.model_copy(update={"proof": signature(key, message)})
+    if len(request.model_dump_json()) <= MAX_ENROLMENT_BYTES // 2:
+        return request
     fewer = ability.model_copy(update={"datasets": (), "models": ()})
-    return proven.model_copy(update={"capabilities": fewer})
+    return request.model_copy(update={"capabilities": fewer})
 
 
 def rotate_key(settings: AgentSettings, url: str) -> str:

@@ -29,7 +29,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def started(folder: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
-    """An agent over the settings in the folder; what it says is in `agent.log`."""
+    """An agent over the settings in the folder; `agent.log` has its log."""
     environment = os.environ | {FILE_VARIABLE: str(folder / "worker-agent.toml"), "OMP_NUM_THREADS": "1"}
     with (folder / "agent.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", *module], env=environment, stdout=log, stderr=log)
@@ -40,7 +40,7 @@ def started(folder: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def said(folder: Path) -> str:
+def log_of(folder: Path) -> str:
     return (folder / "agent.log").read_text()
 
 
@@ -62,11 +62,11 @@ def test_the_one_that_was_there_first_ends_and_the_owner_and_the_other_are_told(
     with started(first, *AGENT) as earlier:
         wait_until(lambda: shown()["state"] == "alive")
         with started(second, *WITH_A_SCRIPTED_CHILD) as later:
-            assert earlier.wait(60) == 3, said(first)
-            wait_until(lambda: "worker_doubled" in said(second))
-            assert later.poll() is None, said(second)
+            assert earlier.wait(60) == 3, log_of(first)
+            wait_until(lambda: "worker_doubled" in log_of(second))
+            assert later.poll() is None, log_of(second)
             assert shown()["state"] == "alive"
             assert shown()["doubled_at"] is not None
-    assert "two agents run with one key" in said(first)
-    assert said(second).count("worker_doubled") == 1
+    assert "two agents run with one key" in log_of(first)
+    assert log_of(second).count("worker_doubled") == 1
     assert [entry["action"] for entry in chain_of(service, bank.id)].count("worker.doubled") == 1

@@ -69,15 +69,15 @@ def remove_revoked(session: Session, now: datetime) -> None:
     _remove_all(session, repository.clients_of_revoked(session, LIVE, TAKES_PART), now)
 
 
-def _remove_all(session: Session, found: Sequence[Client], now: datetime) -> None:
-    if not found:
+def _remove_all(session: Session, candidates: Sequence[Client], now: datetime) -> None:
+    if not candidates:
         return
-    named = sorted({client.federation_id for client in found})
-    live = {federation_id for federation_id in named if _live(session, federation_id)}
-    going_on = [client for client in found if client.federation_id in live]
+    federation_ids = sorted({client.federation_id for client in candidates})
+    live = {federation_id for federation_id in federation_ids if _live(session, federation_id)}
+    client_ids = [client.id for client in candidates if client.federation_id in live]
     # After the federations rounds, jobs and clients, as who moves them on: two orders would lock each other out.
-    repository.lock_open_jobs(session, lifecycle.OPEN, {client.id for client in going_on})
-    for client_id in (client.id for client in going_on):
+    repository.lock_open_jobs(session, lifecycle.OPEN, client_ids)
+    for client_id in client_ids:
         client = lock_row(session, Client, client_id)
         if client is not None:
             remove_client(session, client, WORKER_REVOKED, _REVOKED, now)

@@ -1,4 +1,4 @@
-"""Whoever goes while a round collects: nobody waits for it, the jobs are taken back, the others go on."""
+"""Clients that go while a round collects: nobody waits for them, their jobs are taken back, the others go on."""
 
 from collections.abc import Callable
 
