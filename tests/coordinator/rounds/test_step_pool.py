@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import get_args
 
 import psutil
@@ -26,8 +27,8 @@ MODULE = "tests.support.step_process"
 CAPABILITIES = Capabilities(algorithms={"breaking": 1, "fedavg": 1}, datasets=(DatasetFacts(name=DATASET),))
 
 
-@pytest.fixture(autouse=True)
-def pool() -> Iterator[None]:
+@pytest.fixture
+def pool(data_folder: Path) -> Iterator[None]:
     with installed(), step_pool.running(1, MODULE):
         yield
 
@@ -50,6 +51,7 @@ def broken(stage: Stage, error: str, at: str) -> dict[str, object]:
     return stage.show()
 
 
+@pytest.mark.usefixtures("pool")
 class TestAStep:
     def test_is_computed_elsewhere_with_the_same_result(self, stage: Stage) -> None:
         stage.running(rounds=1)
@@ -79,7 +81,6 @@ class TestAStep:
         killer.start()
         stage.settle()
         killer.join()
-        stage.play(1)
         assert stage.show()["state"] == "completed"
         with reading() as session:
             (round_,) = session.query(Round).all()
