@@ -1,10 +1,10 @@
 """`/healthz` beside 1,000 open event streams of 100 keys: `python -m benchmarks.open_streams`.
 
 A real installation (`coordinator up`); 20 organizations with five keys each, every key with ten streams of its
-organization's federation, and an eleventh that is refused. Beside them `/healthz` is asked every few milliseconds:
-before they are opened, while nothing happens, and while each federation changes once a second, which all of its
-streams are told. The figure is the worse of the last two, as the 99th percentile. It holds only if all streams were
-served, told of every change, and open until the end.
+organization's federation, and an eleventh that is refused. Beside them `/healthz` is asked every few milliseconds,
+while nothing happens, and while each federation is changed once a second, which all of its streams are told: before
+the streams are opened and then with them. The figure is the worse of the last two, as the 99th percentile. It holds
+only if all streams were served, told of every change, and open until the end.
 """
 
 import asyncio
@@ -126,18 +126,17 @@ async def probed(url: str, there: Sequence[Tenant] = ()) -> list[float]:
 async def measure(installation: Installation) -> None:
     """Run and report."""
     there = tenants(installation)
-    alone = await probed(installation.url)
+    alone, changing = await probed(installation.url), await probed(installation.url, there)
     async with opened(installation.url, there) as streams:
         await asyncio.sleep(_SETTLE_SECONDS)
         quiet = await probed(installation.url)
         told = await probed(installation.url, there)
         await asyncio.sleep(_SETTLE_SECONDS)
         statuses, changes, ended = dict(sorted(streams.statuses.items())), streams.changes, streams.ended
-    before, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone, quiet, told))
+    alone_ms, changing_ms, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone, changing, quiet, told))
     keys = _ORGANIZATIONS * _KEYS
-    whole = (
-        statuses == {200: keys * _STREAMS, 429: keys} and changes == keys * _STREAMS * _PHASE_SECONDS and not ended
-    )
+    all_changes = keys * _STREAMS * 2 * _PHASE_SECONDS  # those before they were opened too
+    whole = statuses == {200: keys * _STREAMS, 429: keys} and changes == all_changes and not ended
     print_report(
         "open_streams",
         max(idle, busy),
@@ -145,7 +144,8 @@ async def measure(installation: Installation) -> None:
         target=_TARGET_MILLISECONDS,
         holds=max(idle, busy) < _TARGET_MILLISECONDS and whole,
         details={
-            "without_streams_milliseconds": round(before, 1),
+            "without_streams_milliseconds": round(alone_ms, 1),
+            "changes_without_streams_milliseconds": round(changing_ms, 1),
             "nothing_happens_milliseconds": round(idle, 1),
             "all_are_told_milliseconds": round(busy, 1),
             "worst_milliseconds": round(1000 * max(quiet[-1], told[-1]), 1),

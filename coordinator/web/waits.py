@@ -25,7 +25,7 @@ from coordinator.web.watched import Mark, Observation, Subject, observe
 
 TICK_SECONDS = 0.25
 WOKEN_AT_ONCE = 50
-_PAUSE_SECONDS = 0.005
+_PAUSE_SECONDS = 0.01
 _log = structlog.get_logger(__name__)
 
 
@@ -95,6 +95,7 @@ class Reader:
         for wait in waits:
             wait.refusal = seen.ended.get(wait.principal.id)
         concerned = [wait for wait in waits if wait.refusal or _is_behind(wait, seen)]
+        concerned.sort(key=lambda wait: wait.subject or ("", ""))  # those who read the same, at the same moment
         for first in range(0, len(concerned), WOKEN_AT_ONCE):
             for wait in concerned[first : first + WOKEN_AT_ONCE]:
                 wait.woken.set()

@@ -8,6 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from coordinator.database import writing
+from coordinator.events import append
+from coordinator.federations.service.reading import EVENTS_AT_ONCE
 from tests.support.service import problem
 from tests.support.stage import Stage
 
@@ -67,6 +70,16 @@ def test_it_goes_on_after_the_last_event_that_was_seen(stage: Stage) -> None:
     last = stage.get("events")["items"][1]["number"]
     with streaming(stage, last_event_id=last, after=0) as stream:
         assert next(stream)["event"] == "federation.paused"
+
+
+def test_more_than_a_page_comes_without_anything_new(stage: Stage) -> None:
+    stage.create()
+    with writing() as session:
+        for _ in range(2 * EVENTS_AT_ONCE):
+            append(session, stage.federation_id, "federation.changed", fields=[])
+    with streaming(stage) as stream:
+        found = [next(stream)["event"] for _ in range(2 * EVENTS_AT_ONCE + 1)]
+    assert found == ["federation.created"] + ["federation.changed"] * 2 * EVENTS_AT_ONCE
 
 
 def test_it_ends_when_the_federation_is_deleted(stage: Stage) -> None:
