@@ -23,9 +23,9 @@ _MARKS: dict[Kind, Executable] = {
 _KEYS = ApiKey.id.in_(bindparam("keys", expanding=True))
 _WORKERS = Worker.id.in_(bindparam("workers", expanding=True))
 _ENDED = union_all(
-    select(ApiKey.id, literal("key_revoked")).where(_KEYS, ApiKey.revoked_at.is_not(None)),
-    select(ApiKey.id, literal("key_expired")).where(_KEYS, ApiKey.expires_at <= bindparam("now")),
-    select(Worker.id, literal("worker_revoked")).where(_WORKERS, Worker.revoked_at.is_not(None)),
+    select(ApiKey.id, literal("key_revoked").label("code")).where(_KEYS, ApiKey.revoked_at.is_not(None)),
+    select(ApiKey.id, literal("key_expired").label("code")).where(_KEYS, ApiKey.expires_at <= bindparam("now")),
+    select(Worker.id, literal("worker_revoked").label("code")).where(_WORKERS, Worker.revoked_at.is_not(None)),
 )
 
 
@@ -55,4 +55,4 @@ def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Obs
                 rows = connection.execute(statement, {"ids": ids})
                 marks |= {Subject(kind, identity): mark for identity, mark in rows}
         given = {"keys": holders["key"], "workers": holders["worker"], "now": utcnow()}
-        return Observation(marks, dict(connection.execute(_ENDED, given).tuples()))
+        return Observation(marks, {row.id: row.code for row in connection.execute(_ENDED, given)})
