@@ -59,7 +59,8 @@ def encode_error(error: Exception) -> bytes:
         case ArtifactDamaged():
             return json.dumps(["damaged", error.digest]).encode()
         case CoordinatorError():
-            told = [type(error).__name__, error.code, error.detail]
+            kind = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
+            told = [kind, error.code, error.detail]
             return json.dumps(["error", told]).encode()
         case OSError():
             return json.dumps(["disk", str(error)]).encode()

@@ -1,7 +1,6 @@
 """Names over the API: any printable text, the same in every form of Unicode, and nothing else."""
 
 import unicodedata
-from typing import Any
 
 import httpx
 import pytest
@@ -71,7 +70,7 @@ class TestOneName:
 
 
 def enrolled(service: Service, token: str, name: str) -> httpx.Response:
-    body: dict[str, Any] = {"token": token, "name": name, "public_key": Identity().public_key}
+    body = Identity().enrolment(token, unicodedata.normalize("NFC", name)) | {"name": name}
     return service.anonymous.post("/v1/workers/enroll", json=body)
 
 

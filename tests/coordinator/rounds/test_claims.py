@@ -13,7 +13,7 @@ from coordinator.database import reading, utcnow, writing
 from coordinator.models import Artifact, Round
 from coordinator.nudge import celery
 from coordinator.rounds import conductor, service, tasks
-from coordinator.rounds.schemas import AggregateInput, MadeAggregate
+from coordinator.rounds.schemas import AggregateInput, Failure, MadeAggregate
 from coordinator.rounds.service import Claimed
 from coordinator.settings import get_settings
 from tests.coordinator.clients.scene import everything
@@ -92,7 +92,7 @@ class TestAClaim:
         before = everything()
         assert not record(slow, made)
         with writing() as session:
-            assert not service.fail(session, slow, "too late", utcnow())
+            assert not service.fail(session, slow, Failure("algorithm_failed", "too late"), utcnow())
             assert not service.renew(session, slow, utcnow())
         assert everything() == before
 

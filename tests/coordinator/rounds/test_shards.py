@@ -9,7 +9,7 @@ from coordinator.database import reading, utcnow, writing
 from coordinator.models import Shard
 from coordinator.nudge import celery
 from coordinator.rounds import conductor, service
-from coordinator.rounds.schemas import Omission
+from coordinator.rounds.schemas import Failure, Omission
 from coordinator.rounds.tasks import aggregate_shard, do
 from coordinator.settings import Settings
 from federated.payload import Payload
@@ -142,7 +142,7 @@ class TestShards:
         collected(in_shards)
         claimed = self._claimed(rows()[0].id)
         with writing() as session:
-            assert service.record_shard(session, claimed, "shard: no memory", utcnow())
+            assert service.record_shard(session, claimed, Failure("algorithm_failed", "shard: no memory"), utcnow())
         shown = in_shards.get("rounds", "1")
         assert (shown["state"], shown["reason"]) == ("failed", "algorithm_failed")
         assert shown["reason_detail"] == "shard: no memory"
