@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -181,18 +182,25 @@ class PostgresServer(Server):
         self.execute("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY", database, template)
         return self.url(database)
 
-    def emptied(self, database: str, schema: str) -> bool:
-        """Takes all rows away, and whoever is connected. False where it could not, or the schema is another."""
+    def made_new(self, database: str, template: tuple[str, Mapping[str, str]]) -> bool:
+        """Whoever is connected goes, and all rows but those of the template.
+
+        False where it could not, or the schema is not the template's any more.
+        """
+        schema, first_rows = template
         try:
             with self._connected(database) as connection:
-                return rows.delete_all(connection, schema)
+                if not rows.delete_all(connection, schema):
+                    return False
+                rows.put_back(connection, first_rows)
+                return True
         except psycopg.Error:
             return False
 
-    def schema(self, database: str) -> str:
-        """A digest of its columns and triggers."""
+    def template(self, database: str) -> tuple[str, Mapping[str, str]]:
+        """What `made_new` makes others like: a digest of the schema, and the rows."""
         with self._connected(database) as connection:
-            return rows.schema_of(connection)
+            return rows.schema_of(connection), rows.first_rows(connection)
 
     def drop(self, database: str) -> None:
         """Takes the database away, whoever is connected to it."""

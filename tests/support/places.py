@@ -76,7 +76,7 @@ class Servers:
         environment = self.empty(self.postgres.folder)
         _migrate(environment)
         self.postgres.execute("ALTER DATABASE {} RENAME TO {}", _database(environment), _TEMPLATE)
-        self._schema = self.postgres.schema(_TEMPLATE)
+        self._as_migrated = self.postgres.template(_TEMPLATE)
         self._free: list[str] = []
         self._uses: Counter[str] = Counter()
 
@@ -115,7 +115,7 @@ class Servers:
         name = _database(environment)
         if not self.postgres.running():
             return
-        if 0 < self._uses[name] < _MOST_USES and self.postgres.emptied(name, self._schema):
+        if 0 < self._uses[name] < _MOST_USES and self.postgres.made_new(name, self._as_migrated):
             self._free.append(name)
         else:
             self.postgres.drop(name)
@@ -160,7 +160,7 @@ def settled(environment: Environment) -> Iterator[None]:
 def lose_broker(patch: pytest.MonkeyPatch) -> None:
     """From now on this process reaches no broker."""
     if get_settings().embedded:
-        get_settings().queue_folder.write_text("a file where the queue's folder should be")
+        _block(get_settings().queue_folder)
     else:
         patch.setenv("FEDLOOM_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
         forget_settings()
@@ -169,10 +169,15 @@ def lose_broker(patch: pytest.MonkeyPatch) -> None:
 def lose_store(patch: pytest.MonkeyPatch) -> None:
     """From now on this process reaches no store."""
     if get_settings().store_url is None:
-        (get_settings().data_folder / "artifacts").write_text("a file where the store's folder should be")
+        _block(get_settings().data_folder / "artifacts")
     else:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         forget_settings()
+
+
+def _block(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("a file where a folder should be")
 
 
 def on_servers() -> bool:

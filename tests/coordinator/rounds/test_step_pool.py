@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -107,6 +108,8 @@ class TestAStep:
         actor.work()
         driving = threading.Thread(target=stage.settle)
         driving.start()
+        while [round_["state"] for round_ in stage.rounds()] != ["collecting"]:  # it plans now
+            time.sleep(0.05)
         answer = stage.owner.owner.post(stage.path(action), params={"now": True} if action == "pause" else {})
         driving.join(10)
         assert not driving.is_alive()
