@@ -36,8 +36,17 @@ from federated.protocol import PROTOCOL_VERSION, Answer
 
 # Routes are looked through in this order: agents ask far more often than people.
 ROUTERS = (
-    *(workers, revocation, jobs, artifacts, organizations, installation),
-    *(webhooks, algorithms, federations, clients, rounds),
+    workers,
+    revocation,
+    jobs,
+    artifacts,
+    organizations,
+    installation,
+    webhooks,
+    algorithms,
+    federations,
+    clients,
+    rounds,
 )
 DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
 

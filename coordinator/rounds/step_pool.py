@@ -107,21 +107,17 @@ class _Pool:
     def ask(self, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
         process = self._places.get()
         try:
-            process = self._fresh(process)
-            return process.ask(order, seconds, unwanted)
-        except BaseException as error:
-            process, how = None, _end(process)
-            if isinstance(error, EOFError | OSError):
-                raise StepDied(how) from None
+            if process is None or not process.usable():
+                _end(process)
+                process = None
+                process = StepProcess(self._module)  # what keeps it from starting is no death of a step
+            return _asked(process, order, seconds, unwanted)
+        except BaseException:
+            _end(process)
+            process = None
             raise
         finally:
             self._places.put(process)
-
-    def _fresh(self, process: StepProcess | None) -> StepProcess:
-        if process is not None and process.usable():
-            return process
-        _end(process)
-        return StepProcess(self._module)
 
     def close(self) -> None:
         with suppress(queue.Empty):
@@ -129,12 +125,16 @@ class _Pool:
                 _end(self._places.get_nowait())
 
 
-def _end(process: StepProcess | None) -> str:
-    if process is None:
-        return "it was not started"
-    how = process.end()
-    _log.info("step_process_ended", pid=process.pid, how=how)
-    return how
+def _asked(process: StepProcess, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+    try:
+        return process.ask(order, seconds, unwanted)
+    except (EOFError, OSError):
+        raise StepDied(process.end()) from None
+
+
+def _end(process: StepProcess | None) -> None:
+    if process is not None:
+        _log.info("step_process_ended", pid=process.pid, how=process.end())
 
 
 _pools: list[_Pool] = []
@@ -157,8 +157,8 @@ def compute(given: Input | AgainInput, unwanted: Callable[[], bool] = lambda: Fa
 
     Raises StepDied, StepOverran and StepUnwanted where a pool runs, and whatever `step_messages.decode` raises.
     """
-    for pool in _pools:
-        return decode(pool.ask(encode(given), get_settings().step_seconds, unwanted))
+    if _pools:
+        return decode(_pools[-1].ask(encode(given), get_settings().step_seconds, unwanted))
     from coordinator.rounds.computation import answer
 
     return decode(answer(encode(given)))

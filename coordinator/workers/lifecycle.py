@@ -1,4 +1,4 @@
-"""When a worker counts as alive, and which of its lives was replaced by another. Pure; the time is passed in."""
+"""Life of a worker: whether it counts as alive, and the lives that another replaced. Pure; the time is passed in."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta

@@ -1,7 +1,9 @@
 """Images by digest, as a registry tells it; Python packages by hash, as the images install them."""
 
+import ast
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,9 @@ from deploy import pin_images, pin_packages
 from tests.deploy.deployed import DEPLOY
 
 TOKEN = "for-pulling"
+OURS = {"coordinator", "worker_agent", "federated"}
+BY_EXTRA = {"bitsandbytes", "triton"}
+"""Imported where a GPU is, and asked for by name where it is missing."""
 
 
 @dataclass
@@ -181,6 +186,19 @@ class TestPackages:
         extras = {canonicalize_name(one.name): one.extras for one in asked if one.extras}
         by_extras = [one for package, own in extras.items() for one in required(package, own)]
         assert found - names([*asked, *by_extras]) == set()
+
+
+@pytest.mark.parametrize(("name", "package"), [("coordinator", "coordinator"), ("worker", "worker_agent")])
+def test_whatever_is_imported_is_installed(name: str, package: str) -> None:
+    known = metadata.packages_distributions()
+    sources = [path for folder in (package, "federated") for path in (DEPLOY.parent / folder).rglob("*.py")]
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    roots = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - OURS - BY_EXTRA
+    assert {"httpx", "pydantic", "torch"} <= roots
+    there = {*written(name), pin_packages.UNHASHED}
+    assert {root for root in roots if there.isdisjoint(map(canonicalize_name, known[root]))} == set()
 
 
 def test_a_package_without_a_pin_is_named() -> None:
