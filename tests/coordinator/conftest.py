@@ -4,10 +4,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.service import Service
+from tests.support.service import EnrolledWorker, Organization, Service
 
 if TYPE_CHECKING:
     from tests.support.stage import Stage
+
+
+@pytest.fixture
+def bank(service: Service) -> Organization:
+    return service.new_organization("Bank")
+
+
+@pytest.fixture
+def worker(service: Service, bank: Organization) -> EnrolledWorker:
+    return service.new_worker(bank, "gpu-1")
 
 
 @pytest.fixture

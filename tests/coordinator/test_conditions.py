@@ -18,16 +18,6 @@ DRAFT = {
 }
 
 
-@pytest.fixture
-def bank(service: Service) -> Organization:
-    return service.new_organization("Bank")
-
-
-@pytest.fixture
-def worker(service: Service, bank: Organization) -> EnrolledWorker:
-    return service.new_worker(bank, "gpu")
-
-
 def draft(bank: Organization) -> str:
     return "/v1/federations/" + str(created(bank.owner.post("/v1/federations", json=DRAFT))["id"])
 

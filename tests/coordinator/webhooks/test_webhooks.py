@@ -15,11 +15,6 @@ from tests.support.service import Organization, Service, created, problem
 URL = "https://hooks.example.org/secret-path"
 
 
-@pytest.fixture
-def bank(service: Service) -> Organization:
-    return service.new_organization("Bank")
-
-
 def path(organization: Organization, *parts: str) -> str:
     return "/".join([f"/v1/organizations/{organization.id}/webhooks", *parts])
 

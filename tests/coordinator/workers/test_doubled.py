@@ -1,7 +1,5 @@
 """Two agents with one key: the one that was replaced is refused, and everybody concerned is told."""
 
-import pytest
-
 from coordinator.database import reading
 from coordinator.models import Worker
 from coordinator.workers.lifecycle import REMEMBERED_BOOTS
@@ -9,16 +7,6 @@ from tests.support.audit_log import chain_of
 from tests.support.service import EnrolledWorker, Organization, Service, problem, rotate
 
 FIRST, SECOND, THIRD = "boot-1111", "boot-2222", "boot-3333"
-
-
-@pytest.fixture
-def bank(service: Service) -> Organization:
-    return service.new_organization("Bank")
-
-
-@pytest.fixture
-def worker(service: Service, bank: Organization) -> EnrolledWorker:
-    return service.new_worker(bank, "gpu-1")
 
 
 def beat(worker: EnrolledWorker, *boots: str) -> None:

@@ -15,11 +15,6 @@ from federated.statement import enrolment_message, key_id, rotation_message
 from tests.support.service import Identity, Organization, Service, created, problem, rotate
 
 
-@pytest.fixture
-def bank(service: Service) -> Organization:
-    return service.new_organization("Bank")
-
-
 def enroll(service: Service, token: str, name: str = "gpu-1", identity: Identity | None = None, **fields: Any) -> Any:
     body = (identity or Identity()).enrolment(token, name) | fields
     return service.anonymous.post("/v1/workers/enroll", json=body)
