@@ -29,7 +29,7 @@ def test_the_alternatives_come_to_the_exact_result_but_for_rounding(tmp_path: Pa
 
 def test_the_last_line_is_the_report(tmp_path: Path) -> None:
     small = ["--clients", "3", "--few-clients", "2", "--peer-clients", "2", "--layers", "1", "--rank", "1"]
-    once = ["--repeats", "1", "--processes", "1", "--folder", str(tmp_path)]
+    once = ["--repeats", "1", "--processes", "1", "--threads", "1", "--folder", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.aggregation", *small, *once]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     report = json.loads(answer.stdout.splitlines()[-1])
