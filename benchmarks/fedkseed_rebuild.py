@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import print_report
-from benchmarks.shapes import open_rows
+from benchmarks.rows import open_rows
 from federated.maths.directions import Directions, directions
 from federated.trainable import Full, Lora
 from worker_agent.training.session import Session

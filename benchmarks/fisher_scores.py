@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import print_report
-from benchmarks.shapes import open_rows
+from benchmarks.rows import open_rows
 from federated.algorithms.fibecfed.fisher import fisher_traces, token_counts
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.contract import GradientConfig

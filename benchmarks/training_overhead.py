@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.report import print_report
-from benchmarks.shapes import minilm_folder, open_rows
+from benchmarks.rows import minilm_folder, open_rows
 from federated.contract import GradientConfig
 from federated.local_training import Hooks, train
 from federated.trainable import Lora, peft_name
