@@ -4,8 +4,10 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # Tests run side by side: processes that each take all cores for every small sum wait for each other, spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,8 +25,37 @@ _LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "be
 """Where a file may take a minute. These come after the slow ones and before all others, or the last of them would
 keep all but one core waiting."""
 
+_SHARING = {
+    "tests/end_to_end": (
+        "approval",
+        "crashes",
+        "federation",
+        "private_files",
+        "private_parts",
+        "ranks_of_their_own",
+        "simulation",
+    ),
+    "tests/faults": ("disk", "network", "outages"),
+}
+"""Folder -> its files that use one installation. They run in one process, so that it is started once."""
+
 _SLOW_SECONDS = 1_200
 """What a slow test may take beside three others on a machine that is slow itself."""
+
+
+class ByInstallation(LoadFileScheduling):  # type: ignore[misc]
+    """Tests of a file run in one process; so do those of all files that share an installation."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder, _, name = file.rpartition("/")
+        shared = name.removeprefix("test_").removesuffix(".py") in _SHARING.get(folder, ())
+        return folder if shared else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByInstallation | None:
+    """Another way to distribute tests than `--dist loadfile` stays as it is."""
+    return ByInstallation(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -48,7 +48,7 @@ class TestUp:
         )  # fmt: skip
 
     def test_it_is_ready_and_a_key_can_be_made_beside_it(self, installation: Installation) -> None:
-        key = installation.create_admin_key()
+        key = installation.run("keys", "create-admin")
         with installation.client(key) as admin:
             assert admin.get("/readyz").json()["status"] == "ready"
             assert admin.post("/v1/organizations", json={"name": "Bank"}).status_code == 201

@@ -1,3 +1,6 @@
+"""Real processes that most tests of whole federations share."""
+
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -6,16 +9,22 @@ import torch
 from tests.support.nodes import Consortium, consortium
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     """A coordinator and two worker agents as real processes; a dead task's claim passes soon.
 
-    Webhooks may lead to this machine, and what failed is sent again soon.
+    Webhooks may lead to this machine, and what failed is sent again soon. The processes are started by a user whose
+    files others may usually read.
     """
     folder = tmp_path_factory.mktemp("consortium")
     settings = {"webhook_private_addresses": True, "webhook_retry_seconds": 0.1}
-    with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1, **settings) as running:
-        yield running
+    (folder / "coordinator").mkdir(0o700)
+    before = os.umask(0o022)
+    try:
+        with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1, **settings) as running:
+            yield running
+    finally:
+        os.umask(before)
 
 
 @pytest.fixture(autouse=True)

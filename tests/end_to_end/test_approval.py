@@ -7,7 +7,7 @@ from unicodedata import normalize
 
 import pytest
 
-from tests.support.nodes import DATASET, Consortium, consortium
+from tests.support.nodes import DATASET, Consortium, joined
 
 CLINIC = "Städtische Klinik, Süd"
 NAME = "Befunde: Süd/Nord"
@@ -16,13 +16,10 @@ pytestmark = pytest.mark.once
 
 
 @pytest.fixture
-def asking_node(tmp_path: Path) -> Iterator[Consortium]:
-    """A coordinator and one agent with `approve = "ask"`, as real processes; its owner's editor decomposes an `ä`."""
-    with consortium(tmp_path, [CLINIC], claim_seconds=3, reconcile_seconds=1) as running:
-        (node,) = running.nodes
-        asking = f'approve = "ask"\norganizations = ["{normalize("NFD", CLINIC)}"]\n'
-        node.settings.write_text(node.settings.read_text("utf-8") + asking, "utf-8")
-        node.restart({})
+def asking_node(two_nodes: Consortium, tmp_path: Path) -> Iterator[Consortium]:
+    """One agent with `approve = "ask"`, as a real process; its owner's editor decomposes an `ä`."""
+    policy = f'approve = "ask"\norganizations = ["{normalize("NFD", CLINIC)}"]\n'
+    with joined(two_nodes.installation, tmp_path, [CLINIC], policy=policy) as running:
         yield running
 
 

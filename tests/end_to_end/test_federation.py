@@ -18,7 +18,7 @@ from tests.support.tiny_models import color_rows
 
 class TestAFederation:
     def test_it_learns_and_its_adapter_opens_in_peft(self, two_nodes: Consortium, tmp_path: Path) -> None:
-        federation_id = two_nodes.start(rounds=4, evaluation={"every": 1})
+        federation_id = two_nodes.start(rounds=4, evaluation={"every": 1}, seed=4)  # nobody has its files yet
         ended = two_nodes.end(federation_id)
         assert (ended["reason"], ended["rounds_done"]) == ("stopped_rounds", 4)
         rounds = two_nodes.get(federation_id, "rounds")["items"]
@@ -89,9 +89,8 @@ class TestAFederation:
         deleted = two_nodes.of_organization(two_nodes.nodes[1], "audit?action=federation.deleted")["items"]
         assert federation_id in {entry["target"] for entry in deleted}
         told = two_nodes.installation.run("audit", "verify").splitlines()
-        assert {line.partition(":")[0] for line in told} == {
-            "installation", *(node.organization_id for node in two_nodes.nodes),
-        }  # fmt: skip
+        chains = {line.partition(":")[0] for line in told}
+        assert chains >= {"installation", *(node.organization_id for node in two_nodes.nodes)}
 
     def test_a_webhook_is_told_of_every_round_though_its_receiver_failed_twice(self, two_nodes: Consortium) -> None:
         root = f"/v1/organizations/{two_nodes.owner.organization_id}/webhooks"

@@ -2,27 +2,14 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.nodes import Consortium, consortium
+from tests.support.nodes import Consortium
 from tests.support.places import on_servers
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture
-def loose(tmp_path: Path) -> Iterator[Consortium]:
-    """Everything started by a user whose files others may usually read."""
-    (tmp_path / "coordinator").mkdir(0o700)
-    before = os.umask(0o022)
-    try:
-        with consortium(tmp_path, ["north", "south"], reconcile_seconds=1) as running:
-            yield running
-    finally:
-        os.umask(before)
 
 
 def open_ones(folder: Path) -> list[str]:
@@ -36,20 +23,20 @@ def open_ones(folder: Path) -> list[str]:
     ]
 
 
-def test_every_file_and_folder_of_a_federation_is_its_users_alone(loose: Consortium, tmp_path: Path) -> None:
-    personal = {"algorithm": "fibecfed", "config": {"local_steps": 2, "batch_size": 8, "learning_rate": 0.02}}
-    for changes in ({"rounds": 2}, {"rounds": 1, **personal}):
-        federation_id = loose.start(**changes)
-        while_running = open_ones(tmp_path / "coordinator")
-        assert while_running == []
-        loose.end(federation_id)
-    places = [tmp_path / "coordinator", *(node.folder / "state" for node in loose.nodes)]
+def test_every_file_and_folder_of_a_federation_is_its_users_alone(two_nodes: Consortium, tmp_path: Path) -> None:
+    config = {"local_steps": 2, "batch_size": 8, "learning_rate": 0.02}
+    federation_id = two_nodes.start(rounds=2, algorithm="fibecfed", config=config)
+    coordinator = two_nodes.installation.folder
+    while_running = open_ones(coordinator)
+    assert while_running == []
+    two_nodes.end(federation_id)
+    places = [coordinator, *(node.folder / "state" for node in two_nodes.nodes)]
     assert {place.name: open_ones(place) for place in places} == {place.name: [] for place in places}
     kept = {path.name for place in places for path in place.iterdir()}
     of_coordinator = set() if on_servers() else {"coordinator.sqlite", "artifacts", "signing-key.pem"}
     assert kept >= {"identity", "outbox", "cache", "memory"} | of_coordinator
     exported = tmp_path / "own adapter"
-    client_id = loose.nodes[0].http.get(f"/v1/federations/{federation_id}/clients").json()["items"][0]["id"]
-    done = loose.nodes[0].command("export", federation_id, client_id, str(exported))
+    client_id = two_nodes.nodes[0].http.get(f"/v1/federations/{federation_id}/clients").json()["items"][0]["id"]
+    done = two_nodes.nodes[0].command("export", federation_id, client_id, str(exported))
     assert done.returncode == 0, done.stdout + done.stderr
     assert open_ones(exported) == []

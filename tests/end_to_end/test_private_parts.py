@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from federated import registry
 from federated.header import HeaderError
 from federated.payload import Payload
-from tests.support.nodes import Consortium, consortium
+from tests.support.nodes import Consortium, joined
 from tests.support.recording_proxy import RecordingProxy
 
 pytestmark = pytest.mark.slow
@@ -96,8 +96,11 @@ def proxy() -> RecordingProxy:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, proxy: RecordingProxy) -> Iterator[Consortium]:
-    with consortium(tmp_path_factory.mktemp("recorded"), ["north", "south"], proxy) as made:
+def running(
+    two_nodes: Consortium, tmp_path_factory: pytest.TempPathFactory, proxy: RecordingProxy
+) -> Iterator[Consortium]:
+    """Two more agents, all of whose requests are recorded."""
+    with joined(two_nodes.installation, tmp_path_factory.mktemp("recorded"), ["east", "west"], proxy) as made:
         yield made
 
 

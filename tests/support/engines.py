@@ -32,6 +32,7 @@ import redis
 from psycopg import sql
 
 from tests.support import rows
+from tests.support.service import TLS
 
 START_SECONDS = 60.0
 POLLING_SECONDS = 0.02
@@ -265,7 +266,7 @@ class S3Server(Server):
         self.client().create_bucket(Bucket=self.bucket)
 
     def ask(self) -> None:
-        httpx.get(f"{self.endpoint}/moto-api/", trust_env=False).raise_for_status()
+        httpx.get(f"{self.endpoint}/moto-api/", trust_env=False, verify=TLS).raise_for_status()
 
     @property
     def endpoint(self) -> str:

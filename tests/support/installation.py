@@ -12,8 +12,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.places import Places, places
-from tests.support.service import Bearer
+from coordinator.database import utcnow, writing
+from coordinator.organizations.service import create_admin_key
+from tests.support.places import Places, places, within
+from tests.support.service import TLS, Bearer
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -23,7 +25,7 @@ POLLING_SECONDS = 0.1
 def what_is_missing(url: str) -> str | None:
     """What a web process says that is not ready; None if it is."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False)
+        answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False, verify=TLS)
     except httpx.TransportError as error:
         return repr(error)
     return None if answer.status_code == 200 else answer.text
@@ -146,10 +148,12 @@ class Installation:
         self._places.leave(self._place)
 
     def create_admin_key(self) -> str:
-        return self.run("keys", "create-admin")
+        """As `coordinator keys create-admin` does, without the process."""
+        with within(self.environment), writing() as session:
+            return create_admin_key(session, "tests", utcnow())
 
     def client(self, key: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, auth=Bearer(key), timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.url, auth=Bearer(key), timeout=60, trust_env=False, verify=TLS)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ DATASET = "Befunde Ärzte"
 START_SECONDS = 120.0
 END_SECONDS = 240.0
 POLLING_SECONDS = 0.1
+EVENT_SECONDS = 1.0
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -170,11 +171,13 @@ class Consortium:
     def wait(
         self, federation_id: str, holds: Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], bool]
     ) -> None:
-        """Waits until this holds of the federation and its rounds."""
+        """Waits until this holds of the federation and its rounds: asked after each event, and once a second."""
         deadline = time.monotonic() + END_SECONDS
+        after = 0
         while not holds(self.get(federation_id), self.get(federation_id, "rounds")["items"]):
             assert time.monotonic() < deadline, self.story()
-            time.sleep(POLLING_SECONDS)
+            page = self.get(federation_id, f"events?after={after}&wait={EVENT_SECONDS}")
+            after = page["next_after"]
 
     def events(self, federation_id: str) -> list[str]:
         """Types of what happened, in order."""
@@ -243,23 +246,27 @@ def consortium(
 
 @contextmanager
 def joined(
-    installation: Installation, folder: Path, names: Sequence[str], proxy: RecordingProxy | None = None
+    installation: Installation,
+    folder: Path,
+    names: Sequence[str],
+    proxy: RecordingProxy | FaultyProxy | None = None,
+    policy: str = "",
 ) -> Iterator[Consortium]:
-    """As `consortium`, over an installation that runs already."""
+    """As `consortium`, over an installation that runs already. `policy`: more lines of the nodes' policies."""
     model = bert_folder(folder / "model")
     with ExitStack() as running:
         url = None if proxy is None else running.enter_context(proxy.before(installation.url))
         made = Consortium(installation, model, agents_url=url)
         admin = running.enter_context(installation.client(installation.create_admin_key()))
         for index, name in enumerate(names):
-            node = _node(made, admin, folder / name, name, index)
+            node = _node(made, admin, folder / name, name, index, policy)
             running.callback(node.close)
             made.nodes.append(node)
             node.start()
         yield made
 
 
-def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index: int) -> Node:
+def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index: int, policy: str) -> Node:
     organization_id = created(admin.post("/v1/organizations", json={"name": name}))["id"]
     path = f"/v1/organizations/{organization_id}"
     key = created(admin.post(f"{path}/api-keys", json={"name": "owner", "role": "owner"}))["key"]
@@ -271,7 +278,7 @@ def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index:
     node.settings.write_text(
         f'url = "{url}"\nname = "{name}"\nfolder = "state"\ndevice = "cpu"\n'
         f'[models]\n"{MODEL}" = "{made.model}"\n[datasets."{DATASET}"]\npath = "{rows}"\nheld_out = 0.25\n'
-        "[policy]\nmin_examples = 4\nmin_held_out = 4\n",
+        f"[policy]\nmin_examples = 4\nmin_held_out = 4\n{policy}",
         encoding="utf-8",
     )
     node.enroll(token)

@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
+from tests.support.service import TLS
+
 ANSWER_SECONDS = 120.0
 _OWN = {"host", "content-length", "transfer-encoding", "connection", "date", "server", "content-encoding"}
 
@@ -31,7 +33,8 @@ class RecordingProxy:
     @contextmanager
     def before(self, target: str) -> Iterator[str]:
         """The URL under which `target` is reached while the block runs."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(target))
+        http = httpx.Client(timeout=ANSWER_SECONDS, trust_env=False, verify=TLS)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(target, http))
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -41,8 +44,9 @@ class RecordingProxy:
             server.shutdown()
             server.server_close()
             thread.join()
+            http.close()
 
-    def _handler(self, target: str) -> type[BaseHTTPRequestHandler]:
+    def _handler(self, target: str, http: httpx.Client) -> type[BaseHTTPRequestHandler]:
         kept, answers, prefix = self.requests, self.answers, self.prefix
         taken = prefix if self.strips else ""
 
@@ -55,10 +59,8 @@ class RecordingProxy:
                     return
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}
                 headers["accept-encoding"] = "identity"
-                with httpx.Client(timeout=ANSWER_SECONDS) as http:
-                    answer = http.request(
-                        self.command, target + self.path.removeprefix(taken), content=body, headers=headers
-                    )
+                url = target + self.path.removeprefix(taken)
+                answer = http.request(self.command, url, content=body, headers=headers)
                 answers.append(answer.content)
                 self.send_response(answer.status_code)
                 for name, value in answer.headers.items():

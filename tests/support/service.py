@@ -27,8 +27,11 @@ from fastapi import FastAPI
 
 from coordinator import database, nudge
 from coordinator.artifacts import store
+from coordinator.credentials import KEY_PREFIX, split_secret
 from coordinator.database import utcnow, writing
 from coordinator.organizations import service as organizations
+from coordinator.organizations.schemas import ApiKeyCreate
+from coordinator.security import Principal
 from coordinator.settings import get_settings
 from coordinator.web.connections import server_config
 from federated.protocol import Capabilities
@@ -36,7 +39,7 @@ from federated.statement import enrolment_message, rotation_message
 
 ANSWER_SECONDS = 60.0
 _MOMENTS = 10
-_TLS = ssl.create_default_context()  # made once: reading the certificates takes longer than most tests
+TLS = ssl.create_default_context()  # made once: reading the certificates takes longer than most tests
 
 
 def forget_settings() -> None:
@@ -135,7 +138,7 @@ class Service:
 
     def client(self, auth: httpx.Auth | None) -> httpx.Client:
         return self._clients.enter_context(
-            httpx.Client(base_url=self.url, auth=auth, timeout=ANSWER_SECONDS, trust_env=False, verify=_TLS)
+            httpx.Client(base_url=self.url, auth=auth, timeout=ANSWER_SECONDS, trust_env=False, verify=TLS)
         )
 
     def with_key(self, key: str) -> httpx.Client:
@@ -147,7 +150,12 @@ class Service:
 
     def new_organization(self, name: str) -> Organization:
         identity = created(self.admin.post("/v1/organizations", json={"name": name}))["id"]
-        owner, operator, viewer = (self.new_key(identity, role) for role in ("owner", "operator", "viewer"))
+        key_id, _ = split_secret(KEY_PREFIX, self.admin_key) or ("", "")
+        admin = Principal("key", key_id, None, "admin")
+        requests = [ApiKeyCreate(name=role, role=role) for role in ("owner", "operator", "viewer")]
+        with writing() as session:
+            keys = [organizations.create_key(session, admin, identity, request, utcnow())[1] for request in requests]
+        owner, operator, viewer = map(self.with_key, keys)
         return Organization(identity, name, owner, operator, viewer)
 
     def new_enrollment_token(self, organization_id: str, **fields: Any) -> str:
