@@ -18,8 +18,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
-	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null  # on all cores; some packages hold what is no Python 3
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'  # most modules are never loaded
 	touch $@
 
 demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUNDS=n SEED=n
