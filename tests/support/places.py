@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from coordinator import migration
 from coordinator.settings import get_settings
 from tests.support.engines import Missing, PostgresServer, RedisServer, S3Server, free_port
-from tests.support.service import forget_settings
+from tests.support.service import forget_settings, leave_settings
 
 VARIABLE = "FEDLOOM_TESTS_ON"
 _TEMPLATE = "migrated"
@@ -146,7 +146,7 @@ def within(environment: Environment) -> Iterator[None]:
             patch.setenv(name, value)
         forget_settings()
         yield
-    forget_settings()
+    leave_settings()
 
 
 @contextmanager

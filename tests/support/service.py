@@ -36,6 +36,7 @@ from coordinator.settings import get_settings
 from coordinator.web.connections import server_config
 from federated.protocol import Capabilities
 from federated.statement import enrolment_message, rotation_message
+from tests.support.one_engine import exchanged
 
 ANSWER_SECONDS = 60.0
 _MOMENTS = 10
@@ -44,7 +45,16 @@ TLS = ssl.create_default_context()  # made once: reading the certificates takes 
 
 def forget_settings() -> None:
     """Lets this process read its settings, and open database, store and queue, anew."""
-    database.dispose()
+    if not exchanged(database.engine()):
+        database.dispose()
+    get_settings.cache_clear()
+    store.opened.cache_clear()
+    nudge.reconfigure()
+
+
+def leave_settings() -> None:
+    """As `forget_settings`, where nobody knows yet which settings come next."""
+    database.engine().dispose()
     get_settings.cache_clear()
     store.opened.cache_clear()
     nudge.reconfigure()
