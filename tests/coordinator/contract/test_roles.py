@@ -9,7 +9,7 @@ import pytest
 from coordinator.app import create_app
 from tests.coordinator.contract.asking import Operation, ask, operations
 from tests.coordinator.contract.table import ANSWERED, LINES, TRIED_ON
-from tests.coordinator.contract.world import ROLES
+from tests.coordinator.contract.world import HIDDEN_FROM, ROLES
 from tests.support.service import created, problem
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ class TestOtherOrganizations:
                 answer = asked(world, operation, "stranger", organization_id=world.stranger.id)
                 assert answer.status_code == 404, (operation.id, answer.text)
 
-    @pytest.mark.parametrize(
-        ("role", "of"), [("stranger", "home"), ("strange_worker", "home"), ("member", "home"), ("stranger", "member")]
-    )
+    def test_every_id_that_concerns_them_alone_is_named_to_their_owner(self, world: "World") -> None:
+        assert {of: named(world, "owner", of) for of in world.private} == world.private
+
+    @pytest.mark.parametrize(("role", "of"), [(role, of) for role, hidden in HIDDEN_FROM.items() for of in hidden])
     def test_no_answer_names_what_concerns_them_alone(self, world: "World", role: str, of: str) -> None:
-        assert named(world, "owner", of) == world.private[of]
         assert named(world, role, of) == set()
 
     def test_a_worker_of_theirs_cannot_be_registered(self, world: "World") -> None:
