@@ -6,6 +6,7 @@ from typing import Any
 from kombu.utils.json import loads
 from redis import Redis
 
+from coordinator.nudge import celery
 from coordinator.settings import get_settings
 
 Message = tuple[str, list[Any]]
@@ -28,6 +29,16 @@ def take() -> Message | None:
     with _redis() as redis:
         popped = redis.rpop(_LIST)
     return None if popped is None else _read(popped)
+
+
+def run_all() -> int:
+    """Runs the tasks of the messages, and of those that they send, until there are none; returns how many ran."""
+    ran = 0
+    while (message := take()) is not None:
+        name, arguments = message
+        celery.tasks[name](*arguments)
+        ran += 1
+    return ran
 
 
 def _waiting() -> list[bytes]:

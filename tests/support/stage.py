@@ -16,7 +16,7 @@ from federated.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from federated.statement import Statement
 from federated.trainable import Initialisation, ModelFacts, TensorFacts
-from tests.support.queue import take
+from tests.support.queue import run_all, take
 from tests.support.service import EnrolledWorker, Organization, Service, created, upload
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -93,8 +93,12 @@ class Actor:
 
     def submit(self, lease: Mapping[str, Any], **changes: Any) -> httpx.Response:
         """Submits what this actor answers to a leased job."""
-        body = getattr(self, f"_{lease['kind']}")(lease) | changes
-        return self.http.post(f"/v1/jobs/{lease['job_id']}/submit", json=body)
+        return self.http.post(f"/v1/jobs/{lease['job_id']}/submit", json=self.result(lease) | changes)
+
+    def result(self, lease: Mapping[str, Any]) -> dict[str, Any]:
+        """What this actor hands in for a leased job; an update is uploaded."""
+        body: dict[str, Any] = getattr(self, f"_{lease['kind']}")(lease)
+        return body
 
     def instruction(self, lease: Mapping[str, Any]) -> Payload:
         """The instruction of a leased job."""
@@ -226,12 +230,7 @@ class Stage:
 
     def settle(self) -> int:
         """Runs queued tasks until there are none; returns how many ran."""
-        ran = 0
-        while (message := take()) is not None:
-            name, arguments = message
-            celery.tasks[name](*arguments)
-            ran += 1
-        return ran
+        return run_all()
 
     def drop_messages(self) -> int:
         """Loses all queued messages; returns how many."""
