@@ -5,45 +5,28 @@ import re
 import threading
 import time
 from base64 import urlsafe_b64decode
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import formatdate
 from typing import Any
 
 import jwt
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import JSONResponse
 
 from federated.protocol import PROTOCOL_VERSION
 from federated.statement import key_id
+from tests.worker_agent.faults import Fault, Faulty, problem
 
 CHUNK_BYTES = 10
 
 
 @dataclass
-class Fault:
-    """What goes wrong once: an answer (`page`: not the coordinator's), one cut off after so many bytes, one lost."""
-
-    status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    body: dict[str, Any] = field(default_factory=dict)
-    cut_after_bytes: int | None = None
-    lose_answer: bool = False
-    page: bool = False
-
-
-class Broken(Exception):
-    """The connection is broken off."""
-
-
-@dataclass
 class RecordingCoordinator:
-    """State and record. `calls` are "METHOD /path"; `bodies` what came with them."""
+    """State and record. `calls` are "METHOD /path"; `bodies` what came with them. `offers`: leases, or bytes."""
 
     url: str = ""
     store_origins: list[str] = field(default_factory=list)
@@ -53,7 +36,7 @@ class RecordingCoordinator:
     keys: list[tuple[str, str | None]] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
-    offers: list[dict[str, Any]] = field(default_factory=list)
+    offers: list[dict[str, Any] | bytes] = field(default_factory=list)
     lost_jobs: set[str] = field(default_factory=set)
     job_state: str = "submitted"
     artifacts: dict[str, bytes] = field(default_factory=dict)
@@ -113,46 +96,6 @@ def serving(coordinator: RecordingCoordinator) -> Iterator[RecordingCoordinator]
     finally:
         server.should_exit = True
         thread.join()
-
-
-class Faulty:
-    """Records, tells the time, and breaks what is to break."""
-
-    def __init__(self, app: ASGIApp, coordinator: RecordingCoordinator) -> None:
-        self.app = app
-        self.coordinator = coordinator
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = f"{scope['method']} {scope['path']}"
-        fault = self.coordinator.take_fault(call)
-
-        async def timed(message: MutableMapping[str, Any]) -> None:
-            if fault is not None and fault.lose_answer:
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
-                raise Broken
-            if message["type"] == "http.response.start":
-                date = formatdate(time.time() + self.coordinator.clock_offset_seconds, usegmt=True)
-                message["headers"] = [*message["headers"], (b"date", date.encode())]
-            body = message.get("body", b"")
-            if fault is not None and fault.cut_after_bytes is not None and body:
-                await send({"type": "http.response.body", "body": body[: fault.cut_after_bytes], "more_body": True})
-                raise Broken
-            await send(message)
-
-        app = self.app
-        if fault is not None and fault.status is not None:
-            self.coordinator.calls.append(call)
-            self.coordinator.bodies.append(None)
-            app = problem(fault.status, headers=fault.headers, **fault.body)
-            if fault.page:
-                app = PlainTextResponse("<html>no such page</html>", fault.status)
-        await app(scope, receive, timed)
-
-
-def problem(status: int, headers: dict[str, str] | None = None, **fields: Any) -> JSONResponse:
-    """A problem document."""
-    body = {"type": "about:blank", "title": "no", "status": status, **fields}
-    return JSONResponse(body, status, headers, "application/problem+json")
 
 
 def _app(coordinator: RecordingCoordinator) -> FastAPI:
@@ -220,7 +163,10 @@ def _worker_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
 def _job_calls(app: FastAPI, coordinator: RecordingCoordinator) -> None:
     @app.post("/v1/jobs/lease")
     def lease() -> Response:
-        return JSONResponse(coordinator.offers.pop(0)) if coordinator.offers else Response(status_code=204)
+        if not coordinator.offers:
+            return Response(status_code=204)
+        offer = coordinator.offers.pop(0)
+        return Response(offer, media_type="application/json") if isinstance(offer, bytes) else JSONResponse(offer)
 
     @app.get("/v1/jobs/{job_id}")
     def show(job_id: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from federated.payload import Payload
 from federated.protocol import ArtifactReference, MemoryReference
 from tests.support.bad_texts import PATTERNS, TEMPLATES
 from tests.support.logged import logged
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.faults import Fault
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.running_agent import CHILD, digest_of, jobs_done, offer, running, wait_until
 from worker_agent.agent import Agent, only_agent
 from worker_agent.display import NoBars

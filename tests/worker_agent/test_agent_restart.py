@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from federated.protocol import MemoryReference
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.faults import Fault
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.running_agent import digest_of, jobs_done, offer, running, wait_until
 from worker_agent.identity import Identity
 from worker_agent.memory import MemoryChain

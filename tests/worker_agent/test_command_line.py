@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from federated.protocol import MAX_ENROLMENT_BYTES
 from federated.statement import enrolment_message
 from tests.support.foreign import make_foreign
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.faults import Fault
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.identity import load_identity
 from worker_agent.settings import DATA_ENTRIES

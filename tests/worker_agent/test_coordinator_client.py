@@ -12,8 +12,9 @@ from federated.protocol import (
     LeaseRequest,
     RenewRequest,
 )
+from tests.worker_agent.faults import Fault
 from tests.worker_agent.leases import SUBMISSION, make_lease
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.connection import Clock
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.errors import (

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from federated.protocol import JobProgress
 from tests.support.bad_texts import SHOWN
+from tests.worker_agent.faults import Fault
 from tests.worker_agent.leases import make_lease
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.display import Bars
 

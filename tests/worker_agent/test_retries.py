@@ -15,8 +15,9 @@ from federated.protocol import (
     LeaseRequest,
     RenewRequest,
 )
+from tests.worker_agent.faults import Fault
 from tests.worker_agent.leases import SUBMISSION
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.connection import apart, open_http, wait_as_asked
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.durable import digest_of

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from federated.statement import Statement, key_id, rotation_message
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.faults import Fault
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.running_agent import offer, running, wait_until
 from worker_agent.__main__ import app
 from worker_agent.agent import only_agent

@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from federated.failures import sentence
 from federated.protocol import PROTOCOL_VERSION
+from tests.worker_agent.faults import Fault
 from tests.worker_agent.hostile_coordinator import HostileCoordinator, Reply, head, hostile, whole
-from tests.worker_agent.recording_coordinator import Fault, RecordingCoordinator
+from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.running_agent import CHILD, offer, running, wait_until
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.agent import Agent

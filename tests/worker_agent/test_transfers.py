@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from federated.protocol import ArtifactReference
-from tests.worker_agent.recording_coordinator import CHUNK_BYTES, Fault, RecordingCoordinator
+from tests.worker_agent.faults import Fault
+from tests.worker_agent.recording_coordinator import CHUNK_BYTES, RecordingCoordinator
 from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.durable import UNFINISHED_SUFFIX
 from worker_agent.errors import BytesDamaged, CoordinatorAway, NotThere
