@@ -21,7 +21,9 @@ logs.configure("json", "tests")
 keep_private()  # as every program of ours does first: folders that tests make for these are refused otherwise
 
 
-_LONG = tuple(f"tests/{name}/" for name in ("chaos", "end_to_end", "faults", "benchmarks", "deploy", "federated"))
+_LONG = tuple(
+    f"tests/{name}/" for name in ("fuzz", "chaos", "end_to_end", "faults", "benchmarks", "deploy", "federated")
+)
 """Where a file may take a minute. These come after the slow ones and before all others, or the last of them would
 keep all but one core waiting."""
 

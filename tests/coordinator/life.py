@@ -60,6 +60,9 @@ def settings_of(lives: int, steps: int) -> settings:
 class Life(RuleBasedStateMachine):
     """One federation of three clients, each on a worker of its own."""
 
+    watch_type: type[Watch] = Watch
+    fair_turns = FAIR_TURNS
+
     def __init__(self, stage: Stage, actors: list[Actor]) -> None:
         super().__init__()
         self.stage, self.actors = stage, actors
@@ -68,21 +71,33 @@ class Life(RuleBasedStateMachine):
 
     @initialize(definition=DEFINITIONS, joined=st.integers(0, 3), described=st.booleans())
     def create(self, definition: dict[str, Any], joined: int, described: bool) -> None:
-        self.stage.create(**definition)
-        for actor in self.actors:
-            actor.worker.heartbeat().raise_for_status()
+        self.draft(definition)
+        for of in range(len(self.actors)):
+            self.beat(of)
         for actor in self.actors[:joined]:
             self.stage.join(actor)
         for actor in self.actors[joined:]:
             actor.client_id = ""
         said = {index: (VALUES[index], float(actor.examples)) for index, actor in enumerate(self.actors[:joined])}
-        self.watch = Watch(self.stage, said)
+        self.watch = self.watch_type(self.stage, said)
         if described:
             self.turn("start")
             self.stage.settle()
-            for actor in self.actors[:joined]:
-                assert actor.work() == "describe"
+            for of in range(joined):
+                self.describe(of)
             self.stage.settle()
+
+    def draft(self, definition: dict[str, Any]) -> None:
+        """The federation, before anybody has joined."""
+        self.stage.create(**definition)
+
+    def beat(self, of: int) -> None:
+        """This worker is heard."""
+        self.actors[of].worker.heartbeat().raise_for_status()
+
+    def describe(self, of: int) -> None:
+        """This worker does what it is asked first."""
+        assert self.actors[of].work() == "describe"
 
     @invariant()
     def all_is_as_it_must_be(self) -> None:
@@ -199,7 +214,7 @@ class Life(RuleBasedStateMachine):
     def wait(self, seconds: int, heard: set[int]) -> None:
         pass_time(seconds)
         for of in heard:
-            self.actors[of].worker.heartbeat().raise_for_status()
+            self.beat(of)
 
     @rule()
     def run_tasks(self) -> None:
@@ -226,7 +241,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not self.stage.federation_id:
             return
-        for turn in range(FAIR_TURNS):
+        for turn in range(self.fair_turns):
             shown = self.watch.look()
             if shown["state"] == "paused":
                 self.turn("resume")
@@ -247,7 +262,7 @@ class Life(RuleBasedStateMachine):
     def work_well(self, of: int) -> None:
         """Whatever this worker is asked to do is done."""
         actor = self.actors[of]
-        actor.worker.heartbeat().raise_for_status()
+        self.beat(of)
         while (lease := actor.lease()) is not None:
             self.hand_in(of, lease, actor.result(lease))
 

@@ -127,14 +127,21 @@ class Watch:
 
     def _adapter(self, number: int, of: list[int]) -> None:
         """The factor that starts at zero is the sum of the rounds' means, of just those who are counted."""
-        weights = sum(self.said[ordinal][1] for ordinal in of)
-        mean = sum(value * weight for value, weight in map(self.said.__getitem__, of)) / weights
-        path = self.stage.path("rounds", str(number), "adapter", "adapter_model.safetensors")
-        stored = Payload.decode(self.stage.owner.owner.get(path).raise_for_status().content)
+        stored = self.stored_adapter(number)
         (factor,) = (stored[name] for name in stored if "lora_B" in name)
         assert factor.unique().numel() == 1, factor
-        self.adapters[number] = self.adapters.get(number - 1, 0.0) + mean
+        self.adapters[number] = self.adapters.get(number - 1, 0.0) + self.mean(of)
         assert float(factor[0, 0]) == pytest.approx(self.adapters[number], rel=1e-5)
+
+    def stored_adapter(self, number: int) -> Payload:
+        """What the owner is given after this round."""
+        path = self.stage.path("rounds", str(number), "adapter", "adapter_model.safetensors")
+        return Payload.decode(self.stage.owner.owner.get(path).raise_for_status().content)
+
+    def mean(self, of: list[int]) -> float:
+        """What the updates of these clients come to."""
+        weights = sum(self.said[ordinal][1] for ordinal in of)
+        return sum(value * weight for value, weight in map(self.said.__getitem__, of)) / weights
 
     def _job(self, job: Job, shown: Mapping[str, Any]) -> None:
         before = self.jobs.get(job.id)

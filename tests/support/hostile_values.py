@@ -1,7 +1,7 @@
 """What nobody means well by: wrong texts, numbers and names, and the places of a value that can hold them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Place = tuple[Any, ...]
@@ -47,8 +47,18 @@ def places(value: Any, at: Place = ()) -> Iterator[Place]:
 
 def with_text(value: Any, at: Place, text: str) -> str:
     """The JSON text of a value with this text at one of its places."""
-    mark = "put-the-hostile-value-here"
-    return json.dumps(_marked(value, at, mark)).replace(f'"{mark}"', text)
+    return with_texts(value, {at: text})
+
+
+def with_texts(value: Any, texts: Mapping[Place, str]) -> str:
+    """The JSON text of a value with a text at each of these places; one within another is lost."""
+    marks = {f"put-the-hostile-value-here-{number}-": at for number, at in enumerate(texts)}
+    for mark, at in sorted(marks.items(), key=lambda item: -len(item[1])):
+        value = _marked(value, at, mark)
+    whole = json.dumps(value)
+    for mark, at in marks.items():
+        whole = whole.replace(f'"{mark}"', texts[at])
+    return whole
 
 
 def _marked(value: Any, at: Place, mark: str) -> Any:

@@ -186,6 +186,13 @@ class Service:
         return worker
 
 
+def key_of(client: httpx.Client) -> str:
+    """The API key with which this client asks."""
+    auth = client._auth
+    assert isinstance(auth, Bearer)
+    return auth.token
+
+
 def created(answer: httpx.Response) -> dict[str, Any]:
     """The body of a 201."""
     assert answer.status_code == 201, answer.text

@@ -1,7 +1,7 @@
 """What a training test needs: tiny models and data sets on one node, and the work of a federation over them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -115,10 +115,12 @@ def logits_of(session: Session, examples: int = 5) -> tuple[dict[str, Tensor], T
         return dict(batch.inputs), session.model(**batch.inputs).logits
 
 
-def first_instruction(work: Work, facts: ModelFacts) -> Payload:
+def first_instruction(
+    work: Work, facts: ModelFacts, step: Literal["prepare", "train", "evaluate"] = "train"
+) -> Payload:
     """What the coordinator sends client 1 in round 1."""
     config = registry.make_config(work.algorithm, work.config)
     server = registry.server_half(work.algorithm, config, work.trainable)
     client = ClientFacts(1, "client 1", 10, {}, {}, None, 0)
     state = server.start(facts, work.federation_seed, None)
-    return server.plan(state, [client], RoundFacts(1, "train", work.rounds, 1))[1]
+    return server.plan(state, [client], RoundFacts(1, step, work.rounds, 1))[1]

@@ -44,6 +44,7 @@ class RecordingCoordinator:
     public_key: Ed25519PublicKey | None = None
     clock_offset_seconds: float = 0.0
     assembling_polls: int = 0
+    chunk_bytes: int = CHUNK_BYTES
     knows_ranges: bool = True
     doubled_at: str | None = None
     protocol_version: int = PROTOCOL_VERSION
@@ -224,8 +225,8 @@ def _upload(coordinator: RecordingCoordinator, upload_id: str) -> dict[str, Any]
         artifact = {"digest": digest, "size_bytes": len(content)} if state == "complete" else None
     return {
         "upload_id": upload_id,
-        "chunk_bytes": CHUNK_BYTES,
-        "chunks": -(-upload["size_bytes"] // CHUNK_BYTES),
+        "chunk_bytes": coordinator.chunk_bytes,
+        "chunks": -(-upload["size_bytes"] // coordinator.chunk_bytes),
         "chunks_present": sorted(chunks),
         "state": state,
         "artifact": artifact,

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
-
-import httpx
 
 from coordinator import processes
 from coordinator.clients import service as clients
@@ -12,7 +11,7 @@ from coordinator.database import utcnow, writing
 from coordinator.models import Client
 from tests.coordinator.clients.scene import digest_of
 from tests.coordinator.contract.world import CHUNK, Token, World
-from tests.support.service import Bearer, EnrolledWorker, Identity, accept, created
+from tests.support.service import EnrolledWorker, Identity, accept, created, key_of
 from tests.support.stage import CAPABILITIES, DATASET, Actor, Stage
 
 
@@ -121,11 +120,11 @@ class Builder:
             "revoked_key": self.revoked_key(),
             "revoked_worker": gone.identity.token,
             "admin": lambda: self.service.admin_key,
-            **{role: _token(getattr(self.home, role)) for role in ("owner", "operator", "viewer")},
+            **{role: partial(key_of, getattr(self.home, role)) for role in ("owner", "operator", "viewer")},
             "worker": own.identity.token,
-            "member": _token(self.member.owner),
+            "member": partial(key_of, self.member.owner),
             "member_worker": members.identity.token,
-            "stranger": _token(self.stranger.owner),
+            "stranger": partial(key_of, self.stranger.owner),
             "strange_worker": strange.identity.token,
         }
 
@@ -179,9 +178,3 @@ class Builder:
             **dict.fromkeys(("renew_job", "fail_job", "decline_job"), boot),
             "submit_job": {"update": update},
         }
-
-
-def _token(client: httpx.Client) -> Token:
-    auth = client._auth
-    assert isinstance(auth, Bearer)
-    return lambda: auth.token

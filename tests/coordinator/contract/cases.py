@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Ok
+from schemathesis.core.transport import Response
 from schemathesis.specs.openapi import checks
 
 from coordinator.app import create_app
@@ -21,6 +22,7 @@ OPERATIONS = operations(DOCUMENT)
 FUZZED = {
     found.ok().definition.raw["operationId"]: found.ok()
     for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
+    if isinstance(found, Ok)
 }
 CHECKS = [
     not_a_server_error,
@@ -40,7 +42,7 @@ def cases(world: World, operation: Operation, mode: GenerationMode) -> st.Search
     real = {**(example(operation, DOCUMENT) or {}), **world.bodies.get(operation.id, {})}
     if mode is GenerationMode.POSITIVE and real:
         strategy = st.builds(_mixed, strategy, st.just(real), st.sets(st.sampled_from(sorted(real))))
-    return strategy.map(_impatient)
+    return strategy.map(impatient)
 
 
 def can_be_wrong(operation: Operation) -> bool:
@@ -48,7 +50,7 @@ def can_be_wrong(operation: Operation) -> bool:
     return bool(operation.said.get("parameters") or operation.body())
 
 
-def faults(case: Case[Any], answer: requests.Response, mode: GenerationMode) -> str:
+def faults(case: Case[Any], answer: Response, mode: GenerationMode) -> str:
     """What is wrong with the answer to a request of this mode, or nothing."""
     judged = [*CHECKS, checks.negative_data_rejection] if mode is GenerationMode.NEGATIVE else CHECKS
     try:
@@ -66,15 +68,17 @@ def _mixed(case: Case[Any], real: Mapping[str, Any], names: set[str]) -> Case[An
     return case
 
 
-def _impatient(case: Case[Any]) -> Case[Any]:
-    if "wait" in case.query and _is_number(case.query["wait"]):
+def impatient(case: Case[Any]) -> Case[Any]:
+    """The request without a wish to wait."""
+    if "wait" in case.query and is_number(case.query["wait"]):
         case.query = {**case.query, "wait": 0}
     if case.operation.definition.raw["operationId"] == "lease_job" and isinstance(case.body, dict):
         case.body = {**case.body, "wait_seconds": 0}
     return case
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether the service may read it as a number."""
     try:
         float(str(value))
     except ValueError:

@@ -14,6 +14,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
+from schemathesis.core.transport import Response
 
 from tests.coordinator.contract.asking import Operation
 from tests.coordinator.contract.cases import FUZZED, OPERATIONS, can_be_wrong, cases, faults
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FEW = 3
 EXAMPLES = int(os.environ.get("FEDLOOM_FUZZ_EXAMPLES", FEW))
 ANSWER_SECONDS = 60.0
-Send = Callable[[Case[Any], str], requests.Response]
+Send = Callable[[Case[Any], str], Response]
 
 
 def test_every_operation_is_asked() -> None:
@@ -39,7 +40,7 @@ def test_every_request_is_answered_as_the_document_says(world: "World", mode: Ge
     with requests.Session() as session:
         session.trust_env = False
 
-        def send(case: Case[Any], role: str) -> requests.Response:
+        def send(case: Case[Any], role: str) -> Response:
             return case.call(
                 base_url=world.service.url,
                 headers=world.authorization(role),
