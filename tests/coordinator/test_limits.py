@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 
 from benchmarks.load.hostile import bodies
 from coordinator import limits
-from coordinator.app import create_app
 from coordinator.problems import FAULTS_TOLD
 from federated.bounds import MAX_FREE_DEPTH, MAX_FREE_ENTRIES, MAX_FREE_TEXT, MAX_FREE_VALUES, check_free_form
-from tests.coordinator.contract.asking import JSON, Operation, example, operations
+from tests.coordinator.contract.asking import DOCUMENT, JSON, Operation, example, operations
 from tests.support.service import Organization, Service, created, problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DOCUMENT = create_app().openapi()
 TAKE_JSON = [operation for operation in operations(DOCUMENT) if JSON in (operation.body() or {})]
 LARGEST = 1024**2
 SAID_AS = "x-max-body-bytes"

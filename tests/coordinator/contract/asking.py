@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from coordinator.app import create_app
 from coordinator.openapi import METHODS
 from tests.coordinator.contract.world import CHUNK, World
 
@@ -50,6 +51,11 @@ def operations(document: Document) -> list[Operation]:
         for method in METHODS
         if method in item
     ]
+
+
+DOCUMENT: Document = create_app().openapi()
+"""The product's own."""
+OPERATIONS = operations(DOCUMENT)
 
 
 def resolved(schema: Document, document: Document) -> Document:

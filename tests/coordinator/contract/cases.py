@@ -12,13 +12,10 @@ from schemathesis.core.result import Ok
 from schemathesis.core.transport import Response
 from schemathesis.specs.openapi import checks
 
-from coordinator.app import create_app
-from tests.coordinator.contract.asking import Operation, example, operations
+from tests.coordinator.contract.asking import DOCUMENT, Operation, example
 from tests.coordinator.contract.world import World
 
 TOO_LARGE = 413
-DOCUMENT = create_app().openapi()
-OPERATIONS = operations(DOCUMENT)
 FUZZED = {
     found.ok().definition.raw["operationId"]: found.ok()
     for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()

@@ -4,13 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.app import create_app
 from federated import registry
-from tests.coordinator.contract.asking import operations
+from tests.coordinator.contract.asking import DOCUMENT, OPERATIONS
 from tests.coordinator.contract.unbounded import unbounded, widest
 
-DOCUMENT = create_app().openapi()
-OPERATIONS = operations(DOCUMENT)
 METRICS = ("/metrics/*", "/evaluation/*/*")
 """Values of metrics: what a node measured may be any number, and is judged where it is read."""
 CHECKED_ELSEWHERE = {"change_federation /*: anything"}

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from coordinator.app import create_app
 from coordinator.idempotency import HEADER
-from tests.coordinator.contract.asking import JSON, Operation, ask, operations
+from tests.coordinator.contract.asking import DOCUMENT, JSON, OPERATIONS, Operation, ask
 from tests.coordinator.contract.table import ANSWERED, TRIED_ON
 from tests.coordinator.contract.world import ROLES
 from tests.support.service import problem
@@ -15,8 +14,6 @@ from tests.support.service import problem
 if TYPE_CHECKING:
     from tests.coordinator.contract.world import World
 
-DOCUMENT = create_app().openapi()
-OPERATIONS = operations(DOCUMENT)
 SIGNED_ANEW = {"rotate_worker_key"}
 """Asked again with the key that it replaced, this is nobody's request."""
 ANOTHER_TAG = '"another"'

@@ -7,9 +7,8 @@ import jsonschema
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from coordinator.app import create_app
 from federated import __version__
-from tests.coordinator.contract.asking import JSON, Document, Operation, operations, resolved
+from tests.coordinator.contract.asking import DOCUMENT, JSON, OPERATIONS, Document, Operation, resolved
 from tests.support.service import Service
 
 PROBLEM_JSON = "application/problem+json"
@@ -18,8 +17,6 @@ AGREEMENTS = {"accept_invitation"}
 HEALTH = PUBLIC - {"enroll_worker"}
 WITHOUT_ADDRESS = {"create_api_key", "create_enrollment_token", "invite_organization"}
 """What they make is shown in lists alone."""
-DOCUMENT = create_app().openapi()
-OPERATIONS = operations(DOCUMENT)
 
 
 def statuses(operation: Operation) -> set[str]:

@@ -14,9 +14,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from coordinator.app import create_app
 from coordinator.idempotency import HEADER
-from tests.coordinator.contract.asking import JSON, Operation, operations
+from tests.coordinator.contract.asking import DOCUMENT, JSON, OPERATIONS, Operation
 from tests.coordinator.contract.hostile import good_body, judged, more_fields, signed
 from tests.coordinator.contract.table import TRIED_ON, role_of
 from tests.coordinator.contract.world import CHUNK
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from tests.coordinator.contract.world import World
 
 EXAMPLES = int(os.environ.get("FEDLOOM_FUZZ_EXAMPLES", "2"))
-DOCUMENT = create_app().openapi()
-OPERATIONS = operations(DOCUMENT)
 
 
 def few(values: tuple[Any, ...], seed: str) -> Iterator[Any]:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from coordinator.app import create_app
-from tests.coordinator.contract.asking import Operation, ask, operations
+from tests.coordinator.contract.asking import DOCUMENT, Operation, ask, operations
 from tests.coordinator.contract.table import ANSWERED, LINES, TRIED_ON
 from tests.coordinator.contract.world import HIDDEN_FROM, ROLES
 from tests.support.service import created, problem
@@ -15,7 +14,6 @@ from tests.support.service import created, problem
 if TYPE_CHECKING:
     from tests.coordinator.contract.world import World
 
-DOCUMENT = create_app().openapi()
 OPERATIONS = {operation.id: operation for operation in operations(DOCUMENT)}
 OUTSIDERS = ("member", "member_worker", "stranger", "strange_worker")
 ABSENT = {
