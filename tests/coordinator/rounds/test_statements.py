@@ -1,0 +1,47 @@
+"""Statements over rounds are made once: what is made anew with each reading waits for Python's collector."""
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy.orm import Session
+
+from coordinator.database import reading
+from coordinator.rounds import repository
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
+
+TIMES = 10
+FEW_OBJECTS = 10
+"""Statements made anew left 20 to 725."""
+READINGS: dict[str, Callable[[Session, str, str], object]] = {
+    "newest_of": lambda session, federation_id, round_id: repository.newest_of(session, [federation_id]),
+    "attempts_at": lambda session, federation_id, round_id: repository.attempts_at(session, [round_id]),
+    "jobs_of": lambda session, federation_id, round_id: repository.jobs_of(session, [round_id]),
+    "accepted_ordinals": lambda session, federation_id, round_id: repository.accepted_ordinals(
+        session, federation_id, [1]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_reading_leaves_little_to_the_collector(stage: "Stage", name: str) -> None:
+    stage.running()
+    stage.play(rounds=1)
+    round_id = stage.rounds()[0]["id"]
+
+    def read() -> None:
+        with reading() as session:
+            assert READINGS[name](session, stage.federation_id, round_id)
+
+    read()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(TIMES):
+            read()
+        assert gc.collect() < TIMES * FEW_OBJECTS
+    finally:
+        gc.enable()
