@@ -49,9 +49,10 @@ class Background:
         return int(answer)
 
     def steps_pid(self) -> int:
-        """The process that computes steps."""
-        (child,) = psutil.Process(self.process.pid).children()
-        return int(child.pid)
+        """The process that computes steps. Raises psutil.NoSuchProcess."""
+        for child in psutil.Process(self.process.pid).children():
+            return int(child.pid)
+        raise psutil.NoSuchProcess(self.process.pid, "process of steps")
 
     def close(self) -> None:
         """Ends it."""

@@ -70,8 +70,10 @@ class Node:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
 
     def child_pid(self) -> int:
-        """The process that trains: the largest of the agent's children."""
+        """The process that trains: the largest of the agent's children. Raises psutil.NoSuchProcess."""
         children = psutil.Process(self.process.pid).children(recursive=True)
+        if not children:
+            raise psutil.NoSuchProcess(self.process.pid, "training child")
         return int(max(children, key=lambda child: child.memory_info().rss).pid)
 
     def strays(self) -> list[str]:

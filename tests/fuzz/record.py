@@ -42,11 +42,6 @@ class Record:
         """Counts a request."""
         self.requests[who][f"{status // 100}xx"] += 1
 
-    @property
-    def count(self) -> int:
-        """All requests so far."""
-        return sum(counts.total() for counts in self.requests.values())
-
     def add(self, finding: Finding, batch: int = 0) -> None:
         """Prints it, unless enough of those alike were printed."""
         key = (finding.kind, finding.who, finding.about)

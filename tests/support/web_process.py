@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from coordinator.settings import get_settings
 
+START_SECONDS = 120.0
 STOP_SECONDS = 30.0
+POLLING_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,9 @@ def web_process(log: Path) -> Iterator[WebProcess]:
         assert process.stdout is not None
         first = process.stdout.readline()
         assert "coordinator at http" in first, first + log.read_text(encoding="utf-8")
-        yield WebProcess(first.partition(" at ")[2].split()[0], process.pid, log)
+        url = first.partition(" at ")[2].split()[0]
+        _wait_for(url, process)
+        yield WebProcess(url, process.pid, log)
     finally:
         process.terminate()
         try:
@@ -42,3 +49,19 @@ def web_process(log: Path) -> Iterator[WebProcess]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _wait_for(url: str, process: "subprocess.Popen[str]") -> None:
+    """Waits until it answers: it says where it is before it listens there."""
+    until = time.monotonic() + START_SECONDS
+    while not _answers(url):
+        assert process.poll() is None, "the web process has ended"
+        assert time.monotonic() < until, "the web process does not answer"
+        time.sleep(POLLING_SECONDS)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
