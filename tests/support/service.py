@@ -165,8 +165,7 @@ class Service:
         requests = [ApiKeyCreate(name=role, role=role) for role in ("owner", "operator", "viewer")]
         with writing() as session:
             keys = [organizations.create_key(session, admin, identity, request, utcnow())[1] for request in requests]
-        owner, operator, viewer = map(self.with_key, keys)
-        return Organization(identity, name, owner, operator, viewer)
+        return Organization(identity, name, *map(self.with_key, keys))
 
     def new_enrollment_token(self, organization_id: str, **fields: Any) -> str:
         path = f"/v1/organizations/{organization_id}/enrollment-tokens"
