@@ -10,7 +10,8 @@ from schemathesis import GenerationMode
 
 from coordinator.database import reading
 from coordinator.models import Job
-from tests.coordinator.contract.cases import FUZZED, OPERATIONS, faults, impatient
+from tests.coordinator.contract.asking import OPERATIONS
+from tests.coordinator.contract.cases import FUZZED, faults, impatient
 from tests.coordinator.contract.hostile import judged
 from tests.coordinator.life import DEFINITIONS, Life
 from tests.fuzz.hostile_watch import MALLORY, HostileWatch

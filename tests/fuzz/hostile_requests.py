@@ -9,8 +9,8 @@ from urllib.parse import quote
 from hypothesis import strategies as st
 
 from coordinator.idempotency import HEADER
-from tests.coordinator.contract.asking import JSON, Operation
-from tests.coordinator.contract.cases import DOCUMENT, is_number
+from tests.coordinator.contract.asking import DOCUMENT, JSON, Operation
+from tests.coordinator.contract.cases import is_number
 from tests.coordinator.contract.hostile import good_body, more_fields, signed
 from tests.coordinator.contract.table import TRIED_ON
 from tests.coordinator.contract.world import CHUNK, World

@@ -12,9 +12,9 @@ import requests
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 
-from tests.coordinator.contract.asking import Operation
+from tests.coordinator.contract.asking import OPERATIONS, Operation
 from tests.coordinator.contract.building import Builder
-from tests.coordinator.contract.cases import OPERATIONS, can_be_wrong, cases
+from tests.coordinator.contract.cases import can_be_wrong, cases
 from tests.coordinator.contract.cases import faults as differences
 from tests.coordinator.contract.hostile import judged
 from tests.coordinator.contract.table import role_of

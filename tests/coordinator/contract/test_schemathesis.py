@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.core.transport import Response
 
-from tests.coordinator.contract.asking import Operation
-from tests.coordinator.contract.cases import FUZZED, OPERATIONS, can_be_wrong, cases, faults
+from tests.coordinator.contract.asking import OPERATIONS, Operation
+from tests.coordinator.contract.cases import FUZZED, can_be_wrong, cases, faults
 from tests.coordinator.contract.world import ROLES
 
 if TYPE_CHECKING:
