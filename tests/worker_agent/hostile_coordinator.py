@@ -73,10 +73,11 @@ def head(status: str, **headers: object) -> bytes:
 
 
 def whole(status: str, body: bytes, **headers: object) -> Reply:
-    """An answer of a fixed body."""
+    """An answer of a fixed body, the last of its connection."""
 
     def reply(asked: str, connection: socket.socket) -> None:
-        connection.sendall(head(status, Content_Length=len(body), **headers) + body)
+        answered = head(status, Content_Length=len(body), Connection="close", **headers)
+        connection.sendall(answered + body)
 
     return reply
 

@@ -30,6 +30,11 @@ def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> 
         time.sleep(0.02)
 
 
+def waiting_in_outbox(settings: AgentSettings) -> list[str]:
+    """Names of the finished jobs that the agent has not handed over; read while it runs, so nothing is opened."""
+    return sorted(path.name for path in (settings.folder / "outbox").iterdir() if path.name != ".work")
+
+
 def digest_of(content: bytes) -> str:
     """As in the protocol."""
     return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -14,12 +14,19 @@ from tests.support.bad_texts import PATTERNS, TEMPLATES
 from tests.support.logged import logged
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from tests.worker_agent.running_agent import CHILD, digest_of, jobs_done, offer, running, wait_until
+from tests.worker_agent.running_agent import (
+    CHILD,
+    digest_of,
+    jobs_done,
+    offer,
+    running,
+    wait_until,
+    waiting_in_outbox,
+)
 from worker_agent.agent import Agent, only_agent
 from worker_agent.display import NoBars
 from worker_agent.errors import ConfigurationError, NotAuthorised, WorkerDoubled
 from worker_agent.identity import Identity
-from worker_agent.outbox import Outbox
 from worker_agent.settings import AgentSettings, PolicySettings
 
 HEARTBEAT = "POST /v1/workers/me/heartbeat"
@@ -45,7 +52,7 @@ class TestWork:
         offer(coordinator, instruction=ArtifactReference(digest=digest_of(INSTRUCTION), size_bytes=len(INSTRUCTION)))
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(SUBMIT) == 1)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         update = b"update 11 instruction none"
         body = coordinator.body_of(SUBMIT)
         assert body["update"]["digest"] == digest_of(update)
@@ -159,7 +166,7 @@ class TestTrouble:
         offer(coordinator)
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(FAIL) == 1)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         failure = coordinator.body_of(FAIL)
         assert (failure["code"], failure["transient"]) == ("result_refused", False)
 
@@ -169,7 +176,7 @@ class TestTrouble:
         offer(coordinator, do="damage")
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(FAIL) == 1)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         failure = coordinator.body_of(FAIL)
         assert (failure["code"], failure["transient"]) == ("result_damaged", True)
         assert coordinator.count(SUBMIT) == 0
@@ -197,7 +204,7 @@ class TestTrouble:
         offer(coordinator)
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(SUBMIT) == 1)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         assert coordinator.count(FAIL) == 0
 
     def test_a_coordinator_that_was_away_is_worked_for_again(

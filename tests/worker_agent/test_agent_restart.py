@@ -13,10 +13,9 @@ import pytest
 from federated.protocol import MemoryReference
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from tests.worker_agent.running_agent import digest_of, jobs_done, offer, running, wait_until
+from tests.worker_agent.running_agent import digest_of, jobs_done, offer, running, wait_until, waiting_in_outbox
 from worker_agent.identity import Identity
 from worker_agent.memory import MemoryChain
-from worker_agent.outbox import Outbox
 from worker_agent.settings import FILE_VARIABLE, AgentSettings
 
 LEASE = "POST /v1/jobs/lease"
@@ -61,7 +60,7 @@ class TestOutbox:
         offer(coordinator)
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count("GET /v1/jobs/job_1") == 1)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
 
 
 class TestProcess:

@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 from federated.statement import Statement, key_id, rotation_message
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from tests.worker_agent.running_agent import offer, running, wait_until
+from tests.worker_agent.running_agent import offer, running, wait_until, waiting_in_outbox
 from worker_agent.__main__ import app
 from worker_agent.agent import only_agent
 from worker_agent.identity import Identity, load_identity, public_key
-from worker_agent.outbox import Outbox
 from worker_agent.settings import AgentSettings
 
 SUBMIT = "POST /v1/jobs/job_1/submit"
@@ -49,11 +48,11 @@ class TestUpdates:
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(SUBMIT) > 0)
         coordinator.faults.clear()
-        assert len(list(Outbox(settings.folder / "outbox").entries())) == 1
+        assert len(waiting_in_outbox(settings)) == 1
         another = replace(identity, key=Ed25519PrivateKey.generate())
         coordinator.public_key = another.key.public_key()
         with running(settings, another, http):
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         check(coordinator.bodies_of(SUBMIT)[-1]["update"], another.key)
 
 

@@ -15,7 +15,7 @@ from federated.protocol import PROTOCOL_VERSION
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.hostile_coordinator import HostileCoordinator, Reply, head, hostile, whole
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from tests.worker_agent.running_agent import CHILD, offer, running, wait_until
+from tests.worker_agent.running_agent import CHILD, offer, running, wait_until, waiting_in_outbox
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.agent import Agent
 from worker_agent.connection import ATTEMPTS, Connection, open_http
@@ -23,7 +23,6 @@ from worker_agent.coordinator_client import CoordinatorClient
 from worker_agent.display import NoBars
 from worker_agent.errors import AgentError, CoordinatorAway, NoCoordinator, is_transient
 from worker_agent.identity import Identity
-from worker_agent.outbox import Outbox
 from worker_agent.settings import AgentSettings
 from worker_agent.strangers import redirected
 
@@ -166,7 +165,7 @@ class TestRun:
         coordinator.fail(SUBMIT, *(Fault(status, page=True) for status in (404, 200, 403, 405, 404, 200)))
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(SUBMIT) == 7)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         assert coordinator.count(FAIL) == 0
 
     def test_tells_a_job_that_a_proxy_finds_too_large_as_failed_and_sends_it_once(
@@ -176,7 +175,7 @@ class TestRun:
         offer(coordinator)
         with running(settings, identity, http):
             wait_until(lambda: coordinator.count(FAIL) == 1)
-            wait_until(lambda: not list(Outbox(settings.folder / "outbox").entries()))
+            wait_until(lambda: not waiting_in_outbox(settings))
         failure = coordinator.body_of(FAIL)
         assert (failure["code"], failure["transient"]) == ("upload_too_large_for_proxy", False)
         assert "lowers chunk_bytes" in sentence(failure["code"])
