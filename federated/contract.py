@@ -273,7 +273,8 @@ class ClientHalf(Protocol):
 class Algorithm:
     """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch.
 
-    `prepares`: rounds of preparation come before the first round of training.
+    `prepares`: rounds of preparation come before the first round of training. `gradients`: clients compute some; one
+    whose algorithm takes none need not have the memory for a backward pass.
     `ledger`, for an algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what
     everybody calls who applies one.
     `repeat_tolerance` is how far an aggregation that is done again in another environment may be off, at most, in
@@ -290,6 +291,7 @@ class Algorithm:
     trainables: frozenset[str] = frozenset({"lora"})
     personal: bool = False
     prepares: bool = False
+    gradients: bool = True
     shard_by: Literal["tensor", "layer", "none"] = "none"
     revision: int = 1
     ledger: str | None = None

@@ -62,8 +62,16 @@ SENTENCES: Final = MappingProxyType(
         "instruction_invalid": "The job's instruction cannot be read.",
         "lease_invalid": "The job cannot be read by the node's worker agent.",
         "layers_unknown": "The layers of the node's base model cannot be told apart.",
+        "model_incomplete": "The files of the node's base model lack weights that the federation's task needs.",
         "model_mismatch": "The node's base model is not the federation's.",
         "model_missing": "The node does not have the federation's base model, or cannot load it.",
+        "model_not_causal": "The node's base model lets a token see later ones, so it cannot learn to write a text.",
+        "model_not_finite": (
+            "The loss or its gradient is not finite before anything was trained: look at the weights of the "
+            "node's base model, and at its dtype."
+        ),
+        "model_padding": "The node's base model answers otherwise when an example is padded.",
+        "model_unfit": "The node's base model could not take a step forward and back over an example.",
         "out_of_memory": "The job does not fit into the memory of the node's device.",
         "policy_algorithm": "The node does not allow the algorithm.",
         "policy_approval": "The node's owner has not approved this: worker-agent approve, with the federation's id.",
@@ -81,6 +89,7 @@ SENTENCES: Final = MappingProxyType(
         "result_damaged": "The result was damaged on the node's disk.",
         "result_refused": "The coordinator refused the result.",
         "second_derivative_missing": "The node's base model cannot be differentiated twice.",
+        "tokenizer_mismatch": "The node's tokenizer has more tokens than its base model has embeddings.",
         "trainable_invalid": "What the federation trains does not fit the node's base model.",
         "training_diverged": "The loss stopped being finite: a smaller learning_rate may help.",
         "upload_too_large_for_proxy": (

@@ -2,17 +2,19 @@
 
 import importlib
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
+from itertools import product
 from typing import Any, Literal
 
 import httpx
 
 from federated.private_files import check_private
 from federated.protocol import PROTOCOL_VERSION, Answer, CoordinatorVersion
-from worker_agent.agent import DOUBLED, coordinator_url
+from worker_agent.agent import DOUBLED, coordinator_url, only_agent
 from worker_agent.capabilities import allowed_algorithms
 from worker_agent.connection import Connection, open_http
 from worker_agent.coordinator_client import CoordinatorClient
@@ -50,10 +52,12 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
     yield from _coordinator(settings, identity)
     yield _finding("algorithms", lambda: ", ".join(sorted(allowed_algorithms(settings))) or _nothing("algorithm"))
     yield _finding("device", lambda: _device(settings))
-    for model_id in sorted(settings.models) or [""]:
-        yield _finding(f"model {model_id}".rstrip(), partial(_model, settings, model_id))
-    for name in sorted(settings.datasets) or [""]:
-        yield _finding(f"data {name}".rstrip(), partial(_data, settings, name))
+    sound: list[str] = []
+    for step, look in _models_and_data(settings):
+        finding = _finding(step, look)
+        sound += [step] if finding.well else []
+        yield finding
+    yield from _rehearsals(settings, sound)
 
 
 def _finding(step: str, look: Callable[[], str]) -> Finding:
@@ -184,6 +188,26 @@ def _data(settings: AgentSettings, name: str) -> str:
     if summary.held_out_rows < policy.min_held_out:
         return f"{counts}: too few to evaluate, no metric of them leaves below min_held_out = {policy.min_held_out}"
     return counts
+
+
+def _models_and_data(settings: AgentSettings) -> Iterator[tuple[str, Callable[[], str]]]:
+    for model_id in sorted(settings.models) or [""]:
+        yield f"model {model_id}".rstrip(), partial(_model, settings, model_id)
+    for name in sorted(settings.datasets) or [""]:
+        yield f"data {name}".rstrip(), partial(_data, settings, name)
+
+
+def _rehearsals(settings: AgentSettings, sound: Collection[str]) -> Iterator[Finding]:
+    """A step with each sound model over each sound data set; none while an agent needs the device."""
+    models = [model_id for model_id in sorted(settings.models) if f"model {model_id}" in sound]
+    names = [name for name in sorted(settings.datasets) if f"data {name}" in sound]
+    try:
+        with only_agent(settings.folder) if settings.folder.exists() else nullcontext():
+            for model_id, name in product(models, names):
+                rehearse = partial(_training("rehearsal").rehearse, settings, model_id, name)
+                yield _finding(f"{model_id} over {name}", rehearse)
+    except ConfigurationError:
+        yield Finding("models over data", True, "not tried while the agent of this folder runs")
 
 
 def _nothing(what: str, where: str = "policy.algorithms") -> str:

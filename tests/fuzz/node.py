@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,14 @@ class Node:
         )
 
     def _around(self) -> dict[str, tuple[int, int]]:
-        own = self.settings.folder
-        files = (path for path in self.home.rglob("*") if path.is_file() and not path.is_relative_to(own))
-        return {str(path.relative_to(self.home)): _state(path) for path in files}
+        """State by name; the agent's own folder, in which files come and go, is not entered."""
+        states = {}
+        for parent, folders, names in os.walk(self.home):
+            folders[:] = [name for name in folders if Path(parent, name) != self.settings.folder]
+            for path in (Path(parent, name) for name in names):
+                with suppress(FileNotFoundError):
+                    states[str(path.relative_to(self.home))] = _state(path)
+        return states
 
     def _environment(self) -> dict[str, str]:
         ours = {name: text for name, text in os.environ.items() if not name.startswith("FEDLOOM_")}

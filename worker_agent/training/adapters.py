@@ -11,6 +11,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -26,6 +27,7 @@ from worker_agent.training.refusals import ModelError
 from worker_agent.training.targets import lora_targets, modules_in_full, weights_in_full
 
 _HEADS = ("classifier", "score")
+_NAME_THEM = "name the modules to adapt in target_modules, such as q_proj and v_proj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, m
         return _Wrapped(base, dict(base.named_parameters()), lambda name, _: name in names, {})
     model = _peft_model(base, trainable, task_type, list(modules.saved))
     prefix = isinstance(trainable, Prefix)
-    named = {canonical_name(name, prefix=prefix): parameter for name, parameter in model.named_parameters()}
+    named = _by_canonical_name(model, prefix=prefix)
 
     def is_trained(name: str, parameter: nn.Parameter) -> bool:
         whole = lies_within(name, modules.saved)
@@ -198,7 +200,19 @@ def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, m
 
     targets = _target_modules(model)
     resolved = {"target_modules": targets, "modules_to_save": modules.saved}
-    return _Wrapped(model, {name: value for name, value in named.items() if name is not None}, is_trained, resolved)
+    return _Wrapped(model, named, is_trained, resolved)
+
+
+def _by_canonical_name(model: peft.PeftModel, *, prefix: bool) -> dict[str, nn.Parameter]:
+    """All parameters in use. Raises ModelError where two have one name."""
+    named: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        canonical = canonical_name(name, prefix=prefix)
+        if canonical in named:
+            raise ModelError("trainable_invalid", f"two weights have the name {canonical!r}; {_NAME_THEM}")
+        if canonical is not None:
+            named[canonical] = parameter
+    return named
 
 
 def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, saved: list[str]) -> peft.PeftModel:
@@ -212,12 +226,21 @@ def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str,
         targets = lora_targets(base, trainable, saved)
         lora = trainable.model_dump(exclude={"kind", "modules_to_save"}) | dict(targets.fields)
         model = peft.get_peft_model(base, peft.LoraConfig(**lora, **common))
+        _refuse_stacked(model)
         targets.check(model, trainable, saved)
         return model
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
         fields = trainable.model_dump_json(exclude_defaults=True)
         detail = f"{trainable.kind} {fields} on a {base.config.model_type}: {error}"
         raise ModelError("trainable_invalid", detail) from error
+
+
+def _refuse_stacked(model: peft.PeftModel) -> None:
+    """Raises ModelError for factors of several weights in one tensor, as those of fused experts."""
+    for name, module in model.named_modules():
+        if isinstance(module, ParamWrapper):
+            detail = f"{canonical_name(name, prefix=False)!r} stacks its weights in one tensor, which has no factors"
+            raise ModelError("trainable_invalid", f"{detail}; {_NAME_THEM}")
 
 
 def _drop_prefix(encoder: nn.Module, share: float) -> None:

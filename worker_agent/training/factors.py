@@ -40,8 +40,9 @@ class Factors:
     def _set(self, rank: int, alpha: float, scaling: float) -> None:
         if len(self.a) != rank:
             # The parameters stay the same objects: session, optimiser and model go on to share them.
-            self.a.data = torch.empty(rank, *self.a.shape[1:], dtype=self.a.dtype, device=self.a.device)
-            self.b.data = torch.empty(self.b.shape[0], rank, dtype=self.b.dtype, device=self.b.device)
+            # Not a number until they are set: one that was forgotten shows at once.
+            self.a.data = self.a.data.new_full((rank, *self.a.shape[1:]), torch.nan)
+            self.b.data = self.b.data.new_full((self.b.shape[0], rank), torch.nan)
             self.a.grad = self.b.grad = None
         self.layer.r[_ADAPTER] = rank
         self.layer.lora_alpha[_ADAPTER] = alpha

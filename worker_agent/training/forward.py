@@ -13,12 +13,17 @@ from worker_agent.training.tokens import IGNORED, TokenBatch
 
 
 class Forward:
-    """Runs the model; matrix products in `dtype`, logits and losses in float32."""
+    """Runs the model; matrix products in `dtype`, logits and losses in float32.
+
+    `exact`: every product is one of float32 numbers, so what must be equal is equal but for its last digits.
+    """
 
     def __init__(self, adapted: AdaptedModel, dtype: torch.dtype) -> None:
         self.causal = adapted.facts.task_type == "CAUSAL_LM"
         embeddings: Any = adapted.base.get_input_embeddings()
         self.device: torch.device = embeddings.weight.device
+        whole = dtype == torch.float32 and not getattr(adapted.base, "is_quantized", False)
+        self.exact = whole and self.device.type == "cpu"  # a GPU may shorten them
         self._model: nn.Module = adapted.model
         self._dtype = dtype
         # A vocabulary is wide: logits are wanted from the token before the first response on.

@@ -13,12 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from federated import registry
-from federated.contract import ClientHalf, View
+from federated.contract import Algorithm, AlgorithmConfig, ClientHalf, View
 from federated.header import HeaderError
 from federated.payload import Payload
 from federated.protocol import Description, Lease, SubmitRequest, UpdateSubmission, Work, is_metric
 from worker_agent.training import limits
 from worker_agent.training.session import Report, Session, Workbench
+from worker_agent.training.trial import try_model
 
 UPDATE_FILE = "update.safetensors"
 MEMORY_FILE = "memory.safetensors"
@@ -75,7 +76,9 @@ def run_job(bench: Workbench, lease: Lease, files: JobFiles, report: Report) -> 
 
 
 def _describe(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
+    algorithm, _ = _algorithm(lease.work)
     session = _open(bench, lease, report, clock)
+    try_model(session, lease.work.trainable, gradients=algorithm.gradients)
     held_out = len(session.data.held_out)
     description = Description(
         model=session.facts,
@@ -141,6 +144,10 @@ def _open(bench: Workbench, lease: Lease, report: Report, clock: _Clock) -> Sess
 
 
 def _client_half(work: Work) -> ClientHalf:
+    return registry.client_half(work.algorithm, _algorithm(work)[1], work.trainable)
+
+
+def _algorithm(work: Work) -> tuple[Algorithm, AlgorithmConfig]:
     try:
         algorithm = registry.algorithm(work.algorithm)
         config = registry.make_config(work.algorithm, work.config)
@@ -151,7 +158,7 @@ def _client_half(work: Work) -> ClientHalf:
     if algorithm.revision != work.algorithm_revision:
         wanted = f"revision {work.algorithm_revision} of {work.algorithm}"
         raise AlgorithmMissing(f"the federation needs {wanted}, this agent has {algorithm.revision}")
-    return registry.client_half(work.algorithm, config, work.trainable)
+    return algorithm, config
 
 
 def _instruction(files: JobFiles) -> Payload:

@@ -9,8 +9,7 @@ import functools
 import hashlib
 import importlib.util
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,21 @@ from worker_agent.training.refusals import ModelError
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # These count positions from the padding token's id on.
-POSITIONS_AFTER_PADDING = {"camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+_POSITIONS = ("max_position_embeddings", "max_seq_len")
 DEFAULT_REVISION = "main"
 NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -155,9 +168,12 @@ def _config(folder: Path) -> PretrainedConfig:
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """The most tokens a model takes at once, whether it tells a second text from the first, and if it fills gaps."""
+    """The most tokens a model takes at once (None: as many as its tokenizer says), and which kinds of text it knows.
 
-    most_tokens: int
+    `segments`: it tells a second text from the first. `fills_gaps`: it has a masked-language head.
+    """
+
+    most_tokens: int | None
     segments: bool
     fills_gaps: bool
 
@@ -166,8 +182,8 @@ def text_facts(folder: Path) -> TextFacts:
     """From a model's configuration. Raises ModelError (model_missing)."""
     whole = _config(folder)
     config: Any = whole.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    if config.model_type in POSITIONS_AFTER_PADDING:
+    positions = next((limit for name in _POSITIONS if (limit := getattr(config, name, None))), None)
+    if positions is not None and config.model_type in POSITIONS_AFTER_PADDING:
         positions -= config.pad_token_id + 1
     return TextFacts(positions, getattr(config, "type_vocab_size", 0) > 1, type(whole) in MODEL_FOR_MASKED_LM_MAPPING)
 
@@ -183,7 +199,7 @@ def checkpoint_activations(model: PreTrainedModel, trainable: AnyTrainable) -> N
 def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: int | None) -> LoadedBase:
     """The base model for a task, in evaluation mode; a batch is padded with `pad_id`.
 
-    Raises ModelError (model_missing, quantization_missing, cloze_impossible).
+    Raises ModelError (model_missing, model_incomplete, quantization_missing, cloze_impossible).
     """
     options: dict[str, Any] = {"dtype": placement.dtype, "use_safetensors": True, "output_loading_info": True}
     options |= _spread(folder, placement)
@@ -198,15 +214,31 @@ def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: 
     except (OSError, ValueError) as error:
         wanted = task.task if task.cloze is None else "a cloze"
         raise ModelError("model_missing", f"{folder} cannot be loaded for {wanted}: {error}") from error
-    if task.cloze is not None and info["missing_keys"]:
-        missing = min(info["missing_keys"])
-        raise ModelError("cloze_impossible", f"{folder} has no language head: {missing!r} is not in its files")
+    _check_complete(folder, task, info["missing_keys"], model.base_model_prefix)
     if "device_map" not in options:
         model.to(placement.device)
     model.config.use_cache = False
-    model.config.pad_token_id = pad_id
+    # A classifier finds the last token of a text by this id; a model of text and images reads it in its inner part.
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | mismatched, task_type)
+
+
+def _check_complete(folder: Path, task: TaskDefinition, missing_weights: Collection[str], backbone: str) -> None:
+    """Raise ModelError unless all that is drawn is a classifier's own head, or a pooler."""
+    if task.cloze is not None and missing_weights:
+        raise ModelError(
+            "cloze_impossible", f"{folder} has no language head: {min(missing_weights)!r} is not in its files"
+        )
+    classifier = task.task == "sequence_classification"
+    lacking = [
+        name
+        for name in missing_weights
+        if not classifier or (name.split(".")[0] == backbone and "pooler" not in name.split("."))
+    ]
+    if lacking:
+        detail = f"{len(lacking)} weights that {task.task} needs, {min(lacking)!r} among them, are not in {folder}"
+        raise ModelError("model_incomplete", f"{detail}; take the whole model, or one that was made for this task")
 
 
 def _kind(folder: Path, task: TaskDefinition) -> tuple[Any, TaskType]:

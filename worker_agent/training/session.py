@@ -30,6 +30,7 @@ from worker_agent.training.model import (
 from worker_agent.training.prompts import without_prompts
 from worker_agent.training.refusals import ModelError
 from worker_agent.training.tokens import Examples, TokenBatch, Tokenisation, load_tokenizer, tokenise
+from worker_agent.training.vocabulary import check_embeddings, check_words
 
 KEPT_DATASETS = 8
 FEWEST_TOKENS = 8
@@ -76,8 +77,8 @@ class Session:
         self.used: set[int] = set()
         self.notes: tuple[str, ...] = ()
         self._adapted, self._task, self._report = adapted, task, report
-        self._forward = Forward(adapted, dtype)
-        self.device = self._forward.device
+        self.forward = Forward(adapted, dtype)
+        self.device = self.forward.device
         self._facts_of = {facts.name: facts for facts in (*adapted.facts.tensors, *adapted.facts.seeded)}
         adapted.restore(federation_seed)
 
@@ -151,7 +152,7 @@ class Session:
         """Loss over the batch's examples (float32); a causal example counts the mean over its response tokens."""
         self.used.update(batch.indices)
         tokens = batch if isinstance(batch, TokenBatch) else self.data.train.batch(batch.indices, self.device)
-        each = losses(*self._forward(tokens))
+        each = losses(*self.forward(tokens))
         return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
 
     def differentiable_twice(self) -> AbstractContextManager[None]:
@@ -166,7 +167,7 @@ class Session:
         was_training = self.model.training
         self.training(False)
         try:
-            return evaluate(self._forward, self.data.held_out, self._task, self.progress)
+            return evaluate(self.forward, self.data.held_out, self._task, self.progress)
         finally:
             self.training(was_training)
 
@@ -238,7 +239,9 @@ class Workbench:
         )
         if self._model is None or self._model[0] != key:
             self._model = None
-            loaded = load_base(folder, work.task, place, load_tokenizer(folder).pad_token_id)
+            tokenizer = load_tokenizer(folder)
+            loaded = load_base(folder, work.task, place, tokenizer.pad_token_id)
+            check_embeddings(loaded.model, tokenizer)
             adapted = adapt(loaded, work.trainable, digest)
             if self.settings.gradient_checkpointing:
                 checkpoint_activations(adapted.base, work.trainable)
@@ -248,10 +251,11 @@ class Workbench:
     def _client_data(self, work: Work, dataset: str) -> ClientData:
         folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)
         virtual_tokens = work.trainable.num_virtual_tokens if isinstance(work.trainable, Prefix) else 0
-        facts = text_facts(folder)
-        limit = min(work.task.max_length, facts.most_tokens - virtual_tokens)
+        facts, tokenizer = text_facts(folder), load_tokenizer(folder)
+        most_tokens = tokenizer.model_max_length if facts.most_tokens is None else facts.most_tokens
+        limit = min(work.task.max_length, most_tokens - virtual_tokens)
         if limit < FEWEST_TOKENS:
-            detail = f"{virtual_tokens} virtual tokens leave {limit} of {facts.most_tokens} positions for the text"
+            detail = f"{virtual_tokens} virtual tokens leave {limit} of {most_tokens} positions for the text"
             raise ModelError("trainable_invalid", detail)
         chosen = self.settings.datasets.get(dataset)
         key = (dataset, chosen and fingerprint(chosen), str(folder), work.task.model_dump_json(), limit)
@@ -260,12 +264,13 @@ class Workbench:
             how = Tokenisation(
                 task=work.task,
                 columns=self.settings.datasets[dataset].readable,
-                tokenizer=load_tokenizer(folder),
+                tokenizer=tokenizer,
                 limit=limit,
                 segments=facts.segments,
                 decoder=not facts.fills_gaps,
             )
             data = ClientData(tokenise(split.train, how), tokenise(split.held_out, how))
+            check_words(data.train, how.tokenizer, dataset)
             while len(self._data) >= self._kept_datasets:
                 self._data.pop(next(iter(self._data)))
             self._data[key] = data

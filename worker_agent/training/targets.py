@@ -59,7 +59,9 @@ def lora_targets(base: PreTrainedModel, trainable: Lora, full_modules: Sequence[
     }
     wanted, layers = _target_patterns(base, trainable), trainable.layers_to_transform
     if wanted is None or isinstance(wanted, str):
-        return LoraTargets(None, fields | {"target_modules": wanted})
+        # PEFT would adapt a map that is trained in full too, and then finds no map in its place.
+        full_maps = [name for name in full_modules if isinstance(base.get_submodule(name), nn.Linear)]
+        return LoraTargets(None, fields | {"target_modules": wanted, "exclude_modules": full_maps or None})
     _refuse_unfitting(base, "target_modules", wanted, names)
     patterns = compile_patterns(wanted)
     module_set = frozenset(

@@ -132,11 +132,16 @@ class Examples:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The fast tokenizer in a model's folder, with a padding token. Raises ModelError (model_missing)."""
+    """The fast tokenizer in a model's folder, with a padding token.
+
+    Raises ModelError (model_missing), also for one without a word: the library makes it where the files are gone.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
     except (OSError, ValueError) as error:
         raise ModelError("model_missing", f"no tokenizer in {folder}: {error}") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelError("model_missing", f"{folder} has no tokenizer: no file there has a vocabulary")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer

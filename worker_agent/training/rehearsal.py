@@ -1,0 +1,72 @@
+"""A rehearsal of this node's models over its data sets: what a description of each would say, without a federation.
+
+The task is read off the data set's columns. LoRA is tried where PEFT knows the model's modules; else the model reads
+alone, and nothing goes back.
+"""
+
+from collections.abc import Iterator
+
+from federated.contract import AnyTrainable
+from federated.protocol import BaseModelReference, TaskDefinition, Work
+from federated.task import MAX_LABELS
+from federated.trainable import Full, Lora
+from worker_agent.settings import AgentSettings
+from worker_agent.training.data import describe_dataset
+from worker_agent.training.refusals import ModelError
+from worker_agent.training.session import Workbench
+from worker_agent.training.trial import try_model
+
+MAX_LENGTH = 512
+
+
+def rehearse(settings: AgentSettings, model_id: str, dataset: str) -> str:
+    """Take a step with a model over a data set; return the task and what was trained. Raises JobRefused."""
+    task, bench = _task(settings, dataset), Workbench(settings)
+    if task is None:
+        return "not tried: the columns are those of no usual task"
+    *others, last = _trainables()
+    for trainable in others:
+        try:
+            return _step(bench, model_id, dataset, task, trainable)
+        except ModelError as error:
+            if error.code != "trainable_invalid":
+                raise
+    return _step(bench, model_id, dataset, task, last)
+
+
+def _trainables() -> Iterator[AnyTrainable]:
+    yield Lora()
+    yield Full()
+
+
+def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, trainable: AnyTrainable) -> str:
+    work = Work(
+        task=task,
+        base_model=BaseModelReference(id=model_id),
+        trainable=trainable,
+        algorithm="fedavg",
+        algorithm_revision=1,
+        config={},
+        federation_seed=0,
+        rounds=1,
+    )
+    session = bench.open(work, dataset, 0, {})
+    gradients = not isinstance(trainable, Full)
+    try_model(session, trainable, gradients=gradients)
+    kind = "a classifier" if task.labels else "a language model"
+    return (
+        f"{kind} can be trained ({trainable.kind})" if gradients else f"{kind} reads; name target_modules to train it"
+    )
+
+
+def _task(settings: AgentSettings, dataset: str) -> TaskDefinition | None:
+    """The task that the data set's columns are usual for, if they are for one. Raises DataError."""
+    summary = describe_dataset(settings, dataset)
+    readable = settings.datasets[dataset].readable
+    there = {name for name, column in readable.items() if column in summary.columns}
+    labels = tuple(sorted(summary.label_counts))
+    if {"text", "label"} <= there and 2 <= len(labels) <= MAX_LABELS:
+        return TaskDefinition(task="sequence_classification", labels=labels, max_length=MAX_LENGTH)
+    if {"instruction", "output"} <= there:
+        return TaskDefinition(task="causal_lm", max_length=MAX_LENGTH)
+    return None

@@ -1,0 +1,142 @@
+"""A trial of a model over the shortest and the longest example: what fails here would fail in every job.
+
+It looks at values, and not at the kind of the model: finite losses and gradients, the same answer to an example alone
+and padded, and in a causal model none that a later token changes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from federated.contract import AnyTrainable
+from federated.trainable import Prefix
+from worker_agent.disclosure import whereabouts
+from worker_agent.training.forward import losses
+from worker_agent.training.refusals import ModelError
+from worker_agent.training.session import Session
+from worker_agent.training.tokens import IGNORED, Examples, TokenBatch
+
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+EXACT, ROUNDED = 1e-3, 0.1
+"""How far two answers that must be one may differ, of the largest value in them; in float32, and below it."""
+
+
+def try_model(session: Session, trainable: AnyTrainable, *, gradients: bool) -> None:
+    """Read, and with `gradients` go back over, the shortest and the longest example of a client.
+
+    Leaves gradients at None and the weights as they are. Raises ModelError (model_not_finite, model_padding,
+    model_not_causal, trainable_invalid, model_unfit); what the machine lacks is raised as it comes.
+    """
+    try:
+        _Trial(session, trainable.kind).run(gradients)
+    except (ModelError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except _FAILURES as error:
+        if "can't allocate memory" in str(error):
+            raise
+        kind = f"{type(error).__name__}: {error}"
+        detail = f"a {session.facts.model_type} cannot take a step with {trainable.kind}: {kind}"
+        refusal = ModelError("trainable_invalid" if isinstance(trainable, Prefix) else "model_unfit", detail)
+        refusal.facts = whereabouts(error)
+        raise refusal from error
+    finally:
+        session.training(False)
+        for parameter in session.trainables.values():
+            parameter.grad = None
+
+
+class _Trial:
+    """One session's shortest and longest example, of those that are trained on and those that are held out."""
+
+    def __init__(self, session: Session, kind: str) -> None:
+        self._session, self._kind = session, kind
+        self._rounding = EXACT if session.forward.exact else ROUNDED
+        self._shortest = _extreme(session, min)
+        self._longest = _extreme(session, max)
+
+    def run(self, gradients: bool) -> None:
+        """All looks, the cheapest first."""
+        self._session.training(False)
+        with torch.no_grad():
+            for batch in (self._shortest, self._longest):
+                self._check_finite(losses(*self._session.forward(batch)))
+            self._compare_padded()
+            if self._session.forward.causal:
+                self._compare_with_another_end()
+        if gradients:
+            self._step_back()
+
+    def _check_finite(self, values: Tensor) -> None:
+        if not bool(values.isfinite().all()):
+            detail = "the loss of an example is not finite before anything was trained"
+            raise ModelError("model_not_finite", f"{detail}; look at the weights of the base model and its dtype")
+
+    def _compare_padded(self) -> None:
+        pad = _tokens(self._longest) - _tokens(self._shortest)
+        if pad == 0:
+            return
+        alone, _ = self._session.forward(self._shortest)
+        padded, targets = self._session.forward(_padded(self._shortest, pad, self._session.data.train.pad_id))
+        if alone.dim() == 3:
+            kept = (targets != IGNORED)[:, : alone.shape[1]]
+            alone, padded = alone[kept], padded[:, : alone.shape[1]][kept]
+        if self._differ(alone, padded):
+            detail = f"a {self._session.facts.model_type} answers otherwise when an example is padded"
+            raise ModelError("model_padding", f"{detail}; look at pad_token_id in its config.json and its tokenizer")
+
+    def _compare_with_another_end(self) -> None:
+        ids = self._longest.inputs["input_ids"].clone()
+        ids[:, -1] = torch.where(ids[:, -1] == 0, 1, ids[:, -1] - 1)
+        other = replace(self._longest, inputs={**self._longest.inputs, "input_ids": ids})
+        if self._differ(self._session.forward(self._longest)[0], self._session.forward(other)[0]):
+            detail = f"in a {self._session.facts.model_type} a token sees later ones"
+            raise ModelError("model_not_causal", f"{detail}; take a model that reads from left to right (a decoder)")
+
+    def _differ(self, one: Tensor, other: Tensor) -> bool:
+        if one.numel() == 0:
+            return False
+        size = float(one.abs().max())
+        return not float((one - other).abs().max()) <= self._rounding * size
+
+    def _step_back(self) -> None:
+        session = self._session
+        session.training(True)
+        losses(*session.forward(self._longest)).mean().backward()  # type: ignore[no-untyped-call]
+        norms = [float(value.grad.norm()) for value in session.trainables.values() if value.grad is not None]
+        if not all(map(math.isfinite, norms)):
+            detail = "the gradient is not finite before anything was trained"
+            raise ModelError("model_not_finite", f"{detail}; look at the base model, and at dtype in the settings")
+        if not any(norms):
+            detail = f"nothing of what {self._kind} trains changes the loss of a {session.facts.model_type}"
+            raise ModelError("trainable_invalid", detail)
+
+
+def _extreme(session: Session, choose: Callable[..., int]) -> TokenBatch:
+    """The first example of the smallest or the largest length, as a batch of its own."""
+    parts = [part for part in (session.data.train, session.data.held_out) if len(part)]
+    best = [(part, choose(range(len(part)), key=part.length)) for part in parts]
+    lengths = [part.length(index) for part, index in best]
+    part, index = best[lengths.index(choose(lengths))]
+    return _batch(part, index, session.device)
+
+
+def _batch(part: Examples, index: int, device: torch.device) -> TokenBatch:
+    return part.batch([index], device)
+
+
+def _tokens(batch: TokenBatch) -> int:
+    return batch.inputs["input_ids"].shape[1]
+
+
+def _padded(batch: TokenBatch, pad: int, pad_id: int) -> TokenBatch:
+    """The batch with so many tokens more, as it were beside a longer example."""
+    inputs = {
+        name: functional.pad(value, (0, pad), value=pad_id if name == "input_ids" else 0)
+        for name, value in batch.inputs.items()
+    }
+    targets = functional.pad(batch.targets, (0, pad), value=IGNORED) if batch.targets.dim() == 2 else batch.targets
+    return replace(batch, inputs=inputs, targets=targets)
