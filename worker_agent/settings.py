@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 class DatasetSettings(Section):
-    """One data set by name. Exactly one of `path` (JSONL, CSV, Parquet, or a `datasets` folder) or `hub`.
+    """One data set by name. Exactly one of `path` (JSONL, JSON, CSV, Parquet, a `datasets` folder) or `hub`.
 
     `columns` are those that federations may read: a list of the file's columns, or a table from what a task asks for
     (text, text_pair, label, or a template's columns) to the file's. Without it, those of `USUAL_COLUMNS` alone.

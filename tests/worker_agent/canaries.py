@@ -28,6 +28,7 @@ def data_sets(folder: Path) -> dict[str, dict[str, Any]]:
     folder.mkdir()
     texts = {
         "no-json": f'{{"text": "{CANARY}',
+        "doubled-key": f'{{"{CANARY}": "{CANARY}", "{CANARY}": 1}}',
         "no-object": json.dumps([CANARY]),
         "no-utf8": None,
     }
@@ -51,6 +52,9 @@ def data_sets(folder: Path) -> dict[str, dict[str, Any]]:
     for name, content in {
         "huge.csv": f"text,label\n{CANARY * 40_000},red\n",
         "ragged.csv": f"text,label\n{CANARY}\n",
+        "wide.csv": f"text,label\n{CANARY},red,{CANARY}\n",
+        "doubled.csv": f"{CANARY},{CANARY}\n{CANARY},red\n",
+        "quoted.csv": f'text,label\n"{CANARY},red\n',
         "damaged.parquet": f"PAR1 {CANARY}",
         "unknown.pickle": CANARY,
     }.items():

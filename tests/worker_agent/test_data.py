@@ -10,10 +10,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from federated.protocol import FailureFacts
 from tests.support.tiny_models import bert_folder, color_rows, write_rows
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.data import describe_dataset, fingerprint, label_indices, load_split
+from worker_agent.training.data import describe_dataset, fingerprint, load_split
+from worker_agent.training.labels import label_indices
 from worker_agent.training.refusals import DataError
 
 ROWS = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(10)]
@@ -99,6 +99,14 @@ class TestSplit:
         split = load_split(node(path=path, test_path=test_path), "mine")
         assert (split.train.rows, split.held_out.rows) == (10, 2)
 
+    def test_a_column_has_no_value_only_if_neither_part_has_one(self, tmp_path: Path) -> None:
+        cells = {"text": "a", "none": None, "blank": " ", "tested": None, "trained": "b"}
+        path = write_rows(tmp_path / "rows.jsonl", [cells] * 2)
+        test_path = write_rows(tmp_path / "test.jsonl", [cells | {"tested": "c", "trained": None, "blank": ""}])
+        split = load_split(node(path=path, test_path=test_path), "mine")
+        assert split.train.valueless == split.held_out.valueless == {"none", "blank"}
+        assert load_split(node(path=path), "mine").held_out.valueless == {"none", "blank", "tested"}
+
     def test_a_changed_file_has_another_fingerprint(self, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "rows.jsonl", ROWS)
         before = fingerprint(DatasetSettings(path=path))
@@ -146,31 +154,6 @@ class TestRefusals:
         assert refusal(node(hub=str(tmp_path))).code == "data_missing"
 
 
-class TestLabels:
-    @pytest.mark.parametrize("values", [["b", "a"], [1, 0], ["1", "0"], ["b", 0]])
-    def test_a_label_is_a_name_or_an_index(self, tmp_path: Path, values: list[Any]) -> None:
-        rows = [{"text": "x", "kind": value} for value in values]
-        split = load_split(node(path=write_rows(tmp_path / "rows.jsonl", rows), held_out=0), "mine")
-        assert label_indices(split.train, ("a", "b"), {"label": "kind"}) == [1, 0]
-
-    @pytest.mark.parametrize("value", ["c", 2, -1, None, True, 0.5])
-    def test_an_unknown_label_is_named_with_its_row(self, tmp_path: Path, value: Any) -> None:
-        rows = [{"text": "x", "label": "a"}, {"text": "y", "label": value}]
-        split = load_split(node(path=write_rows(tmp_path / "rows.jsonl", rows), held_out=0), "mine")
-        with pytest.raises(DataError) as caught:
-            label_indices(split.train, ("a", "b"), {"label": "label"})
-        assert caught.value.code == "data_unknown_label"
-        assert caught.value.facts == FailureFacts(column="label", count=1, of=2)
-        assert f"row 1: label {str(value)!r} is not one of: a, b" in caught.value.detail
-
-    def test_a_missing_column_is_named_with_those_there_are(self, tmp_path: Path) -> None:
-        split = load_split(node(path=write_rows(tmp_path / "rows.jsonl", ROWS)), "mine")
-        with pytest.raises(DataError) as caught:
-            label_indices(split.train, ("a", "b"), {"label": "sentiment"})
-        assert caught.value.code == "data_column_missing"
-        assert caught.value.detail == "mine has no column 'sentiment' (label); it has: label, text"
-
-
 class TestSummary:
     def test_a_summary_counts_rows_labels_and_tokens(self, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "rows.jsonl", color_rows(20))
@@ -179,6 +162,19 @@ class TestSummary:
         assert (summary.rows, summary.held_out_rows, summary.columns) == (16, 4, ("label", "text"))
         assert sum(summary.label_counts.values()) == 20
         assert summary.token_lengths == {"median": 7, "p90": 7, "p99": 7, "max": 7}
+
+    def test_a_summary_counts_the_tokens_of_numbers_and_of_rows_without_a_value(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", [{"text": 0}, {"text": None}])
+        summary = describe_dataset(
+            node(path=path, held_out=0), "mine", tokenizer_path=str(bert_folder(tmp_path / "b"))
+        )
+        assert summary.token_lengths == {"median": 3, "p90": 3, "p99": 3, "max": 3}
+        assert summary.label_counts == {}
+
+    def test_a_summary_refuses_what_no_federation_could_read(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", [{"text": ["a"], "label": "b"}])
+        with pytest.raises(DataError, match=r"data_column_type: mine, rows\.jsonl line 1: column 'text'"):
+            describe_dataset(node(path=path), "mine", tokenizer_path=str(bert_folder(tmp_path / "b")))
 
     def test_a_summary_by_the_federations_labels_refuses_others(self, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "rows.jsonl", color_rows(20))

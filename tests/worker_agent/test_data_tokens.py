@@ -1,17 +1,30 @@
 """Rows to tokens: what a model sees, what a loss counts, and what is cut."""
 
+import copy
+import datetime
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
-from federated.protocol import FailureFacts, TaskDefinition, TextTemplate
+from federated.protocol import Cloze, FailureFacts, TaskDefinition, TextTemplate
 from tests.support.tiny_models import bert_folder
-from worker_agent.training.data import Table
 from worker_agent.training.refusals import DataError
+from worker_agent.training.tables import Table
 from worker_agent.training.tokens import Examples, Tokenisation, load_tokenizer, tokenise
+from worker_agent.training.values import texts
 
+REPEAT = TaskDefinition(task="causal_lm")
+CLOZE = TaskDefinition(
+    task="sequence_classification",
+    labels=("red", "green"),
+    cloze=Cloze(template="{text} {note} {mask}", words=("cat", "dog")),
+)
 CPU = torch.device("cpu")
 COLORS = TaskDefinition(task="sequence_classification", labels=("red", "green"))
 ANSWER = TaskDefinition(task="causal_lm", template=TextTemplate(prompt="say {what} :", response="{answer}"))
@@ -25,6 +38,21 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def examples_of(rows: Mapping[str, list[Any]], task: TaskDefinition, tokenizer: Any, **how: Any) -> Examples:
     chosen = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **how}
     return tokenise(Table("mine", rows), Tokenisation(task, tokenizer=tokenizer, **chosen))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tokenizer that adds nothing, as those of GPT-2 and Qwen."""
+    found = load_tokenizer(bert_folder(tmp_path_factory.mktemp("models") / "bert"))
+    found.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    assert found("").input_ids == []
+    return found
+
+
+def refused(rows: Mapping[str, list[Any]], task: TaskDefinition, tokenizer: Any, **how: Any) -> DataError:
+    with pytest.raises(DataError) as caught:
+        examples_of(rows, task, tokenizer, **how)
+    return caught.value
 
 
 def words(tokenizer: Any, ids: Any) -> list[str]:
@@ -62,7 +90,9 @@ class TestClassification:
     def test_a_row_without_text_is_named(self, tokenizer: Any) -> None:
         with pytest.raises(DataError) as caught:
             examples_of({"text": ["cat", None], "label": [0, 0]}, COLORS, tokenizer)
-        assert str(caught.value) == "data_column_missing: mine, row 1: no value for 'text'"
+        assert str(caught.value) == (
+            "data_column_missing: mine, row 1: no value for 'text'; fill it in, or take the row out"
+        )
 
     def test_a_missing_text_column_is_named(self, tokenizer: Any) -> None:
         with pytest.raises(DataError) as caught:
@@ -95,9 +125,11 @@ class TestInstructions:
         batch = examples_of(columns, ANSWER, tokenizer, limit=4).batch([0], CPU)
         assert words(tokenizer, batch.inputs["input_ids"][0]) == ["[CLS]", "red", "green", "blue"]
 
-    def test_a_value_that_a_row_does_not_have_is_empty_text(self, tokenizer: Any) -> None:
-        batch = examples_of({"what": [None], "answer": ["red"]}, ANSWER, tokenizer).batch([0], CPU)
-        assert words(tokenizer, batch.inputs["input_ids"][0]) == ["[CLS]", "say", ":", "red", "[SEP]"]
+    def test_a_value_that_a_row_does_not_have_beside_others_is_an_empty_line(self, tokenizer: Any) -> None:
+        columns = {"instruction": ["say", "say"], "input": [None, ""], "output": ["red", "red"]}
+        batch = examples_of(columns, REPEAT, tokenizer).batch([0, 1], CPU)
+        for row in batch.inputs["input_ids"]:
+            assert words(tokenizer, row) == ["[CLS]", "say", "red", "[SEP]"]
 
     def test_a_column_of_the_template_is_mapped_or_named_as_missing(self, tokenizer: Any) -> None:
         columns = {"question": ["cat"], "answer": ["red"]}
@@ -112,3 +144,116 @@ class TestInstructions:
         with pytest.raises(DataError) as caught:
             examples_of({"what": ["a"], "answer": ["b"]}, ANSWER, tokenizer, columns={"answer": "answer"})
         assert (caught.value.code, caught.value.facts) == ("policy_column", FailureFacts(column="what"))
+
+
+FOREIGN = [["a"], {"body": "a"}, b"a", datetime.date(2026, 1, 1), (1,), 1j, "\ud800"]
+
+
+class TestValues:
+    @pytest.mark.parametrize("value", FOREIGN)
+    @pytest.mark.parametrize("column", ["text", "text_pair", "label"])
+    def test_a_classifiers_column_holds_text_numbers_and_truth_values(
+        self, tokenizer: Any, column: str, value: Any
+    ) -> None:
+        columns: dict[str, list[Any]] = {"text": ["a", "b"], "text_pair": ["a", "b"], "label": ["red", "red"]}
+        error = refused(columns | {column: ["red", value]}, COLORS, tokenizer)
+        assert (error.code, error.facts) == ("data_column_type", FailureFacts(column=column, count=1, of=2))
+        assert error.detail.startswith(f"mine, row 1: column '{column}' ({column}) holds ")
+
+    @pytest.mark.parametrize("value", FOREIGN)
+    @pytest.mark.parametrize(
+        ("task", "column"), [(ANSWER, "what"), (ANSWER, "answer"), (CLOZE, "text"), (CLOZE, "note")]
+    )
+    @pytest.mark.parametrize("decoder", [False, True])
+    def test_a_templates_column_holds_them_too(
+        self, tokenizer: Any, task: TaskDefinition, column: str, value: Any, decoder: bool
+    ) -> None:
+        masked = copy.copy(tokenizer)
+        masked.mask_token = "[UNK]"
+        columns = {name: ["red", "red"] for name in ("what", "answer", "text", "note", "label")}
+        error = refused(columns | {column: ["red", value]}, task, masked, decoder=decoder)
+        assert (error.code, error.facts) == ("data_column_type", FailureFacts(column=column, count=1, of=2))
+
+    def test_numbers_and_truth_values_are_text(self, tokenizer: Any) -> None:
+        values = [3, 3.5, Decimal("3.50"), True, np.int64(3), np.float32(3.5)]
+        assert texts(Table("mine", {"text": values}), "text", {"text": "text"}) == (
+            ["3", "3.5", "3.50", "True", "3", "3.5"]
+        )
+
+    @pytest.mark.parametrize("nothing", [None, math.nan, Decimal("nan"), np.float32("nan")])
+    def test_no_value_is_never_the_text_of_a_word(self, tokenizer: Any, nothing: Any) -> None:
+        error = refused({"text": ["a", nothing], "label": ["red", "red"]}, COLORS, tokenizer)
+        assert (error.code, error.facts) == ("data_column_missing", FailureFacts(column="text", count=1, of=2))
+        columns = {"instruction": ["say"], "input": [nothing], "output": ["red"]}
+        assert words(tokenizer, examples_of(columns, REPEAT, tokenizer).ids) == ["[CLS]", "say", "red", "[SEP]"]
+
+    def test_a_response_without_a_value_is_refused_with_its_row(self, tokenizer: Any) -> None:
+        error = refused({"what": ["a", "b", "c"], "answer": ["red", None, None]}, ANSWER, tokenizer)
+        assert (error.code, error.facts) == ("data_column_missing", FailureFacts(column="answer", count=2, of=3))
+        assert "mine, row 1: no value for 'answer'" in error.detail
+
+    def test_a_prompt_without_any_value_is_refused_with_its_row(self, tokenizer: Any) -> None:
+        columns = {"instruction": ["a", None], "input": [None, None], "output": ["red", "red"]}
+        error = refused(columns, REPEAT, tokenizer)
+        assert (error.code, error.facts) == ("data_column_missing", FailureFacts(column="instruction", count=1, of=2))
+        assert "mine, row 1: no value for 'instruction', 'input'" in error.detail
+
+    @pytest.mark.parametrize("decoder", [False, True])
+    def test_a_cloze_without_any_value_is_refused_with_its_row(self, tokenizer: Any, decoder: bool) -> None:
+        masked = copy.copy(tokenizer)
+        masked.mask_token = "[UNK]"
+        columns = {"text": ["a", None, None], "note": [None, "b", None], "label": ["red"] * 3}
+        error = refused(columns, CLOZE, masked, decoder=decoder)
+        assert (error.code, error.facts) == ("data_column_missing", FailureFacts(column="text", count=1, of=3))
+        assert "mine, row 2: no value for 'text', 'note'" in error.detail
+
+
+class TestASecondText:
+    @pytest.mark.parametrize("columns", [{}, {"columns": {"text": "text", "text_pair": "other", "label": "label"}}])
+    def test_that_no_row_of_the_data_set_has_is_none(self, tokenizer: Any, columns: Any) -> None:
+        rows = {"text": ["cat"], "text_pair": [None], "other": [None], "label": ["red"]}
+        table = Table("mine", rows, valueless=frozenset({"text_pair", "other"}))
+        how = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **columns}
+        examples = tokenise(table, Tokenisation(COLORS, tokenizer=tokenizer, **how))
+        assert words(tokenizer, examples.ids) == ["[CLS]", "cat", "[SEP]"]
+        assert examples.segments is None
+
+    def test_that_some_rows_have_is_wanted_of_all(self, tokenizer: Any) -> None:
+        error = refused({"text": ["a", "b"], "text_pair": ["a", None], "label": ["red"] * 2}, COLORS, tokenizer)
+        assert (error.code, error.facts.column) == ("data_column_missing", "text_pair")
+
+    def test_that_the_settings_name_and_the_file_lacks_is_missing(self, tokenizer: Any) -> None:
+        mapped = {"columns": {"text": "text", "text_pair": "other", "label": "label"}}
+        error = refused({"text": ["a"], "label": ["red"]}, COLORS, tokenizer, **mapped)
+        assert (error.code, error.facts.column) == ("data_column_missing", "text_pair")
+
+
+class TestNoToken:
+    @pytest.mark.parametrize("text", ["", "  "])
+    def test_a_text_that_is_no_token_is_refused_with_its_row(self, bare: Any, text: str) -> None:
+        error = refused({"text": ["cat", text], "label": ["red", "red"]}, COLORS, bare)
+        assert (error.code, error.facts) == ("data_text_empty", FailureFacts(column="text", count=1, of=2))
+        assert "mine, row 1: the text is no token for this model (text)" in error.detail
+
+    def test_an_empty_text_between_the_marks_of_a_tokenizer_is_read(self, tokenizer: Any) -> None:
+        examples = examples_of({"text": [""], "label": ["red"]}, COLORS, tokenizer)
+        assert words(tokenizer, examples.ids) == ["[CLS]", "[SEP]"]
+
+    def test_a_prompt_that_is_no_token_is_refused_with_its_row(self, bare: Any) -> None:
+        columns = {"instruction": ["say", ""], "input": ["", ""], "output": ["red", "red"]}
+        error = refused(columns, REPEAT, bare)
+        assert (error.code, error.facts) == ("data_text_empty", FailureFacts(column="instruction", count=1, of=2))
+        assert "mine, row 1: the prompt is no token for this model (instruction, input)" in error.detail
+
+    def test_an_empty_response_is_its_end_or_nothing_to_learn(self, bare: Any) -> None:
+        columns = {"what": ["cat"], "answer": [""]}
+        assert words(bare, examples_of(columns, ANSWER, bare).ids) == ["say", "cat", ":", "[SEP]"]
+        endless = copy.copy(bare)
+        endless.eos_token = endless.sep_token = None
+        error = refused(columns, ANSWER, endless)
+        assert (error.code, error.facts) == ("data_text_empty", FailureFacts(column="answer", count=1, of=1))
+
+    def test_a_cloze_with_no_token_before_its_gap_is_refused_with_its_row(self, bare: Any) -> None:
+        columns = {"text": ["cat", ""], "note": ["", ""], "label": ["red", "red"]}
+        error = refused(columns, CLOZE, bare, decoder=True)
+        assert (error.code, error.facts) == ("data_text_empty", FailureFacts(column="text", count=1, of=2))

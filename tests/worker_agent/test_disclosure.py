@@ -104,6 +104,8 @@ class TestAnAgent:
         assert codes.pop("good") is None
         assert set(codes.values()) <= set(SENTENCES)
         assert (codes["few"], codes["unlisted"]) == ("data_too_few", "policy_column")
+        assert (codes["nested"], codes["ragged-csv"]) == ("data_column_type", "data_column_missing")
+        assert {codes[name] for name in ("wide-csv", "doubled-csv", "quoted-csv", "doubled-key")} == {"data_missing"}
         labels = told[f"job_{list(node.datasets).index('other-labels')}"]["facts"]
         assert (labels["dataset"], labels["column"], labels["count"], labels["of"]) == (
             "other-labels",

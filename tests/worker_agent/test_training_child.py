@@ -156,7 +156,7 @@ class TestRefusals:
         [
             ("nowhere", "data_missing", "no data set 'nowhere'"),
             ("unlabelled", "data_column_missing", "no column 'label'"),
-            ("other-labels", "data_unknown_label", "row 0: label 'black'"),
+            ("other-labels", "data_unknown_label", "line 1: label 'black'"),
             ("empty", "data_empty", "empty has no rows"),
         ],
     )

@@ -9,8 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from federated import templates
 from federated.protocol import Cloze
+from federated.task import GAP
 from worker_agent.training.cloze import cut, filled
 from worker_agent.training.refusals import ModelError
+
+FIRST_GAP = "the cloze template begins with its gap, and for this model nothing stands before the first token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,10 @@ def with_words(
     """Token ids of each row with each word, row by row, at most `limit`; and the first place that differs in each.
 
     Of a row that is too long the longest value is cut, for all words alike. The end token that some tokenizers put
-    after every text is left out. Raises ModelError (cloze_impossible) for words that cannot be told apart, DataError
-    (cloze_too_long) if the template alone leaves no room.
+    after every text is left out. A place of 0: what the row has before the gap is no token.
+
+    Raises ModelError (cloze_impossible) for words that cannot be told apart and a template that begins with its gap,
+    DataError (cloze_too_long) if the template alone leaves no room.
     """
     _refuse_unknown(tokenizer, cloze)
     many, template = len(cloze.words), templates.parse(cloze.template)
@@ -52,6 +57,8 @@ def with_words(
                 limit,
             )
         starts.append(_first_difference(cloze, told))
+        if starts[-1] == 0 and template.fields[0] == GAP:
+            raise ModelError("cloze_impossible", FIRST_GAP)
         made += told
     return made, starts
 
@@ -76,8 +83,4 @@ def _first_difference(cloze: Cloze, told: Sequence[Sequence[int]]) -> int:
             same = f"the words {one!r} and {other!r} are the same tokens for this model"
             begins = f"in this template the tokens with the word {one!r} are the first of {other!r}"
             raise ModelError("cloze_impossible", same if len(first) == len(second) else begins)
-    start = next(place for place, tokens in enumerate(zip(*told, strict=False)) if len(set(tokens)) > 1)
-    if start == 0:
-        detail = "the cloze template begins with its gap, and for this model nothing stands before the first token"
-        raise ModelError("cloze_impossible", detail)
-    return start
+    return next(place for place, tokens in enumerate(zip(*told, strict=False)) if len(set(tokens)) > 1)

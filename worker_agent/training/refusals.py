@@ -1,8 +1,8 @@
 """Why a job cannot be done on this node, one tree; the code travels to the coordinator, the text stays here.
 
 JobRefused
-├── DataError     data_missing, data_column_missing, data_unknown_label, data_empty, data_too_few, cloze_too_long,
-│                 policy_column, policy_few_examples
+├── DataError     data_missing, data_column_missing, data_column_type, data_unknown_label, data_text_empty,
+│                 data_empty, data_too_few, cloze_too_long, policy_column, policy_few_examples
 ├── ModelError    model_missing, model_mismatch, model_incomplete, model_not_causal, model_padding, model_not_finite,
 │                 model_unfit, tokenizer_mismatch, device_missing, quantization_missing, trainable_invalid,
 │                 cloze_impossible

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +21,10 @@ from federated.protocol import Cloze, TaskDefinition, TextTemplate
 from federated.task import GAP
 from worker_agent.training.choices import Choices, with_words
 from worker_agent.training.cloze import GapBatch, Gaps, with_gaps, word_ids
-from worker_agent.training.data import Table, label_indices, texts
+from worker_agent.training.labels import label_indices
 from worker_agent.training.refusals import ModelError
+from worker_agent.training.tables import Table
+from worker_agent.training.values import refuse_empty, rows_of_text, texts
 
 IGNORED = -100
 
@@ -148,7 +149,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def tokenise(table: Table, how: Tokenisation) -> Examples:
-    """All rows of `table`. Raises DataError for a missing column or value and an unknown label."""
+    """All rows of `table`.
+
+    Raises DataError for a column or a value that is not there, one that is no text, an unknown label, and a row of
+    which the model would read nothing.
+    """
     if how.task.task == "causal_lm":
         return _instructions(table, how)
     if how.task.cloze is not None:
@@ -159,18 +164,26 @@ def tokenise(table: Table, how: Tokenisation) -> Examples:
 def _classified(table: Table, how: Tokenisation) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how)
-    # A table of columns that names it means it; otherwise a file may have it or not.
-    paired = how.columns.get("text_pair", "text_pair") != "text_pair" or (
-        "text_pair" in how.columns and "text_pair" in table.columns
-    )
-    pair = texts(table, "text_pair", how.columns) if paired else None
+    pair = texts(table, "text_pair", how.columns) if _is_paired(table, how.columns) else None
     first = texts(table, "text", how.columns)
     targets = label_indices(table, how.task.labels or (), how.columns)
     encoded = how.tokenizer(
         first, pair, truncation=True, max_length=how.limit, return_attention_mask=False, return_token_type_ids=True
     )
-    segments = encoded["token_type_ids"] if how.segments and paired else None
+    refuse_empty(table, ["text"], map(len, encoded["input_ids"]), "the text is no token for this model")
+    segments = encoded["token_type_ids"] if how.segments and pair is not None else None
     return _examples(encoded["input_ids"], targets, segments, how)
+
+
+def _is_paired(table: Table, columns: Mapping[str, str]) -> bool:
+    """Whether rows have a second text: a column without any value is none.
+
+    A table of columns that names it means it; otherwise a file may have it or not.
+    """
+    actual = columns.get("text_pair")
+    if actual is None or actual in table.valueless:
+        return False
+    return actual != "text_pair" or actual in table.columns
 
 
 def _gapped(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
@@ -188,6 +201,9 @@ def _read_on(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how, choices=Choices(len(cloze.words), torch.zeros(0, dtype=torch.int64)))
     rows, starts = with_words(how.tokenizer, cloze, _values(table, how, cloze), how.limit)
+    refuse_empty(
+        table, templates.parse(cloze.template).columns, starts, "for this model no token stands before the gap"
+    )
     targets = label_indices(table, how.task.labels or (), how.columns)
     choices = Choices(len(cloze.words), torch.tensor(starts, dtype=torch.int64))
     return _examples(rows, targets, None, how, choices=choices)
@@ -196,24 +212,26 @@ def _read_on(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
 def _values(table: Table, how: Tokenisation, cloze: Cloze) -> list[dict[str, str]]:
     """What stands in the columns that a template names, row by row."""
     names = [name for name in templates.parse(cloze.template).columns if name != GAP]
-    columns = {name: table.column(name, how.columns) for name in names}
-    return [{name: _value(column[row]) for name, column in columns.items()} for row in range(table.rows)]
+    return rows_of_text(table, names, how.columns)
 
 
 def _instructions(table: Table, how: Tokenisation) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how)
     template = how.task.template or TextTemplate()
-    prompts = how.tokenizer(_filled(template.prompt, table, how.columns), verbose=False)["input_ids"]
-    filled = _filled(template.response, table, how.columns)
-    responses = how.tokenizer(filled, add_special_tokens=False, verbose=False)["input_ids"]
+    prompt, response = templates.parse(template.prompt), templates.parse(template.response)
+    asked = [prompt.fill(row) for row in rows_of_text(table, prompt.columns, how.columns)]
+    answers = rows_of_text(table, response.columns, how.columns, every=True)
+    answered = [response.fill(row) for row in answers]
     end = how.tokenizer.eos_token_id if how.tokenizer.eos_token_id is not None else how.tokenizer.sep_token_id
-    rows, starts = [], []
-    for prompt, response in zip(prompts, responses, strict=True):
-        opened = prompt[:-1] if prompt and prompt[-1] == end else prompt
-        ids, start = _joined(opened, response + ([end] if end is not None else []), how.limit)
-        rows.append(ids)
-        starts.append(start)
+    ending = [] if end is None else [end]
+    opened = [ids[:-1] if ids[-1:] == ending else ids for ids in how.tokenizer(asked, verbose=False)["input_ids"]]
+    closed = how.tokenizer(answered, add_special_tokens=False, verbose=False)["input_ids"]
+    closed = [ids + ending for ids in closed]
+    refuse_empty(table, prompt.columns, map(len, opened), "the prompt is no token for this model")
+    refuse_empty(table, response.columns, map(len, closed), "the response is no token for this model")
+    joined = [_joined(before, after, how.limit) for before, after in zip(opened, closed, strict=True)]
+    rows, starts = [ids for ids, _ in joined], [start for _, start in joined]
     return _examples(rows, starts, None, how)
 
 
@@ -221,18 +239,6 @@ def _joined(prompt: list[int], response: list[int], limit: int) -> tuple[list[in
     # One token of the prompt stays: the first token of a response is predicted from the one before it.
     kept_prompt = prompt[: max(1, limit - len(response))]
     return (kept_prompt + response)[:limit], len(kept_prompt)
-
-
-def _filled(text: str, table: Table, mapping: Mapping[str, str]) -> list[str]:
-    template = templates.parse(text)
-    columns = {name: table.column(name, mapping) for name in template.columns}
-    return [
-        template.fill({name: _value(values[row]) for name, values in columns.items()}) for row in range(table.rows)
-    ]
-
-
-def _value(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _examples(

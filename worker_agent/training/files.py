@@ -1,0 +1,184 @@
+"""Rows out of JSONL, JSON, CSV, Parquet, a `datasets` folder or the hub. A file is read whole, or refused.
+
+Nothing is guessed: what does not fit its own header, or names a column twice, is a ValueError with its line.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worker_agent.settings import DatasetSettings
+from worker_agent.training.refusals import DataError
+from worker_agent.training.tables import Table
+
+JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+TEST_SPLITS = ("test", "validation")
+LONGEST_CELL = 2**31 - 1
+"""Characters; the csv module's own bound is 131,072."""
+
+
+def read_chosen(name: str, chosen: DatasetSettings) -> tuple[Table, Table | None]:
+    """The rows of a data set and, where a `datasets` folder has one, its test part. Raises DataError."""
+    if (chosen.path is None) == (chosen.hub is None):
+        raise DataError("data_missing", f"{name} needs exactly one of path and hub in the settings")
+    if chosen.path is not None:
+        return read_path(name, chosen.path)
+    return _read_hub(name, chosen), None
+
+
+def read_path(name: str, path: Path) -> tuple[Table, Table | None]:
+    """The rows at `path` and, where a `datasets` folder has one, its test part. Raises DataError (data_missing)."""
+    if not path.exists():
+        raise DataError("data_missing", f"{name}: there is nothing at {path}")
+    readers = {".csv": _read_csv, ".parquet": _read_parquet} | dict.fromkeys(JSON_SUFFIXES, _read_json)
+    try:
+        if path.is_dir():
+            return _read_folder(name, path)
+        if path.suffix.lower() not in readers:
+            raise DataError("data_missing", f"{name}: {path.name} is neither JSONL, CSV nor Parquet by its ending")
+        return readers[path.suffix.lower()](name, path), None
+    except (OSError, ValueError) as error:
+        raise DataError("data_missing", f"{name}: {path} cannot be read: {error}") from error
+
+
+def _read_json(name: str, path: Path) -> Table:
+    """Objects one a line, or an array of objects."""
+    with path.open(encoding="utf-8-sig") as file:
+        is_array = file.read(4096).lstrip().startswith("[")
+    rows = _array(path) if is_array else _lines(path)
+    names = sorted({column for row in rows.values() for column in row})
+    columns = {column: [row.get(column) for row in rows.values()] for column in names}
+    return Table(name, columns, list(rows), f"{path.name} {'row' if is_array else 'line'}")
+
+
+def _array(path: Path) -> dict[int, dict[str, Any]]:
+    rows = _parsed(path.read_text(encoding="utf-8-sig"), "it begins as an array and")
+    return {number: _object(row, f"row {number} of the array") for number, row in enumerate(rows)}
+
+
+def _lines(path: Path) -> dict[int, dict[str, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        return {
+            number: _object(_parsed(line, f"line {number}"), f"line {number}")
+            for number, line in enumerate(file, start=1)
+            if line.strip()
+        }
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_doubles)
+    except RecursionError:
+        raise ValueError(f"{place} is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON ({error}); an object a line is read, or an array of objects") from None
+    except ValueError as error:
+        raise ValueError(f"{place} {error}") from None
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"has {_doubled([name for name, _ in pairs])!r} twice in one object")
+    return row
+
+
+def _doubled(names: Sequence[str]) -> str | None:
+    """A name that comes more than once."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _object(row: Any, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{place} is not a JSON object")
+    return row
+
+
+def _read_csv(name: str, path: Path) -> Table:
+    csv.field_size_limit(LONGEST_CELL)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = _csv_rows(file)
+        first, header = next(lines, (1, []))
+        if (doubled := _doubled([column.strip() for column in header if column.strip()])) is not None:
+            raise ValueError(f"line {first}: the header has the column {doubled!r} twice; rename one of them")
+        # Trailing commas in a header name nothing; below them nothing may stand.
+        named = max((place + 1 for place, column in enumerate(header) if column.strip()), default=0)
+        rows, numbers = [], []
+        for number, cells in lines:
+            if len(cells) > len(header) or any(cell.strip() for cell in cells[named:]):
+                found = f"line {number} has {len(cells)} cells and the header {named}: {', '.join(header[:named])}"
+                raise ValueError(f"{found}; a text with a comma in it stands in quotation marks")
+            rows.append(cells + [None] * (len(header) - len(cells)))
+            numbers.append(number)
+    columns = {column: [row[place] for row in rows] for place, column in enumerate(header) if column.strip()}
+    return Table(name, columns, numbers, f"{path.name} line")
+
+
+def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, list[Any]]]:
+    """The rows that are not blank, each with the line on which it begins."""
+    # Strict: otherwise one lone quotation mark swallows all rows up to the next.
+    reader, line = csv.reader(file, strict=True), 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, list(cells)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        mend = 'a cell with quotation marks in it stands in such, and they are doubled ("")'
+        raise ValueError(f"the row that begins on line {line} is not CSV ({error}); {mend}") from None
+
+
+def _read_parquet(name: str, path: Path) -> Table:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        if (doubled := _doubled(table.column_names)) is not None:
+            raise ValueError(f"it has the column {doubled!r} twice; rename one of them")
+        columns = table.to_pydict()
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
+    if b"huggingface" in (table.schema.metadata or {}):
+        import datasets
+
+        columns = _with_names(columns, datasets.Features.from_arrow_schema(table.schema))
+    return Table(name, columns, None, f"{path.name} row")
+
+
+def _read_folder(name: str, path: Path) -> tuple[Table, Table | None]:
+    import datasets
+
+    loaded = datasets.load_from_disk(str(path))
+    if not isinstance(loaded, datasets.DatasetDict):
+        return _of_dataset(name, loaded), None
+    if "train" not in loaded:
+        raise DataError("data_missing", f"{name}: {path} has no part 'train'; it has: {', '.join(sorted(loaded))}")
+    test = next((loaded[part] for part in TEST_SPLITS if part in loaded), None)
+    return _of_dataset(name, loaded["train"]), None if test is None else _of_dataset(f"{name} (test)", test)
+
+
+def _read_hub(name: str, chosen: DatasetSettings) -> Table:
+    import datasets
+
+    try:
+        return _of_dataset(name, datasets.load_dataset(chosen.hub, chosen.hub_subset, split=chosen.hub_split))
+    except (OSError, ValueError) as error:
+        raise DataError("data_missing", f"{name}: {chosen.hub} cannot be loaded: {error}") from error
+
+
+def _of_dataset(name: str, dataset: Any) -> Table:
+    return Table(name, _with_names(dataset.to_dict(), dataset.features))
+
+
+def _with_names(columns: Mapping[str, Sequence[Any]], features: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """Class labels by their names: a data set's own numbering need not be the federation's."""
+    named = dict(columns)
+    for column, feature in features.items():
+        names = getattr(feature, "names", None)
+        if names is not None:
+            named[column] = [names[value] if value is not None and value >= 0 else None for value in named[column]]
+    return named

@@ -1,0 +1,52 @@
+"""Rows as columns, and where in its file each row stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from worker_agent.training.refusals import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of equal length; `name` is what errors call it. A value a row does not have is None.
+
+    `numbers` are the rows' in their file, counted in `unit` ("rows.csv line"); None: row i is row i. `valueless` are
+    the columns in which no row of the whole data set has a value, held-out rows included.
+    """
+
+    name: str
+    columns: Mapping[str, Sequence[Any]]
+    numbers: Sequence[int] | None = None
+    unit: str = "row"
+    valueless: frozenset[str] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def place(self, row: int) -> str:
+        """The row as its owner finds it: data set, file and line."""
+        return f"{self.name}, {self.unit} {row if self.numbers is None else self.numbers[row]}"
+
+    def column(self, wanted: str, readable: Mapping[str, str]) -> Sequence[Any]:
+        """The column that `readable` gives for `wanted`.
+
+        Raises policy_column for one that is not readable, data_column_missing for one that is not there.
+        """
+        if wanted not in readable:
+            names = ", ".join(sorted(readable)) or "none"
+            detail = f"{self.name}: column {wanted!r} is not among those that may be read: {names}"
+            raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=wanted)
+        actual = readable[wanted]
+        if actual not in self.columns:
+            seen = ", ".join(sorted(self.columns)) or "none"
+            detail = f"{self.name} has no column {actual!r} ({wanted}); it has: {seen}"
+            raise DataError("data_column_missing", detail, column=wanted)
+        return self.columns[actual]
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """The table of these rows, in this order."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        numbers = list(rows) if self.numbers is None else [self.numbers[row] for row in rows]
+        return replace(self, columns=columns, numbers=numbers)
