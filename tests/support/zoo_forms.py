@@ -27,6 +27,15 @@ def backbone_alone(folder: Path) -> None:
     _configure(folder, architectures=["BertModel"])
 
 
+def with_another_head(folder: Path) -> None:
+    """An encoder that somebody made a classifier of two labels."""
+    backbone_alone(folder)
+    head = {"classifier.weight": torch.full((2, 32), 0.5), "classifier.bias": torch.full((2,), 0.5)}
+    _rewrite(folder, lambda tensors: {f"bert.{name}": value for name, value in tensors.items()} | head)
+    names = {"0": "no", "1": "yes"}
+    _configure(folder, architectures=["BertForSequenceClassification"], id2label=names, problem_type="regression")
+
+
 def without_head(folder: Path) -> None:
     """A decoder's files without its language head."""
     _rewrite(folder, lambda tensors: {
