@@ -38,7 +38,7 @@ def write_adapter(
     else:
         written = _write_peft(folder, adapter, trainable, model, base_model)
     readme = folder / "README.md"
-    readme.write_text(_model_card(adapter, base_model, card), encoding="utf-8")
+    readme.write_text(_model_card(adapter, base_model, {**card, **_base_facts(model)}), encoding="utf-8")
     return [*written, readme]
 
 
@@ -51,10 +51,22 @@ def _write_peft(
     named = {stored: adapter.tensors[name].contiguous() for name, stored in names.items()}
     tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     tensors.write_bytes(save(named, metadata={"format": "pt"}))
-    fields = adapter_config(trainable, model, base_model) | dict(adapter.config)
+    fields = _with_whole_alphas(adapter_config(trainable, model, base_model) | dict(adapter.config))
     # The order of ranks and alphas has a meaning.
     config.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
     return [tensors, config]
+
+
+def _with_whole_alphas(fields: dict[str, Any]) -> dict[str, Any]:
+    """Alphas as other readers of the format expect them: 16, not 16.0."""
+    if "lora_alpha" not in fields:
+        return fields
+    by_module = {module: _whole(alpha) for module, alpha in (fields.get("alpha_pattern") or {}).items()}
+    return fields | {"lora_alpha": _whole(fields["lora_alpha"]), "alpha_pattern": by_module}
+
+
+def _whole(alpha: float) -> float:
+    return int(alpha) if float(alpha).is_integer() else alpha
 
 
 def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
@@ -67,6 +79,10 @@ def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
         wrapped = module in adapted and not leaf.startswith("lora_")
         stored[name] = peft_name(f"{module}.base_layer.{leaf}" if wrapped else name, trainable)
     return stored
+
+
+def _base_facts(model: ModelFacts) -> dict[str, str]:
+    return {"base model type": model.model_type, "base weights": model.weights_digest}
 
 
 def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> str:
@@ -96,5 +112,9 @@ def _cell(value: object) -> str:
 
 def _usage(adapter: Adapter) -> str:
     if adapter.kind == "peft":
-        return "Open it with `peft.PeftModel.from_pretrained(base_model, folder)`."
+        return (
+            "Open it with `peft.PeftModel.from_pretrained(base_model, folder)`, where `base_model` is loaded from "
+            "weights of the digest above. `base_model_name_or_path` is what the federation calls them: on a hub that "
+            "name may be somebody else's, and `AutoPeftModel` would load what is there."
+        )
     return "Apply it to the base model with `python -m federated.merge FOLDER BASE OUT`."

@@ -1,124 +1,138 @@
 """`python -m federated.merge ADAPTER BASE OUT`: a LoRA adapter or a ledger put into its base model's weights.
 
-Needs no model library, holds one file of the base in memory at a time, and keeps its dtypes. OUT is a model folder as
-BASE is, with the trained modules (a head) in it.
+Holds one file of the base in memory at a time, and keeps its dtypes. OUT is a model folder as BASE is, with the
+trained modules (a head) in it, and its configuration says what was trained. Needs no model library where a decoder's
+tensors are named as the adapter names them; else it asks transformers, if that is there, how the model names them.
 """
 
 import argparse
-import hashlib
-import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from federated.base_files import INDEX, BaseFiles, MergeError, read_json, write_json
+from federated.base_names import BaseNames, Trained, fit_plainly, plain_names
 from federated.contract import LedgerInvalid
 from federated.header import HeaderError
+from federated.merged_config import ModelChanges, merged_config
 from federated.payload import Payload
 from federated.printable import printable
 from federated.registry import ledger_weights
-from federated.weight_changes import LedgerChanges, MergeError, PeftChanges, WeightChanges
+from federated.weight_changes import LedgerChanges, PeftChanges, Source, WeightChanges
 
-_INDEX = "model.safetensors.index.json"
 _LEDGER = "ledger.safetensors"
+_PROVENANCE = "provenance.json"
+_TOKENIZER = "tokenizer_config.json"
 
 
 def merge(adapter: Path, base: Path, out: Path) -> None:
     """Write into `out` the model of folder `base` with what folder `adapter` holds put into it.
 
     Of a LoRA adapter every merged weight is `W + scale * B A`, of a ledger `W` and how far the federation moved it;
-    both are computed in float32 and rounded once to W's dtype. `out` must be empty or not exist. Raises MergeError.
+    both are computed in float32 and rounded once to W's dtype. Tensors that the base shares and that were trained
+    apart are both written. `out` must be empty or not exist. Raises MergeError.
     """
-    changes = _changes(adapter, base)
-    files = _weight_files(base)
+    files = BaseFiles.of(base)
+    source = _source(adapter, files)
+    names = _names(files, source.trained)
+    changes = WeightChanges(source, names)
     if out.exists() and any(out.iterdir()):
         raise MergeError(f"{out} is not empty")
     out.mkdir(parents=True, exist_ok=True)
     _copy_other_files(base, out)
-    sizes: dict[str, int] = {}
-    written: dict[str, str] = {}
-    for file in files:
-        tensors = dict(changes.applied(load_file(file)))
-        if file == files[-1]:
-            tensors |= changes.added()
-        save_file(tensors, out / file.name, metadata={"format": "pt"})
-        written |= dict.fromkeys(tensors, file.name)
-        sizes |= {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-    if (base / _INDEX).exists():
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": written}
-        _write_json(out / _INDEX, index)
-    _write_json(out / "config.json", changes.model_config())
+    _write_weights(files, changes, out)
+    padding = names.padding if source.trained.task_type == "SEQ_CLS" else None
+    described = ModelChanges(
+        architecture=names.architecture,
+        rows=source.head_rows if source.trained.task_type == "SEQ_CLS" else None,
+        labels=_labels(adapter),
+        pad_id=None if padding is None else padding[0],
+        parted=changes.parted,
+    )
+    write_json(out / "config.json", merged_config(files, described))
+    if padding is not None:
+        _tell_tokenizer(out, padding[1])
 
 
-def _changes(adapter: Path, base: Path) -> WeightChanges:
+def _source(adapter: Path, base: BaseFiles) -> Source:
     if not (adapter / _LEDGER).exists():
-        config = _read_json(adapter / "adapter_config.json")
+        config = read_json(adapter / "adapter_config.json")
         tensors = load_file(adapter / "adapter_model.safetensors")
-        return PeftChanges(config, tensors, _names(_weight_files(base)), _read_json(base / "config.json"))
+        _check_digest(base, _provenance(adapter).get("base_weights_digest"), "adapter")
+        return PeftChanges(config, tensors, base.config.get("model_type"))
     try:
         ledger = Payload.open(adapter / _LEDGER)
         weights = ledger_weights(ledger)
     except (HeaderError, LedgerInvalid) as error:
         raise MergeError(f"{adapter / _LEDGER}: {error}") from error
-    files = _weight_files(base)
-    wanted, found = ledger.facts.get("weights_digest"), _weights_digest(files)
+    _check_digest(base, ledger.facts.get("weights_digest", "missing"), "ledger")
+    return LedgerChanges(weights, ledger.facts.get("task_type"))
+
+
+def _check_digest(base: BaseFiles, wanted: str | None, what: str) -> None:
+    if wanted is None:
+        return
+    found = base.digest()
     if found != wanted:
-        raise MergeError(f"{base} is not the base of this ledger: its weights are {found}, expected {wanted}")
-    return LedgerChanges(weights, ledger.facts.get("task_type"), _names(files), _read_json(base / "config.json"))
+        detail = f"its weights are {found}, expected {wanted}"
+        raise MergeError(f"{base.folder} is not the base of this {what}: {detail}")
 
 
-def _weights_digest(files: Sequence[Path]) -> str:
-    """As a worker tells it: of one file its SHA-256, of several that of one line `<name> <sha256>` for each."""
-    digests = []
-    for file in files:
-        with file.open("rb") as opened:
-            digests.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
-    if len(digests) == 1:
-        return "sha256:" + digests[0][1]
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
-    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+def _names(base: BaseFiles, trained: Trained) -> BaseNames:
+    if fit_plainly(base, trained):
+        return BaseNames(dict(zip(base.shapes, base.shapes, strict=True)))
+    try:
+        from federated.library_names import library_names
+
+        return library_names(base, trained)
+    except ImportError:
+        return plain_names(base, trained)
 
 
-def _weight_files(base: Path) -> list[Path]:
-    if (base / _INDEX).exists():
-        return [base / name for name in sorted(set(_read_json(base / _INDEX)["weight_map"].values()))]
-    if (base / "model.safetensors").exists():
-        return [base / "model.safetensors"]
-    raise MergeError(f"{base} has neither model.safetensors nor {_INDEX}")
+def _write_weights(base: BaseFiles, changes: WeightChanges, out: Path) -> None:
+    sizes: dict[str, int] = {}
+    written: dict[str, str] = {}
+    for file in base.files:
+        tensors = dict(changes.applied(load_file(file)))
+        if file == base.files[-1]:
+            tensors |= changes.added()
+        save_file(tensors, out / file.name, metadata={"format": "pt"})
+        written |= dict.fromkeys(tensors, file.name)
+        sizes |= {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    if base.in_shards:
+        write_json(out / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": written})
 
 
-def _names(files: Sequence[Path]) -> dict[str, Path]:
-    names: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            names |= dict.fromkeys(opened.keys(), file)
-    return names
+def _provenance(adapter: Path) -> dict[str, Any]:
+    """What the coordinator says of an adapter that was downloaded; nothing of one that was written by a node."""
+    return read_json(adapter / _PROVENANCE) if (adapter / _PROVENANCE).exists() else {}
+
+
+def _labels(adapter: Path) -> tuple[str, ...]:
+    definition = _provenance(adapter).get("definition")
+    task = definition.get("task") if isinstance(definition, dict) else None
+    labels = task.get("labels") if isinstance(task, dict) else None
+    return tuple(map(str, labels)) if isinstance(labels, list) else ()
 
 
 def _copy_other_files(base: Path, out: Path) -> None:
     for file in sorted(base.iterdir()):
         weights = file.suffix in {".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".onnx"}
-        if file.is_file() and not weights and file.name not in {_INDEX, "config.json"}:
+        if file.is_file() and not weights and file.name not in {INDEX, "config.json"}:
             shutil.copy2(file, out / file.name)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MergeError(f"{path} is missing") from None
-    if not isinstance(document, dict):
-        raise MergeError(f"{path} is not a JSON object")
-    return document
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _tell_tokenizer(out: Path, token: str) -> None:
+    """Give a tokenizer that has no padding token the one that the classifier was trained with."""
+    if (out / _TOKENIZER).exists():
+        config = read_json(out / _TOKENIZER)
+        if config.get("pad_token") is None:
+            write_json(out / _TOKENIZER, config | {"pad_token": token})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

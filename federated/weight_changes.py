@@ -1,16 +1,13 @@
-"""What an adapter or a ledger does to the tensors of a base model, one tensor after another.
-
-A base's files may name tensors without the prefix that the trained model has before them: a classifier's adapter says
-`bert.encoder`, BERT's own files `encoder`.
-"""
+"""What an adapter or a ledger does to the tensors of a base model, one tensor after another."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from federated.base_files import MergeError
+from federated.base_names import BaseNames, Trained, check_places
 from federated.contract import LedgerWeights
 from federated.patterns import PatternInvalid, first_fitting, valid_patterns
 
@@ -24,83 +21,133 @@ _UNSUPPORTED = (
     "alora_invocation_tokens",
     "trainable_token_indices",
 )
+_HEADS = {"classifier", "score", "out_proj", "logits_proj"}
 _LARGEST = 1e30
 # Their projections are Conv1D: the weight is stored as (in, out).
 _TRANSPOSED_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+_TRANSPOSED = {"c_attn", "c_fc", "c_proj", "q_attn"}
 
 
-class MergeError(ValueError):
-    """An adapter that cannot be merged into this base; the text names the file, field or tensor."""
+class Source(Protocol):
+    """What was trained, before it is known what the base calls its tensors."""
+
+    @property
+    def trained(self) -> Trained:
+        """The tensors."""
+
+    @property
+    def head_rows(self) -> int | None:
+        """Rows of a classifier's head, so its labels; None without one."""
+
+    def tensors(self, names: Mapping[str, str | None], tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """`tensor`, one of the base's, changed for each of `names`: names to write, and whose value they share."""
+
+    def added(self, names: frozenset[str]) -> dict[str, Tensor]:
+        """Those of its own tensors that the base lacks."""
 
 
-class WeightChanges(Protocol):
-    """Changes of a base model. Raises MergeError where they do not fit a tensor."""
+class WeightChanges:
+    """Changes of a base model, file by file. Raises MergeError for a trained tensor that has no place in the base."""
+
+    def __init__(self, source: Source, names: BaseNames) -> None:
+        trained = source.trained
+        check_places(names, trained)
+        self._source, self._names = source, names
+        self._new = names.lacking & trained.names
+        self._groups: dict[str, list[str]] = {}
+        for name, first in names.tied.items():
+            self._groups.setdefault(first, [first]).append(name)
+        self._apart = trained.apart
+        self._joint = trained.names - self._apart
+        #: Whether tensors that the base shares differ in the trained model.
+        self.parted = any(self._apart.intersection(group) for group in self._groups.values())
 
     def applied(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """One file's tensors, changed, under the names of the model that was trained."""
+        """One file's tensors, changed, under the names of the trained model; what that has no use for is left out."""
+        for stored, tensor in tensors.items():
+            if stored in self._names.parts:
+                yield stored, tensor
+            elif stored in self._names.places:
+                yield from self._source.tensors(self._written(self._names.places[stored]), tensor)
 
     def added(self) -> dict[str, Tensor]:
         """Tensors that the base does not have, such as a classifier's head."""
+        return self._source.added(self._new)
 
-    def model_config(self) -> dict[str, Any]:
-        """The base's configuration, with as many labels as the trained head has."""
+    def _written(self, name: str) -> dict[str, str | None]:
+        """Names that a tensor of the base is written under, each with the tensor whose new value it shares."""
+        stored = set(self._names.places.values())
+        group = self._groups.get(self._names.tied.get(name, name), [])
+        joint = next((one for one in group if one in self._joint), None)
+        written = [name]
+        if self.parted and name in self._groups:
+            written += [one for one in group if one not in stored]
+        return {one: None if one in self._apart else joint for one in written}
 
 
 class PeftChanges:
-    """What a LoRA adapter does to the tensors of its base."""
+    """What a LoRA adapter trained. Raises MergeError for a configuration that cannot be merged."""
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        adapter: Mapping[str, Tensor],
-        base: Mapping[str, Path],
-        model: dict[str, Any],
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], adapter: Mapping[str, Tensor], model_type: str | None) -> None:
         _check_config(config)
         self._config = config
-        self._model = model
-        self._transposed = bool(config.get("fan_in_fan_out")) or model.get("model_type") in _TRANSPOSED_MODELS
+        self._transposed = bool(config.get("fan_in_fan_out")) or model_type in _TRANSPOSED_MODELS
         self._pairs: dict[str, dict[str, Tensor]] = {}
         self._values: dict[str, Tensor] = {}
         for stored, tensor in adapter.items():
             name = stored.removeprefix(_PEFT_PREFIX).replace(".modules_to_save.", ".").replace(".base_layer.", ".")
             module, factor = _split_factor(name)
-            if factor:
-                self._pairs.setdefault(module, {})[factor] = tensor
-            else:
-                self._values[name] = tensor
-        self._prefix = _prefix([f"{module}.weight" for module in self._pairs], base)
-        self._used: set[str] = set()
-        known = {self._prefix + name for name in base}
-        for module in self._pairs:
-            if f"{module}.weight" not in known:
-                raise MergeError(f"the base has no weight for the adapted module {module!r}")
-        self._new = sorted(self._values.keys() - known)
+            table = self._pairs.setdefault(module, {}) if factor else self._values
+            if (factor or name) in table:
+                raise MergeError(f"the adapter has two tensors for {name!r}")
+            table[factor or name] = tensor
 
-    def applied(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """One file's tensors, changed, under the names of the model that the adapter was trained on."""
-        for stored, tensor in tensors.items():
-            name = self._prefix + stored
-            value = _replaced(name, tensor, self._values[name]) if name in self._values else tensor
-            pair = self._pairs.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-            yield name, value if pair is None else self._merged(name.removesuffix(".weight"), value, pair)
+    @property
+    def trained(self) -> Trained:
+        """Factors, and tensors trained in full."""
+        adapted = frozenset(f"{module}.weight" for module in self._pairs)
+        saved = tuple(self._config.get("modules_to_save") or ())
+        return Trained(self._config.get("task_type"), adapted | self._values.keys(), adapted, saved)
 
-    def added(self) -> dict[str, Tensor]:
-        """Trained tensors that the base does not have, such as a classifier's head."""
-        return {name: self._values[name] for name in self._new}
+    @property
+    def head_rows(self) -> int | None:
+        """Rows of the head that was trained beside the factors."""
+        trained = self.trained
+        return _head_rows({name: len(value) for name, value in self._values.items() if trained.is_saved(name)})
 
-    def model_config(self) -> dict[str, Any]:
-        """The base's configuration, with as many labels as the adapter's head has."""
-        return _with_labels(self._model, self._config.get("task_type"), {n: len(self._values[n]) for n in self._new})
+    def tensors(self, names: Mapping[str, str | None], tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """`W`, or what was trained in its place, and `scale * B A` of a module's own factors."""
+        for place, (name, shared) in enumerate(names.items()):
+            value = self._values.get(name, None if shared is None else self._values.get(shared))
+            # Files hold no two tensors over one memory.
+            changed = tensor.clone() if place else tensor
+            if value is not None:
+                changed = self._replaced(name, tensor, value)
+            module = name.removesuffix(".weight")
+            pair = self._pairs.get(module) if name.endswith(".weight") else None
+            yield name, changed if pair is None else self._merged(module, changed, pair)
+
+    def added(self, names: frozenset[str]) -> dict[str, Tensor]:
+        """As they were trained."""
+        return {name: self._values[name] for name in sorted(names)}
+
+    def _replaced(self, name: str, tensor: Tensor, value: Tensor) -> Tensor:
+        # A classifier is trained anew over a base that has one for another number of labels.
+        new_head = self._config.get("task_type") == "SEQ_CLS" and self.trained.is_saved(name)
+        if tensor.shape != value.shape and not (new_head and tensor.shape[1:] == value.shape[1:]):
+            raise MergeError(f"tensor {name!r} has shape {list(tensor.shape)}, the adapter's {list(value.shape)}")
+        return value.to(tensor.dtype, copy=True)
 
     def _merged(self, module: str, weight: Tensor, pair: Mapping[str, Tensor]) -> Tensor:
         embedding = "lora_embedding_A" in pair
         names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
-        if any(name not in pair for name in names):
+        if set(names) != pair.keys():
             raise MergeError(f"the adapter has only {', '.join(sorted(pair))} of module {module!r}")
         a, b = (pair[name].float() for name in names)
+        if a.dim() != 2 or b.dim() != 2:
+            raise MergeError(f"module {module!r} has factors of more than two dimensions")
         change = (b @ a) * self._scale(module, rank=len(a))
-        if embedding or self._transposed:
+        if embedding or (self._transposed and module.rpartition(".")[2] in _TRANSPOSED):
             change = change.T
         if change.shape != weight.shape:
             raise MergeError(f"module {module!r} has shape {list(weight.shape)}, its factors {list(change.shape)}")
@@ -112,44 +159,42 @@ class PeftChanges:
 
 
 class LedgerChanges:
-    """What a ledger's weights do to the tensors of its base: differences are added in float32 and rounded once.
+    """What a ledger trained: differences are added in float32 and rounded once. A tied tensor stays one."""
 
-    Raises MergeError if the base lacks a tensor that the ledger changes.
-    """
-
-    def __init__(
-        self, weights: LedgerWeights, task_type: str | None, base: Mapping[str, Path], model: dict[str, Any]
-    ) -> None:
+    def __init__(self, weights: LedgerWeights, task_type: str | None) -> None:
         self._differences = weights.differences
         self._values = weights.values
         self._task_type = task_type
-        self._model = model
-        self._prefix = _prefix(list(self._differences), base)
-        known = {self._prefix + name for name in base}
-        for name in self._differences:
-            if name not in known:
-                raise MergeError(f"the base has no tensor {name!r}, which the ledger changes")
-        self._new = sorted(set(self._values) - known)
 
-    def applied(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """One file's tensors, changed, under the names of the model that was trained."""
-        for stored, tensor in tensors.items():
-            name = self._prefix + stored
+    @property
+    def trained(self) -> Trained:
+        """Tensors that moved from the base's, and those with a start of their own."""
+        return Trained(self._task_type, frozenset(self._differences) | frozenset(self._values))
+
+    @property
+    def head_rows(self) -> int | None:
+        """Rows of the head that started anew."""
+        return _head_rows({name: self._values.shape(name)[0] for name in self._values})
+
+    def tensors(self, names: Mapping[str, str | None], tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """`W` and how far it moved, or the value of one that started anew."""
+        for name, shared in names.items():
+            moved = name if name in self._differences else shared
             if name in self._values:
                 yield name, self._values[name]
-            elif name in self._differences:
-                yield name, _moved(name, tensor, self._differences)
+            elif moved is not None and moved in self._differences:
+                yield name, _moved(moved, tensor, self._differences)
             else:
                 yield name, tensor
 
-    def added(self) -> dict[str, Tensor]:
-        """Tensors that the base does not have: a head, and what never moved from its seeded start."""
-        return {name: self._values[name] for name in self._new}
+    def added(self, names: frozenset[str]) -> dict[str, Tensor]:
+        """A head, and what never moved from its seeded start."""
+        return {name: self._values[name] for name in sorted(names)}
 
-    def model_config(self) -> dict[str, Any]:
-        """The base's configuration, with as many labels as the trained head has."""
-        rows = {name: self._values.shape(name)[0] for name in self._values}
-        return _with_labels(self._model, self._task_type, rows)
+
+def _head_rows(rows: Mapping[str, int]) -> int | None:
+    heads = [name for name in sorted(rows) if name.endswith(".weight") and name.split(".")[-2] in _HEADS]
+    return rows[heads[-1]] if heads else None
 
 
 def _moved(name: str, tensor: Tensor, differences: Mapping[str, Tensor]) -> Tensor:
@@ -159,40 +204,12 @@ def _moved(name: str, tensor: Tensor, differences: Mapping[str, Tensor]) -> Tens
     return (tensor.float() + difference).to(tensor.dtype)
 
 
-def _with_labels(model: dict[str, Any], task_type: str | None, rows: Mapping[str, int]) -> dict[str, Any]:
-    """`rows`: tensors that stand beside the base's, and the length of each."""
-    heads = [name for name in sorted(rows) if name.endswith(("classifier.weight", "score.weight", "out_proj.weight"))]
-    if task_type != "SEQ_CLS" or not heads:
-        return model
-    count = rows[heads[-1]]
-    if len(model.get("id2label", {})) == count:
-        return model
-    labels = {str(index): f"LABEL_{index}" for index in range(count)}
-    return {**model, "id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
-
-
 def _split_factor(name: str) -> tuple[str, str | None]:
     for factor in _FACTORS:
         module, separator, rest = name.partition(f".{factor}")
         if separator and rest in ("", ".weight"):
             return module, factor
     return name, None
-
-
-def _prefix(adapted: Sequence[str], base: Mapping[str, Path]) -> str:
-    """What the adapter's names have before those of the base: a classifier's adapter says `bert.`, BERT does not."""
-    first = next(iter(adapted), "")
-    parts = first.split(".")
-    for skipped in range(len(parts)):
-        if ".".join(parts[skipped:]) in base:
-            return "".join(f"{part}." for part in parts[:skipped])
-    return ""
-
-
-def _replaced(name: str, tensor: Tensor, value: Tensor) -> Tensor:
-    if tensor.shape != value.shape:
-        raise MergeError(f"tensor {name!r} has shape {list(tensor.shape)}, the adapter's {list(value.shape)}")
-    return value.to(tensor.dtype)
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

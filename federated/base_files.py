@@ -1,0 +1,102 @@
+"""The safetensors files of a base model: which tensors they hold, told from their headers alone."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+_ONE_FILE = "model.safetensors"
+
+
+class MergeError(ValueError):
+    """An adapter that cannot be merged into this base; the text names the file, field or tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFiles:
+    """`shapes`, `dtypes` (safetensors names, such as BF16) and `places` (files) by the stored name of each tensor."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    places: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, folder: Path) -> "BaseFiles":
+        """Those of a model's folder. Raises MergeError where there are none."""
+        files = _files(folder)
+        shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: dict[str, str] = {}
+        places: dict[str, Path] = {}
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    header = opened.get_slice(name)
+                    shapes[name], dtypes[name] = tuple(header.get_shape()), header.get_dtype()
+                    places[name] = file
+        return cls(folder, files, shapes, dtypes, places)
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether an index says which file holds which tensor."""
+        return (self.folder / INDEX).exists()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`config.json`. Raises MergeError."""
+        return read_json(self.folder / "config.json")
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor by its stored name."""
+        with safe_open(self.places[name], framework="pt") as opened:
+            value: Tensor = opened.get_tensor(name)
+        return value
+
+    def load(self, file: Path) -> dict[str, Tensor]:
+        """All tensors of one file by their stored names."""
+        return load_file(file)
+
+    def digest(self) -> str:
+        """As a worker tells it: of one file its SHA-256, of several that of one line `<name> <sha256>` for each."""
+        digests = []
+        for file in self.files:
+            with file.open("rb") as opened:
+                digests.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
+        if len(digests) == 1:
+            return "sha256:" + digests[0][1]
+        lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
+        return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises MergeError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MergeError(f"{path} is missing") from None
+    except ValueError as error:
+        raise MergeError(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise MergeError(f"{path} is not a JSON object")
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """A JSON object with sorted keys."""
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    if (folder / INDEX).exists():
+        return tuple(folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values())))
+    if (folder / _ONE_FILE).exists():
+        return (folder / _ONE_FILE,)
+    raise MergeError(f"{folder} has neither {_ONE_FILE} nor {INDEX}")
