@@ -15,7 +15,8 @@ from coordinator.models import Client, Federation, Round, Shard
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import lifecycle, repository, statistics
-from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry, Snapshot
+from coordinator.rounds.facts import Snapshot
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry
 from coordinator.rounds.service import retention, snapshots
 from coordinator.workers import service as workers
 from federated import schedule

@@ -17,6 +17,7 @@ from federated.protocol import (
     Capabilities,
     DeclineRequest,
     FailRequest,
+    FailureFacts,
     JobProgress,
     RenewAnswer,
     RenewRequest,
@@ -233,6 +234,32 @@ class TestFail:
         for state in ("offered", "offered", "failed"):
             assert self.fail(stage, job_id, transient=True) == state
             stage.lease()
+
+    def unforeseen(self, stage: Stage, job_id: str, place: str) -> str:
+        facts = FailureFacts(error="IndexError", place=place)
+        request = FailRequest(boot_id=BOOT, code="training_failed", transient=True, facts=facts)
+        with writing() as session:
+            return jobs.fail(session, stage.worker_id, job_id, request, utcnow()).state
+
+    def test_an_unforeseen_error_that_comes_twice_at_one_place_is_final(self, stage: Stage) -> None:
+        job_id = stage.leased()
+        for place, state in (("federated.payload:7", "offered"), ("federated.payload:8", "offered")):
+            assert self.unforeseen(stage, job_id, place) == state
+            stage.lease()
+        with writing() as session:
+            federation = session.get_one(Federation, stage.federation_id)
+            federation.definition = federation.definition | {"max_attempts": 9}
+        assert self.unforeseen(stage, job_id, "federated.payload:8") == "failed"
+        told = stage.job(job_id).problem or {}
+        assert (told["error"], told["place"], told["final"]) == ("IndexError", "federated.payload:8", True)
+        assert told["detail"].endswith("The same error came twice at the same place, so the job is not tried again.")
+
+    def test_a_client_that_cannot_describe_itself_twice_the_same_way_is_out(self, stage: Stage) -> None:
+        job_id = stage.leased("describe")
+        assert self.unforeseen(stage, job_id, "federated.payload:8") == "offered"
+        stage.lease()
+        assert self.unforeseen(stage, job_id, "federated.payload:8") == "failed"
+        assert (stage.client().state, stage.client().reason) == ("out", "training_failed")
 
     def test_a_job_that_a_stopping_agent_gives_back_costs_no_attempt(self, stage: Stage) -> None:
         job_id = stage.leased()
