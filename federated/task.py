@@ -131,3 +131,12 @@ def columns_read(task: TaskDefinition) -> tuple[str, ...]:
     else:
         read = ("text", "label")
     return tuple(dict.fromkeys(read))
+
+
+def reported_metrics(task: TaskDefinition) -> tuple[str, ...]:
+    """Names of what an evaluation tells: the loss, and of the task's metrics those that it has, each once.
+
+    A causal model's tokens have no classes, and so neither matthews nor f1.
+    """
+    has = [name for name in task.metrics if name == "accuracy" or task.task != "causal_lm"]
+    return tuple(dict.fromkeys(("loss", *has)))

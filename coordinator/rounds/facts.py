@@ -1,8 +1,11 @@
-"""Facts that a round's life cycle decides by, as they were read from the tables."""
+"""Facts of a round: those that its life cycle decides by, as they were read, and those that name it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
+
+from coordinator.models import Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +76,8 @@ class Snapshot:
     def eligible(self) -> frozenset[int]:
         """Who may be drawn: alive, and neither accepted nor refused in this round."""
         return self.alive - self.accepted - self.refused
+
+
+def name_of(round_: Round) -> dict[str, Any]:
+    """How events name a round."""
+    return {"round_id": round_.id, "kind": round_.kind, "number": round_.number, "attempt": round_.attempt}

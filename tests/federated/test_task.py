@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from federated.names import appearance
-from federated.task import Cloze, TaskDefinition
+from federated.task import Cloze, TaskDefinition, reported_metrics
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 LOOKALIKES = {
@@ -60,3 +60,15 @@ def test_words_of_a_cloze_that_look_the_same_are_refused_and_both_named() -> Non
 @pytest.mark.parametrize("pair", LOOKALIKES.values(), ids=list(LOOKALIKES))
 def test_what_looks_the_same_has_one_appearance(pair: tuple[str, str]) -> None:
     assert appearance(pair[0]) == appearance(pair[1]) == appearance(appearance(pair[1]))
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ({"task": "sequence_classification", "labels": ("a", "b"), "metrics": ("f1", "f1")}, ("loss", "f1")),
+        ({"task": "sequence_classification", "labels": ("a", "b"), "metrics": ()}, ("loss",)),
+        ({"task": "causal_lm", "metrics": ("accuracy", "matthews", "f1")}, ("loss", "accuracy")),
+    ],
+)
+def test_a_task_says_what_its_evaluations_tell(task: dict[str, object], names: tuple[str, ...]) -> None:
+    assert reported_metrics(TaskDefinition.model_validate(task)) == names

@@ -43,7 +43,7 @@ def advance(session: Session, federation_id: str, now: datetime) -> str | None:
             case OpenRound():
                 _open_round(session, federation, now)
             case Complete():
-                end(session, audit.COORDINATOR, federation, "complete", step.reason, None, now)
+                end(session, audit.COORDINATOR, federation, "complete", step.reason, step.detail, now)
             case Fail():
                 end(session, audit.COORDINATOR, federation, "fail", step.reason, step.detail, now)
         session.flush()

@@ -16,6 +16,7 @@ from coordinator.rounds import service as rounds
 from coordinator.security import Principal
 from federated import registry
 from federated.bounds import MAX_LARGE
+from federated.task import reported_metrics
 
 ADAPTER_TENSORS = "adapter_model.safetensors"
 _NOT_DEFINITION = {"name", "organization_id"}
@@ -25,13 +26,14 @@ def definition_of(session: Session, principal: Principal, wish: Definition) -> d
     """The definition as it is kept: whole, with defaults, the algorithm's revision and the seed.
 
     Raises Unprocessable for an unknown algorithm, its config, a number that is not finite, a trainable it does not
-    admit, an initial adapter that is not there.
+    admit, a metric that cannot come, an initial adapter that is not there.
     """
     made = wish.model_dump(mode="json", exclude=_NOT_DEFINITION)
     made["min_clients"] = wish.clients_per_round if wish.min_clients is None else wish.min_clients
     made["seed"] = secrets.randbelow(MAX_LARGE + 1) if wish.seed is None else wish.seed
     made |= _algorithm(wish)
     _check_finite(made)
+    _check_metrics(wish)
     if wish.initial_adapter is not None:
         made["initial_adapter"] = _initial_adapter(session, principal, wish, wish.initial_adapter)
     return made
@@ -87,6 +89,27 @@ def _check_finite(definition: Mapping[str, Any]) -> None:
         waiting += [((*path, key), part) for key, part in inner]
     if faults:
         raise invalid(faults)
+
+
+def _check_metrics(wish: Definition) -> None:
+    """Raises Unprocessable for a metric that the task does not have, and a stopping rule that could never apply."""
+    reported, stopping = reported_metrics(wish.task), wish.stopping
+    for index, name in enumerate(wish.task.metrics):
+        if name not in reported:
+            raise _bad("metric_undefined", f"/task/metrics/{index}", f"a {wish.task.task} has no {name}")
+    if stopping.metric is None:
+        return
+    names = [*reported]
+    if registry.algorithm(wish.algorithm).personal:
+        names += [f"own_{name}" for name in reported]
+    if stopping.metric not in names:
+        detail = f"no evaluation of this federation tells {stopping.metric!r}; there are: {', '.join(names)}"
+        raise _bad("stopping_metric_unknown", "/stopping/metric", detail)
+    if stopping.target is None and stopping.patience is None:
+        raise _bad("stopping_incomplete", "/stopping", "a metric alone ends nothing: give a target or a patience")
+    if wish.evaluation.every is None:
+        detail = f"{stopping.metric!r} comes of evaluations, and evaluation.every is null: never"
+        raise _bad("stopping_without_evaluation", "/stopping/metric", detail)
 
 
 def _initial_adapter(
