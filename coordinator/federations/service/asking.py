@@ -184,8 +184,9 @@ def _drafted(
 def _hold_initial(session: Session, federation: Federation) -> None:
     artifacts.release(session, federation.id, INITIAL_ADAPTER)
     initial = federation.definition["initial_adapter"]
-    if initial is not None:
-        artifacts.hold(session, initial["digest"], federation.id, INITIAL_ADAPTER)
+    for name in ("digest", "config_digest"):
+        if initial is not None:
+            artifacts.hold(session, initial[name], federation.id, INITIAL_ADAPTER)
 
 
 def _owned(session: Session, principal: Principal, federation_id: str, *roles: Role) -> Federation:

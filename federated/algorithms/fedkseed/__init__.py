@@ -11,6 +11,7 @@ ALGORITHM = Algorithm(
     client="federated.algorithms.fedkseed.client:FedKSeedClient",
     ledger="federated.algorithms.fedkseed.ledger:weights",
     trainables=frozenset({"full", "lora"}),
+    goes_on=False,
     example={"local_steps": 300, "batch_size": 8, "learning_rate": 1.5e-3, "schedule": "cosine"},
     example_trainable={"kind": "full", "names": ["*.pooler.*", "classifier.*"]},
 )
