@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from coordinator import logs
 from coordinator.addresses import free_port, url_of
-from coordinator.settings import get_settings, refusal
+from coordinator.settings import MAX_KEY_DAYS, get_settings, refusal
 from federated.names import valid_name
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private
@@ -254,7 +254,9 @@ def _name(text: str) -> str:
 def create_admin(
     data: Data = None,
     name: Annotated[str, typer.Option(help="What the key is for.", callback=_name)] = "admin",
-    days: Annotated[int | None, typer.Option(min=1, max=3653, help="Until it expires; else it never does.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=MAX_KEY_DAYS, help="Until it expires; else it never does.")
+    ] = None,
 ) -> None:
     """Make an API key that may do everything, and print it this once."""
     from coordinator.database import utcnow, writing

@@ -26,7 +26,7 @@ TYPES: Final = frozenset(
         "federation": "created changed described started paused resumed completed failed cancelled",
         "organization": "invited accepted declined left removed",
         "client": "registered ready out restored left expelled",
-        "round": "opened collecting held_up left_out aggregating aggregated closed failed withdrawn",
+        "round": "opened collecting held_up left_out aggregating aggregated not_evaluated closed failed withdrawn",
         "job": "submitted accepted rejected failed declined expired",
     }.items()
     for what in happenings.split()

@@ -17,6 +17,8 @@ FILE_VARIABLE = "FEDLOOM_CONFIG"
 DEFAULT_FILE = Path("coordinator.toml")
 PLACEHOLDER = "change-me"
 """What examples have in the place of a secret: nothing starts with one that begins so."""
+MAX_KEY_DAYS = 3653
+"""Of an API key that expires: ten years. Not a setting; here because the command line must not load more."""
 _STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 
 Seconds = Annotated[float, Field(gt=0)]

@@ -241,7 +241,7 @@ class ServerHalf(Protocol):
     """Torch and maths; no database, no HTTP, no mutable attribute."""
 
     def start(self, model: ModelFacts, seed: int, initial: "Payload | None") -> "Payload":
-        """The first state. `initial` holds tensors of an earlier adapter by canonical name."""
+        """The first state. `initial`: an earlier adapter, as `federated.initial_adapter` makes it of its files."""
 
     def plan(self, state: "Payload", clients: Sequence[ClientFacts], step: RoundFacts) -> "Mapping[int, Payload]":
         """Ordinal -> instruction, one for each given client; every instruction has the fact `expects`."""
@@ -273,10 +273,9 @@ class ClientHalf(Protocol):
 class Algorithm:
     """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch.
 
-    `prepares`: rounds of preparation come before the first round of training. `gradients`: clients compute some; one
-    whose algorithm takes none need not have the memory for a backward pass.
-    `ledger`, for an algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what
-    everybody calls who applies one.
+    `prepares`: rounds of preparation come before the first one of training. `goes_on`: it can start from an adapter.
+    `gradients`: clients compute some; else none needs the memory of a backward pass. `ledger`, for an algorithm that
+    exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what everybody calls who applies one.
     `repeat_tolerance` is how far an aggregation that is done again in another environment may be off, at most, in
     any tensor of its state or adapter, relative to the tensor's largest value; in the same one, no bit may.
     `example` is a config that learns a small text task on a small encoder: the API shows it, the demo uses it;
@@ -292,6 +291,7 @@ class Algorithm:
     personal: bool = False
     prepares: bool = False
     gradients: bool = True
+    goes_on: bool = True
     shard_by: Literal["tensor", "layer", "none"] = "none"
     revision: int = 1
     ledger: str | None = None

@@ -1,4 +1,4 @@
-"""Names that are only shown: any printable text, in one normal form.
+"""Names that are only shown: any printable text, in one normal form; and what a text looks like.
 
 What looks alike is to be one name on all sides, so nothing that cannot be seen may stand in one, and all are in
 Unicode's normal form C. Names that are identifiers (algorithms, modules, tensors) are not of these.
@@ -29,6 +29,21 @@ _BLANK = frozenset(
 def normal_form(text: str) -> str:
     """The text in normal form C, in which names are kept and compared."""
     return unicodedata.normalize("NFC", text)
+
+
+def appearance(text: str) -> str:
+    """The text as a reader has it: in normal form C, nothing that cannot be seen, and one plain space for any others.
+
+    Two texts of one appearance cannot be told apart by eye. Letters of two alphabets that look alike stay two.
+    """
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
+    visible = "".join(character for character in text if character.isspace() or not _is_unseen(character))
+    return " ".join(normal_form(visible).split())
+
+
+def _is_unseen(character: str) -> bool:
+    return character in _BLANK or unicodedata.category(character) in ("Cc", "Cf")
 
 
 def valid_name(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from federated import templates
+from federated.names import appearance
 from federated.trainable import Plain
 
 GAP = "mask"
@@ -27,6 +28,28 @@ def _template(text: str) -> str:
     return text
 
 
+def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts as they are. Raises ValueError for one that is blank, and for two that look the same.
+
+    They are told with what cannot be seen written out, and by their places, counted from 0.
+    """
+    places: dict[str, int] = {}
+    for place, text in enumerate(texts):
+        shown = appearance(text)
+        if not shown:
+            raise ValueError(f"number {place}, {text!a}, is empty or blank")
+        before = places.setdefault(shown, place)
+        if before != place:
+            pair = f"number {before}, {texts[before]!a}, and number {place}, {text!a}"
+            raise ValueError(f"must differ from one another to the eye: {pair}, look the same")
+    return texts
+
+
+Words = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+    Field(max_length=MAX_WORDS, fail_fast=True),
+    AfterValidator(_distinct),
+]
 TemplateText = Annotated[
     str,
     Field(max_length=8192, description="`{column}` is a row's value, by a plain name; `{{` and `}}` are braces"),
@@ -60,11 +83,7 @@ class Cloze(Plain):
     """
 
     template: TemplateText = "{text} It was {mask} ."
-    words: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
-        max_length=MAX_WORDS,
-        fail_fast=True,
-        description="one for each label, in their order; for an encoder each a single token",
-    )
+    words: Words = Field(description="one for each label, in their order; for an encoder each a single token")
 
     @field_validator("template")
     @classmethod
@@ -74,19 +93,14 @@ class Cloze(Plain):
             raise ValueError(f"the cloze template must have {{{GAP}}} once, it has it {gaps} times")
         return text
 
-    @field_validator("words")
-    @classmethod
-    def _differ(cls, words: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(words)) != len(words):
-            raise ValueError("the words of a cloze must differ from one another")
-        return words
-
 
 class TaskDefinition(Plain):
     """What is learned: labels for a classifier, a template for a causal model, and which metrics are reported."""
 
     task: Task
-    labels: Labels | None = Field(default=None, description="class names; the index is the class")
+    labels: Annotated[Labels, AfterValidator(_distinct)] | None = Field(
+        default=None, description="class names, which differ to the eye; the index is the class"
+    )
     template: TextTemplate | None = None
     cloze: Cloze | None = Field(default=None, description="classify by a gap in the text, without a trained head")
     max_length: int = Field(default=128, ge=8, le=131072, description="tokens; longer texts are cut")
@@ -96,8 +110,6 @@ class TaskDefinition(Plain):
     def _fits_the_task(self) -> "TaskDefinition":
         if self.task == "sequence_classification" and (self.labels is None or len(self.labels) < 2):
             raise ValueError("sequence_classification needs at least two labels")
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must differ from one another")
         if self.task == "causal_lm" and self.labels is not None:
             raise ValueError("causal_lm takes a template, not labels")
         if self.cloze is not None and len(self.cloze.words) != len(self.labels or ()):
@@ -119,3 +131,12 @@ def columns_read(task: TaskDefinition) -> tuple[str, ...]:
     else:
         read = ("text", "label")
     return tuple(dict.fromkeys(read))
+
+
+def reported_metrics(task: TaskDefinition) -> tuple[str, ...]:
+    """Names of what an evaluation tells: the loss, and of the task's metrics those that it has, each once.
+
+    A causal model's tokens have no classes, and so neither matthews nor f1.
+    """
+    has = [name for name in task.metrics if name == "accuracy" or task.task != "causal_lm"]
+    return tuple(dict.fromkeys(("loss", *has)))

@@ -6,7 +6,7 @@ the first cohort as `NAME/base`, stands in the state for the exported adapter: t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,15 @@ from torch import Tensor
 from federated.contract import ClientUpdate, FederationRefused
 from federated.maths.averaging import weighted_sum
 from federated.maths.starts import seeded_values
+from federated.patterns import first_fitting
 from federated.payload import LazyTensor, Payload
 from federated.protocol import is_metric
 from federated.session import TrainingSession
-from federated.trainable import ModelFacts, TensorFacts
+from federated.trainable import Lora, ModelFacts, TensorFacts
 
 BASE = "/base"
 FROZEN = "/frozen"
+_MARKS_OF_B = (".lora_B.weight", ".lora_embedding_B")
 # Nodes load the same weights in float32, bfloat16 or float16: so far may their values be apart.
 _BASE_ROUNDING, _BASE_ZERO = 2.0**-7, 2.0**-24
 UPLOAD_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -29,13 +31,30 @@ UPLOAD_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16"
 _CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
 
 
-def checked_initial(model: ModelFacts, initial: Payload | None) -> dict[str, Tensor]:
-    """The tensors of an initial adapter by canonical name. Raises ValueError naming one that does not fit."""
+def checked_initial(
+    model: ModelFacts, initial: Payload | None, scale: Callable[[str], float] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of an initial adapter by canonical name, with its factors B such that the products stay.
+
+    `scale`: what this federation multiplies the product of a module's factors with; the fact `scales` of `initial`
+    has what its own did. Raises ValueError naming a tensor that does not fit.
+    """
     given = dict(initial or {})
     known = {tensor.name: tensor for tensor in (*model.tensors, *model.seeded)}
     for name, value in given.items():
         _check_initial(name, value, known.get(name))
+    scales: Mapping[str, float] = {} if initial is None or scale is None else initial.facts.get("scales", {})
+    for module, earlier in scales.items():
+        for name in (module + mark for mark in _MARKS_OF_B):
+            if name in given and scale is not None and scale(module) != earlier:
+                given[name] = (given[name].double() * (earlier / scale(module))).float()
     return given
+
+
+def factor_scale(trainable: Lora, module: str) -> float:
+    """What PEFT multiplies the product of a module's factors with: alpha over the rank, or over its root."""
+    rank = first_fitting(trainable.rank_pattern, module, trainable.r)
+    return trainable.alpha_of(module) / (math.sqrt(rank) if trainable.use_rslora else rank)
 
 
 def last_linear(head: Sequence[TensorFacts]) -> list[str]:

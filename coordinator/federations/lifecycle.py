@@ -67,7 +67,7 @@ class Snapshot:
 
     `clients` can be drawn or will be once they are described, `described` of them are. `describing`: describe jobs
     under way on workers that are alive. `described_ids` and `undescribed_ids`: submitted jobs to judge, clients to
-    ask. `stop`: why no further train round is to follow.
+    ask. `stop`: why no further train round is to follow; `stop_detail`: what is to be told with it.
     """
 
     state: str
@@ -82,6 +82,7 @@ class Snapshot:
     waiting_since: datetime
     wait_for_clients_seconds: float
     min_clients: int
+    stop_detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,10 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The federation has what it wanted."""
+    """The federation has what it wanted, or all that it will have."""
 
     reason: str
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def _after(seen: Snapshot, newest: NewestRound) -> Step:
     if newest.state == "closed" and newest.finished is not None:
         return Complete(newest.finished)
     if newest.state == "closed" and seen.stop is not None:
-        return Complete(f"stopped_{seen.stop}")
+        return Complete(f"stopped_{seen.stop}", seen.stop_detail)
     if newest.state not in ("closed", "withdrawn"):
         return Wait(None, None)
     return Wait(None, "paused") if seen.state == "paused" else OpenRound()

@@ -26,7 +26,12 @@ class Evaluation(Plain):
 class Stopping(Plain):
     """Ends the federation before its last round: at `target`, or `patience` rounds after the best value."""
 
-    metric: str | None = Field(default=None, max_length=64, examples=["accuracy"])
+    metric: str | None = Field(
+        default=None,
+        max_length=64,
+        examples=["accuracy"],
+        description="loss or one of the task's metrics; own_… of a client's own model, where the algorithm makes one",
+    )
     target: float | None = Field(default=None, ge=-MAX_NORM, le=MAX_NORM, allow_inf_nan=False)
     patience: int | None = Field(default=None, ge=1, le=100_000)
 

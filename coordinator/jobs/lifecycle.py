@@ -54,6 +54,9 @@ TAKES_RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("waiting", "collecting"),
     "evaluate": ("evaluating",),
 }
+CLIENT_GONE: Final = "client_gone"
+UNFORESEEN: Final = "training_failed"
+"""The code of an error of a training process that nobody foresaw: sent as one that may pass."""
 _MAX_BYTES: Final = 2**46
 _MAX_SECONDS: Final = 1e9
 
@@ -74,6 +77,13 @@ def after_loss(attempt: int, max_attempts: int, worker_alive: bool) -> Event:
 def after_failure(transient: bool, attempt: int, max_attempts: int, worker_alive: bool) -> Event:
     """What a reported failure comes to."""
     return "retry" if transient and worker_alive and attempt < max_attempts else "fail"
+
+
+def is_repeated(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    """Whether an attempt ended with the unforeseen error, at the place in the code, that ended the one before."""
+    if before is None or now["code"] != UNFORESEEN or None in (now.get("error"), now.get("place")):
+        return False
+    return all(before.get(name) == now[name] for name in ("code", "error", "place"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from coordinator.errors import TYPE_PREFIX
 from coordinator.models import Artifact, Client, Federation, Job, Round
 from federated import registry
-from federated.protocol import ArtifactReference, JobAnswer, Lease, MemoryReference, SubmitRequest, Work
+from federated.protocol import ArtifactReference, FailRequest, JobAnswer, Lease, MemoryReference, SubmitRequest, Work
 
 _STATUS = 422
 
@@ -17,6 +17,12 @@ def problem_document(code: str, title: str, detail: str, tensor: str | None = No
     """A problem document (RFC 9457) for what became of a job."""
     document = {"type": TYPE_PREFIX + code, "title": title, "status": _STATUS, "code": code, "detail": detail}
     return document if tensor is None else document | {"tensor": tensor}
+
+
+def failure_document(request: FailRequest, title: str) -> dict[str, Any]:
+    """The problem document for what a worker told of its failure; `error` and `place` where nobody foresaw it."""
+    where = {name: value for name in ("error", "place") if (value := getattr(request.facts, name)) is not None}
+    return problem_document(request.code, title, request.sentence) | where
 
 
 def work_of(federation: Federation, kind: str) -> Work | None:

@@ -10,8 +10,6 @@ from coordinator.routes import ShownOnce
 from federated.protocol import Name
 
 MAX_TOKEN_SECONDS = 366 * 24 * 3600.0
-MAX_KEY_DAYS = 3653
-"""Of an API key that expires: ten years."""
 _WEEK_SECONDS = 7 * 24 * 3600.0
 
 

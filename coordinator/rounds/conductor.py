@@ -4,6 +4,7 @@ Plain values and digests in, plain values and stored artifacts out: no database,
 while it works. What it makes is a function of what it is given, so doing it twice does no harm.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -47,11 +48,12 @@ from federated.adapter_files import write_adapter
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
 from federated.environment import environment
 from federated.header import HeaderError
+from federated.initial_adapter import initial_adapter
 from federated.inspection import check_finite, finite
 from federated.maths.comparison import largest_difference
 from federated.payload import Payload
 from federated.shards import cut, part
-from federated.trainable import ModelFacts, Trainable, peft_name
+from federated.trainable import ModelFacts, Trainable
 from federated.travelling import dissenters
 
 STATE = "state"
@@ -182,11 +184,11 @@ def _open(digest: str) -> Payload:
 
 
 def _initial(given: StartInput, digest: str, model: ModelFacts) -> Payload:
-    """The tensors of an earlier adapter, under their canonical names where this model has them."""
+    """An earlier adapter as this algorithm goes on from it."""
+    config = given.initial_config_digest
+    fields = None if config is None else json.loads(artifacts.whole_file(config).read_bytes())
     trainable = TRAINABLE.validate_python(given.method.trainable)
-    names = {peft_name(tensor.name, trainable): tensor.name for tensor in (*model.tensors, *model.seeded)}
-    adapter = _open(digest)
-    return Payload({names.get(name, name): adapter[name] for name in adapter})
+    return initial_adapter(_open(digest), fields, model, trainable)
 
 
 def _open_note(digest: str | None) -> Payload | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from coordinator.errors import Conflict
+from coordinator.rounds.facts import JobFacts, Rules, Snapshot
+from coordinator.rounds.statistics import most_frequent
 
 WAITING = "waiting"
 COLLECTING = "collecting"
@@ -34,6 +36,7 @@ MOVES: Mapping[str, frozenset[str]] = {
 
 OPEN_JOB_STATES = frozenset({"offered", "leased"})
 QUORUM_MISSED, NOT_ENOUGH_CLIENTS, STEP_DIED = "quorum_missed", "not_enough_clients", "step_died"
+PAUSED = "paused"
 MAX_DEATHS, MAX_LOSSES = 2, 10
 """Deaths of its process, and claims that passed without a result, with which a step fails its round."""
 
@@ -43,65 +46,6 @@ def move(state: str, to: str) -> str:
     if to not in MOVES[state]:
         raise Conflict("round_state", f"A round that is {state} cannot become {to}.")
     return to
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the federation's definition says of a round."""
-
-    clients_per_round: int
-    min_clients: int
-    over_selection: int
-    wait_for_clients_seconds: float
-    max_round_retries: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobFacts:
-    """What a round's life cycle needs to know of one of its jobs."""
-
-    id: str
-    ordinal: int
-    state: str
-    submitted_number: int | None = None
-    submitted_at: datetime | None = None
-    norm: float | None = None
-    left_out: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A round as it was read. Clients are ordinals.
-
-    `accepted` and `refused` count all attempts at the round; `jobs` and `evaluations` are this attempt's.
-    `everybody`: the cohort is all clients alive. `retries`: attempts before this one that missed the quorum.
-    `shards`: how many of the aggregation's are done, and how many there are; None while it is not cut.
-    """
-
-    state: str
-    everybody: bool
-    started: bool
-    planned: bool
-    aggregated: bool
-    evaluation_due: bool
-    evaluation_planned: bool
-    opened_at: datetime
-    deadline_at: datetime | None
-    evaluation_deadline_at: datetime | None
-    alive: frozenset[int]
-    accepted: frozenset[int]
-    refused: frozenset[int]
-    cohort: tuple[int, ...]
-    jobs: tuple[JobFacts, ...]
-    evaluations: tuple[JobFacts, ...]
-    retries: int
-    shards: tuple[int, int] | None = None
-    outliers: tuple[int, ...] = ()
-
-    @property
-    def eligible(self) -> frozenset[int]:
-        """Who may be drawn: alive, and neither accepted nor refused in this round."""
-        return self.alive - self.accepted - self.refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +152,9 @@ def _draw(seen: Snapshot, rules: Rules, now: datetime) -> Step:
     if there >= wanted or (now >= until and there >= rules.min_clients):
         return Draw(missing)
     if now >= until:
-        return Fail(
-            NOT_ENOUGH_CLIENTS,
-            f"{there} of at least {rules.min_clients} clients were there "
-            f"after {rules.wait_for_clients_seconds:g} s of waiting.",
-        )
+        waited = f"after {rules.wait_for_clients_seconds:g} s of waiting."
+        detail = f"{there} of at least {rules.min_clients} clients were there {waited}"
+        return Fail(NOT_ENOUGH_CLIENTS, detail + _most_frequent_reason(seen))
     return Wait(until, f"waiting_for_clients {there}/{wanted}, {_left(until, now)}")
 
 
@@ -232,10 +174,20 @@ def _collect(seen: Snapshot, rules: Rules, now: datetime) -> Step:
 
 
 def _quorum_failure(seen: Snapshot, rules: Rules) -> Step:
+    """Another attempt, unless those that could still be asked are too few for the quorum."""
     detail = f"{len(seen.accepted)} of at least {rules.min_clients} updates were accepted ({_lost(seen)})."
+    detail += _most_frequent_reason(seen)
+    if seen.remaining is not None and len(seen.accepted | seen.remaining) < rules.min_clients:
+        others = len(seen.remaining - seen.accepted)
+        return Fail(QUORUM_MISSED, f"{detail} Another attempt could ask {others} more clients, which is too few.")
     if seen.retries < rules.max_round_retries:
         return Retry(detail)
     return Fail(QUORUM_MISSED, f"{detail} {seen.retries + 1} attempts were made.")
+
+
+def _most_frequent_reason(seen: Snapshot) -> str:
+    reason = most_frequent(seen.lost)
+    return "" if reason is None else f" {reason[1]} of {len(seen.asked)} clients: {reason[0]}."
 
 
 def _aggregate(seen: Snapshot, rules: Rules) -> Step:

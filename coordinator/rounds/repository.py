@@ -32,12 +32,17 @@ _PROBLEM_CODE = Job.problem["code"].as_string()
 _JOBS_OF = (
     select(
         Job.round_id, Job.kind, Job.id, Client.ordinal, Job.state, Job.submitted_number, Job.submitted_at,
-        Job.submission["norm"].as_float(), _PROBLEM_CODE,
+        Job.submission["norm"].as_float(), _PROBLEM_CODE, Job.problem["error"].as_string(),
+        Job.problem["place"].as_string(), Job.problem["final"].as_boolean(),
     )
     .join(Client, Job.client_id == Client.id)
     .where(Job.round_id.in_(_IDS))
     .order_by(Job.offered_at, Job.id)
 )  # fmt: skip
+JobRow = tuple[
+    str | None, str, str, int, str, int | None, datetime | None, float | None,
+    str | None, str | None, str | None, bool | None,
+]  # fmt: skip
 _ACCEPTED_ORDINALS = (
     select(Round.kind, Round.number, Round.attempt, Client.ordinal, _PROBLEM_CODE)
     .join(Job, Job.round_id == Round.id)
@@ -77,11 +82,9 @@ def attempts_at(session: Session, round_ids: Collection[str]) -> Sequence[Round]
     return session.scalars(_ATTEMPTS_AT, {"ids": list(round_ids)}).unique().all()
 
 
-def jobs_of(
-    session: Session, round_ids: Collection[str]
-) -> Sequence[Row[str | None, str, str, int, str, int | None, datetime | None, float | None, str | None]]:
+def jobs_of(session: Session, round_ids: Collection[str]) -> Sequence[Row[*JobRow]]:
     """Of all jobs of these rounds: round, kind, id, ordinal of the client, state, number and time of submission, the
-    norm of the update, the code of the problem.
+    norm of the update; of the problem the code, the error and its place, and whether it would come again.
 
     Those of one round in the order in which they were offered first.
     """

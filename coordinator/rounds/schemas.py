@@ -93,10 +93,11 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class StartInput:
-    """`initial_digest` names an earlier adapter's tensors file."""
+    """`initial_digest` names an earlier adapter's tensors file, `initial_config_digest` its configuration."""
 
     method: Method
     initial_digest: str | None
+    initial_config_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 OUTLIER = 100.0
@@ -51,3 +52,16 @@ def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]], names: 
                     sums[key] = sums.get(key, 0.0) + weight * value
                     weights[key] = weights.get(key, 0.0) + weight
     return {key: sums[key] / weights[key] for key in sorted(sums)}
+
+
+def reason(code: str | None, error: str | None, place: str | None) -> str | None:
+    """Why a job brought nothing: the code, and of an unforeseen error its type and place; never a text of a node."""
+    if code is None or error is None:
+        return code
+    return f"{code} ({error} at {place})" if place is not None else f"{code} ({error})"
+
+
+def most_frequent(reasons: Mapping[int, str]) -> tuple[str, int] | None:
+    """The reason that most have, and how many; of equally frequent ones the first by ordinal. None without any."""
+    counts = Counter(reason for _, reason in sorted(reasons.items()))
+    return next(iter(counts.most_common(1)), None)

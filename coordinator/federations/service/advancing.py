@@ -43,7 +43,7 @@ def advance(session: Session, federation_id: str, now: datetime) -> str | None:
             case OpenRound():
                 _open_round(session, federation, now)
             case Complete():
-                end(session, audit.COORDINATOR, federation, "complete", step.reason, None, now)
+                end(session, audit.COORDINATOR, federation, "complete", step.reason, step.detail, now)
             case Fail():
                 end(session, audit.COORDINATOR, federation, "fail", step.reason, step.detail, now)
         session.flush()
@@ -108,8 +108,12 @@ def _describe(session: Session, federation: Federation, client_ids: Sequence[str
 
 
 def _judge(session: Session, federation: Federation, job_ids: Sequence[str], now: datetime) -> None:
-    """The first description that holds is the federation's; who has another model is out."""
-    weights = federation.definition["base_model"]["weights_sha256"]
+    """The first description that holds is the federation's; who has another model is out.
+
+    The weights are those that the definition names, or those on which the adapter was trained that it goes on from.
+    """
+    initial = federation.definition["initial_adapter"] or {}
+    weights = federation.definition["base_model"]["weights_sha256"] or initial.get("weights_sha256")
     for job_id in job_ids:
         job = session.get_one(Job, job_id)
         client = session.get_one(Client, job.client_id)

@@ -20,6 +20,7 @@ from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.organizations import service as organizations
 from coordinator.rounds import service as rounds
 from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
+from coordinator.rounds.lifecycle import PAUSED as PAUSED_ROUND
 from coordinator.security import Principal, Role, require_role
 from coordinator.workers import service as workers
 
@@ -92,7 +93,7 @@ def pause(session: Session, principal: Principal, federation_id: str, at_once: b
     _move(federation, "pause")
     federation.waiting_since = now
     if at_once:
-        _withdraw_round(session, federation, "paused", now)
+        _withdraw_round(session, federation, PAUSED_ROUND, now)
     events.append(session, federation.id, "federation.paused", at_once=at_once)
     _audit(session, principal, "federation.paused", federation, at_once=at_once)
     nudge(session, ADVANCE_FEDERATION, federation.id)
@@ -183,8 +184,9 @@ def _drafted(
 def _hold_initial(session: Session, federation: Federation) -> None:
     artifacts.release(session, federation.id, INITIAL_ADAPTER)
     initial = federation.definition["initial_adapter"]
-    if initial is not None:
-        artifacts.hold(session, initial["digest"], federation.id, INITIAL_ADAPTER)
+    for name in ("digest", "config_digest"):
+        if initial is not None:
+            artifacts.hold(session, initial[name], federation.id, INITIAL_ADAPTER)
 
 
 def _owned(session: Session, principal: Principal, federation_id: str, *roles: Role) -> Federation:

@@ -8,16 +8,15 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from coordinator.clients import service as clients
-from coordinator.errors import FieldError, Forbidden, NotFound, Unprocessable
-from coordinator.federations.schemas import Definition, FederationCreate, InitialAdapter
+from coordinator.errors import FieldError, Unprocessable
+from coordinator.federations.schemas import Definition, FederationCreate
+from coordinator.federations.service import going_on
 from coordinator.problems import invalid, pointer_to
-from coordinator.rounds import service as rounds
 from coordinator.security import Principal
 from federated import registry
 from federated.bounds import MAX_LARGE
+from federated.task import reported_metrics
 
-ADAPTER_TENSORS = "adapter_model.safetensors"
 _NOT_DEFINITION = {"name", "organization_id"}
 
 
@@ -25,15 +24,16 @@ def definition_of(session: Session, principal: Principal, wish: Definition) -> d
     """The definition as it is kept: whole, with defaults, the algorithm's revision and the seed.
 
     Raises Unprocessable for an unknown algorithm, its config, a number that is not finite, a trainable it does not
-    admit, an initial adapter that is not there.
+    admit, a metric that cannot come, an initial adapter that is not there or from which it cannot go on.
     """
     made = wish.model_dump(mode="json", exclude=_NOT_DEFINITION)
     made["min_clients"] = wish.clients_per_round if wish.min_clients is None else wish.min_clients
     made["seed"] = secrets.randbelow(MAX_LARGE + 1) if wish.seed is None else wish.seed
     made |= _algorithm(wish)
     _check_finite(made)
+    _check_metrics(wish)
     if wish.initial_adapter is not None:
-        made["initial_adapter"] = _initial_adapter(session, principal, wish, wish.initial_adapter)
+        made["initial_adapter"] = going_on.initial_adapter(session, principal, wish, wish.initial_adapter)
     return made
 
 
@@ -89,22 +89,25 @@ def _check_finite(definition: Mapping[str, Any]) -> None:
         raise invalid(faults)
 
 
-def _initial_adapter(
-    session: Session, principal: Principal, wish: Definition, initial: InitialAdapter
-) -> dict[str, Any]:
-    """The earlier adapter with the digest of its tensors. The round is fixed here, so that it stays the same."""
-    try:
-        earlier = clients.visible_federation(session, principal, initial.federation_id)
-        rounds.check_may_download(session, principal, earlier)
-        made = rounds.adapter_round(session, earlier.id, initial.round)
-        tensors = rounds.adapter_file(made, ADAPTER_TENSORS)
-    except (NotFound, Forbidden) as error:
-        raise _bad("initial_adapter_unknown", "/initial_adapter", error.detail) from None
-    before, now = earlier.definition["trainable"]["kind"], wish.trainable.kind
-    if before != now:
-        detail = f"that adapter is of the kind {before!r}, this federation trains {now!r}"
-        raise _bad("initial_adapter_kind", "/initial_adapter", detail)
-    return {"federation_id": earlier.id, "round": made.number, "digest": tensors.digest}
+def _check_metrics(wish: Definition) -> None:
+    """Raises Unprocessable for a metric that the task does not have, and a stopping rule that could never apply."""
+    reported, stopping = reported_metrics(wish.task), wish.stopping
+    for index, name in enumerate(wish.task.metrics):
+        if name not in reported:
+            raise _bad("metric_undefined", f"/task/metrics/{index}", f"a {wish.task.task} has no {name}")
+    if stopping.metric is None:
+        return
+    names = [*reported]
+    if registry.algorithm(wish.algorithm).personal:
+        names += [f"own_{name}" for name in reported]
+    if stopping.metric not in names:
+        detail = f"no evaluation of this federation tells {stopping.metric!r}; there are: {', '.join(names)}"
+        raise _bad("stopping_metric_unknown", "/stopping/metric", detail)
+    if stopping.target is None and stopping.patience is None:
+        raise _bad("stopping_incomplete", "/stopping", "a metric alone ends nothing: give a target or a patience")
+    if wish.evaluation.every is None:
+        detail = f"{stopping.metric!r} comes of evaluations, and evaluation.every is null: never"
+        raise _bad("stopping_without_evaluation", "/stopping/metric", detail)
 
 
 def _bad(code: str, pointer: str, detail: str) -> Unprocessable:

@@ -67,6 +67,7 @@ def _snapshot(
     asked = {job.client_id for job in under_way}
     present = [job for job in under_way if job.client_state == "registered"]
     definition = federation.definition
+    stop, stop_detail = _stop(session, federation, newest)
     return Snapshot(
         state=federation.state,
         facts_known=federation.model_facts is not None,
@@ -78,10 +79,11 @@ def _snapshot(
             client.id for client in taking_part if client.state == "registered" and client.id not in asked
         ),
         newest=None if newest is None else _newest(newest),
-        stop=_stop(session, federation, newest),
+        stop=stop,
         waiting_since=federation.waiting_since or federation.created_at,
         wait_for_clients_seconds=definition["wait_for_clients_seconds"],
         min_clients=definition["min_clients"],
+        stop_detail=stop_detail,
     )
 
 
@@ -89,14 +91,20 @@ def _newest(newest: Round) -> NewestRound:
     return NewestRound(newest.state, newest.reason, newest.reason_detail, newest.finished)
 
 
-def _stop(session: Session, federation: Federation, newest: Round | None) -> str | None:
-    """Why no further round is to follow; asked of the same function as in the simulation."""
+def _stop(session: Session, federation: Federation, newest: Round | None) -> tuple[str | None, str | None]:
+    """Why no further round is to follow, and what is to be told with it.
+
+    Asked of the same function as in the simulation.
+    """
     if newest is None or newest.kind != "train" or newest.state != "closed":
-        return None
+        return None, None
     stopping = federation.definition["stopping"]
+    metric = stopping["metric"]
     history: list[dict[str, Any]] = [{}] * rounds.count_closed(session, federation.id)
-    if stopping["metric"] is not None:
+    if metric is not None:
         history = rounds.history(session, federation.id)
-    return schedule.stop_reason(
-        history, federation.definition["rounds"], stopping["metric"], stopping["target"], stopping["patience"]
-    )
+    planned = federation.definition["rounds"]
+    stop = schedule.stop_reason(history, planned, metric, stopping["target"], stopping["patience"])
+    if stop != "rounds" or metric is None or any(metric in row for row in history):
+        return stop, None
+    return stop, f"No round measured {metric!r}, which the stopping rule waited for; the rounds say why."

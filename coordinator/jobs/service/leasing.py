@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -11,7 +12,7 @@ from coordinator.database import lock_row
 from coordinator.errors import Conflict, CoordinatorError, NotFound
 from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
-from coordinator.jobs.schemas import job_answer, lease_answer, problem_document, work_of
+from coordinator.jobs.schemas import failure_document, job_answer, lease_answer, problem_document, work_of
 from coordinator.jobs.service import moves, removal
 from coordinator.jobs.service.together import Together
 from coordinator.models import Client, Federation, Job, Round, Worker
@@ -33,6 +34,7 @@ from federated.protocol import (
 )
 
 _UNREADABLE = "An earlier version wrote the federation's definition, and this one does not read it: create it anew."
+_REPEATED = " The same error came twice at the same place, so the job is not tried again."
 Renewal = tuple[str, str, RenewRequest]
 """Worker, job, and what the one asks for the other."""
 
@@ -159,25 +161,31 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
     if request.code == AGENT_STOPPING:
         moves.offer_again(session, job, "hand_back", now)
         return answer(session, job)
-    problem = problem_document(request.code, "The job failed on its worker", request.sentence)
+    problem = failure_document(request, "The job failed on its worker")
     if request.code == DISK_FULL:  # no attempt either: the worker rests until it has room
         moves.offer_again(session, job, "hand_back", now)
         job.problem = problem
         return answer(session, job)
     if request.code == ARTIFACT_DAMAGED and job.instruction_digest is not None:
         nudge(session, MEND, job.instruction_digest)
-    event = lifecycle.after_failure(request.transient, job.attempt, _max_attempts(session, job), True)
+    repeated = lifecycle.is_repeated(job.problem, problem)
+    transient = request.transient and not repeated
+    event = lifecycle.after_failure(transient, job.attempt, _max_attempts(session, job), True)
     if event == "retry":
         moves.offer_again(session, job, "retry", now)
         job.problem = problem
     else:
-        moves.end(session, job, "fail", problem, now)
-        if job.kind == "describe":
-            removal.remove_client(
-                session, session.get_one(Client, job.client_id), request.code, request.sentence, now
-            )
-        moves.wake(session, job)
+        _end_failed(session, job, problem | {"detail": problem["detail"] + _REPEATED * repeated}, not transient, now)
     return answer(session, job)
+
+
+def _end_failed(session: Session, job: Job, problem: dict[str, Any], final: bool, now: datetime) -> None:
+    """The job's failure is its end. `final`: it would fail the same way again, and its round asks others."""
+    moves.end(session, job, "fail", problem | {"final": final}, now)
+    if job.kind == "describe":
+        client = session.get_one(Client, job.client_id)
+        removal.remove_client(session, client, problem["code"], problem["detail"], now)
+    moves.wake(session, job)
 
 
 def decline(session: Session, worker_id: str, job_id: str, request: DeclineRequest, now: datetime) -> JobAnswer:

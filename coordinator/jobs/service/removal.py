@@ -36,7 +36,7 @@ def remove_client(session: Session, client: Client, reason: str, detail: str, no
 def withdraw_of_client(session: Session, client: Client, detail: str, now: datetime) -> None:
     """Takes back all open jobs of a client that takes no part any more, and wakes who waits for them."""
     for job in repository.open_jobs(session, lifecycle.OPEN, None, client.id, None, None):
-        withdraw(session, job, "client_gone", detail, now)
+        withdraw(session, job, lifecycle.CLIENT_GONE, detail, now)
         moves.wake(session, job)
     nudge(session, ADVANCE_FEDERATION, client.federation_id)
 
@@ -48,7 +48,7 @@ def withdraw_gone(session: Session, now: datetime, federation_id: str | None = N
     """
     jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE, federation_id)
     for job in jobs:
-        withdraw(session, job, "client_gone", "The client takes no part any more.", now)
+        withdraw(session, job, lifecycle.CLIENT_GONE, "The client takes no part any more.", now)
         moves.wake(session, job)
     return len(jobs)
 

@@ -11,10 +11,11 @@ from coordinator.errors import FieldError, NotFound, Unprocessable
 from coordinator.models import ApiKey
 from coordinator.models.base import new_id
 from coordinator.organizations import repository
-from coordinator.organizations.schemas import MAX_KEY_DAYS, ApiKeyCreate
+from coordinator.organizations.schemas import ApiKeyCreate
 from coordinator.organizations.service import members
 from coordinator.pagination import Page, PageRequest
 from coordinator.security import Principal, require_role
+from coordinator.settings import MAX_KEY_DAYS
 
 
 def create_admin_key(session: Session, name: str, now: datetime, days: int | None = None) -> str:

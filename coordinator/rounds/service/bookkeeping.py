@@ -15,8 +15,9 @@ from coordinator.models import Client, Federation, Round, Shard
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import lifecycle, repository, statistics
-from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry, Snapshot
-from coordinator.rounds.service import retention, snapshots
+from coordinator.rounds.facts import Snapshot, name_of
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry
+from coordinator.rounds.service import evaluating, retention, snapshots
 from coordinator.workers import service as workers
 from federated import schedule
 
@@ -101,16 +102,9 @@ def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> Non
 
 def close(session: Session, federation: Federation, round_: Round, now: datetime) -> None:
     """Counts what was evaluated and closes the round; old updates and states are kept no longer."""
-    evaluations = jobs.of_round(session, round_.id, "evaluate")
-    given = [job for job in evaluations if job.state == "submitted"]
-    for job in given:
-        jobs.accept(session, job, now)
-    jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
-    if given:
-        names = {"loss", *federation.definition["task"]["metrics"]}
-        measured = statistics.metrics_of([(job.submission or {})["evaluation"] for job in given], names)
-        round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(given)}
+    if evaluating.take_answers(session, federation, round_, now):
         note_seconds(round_, evaluating=(round_.aggregated_at, now))
+    jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
     round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)
     round_.closed_at = now
     note_seconds(round_, total=(round_.opened_at, now))
@@ -222,11 +216,6 @@ def evaluating_clients(session: Session, federation: Federation, round_: Round, 
     alive = workers.alive(session, {client.worker_id for client in ready}, now)
     asked = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
     return [client for client in asked if everybody or client.evaluates_only or client.ordinal in chosen]
-
-
-def name_of(round_: Round) -> dict[str, Any]:
-    """How events name a round."""
-    return {"round_id": round_.id, "kind": round_.kind, "number": round_.number, "attempt": round_.attempt}
 
 
 def add_reasons(round_: Round, reasons: Iterable[str]) -> None:

@@ -125,8 +125,8 @@ def _given(session: Session, federation: Federation, round_: Round, step: Comput
 
 def start_input(federation: Federation, round_: Round) -> StartInput:
     """What the federation's first state is made of."""
-    initial = federation.definition["initial_adapter"]
-    return StartInput(_method(federation, round_), initial and initial["digest"])
+    initial = federation.definition["initial_adapter"] or {}
+    return StartInput(_method(federation, round_), initial.get("digest"), initial.get("config_digest"))
 
 
 def plan_input(session: Session, federation: Federation, round_: Round, cohort: Collection[int]) -> PlanInput:

@@ -15,6 +15,7 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND, AGGREGATE_SHARD, MEND, nudge
 from coordinator.rounds import lifecycle, repository
+from coordinator.rounds.facts import name_of
 from coordinator.rounds.schemas import AgainInput, PlanInput, StartInput
 from coordinator.rounds.service import bookkeeping, claims
 
@@ -33,7 +34,7 @@ def hold_up(session: Session, round_id: str, error: Exception) -> None:
     if round_.reason != cause.code:
         round_.reason = cause.code
         facts = {"reason": cause.code, "detail": cause.detail}
-        events.append(session, round_.federation_id, "round.held_up", **bookkeeping.name_of(round_), **facts)
+        events.append(session, round_.federation_id, "round.held_up", **name_of(round_), **facts)
     if isinstance(cause, ArtifactDamaged):
         nudge(session, MEND, cause.digest)
 

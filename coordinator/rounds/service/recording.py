@@ -12,6 +12,7 @@ from coordinator.clients import service as clients
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Round
 from coordinator.rounds import lifecycle
+from coordinator.rounds.facts import name_of
 from coordinator.rounds.lifecycle import Evaluate
 from coordinator.rounds.schemas import (
     AggregateInput,
@@ -26,7 +27,7 @@ from coordinator.rounds.schemas import (
     Result,
     Verdicts,
 )
-from coordinator.rounds.service import bookkeeping, lineage, sharding, snapshots
+from coordinator.rounds.service import bookkeeping, evaluating, lineage, sharding, snapshots
 from coordinator.rounds.service.claims import Claimed
 from coordinator.rounds.service.sharding import ClaimedShard
 from federated import schedule
@@ -93,7 +94,7 @@ def fail(session: Session, claimed: Claimed, failure: Failure, now: datetime) ->
     federation, round_ = found
     bookkeeping.release_claim(round_)
     if isinstance(claimed.step, Evaluate):
-        round_.reason_detail = f"not evaluated: {failure.detail}"
+        round_.reason_detail = evaluating.NOT_EVALUATED + failure.detail
         _record_evaluation(session, federation, round_, {}, now)
     else:
         bookkeeping.end(session, round_, lifecycle.FAILED, failure.reason, failure.detail, now)
@@ -218,7 +219,7 @@ def _record_aggregate(
     _measure(session, round_, made.metrics)
     session.flush()
     round_.signature = lineage.signature(session, federation, round_) if round_.adapter else None
-    events.append(session, federation.id, "round.aggregated", **bookkeeping.name_of(round_), metrics=round_.metrics)
+    events.append(session, federation.id, "round.aggregated", **name_of(round_), metrics=round_.metrics)
 
 
 def _measure(session: Session, round_: Round, metrics: Mapping[str, float]) -> None:

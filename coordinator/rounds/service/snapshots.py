@@ -1,16 +1,18 @@
 """Reads a round into a `lifecycle.Snapshot`, and says what comes next."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from coordinator.clients import service as clients
 from coordinator.jobs import service as jobs
+from coordinator.jobs.lifecycle import CLIENT_GONE
 from coordinator.models import Federation, Job, Round
 from coordinator.rounds import lifecycle, repository, statistics
-from coordinator.rounds.lifecycle import JobFacts, Rules, Snapshot, Step
+from coordinator.rounds.facts import JobFacts, Rules, Snapshot
+from coordinator.rounds.lifecycle import Step
 from federated import schedule
 
 
@@ -60,6 +62,7 @@ def _snapshot(
     own = facts.get((round_.id, "train"), ())
     every = [job for row in earlier for job in facts.get((row.id, "train"), ())] + [*own]
     accepted = [job for job in every if job.state == "accepted" and not job.left_out]
+    refused = _refused([*earlier, round_], facts)
     return Snapshot(
         state=round_.state,
         everybody=round_.everybody,
@@ -73,21 +76,60 @@ def _snapshot(
         evaluation_deadline_at=round_.evaluation_deadline_at,
         alive=frozenset(alive),
         accepted=frozenset(job.ordinal for job in accepted),
-        refused=frozenset(job.ordinal for job in every if job.state == "rejected" or job.left_out),
+        refused=refused,
         cohort=tuple(round_.cohort or ()),
         jobs=tuple(own),
         evaluations=tuple(facts.get((round_.id, "evaluate"), ())) if round_.evaluation_planned else (),
         retries=sum(row.reason == lifecycle.QUORUM_MISSED for row in earlier),
         shards=_shards(session, round_),
         outliers=tuple(statistics.outliers({job.ordinal: job.norm for job in accepted if job.norm is not None})),
+        remaining=_remaining(session, round_, refused) if refused else None,
+        asked=frozenset(job.ordinal for job in every),
+        lost=_lost(every),
     )
+
+
+def _refused(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Sequence[JobFacts]]) -> frozenset[int]:
+    """Ordinals of those whose update was refused in one of these attempts, or whose job would fail the same way.
+
+    Who paused the federation may have mended what failed: of attempts before that, failures are forgotten.
+    """
+    refused: set[int] = set()
+    failed: set[int] = set()
+    for row in attempts:
+        jobs_of_attempt = facts.get((row.id, "train"), ())
+        refused |= {job.ordinal for job in jobs_of_attempt if job.state == "rejected" or job.left_out}
+        failed |= {job.ordinal for job in jobs_of_attempt if job.state == "failed" and job.final}
+        if row.reason == lifecycle.PAUSED:
+            failed.clear()
+    return frozenset(refused | failed)
+
+
+def _remaining(session: Session, round_: Round, refused: Set[int]) -> frozenset[int] | None:
+    """Ordinals of those that another attempt could ask, alive or not; None where there is no quorum to miss now."""
+    if round_.state not in (lifecycle.COLLECTING, lifecycle.AGGREGATING):
+        return None
+    taking_part = repository.training_clients(session, round_.federation_id)
+    return frozenset(client.ordinal for client in taking_part) - refused
+
+
+def _lost(every: Sequence[JobFacts]) -> dict[int, str]:
+    """Ordinal -> why the client's last job of the round brought nothing that counts."""
+    reasons = {job.ordinal: job.reason or "no_answer" for job in every}
+    counted = {job.ordinal for job in every if job.state == "accepted" and not job.left_out}
+    return {ordinal: reason for ordinal, reason in reasons.items() if ordinal not in counted}
 
 
 def _facts(session: Session, round_ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[JobFacts]]:
     found: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
-    for round_id, kind, job_id, ordinal, state, number, at, norm, code in repository.jobs_of(session, round_ids):
+    for row in repository.jobs_of(session, round_ids):
+        round_id, kind, job_id, ordinal, state, number, at, norm, code, error, place, final = row
         left_out = state == "accepted" and code is not None
-        found[str(round_id), kind].append(JobFacts(job_id, ordinal, state, number, at, norm, left_out))
+        # What was withdrawn because its round ended was not answered.
+        is_told = state != "withdrawn" or code == CLIENT_GONE
+        reason = statistics.reason(code, error, place) if is_told else None
+        job = JobFacts(job_id, ordinal, state, number, at, norm, left_out, reason, bool(final))
+        found[str(round_id), kind].append(job)
     return found
 
 

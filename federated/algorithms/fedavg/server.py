@@ -22,7 +22,7 @@ from federated.expects import expects_like, refuse_unexpected
 from federated.maths.averaging import Recent, weighted_sum
 from federated.maths.starts import start
 from federated.payload import LazyTensor, Payload
-from federated.trainable import ModelFacts, TensorFacts
+from federated.trainable import Lora, ModelFacts, TensorFacts
 from federated.travelling import (
     BASE,
     FROZEN,
@@ -31,6 +31,7 @@ from federated.travelling import (
     checked_initial,
     differences,
     expected_bases,
+    factor_scale,
     told_bases,
     training_metrics,
     untrained_values,
@@ -44,10 +45,12 @@ class FedAvgServer:
 
     def __init__(self, config: FedAvgConfig, trainable: AnyTrainable) -> None:
         self._config = config
+        self._trainable = trainable
 
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
         """The seeded starts, or the tensors of `initial` where it has them. Raises ValueError naming a misfit."""
-        given = checked_initial(model, initial)
+        scale = partial(factor_scale, self._trainable) if isinstance(self._trainable, Lora) else None
+        given = checked_initial(model, initial, scale)
         frozen = [tensor for tensor in model.tensors if self._config.freeze_a and _is_random_factor(tensor)]
         frozen_names = {tensor.name for tensor in frozen}
         tensors: dict[str, Tensor | LazyTensor] = {}

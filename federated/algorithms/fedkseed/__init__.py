@@ -12,6 +12,7 @@ ALGORITHM = Algorithm(
     ledger="federated.algorithms.fedkseed.ledger:weights",
     trainables=frozenset({"full", "lora"}),
     gradients=False,
+    goes_on=False,
     example={"local_steps": 300, "batch_size": 8, "learning_rate": 1.5e-3, "schedule": "cosine"},
     example_trainable={"kind": "full", "names": ["*.pooler.*", "classifier.*"]},
 )

@@ -41,6 +41,7 @@ from federated.travelling import (
     checked_initial,
     differences,
     expected_bases,
+    factor_scale,
     mean_metrics,
     told_bases,
     training_metrics,
@@ -65,7 +66,8 @@ class FibecFedServer:
 
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
         """The seeded starts, or the tensors of `initial`; no layer is chosen. Raises ValueError naming a misfit."""
-        given, layered = checked_initial(model, initial), layer_tensors(model)
+        given = checked_initial(model, initial, partial(factor_scale, self._trainable))
+        layered = layer_tensors(model)
         named = self._trainable.modules_to_save is not None or self._config.head == "all"
         frozen = set() if named else set(rest_of_head(model))
         tensors: dict[str, Tensor | LazyTensor] = {}

@@ -64,7 +64,9 @@ class FlexLoRAServer:
 
         Raises ValueError naming what does not fit.
         """
-        given, matrices = checked_initial(model, initial), matrices_of(model)
+        matrices = matrices_of(model)
+        scales = {matrix.module: self._scale(matrix, matrix.rank) for matrix in matrices}
+        given = checked_initial(model, initial, scales.__getitem__)
         factors = {name for matrix in matrices for name in (matrix.a, matrix.b)}
         tensors: dict[str, Tensor | LazyTensor] = {}
         for matrix in matrices:

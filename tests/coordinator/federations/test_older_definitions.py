@@ -33,6 +33,18 @@ def test_it_cannot_be_started(stage: Stage) -> None:
     assert stage.show()["state"] == "draft"
 
 
+def test_labels_that_look_the_same_are_shown_and_started_no_more(stage: Stage) -> None:
+    stage.create()
+    alike = {"task": "sequence_classification", "labels": ["a", "a "]}
+    with writing() as session:
+        federation = session.get_one(Federation, stage.federation_id)
+        federation.definition = federation.definition | {"task": alike}
+    assert stage.show()["definition"]["task"] == alike
+    assert len(stage.owner.owner.get("/v1/invitations").json()["items"]) == 1
+    refused = problem(stage.owner.owner.post(stage.path("start")), 422, "request_invalid")
+    assert [error["pointer"] for error in refused["errors"]] == ["/task/labels"]
+
+
 def test_its_jobs_are_not_handed_out_and_those_of_others_are(stage: Stage) -> None:
     actor = stage.actor()
     stage.create()

@@ -10,13 +10,8 @@ from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Worker
 from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
-from federated.failures import sentence
 from federated.protocol import (
-    AGENT_STOPPING,
-    DISK_FULL,
     Capabilities,
-    DeclineRequest,
-    FailRequest,
     JobProgress,
     RenewAnswer,
     RenewRequest,
@@ -29,10 +24,6 @@ from tests.support.queue import queued
 @pytest.fixture
 def stage(data_folder: Path) -> Stage:
     return set_up(data_folder)
-
-
-def failure(transient: bool) -> FailRequest:
-    return FailRequest(boot_id=BOOT, code="out_of_memory", transient=transient)
 
 
 class TestLease:
@@ -208,77 +199,6 @@ class TestExpire:
             federation.definition = federation.definition | {"max_attempts": 1}
         stage.leased()
         assert self.expire(61) == [stage.round_id]
-
-
-class TestFail:
-    def fail(self, stage: Stage, job_id: str, transient: bool) -> str:
-        with writing() as session:
-            return jobs.fail(session, stage.worker_id, job_id, failure(transient), utcnow()).state
-
-    def test_a_transient_failure_is_offered_again_with_its_reason(self, stage: Stage) -> None:
-        job_id = stage.leased()
-        assert self.fail(stage, job_id, transient=True) == "offered"
-        assert stage.jobs() == [("offered", 2)]
-        assert (stage.job(job_id).problem or {})["detail"] == sentence("out_of_memory")
-
-    def test_a_final_failure_ends_the_job_and_wakes_its_round(self, stage: Stage) -> None:
-        job_id = stage.leased()
-        assert self.fail(stage, job_id, transient=False) == "failed"
-        assert stage.client().state == "ready"
-        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
-        assert scene.events_of(stage.federation_id) == ["job.failed"]
-
-    def test_the_last_attempt_fails_for_good(self, stage: Stage) -> None:
-        job_id = stage.leased()
-        for state in ("offered", "offered", "failed"):
-            assert self.fail(stage, job_id, transient=True) == state
-            stage.lease()
-
-    def test_a_job_that_a_stopping_agent_gives_back_costs_no_attempt(self, stage: Stage) -> None:
-        job_id = stage.leased()
-        given = FailRequest(boot_id=BOOT, code=AGENT_STOPPING, transient=True)
-        for _ in range(4):
-            with writing() as session:
-                assert jobs.fail(session, stage.worker_id, job_id, given, utcnow()).state == "offered"
-            assert stage.lease() is not None
-        with writing() as session:
-            jobs.fail(session, stage.worker_id, job_id, given, utcnow())
-        assert stage.jobs() == [("offered", 1)]
-
-    def test_a_client_that_cannot_describe_itself_is_out(self, stage: Stage) -> None:
-        job_id = stage.leased("describe")
-        assert self.fail(stage, job_id, transient=False) == "failed"
-        assert (stage.client().state, stage.client().reason) == ("out", "out_of_memory")
-
-    def test_a_job_that_found_no_room_costs_no_attempt_and_says_so(self, stage: Stage) -> None:
-        job_id = stage.leased()
-        given = FailRequest(boot_id=BOOT, code=DISK_FULL, transient=True)
-        for _ in range(4):
-            with writing() as session:
-                assert jobs.fail(session, stage.worker_id, job_id, given, utcnow()).state == "offered"
-            assert (stage.job(job_id).problem or {})["code"] == "disk_full"
-            assert stage.lease() is not None
-        assert stage.jobs() == [("leased", 1)]
-
-    def test_a_job_that_is_leased_no_more_is_not_failed(self, stage: Stage) -> None:
-        job_id = stage.offer()
-        with pytest.raises(Conflict) as lost:
-            self.fail(stage, job_id, transient=False)
-        assert lost.value.code == "lease_lost"
-
-
-def test_a_declined_job_takes_its_client_out_with_all_its_jobs(data_folder: Path) -> None:
-    stage = set_up(data_folder, slots=2)
-    first, second = stage.leased("evaluate"), stage.leased("train")
-    request = DeclineRequest(boot_id=BOOT, code="policy_algorithm", detail="a patient's name")
-    with writing() as session:
-        answer = jobs.decline(session, stage.worker_id, first, request, utcnow())
-    assert (answer.state, (answer.problem or {})["code"]) == ("declined", "policy_algorithm")
-    assert stage.job(second).state == "withdrawn"
-    assert (stage.client().state, stage.client().reason_detail) == ("out", sentence("policy_algorithm"))
-    assert "patient" not in str([stage.client().reason_detail, answer.problem])
-    assert scene.events_of(stage.federation_id) == ["job.declined", "client.out"]
-    assert queued(ADVANCE_ROUND) == [[stage.round_id]]
 
 
 def test_the_slots_are_those_that_the_worker_said_last(stage: Stage) -> None:

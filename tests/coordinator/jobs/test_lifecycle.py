@@ -63,6 +63,29 @@ def test_only_a_transient_failure_is_offered_again_while_attempts_are_left(
     assert lifecycle.after_failure(transient, attempt, 3, True) == wanted
 
 
+UNFORESEEN = {"code": "training_failed", "error": "IndexError", "place": "worker_agent.training.forward:40"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "repeated"),
+    [
+        (UNFORESEEN, UNFORESEEN, True),
+        ({**UNFORESEEN, "detail": "of another attempt"}, UNFORESEEN, True),
+        (None, UNFORESEEN, False),
+        ({**UNFORESEEN, "error": "RuntimeError"}, UNFORESEEN, False),
+        ({**UNFORESEEN, "place": "worker_agent.training.forward:41"}, UNFORESEEN, False),
+        ({"code": "disk_full"}, UNFORESEEN, False),
+        ({**UNFORESEEN, "place": None}, {**UNFORESEEN, "place": None}, False),
+        ({"code": "training_failed"}, {"code": "training_failed"}, False),
+        ({**UNFORESEEN, "code": "out_of_memory"}, {**UNFORESEEN, "code": "out_of_memory"}, False),
+    ],
+)
+def test_an_unforeseen_error_is_repeated_where_kind_and_place_are_those_before(
+    before: dict[str, Any] | None, now: dict[str, Any], repeated: bool
+) -> None:
+    assert lifecycle.is_repeated(before, now) is repeated
+
+
 @pytest.mark.parametrize(
     ("kind", "round_state", "federation_state", "wanted"),
     [

@@ -6,7 +6,7 @@ import zipfile
 
 from federated.payload import Payload
 from tests.support.service import accept, problem
-from tests.support.stage import MODEL, Stage, definition
+from tests.support.stage import Stage
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "model.sig", "provenance.json"]
 
@@ -91,50 +91,3 @@ class TestDownload:
         stranger = stage.service.new_organization("stranger")
         problem(stranger.owner.get(stage.path("adapter")), 404, "federation_unknown")
         problem(stranger.owner.get(f"/v1/rounds/{round_id}/jobs"), 404, "round_unknown")
-
-
-class TestGoingOn:
-    def test_a_federation_goes_on_from_the_adapter_of_an_earlier_one(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        stage.play(1)
-        earlier = stage.federation_id
-        learned = Payload.decode(stage.owner.owner.get(stage.path("adapter", "adapter_model.safetensors")).content)
-        first, _ = stage.running(rounds=1, seed=8, initial_adapter={"federation_id": earlier})
-        made = stage.show()["definition"]["initial_adapter"]
-        assert (made["federation_id"], made["round"]) == (earlier, 1)
-        lease = first.lease()
-        assert lease is not None
-        given = first.instruction(lease)
-        for name in given:
-            assert given[name].equal(learned[f"base_model.model.{name}"])
-        stage.owner.owner.delete(f"/v1/federations/{earlier}").raise_for_status()
-        assert stage.show()["state"] == "running"
-
-    def test_an_adapter_of_another_shape_fails_the_start_and_names_the_tensor(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        stage.play(1)
-        initial = {"federation_id": stage.federation_id, "round": 1}
-        tensors = tuple(
-            tensor.model_copy(update={"shape": tuple(2 * n if n == 2 else n for n in tensor.shape)})
-            for tensor in MODEL.tensors
-        )
-        stage.create(trainable={"kind": "lora", "r": 4, "target_modules": ["layer"]}, initial_adapter=initial)
-        for _ in range(2):
-            stage.join(stage.actor(model=MODEL.model_copy(update={"tensors": tensors})))
-        stage.post("start")
-        for actor in stage.actors[-2:]:
-            assert actor.work() == "describe"
-        stage.settle()
-        shown = stage.show()
-        assert (shown["state"], shown["reason"]) == ("failed", "algorithm_failed")
-        assert "layer.lora_A.weight" in shown["reason_detail"]
-
-    def test_an_adapter_of_another_kind_is_refused_at_once(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        initial = {"federation_id": stage.federation_id, "round": 1}
-        asked = definition(initial_adapter=initial)
-        problem(stage.owner.owner.post("/v1/federations", json=asked), 422, "initial_adapter_unknown")
-        stage.play(1)
-        prefix = {"kind": "prefix", "num_virtual_tokens": 2}
-        asked = definition(initial_adapter=initial, trainable=prefix)
-        problem(stage.owner.owner.post("/v1/federations", json=asked), 422, "initial_adapter_kind")

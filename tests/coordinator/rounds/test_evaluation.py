@@ -1,5 +1,7 @@
 """Evaluation after a round: who is asked, what is counted, and that it fails nothing."""
 
+from typing import Any
+
 from sqlalchemy import update
 
 from coordinator.database import writing
@@ -78,6 +80,54 @@ class TestEvaluation:
         stage.running(rounds=9, evaluation={"every": 1}, stopping={"metric": "accuracy", "target": 0.7})
         stage.play(1)
         assert (stage.show()["state"], stage.show()["reason"]) == ("completed", "stopped_target")
+
+
+class TestNothingMeasured:
+    """What was asked for and cannot come is told, by the round, an event and the federation's end."""
+
+    def told(self, stage: Stage) -> dict[str, Any]:
+        (event,) = [event["data"] for event in stage.get("events")["items"] if event["type"] == "round.not_evaluated"]
+        assert stage.get("rounds", "1")["reason_detail"].endswith(f"not evaluated: {event['detail']}")
+        return event
+
+    def test_no_client_has_held_out_rows(self, stage: Stage) -> None:
+        stopping = {"metric": "accuracy", "patience": 1}
+        stage.create(rounds=1, evaluation={"every": 1}, stopping=stopping)
+        for _ in range(2):
+            stage.join(stage.actor(evaluation_examples=0))
+        stage.post("start")
+        stage.play(1)
+        told = self.told(stage)
+        assert (told["detail"], told["metric"]) == ("no client has enough held-out examples", "accuracy")
+        shown = stage.show()
+        assert (shown["state"], shown["reason"]) == ("completed", "stopped_rounds")
+        assert shown["reason_detail"].startswith("No round measured 'accuracy'")
+
+    def test_nobody_that_was_asked_answers(self, stage: Stage) -> None:
+        first, second = stage.running(rounds=1, evaluation={"every": 1})
+        assert [first.work(), second.work()] == ["train", "train"]
+        stage.settle()
+        for actor in (first, second):
+            lease = actor.lease()
+            assert lease is not None
+            failed = {"boot_id": actor.worker.boot_id, "code": "data_missing", "transient": False}
+            actor.http.post(f"/v1/jobs/{lease['job_id']}/fail", json=failed).raise_for_status()
+        stage.settle()
+        assert self.told(stage)["detail"] == "no metrics came of 2 clients; 2 of them: data_missing"
+        assert stage.show()["reason_detail"] is None
+
+    def test_the_answers_have_not_what_the_stopping_rule_waits_for(self, stage: Stage) -> None:
+        actors = stage.running(rounds=1, evaluation={"every": 1}, stopping={"metric": "accuracy", "target": 0.5})
+        for actor in actors:
+            actor.evaluation = {"loss": 1.0}
+        stage.play(1)
+        assert self.told(stage)["detail"] == "no answer tells 'accuracy'"
+
+    def test_a_round_that_is_not_to_be_evaluated_says_nothing(self, stage: Stage) -> None:
+        stage.running(rounds=2, evaluation={"every": 2})
+        stage.play(1)
+        assert stage.get("rounds", "1")["reason_detail"] is None
+        assert "round.not_evaluated" not in stage.events()
 
 
 class TestNamesOfTheRecord:

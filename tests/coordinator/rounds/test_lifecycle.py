@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.errors import Conflict
 from coordinator.rounds import lifecycle
+from coordinator.rounds.facts import JobFacts, Rules, Snapshot
 from coordinator.rounds.lifecycle import (
     Aggregate,
     Check,
@@ -18,13 +19,10 @@ from coordinator.rounds.lifecycle import (
     Draw,
     Evaluate,
     Fail,
-    JobFacts,
     Join,
     LeaveOut,
     Plan,
     Retry,
-    Rules,
-    Snapshot,
     Start,
     Step,
     Wait,
@@ -191,6 +189,26 @@ class TestCollecting:
         assert failed.reason == "quorum_missed"
         assert failed.detail.startswith(again.detail)
         assert f"client 2: {'no answer' if seconds else 'failed'}" in failed.detail
+
+    def test_no_further_attempt_is_made_when_those_that_could_be_asked_are_too_few(self) -> None:
+        refused = {"asked": frozenset({0, 1, 2}), "refused": frozenset({1, 2})}
+        few = collecting("accepted", "failed", "failed", remaining=frozenset({0}), **refused)
+        failed = step(few)
+        assert isinstance(failed, Fail)
+        assert failed.reason == "quorum_missed"
+        assert failed.detail.endswith("Another attempt could ask 0 more clients, which is too few.")
+        assert isinstance(step(replace(few, remaining=frozenset({0, 3}))), Retry)
+
+    def test_a_missed_quorum_tells_the_most_frequent_reason(self) -> None:
+        broken = "training_failed (IndexError at a.b:40)"
+        lost = {0: "out_of_memory", 1: broken, 2: broken}
+        seen = collecting("failed", "failed", "failed", asked=frozenset({0, 1, 2}), lost=lost)
+        for following in (step(seen), step(replace(seen, retries=1))):
+            assert isinstance(following, Retry | Fail)
+            assert f"2 of 3 clients: {broken}." in following.detail
+        waited = step(replace(WAITING, alive=frozenset(), asked=frozenset({0, 1, 2}), lost=lost), 60)
+        assert isinstance(waited, Fail)
+        assert waited.detail.endswith(f"2 of 3 clients: {broken}.")
 
     def test_what_earlier_attempts_accepted_counts(self) -> None:
         seen = replace(collecting("accepted", "accepted"), accepted=frozenset({0, 1, 7}), retries=1)

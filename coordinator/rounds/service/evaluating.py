@@ -1,0 +1,64 @@
+"""The end of a round's evaluation: what was measured, or why nothing was."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.clients import service as clients
+from coordinator.jobs import service as jobs
+from coordinator.models import Federation, Job, Round
+from coordinator.rounds import statistics
+from coordinator.rounds.facts import name_of
+from coordinator.rounds.service import snapshots
+
+NOT_EVALUATED = "not evaluated: "
+
+
+def take_answers(session: Session, federation: Federation, round_: Round, now: datetime) -> bool:
+    """Accepts what was told of the round's state and adds the means to its metrics. Returns whether anything was.
+
+    Where an evaluation was due, and told nothing or not what the federation's stopping rule waits for, the round's
+    `reason_detail` and an event say why.
+    """
+    evaluations = jobs.of_round(session, round_.id, "evaluate")
+    answers = [job for job in evaluations if job.state == "submitted"]
+    for job in answers:
+        jobs.accept(session, job, now)
+    if answers:
+        names = {"loss", *federation.definition["task"]["metrics"]}
+        measured = statistics.metrics_of([(job.submission or {})["evaluation"] for job in answers], names)
+        round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(answers)}
+    if snapshots.evaluation_due(federation, round_):
+        _tell_of_none(session, federation, round_, evaluations, bool(answers))
+    return bool(answers)
+
+
+def _tell_of_none(
+    session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job], answered: bool
+) -> None:
+    wanted = federation.definition["stopping"]["metric"]
+    detail = round_.reason_detail or ""
+    if answered and (wanted is None or wanted in round_.metrics):
+        return
+    _, failed, why = detail.partition(NOT_EVALUATED)
+    if not failed:
+        why = f"no answer tells {wanted!r}" if answered else _why_nobody(session, federation, round_, evaluations)
+        round_.reason_detail = f"{detail}; {NOT_EVALUATED}{why}" if detail else NOT_EVALUATED + why
+    events.append(session, federation.id, "round.not_evaluated", **name_of(round_), metric=wanted, detail=why)
+
+
+def _why_nobody(session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job]) -> str:
+    problems = {index: job.problem or {} for index, job in enumerate(evaluations)}
+    reasons = {
+        index: statistics.reason(*(problem.get(name) for name in ("code", "error", "place"))) or "no_answer"
+        for index, problem in problems.items()
+    }
+    if (frequent := statistics.most_frequent(reasons)) is not None:
+        return f"no metrics came of {len(evaluations)} clients; {frequent[1]} of them: {frequent[0]}"
+    if not round_.evaluation_planned:
+        return "the round was closed before anybody was asked"
+    if not any(client.evaluation_examples for client in clients.ready_clients(session, federation.id)):
+        return "no client has enough held-out examples"
+    return "no client that has enough held-out examples could be asked"
