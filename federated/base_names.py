@@ -71,7 +71,9 @@ def plain_names(base: BaseFiles, trained: Trained) -> BaseNames:
     places = {stored: prefix + _newer(stored) for stored in base.shapes}
     present = set(places.values())
     lacking = frozenset(name for name in trained.names - present if trained.is_saved(name) or not trained.adapted)
-    doubtful = [name for name in lacking if _has_any(name.rpartition(".")[0], present)]
+    # What a classifier has beside its base is its own; a language head may be the embedding's tensor.
+    classifier = trained.task_type == "SEQ_CLS"
+    doubtful = [name for name in lacking if not classifier or _has_any(name.rpartition(".")[0], present)]
     doubtful += trained.names - present - lacking
     if doubtful:
         raise MergeError(f"the base has no tensor {min(doubtful)!r}; to look for it under another name, {_INSTALL}")

@@ -37,8 +37,7 @@ def merge(adapter: Path, base: Path, out: Path) -> None:
     both are computed in float32 and rounded once to W's dtype. Tensors that the base shares and that were trained
     apart are both written. `out` must be empty or not exist. Raises MergeError.
     """
-    files = BaseFiles.of(base)
-    source = _source(adapter, files)
+    source, files = _opened(adapter, base)
     names = _names(files, source.trained)
     changes = WeightChanges(source, names)
     if out.exists() and any(out.iterdir()):
@@ -59,19 +58,21 @@ def merge(adapter: Path, base: Path, out: Path) -> None:
         _tell_tokenizer(out, padding[1])
 
 
-def _source(adapter: Path, base: BaseFiles) -> Source:
+def _opened(adapter: Path, base: Path) -> tuple[Source, BaseFiles]:
     if not (adapter / _LEDGER).exists():
         config = read_json(adapter / "adapter_config.json")
         tensors = load_file(adapter / "adapter_model.safetensors")
-        _check_digest(base, _provenance(adapter).get("base_weights_digest"), "adapter")
-        return PeftChanges(config, tensors, base.config.get("model_type"))
+        files = BaseFiles.of(base)
+        _check_digest(files, _provenance(adapter).get("base_weights_digest"), "adapter")
+        return PeftChanges(config, tensors, files.config.get("model_type")), files
     try:
         ledger = Payload.open(adapter / _LEDGER)
         weights = ledger_weights(ledger)
     except (HeaderError, LedgerInvalid) as error:
         raise MergeError(f"{adapter / _LEDGER}: {error}") from error
-    _check_digest(base, ledger.facts.get("weights_digest", "missing"), "ledger")
-    return LedgerChanges(weights, ledger.facts.get("task_type"))
+    files = BaseFiles.of(base)
+    _check_digest(files, ledger.facts.get("weights_digest", "missing"), "ledger")
+    return LedgerChanges(weights, ledger.facts.get("task_type")), files
 
 
 def _check_digest(base: BaseFiles, wanted: str | None, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Architectures of the zoo: two layers of width 32 over 64 embeddings."""
+"""Architectures of the zoo: two layers of width 32 over 72 embeddings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tests.support.zoo_tokenizers import DECODER, ENCODER, GPT2, QWEN2, Tokens
 Task = Literal["classifier", "causal_lm", "cloze"]
 Reading = Literal["both ways", "left to right", "encoder and decoder"]
 
-EMBEDDINGS = 64
+EMBEDDINGS = 72
 _SIZES: dict[str, Any] = {
     "vocab_size": EMBEDDINGS,
     "hidden_size": 32,
@@ -195,9 +195,9 @@ ARCHITECTURES: Mapping[str, Kind] = {
             "text_config": _GEMMA_3 | {"pad_token_id": 2},
             "vision_config": _VISION,
             "mm_tokens_per_image": 4,
-            "image_token_index": 60,
-            "boi_token_index": 61,
-            "eoi_token_index": 62,
+            "image_token_index": 68,
+            "boi_token_index": 69,
+            "eoi_token_index": 70,
             "tie_word_embeddings": True,
         },
     ),
