@@ -13,10 +13,11 @@ from federated.adapter_files import write_adapter
 from federated.contract import FederationRefused
 from federated.initial_adapter import initial_adapter, scales
 from federated.payload import Payload
-from federated.registry import make_config, server_half
+from federated.registry import algorithm, make_config
 from federated.simulation import Result, SimulatedFederation
-from federated.trainable import Lora, ModelFacts
+from federated.trainable import Lora, ModelFacts, adapter_config
 from federated.travelling import checked_initial, factor_scale
+from tests.support.rounds_by_hand import Sample, samples
 from tests.support.training import COLORS, work_of
 from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
@@ -27,11 +28,11 @@ BARELY = {"local_steps": 1, "batch_size": 1, "learning_rate": 1e-9}
 
 
 def ran(
-    bench: Workbench, algorithm: str, trainable: Lora, config: dict[str, Any], initial: Payload | None = None
+    bench: Workbench, name: str, trainable: Lora, config: dict[str, Any], initial: Payload | None = None
 ) -> Result:
     work = work_of("bert", trainable, COLORS, config)
     federation = SimulatedFederation(
-        algorithm, make_config(algorithm, config), trainable, 2, 1, seed=7, evaluate_every=1, initial=initial
+        name, make_config(name, config), trainable, 2, 1, seed=7, evaluate_every=1, initial=initial
     )
     return simulation.run(federation, lambda ordinal, seed: bench.open(work, "colors", seed, {}))
 
@@ -41,7 +42,7 @@ def facts_of(bench: Workbench, trainable: Lora) -> ModelFacts:
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "algorithm"),
+    ("first", "then", "name"),
     [
         ((A16, "fedavg", {}), Lora(r=2, lora_alpha=64), "fedavg"),
         ((A16, "fedavg", {}), Lora(r=2, lora_alpha=16, use_rslora=True), "fibecfed"),
@@ -52,15 +53,15 @@ def facts_of(bench: Workbench, trainable: Lora) -> ModelFacts:
     ids=["alpha", "rslora", "to patterns", "from patterns to ranks of one's own", "from ranks of one's own"],
 )
 def test_the_first_evaluation_is_the_last_one_of_the_adapter(
-    node: AgentSettings, tmp_path: Path, first: tuple[Lora, str, dict[str, Any]], then: Lora, algorithm: str
+    node: AgentSettings, tmp_path: Path, first: tuple[Lora, str, dict[str, Any]], then: Lora, name: str
 ) -> None:
     bench, (trainable, began_with, settings) = Workbench(node), first
     learned = {"local_steps": 6, "batch_size": 8, "learning_rate": 0.02, **settings}
     ended = ran(bench, began_with, trainable, learned)
     tensors, config, _ = write_adapter(tmp_path, ended.adapter, trainable, facts_of(bench, trainable), "bert", {})
     initial = initial_adapter(Payload.open(tensors), json.loads(config.read_text()), facts_of(bench, then), then)
-    more = {"rank": "full"} if algorithm == "flexlora" else {}
-    going_on = ran(bench, algorithm, then, {**BARELY, **more}, initial)
+    more = {"rank": "full"} if name == "flexlora" else {}
+    going_on = ran(bench, name, then, {**BARELY, **more}, initial)
     wanted, found = ended.rounds[-1].metrics, going_on.rounds[-1].metrics
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
     assert found["accuracy"] == wanted["accuracy"]
@@ -89,14 +90,28 @@ def test_a_scale_that_cannot_be_known_is_refused(config: dict[str, Any] | None) 
         scales(config, {"m"})
 
 
-def test_every_half_that_goes_on_is_told_of_another_scale() -> None:
-    model = _one_matrix()
-    tensors = {"m.lora_A.weight": torch.ones(1, 2), "m.lora_B.weight": torch.ones(2, 1)}
-    state = server_half("fedavg", make_config("fedavg", {}), Lora(r=1, lora_alpha=4)).start(
-        model, 0, Payload(tensors, {"scales": {"m": 1.0}})
-    )
-    assert torch.equal(state["m.lora_B.weight"], torch.full((2, 1), 0.25))
-    assert torch.equal(state["m.lora_A.weight"], torch.ones(1, 2))
+@pytest.mark.parametrize(
+    "sample",
+    [one for one in samples() if isinstance(one.trainable, Lora) and algorithm(one.algorithm).goes_on],
+    ids=lambda sample: sample.algorithm,
+)
+def test_every_algorithm_that_goes_on_begins_with_the_product_of_an_adapter_of_another_scale(sample: Sample) -> None:
+    facts, trainable = sample.federation.open(0, 0).facts, sample.trainable
+    assert isinstance(trainable, Lora)
+    generator = torch.Generator().manual_seed(1)
+    named = [tensor for tensor in facts.tensors if ".lora_" in tensor.name]
+    tensors = {tensor.name: torch.randn(tensor.shape, generator=generator) for tensor in named}
+    for name in tensors:  # of rank one, so that an export at a low rank loses nothing
+        if ".lora_B." in name:
+            tensors[name][:, 1:] = 0
+    begun = sample.server.start(facts, 0, Payload(tensors, {"scales": dict.fromkeys(facts.adapted_modules, 3.0)}))
+    exported = sample.server.export(begun)
+    config = adapter_config(trainable, facts, "tiny") | dict(exported.config)
+    for module, scale in scales(config, set(facts.adapted_modules)).items():
+        a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+        torch.testing.assert_close(
+            scale * exported.tensors[b] @ exported.tensors[a], 3.0 * tensors[b] @ tensors[a], rtol=1e-4, atol=1e-5
+        )
 
 
 def _one_matrix() -> ModelFacts:
