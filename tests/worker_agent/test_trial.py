@@ -27,6 +27,8 @@ TASKS: dict[Task, TaskDefinition] = {
 REFUSALS = {
     "cloze_impossible", "model_incomplete", "model_missing", "model_not_causal", "model_unfit", "tokenizer_mismatch",
 }  # fmt: skip
+ALSO_TRAINED = {("bart", "cloze")}
+"""It has learnt to fill gaps; merging it is refused where the head was trained apart."""
 STACKED = {"mixtral", "qwen3-moe"}
 WITHOUT_PREFIX = {
     "albert", "bart", "deberta-v2", "distilbert", "falcon", "modernbert", "mpnet", "mpt", "roformer", "t5",
@@ -74,7 +76,7 @@ class TestTheZoo:
     ) -> None:
         for task in TASKS:
             error = refusal(bench, model, Full(), task)
-            if task in zoo.KINDS[model].tasks:
+            if task in zoo.KINDS[model].tasks or (model, task) in ALSO_TRAINED:
                 assert error is None, (task, error)
             else:
                 assert error is not None, task
