@@ -1,19 +1,13 @@
-"""Troubles with what stands between an agent and its coordinator, which no test of the code says already.
-
-The row of the log is in each test's name.
-"""
+"""Waits for a job that something between agent and coordinator ends: begun again, and the next job is done."""
 
 import httpx
 import pytest
 
-from tests.worker_agent.conftest import coordinator, http, identity, settings
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.running_agent import offer, running, wait_until
 from worker_agent.identity import Identity
 from worker_agent.settings import AgentSettings
-
-__all__ = ["coordinator", "http", "identity", "settings"]
 
 LEASE, SUBMIT = "POST /v1/jobs/lease", "POST /v1/jobs/job_1/submit"
 
@@ -21,7 +15,7 @@ LEASE, SUBMIT = "POST /v1/jobs/lease", "POST /v1/jobs/job_1/submit"
 @pytest.mark.parametrize(
     "fault", [Fault(504, page=True), Fault(502, page=True), Fault(lose_answer=True)], ids=["504", "502", "closed"]
 )
-def test_n01_a_wait_that_a_proxy_ends_is_begun_again(
+def test_a_wait_that_a_proxy_ends_is_begun_again(
     settings: AgentSettings,
     identity: Identity,
     http: httpx.Client,
