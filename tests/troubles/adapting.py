@@ -67,5 +67,6 @@ class Zoo:
             return transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
         labels: dict[str, Any] = {"num_labels": 3, "ignore_mismatched_sizes": True}
         base = transformers.AutoModelForSequenceClassification.from_pretrained(folder, **options, **labels)
-        base.config.get_text_config().pad_token_id = session.model.config.pad_token_id
+        config: Any = session.model.config
+        base.config.get_text_config().pad_token_id = config.pad_token_id
         return base

@@ -138,7 +138,8 @@ def test_l13_a_server_optimizer_learns_and_stays_finite_for_five_rounds(optimize
     settings |= {"server_optimizer": optimizer, "server_learning_rate": 0.3 if optimizer == "momentum" else 0.03}
     config = make_config("fedavg", settings)
     federation = SimulatedFederation("fedavg", config, trainable, clients=3, rounds=5, evaluate_every=1)
-    result = simulation.run(federation, TinyFederation(trainable=trainable, seed=0).open)
+    sessions: Any = TinyFederation(trainable=trainable, seed=0)
+    result = simulation.run(federation, sessions.open)
     losses = [record.metrics["loss"] for record in result.rounds]
     assert losses[-1] < losses[0]
     assert all(bool(torch.isfinite(value).all()) for value in result.adapter.tensors.values())

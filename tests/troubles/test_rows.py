@@ -1,35 +1,19 @@
 """The table of troubles names tests that there are."""
 
-import ast
-import functools
 from pathlib import Path
 
 import pytest
 
 from tests.troubles import rows_of_models, rows_of_services
+from tests.troubles.names import is_there, names_of
 from tests.troubles.rows import ROWS
 
-REPOSITORY = Path(__file__).parents[2]
 ALL = sorted({test for row in ROWS.values() for test in row.tests})
-
-
-@functools.cache
-def names_of(path: str) -> frozenset[str]:
-    """`function` and `Class::function` of a file of tests; none if there is no such file."""
-    file = REPOSITORY / path
-    names = set()
-    for node in ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else ():
-        if isinstance(node, ast.FunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}::{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)}
-    return frozenset(names)
 
 
 @pytest.mark.parametrize("test", ALL)
 def test_each_test_that_is_named_is_there(test: str) -> None:
-    path, _, name = test.partition("[")[0].partition("::")
-    assert name in names_of(path)
+    assert is_there(test)
 
 
 def test_every_row_has_an_id_of_its_own_an_answer_and_a_test() -> None:
