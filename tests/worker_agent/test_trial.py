@@ -12,13 +12,14 @@ from federated.protocol import Cloze, TaskDefinition
 from federated.trainable import Full, Lora, Prefix
 from tests.support import tiny_models, zoo
 from tests.support.training import COLORS, FEW_EXAMPLES, REPEAT, work_of
+from tests.support.zoo_architectures import Task
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.factors import factors_of
 from worker_agent.training.refusals import JobRefused
 from worker_agent.training.session import Session, Workbench
 from worker_agent.training.trial import try_model
 
-TASKS: dict[zoo.Task, TaskDefinition] = {
+TASKS: dict[Task, TaskDefinition] = {
     "classifier": COLORS,
     "causal_lm": REPEAT,
     "cloze": COLORS.model_copy(update={"cloze": Cloze(words=("one", "two", "three"))}),
@@ -53,14 +54,12 @@ def bench(node: AgentSettings) -> Workbench:
     return Workbench(node)
 
 
-def opened(bench: Workbench, model: str, trainable: AnyTrainable, task: zoo.Task = "classifier") -> Session:
+def opened(bench: Workbench, model: str, trainable: AnyTrainable, task: Task = "classifier") -> Session:
     work = work_of(model, trainable, TASKS[task])
     return bench.open(work, "instructions" if task == "causal_lm" else "colors", 3, {})
 
 
-def refusal(
-    bench: Workbench, model: str, trainable: AnyTrainable, task: zoo.Task = "classifier"
-) -> JobRefused | None:
+def refusal(bench: Workbench, model: str, trainable: AnyTrainable, task: Task = "classifier") -> JobRefused | None:
     try:
         try_model(opened(bench, model, trainable, task), trainable, gradients=True)
     except JobRefused as error:
