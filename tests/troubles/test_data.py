@@ -168,7 +168,8 @@ def test_d19_another_encoding_is_refused_with_the_byte(reader: Reader, name: str
 def test_d20_one_class_and_repeated_rows_train_under_the_federations_labels(reader: Reader, model: Path) -> None:
     session = session_over(reader.settings("a.jsonl", json_lines([RED] * 10), held_out=0.2), model)
     assert all(torch.tensor(train_some_steps(session)).isfinite())
-    assert session.model.config.num_labels == 3
+    config: Any = session.model.config
+    assert config.num_labels == 3
     assert session.evaluate()["examples"] == 2
 
 
