@@ -62,24 +62,25 @@ class _Trial:
         """All looks, the cheapest first."""
         self._session.training(False)
         with torch.no_grad():
-            for batch in (self._shortest, self._longest):
-                self._check_finite(losses(*self._session.forward(batch)))
-            self._compare_padded()
+            alone, longest = (self._answer(batch) for batch in (self._shortest, self._longest))
+            self._compare_padded(alone)
             if self._session.forward.causal:
-                self._compare_with_another_end()
+                self._compare_with_another_end(longest)
         if gradients:
             self._step_back()
 
-    def _check_finite(self, values: Tensor) -> None:
-        if not bool(values.isfinite().all()):
+    def _answer(self, batch: TokenBatch) -> Tensor:
+        """The logits of an example; its loss is finite."""
+        logits, targets = self._session.forward(batch)
+        if not bool(losses(logits, targets).isfinite().all()):
             detail = "the loss of an example is not finite before anything was trained"
             raise ModelError("model_not_finite", f"{detail}; look at the weights of the base model and its dtype")
+        return logits
 
-    def _compare_padded(self) -> None:
+    def _compare_padded(self, alone: Tensor) -> None:
         pad = _tokens(self._longest) - _tokens(self._shortest)
         if pad == 0:
             return
-        alone, _ = self._session.forward(self._shortest)
         padded, targets = self._session.forward(_padded(self._shortest, pad, self._session.data.train.pad_id))
         if alone.dim() == 3:
             kept = (targets != IGNORED)[:, : alone.shape[1]]
@@ -88,11 +89,11 @@ class _Trial:
             detail = f"a {self._session.facts.model_type} answers otherwise when an example is padded"
             raise ModelError("model_padding", f"{detail}; look at pad_token_id in its config.json and its tokenizer")
 
-    def _compare_with_another_end(self) -> None:
+    def _compare_with_another_end(self, answer: Tensor) -> None:
         ids = self._longest.inputs["input_ids"].clone()
         ids[:, -1] = torch.where(ids[:, -1] == 0, 1, ids[:, -1] - 1)
         other = replace(self._longest, inputs={**self._longest.inputs, "input_ids": ids})
-        if self._differ(self._session.forward(self._longest)[0], self._session.forward(other)[0]):
+        if self._differ(answer, self._session.forward(other)[0]):
             detail = f"in a {self._session.facts.model_type} a token sees later ones"
             raise ModelError("model_not_causal", f"{detail}; take a model that reads from left to right (a decoder)")
 
