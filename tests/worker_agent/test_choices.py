@@ -147,7 +147,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "template", "problem"),
         [
-            (("cat", "cat ", "bird"), TEMPLATE, "'cat' and 'cat ' are the same tokens"),
+            (("cat:", "cat :", "bird"), TEMPLATE, "'cat:' and 'cat :' are the same tokens"),
             (("bird", "dog", "dog cat"), "{text} is {mask}", "'dog' are the first of 'dog cat'"),
             (("bird", "dog cat", "dog"), "{text} is {mask}", "'dog' are the first of 'dog cat'"),
             (("bird", "whale", "dog"), TEMPLATE, "'whale' is unknown"),
