@@ -4,8 +4,6 @@ The task is read off the data set's columns. LoRA is tried where PEFT knows the 
 alone, and nothing goes back.
 """
 
-from collections.abc import Iterator
-
 from federated.contract import AnyTrainable
 from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.task import MAX_LABELS
@@ -24,19 +22,12 @@ def rehearse(settings: AgentSettings, model_id: str, dataset: str) -> str:
     task, bench = _task(settings, dataset), Workbench(settings)
     if task is None:
         return "not tried: the columns are those of no usual task"
-    *others, last = _trainables()
-    for trainable in others:
-        try:
-            return _step(bench, model_id, dataset, task, trainable)
-        except ModelError as error:
-            if error.code != "trainable_invalid":
-                raise
-    return _step(bench, model_id, dataset, task, last)
-
-
-def _trainables() -> Iterator[AnyTrainable]:
-    yield Lora()
-    yield Full()
+    try:
+        return _step(bench, model_id, dataset, task, Lora())
+    except ModelError as error:
+        if error.code != "trainable_invalid":
+            raise
+    return _step(bench, model_id, dataset, task, Full())
 
 
 def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, trainable: AnyTrainable) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from federated.maths.starts import start
 from federated.protocol import TaskDefinition, Work
@@ -193,6 +195,7 @@ class Workbench:
         self._kept_datasets = kept_datasets
         self._model: tuple[object, AdaptedModel] | None = None
         self._data: dict[object, ClientData] = {}
+        self._tokenizer: tuple[Path, PreTrainedTokenizerBase] | None = None
 
     def open(
         self,
@@ -239,7 +242,7 @@ class Workbench:
         )
         if self._model is None or self._model[0] != key:
             self._model = None
-            tokenizer = load_tokenizer(folder)
+            tokenizer = self._tokenizer_in(folder)
             loaded = load_base(folder, work.task, place, tokenizer.pad_token_id)
             check_embeddings(loaded.model, tokenizer)
             adapted = adapt(loaded, work.trainable, digest)
@@ -248,10 +251,16 @@ class Workbench:
             self._model = (key, adapted)
         return self._model[1]
 
+    def _tokenizer_in(self, folder: Path) -> PreTrainedTokenizerBase:
+        """The tokenizer in a model's folder, read once while jobs are for that model."""
+        if self._tokenizer is None or self._tokenizer[0] != folder:
+            self._tokenizer = folder, load_tokenizer(folder)
+        return self._tokenizer[1]
+
     def _client_data(self, work: Work, dataset: str) -> ClientData:
         folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)
         virtual_tokens = work.trainable.num_virtual_tokens if isinstance(work.trainable, Prefix) else 0
-        facts, tokenizer = text_facts(folder), load_tokenizer(folder)
+        facts, tokenizer = text_facts(folder), self._tokenizer_in(folder)
         most_tokens = tokenizer.model_max_length if facts.most_tokens is None else facts.most_tokens
         limit = min(work.task.max_length, most_tokens - virtual_tokens)
         if limit < FEWEST_TOKENS:

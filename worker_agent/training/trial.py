@@ -18,7 +18,7 @@ from worker_agent.disclosure import whereabouts
 from worker_agent.training.forward import losses
 from worker_agent.training.refusals import ModelError
 from worker_agent.training.session import Session
-from worker_agent.training.tokens import IGNORED, Examples, TokenBatch
+from worker_agent.training.tokens import IGNORED, TokenBatch
 
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 EXACT, ROUNDED = 1e-3, 0.1
@@ -122,11 +122,7 @@ def _extreme(session: Session, choose: Callable[..., int]) -> TokenBatch:
     best = [(part, choose(range(len(part)), key=part.length)) for part in parts]
     lengths = [part.length(index) for part, index in best]
     part, index = best[lengths.index(choose(lengths))]
-    return _batch(part, index, session.device)
-
-
-def _batch(part: Examples, index: int, device: torch.device) -> TokenBatch:
-    return part.batch([index], device)
+    return part.batch([index], session.device)
 
 
 def _tokens(batch: TokenBatch) -> int:
