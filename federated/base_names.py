@@ -1,4 +1,4 @@
-"""How the tensors of a base model's files are called in the model that was trained, as far as the names tell.
+"""Names of a base model's stored tensors in the model that was trained, as far as the names tell.
 
 Files may name tensors without the prefix that the trained model has before them (a classifier's adapter says
 `bert.encoder`, BERT's own files `encoder`), or as an earlier library did. Where that does not settle every name, or

@@ -1,4 +1,4 @@
-"""What a federation is about: labels that can be told apart, and the metrics there are."""
+"""The task of a federation: labels that can be told apart, and the metrics there are."""
 
 import pytest
 from pydantic import ValidationError

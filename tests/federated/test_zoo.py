@@ -80,41 +80,32 @@ ANOTHER_HEAD = [("bert-with-two-labels", "classifier", option) for option in ("a
 CASES = sorted({*covering(), *SHARED, *RENAMED, *ANOTHER_HEAD})
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the zoo lies; tiny tensors gain nothing from a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path_factory.mktemp("zoo")
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set:UserWarning")
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize(("name", "task", "option"), CASES)
 def test_what_is_written_is_what_was_evaluated(root: Path, tmp_path: Path, name: str, task: str, option: str) -> None:
     lora = Lora(**{"r": 2, "lora_alpha": 4, **OPTIONS[option](zoo.KINDS[name])})
-    told = evaluated(name, root, task, lora)
-    assert not torch.allclose(told.before, told.logits, atol=1e-2)
-    adapter = told.write(tmp_path / "adapter")
-    assert_as_told(told, peft.PeftModel.from_pretrained(told.loaded_base(), adapter), EXACT)
-    merge(adapter, told.base, tmp_path / "merged")
-    opened = told.opened(tmp_path / "merged")
-    assert_as_told(told, opened, ROUNDED.get(name, EXACT))
-    assert_configured(told, opened, config_of(tmp_path / "merged"))
+    evaluation = evaluated(name, root, task, lora)
+    assert not torch.allclose(evaluation.before, evaluation.logits, atol=1e-2)
+    adapter = evaluation.write(tmp_path / "adapter")
+    assert_as_told(evaluation, peft.PeftModel.from_pretrained(evaluation.loaded_base(), adapter), EXACT)
+    merge(adapter, evaluation.base, tmp_path / "merged")
+    opened = evaluation.opened(tmp_path / "merged")
+    assert_as_told(evaluation, opened, ROUNDED.get(name, EXACT))
+    assert_configured(evaluation, opened, config_of(tmp_path / "merged"))
 
 
-def assert_as_told(told: Evaluated, model: Any, error: float) -> None:
+def assert_as_told(evaluation: Evaluated, model: Any, error: float) -> None:
     """Hold a model's logits against the session's, relative to the largest."""
-    scale = max(1.0, float(told.logits.abs().max()))
-    torch.testing.assert_close(told.logits_of(model), told.logits, rtol=0, atol=error * scale)
+    scale = max(1.0, float(evaluation.logits.abs().max()))
+    torch.testing.assert_close(evaluation.logits_of(model), evaluation.logits, rtol=0, atol=error * scale)
 
 
-def assert_configured(told: Evaluated, model: Any, config: dict[str, Any]) -> None:
+def assert_configured(evaluation: Evaluated, model: Any, config: dict[str, Any]) -> None:
     """The configuration says the class that was trained, its labels, and whether its embeddings are one tensor."""
     assert config["architectures"] == [type(model).__name__]
-    if told.session.facts.task_type == "SEQ_CLS":
+    if evaluation.session.facts.task_type == "SEQ_CLS":
         assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
         assert "problem_type" not in config
     output = model.get_output_embeddings()

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set:UserWarning"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the zoo lies."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path_factory.mktemp("zoo")
-    torch.set_num_threads(threads)
 
 
 class TestLedgers:
@@ -66,8 +56,8 @@ class TestLedgers:
         with torch.no_grad():
             before = session.model(**inputs).logits
         clients, step = [ClientFacts(1, "one", 4, {}, {}, None, 0)], RoundFacts(2, "evaluate", 1, 1)
-        told = server_half("fedkseed", config, trainable).plan(result.state, clients, step)[1]
-        client_half("fedkseed", config, trainable).apply(told, session, None, "shared")
+        evaluation = server_half("fedkseed", config, trainable).plan(result.state, clients, step)[1]
+        client_half("fedkseed", config, trainable).apply(evaluation, session, None, "shared")
         with torch.no_grad():
             expected = session.model(**inputs).logits
         assert not torch.allclose(before, expected, atol=1e-4)
@@ -87,30 +77,32 @@ class TestWhatHasNoPlace:
     @pytest.mark.parametrize("name", ["bert", "llama", "gpt2", "gemma3-vision"])
     @pytest.mark.parametrize("tensor", ["lora_A.weight", "lora_B.weight", "bias_of_something", "odd.weight"])
     def test_is_refused_by_name(self, root: Path, tmp_path: Path, name: str, tensor: str) -> None:
-        told = evaluated(name, root, "classifier", LINEAR)
-        file = told.write(tmp_path / "adapter") / "adapter_model.safetensors"
+        evaluation = evaluated(name, root, "classifier", LINEAR)
+        file = evaluation.write(tmp_path / "adapter") / "adapter_model.safetensors"
         save_file(load_file(file) | {f"base_model.model.nowhere.{tensor}": torch.ones(2, 2)}, file)
         with pytest.raises(MergeError, match="nowhere"):
-            merge(tmp_path / "adapter", told.base, tmp_path / "merged")
+            merge(tmp_path / "adapter", evaluation.base, tmp_path / "merged")
         assert not (tmp_path / "merged").exists()
 
     def test_two_tensors_of_one_name_are_refused(self, root: Path, tmp_path: Path) -> None:
-        told = evaluated("llama", root, "causal_lm", LINEAR)
-        file = told.write(tmp_path / "adapter") / "adapter_model.safetensors"
+        evaluation = evaluated("llama", root, "causal_lm", LINEAR)
+        file = evaluation.write(tmp_path / "adapter") / "adapter_model.safetensors"
         tensors = load_file(file)
         name = min(name for name in tensors if "lora_A" in name)
         save_file(tensors | {name.replace(".lora_A", ".base_layer.lora_A"): tensors[name].clone()}, file)
         with pytest.raises(MergeError, match="two tensors for"):
-            merge(tmp_path / "adapter", told.base, tmp_path / "merged")
+            merge(tmp_path / "adapter", evaluation.base, tmp_path / "merged")
 
     def test_factors_on_experts_that_the_files_hold_in_parts_are_refused(self, root: Path, tmp_path: Path) -> None:
-        told = evaluated("mixtral", root, "causal_lm", LINEAR.model_copy(update={"target_modules": ("q_proj",)}))
-        file = told.write(tmp_path / "adapter") / "adapter_model.safetensors"
+        evaluation = evaluated(
+            "mixtral", root, "causal_lm", LINEAR.model_copy(update={"target_modules": ("q_proj",)})
+        )
+        file = evaluation.write(tmp_path / "adapter") / "adapter_model.safetensors"
         module = "base_model.model.model.layers.0.mlp.experts.gate_up_proj"
         extra = {f"{module}.lora_A.weight": torch.ones(2, 32), f"{module}.lora_B.weight": torch.ones(128, 2)}
         save_file(load_file(file) | extra, file)
         with pytest.raises(MergeError, match=r"adapted module 'model\.layers\.0\.mlp\.experts\.gate_up_proj'"):
-            merge(tmp_path / "adapter", told.base, tmp_path / "merged")
+            merge(tmp_path / "adapter", evaluation.base, tmp_path / "merged")
 
 
 class TestWithoutAModelLibrary:
@@ -118,16 +110,16 @@ class TestWithoutAModelLibrary:
     def test_a_classifier_is_merged(
         self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
-        told = evaluated(name, root, "classifier", LINEAR.model_copy(update={"bias": "all"}))
-        told.write(tmp_path / "adapter")
+        evaluation = evaluated(name, root, "classifier", LINEAR.model_copy(update={"bias": "all"}))
+        evaluation.write(tmp_path / "adapter")
         with monkeypatch.context() as absent:
             absent.setitem(sys.modules, "transformers", None)
-            merge(tmp_path / "adapter", told.base, tmp_path / "merged")
-        model, loading = told.automatic.from_pretrained(tmp_path / "merged", output_loading_info=True)
+            merge(tmp_path / "adapter", evaluation.base, tmp_path / "merged")
+        model, loading = evaluation.automatic.from_pretrained(tmp_path / "merged", output_loading_info=True)
         assert not loading["missing_keys"]
         # Which token pads is a question for the library too.
-        model.config.pad_token_id = told.session.model.config.pad_token_id
-        torch.testing.assert_close(told.logits_of(model), told.logits, rtol=0, atol=1e-4)
+        model.config.pad_token_id = evaluation.session.model.config.pad_token_id
+        torch.testing.assert_close(evaluation.logits_of(model), evaluation.logits, rtol=0, atol=1e-4)
         assert config_of(tmp_path / "merged")["architectures"] == [type(model).__name__]
 
     @pytest.mark.parametrize(
@@ -152,23 +144,23 @@ class TestWithoutAModelLibrary:
         fields: Any,
         words: str,
     ) -> None:
-        told = evaluated(name, root, "causal_lm", LINEAR.model_copy(update=fields))
-        told.write(tmp_path / "adapter")
+        evaluation = evaluated(name, root, "causal_lm", LINEAR.model_copy(update=fields))
+        evaluation.write(tmp_path / "adapter")
         monkeypatch.setitem(sys.modules, "transformers", None)
         with pytest.raises(MergeError, match=words):
-            merge(tmp_path / "adapter", told.base, tmp_path / "merged")
+            merge(tmp_path / "adapter", evaluation.base, tmp_path / "merged")
 
 
 class TestConfiguration:
     def test_names_and_base_are_those_that_the_provenance_tells(self, root: Path, tmp_path: Path) -> None:
-        told = evaluated("bert-with-two-labels", root, "classifier", LINEAR)
-        adapter = told.write(tmp_path / "adapter")
+        evaluation = evaluated("bert-with-two-labels", root, "classifier", LINEAR)
+        adapter = evaluation.write(tmp_path / "adapter")
         known = {
             "definition": {"task": {"labels": ["red", "green", "blue"]}},
-            "base_weights_digest": told.session.facts.weights_digest,
+            "base_weights_digest": evaluation.session.facts.weights_digest,
         }
         (adapter / "provenance.json").write_text(json.dumps(known), encoding="utf-8")
-        merge(adapter, told.base, tmp_path / "merged")
+        merge(adapter, evaluation.base, tmp_path / "merged")
         config = config_of(tmp_path / "merged")
         assert config["id2label"] == {"0": "red", "1": "green", "2": "blue"}
         assert config["label2id"] == {"red": 0, "green": 1, "blue": 2}
@@ -179,8 +171,8 @@ class TestConfiguration:
     def test_a_decoders_classifier_reads_a_batch_as_it_reads_one_text(
         self, root: Path, tmp_path: Path, name: str
     ) -> None:
-        told = evaluated(name, root, "classifier", LINEAR)
-        merge(told.write(tmp_path / "adapter"), told.base, tmp_path / "merged")
+        evaluation = evaluated(name, root, "classifier", LINEAR)
+        merge(evaluation.write(tmp_path / "adapter"), evaluation.base, tmp_path / "merged")
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
         tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "merged"))
         texts = ["the cat two is red", "a dog"]
@@ -193,21 +185,21 @@ class TestConfiguration:
         self, root: Path, tmp_path: Path
     ) -> None:
         lora = LINEAR.model_copy(update={"modules_to_save": ("lm_head",)})
-        told = evaluated("gemma3-vision", root, "causal_lm", lora)
-        merge(told.write(tmp_path / "adapter"), told.base, tmp_path / "merged")
+        evaluation = evaluated("gemma3-vision", root, "causal_lm", lora)
+        merge(evaluation.write(tmp_path / "adapter"), evaluation.base, tmp_path / "merged")
         config = config_of(tmp_path / "merged")
         assert (config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]) == (False, False)
 
     def test_the_number_format_is_that_of_the_files(self, root: Path, tmp_path: Path) -> None:
-        told = evaluated("llama", root, "causal_lm", LINEAR)
+        evaluation = evaluated("llama", root, "causal_lm", LINEAR)
         path = tmp_path / "base" / "config.json"
         path.parent.mkdir()
         save_file(
-            {n: v.half() for n, v in load_file(told.base / "model.safetensors").items()},
+            {n: v.half() for n, v in load_file(evaluation.base / "model.safetensors").items()},
             tmp_path / "base" / "model.safetensors",
         )
-        path.write_text(json.dumps(config_of(told.base) | {"dtype": "float32", "torch_dtype": "float32"}))
-        merge(told.write(tmp_path / "adapter"), tmp_path / "base", tmp_path / "merged")
+        path.write_text(json.dumps(config_of(evaluation.base) | {"dtype": "float32", "torch_dtype": "float32"}))
+        merge(evaluation.write(tmp_path / "adapter"), tmp_path / "base", tmp_path / "merged")
         config = config_of(tmp_path / "merged")
         assert (config["dtype"], config["torch_dtype"]) == ("float16", "float16")
         assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.float16

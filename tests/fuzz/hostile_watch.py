@@ -1,4 +1,4 @@
-"""What must hold of a federation in which the last of three workers is hostile."""
+"""Rules that must hold of a federation in which the last of three workers is hostile."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What must not be in an answer, or in a log, whoever asked for whatever."""
+"""Rules for answers and logs: contents that must not be there, whoever asked for whatever."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

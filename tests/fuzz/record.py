@@ -1,4 +1,4 @@
-"""What a run came to: findings, each printed as it is made, and counts of what was tried."""
+"""The record of a run: findings, each printed as it is made, and counts of what was tried."""
 
 import json
 from collections import Counter, defaultdict

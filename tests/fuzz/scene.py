@@ -1,4 +1,4 @@
-"""What the lives of a hostile worker share: who takes part, who is asked, and what is found."""
+"""The scene of a hostile worker's lives: participants, the coordinator that is asked, and findings."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""What is planted is found: a 5xx, a canary, a line of a log, growth, a broken rule, a stopped agent."""
+"""Planted faults are found: a 5xx, a canary, a line of a log, growth, a broken rule, a stopped agent."""
 
 import subprocess
 import sys

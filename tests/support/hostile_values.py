@@ -1,4 +1,4 @@
-"""What nobody means well by: wrong texts, numbers and names, and the places of a value that can hold them."""
+"""Hostile values: wrong texts, numbers and names, and the places of a value that can hold them."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -54,13 +54,14 @@ def web_process(log: Path) -> Iterator[WebProcess]:
 def _wait_for(url: str, process: "subprocess.Popen[str]") -> None:
     """Waits until it answers: it says where it is before it listens there."""
     until = time.monotonic() + START_SECONDS
-    while not _answers(url):
+    while not answers(url):
         assert process.poll() is None, "the web process has ended"
         assert time.monotonic() < until, "the web process does not answer"
         time.sleep(POLLING_SECONDS)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a web process answers there."""
     try:
         return httpx.get(f"{url}/healthz", trust_env=False).is_success
     except httpx.TransportError:

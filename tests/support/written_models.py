@@ -1,4 +1,4 @@
-"""What a session evaluated, and what is written of it: as an adapter, opened again, merged and opened."""
+"""A model as a session evaluated it, and as it is written: an adapter that is opened again, or merged and opened."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What goes wrong with a call of the worker API, once: the answer is another, breaks off, or is lost."""
+"""Faults in a call of the worker API, each once: the answer is another, breaks off, or is lost."""
 
 import time
 from collections.abc import MutableMapping

@@ -1,12 +1,17 @@
-"""A worker that speaks HTTP, in a running federation."""
+"""A worker in a running federation, in this process or speaking HTTP."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import Site, set_up
+from tests.coordinator.jobs.stage import Site, Stage, set_up
 from tests.support.service import Service
+
+
+@pytest.fixture
+def stage(data_folder: Path) -> Stage:
+    return set_up(data_folder)
 
 
 @pytest.fixture

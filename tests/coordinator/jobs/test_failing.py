@@ -22,11 +22,6 @@ from tests.coordinator.jobs.stage import BOOT, Stage, set_up
 from tests.support.queue import queued
 
 
-@pytest.fixture
-def stage(data_folder: Path) -> Stage:
-    return set_up(data_folder)
-
-
 def failure(transient: bool) -> FailRequest:
     return FailRequest(boot_id=BOOT, code="out_of_memory", transient=transient)
 

@@ -15,6 +15,7 @@ from coordinator.database import writing
 from coordinator.models import Worker
 from tests.coordinator.jobs.stage import BOOT, Site
 from tests.support.engines import free_port
+from tests.support.web_process import answers
 
 JOBS, CALLERS = 24, 8
 START_SECONDS = 120.0
@@ -37,13 +38,6 @@ def second_web(site: Site, tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(START_SECONDS)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_no_job_is_given_out_twice(site: Site, second_web: str) -> None:

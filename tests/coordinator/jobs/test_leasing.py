@@ -3,8 +3,6 @@
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from coordinator.database import reading, utcnow, writing
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
@@ -19,11 +17,6 @@ from federated.protocol import (
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, LATER_BOOT, Stage, set_up
 from tests.support.queue import queued
-
-
-@pytest.fixture
-def stage(data_folder: Path) -> Stage:
-    return set_up(data_folder)
 
 
 class TestLease:

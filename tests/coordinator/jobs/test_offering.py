@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,10 @@ from coordinator.models import Client, Federation, Grant, Job, Round
 from coordinator.models.base import new_id
 from coordinator.nudge import ADVANCE_ROUND
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import BOOT, Stage, set_up, train_body
+from tests.coordinator.jobs.stage import BOOT, Stage, train_body
 from tests.support.queue import queued
 
 MEMORY = "sha256:" + "5" * 64
-
-
-@pytest.fixture
-def stage(data_folder: Path) -> Stage:
-    return set_up(data_folder)
 
 
 def told(count: int, do: Callable[[], object]) -> list[str]:
