@@ -16,7 +16,6 @@ from federated.protocol import Work
 from federated.session import TrainingSession
 from federated.simulation import SimulatedFederation, run
 from tests.support.nodes import DATASET, LABELS, Consortium
-from worker_agent.settings import load_settings
 from worker_agent.training.session import open_session
 
 pytestmark = pytest.mark.once
@@ -45,7 +44,7 @@ def simulated(nodes: Consortium, federation_id: str, south: dict[str, Any], fold
     """The adapter's tensors file of the same federation in this process."""
     shown = nodes.get(federation_id)
     work = Work.model_validate(shown["definition"] | {"federation_seed": shown["seed"]})
-    sites = [load_settings(node.settings) for node in nodes.nodes]
+    sites = nodes.sites()
     torch.set_num_threads(sites[0].training_threads)
 
     def session(ordinal: int, seed: int) -> TrainingSession:

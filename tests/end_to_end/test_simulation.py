@@ -13,7 +13,7 @@ from federated.protocol import Work
 from federated.session import TrainingSession
 from federated.simulation import Result, SimulatedFederation, run
 from tests.support.nodes import DATASET, Consortium
-from worker_agent.settings import AgentSettings, load_settings
+from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
 pytestmark = pytest.mark.once
@@ -65,7 +65,7 @@ def test_the_simulation_makes_the_services_adapter(two_nodes: Consortium, tmp_pa
     two_nodes.end(federation_id)
     shown = two_nodes.get(federation_id)
     work = Work.model_validate(shown["definition"] | {"federation_seed": shown["seed"]})
-    sites = [load_settings(node.settings) for node in two_nodes.nodes]
+    sites = two_nodes.sites()
     made = simulated(work, sites, tmp_path, shown["definition"]["evaluation"]["every"])
     served = two_nodes.file(federation_id, "adapter_model.safetensors")
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == served

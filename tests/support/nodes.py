@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx
+import pytest
 
 from coordinator.artifacts import store
 from federated.payload import Payload
@@ -23,6 +24,7 @@ from tests.support.places import within
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.service import accept, created
 from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
+from worker_agent.settings import FILE_VARIABLE, AgentSettings, load_settings
 
 LABELS = WORDS[:3]
 MODEL = "tiny-bert"
@@ -155,6 +157,12 @@ class Consortium:
             created(node.http.post(f"{path}/clients", json=wish))
         self.owner.http.post(f"{path}/start").raise_for_status()
         return federation_id
+
+    def sites(self) -> list[AgentSettings]:
+        """The settings of the nodes' agents, in this process, which has its own again when this returns."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(FILE_VARIABLE, "")
+            return [load_settings(node.settings) for node in self.nodes]
 
     def get(self, federation_id: str, *parts: str) -> Any:
         """What the owner reads; waits while the web process is being restarted."""
