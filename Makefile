@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUNDS=n SEED=n
-	$(BIN)/python -m deploy.quickstart --algorithm $(ALGORITHM) --seed $(SEED) $(if $(DATA),--data $(DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python -m examples.quickstart --algorithm $(ALGORITHM) --seed $(SEED) $(if $(DATA),--data $(DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 up: install
 	$(BIN)/coordinator up

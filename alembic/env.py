@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import event
 
 from alembic import context
-from coordinator.database_roles import grant_service
-from coordinator.engines import BEGIN_IMMEDIATELY, make_engine
+from coordinator.db.engines import BEGIN_IMMEDIATELY, make_engine
+from coordinator.db.roles import grant_service
 from coordinator.models import Base
 from coordinator.settings import get_settings
 

@@ -27,7 +27,7 @@ from benchmarks.report import print_report
 from benchmarks.shapes import llama_facts
 from federated import registry
 from federated.contract import ClientUpdate, RoundFacts
-from federated.payload import LazyTensor, Payload
+from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import Lora
 
 _TARGET_SECONDS = 2.5

@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.fisher_scores import open_shape
 from benchmarks.report import print_report
+from federated.algorithm_kit.local_training import train
 from federated.contract import ClientFacts, ClientUpdate, GradientConfig, RoundFacts
-from federated.local_training import train
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
 from federated.session import TrainingSession
 from federated.trainable import Lora, ModelFacts

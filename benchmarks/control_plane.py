@@ -24,7 +24,7 @@ from benchmarks.load.cores import check_apart, on_core, two_cores
 from benchmarks.load.speed import Speed
 from benchmarks.load.tables import COHORT, SimulatedWorker, Sizes
 from benchmarks.report import print_report
-from deploy.quickstart.installation import Api, Installation
+from examples.quickstart.installation import Api, Installation
 
 _TARGET_MILLISECONDS = 250.0
 _TARGET_POLL_RATIO = 1.5

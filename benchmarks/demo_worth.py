@@ -16,10 +16,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.report import print_report
-from deploy.quickstart import baselines, tasks
-from deploy.quickstart.base_model import minilm
-from deploy.quickstart.definition import ROUNDS, definition
-from deploy.quickstart.quiet import quiet
+from examples.quickstart import baselines, tasks
+from examples.quickstart.base_model import minilm
+from examples.quickstart.definition import ROUNDS, definition
+from examples.quickstart.quiet import quiet
 
 LEAD_OVER_ALONE = 0.05
 LEAD_OVER_WORDS = 0.10

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from benchmarks.report import print_report
 from benchmarks.rows import open_rows
+from federated.algorithm_kit.local_training import Hooks, train
 from federated.algorithms.fibecfed.fisher import fisher_traces, token_counts
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.contract import GradientConfig
-from federated.local_training import Hooks, train
 from federated.session import TrainingSession
 from federated.trainable import Lora
 from worker_agent.training.session import Session

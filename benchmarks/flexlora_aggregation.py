@@ -28,7 +28,7 @@ from federated import registry
 from federated.contract import ClientUpdate, RoundFacts
 from federated.maths.generator import stream_key
 from federated.maths.low_rank import Search, Truncated, cheapest, stack, truncate
-from federated.payload import LazyTensor, Payload
+from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import Lora
 
 _TARGET_SPEEDUP = 250.0

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.load.hostile import bodies
 from benchmarks.load.probe import Probe, milliseconds_at
 from benchmarks.report import print_report
-from deploy.quickstart.installation import Api, Installation
-from federated.statement import enrolment_message
-from worker_agent.identity import Identity, WorkerRecord, public_key, signature
+from examples.quickstart.installation import Api, Installation
+from federated.signed_statement import enrolment_message
+from worker_agent.coordinator_api.identity import Identity, WorkerRecord, public_key, signature
 
 _TARGET_MILLISECONDS = 100.0
 _TARGET_GROWTH_BYTES = 32 * 1024**2

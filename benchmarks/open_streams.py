@@ -22,7 +22,7 @@ import httpx
 from benchmarks.control_plane import definition
 from benchmarks.load.probe import Probe, milliseconds_at
 from benchmarks.report import print_report
-from deploy.quickstart.installation import Api, Installation
+from examples.quickstart.installation import Api, Installation
 
 _TARGET_MILLISECONDS = 50.0
 _ORGANIZATIONS = 20

@@ -19,10 +19,10 @@ from benchmarks.flower_peer import environment
 from benchmarks.flower_peer.deployment import Deployment, PeerFailed
 from benchmarks.report import print_report
 from benchmarks.round_times import RoundTimes, summary
-from deploy.quickstart import federation as rest
-from deploy.quickstart.base_model import MODEL_ID, WEIGHTS_SHA256, minilm
-from deploy.quickstart.installation import Api, Installation, Member
-from deploy.quickstart.tasks import TextTask, support_messages, write_rows
+from examples.quickstart import federation as rest
+from examples.quickstart.base_model import MODEL_ID, WEIGHTS_SHA256, minilm
+from examples.quickstart.installation import Api, Installation, Member
+from examples.quickstart.tasks import TextTask, support_messages, write_rows
 
 _TARGET_SECONDS = 0.5
 _ORGANISATIONS = ("bank", "clinic")

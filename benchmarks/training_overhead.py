@@ -22,8 +22,8 @@ from transformers import AutoModelForSequenceClassification
 
 from benchmarks.report import print_report
 from benchmarks.rows import minilm_folder, open_rows
+from federated.algorithm_kit.local_training import Hooks, train
 from federated.contract import GradientConfig
-from federated.local_training import Hooks, train
 from federated.trainable import Lora, peft_name
 from worker_agent.training.session import Session
 

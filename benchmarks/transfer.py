@@ -22,7 +22,7 @@ from benchmarks.load import nginx, plain, processes
 from benchmarks.load.cores import on_core, two_cores
 from benchmarks.load.http import Caller
 from benchmarks.report import print_report
-from deploy.quickstart.installation import Api, Installation, free_port
+from examples.quickstart.installation import Api, Installation, free_port
 
 _TARGET_RATIO = 0.7
 _TARGET_MEMORY_BYTES = 64 * 1024**2

@@ -1,24 +1,17 @@
 """The command line `coordinator`. Nothing heavy is imported before a command needs it."""
 
-import fcntl
-import gc
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 from pydantic import ValidationError
 
-from coordinator import logs
 from coordinator.addresses import free_port, url_of
 from coordinator.settings import MAX_KEY_DAYS, get_settings, refusal
+from coordinator.telemetry import logs
 from federated.names import valid_name
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private
@@ -29,8 +22,6 @@ app.add_typer(keys, name="keys")
 log = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(log, name="audit")
 
-_COLLECT_AFTER = (1_000, 5, 1_000)
-MIGRATING = "migrating"
 Data = Annotated[Path | None, typer.Option("--data", help="Folder for everything this installation keeps.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
 
@@ -56,21 +47,11 @@ def _settle(process: str, data: Path | None = None, port: int | None = None, *, 
         sys.exit(refusal(error))
 
 
-def _collect_rarely() -> None:
-    """Keeps Python's collector from looking through all objects every few seconds.
-
-    That took 0.3 to 0.4 s in a web process with a thousand agents, in which it answered nobody; a hundred thousand
-    young ones took 0.1 s. What is there at the start stays anyway, and most of what is made later goes without it.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
-
-
 @app.command()
 def up(data: Data = None, port: Port = None) -> None:
     """Run everything on this machine: web, background and beat, kept alive."""
-    from coordinator.supervisor import Supervisor
+    from coordinator.cli.startup import migration_in_background, only_installation
+    from coordinator.cli.supervisor import Supervisor
 
     _settle("up", data, port)
     settings = get_settings()
@@ -80,7 +61,7 @@ def up(data: Data = None, port: Port = None) -> None:
         os.environ["FEDLOOM_PORT"] = str(free_port(settings.host))
     this = [sys.executable, "-m", "coordinator"]
     supervisor = Supervisor({"web": [*this, "serve"], "background": [*this, "work"], "beat": [*this, "beat"]}, folder)
-    with _only_one(folder), _migration_beside(folder, settings.embedded) as failed:
+    with only_installation(folder), migration_in_background(folder, settings.embedded) as failed:
         supervisor.run()
     if failed:
         raise typer.Exit(1)
@@ -91,9 +72,10 @@ def serve(data: Data = None, port: Port = None) -> None:
     """Run the web process alone."""
     import uvicorn
 
-    from coordinator import tracing
     from coordinator.app import create_app
-    from coordinator.supervisor import watch_parent
+    from coordinator.cli.startup import collect_garbage_rarely, wait_for_migration
+    from coordinator.cli.supervisor import watch_parent
+    from coordinator.telemetry import tracing
     from coordinator.web.connections import server_config
 
     watch_parent()
@@ -104,8 +86,8 @@ def serve(data: Data = None, port: Port = None) -> None:
     config = server_config(application, settings.host, settings.port)
     listening = config.bind_socket()
     url = settings.public_url or url_of(*listening.getsockname()[:2])
-    _wait_for_migration()
-    _collect_rarely()
+    wait_for_migration()
+    collect_garbage_rarely()
     typer.echo(f"Fedloom coordinator at {url} (documentation: {url}/docs)")
     uvicorn.Server(config).run([listening])
 
@@ -115,31 +97,33 @@ def work(data: Data = None) -> None:
     """Run a background process alone."""
     from celery.exceptions import SecurityWarning
 
-    from coordinator import tracing
     from coordinator.celery_app import celery, load_tasks, worker_arguments
-    from coordinator.supervisor import watch_parent
+    from coordinator.cli.startup import collect_garbage_rarely, wait_for_migration
+    from coordinator.cli.supervisor import watch_parent
+    from coordinator.telemetry import tracing
 
     watch_parent()
     _settle("background", data)
     warnings.filterwarnings("ignore", category=SecurityWarning)  # of root: this queue carries JSON alone
     load_tasks()
     tracing.start("background")
-    _wait_for_migration()
-    _collect_rarely()
+    wait_for_migration()
+    collect_garbage_rarely()
     celery.worker_main(worker_arguments(get_settings()))
 
 
 @app.command()
 def beat(data: Data = None) -> None:
     """Run the clock that wakes what is due; one in an installation."""
-    from coordinator import tracing
     from coordinator.celery_app import run_beat
-    from coordinator.supervisor import watch_parent
+    from coordinator.cli.startup import wait_for_migration
+    from coordinator.cli.supervisor import watch_parent
+    from coordinator.telemetry import tracing
 
     watch_parent()
     _settle("beat", data)
     tracing.start("beat")
-    _wait_for_migration()
+    wait_for_migration()
     run_beat()
 
 
@@ -163,7 +147,7 @@ def verify(
     data: Data = None,
 ) -> None:
     """Check an adapter against its provenance: files, signatures, the chain of rounds."""
-    from coordinator import verification
+    from coordinator.cli import verify as verification
 
     _settle("verify", data, writes=False)
     try:
@@ -177,7 +161,7 @@ def verify(
 @app.command("signing-key")
 def signing_key(data: Data = None) -> None:
     """Print the public key under which this coordinator's signatures of adapters hold."""
-    from coordinator import signing
+    from coordinator.provenance import signing
 
     _settle("signing-key", data)
     try:
@@ -192,55 +176,9 @@ def signing_key(data: Data = None) -> None:
 
 
 def _migrate() -> None:
-    from coordinator import migration
+    from coordinator.db import migration
 
     migration.upgrade()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two installations in one folder would take each other's messages."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            typer.echo(f"Another `coordinator up` runs in {folder}.", err=True)
-            raise typer.Exit(1) from None
-        yield
-
-
-@contextmanager
-def _migration_beside(folder: Path, embedded: bool) -> Iterator[list[Exception]]:
-    """Migrates while the processes start, which wait for it before they serve. Yields what went wrong."""
-    from coordinator import processes
-
-    failed: list[Exception] = []
-    with (folder / MIGRATING).open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-
-        def migrate_and_open() -> None:
-            try:
-                if embedded:
-                    _migrate()
-                    processes.forget_all()
-                fcntl.flock(gate, fcntl.LOCK_UN)
-            except Exception as error:
-                structlog.get_logger(__name__).exception("migration_failed")
-                failed.append(error)
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        thread = threading.Thread(target=migrate_and_open, name="migrate")
-        thread.start()
-        yield failed
-        thread.join()
-
-
-def _wait_for_migration() -> None:
-    settings = get_settings()
-    if not settings.embedded:
-        return
-    with (settings.data_folder / MIGRATING).open("a") as gate:
-        fcntl.flock(gate, fcntl.LOCK_SH)
 
 
 def _name(text: str) -> str:
@@ -259,7 +197,7 @@ def create_admin(
     ] = None,
 ) -> None:
     """Make an API key that may do everything, and print it this once."""
-    from coordinator.database import utcnow, writing
+    from coordinator.db.sessions import utcnow, writing
     from coordinator.organizations import service
 
     _settle("keys", data)
@@ -274,7 +212,7 @@ def create_admin(
 def verify_audit(data: Data = None) -> None:
     """Walk every chain of the audit log: the number and hash of its last entry, or the first that was changed."""
     from coordinator import audit
-    from coordinator.database import reading
+    from coordinator.db.sessions import reading
 
     _settle("audit", data, writes=False)
     try:

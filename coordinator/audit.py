@@ -15,9 +15,9 @@ from typing import Any, Final, Literal, get_args
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from coordinator.database import before_commit, lock_row, utcnow
+from coordinator.db.sessions import before_commit, lock_row, utcnow
 from coordinator.models import AuditChain, AuditEntry
-from federated.statement import canonical_json
+from federated.signed_statement import canonical_json
 
 INSTALLATION: Final = "installation"
 """The chain of acts that concern no organization, or the list of them."""

@@ -17,16 +17,18 @@ from celery.signals import (
     worker_shutdown,
 )
 
-from coordinator import nudge, ownership, processes
-from coordinator.database import forget_inherited, utcnow, writing
-from coordinator.listening import Listening
+from coordinator import ownership
+from coordinator.db.sessions import forget_inherited, utcnow, writing
+from coordinator.operations import heartbeats
+from coordinator.queue import wakeups
+from coordinator.queue.watchdog import Listening
 from coordinator.rounds import step_pool
 from coordinator.settings import Settings, get_settings
 from federated.private_files import NotPrivate
 
 COLLECT_SECONDS = 3600.0
 
-celery = nudge.celery
+celery = wakeups.celery
 celery.steps["consumer"].add(Listening)
 _alive = ExitStack()
 
@@ -39,21 +41,21 @@ def load_tasks() -> None:
     from coordinator.webhooks import tasks as webhook_tasks  # noqa: F401
 
 
-@celery.task(name=nudge.RENEW_PROCESS)
+@celery.task(name=wakeups.RENEW_PROCESS)
 def renew_beat() -> None:
     """Beat sent this and a background process took it: both are alive."""
     with writing() as session:
-        processes.renew(session, "beat", "beat", utcnow())
+        heartbeats.renew(session, "beat", "beat", utcnow())
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Task name -> its entry. A message not taken within one period is dropped: the next one says the same."""
     periods = {
-        nudge.RECONCILE: settings.reconcile_seconds,
-        nudge.RENEW_PROCESS: settings.process_renew_seconds,
-        nudge.RESUME_UPLOADS: settings.process_renew_seconds,
-        nudge.COLLECT: COLLECT_SECONDS,
-        nudge.FORGET_DELIVERIES: COLLECT_SECONDS,
+        wakeups.RECONCILE: settings.reconcile_seconds,
+        wakeups.RENEW_PROCESS: settings.process_renew_seconds,
+        wakeups.RESUME_UPLOADS: settings.process_renew_seconds,
+        wakeups.COLLECT: COLLECT_SECONDS,
+        wakeups.FORGET_DELIVERIES: COLLECT_SECONDS,
     }
     return {
         task: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
@@ -80,7 +82,7 @@ def _own_data(**_: object) -> None:
 def _send_all_once(**_: object) -> None:
     """Beat's first turn comes one period after its start; what is due is due now."""
     for task in beat_schedule(get_settings()):
-        nudge.send(task)
+        wakeups.send(task)
 
 
 @worker_ready.connect
@@ -102,7 +104,7 @@ def _begin(steps_at_once: int) -> None:
 
     settings = get_settings()
     _alive.enter_context(step_pool.running(steps_at_once))
-    _alive.enter_context(processes.renewing("background"))
+    _alive.enter_context(heartbeats.renewing("background"))
     _alive.enter_context(deliverer.running(settings.webhook_threads, settings.webhook_timeout_seconds))
 
 

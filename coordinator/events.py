@@ -14,10 +14,10 @@ from pydantic_core import to_json
 from sqlalchemy import BindParameter, bindparam, func, select, union
 from sqlalchemy.orm import Session
 
-from coordinator.database import before_commit, lock_names, utcnow
+from coordinator.db.sessions import before_commit, lock_names, utcnow
 from coordinator.models import Client, Delivery, Event, Federation, Invitation, Webhook
 from coordinator.models.base import new_id
-from coordinator.nudge import DELIVER, nudge
+from coordinator.queue.wakeups import DELIVER, nudge
 from coordinator.settings import get_settings
 
 TYPES: Final = frozenset(

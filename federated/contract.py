@@ -21,7 +21,7 @@ from federated.trainable import Full, Lora, ModelFacts, Prefix
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from federated.payload import Payload
+    from federated.payloads.payload import Payload
     from federated.session import TrainingSession
 
 AnyTrainable = Lora | Prefix | Full
@@ -76,7 +76,7 @@ class AlgorithmConfig(BaseModel):
 
 
 class GradientConfig(AlgorithmConfig):
-    """Settings of the local gradient loop (`federated.local_training`). Exactly one of steps or epochs is used."""
+    """Settings of the local gradient loop, `algorithm_kit.local_training`. Either steps or epochs are set."""
 
     local_steps: int | None = Field(default=None, ge=1, le=1_000_000, description="optimiser steps per round")
     local_epochs: float = Field(default=1.0, gt=0, le=1000, description="used when local_steps is null")
@@ -241,7 +241,7 @@ class ServerHalf(Protocol):
     """Torch and maths; no database, no HTTP, no mutable attribute."""
 
     def start(self, model: ModelFacts, seed: int, initial: "Payload | None") -> "Payload":
-        """The first state. `initial`: an earlier adapter, as `federated.initial_adapter` makes it of its files."""
+        """The first state. `initial`: an earlier adapter, read by `federated.export.initial_adapter`."""
 
     def plan(self, state: "Payload", clients: Sequence[ClientFacts], step: RoundFacts) -> "Mapping[int, Payload]":
         """Ordinal -> instruction, one for each given client; every instruction has the fact `expects`."""

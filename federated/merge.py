@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from federated.base_files import INDEX, BaseFiles, MergeError, read_json, write_json
-from federated.base_names import BaseNames, Trained, fit_plainly, plain_names
 from federated.contract import LedgerInvalid
-from federated.header import HeaderError
-from federated.merged_config import ModelChanges, merged_config
-from federated.payload import Payload
+from federated.export.base_files import INDEX, BaseFiles, MergeError, read_json, write_json
+from federated.export.base_names import BaseNames, Trained, fit_plainly, plain_names
+from federated.export.merged_config import ModelChanges, merged_config
+from federated.export.weight_deltas import LedgerChanges, PeftChanges, Source, WeightChanges
+from federated.payloads.header import HeaderError
+from federated.payloads.payload import Payload
 from federated.printable import printable
 from federated.registry import ledger_weights
-from federated.weight_changes import LedgerChanges, PeftChanges, Source, WeightChanges
 
 _LEDGER = "ledger.safetensors"
 _PROVENANCE = "provenance.json"
@@ -88,7 +88,7 @@ def _names(base: BaseFiles, trained: Trained) -> BaseNames:
     if fit_plainly(base, trained):
         return BaseNames(dict(zip(base.shapes, base.shapes, strict=True)))
     try:
-        from federated.library_names import library_names
+        from federated.export.library_names import library_names
 
         return library_names(base, trained)
     except ImportError:

@@ -24,7 +24,7 @@ from federated.contract import (
 )
 
 if TYPE_CHECKING:
-    from federated.payload import Payload
+    from federated.payloads.payload import Payload
 
 
 class UnknownAlgorithm(LookupError):

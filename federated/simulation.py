@@ -23,7 +23,7 @@ from federated.contract import (
     ServerHalf,
     View,
 )
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import TrainingSession
 
 OpenSession = Callable[[int, int], TrainingSession]

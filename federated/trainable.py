@@ -125,8 +125,8 @@ class Initialisation(Plain):
     """How a trainable tensor starts.
 
     `zeros`; `uniform` in [-scale, scale); `normal` with standard deviation `scale`: these three are drawn by
-    `federated.maths.starts`, the same bits everywhere. `base`: the base model's own value, so the tensor travels
-    as a difference that starts at zero.
+    `federated.maths.initialization`, the same bits everywhere. `base`: the base model's own value, so the tensor
+    travels as a difference that starts at zero.
     """
 
     kind: Literal["zeros", "uniform", "normal", "base"]

@@ -12,7 +12,7 @@ from xdist.scheduler import LoadFileScheduling
 # Tests run side by side: processes that each take all cores for every small sum wait for each other, spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from coordinator import logs
+from coordinator.telemetry import logs
 from federated.private_files import keep_private
 from tests.support import service as support
 from tests.support.places import on_servers, places, settled

@@ -18,17 +18,17 @@ from federated import __version__
 from federated.names import normal_form
 from federated.printable import printable
 from federated.private_files import NotPrivate, keep_private, own_folder
-from worker_agent import approvals
-from worker_agent.agent import Agent, coordinator_url, only_agent, open_worker
-from worker_agent.approvals import Request
+from worker_agent.coordinator_api.enrollment import enroll as enroll_worker
+from worker_agent.coordinator_api.enrollment import rotate_key as replace_key
+from worker_agent.coordinator_api.identity import load_identity
 from worker_agent.display import open_display, shown
 from worker_agent.doctor import examine
-from worker_agent.enrolment import enroll as enroll_worker
-from worker_agent.enrolment import rotate_key as replace_key
 from worker_agent.errors import AgentError, ConfigurationError
-from worker_agent.identity import load_identity
-from worker_agent.memory import MemoryChain
+from worker_agent.node import approvals
+from worker_agent.node.approvals import Request
+from worker_agent.runtime.agent import Agent, coordinator_url, only_agent, open_worker
 from worker_agent.settings import DATA_ENTRIES, AgentSettings, load_settings
+from worker_agent.storage.client_memory import MemoryChain
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
 DATA_MODULE = "worker_agent.training.data"

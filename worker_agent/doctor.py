@@ -14,13 +14,13 @@ import httpx
 
 from federated.private_files import check_private
 from federated.protocol import PROTOCOL_VERSION, Answer, CoordinatorVersion
-from worker_agent.agent import DOUBLED, coordinator_url, only_agent
-from worker_agent.capabilities import allowed_algorithms
-from worker_agent.connection import Connection, open_http
-from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.coordinator_api.client import CoordinatorClient
+from worker_agent.coordinator_api.connection import Connection, open_http
+from worker_agent.coordinator_api.identity import Identity, load_identity
 from worker_agent.errors import AgentError, ConfigurationError, NoCoordinator
-from worker_agent.identity import Identity, load_identity
+from worker_agent.node.capabilities import allowed_algorithms
 from worker_agent.origins import Origins, origin_of
+from worker_agent.runtime.agent import DOUBLED, coordinator_url, only_agent
 from worker_agent.settings import DATA_ENTRIES, AgentSettings
 
 MOST_SKEW_SECONDS = 30.0

@@ -47,6 +47,6 @@ def downgrade() -> None:
 
 
 def _key_id(public_key: str) -> str:
-    # As `federated.statement.key_id` is today: a migration keeps to what it did.
+    # As `federated.signed_statement.key_id` is today: a migration keeps to what it did.
     raw = urlsafe_b64decode(public_key + "=" * (-len(public_key) % 4))
     return "ed25519:" + hashlib.sha256(raw).hexdigest()[:32]

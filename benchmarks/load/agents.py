@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks.load.wire import Answer, Wire
-from worker_agent.connection import apart
-from worker_agent.identity import Identity, Tokens, WorkerRecord
+from worker_agent.coordinator_api.connection import apart
+from worker_agent.coordinator_api.identity import Identity, Tokens, WorkerRecord
 
 HEARTBEAT_SECONDS = 10.0
 RENEW_SECONDS = 20.0

@@ -14,7 +14,7 @@ from sqlalchemy import exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from benchmarks.load.tables import COHORT, INSTRUCTION, round_row
-from coordinator.database import after_commit, reading, utcnow, writing
+from coordinator.db.sessions import after_commit, reading, utcnow, writing
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Round
 from federated import schedule

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks.load.cores import on_core, two_cores
 from benchmarks.load.tables import SimulatedWorker
-from worker_agent.connection import Clock, SignedRequests
-from worker_agent.identity import Identity, WorkerRecord
+from worker_agent.coordinator_api.connection import Clock, SignedRequests
+from worker_agent.coordinator_api.identity import Identity, WorkerRecord
 
 _WARM_UP = 20
 _IN_A_ROW = 10

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
-from coordinator.engines import make_engine
+from coordinator.db.engines import make_engine
 from coordinator.models import Artifact, Base, Client, Federation, Job, Round, Worker, WorkerKey
 from coordinator.models.base import new_id
 from federated.protocol import Capabilities
-from federated.statement import key_id
-from worker_agent.identity import public_key
+from federated.signed_statement import key_id
+from worker_agent.coordinator_api.identity import public_key
 
 COHORT = 10
 """Clients of a federation, and jobs of a round."""

@@ -1,6 +1,7 @@
 """Asks as a worker agent's HTTP client does, at a fraction of its cost: a thousand of those would measure themselves.
 
-Connections are kept and given up as the worker agent keeps and gives up its own (`worker_agent.connection.LIMITS`).
+Connections are kept and closed as the worker agent keeps and closes its own:
+`worker_agent.coordinator_api.connection.LIMITS`.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from worker_agent.connection import LIMITS
+from worker_agent.coordinator_api.connection import LIMITS
 
 _TIMEOUT_SECONDS = 60.0
 

@@ -18,7 +18,7 @@ from benchmarks.tables.document import document, write_between
 from benchmarks.tables.jobs import Finished, Job, jobs_of, run_all
 from benchmarks.tables.results import Results
 from benchmarks.tables.sites import make_site
-from deploy.quickstart.base_model import minilm
+from examples.quickstart.base_model import minilm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.tables.jobs import Finished, Job
 from benchmarks.tables.sites import Site
-from deploy.quickstart.definition import MAX_LENGTH
+from examples.quickstart.definition import MAX_LENGTH
 from federated import registry, simulation
 from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.session import TrainingSession

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.tables.definition import Row, Table
 from benchmarks.tables.sites import Site
-from deploy.quickstart.quiet import quiet
+from examples.quickstart.quiet import quiet
 
 _SHARED = (
     "rounds",

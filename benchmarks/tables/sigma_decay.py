@@ -7,7 +7,7 @@ import torch
 from benchmarks.tables.document import grid
 from federated import registry
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts, ServerHalf
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
 
 ROUNDS = 5

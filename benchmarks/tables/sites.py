@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.tables.definition import Table
-from deploy.quickstart import tasks
-from deploy.quickstart.tasks import Row as TextRow
+from examples.quickstart import tasks
+from examples.quickstart.tasks import Row as TextRow
 from worker_agent.settings import DatasetSettings
 
 MIN_ROWS = 16

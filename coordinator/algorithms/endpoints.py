@@ -6,12 +6,12 @@ from importlib.resources import files
 from fastapi import APIRouter
 
 from coordinator.algorithms.schemas import AlgorithmAnswer
+from coordinator.auth.principals import AnyPrincipal
 from coordinator.errors import NotFound
-from coordinator.limits import PathName
-from coordinator.pagination import Listing, Paging
-from coordinator.problems import problem_responses
-from coordinator.routes import Route
-from coordinator.security import AnyPrincipal
+from coordinator.web.body_limits import PathName
+from coordinator.web.pagination import Listing, Paging
+from coordinator.web.problem_details import problem_responses
+from coordinator.web.routes import Route
 from federated import registry
 
 router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"], route_class=Route)

@@ -8,14 +8,15 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from coordinator.artifacts import chunks, presigned, service, store
-from coordinator.conditions import is_known
-from coordinator.database import ReadSession, WriteSession, reading, utcnow
+from coordinator.artifacts import service
+from coordinator.artifacts.store import chunks, objects, presigned
+from coordinator.auth.principals import AnyPrincipal, Principal
+from coordinator.db.sessions import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unavailable, Unprocessable
-from coordinator.limits import ChunkIndex, HeaderText, PathId, TagsText
-from coordinator.problems import LOCATED, problem_responses
-from coordinator.routes import Route
-from coordinator.security import AnyPrincipal, Principal
+from coordinator.web.body_limits import ChunkIndex, HeaderText, PathId, TagsText
+from coordinator.web.etags import is_known
+from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.routes import Route
 from federated.protocol import DIGEST_PATTERN, UploadAnswer, UploadRequest
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route)
@@ -142,13 +143,13 @@ def stream(
 def _readable_size(principal: Principal, digest: str) -> int:
     with reading() as session:
         size_bytes = service.readable(session, principal, digest, utcnow()).size_bytes
-    if store.size_of(digest) != size_bytes:  # the other bytes of the right number are found by who reads them
+    if objects.size_of(digest) != size_bytes:  # the other bytes of the right number are found by who reads them
         raise service.reported(digest)
     return size_bytes
 
 
 async def _bytes(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
-    async for part in store.read(digest, start, end):
+    async for part in objects.read(digest, start, end):
         yield bytes(part)
 
 

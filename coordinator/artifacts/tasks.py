@@ -1,21 +1,22 @@
 """Background work on artifacts. Each may be lost, doubled or run twice at once."""
 
-from coordinator import idempotency, nudge
 from coordinator.artifacts import service
-from coordinator.database import utcnow
+from coordinator.db.sessions import utcnow
+from coordinator.queue import wakeups
+from coordinator.web import idempotency
 
 
-@nudge.celery.task(name=nudge.ASSEMBLE)
+@wakeups.celery.task(name=wakeups.ASSEMBLE)
 def assemble(upload_id: str) -> None:
     service.assemble(upload_id)
 
 
-@nudge.celery.task(name=nudge.RESUME_UPLOADS)
+@wakeups.celery.task(name=wakeups.RESUME_UPLOADS)
 def resume() -> None:
     service.resume(utcnow())
 
 
-@nudge.celery.task(name=nudge.COLLECT)
+@wakeups.celery.task(name=wakeups.COLLECT)
 def collect() -> None:
     service.collect(utcnow())
     idempotency.forget_expired(utcnow())

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Header, Response
 from sqlalchemy.orm import Session
 
+from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal
 from coordinator.clients import service
 from coordinator.clients.schemas import (
     Acceptance,
@@ -15,14 +16,13 @@ from coordinator.clients.schemas import (
     Reason,
     client_answer,
 )
-from coordinator.conditions import tell_version
-from coordinator.database import ReadSession, WriteSession, utcnow
-from coordinator.limits import PathId, body_of_at_most
+from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.models import Invitation
-from coordinator.pagination import Listing, Page, Paging
-from coordinator.problems import LOCATED, problem_responses
-from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, OperatorPrincipal
+from coordinator.web.body_limits import PathId, body_of_at_most
+from coordinator.web.etags import tell_version
+from coordinator.web.pagination import Listing, Page, Paging
+from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.routes import Route
 
 router = APIRouter(prefix="/v1", tags=["clients"], route_class=Route)
 MAX_REGISTRATION_BYTES = 64 * 1024

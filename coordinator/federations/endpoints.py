@@ -10,8 +10,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from coordinator import events
-from coordinator.conditions import IfMatch, tell_version
-from coordinator.database import ReadSession, WriteSession, reading, utcnow
+from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
+from coordinator.db.batching import Gathering, each
+from coordinator.db.sessions import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import CoordinatorError, NotFound, Unauthenticated
 from coordinator.federations import service
 from coordinator.federations.schemas import (
@@ -22,15 +23,14 @@ from coordinator.federations.schemas import (
     FederationChange,
     FederationCreate,
 )
-from coordinator.gathering import Gathering, each
-from coordinator.limits import LARGE_BODY, PathId
 from coordinator.models import Federation
-from coordinator.pagination import MAX_NUMBER, Listing, Paging
-from coordinator.problems import LOCATED, problem_responses
-from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
+from coordinator.web.body_limits import LARGE_BODY, PathId
+from coordinator.web.etags import IfMatch, tell_version
+from coordinator.web.pagination import MAX_NUMBER, Listing, Paging
+from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.routes import Route
+from coordinator.web.wait_statements import Subject
 from coordinator.web.waits import Wait, WaitingStream, open_wait
-from coordinator.web.watched import Subject
 
 router = APIRouter(prefix="/v1/federations", tags=["federations"], route_class=Route)
 

@@ -1,9 +1,17 @@
 """Moves federations on, and finds what was forgotten. Each may be lost, doubled or run twice at once."""
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged
 from coordinator.federations import service
-from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND, AGGREGATE_SHARD, DELIVER, RECONCILE, celery, send
+from coordinator.queue.wakeups import (
+    ADVANCE_FEDERATION,
+    ADVANCE_ROUND,
+    AGGREGATE_SHARD,
+    DELIVER,
+    RECONCILE,
+    celery,
+    send,
+)
 from coordinator.rounds import service as round_service
 from coordinator.rounds import tasks as rounds
 from coordinator.webhooks import service as webhooks

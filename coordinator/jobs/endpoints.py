@@ -10,20 +10,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.conditions import IfMatch
-from coordinator.database import WriteSession, asking, reading, utcnow, writing
+from coordinator.auth.principals import AnyPrincipal, OperatorPrincipal, Principal, WorkerPrincipal
+from coordinator.db.batching import Gathering
+from coordinator.db.sessions import WriteSession, asking, reading, utcnow, writing
 from coordinator.errors import Conflict, CoordinatorError
-from coordinator.gathering import Gathering
 from coordinator.jobs import lifecycle, service
 from coordinator.jobs.service import Checked, Renewal, Submission
 from coordinator.jobs.wakeup import Offer, Watcher
-from coordinator.limits import LARGE_BODY, PathId
-from coordinator.problems import problem_responses
-from coordinator.routes import Route
-from coordinator.security import AnyPrincipal, OperatorPrincipal, Principal, WorkerPrincipal
 from coordinator.settings import get_settings
+from coordinator.web.body_limits import LARGE_BODY, PathId
+from coordinator.web.etags import IfMatch
+from coordinator.web.problem_details import problem_responses
+from coordinator.web.routes import Route
+from coordinator.web.wait_statements import Subject
 from coordinator.web.waits import open_wait
-from coordinator.web.watched import Subject
 from federated.protocol import (
     DeclineRequest,
     FailRequest,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 from anyio import CapacityLimiter, to_thread
 
-from coordinator.notices import Notices
+from coordinator.db.listener import Notices
 
 SETTLE_SECONDS = 5.0
 

@@ -5,7 +5,7 @@ from sqlalchemy import BigInteger, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from coordinator.models.base import Base
-from federated.statement import definition_digest
+from federated.signed_statement import definition_digest
 
 
 class Federation(Base):

@@ -9,7 +9,7 @@ from coordinator.models.base import Base
 class WorkerKey(Base):
     """A public key that a worker signs or signed with: kept for ever, so that old signatures can be checked.
 
-    `id` is `federated.statement.key_id`. The worker's row has the one that counts now.
+    `id` is `federated.signed_statement.key_id`. The worker's row has the one that counts now.
     """
 
     __tablename__ = "worker_keys"

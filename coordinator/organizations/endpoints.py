@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from coordinator import audit
-from coordinator.database import ReadSession, WriteSession, utcnow
-from coordinator.limits import PathId
+from coordinator.auth.principals import AdminPrincipal, KeyPrincipal, OperatorPrincipal, OwnerPrincipal
+from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.models import AuditEntry
 from coordinator.organizations import service
 from coordinator.organizations.schemas import (
@@ -22,10 +22,10 @@ from coordinator.organizations.schemas import (
     OrganizationCreate,
     Time,
 )
-from coordinator.pagination import Listing, Page, Paging
-from coordinator.problems import LOCATED, problem_responses
-from coordinator.routes import Route
-from coordinator.security import AdminPrincipal, KeyPrincipal, OperatorPrincipal, OwnerPrincipal
+from coordinator.web.body_limits import PathId
+from coordinator.web.pagination import Listing, Page, Paging
+from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.routes import Route
 
 router = APIRouter(prefix="/v1/organizations", tags=["organizations"], route_class=Route)
 installation = APIRouter(prefix="/v1", tags=["organizations"], route_class=Route)

@@ -18,7 +18,7 @@ from coordinator.models import (
     Organization,
     Round,
 )
-from coordinator.pagination import Page, PageRequest
+from coordinator.web.pagination import Page, PageRequest
 
 
 def by_name(session: Session, name: str) -> Organization | None:

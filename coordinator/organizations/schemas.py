@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from coordinator.pagination import Listing
-from coordinator.routes import ShownOnce
+from coordinator.web.pagination import Listing
+from coordinator.web.routes import ShownOnce
 from federated.protocol import Name
 
 MAX_TOKEN_SECONDS = 366 * 24 * 3600.0

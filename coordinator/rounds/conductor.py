@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from coordinator import signing
 from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
-from coordinator.rounds import judging
-from coordinator.rounds.desk import own_folder
+from coordinator.provenance import signing
+from coordinator.rounds import update_checks
 from coordinator.rounds.schemas import (
     AgainInput,
     AggregateInput,
@@ -42,19 +41,20 @@ from coordinator.rounds.schemas import (
     UpdateInput,
     Verdicts,
 )
+from coordinator.rounds.work_folders import own_folder
 from coordinator.settings import get_settings
 from federated import registry
-from federated.adapter_files import write_adapter
+from federated.algorithm_kit.number_checks import check_finite, finite
+from federated.algorithm_kit.shared_tensors import dissenters
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
 from federated.environment import environment
-from federated.header import HeaderError
-from federated.initial_adapter import initial_adapter
-from federated.inspection import check_finite, finite
-from federated.maths.comparison import largest_difference
-from federated.payload import Payload
-from federated.shards import cut, part
+from federated.export.adapter_files import write_adapter
+from federated.export.initial_adapter import initial_adapter
+from federated.maths.tensor_diff import largest_difference
+from federated.payloads.header import HeaderError
+from federated.payloads.payload import Payload
+from federated.payloads.shards import cut, part
 from federated.trainable import ModelFacts, Trainable
-from federated.travelling import dissenters
 
 STATE = "state"
 TRAINABLE: TypeAdapter[Trainable] = TypeAdapter(Trainable)
@@ -88,7 +88,7 @@ def check(given: CheckInput) -> Verdicts:
         problems: dict[str, Mapping[str, Any] | None] = {}
         norms: dict[str, float] = {}
         for job_id, instruction, update in given.updates:
-            verdict = judging.norm_or_problem(half, instruction, update, given.max_update_norm)
+            verdict = update_checks.norm_or_problem(half, instruction, update, given.max_update_norm)
             if isinstance(verdict, float):
                 problems[job_id], norms[job_id] = None, verdict
             else:
@@ -103,7 +103,7 @@ def aggregate(given: AggregateInput) -> MadeAggregate | Cut | Omission:
     aggregated together those are named that have to be left out.
     """
     if apart := dissenters({update.ordinal: _open(update.digest) for update in given.updates}):
-        return Omission({ordinal: judging.differs(name) for ordinal, name in apart.items()})
+        return Omission({ordinal: update_checks.differs(name) for ordinal, name in apart.items()})
     state = _open(given.state_digest)
     shards = cut(state, registry.algorithm(given.method.algorithm).shard_by, get_settings().shard_bytes)
     if len(shards) > 1:
@@ -111,8 +111,8 @@ def aggregate(given: AggregateInput) -> MadeAggregate | Cut | Omission:
     with _working(given.method) as (half, folder):
         try:
             return _made_aggregate(half, given, _outcome(half, given), folder)
-        except judging.FAILURES as error:
-            return judging.omission(given, folder, error, partial(_made_for_nothing, half, None))
+        except update_checks.FAILURES as error:
+            return update_checks.omission(given, folder, error, partial(_made_for_nothing, half, None))
 
 
 def aggregate_shard(given: ShardInput) -> MadeShard | Omission:
@@ -123,8 +123,8 @@ def aggregate_shard(given: ShardInput) -> MadeShard | Omission:
             notes = _put_notes(outcome, folder)
             state = _put(outcome.state, folder / STATE)
             return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
-        except judging.FAILURES as error:
-            return judging.omission(given.whole, folder, error, partial(_made_for_nothing, half, given.groups))
+        except update_checks.FAILURES as error:
+            return update_checks.omission(given.whole, folder, error, partial(_made_for_nothing, half, given.groups))
 
 
 def join(given: JoinInput) -> MadeAggregate | Omission:
@@ -134,8 +134,8 @@ def join(given: JoinInput) -> MadeAggregate | Omission:
         try:
             outcome = half.join(state, parts, _step(given.whole.method))
             return _made_aggregate(half, given.whole, outcome, folder)
-        except judging.FAILURES as error:
-            return judging.omission(given.whole, folder, error, partial(_made_for_nothing, half, None))
+        except update_checks.FAILURES as error:
+            return update_checks.omission(given.whole, folder, error, partial(_made_for_nothing, half, None))
 
 
 def put_again(given: AgainInput) -> None:

@@ -11,21 +11,21 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts import store
 from coordinator.artifacts.endpoints import stream
+from coordinator.artifacts.store import objects
+from coordinator.auth.principals import KeyPrincipal, Principal
 from coordinator.clients import service as clients
-from coordinator.conditions import is_known, tag
-from coordinator.database import ReadSession, reading, utcnow, writing
-from coordinator.limits import MAX_TAGS, HeaderText, PathId, PathName, TagsText
+from coordinator.db.sessions import ReadSession, reading, utcnow, writing
 from coordinator.models import Federation, Round
-from coordinator.pagination import MAX_INTEGER, Listing, Page, Paging
-from coordinator.problems import problem_responses
+from coordinator.provenance.document import FILE as PROVENANCE_FILE
+from coordinator.provenance.signing import FILE as SIGNATURE_FILE
 from coordinator.rounds import service
-from coordinator.rounds.provenance import FILE as PROVENANCE_FILE
 from coordinator.rounds.schemas import AdapterFile, RoundAnswer
-from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, Principal
-from coordinator.signing import FILE as SIGNATURE_FILE
+from coordinator.web.body_limits import MAX_TAGS, HeaderText, PathId, PathName, TagsText
+from coordinator.web.etags import is_known, tag
+from coordinator.web.pagination import MAX_INTEGER, Listing, Page, Paging
+from coordinator.web.problem_details import problem_responses
+from coordinator.web.routes import Route
 from federated.protocol import JobAnswer, JobKind, RoundKind
 
 router = APIRouter(prefix="/v1", tags=["rounds"], route_class=Route)
@@ -240,7 +240,7 @@ async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) 
         for name, file in files.items():
             hashed = hashlib.sha256()
             with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
-                async for part in store.read(file.digest, 0, file.size_bytes):
+                async for part in objects.read(file.digest, 0, file.size_bytes):
                     hashed.update(part)
                     entry.write(bytes(part))
                     yield sink.take()

@@ -14,8 +14,8 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 
-from coordinator import logs
 from coordinator.settings import get_settings
+from coordinator.telemetry import logs
 from federated.private_files import keep_private
 
 

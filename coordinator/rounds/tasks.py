@@ -9,9 +9,9 @@ import structlog
 from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, CoordinatorError
-from coordinator.nudge import ADVANCE_ROUND, AGGREGATE_SHARD, MEND, celery
+from coordinator.queue.wakeups import ADVANCE_ROUND, AGGREGATE_SHARD, MEND, celery
 from coordinator.rounds import service, step_pool
 from coordinator.rounds.schemas import Failure, MadeShard, Omission, Result
 from coordinator.rounds.service import ALGORITHM_FAILED, Claimed, ClaimedShard

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from coordinator.auth.principals import Principal
 from coordinator.errors import TooManyRequests
-from coordinator.security import Principal
 from coordinator.settings import get_settings
 
 ORGANIZATION_KEYS = 5

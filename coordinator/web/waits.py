@@ -19,9 +19,9 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from coordinator.security import Principal, ended
+from coordinator.auth.principals import Principal, ended
 from coordinator.web.wait_limits import WaitCounts
-from coordinator.web.watched import Mark, Observation, Subject, observe
+from coordinator.web.wait_statements import Mark, Observation, Subject, observe
 
 TICK_SECONDS = 0.25
 WOKEN_AT_ONCE = 50

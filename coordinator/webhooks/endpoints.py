@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from coordinator.conditions import IfMatch, tell_version
-from coordinator.database import ReadSession, WriteSession, utcnow
-from coordinator.limits import PathId
-from coordinator.pagination import Listing, Paging
-from coordinator.problems import LOCATED, problem_responses
-from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, OperatorPrincipal, OwnerPrincipal
+from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal, OwnerPrincipal
+from coordinator.db.sessions import ReadSession, WriteSession, utcnow
+from coordinator.web.body_limits import PathId
+from coordinator.web.etags import IfMatch, tell_version
+from coordinator.web.pagination import Listing, Paging
+from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.routes import Route
 from coordinator.webhooks import service
 from coordinator.webhooks.schemas import (
     DeliveryAnswer,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from coordinator.events import FILTERS
-from coordinator.routes import ShownOnce
+from coordinator.web.routes import ShownOnce
 
 DeliveryState = Literal["pending", "delivered", "failed"]
 _EXAMPLE_TIME = "2026-03-01T09:30:00Z"

@@ -10,16 +10,17 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
-from coordinator import audit, conditions
-from coordinator.database import lock_row
+from coordinator import audit
+from coordinator.auth.principals import Principal, require_role
+from coordinator.db.sessions import lock_row
 from coordinator.errors import Conflict, FieldError, NotFound, Unprocessable
 from coordinator.models import Delivery, Organization, Webhook
 from coordinator.models.base import new_id
-from coordinator.nudge import DELIVER, nudge
 from coordinator.organizations import service as organizations
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal, require_role
+from coordinator.queue.wakeups import DELIVER, nudge
 from coordinator.settings import get_settings
+from coordinator.web import etags
+from coordinator.web.pagination import Page, PageRequest
 from coordinator.webhooks import lifecycle, repository
 from coordinator.webhooks.schemas import DeliveryState, WebhookCreate
 from coordinator.webhooks.sender import Outcome
@@ -75,7 +76,7 @@ def list_for(session: Session, principal: Principal, organization_id: str, page:
 
 def version_of(webhook: Webhook) -> str:
     """What a change of it is based on."""
-    return conditions.version_of(webhook.url, webhook.events)
+    return etags.version_of(webhook.url, webhook.events)
 
 
 def delete(
@@ -84,7 +85,7 @@ def delete(
     """Deletes the webhook with its deliveries. Raises NotFound, Forbidden, PreconditionFailed."""
     require_role(principal, "owner", organization_id=organization_id)
     webhook = show(session, principal, organization_id, webhook_id)
-    conditions.check_match(if_match, version_of(webhook))
+    etags.check_match(if_match, version_of(webhook))
     _audit(session, principal, "webhook.deleted", webhook)
     session.delete(webhook)
 

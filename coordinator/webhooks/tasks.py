@@ -2,8 +2,8 @@
 
 import structlog
 
-from coordinator.database import utcnow, writing
-from coordinator.nudge import DELIVER, FORGET_DELIVERIES, celery
+from coordinator.db.sessions import utcnow, writing
+from coordinator.queue.wakeups import DELIVER, FORGET_DELIVERIES, celery
 from coordinator.settings import get_settings
 from coordinator.webhooks import sender, service
 from coordinator.webhooks.deliverer import Deliverer

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 
-from coordinator.conditions import tell_version
-from coordinator.database import ReadSession, WriteSession, utcnow, writing
+from coordinator.auth.principals import KeyPrincipal, WorkerPrincipal
+from coordinator.db.batching import Gathering
+from coordinator.db.sessions import ReadSession, WriteSession, utcnow, writing
 from coordinator.errors import CoordinatorError
-from coordinator.gathering import Gathering
-from coordinator.limits import PathId, body_of_at_most
-from coordinator.pagination import Listing, Paging
-from coordinator.problems import LOCATED, problem_responses
-from coordinator.routes import Route
-from coordinator.security import KeyPrincipal, WorkerPrincipal
+from coordinator.web.body_limits import PathId, body_of_at_most
+from coordinator.web.etags import tell_version
+from coordinator.web.pagination import Listing, Paging
+from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.routes import Route
 from coordinator.workers import service
 from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (

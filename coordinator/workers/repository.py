@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.models import Worker, WorkerKey
-from coordinator.pagination import Page, PageRequest
+from coordinator.web.pagination import Page, PageRequest
 
 # Built once: heartbeats ask it all the time, and to build a statement costs more than to run it.
 _LOCKED = (

@@ -10,17 +10,18 @@ from datetime import datetime
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
-from coordinator import audit, conditions
-from coordinator.credentials import read_public_key, signature_holds
-from coordinator.database import lock_row
+from coordinator import audit
+from coordinator.auth.credentials import read_public_key, signature_holds
+from coordinator.auth.principals import NOT_YOURS, Principal, require_role
+from coordinator.db.batching import each
+from coordinator.db.sessions import lock_row
 from coordinator.errors import Conflict, CoordinatorError, FieldError, NotFound, Unprocessable
-from coordinator.gathering import each
 from coordinator.models import Worker, WorkerKey
 from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import NOT_YOURS, Principal, require_role
 from coordinator.settings import get_settings
+from coordinator.web import etags
+from coordinator.web.pagination import Page, PageRequest
 from coordinator.workers import lifecycle, repository
 from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
 from federated.protocol import (
@@ -33,7 +34,7 @@ from federated.protocol import (
     RotateKeyAnswer,
     RotateKeyRequest,
 )
-from federated.statement import enrolment_message, key_id, rotation_message
+from federated.signed_statement import enrolment_message, key_id, rotation_message
 
 
 def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAnswer:
@@ -207,7 +208,7 @@ def list_for(session: Session, principal: Principal, page: PageRequest) -> Page[
 
 def version_of(worker: Worker) -> str:
     """Changes with whatever a person decides about the worker, and with what it can; not with its heartbeats."""
-    return conditions.version_of(worker.name, worker.capabilities, worker.revoked_at)
+    return etags.version_of(worker.name, worker.capabilities, worker.revoked_at)
 
 
 def revoke(
@@ -219,7 +220,7 @@ def revoke(
     """
     worker = _existing(lock_row(session, Worker, worker_id))
     require_role(principal, "owner", "operator", organization_id=worker.organization_id)
-    conditions.check_match(if_match, version_of(worker))
+    etags.check_match(if_match, version_of(worker))
     if worker.revoked_at is None:
         worker.revoked_at = now
         audit.append(session, principal.id, "worker.revoked", worker.id, [worker.organization_id], name=worker.name)

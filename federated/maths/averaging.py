@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from federated.payload import LazyTensor
+from federated.payloads.payload import LazyTensor
 
 # Long enough that threads seldom meet at the interpreter's lock, short enough for the last-level cache.
 _PIECE_ELEMENTS = 262_144

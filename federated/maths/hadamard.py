@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated.cores import in_turn, on_all_cores
 from federated.maths import hadamard_gpu
 from federated.maths.generator import philox, stream_key
 from federated.maths.hadamard_gpu import MAX_COUNT, MIN_COUNT
 from federated.maths.walsh import parity, transform_into
+from federated.payloads.parallel import in_turn, on_all_cores
 
 WORD_BITS = 32
 _SIGN_BIT = -(2**31)

@@ -117,7 +117,7 @@ class UpdateSubmission(Plain):
     signature: str | None = Field(
         default=None,
         max_length=128,
-        description="Ed25519 over `federated.statement.Statement`, base64url; no update is taken without",
+        description="Ed25519 over `federated.signed_statement.Statement`, base64url; no update is taken without",
     )
 
 

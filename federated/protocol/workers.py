@@ -75,7 +75,7 @@ class EnrollRequest(Plain):
     proof: str | None = Field(
         default=None,
         max_length=128,
-        description="by `public_key`, Ed25519 over `federated.statement.enrolment_message`, base64url; needed",
+        description="by `public_key`, Ed25519 over `federated.signed_statement.enrolment_message`, base64url; needed",
         examples=[_PROOF_EXAMPLE],
     )
     capabilities: Capabilities = Field(default_factory=Capabilities)
@@ -95,7 +95,7 @@ class RotateKeyRequest(Plain):
     proof: str | None = Field(
         default=None,
         max_length=128,
-        description="by `public_key`, Ed25519 over `federated.statement.rotation_message`, base64url; needed",
+        description="by `public_key`, Ed25519 over `federated.signed_statement.rotation_message`, base64url; needed",
         examples=[_PROOF_EXAMPLE],
     )
 

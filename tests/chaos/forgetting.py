@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from coordinator.artifacts import service as artifacts
-from coordinator.database import utcnow
+from coordinator.db.sessions import utcnow
 from tests.support.nodes import Consortium
 from tests.support.places import within
 

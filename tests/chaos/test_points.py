@@ -9,7 +9,7 @@ from functools import reduce
 from tests.chaos.gate import Gate, gated
 from tests.chaos.points import STEPS, VICTIMS, drawn, step
 
-SENDS = "from coordinator import nudge; nudge._send_all([]); nudge._send_all([]); print('done')"
+SENDS = "from coordinator.queue import wakeups; wakeups._send_all([]); wakeups._send_all([]); print('done')"
 DONE = b"done\n"
 WAIT_SECONDS = 120
 

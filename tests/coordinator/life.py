@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Client, Job, Round
 from coordinator.rounds import service
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.coordinator.life_cycles import OPEN_JOB, Watch, pass_time
 from tests.support.service import Organization
 from tests.support.stage import Actor, Stage, update_of

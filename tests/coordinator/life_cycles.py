@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import DateTime, inspect
 from sqlalchemy.types import TypeDecorator
 
-from coordinator.database import reading, writing
+from coordinator.db.sessions import reading, writing
 from coordinator.models import Client, Federation, Job, Round, Shard, Worker
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support.stage import Stage
 
 FEDERATION = {

@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator import migration, processes
 from coordinator.app import create_app
-from coordinator.database import utcnow, writing
+from coordinator.db import migration
+from coordinator.db.sessions import utcnow, writing
+from coordinator.operations import heartbeats
 from coordinator.settings import get_settings
 from federated import __version__
 from tests.support.logged import Lines, logged
@@ -85,10 +86,10 @@ class TestReadiness:
     def ready(self, service: Service) -> httpx.Response:
         return service.anonymous.get("/readyz")
 
-    def heard(self, *roles: processes.Role, ago_seconds: float = 0) -> None:
+    def heard(self, *roles: heartbeats.Role, ago_seconds: float = 0) -> None:
         with writing() as session:
             for role in roles:
-                processes.renew(session, role, role, utcnow() - timedelta(seconds=ago_seconds))
+                heartbeats.renew(session, role, role, utcnow() - timedelta(seconds=ago_seconds))
 
     def test_all_there_is_ready(self, service: Service) -> None:
         self.heard("background", "beat")

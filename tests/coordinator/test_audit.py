@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from coordinator import audit
-from coordinator.database import engine, reading, writing
+from coordinator.db.sessions import engine, reading, writing
 from coordinator.models import AuditEntry
 from tests.support.audit_log import actions, entries
 from tests.support.service import Service, problem

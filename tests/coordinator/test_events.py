@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from coordinator import events
-from coordinator.database import before_commit, reading, utcnow, writing
+from coordinator.db.sessions import before_commit, reading, utcnow, writing
 from coordinator.models import Delivery, Webhook
 from coordinator.models.base import new_id
 from tests.coordinator.clients import scene

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.quickstart.baselines import opened
+from examples.quickstart.baselines import opened
 from federated import registry
-from federated.adapter_files import write_adapter
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts
+from federated.export.adapter_files import write_adapter
 from federated.trainable import Full, Lora
 from tests.support.training import COLORS, FEDERATION_SEED, make_node, work_of
 from worker_agent.training.session import Workbench

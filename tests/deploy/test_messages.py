@@ -9,8 +9,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from deploy.quickstart import held_out_phrases, training_phrases
-from deploy.quickstart.messages import LABELS, Corpus, Row, generate, organisations
+from examples.quickstart import held_out_phrases, training_phrases
+from examples.quickstart.messages import LABELS, Corpus, Row, generate, organisations
 
 SEEDS = (0, 1, 2)
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def labels(rows: list[Row]) -> list[str]:
 
 class TestASeed:
     def test_gives_the_same_corpus_in_every_interpreter(self) -> None:
-        program = "from deploy.quickstart.messages import generate; print(repr(generate(5)))"
+        program = "from examples.quickstart.messages import generate; print(repr(generate(5)))"
         printed = {
             subprocess.run(
                 [sys.executable, "-c", program],

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from coordinator import gauges
 from coordinator.app import create_app
+from coordinator.operations import gauges
 from tests.deploy.deployed import DEPLOY, compose
 from tests.support.places import places, settled
 

@@ -17,7 +17,7 @@ import pytest
 from coordinator.settings import Settings
 from tests.deploy.deployed import DEPLOY, DROP_INS, UNITS
 from tests.support.service import Bearer, Service, created
-from worker_agent.connection import open_http
+from worker_agent.coordinator_api.connection import open_http
 from worker_agent.settings import AgentSettings
 
 NGINX, ANALYZE, OPENSSL = (shutil.which(name) for name in ("nginx", "systemd-analyze", "openssl"))

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from coordinator import audit, migration
-from coordinator.database import reading
+from coordinator import audit
+from coordinator.db import migration
+from coordinator.db.sessions import reading
 from coordinator.settings import get_settings
 from tests.deploy.deployed import DEPLOY
 from tests.support.engines import PostgresServer, program

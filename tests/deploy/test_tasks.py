@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.quickstart import tasks
+from examples.quickstart import tasks
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.support.audit_log import chain_of
 from tests.support.service import Service
 from tests.worker_agent.running_agent import wait_until
-from worker_agent.enrolment import enroll
+from worker_agent.coordinator_api.enrollment import enroll
 from worker_agent.settings import FILE_VARIABLE, load_settings
 
 AGENT = ("worker_agent", "run")

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from federated import registry
-from federated.header import HeaderError
-from federated.payload import Payload
+from federated.payloads.header import HeaderError
+from federated.payloads.payload import Payload
 from tests.support.nodes import Consortium, joined
 from tests.support.recording_proxy import RecordingProxy
 

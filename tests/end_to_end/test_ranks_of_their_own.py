@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from federated import registry
-from federated.adapter_files import write_adapter
+from federated.export.adapter_files import write_adapter
 from federated.protocol import Work
 from federated.session import TrainingSession
 from federated.simulation import SimulatedFederation, run

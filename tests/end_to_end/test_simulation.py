@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federated import registry
-from federated.adapter_files import write_adapter
+from federated.export.adapter_files import write_adapter
 from federated.protocol import Work
 from federated.session import TrainingSession
 from federated.simulation import Result, SimulatedFederation, run

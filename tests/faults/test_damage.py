@@ -10,11 +10,11 @@ import obstore
 import pytest
 
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts import store
-from coordinator.database import reading
+from coordinator.artifacts.store import objects
+from coordinator.db.sessions import reading
 from coordinator.models import Job
 from coordinator.settings import get_settings
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support.service import problem
 from tests.support.stage import Actor, B, Stage, update_of
 
@@ -27,13 +27,13 @@ def key_of(digest: str) -> str:
 
 def flip(digest: str) -> None:
     """One bit in the middle is another."""
-    content = bytearray(obstore.get(store.opened(), key_of(digest)).bytes())
+    content = bytearray(obstore.get(objects.opened(), key_of(digest)).bytes())
     content[len(content) // 2] ^= 4
-    obstore.put(store.opened(), key_of(digest), bytes(content))
+    obstore.put(objects.opened(), key_of(digest), bytes(content))
 
 
 def delete(digest: str) -> None:
-    obstore.delete(store.opened(), key_of(digest))
+    obstore.delete(objects.opened(), key_of(digest))
 
 
 HOW: Mapping[str, Callable[[str], None]] = {"flipped": flip, "deleted": delete}

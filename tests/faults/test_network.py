@@ -14,7 +14,7 @@ from tests.faults.adapters import whole_adapter
 from tests.faults.conftest import CHUNK_BYTES
 from tests.support.faulty_proxy import Faults, FaultyProxy
 from tests.support.nodes import Consortium
-from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.coordinator_api.client import CoordinatorClient
 
 pytestmark = pytest.mark.once
 

@@ -12,7 +12,7 @@ from coordinator.settings import Settings
 from federated.protocol import ArtifactReference
 from tests.support.faulty_proxy import Faults, FaultyProxy
 from tests.support.installation import Installation, installed
-from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.coordinator_api.client import CoordinatorClient
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from federated import registry
 from federated.contract import UpdateRefused
-from federated.header import check_expected, parse_header
-from federated.payload import Payload
+from federated.payloads.header import check_expected, parse_header
+from federated.payloads.payload import Payload
 from tests.support import rounds_by_hand as rounds
 from tests.support.rounds_by_hand import Sample
 

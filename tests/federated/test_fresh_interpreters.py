@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.federated.test_payload import GOLDEN_DIGEST
+from tests.federated.payloads.test_payload import GOLDEN_DIGEST
 from tests.support import rounds_by_hand as rounds
 
 ROOT = Path(__file__).resolve().parents[2]

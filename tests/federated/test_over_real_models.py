@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from federated import simulation
-from federated.adapter_files import write_adapter
+from federated.export.adapter_files import write_adapter
 from federated.merge import merge
 from federated.protocol import Work
 from federated.registry import make_config

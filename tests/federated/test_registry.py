@@ -98,7 +98,7 @@ class TestChecked:
             ({"server": f"{PACKAGE}.server"}, "must be 'module:Class'"),
             ({"server": f"{PACKAGE}.server:"}, "must be 'module:Class'"),
             ({"client": f"{PACKAGE}.nowhere:Client"}, "must be 'module:Class'"),
-            ({"client": "federated.payload:Payload"}, "with a module inside federated.algorithms.fedavg"),
+            ({"client": "federated.payloads.payload:Payload"}, "with a module inside federated.algorithms.fedavg"),
             ({"ledger": f"{PACKAGE}.nowhere:weights"}, "must be 'module:Class'"),
         ],
     )

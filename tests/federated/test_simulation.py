@@ -7,7 +7,7 @@ import torch
 
 from federated import schedule, simulation
 from federated.contract import ClientUpdate
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation, mean_metrics
 from federated.trainable import Full, Lora

@@ -92,10 +92,10 @@ def background(log: Path) -> Iterator[Background]:
 
 def main() -> None:
     """Serve until there is no more input."""
-    from coordinator import logs
     from coordinator.celery_app import load_tasks
-    from coordinator.nudge import celery
+    from coordinator.queue.wakeups import celery
     from coordinator.rounds import step_pool
+    from coordinator.telemetry import logs
     from federated.private_files import keep_private
     from tests.support.queue import run_all
 

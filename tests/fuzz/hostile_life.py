@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 from schemathesis import GenerationMode
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Job
 from tests.coordinator.contract.asking import OPERATIONS
 from tests.coordinator.contract.cases import FUZZED, faults, impatient

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from coordinator.idempotency import HEADER
+from coordinator.web.idempotency import HEADER
 from tests.coordinator.contract.asking import DOCUMENT, JSON, Operation
 from tests.coordinator.contract.cases import is_number
 from tests.coordinator.contract.hostile import good_body, more_fields, signed

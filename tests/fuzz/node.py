@@ -15,7 +15,7 @@ from tests.support import tiny_models
 from tests.support.algorithms.breaking.exceptions import CANARY
 from tests.worker_agent.canaries import data_sets, models
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from worker_agent.identity import WorkerRecord, make_key, save_record
+from worker_agent.coordinator_api.identity import WorkerRecord, make_key, save_record
 from worker_agent.settings import AgentSettings
 
 ROOT = Path(__file__).resolve().parents[2]

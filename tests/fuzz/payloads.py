@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from federated.header import DTYPE_BYTES, FACTS_KEY
+from federated.payloads.header import DTYPE_BYTES, FACTS_KEY
 from tests.fuzz.values import JSON_TEXTS, TEXTS, changed
 
 FLOATS = (float("nan"), float("inf"), float("-inf"), 3e38, -1e30, 1e7, 1e6, -1e6, 1e-45, -0.0)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 
-from coordinator import logs, signing
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import ApiKey, EnrollmentToken, Webhook
+from coordinator.provenance import signing
 from coordinator.settings import get_settings
+from coordinator.telemetry import logs
 from tests.coordinator.contract.conftest import NOBODY_WAITS
 from tests.support.places import places, settled
 from tests.support.service import Service

@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support.rounds_by_hand import first_state, instructions, samples, step_of, updates
 
 

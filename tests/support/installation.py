@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from coordinator.database import utcnow, writing
+from coordinator.db.sessions import utcnow, writing
 from coordinator.organizations.service import create_admin_key
 from tests.support.places import Places, places, within
 from tests.support.service import TLS, Bearer

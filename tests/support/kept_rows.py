@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Table, delete, insert, select
 
-from coordinator.database import reading, writing
+from coordinator.db.sessions import reading, writing
 from coordinator.models import AuditChain, AuditEntry, Base
 
 APPEND_ONLY = {AuditChain.__tablename__, AuditEntry.__tablename__}

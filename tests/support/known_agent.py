@@ -1,10 +1,10 @@
 """A worker agent of this process that a coordinator is to know: enrolled, looked at by the doctor, and answered."""
 
-from worker_agent.connection import open_http
-from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.coordinator_api.client import CoordinatorClient
+from worker_agent.coordinator_api.connection import open_http
+from worker_agent.coordinator_api.enrollment import enroll
+from worker_agent.coordinator_api.identity import load_identity
 from worker_agent.doctor import examine
-from worker_agent.enrolment import enroll
-from worker_agent.identity import load_identity
 from worker_agent.settings import AgentSettings
 
 LAST_STEP = "coordinator knows this worker"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-from coordinator import logs
+from coordinator.telemetry import logs
 
 Lines = Callable[[], list[dict[str, Any]]]
 

@@ -1,6 +1,6 @@
 """A payload as the message that is sent."""
 
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 
 
 def data_bytes(payload: Payload) -> int:

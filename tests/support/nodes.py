@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator.artifacts import store
-from federated.payload import Payload
+from coordinator.artifacts.store import objects
+from federated.payloads.payload import Payload
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.installation import Installation, installed
 from tests.support.places import within
@@ -211,7 +211,7 @@ class Consortium:
             update["digest"] for update in told["rounds"][round_number - 1]["updates"] if update["ordinal"] == ordinal
         ]
         with within(self.installation.environment):
-            return Payload.open(store.local_file(digest))
+            return Payload.open(objects.local_file(digest))
 
     def capabilities(self, node: Node) -> dict[str, Any]:
         """What a node's worker said it can; waits until its agent has said so."""

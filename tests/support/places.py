@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from coordinator import migration
+from coordinator.db import migration
 from coordinator.settings import get_settings
 from tests.support.engines import Missing, PostgresServer, RedisServer, S3Server, free_port
 from tests.support.service import forget_settings, leave_settings

@@ -6,7 +6,7 @@ from typing import Any
 from kombu.utils.json import loads
 from redis import Redis
 
-from coordinator.nudge import celery
+from coordinator.queue.wakeups import celery
 from coordinator.settings import get_settings
 
 Message = tuple[str, list[Any]]

@@ -9,7 +9,7 @@ import torch
 
 from federated import registry
 from federated.contract import AlgorithmConfig, AnyTrainable, ClientFacts, ClientUpdate, RoundFacts
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.trainable import Full, Lora, Prefix
 from tests.support.tiny_session import TinyFederation
 

@@ -25,17 +25,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
 
-from coordinator import database, nudge
-from coordinator.artifacts import store
-from coordinator.credentials import KEY_PREFIX, split_secret
-from coordinator.database import utcnow, writing
+from coordinator.artifacts.store import objects
+from coordinator.auth.credentials import KEY_PREFIX, split_secret
+from coordinator.auth.principals import Principal
+from coordinator.db import sessions
 from coordinator.organizations import service as organizations
 from coordinator.organizations.schemas import ApiKeyCreate
-from coordinator.security import Principal
+from coordinator.queue import wakeups
 from coordinator.settings import get_settings
 from coordinator.web.connections import server_config
 from federated.protocol import Capabilities
-from federated.statement import enrolment_message, rotation_message
+from federated.signed_statement import enrolment_message, rotation_message
 from tests.support.one_engine import exchanged
 
 ANSWER_SECONDS = 60.0
@@ -45,19 +45,19 @@ TLS = ssl.create_default_context()  # made once: reading the certificates takes 
 
 def forget_settings() -> None:
     """Lets this process read its settings, and open database, store and queue, anew."""
-    if not exchanged(database.engine()):
-        database.dispose()
+    if not exchanged(sessions.engine()):
+        sessions.dispose()
     get_settings.cache_clear()
-    store.opened.cache_clear()
-    nudge.reconfigure()
+    objects.opened.cache_clear()
+    wakeups.reconfigure()
 
 
 def leave_settings() -> None:
     """As `forget_settings`, where nobody knows yet which settings come next."""
-    database.engine().dispose()
+    sessions.engine().dispose()
     get_settings.cache_clear()
-    store.opened.cache_clear()
-    nudge.reconfigure()
+    objects.opened.cache_clear()
+    wakeups.reconfigure()
 
 
 class Bearer(httpx.Auth):
@@ -84,7 +84,7 @@ class Identity(httpx.Auth):
         return urlsafe_b64encode(raw).decode().rstrip("=")
 
     def token(self, *, key: Ed25519PrivateKey | None = None, kid: str | None = None, **claims: Any) -> str:
-        now = utcnow()
+        now = sessions.utcnow()
         facts = {
             "iss": self.worker_id, "aud": "fedloom", "iat": now, "exp": now + timedelta(seconds=60),
             "jti": uuid.uuid4().hex, **claims,
@@ -142,8 +142,8 @@ class Service:
         self.url = url
         self._clients = clients
         self.anonymous = self.client(None)
-        with writing() as session:
-            self.admin_key = organizations.create_admin_key(session, "tests", utcnow())
+        with sessions.writing() as session:
+            self.admin_key = organizations.create_admin_key(session, "tests", sessions.utcnow())
         self.admin = self.with_key(self.admin_key)
 
     def client(self, auth: httpx.Auth | None) -> httpx.Client:
@@ -163,8 +163,8 @@ class Service:
         key_id, _ = split_secret(KEY_PREFIX, self.admin_key) or ("", "")
         admin = Principal("key", key_id, None, "admin")
         requests = [ApiKeyCreate(name=role, role=role) for role in ("owner", "operator", "viewer")]
-        with writing() as session:
-            keys = [organizations.create_key(session, admin, identity, request, utcnow())[1] for request in requests]
+        with sessions.writing() as session:
+            keys = [organizations.create_key(session, admin, identity, request, sessions.utcnow())[1] for request in requests]
         return Organization(identity, name, *map(self.with_key, keys))
 
     def new_enrollment_token(self, organization_id: str, **fields: Any) -> str:

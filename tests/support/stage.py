@@ -11,10 +11,10 @@ import httpx
 import torch
 
 from coordinator.celery_app import load_tasks
-from coordinator.nudge import celery
-from federated.payload import Payload
+from coordinator.queue.wakeups import celery
+from federated.payloads.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
-from federated.statement import Statement
+from federated.signed_statement import Statement
 from federated.trainable import Initialisation, ModelFacts, TensorFacts
 from tests.support.queue import run_all, take
 from tests.support.service import EnrolledWorker, Organization, Service, created, upload

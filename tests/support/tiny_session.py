@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from federated.contract import AnyTrainable
-from federated.maths.starts import start
+from federated.maths.initialization import start
 from federated.trainable import Lora, ModelFacts
 from tests.support.tiny_model import HIDDEN, LABELS, LAYERS, MAX_TOKENS, VOCABULARY, TinyModel, tensor_facts
 

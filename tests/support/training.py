@@ -8,7 +8,7 @@ from torch import Tensor
 
 from federated import registry
 from federated.contract import AnyTrainable, ClientFacts, RoundFacts
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.simulation import Result
 from federated.trainable import Lora, ModelFacts

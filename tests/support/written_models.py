@@ -9,8 +9,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from federated.adapter_files import write_adapter
 from federated.contract import Adapter, AnyTrainable
+from federated.export.adapter_files import write_adapter
 from federated.protocol import Cloze, TaskDefinition, Work
 from federated.trainable import Lora
 from tests.support import tiny_models, zoo

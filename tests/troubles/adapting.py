@@ -8,12 +8,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from federated.adapter_files import write_adapter
 from federated.contract import Adapter, AnyTrainable
+from federated.export.adapter_files import write_adapter
 from tests.support import tiny_models, zoo
 from tests.support.training import COLORS, FEW_EXAMPLES, REPEAT, logits_of, work_of
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.refusals import JobRefused
+from worker_agent.training.job_errors import JobRefused
 from worker_agent.training.session import Session, Workbench
 from worker_agent.training.trial import try_model
 

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from federated.protocol import TaskDefinition
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.data import load_split
-from worker_agent.training.refusals import DataError
+from worker_agent.training.job_errors import DataError
 from worker_agent.training.tokens import Examples, Tokenisation, load_tokenizer, tokenise
 
 LIMIT = 32

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 
 DATA = "tests/troubles/test_data.py::test_"
 MODELS = "tests/troubles/test_models.py::test_"
-TRIAL = "tests/worker_agent/test_trial.py::"
-ZOO = "tests/federated/test_zoo.py::test_what_is_written_is_what_was_evaluated"
+TRIAL = "tests/worker_agent/training/test_trial.py::"
+ZOO = "tests/federated/export/test_zoo.py::test_what_is_written_is_what_was_evaluated"
 PASSES = f"{TRIAL}TestTheZoo::test_passes_where_a_task_can_be_trained_and_is_refused_by_name_where_it_cannot"
 LINEAR = f"{TRIAL}TestTheZoo::test_adapts_every_linear_map_under_a_name_of_its_own_or_says_why_not"
 PREFIXES = f"{TRIAL}TestTheZoo::test_takes_a_prefix_or_says_before_any_round_that_it_cannot"
 MENDS = f"{TRIAL}TestWhatAnOwnerMends::test_"
-TARGETS = "tests/worker_agent/test_targets.py::test_"
-EXPORTED = "tests/worker_agent/test_model_adapters.py::TestExport::test_"
+TARGETS = "tests/worker_agent/training/test_targets.py::test_"
+EXPORTED = "tests/worker_agent/training/test_adapters.py::TestExport::test_"
 PEFT_ALONE = f"{TARGETS}modules_ranks_and_alphas_are_those_that_peft_alone_finds"
 FITS_NOTHING = f"{TARGETS}a_pattern_that_fits_nothing_is_named_with_its_field"
 GOING_ON = "tests/coordinator/federations/test_going_on.py::"
-INITIAL = "tests/federated/test_initial_adapter.py::test_"
+INITIAL = "tests/federated/export/test_initial_adapter.py::test_"
 ALGORITHMS = "tests/federated/algorithms/"
 
 ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -67,7 +67,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "read: encoded labels; refused: data_column_type, and folders of shards",
         (
             f"{DATA}d22_a_struct_is_refused_and_an_encoded_column_read",
-            "tests/worker_agent/test_data_files.py::TestParquet::test_a_folder_of_shards_is_refused_by_name",
+            "tests/worker_agent/training/test_files.py::TestParquet::test_a_folder_of_shards_is_refused_by_name",
         ),
     ),
     "D23": (
@@ -92,7 +92,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "M01": (
         "right: factors of transposed maps are merged as they are used (peft#568)",
-        ("tests/federated/test_merge.py::TestMerge::test_maps_that_are_stored_transposed", PEFT_ALONE, ZOO),
+        ("tests/federated/export/test_merge.py::TestMerge::test_maps_that_are_stored_transposed", PEFT_ALONE, ZOO),
     ),
     "M02": ("right, or refused by name, for each architecture", (PASSES, LINEAR, ZOO)),
     "M03": (
@@ -117,7 +117,9 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "M10": (
         "refused: model_missing",
-        ("tests/worker_agent/test_model.py::TestAllowed::test_a_folder_with_pickled_weights_alone_is_refused",),
+        (
+            "tests/worker_agent/training/test_model.py::TestAllowed::test_a_folder_with_pickled_weights_alone_is_refused",
+        ),
     ),
     "M11": (
         "refused: model_missing, or read as the library's own; the code is never run",
@@ -143,7 +145,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "M20": ("right: the same alone and in a batch (transformers#35352)", (PASSES,)),
     "M21": (
         "right: older names are found; a tensor without a place is refused (candle#1887)",
-        (ZOO, "tests/federated/test_merge.py::TestRefusals::test_a_module_that_the_base_does_not_have"),
+        (ZOO, "tests/federated/export/test_merge.py::TestRefusals::test_a_module_that_the_base_does_not_have"),
     ),
     "M22": ("refused: trainable_invalid (peft#2881)", (PREFIXES,)),
     "M22a": (
@@ -152,7 +154,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "M23a": (
         "right: a head of the federation's own (sentence-transformers#3980)",
-        ("tests/worker_agent/test_model_adapters.py::TestStarts::test_a_head_in_the_files_starts_anew", ZOO),
+        ("tests/worker_agent/training/test_adapters.py::TestStarts::test_a_head_in_the_files_starts_anew", ZOO),
     ),
     "M24": (
         "right: saved and opened (peft#577)",
@@ -163,7 +165,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "right: the same gradients",
         (
             f"{MODELS}m26_recomputed_activations_change_no_gradient",
-            "tests/worker_agent/test_session.py::TestLoss::test_checkpointed_activations_change_no_gradient",
+            "tests/worker_agent/training/test_session.py::TestLoss::test_checkpointed_activations_change_no_gradient",
         ),
     ),
     "M27": (
@@ -178,7 +180,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
             f"{ALGORITHMS}fibecfed/test_real_models.py"
             "::test_peft_opens_the_global_adapter_of_a_model_with_a_head_of_two_maps",
             f"{ALGORITHMS}flexlora/test_real_models.py::test_peft_opens_the_adapter_as_the_model_that_was_evaluated",
-            "tests/worker_agent/test_cloze.py::TestSession"
+            "tests/worker_agent/training/test_cloze.py::TestSession"
             "::test_peft_opens_the_adapter_over_the_masked_language_model",
         ),
     ),
@@ -189,7 +191,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "right: patterns mean here what they mean in PEFT, or are refused (peft#3582)",
         (
             PEFT_ALONE,
-            "tests/federated/test_merge.py::TestMerge::test_a_decoder",
+            "tests/federated/export/test_merge.py::TestMerge::test_a_decoder",
             "tests/federated/test_patterns.py::test_what_is_no_pattern_is_refused",
         ),
     ),

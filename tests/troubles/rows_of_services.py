@@ -8,30 +8,30 @@ COLLECTING = "tests/coordinator/rounds/test_collecting.py::"
 GONE = "tests/coordinator/rounds/test_gone.py::"
 CREATING = "tests/coordinator/federations/test_creating.py::"
 METRICS = "tests/coordinator/federations/test_metrics.py::test_"
-STRANGERS = "tests/worker_agent/test_strangers.py::"
+STRANGERS = "tests/worker_agent/coordinator_api/test_foreign_responses.py::"
 ADDRESSES = "tests/coordinator/test_addresses.py::"
 NAMES = "tests/coordinator/test_names.py::test_"
 ON_PATH = f"{ADDRESSES}TestBelowAPath::test_"
-IPV6 = "tests/coordinator/test_up.py::TestUp::test_an_agent_reaches_it_over_ipv6"
+IPV6 = "tests/coordinator/cli/test_up.py::TestUp::test_an_agent_reaches_it_over_ipv6"
 MISMATCH = f"{RUNNING}TestDescribe::test_weights_other_than_those_asked_for_are_out"
 
 ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "P01": (
         "right: a code, a place and numbers leave the node, no value and no path (FATE#5555)",
         (
-            "tests/worker_agent/test_disclosure.py::TestAnAgent"
+            "tests/worker_agent/node/test_disclosure.py::TestAnAgent"
             "::test_tells_nothing_of_data_and_models_that_do_not_fit",
-            "tests/worker_agent/test_disclosure.py::TestAnAgent"
+            "tests/worker_agent/node/test_disclosure.py::TestAnAgent"
             "::test_tells_nothing_of_an_exception_of_any_type_at_any_stage",
-            "tests/worker_agent/test_disclosure.py::TestAnAgent"
+            "tests/worker_agent/node/test_disclosure.py::TestAnAgent"
             "::test_keeps_the_whole_text_in_its_own_log_under_the_reference",
-            "tests/worker_agent/test_disclosure.py::TestTheProtocol::test_has_no_field_for_a_text_of_the_node",
+            "tests/worker_agent/node/test_disclosure.py::TestTheProtocol::test_has_no_field_for_a_text_of_the_node",
         ),
     ),
     "N01": (
         "right: a wait that was cut is begun again (flower#775)",
         (
-            "tests/worker_agent/test_cut_waits.py::test_a_wait_that_a_proxy_ends_is_begun_again",
+            "tests/worker_agent/coordinator_api/test_cut_waits.py::test_a_wait_that_a_proxy_ends_is_begun_again",
             "tests/faults/test_network.py::TestAFederation::test_ends_with_the_bits_of_the_undisturbed_run",
         ),
     ),
@@ -49,7 +49,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
             f"{STRANGERS}TestDoctor::test_says_what_answers_and_what_to_change",
             f"{STRANGERS}TestRun::test_ends_where_it_could_not_begin",
             f"{STRANGERS}test_enrolment_ends_with_the_same_words",
-            "tests/worker_agent/test_hostile_answers.py::TestAnyOtherAnswer"
+            "tests/worker_agent/coordinator_api/test_hostile_responses.py::TestAnyOtherAnswer"
             "::test_that_is_a_redirect_is_named_as_one_and_not_followed",
         ),
     ),
@@ -61,7 +61,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "right: the coordinator's clock counts, doctor names the other",
         (
             "tests/worker_agent/test_command_line.py::TestDoctor::test_a_wrong_clock_is_named",
-            "tests/worker_agent/test_coordinator_client.py::TestSigning"
+            "tests/worker_agent/coordinator_api/test_client.py::TestSigning"
             "::test_a_wrong_clock_is_set_by_the_coordinators_and_the_request_sent_anew",
             "tests/faults/test_outages.py::TestClocksTenMinutesOff::test_change_no_bit",
         ),
@@ -73,7 +73,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "N08a": (
         "refused: one agent in a folder",
-        ("tests/worker_agent/test_agent.py::TestStopping::test_a_data_folder_has_one_agent",),
+        ("tests/worker_agent/runtime/test_agent.py::TestStopping::test_a_data_folder_has_one_agent",),
     ),
     "N08b": (
         "refused: the agent that was there first ends, both sides are told (fedbiomed#1064)",
@@ -96,7 +96,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "N11": (
         "read up to 1,024 labels; refused: 422 at the labels beyond",
-        ("tests/coordinator/test_limits.py::TestWhatIsMeantWell::test_a_thousand_long_labels_are_taken",),
+        ("tests/coordinator/web/test_body_limits.py::TestWhatIsMeantWell::test_a_thousand_long_labels_are_taken",),
     ),
     "N12": (
         "refused: both labels are named",
@@ -192,7 +192,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "X03": (
         "right: left out by the agent; refused from others",
         (
-            "tests/worker_agent/test_executor.py::TestWarmChild::test_a_number_that_json_cannot_carry_is_left_out",
+            "tests/worker_agent/runtime/test_executor.py::TestWarmChild::test_a_number_that_json_cannot_carry_is_left_out",
             "tests/coordinator/jobs/test_lifecycle.py::TestSubmission"
             "::test_a_metric_that_is_not_finite_is_refused_by_name",
             "tests/coordinator/rounds/test_statistics.py::TestMetrics"

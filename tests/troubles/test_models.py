@@ -18,7 +18,7 @@ from federated.trainable import Lora, Prefix
 from tests.support import zoo
 from tests.support.training import first_instruction, train_some_steps, work_of
 from tests.troubles.adapting import Zoo
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 ALONE = [name for name, kind in zoo.KINDS.items() if not kind.of]

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from tests.worker_agent.recording_coordinator import RecordingCoordinator, serving
-from worker_agent.connection import open_http
-from worker_agent.coordinator_client import CoordinatorClient
-from worker_agent.identity import Identity, WorkerRecord, make_key, save_record
+from worker_agent.coordinator_api.client import CoordinatorClient
+from worker_agent.coordinator_api.connection import open_http
+from worker_agent.coordinator_api.identity import Identity, WorkerRecord, make_key, save_record
 from worker_agent.settings import FILE_VARIABLE, AgentSettings
 
 

@@ -14,11 +14,11 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federated.protocol import ArtifactReference, HeartbeatRequest, LeaseRequest
-from worker_agent.connection import Connection, open_http
-from worker_agent.coordinator_client import CoordinatorClient
+from worker_agent.coordinator_api.client import CoordinatorClient
+from worker_agent.coordinator_api.connection import Connection, open_http
+from worker_agent.coordinator_api.identity import Identity, WorkerRecord
 from worker_agent.display import configure_logs
 from worker_agent.errors import AgentError
-from worker_agent.identity import Identity, WorkerRecord
 from worker_agent.settings import AgentSettings
 
 DIGEST = "sha256:" + "b" * 64

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from federated.protocol import PROTOCOL_VERSION
-from federated.statement import key_id
+from federated.signed_statement import key_id
 from tests.worker_agent.faults import Fault, Faulty, problem
 
 CHUNK_BYTES = 10

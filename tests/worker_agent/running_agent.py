@@ -13,9 +13,9 @@ import httpx
 
 from tests.worker_agent.leases import make_lease
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
-from worker_agent.agent import Agent, only_agent, open_worker
+from worker_agent.coordinator_api.identity import Identity, load_identity
 from worker_agent.display import NoBars, configure_logs
-from worker_agent.identity import Identity, load_identity
+from worker_agent.runtime.agent import Agent, only_agent, open_worker
 from worker_agent.settings import AgentSettings, load_settings
 
 CHILD = "tests.worker_agent.scripted_child"

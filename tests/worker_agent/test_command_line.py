@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from federated.protocol import MAX_ENROLMENT_BYTES
-from federated.statement import enrolment_message
+from federated.signed_statement import enrolment_message
 from tests.support.foreign import make_foreign
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.__main__ import TOKEN_VARIABLE, app
-from worker_agent.identity import load_identity
+from worker_agent.coordinator_api.identity import load_identity
 from worker_agent.settings import DATA_ENTRIES
 
 TOKEN = "fle_0123456789abcdef"

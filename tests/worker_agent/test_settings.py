@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from worker_agent.connection import open_http
+from worker_agent.coordinator_api.connection import open_http
 from worker_agent.errors import ConfigurationError
 from worker_agent.settings import FILE_VARIABLE, load_settings
 

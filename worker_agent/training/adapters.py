@@ -1,8 +1,8 @@
 """A trainable (plain data) on a base model: the PEFT model, its facts, and its trainable tensors by canonical name.
 
-PEFT's own draws are always overwritten: every tensor starts as `federated.maths.starts` says, or from the base
-model's value. A classifier's head always starts anew from the seed, also over files that hold one: it would travel
-as a difference to weights that the exported adapter does not have.
+PEFT's own draws are always overwritten: every tensor starts as `federated.maths.initialization` says, or from the
+base model's value. A classifier's head always starts anew from the seed, also over files that hold one: it would
+travel as a difference to weights that the exported adapter does not have.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,13 +17,13 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from federated.contract import AnyTrainable
-from federated.maths.starts import start
+from federated.maths.initialization import start
 from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix, TaskType
-from worker_agent.training.canonical import canonical_name, lies_within
 from worker_agent.training.factors import Factors, factors_of
+from worker_agent.training.job_errors import ModelError
 from worker_agent.training.model import LoadedBase
 from worker_agent.training.model_facts import initialisation, is_drawn, new_weight_std, shape_of, tensor_facts
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.parameter_names import canonical_name, lies_within
 from worker_agent.training.targets import lora_targets, modules_in_full, weights_in_full
 
 _HEADS = ("classifier", "score")

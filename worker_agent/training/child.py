@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
+from federated.algorithm_kit.local_training import TrainingDiverged
 from federated.contract import JobDeclined
-from federated.local_training import TrainingDiverged
 from federated.protocol import DISK_FULL, FailureFacts, Lease
 from federated.session import JobInterrupted
-from worker_agent.disclosure import stable_code, whereabouts
-from worker_agent.durable import is_full
+from worker_agent.node.disclosure import stable_code, whereabouts
 from worker_agent.settings import AgentSettings
+from worker_agent.storage.atomic_files import is_full
 from worker_agent.training.device import repeatable
+from worker_agent.training.job_errors import JobRefused
 from worker_agent.training.jobs import AlgorithmMissing, InstructionInvalid, JobFiles, run_job
-from worker_agent.training.refusals import JobRefused
 from worker_agent.training.session import Workbench
 
 REPORT_SECONDS = 0.2

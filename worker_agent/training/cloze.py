@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from federated.protocol import Cloze
 from federated.task import GAP
 from federated.templates import Template
-from worker_agent.training.refusals import DataError, ModelError
+from worker_agent.training.job_errors import DataError, ModelError
 
 
 @dataclass(frozen=True, slots=True)

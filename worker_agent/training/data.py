@@ -10,8 +10,8 @@ from pathlib import Path
 
 from worker_agent.settings import MIN_EXAMPLES, MIN_HELD_OUT, AgentSettings, DatasetSettings
 from worker_agent.training.files import read_chosen, read_path
+from worker_agent.training.job_errors import DataError
 from worker_agent.training.labels import label_counts
-from worker_agent.training.refusals import DataError
 from worker_agent.training.tables import Table
 from worker_agent.training.values import values, without_values
 

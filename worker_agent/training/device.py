@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from worker_agent.settings import AgentSettings
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

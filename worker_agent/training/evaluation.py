@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from federated.protocol import TaskDefinition
-from worker_agent.training.choices import Choices
 from worker_agent.training.forward import Forward, log_likelihoods, losses
 from worker_agent.training.metrics import METRICS, confusion
+from worker_agent.training.multiple_choice import Choices
 from worker_agent.training.tokens import IGNORED, Examples
 
 BATCH_TOKENS = 8192

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from federated import registry
-from federated.adapter_files import write_adapter
 from federated.contract import Adapter
-from federated.payload import Payload
+from federated.export.adapter_files import write_adapter
+from federated.payloads.payload import Payload
 from federated.protocol import Lease
 from worker_agent.settings import AgentSettings
-from worker_agent.training.refusals import JobRefused, ModelError
+from worker_agent.training.job_errors import JobRefused, ModelError
 from worker_agent.training.session import Workbench
 
 

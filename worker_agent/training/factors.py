@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from worker_agent.training.canonical import canonical_name
+from worker_agent.training.parameter_names import canonical_name
 
 _ADAPTER = "default"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worker_agent.settings import DatasetSettings
-from worker_agent.training.refusals import DataError
+from worker_agent.training.job_errors import DataError
 from worker_agent.training.tables import Table
 
 JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}

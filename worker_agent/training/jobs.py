@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from federated import registry
 from federated.contract import Algorithm, AlgorithmConfig, ClientHalf, View
-from federated.header import HeaderError
-from federated.payload import Payload
+from federated.payloads.header import HeaderError
+from federated.payloads.payload import Payload
 from federated.protocol import Description, Lease, SubmitRequest, UpdateSubmission, Work, is_metric
 from worker_agent.training import limits
 from worker_agent.training.session import Report, Session, Workbench

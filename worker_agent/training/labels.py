@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TypeAlias
 
-from worker_agent.training.refusals import DataError
+from worker_agent.training.job_errors import DataError
 from worker_agent.training.tables import Table
 from worker_agent.training.values import Value, refuse_missing, values
 

@@ -8,7 +8,7 @@ from federated import registry
 from federated.contract import Effort
 from federated.protocol import ROUND_KINDS, Lease
 from worker_agent.settings import PolicySettings
-from worker_agent.training.refusals import DataError, EffortError
+from worker_agent.training.job_errors import DataError, EffortError
 
 USUAL_PASSES = 100
 """Of a node that bounds its local steps and says nothing of passes."""

@@ -31,7 +31,7 @@ from federated.protocol import BaseModelReference, TaskDefinition
 from federated.trainable import Prefix, TaskType
 from worker_agent.settings import AgentSettings
 from worker_agent.training.device import spread_over
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
 
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

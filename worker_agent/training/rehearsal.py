@@ -10,7 +10,7 @@ from federated.task import MAX_LABELS
 from federated.trainable import Full, Lora
 from worker_agent.settings import AgentSettings
 from worker_agent.training.data import describe_dataset
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
 from worker_agent.training.session import Workbench
 from worker_agent.training.trial import try_model
 

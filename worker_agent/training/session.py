@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from federated.maths.starts import start
+from federated.maths.initialization import start
 from federated.protocol import TaskDefinition, Work
 from federated.session import Batch
 from federated.trainable import PROMPT_EMBEDDINGS, Full, Prefix
@@ -21,6 +21,7 @@ from worker_agent.training.data import fingerprint, load_split
 from worker_agent.training.device import choose_device, choose_dtype
 from worker_agent.training.evaluation import evaluate
 from worker_agent.training.forward import Forward, losses
+from worker_agent.training.job_errors import ModelError
 from worker_agent.training.model import (
     Placement,
     check_weights,
@@ -30,7 +31,6 @@ from worker_agent.training.model import (
     text_facts,
 )
 from worker_agent.training.prompts import without_prompts
-from worker_agent.training.refusals import ModelError
 from worker_agent.training.tokens import Examples, TokenBatch, Tokenisation, load_tokenizer, tokenise
 from worker_agent.training.vocabulary import check_embeddings, check_words
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker_agent.training.refusals import DataError
+from worker_agent.training.job_errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

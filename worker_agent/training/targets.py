@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from federated.patterns import by_module_name, compile_patterns, first_fitting, is_name, unfitting
 from federated.trainable import ALL_LINEAR, Full, Lora
-from worker_agent.training.canonical import lies_within
 from worker_agent.training.factors import factors_of
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
+from worker_agent.training.parameter_names import lies_within
 
 _Value = TypeVar("_Value")
 

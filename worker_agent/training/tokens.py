@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from federated import templates
 from federated.protocol import Cloze, TaskDefinition, TextTemplate
 from federated.task import GAP
-from worker_agent.training.choices import Choices, with_words
 from worker_agent.training.cloze import GapBatch, Gaps, with_gaps, word_ids
+from worker_agent.training.job_errors import ModelError
 from worker_agent.training.labels import label_indices
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.multiple_choice import Choices, with_words
 from worker_agent.training.tables import Table
 from worker_agent.training.values import refuse_empty, rows_of_text, texts
 

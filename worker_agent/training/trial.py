@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from federated.contract import AnyTrainable
 from federated.trainable import Prefix
-from worker_agent.disclosure import whereabouts
+from worker_agent.node.disclosure import whereabouts
 from worker_agent.training.forward import losses
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
 from worker_agent.training.session import Session
 from worker_agent.training.tokens import IGNORED, TokenBatch
 

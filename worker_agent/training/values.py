@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from worker_agent.training.refusals import DataError
+from worker_agent.training.job_errors import DataError
 from worker_agent.training.tables import Table
 
 Value: TypeAlias = str | bool | int | float | Decimal

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from worker_agent.training.refusals import ModelError
+from worker_agent.training.job_errors import ModelError
 from worker_agent.training.tokens import Examples
 
 

@@ -6,7 +6,7 @@ held against its digest first (`whole_file`); what was lost or changed is an `Ar
 """
 
 from coordinator.artifacts.service.collection import collect
-from coordinator.artifacts.service.damage import (
+from coordinator.artifacts.service.integrity import (
     check_whole,
     discard,
     forget_uploads,
@@ -16,7 +16,7 @@ from coordinator.artifacts.service.damage import (
     reported,
     whole_file,
 )
-from coordinator.artifacts.service.keeping import (
+from coordinator.artifacts.service.references import (
     grant,
     hold,
     is_stored,
@@ -39,7 +39,7 @@ from coordinator.artifacts.service.uploads import (
     resume,
     show_upload,
 )
-from coordinator.artifacts.store import Stored, digest_of
+from coordinator.artifacts.store.objects import Stored, digest_of
 
 __all__ = [
     "ChunkPlace",

@@ -4,8 +4,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from coordinator.artifacts import chunks, repository, store
-from coordinator.database import writing
+from coordinator.artifacts import repository
+from coordinator.artifacts.store import chunks, objects
+from coordinator.db.sessions import writing
 from coordinator.settings import get_settings
 
 _COLLECTED_AT_ONCE = 100
@@ -17,7 +18,7 @@ def collect(now: datetime) -> int:
     settings = get_settings()
     oldest = now - timedelta(seconds=settings.artifact_min_age_seconds)
     _expire_uploads(now - timedelta(seconds=settings.upload_expiry_seconds))
-    store.sweep(oldest)
+    objects.sweep(oldest)
     _drop_unknown(oldest)
     freed_bytes = 0
     while True:
@@ -25,7 +26,7 @@ def collect(now: datetime) -> int:
             taken = repository.take_unheld(session, oldest, _COLLECTED_AT_ONCE)
             # Before the commit: `write_row` of the same digest waits for it, and then sees that the bytes are gone.
             for artifact in taken:
-                store.drop(artifact.digest)
+                objects.drop(artifact.digest)
             size_bytes = sum(artifact.size_bytes for artifact in taken)
             repository.count_freed(session, size_bytes)
         freed_bytes += size_bytes
@@ -45,7 +46,7 @@ def _expire_uploads(created_before: datetime) -> None:
 
 def _drop_unknown(written_before: datetime) -> None:
     """Objects that were put and never recorded: their step lost a race, or its process died."""
-    for digest in store.old_digests(written_before):
+    for digest in objects.old_digests(written_before):
         with writing() as session:
             if not repository.known(session, [digest]):
-                store.drop(digest)
+                objects.drop(digest)

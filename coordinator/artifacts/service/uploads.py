@@ -12,15 +12,16 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from coordinator.artifacts import chunks, presigned, repository, schemas
-from coordinator.artifacts.service.keeping import uploaded_by, write_row
-from coordinator.artifacts.store import Stored
-from coordinator.database import lock_row, reading, utcnow, writing
+from coordinator.artifacts import repository, schemas
+from coordinator.artifacts.service.references import uploaded_by, write_row
+from coordinator.artifacts.store import chunks, presigned
+from coordinator.artifacts.store.objects import Stored
+from coordinator.auth.principals import Principal, Role, require_role
+from coordinator.db.sessions import lock_row, reading, utcnow, writing
 from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge, Unprocessable, cause_of
 from coordinator.models import Upload
 from coordinator.models.base import new_id
-from coordinator.nudge import ASSEMBLE, nudge
-from coordinator.security import Principal, Role, require_role
+from coordinator.queue.wakeups import ASSEMBLE, nudge
 from coordinator.settings import get_settings
 from federated.protocol import UploadAnswer, UploadRequest
 

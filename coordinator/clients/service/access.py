@@ -2,12 +2,12 @@
 
 from sqlalchemy.orm import Session
 
+from coordinator.auth.principals import Principal, require_role
 from coordinator.clients import lifecycle, repository
-from coordinator.database import lock_row
+from coordinator.db.sessions import lock_row
 from coordinator.errors import Forbidden, NotFound
 from coordinator.models import Client, Federation
-from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND, nudge
-from coordinator.security import Principal, require_role
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND, nudge
 
 
 def may_see(session: Session, principal: Principal, federation: Federation) -> bool:

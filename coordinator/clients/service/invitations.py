@@ -6,14 +6,14 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from coordinator import audit, events
+from coordinator.auth.principals import Principal
 from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import InvitationAnswer, invitation_answer
 from coordinator.clients.service import access, registrations
-from coordinator.conditions import require_agreement
 from coordinator.errors import Conflict, NotFound
 from coordinator.models import Federation, Invitation, Organization
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal
+from coordinator.web.etags import require_agreement
+from coordinator.web.pagination import Page, PageRequest
 
 
 def invite(

@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from coordinator import audit, events
+from coordinator.auth.principals import Principal
 from coordinator.clients import lifecycle, repository
 from coordinator.clients.schemas import ClientCreate
 from coordinator.clients.service import access
 from coordinator.errors import BadRequest, Conflict, NotFound, Unprocessable
 from coordinator.models import Client, Federation, Worker
-from coordinator.nudge import ADVANCE_FEDERATION, nudge
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
+from coordinator.web.pagination import Page, PageRequest
 from coordinator.workers import service as workers
 from federated.names import MAX_NAME
 

@@ -1,8 +1,8 @@
 """What happens to a federation: what its owner asks for, what its life cycle does, and how it is shown."""
 
-from coordinator.federations.service.advancing import advance, expire, hold_up, overdue
-from coordinator.federations.service.asking import cancel, change, clone, create, delete, pause, resume, start
-from coordinator.federations.service.reading import answer, events_after, statement_for, visible
+from coordinator.federations.service.commands import cancel, change, clone, create, delete, pause, resume, start
+from coordinator.federations.service.progress import advance, expire, hold_up, overdue
+from coordinator.federations.service.queries import answer, events_after, statement_for, visible
 
 __all__ = [
     "advance",

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from coordinator.auth.principals import Principal
 from coordinator.errors import FieldError, Unprocessable
 from coordinator.federations.schemas import Definition, FederationCreate
-from coordinator.federations.service import going_on
-from coordinator.problems import invalid, pointer_to
-from coordinator.security import Principal
+from coordinator.federations.service import initial_adapter
+from coordinator.web.problem_details import invalid, pointer_to
 from federated import registry
 from federated.bounds import MAX_LARGE
 from federated.task import reported_metrics
@@ -33,7 +33,7 @@ def definition_of(session: Session, principal: Principal, wish: Definition) -> d
     _check_finite(made)
     _check_metrics(wish)
     if wish.initial_adapter is not None:
-        made["initial_adapter"] = going_on.initial_adapter(session, principal, wish, wish.initial_adapter)
+        made["initial_adapter"] = initial_adapter.initial_adapter(session, principal, wish, wish.initial_adapter)
     return made
 
 

@@ -1,17 +1,7 @@
 """What happens to jobs: leased and submitted by workers, offered and judged by rounds and federations."""
 
 from coordinator.jobs.schemas import problem_document
-from coordinator.jobs.service.leasing import (
-    Renewal,
-    decline,
-    expire_leases,
-    fail,
-    hand_back,
-    lease,
-    renew,
-    with_something,
-)
-from coordinator.jobs.service.offering import (
+from coordinator.jobs.service.dispatch import (
     Asked,
     accept,
     ask_again,
@@ -28,8 +18,18 @@ from coordinator.jobs.service.offering import (
     views,
     withdraw_open,
 )
+from coordinator.jobs.service.leasing import (
+    Renewal,
+    decline,
+    expire_leases,
+    fail,
+    hand_back,
+    lease,
+    renew,
+    with_something,
+)
 from coordinator.jobs.service.removal import remove_revoked, revoke_worker, withdraw_gone
-from coordinator.jobs.service.submitting import Checked, Submission, check, check_files, settle
+from coordinator.jobs.service.submission import Checked, Submission, check, check_files, settle
 
 __all__ = [
     "Asked",

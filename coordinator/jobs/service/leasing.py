@@ -8,15 +8,15 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from coordinator.clients.lifecycle import TAKES_PART
-from coordinator.database import lock_row
+from coordinator.db.batching import each
+from coordinator.db.sessions import lock_row
 from coordinator.errors import Conflict, CoordinatorError, NotFound
-from coordinator.gathering import each
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import failure_document, job_answer, lease_answer, problem_document, work_of
-from coordinator.jobs.service import moves, removal
-from coordinator.jobs.service.together import Together
+from coordinator.jobs.service import removal, transitions
+from coordinator.jobs.service.job_batch import Together
 from coordinator.models import Client, Federation, Job, Round, Worker
-from coordinator.nudge import MEND, nudge
+from coordinator.queue.wakeups import MEND, nudge
 from coordinator.workers import service as workers
 from federated.protocol import (
     AGENT_STOPPING,
@@ -103,7 +103,7 @@ def _has_free_slot(session: Session, leased: Sequence[Job], boot_id: str, slots:
             lose(session, job, now, worker_alive=True, detail="The worker forgot its lease.")
         else:
             # No attempt was made: an answer that is lost ten times costs the round nothing but time.
-            moves.offer_again(session, job, "hand_back", now)
+            transitions.offer_again(session, job, "hand_back", now)
     return len(held) - len(unheard) < slots
 
 
@@ -125,7 +125,7 @@ def _dismiss(session: Session, client: Client, federation: Federation, now: date
 
 
 def _hand_out(jobs: Together, job: Job, work: Work, boot_id: str, now: datetime) -> Lease:
-    moves.move(job, "lease")
+    transitions.move(job, "lease")
     job.boot_id, job.leased_at = boot_id, now
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     client, owner = jobs.client(job), jobs.owner(job)
@@ -136,7 +136,7 @@ def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> Non
     """Offers a job again whose lease never reached the worker."""
     job = lock_row(session, Job, job_id)
     if job is not None and job.state == "leased" and job.boot_id == boot_id:
-        moves.offer_again(session, job, "hand_back", now)
+        transitions.offer_again(session, job, "hand_back", now)
 
 
 def renew(session: Session, asked: Sequence[Renewal], now: datetime) -> list[RenewAnswer | CoordinatorError]:
@@ -147,7 +147,7 @@ def renew(session: Session, asked: Sequence[Renewal], now: datetime) -> list[Ren
 
 def _renew(found: Job | None, worker_id: str, job_id: str, request: RenewRequest, now: datetime) -> RenewAnswer:
     job, progress = _leased(owned(found, worker_id, job_id), request.boot_id), request.progress
-    moves.move(job, "renew")
+    transitions.move(job, "renew")
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     if progress is not None:
         metrics = {name: value for name, value in progress.metrics.items() if is_metric(value)}
@@ -159,11 +159,11 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
     """The worker could not do the job: offered again if that may help, else failed. Raises NotFound, Conflict."""
     job = _locked(session, worker_id, job_id, request.boot_id)
     if request.code == AGENT_STOPPING:
-        moves.offer_again(session, job, "hand_back", now)
+        transitions.offer_again(session, job, "hand_back", now)
         return answer(session, job)
     problem = failure_document(request, "The job failed on its worker")
     if request.code == DISK_FULL:  # no attempt either: the worker rests until it has room
-        moves.offer_again(session, job, "hand_back", now)
+        transitions.offer_again(session, job, "hand_back", now)
         job.problem = problem
         return answer(session, job)
     if request.code == ARTIFACT_DAMAGED and job.instruction_digest is not None:
@@ -172,7 +172,7 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
     transient = request.transient and not repeated
     event = lifecycle.after_failure(transient, job.attempt, _max_attempts(session, job), True)
     if event == "retry":
-        moves.offer_again(session, job, "retry", now)
+        transitions.offer_again(session, job, "retry", now)
         job.problem = problem
     else:
         _end_failed(session, job, problem | {"detail": problem["detail"] + _REPEATED * repeated}, not transient, now)
@@ -181,20 +181,20 @@ def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, no
 
 def _end_failed(session: Session, job: Job, problem: dict[str, Any], final: bool, now: datetime) -> None:
     """The job's failure is its end. `final`: it would fail the same way again, and its round asks others."""
-    moves.end(session, job, "fail", problem | {"final": final}, now)
+    transitions.end(session, job, "fail", problem | {"final": final}, now)
     if job.kind == "describe":
         client = session.get_one(Client, job.client_id)
         removal.remove_client(session, client, problem["code"], problem["detail"], now)
-    moves.wake(session, job)
+    transitions.wake(session, job)
 
 
 def decline(session: Session, worker_id: str, job_id: str, request: DeclineRequest, now: datetime) -> JobAnswer:
     """The owner of the worker's node does not allow the job: its client is out. Raises NotFound, Conflict."""
     job = _locked(session, worker_id, job_id, request.boot_id)
     problem = problem_document(request.code, "The job was declined by its worker's owner", request.sentence)
-    moves.end(session, job, "decline", problem, now)
+    transitions.end(session, job, "decline", problem, now)
     removal.remove_client(session, session.get_one(Client, job.client_id), request.code, request.sentence, now)
-    moves.wake(session, job)
+    transitions.wake(session, job)
     return answer(session, job)
 
 
@@ -210,10 +210,10 @@ def expire_leases(session: Session, now: datetime) -> list[str]:
 def lose(session: Session, job: Job, now: datetime, *, worker_alive: bool, detail: str) -> None:
     """The lease is lost: offered again, or expired."""
     if lifecycle.after_loss(job.attempt, _max_attempts(session, job), worker_alive) == "retry":
-        moves.offer_again(session, job, "retry", now)
+        transitions.offer_again(session, job, "retry", now)
     else:
-        moves.end(session, job, "expire", problem_document("lease_lost", "The lease was lost", detail), now)
-        moves.wake(session, job)
+        transitions.end(session, job, "expire", problem_document("lease_lost", "The lease was lost", detail), now)
+        transitions.wake(session, job)
 
 
 def owned(job: Job | None, worker_id: str, job_id: str) -> Job:

@@ -5,15 +5,15 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from coordinator.auth.principals import Principal
 from coordinator.clients import service as clients
 from coordinator.clients.lifecycle import LIVE, TAKES_PART
-from coordinator.database import lock_row
+from coordinator.db.sessions import lock_row
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import problem_document
-from coordinator.jobs.service import moves
+from coordinator.jobs.service import transitions
 from coordinator.models import Client, Federation, Job
-from coordinator.nudge import ADVANCE_FEDERATION, nudge
-from coordinator.security import Principal
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.workers import service as workers
 
 WORKER_REVOKED = "worker_revoked"
@@ -23,7 +23,7 @@ _GONE = ("out", "left", "expelled")
 
 def withdraw(session: Session, job: Job, reason: str, detail: str, now: datetime) -> None:
     """Takes an open job back."""
-    moves.end(session, job, "withdraw", problem_document(reason, "The job was withdrawn", detail), now)
+    transitions.end(session, job, "withdraw", problem_document(reason, "The job was withdrawn", detail), now)
 
 
 def remove_client(session: Session, client: Client, reason: str, detail: str, now: datetime) -> None:
@@ -37,7 +37,7 @@ def withdraw_of_client(session: Session, client: Client, detail: str, now: datet
     """Takes back all open jobs of a client that takes no part any more, and wakes who waits for them."""
     for job in repository.open_jobs(session, lifecycle.OPEN, None, client.id, None, None):
         withdraw(session, job, lifecycle.CLIENT_GONE, detail, now)
-        moves.wake(session, job)
+        transitions.wake(session, job)
     nudge(session, ADVANCE_FEDERATION, client.federation_id)
 
 
@@ -49,7 +49,7 @@ def withdraw_gone(session: Session, now: datetime, federation_id: str | None = N
     jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE, federation_id)
     for job in jobs:
         withdraw(session, job, lifecycle.CLIENT_GONE, "The client takes no part any more.", now)
-        moves.wake(session, job)
+        transitions.wake(session, job)
     return len(jobs)
 
 

@@ -5,17 +5,17 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from coordinator import audit
-from coordinator.credentials import KEY_PREFIX, new_secret
-from coordinator.database import lock_row
+from coordinator.auth.credentials import KEY_PREFIX, new_secret
+from coordinator.auth.principals import Principal, require_role
+from coordinator.db.sessions import lock_row
 from coordinator.errors import FieldError, NotFound, Unprocessable
 from coordinator.models import ApiKey
 from coordinator.models.base import new_id
 from coordinator.organizations import repository
 from coordinator.organizations.schemas import ApiKeyCreate
 from coordinator.organizations.service import members
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal, require_role
 from coordinator.settings import MAX_KEY_DAYS
+from coordinator.web.pagination import Page, PageRequest
 
 
 def create_admin_key(session: Session, name: str, now: datetime, days: int | None = None) -> str:

@@ -5,13 +5,13 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from coordinator import audit
+from coordinator.auth.principals import Principal, require_role
 from coordinator.errors import Conflict, NotFound
 from coordinator.models import Organization
 from coordinator.models.base import new_id
 from coordinator.organizations import repository
 from coordinator.organizations.schemas import OrganizationCreate
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal, require_role
+from coordinator.web.pagination import Page, PageRequest
 
 
 def create(session: Session, principal: Principal, request: OrganizationCreate, now: datetime) -> Organization:

@@ -5,12 +5,12 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from coordinator import audit
+from coordinator.auth.principals import Principal, require_role
 from coordinator.models import AuditEntry, Client, Federation, LedgerEntry
 from coordinator.organizations import repository
 from coordinator.organizations.schemas import Deeds, Ledger, LedgerEntryAnswer
 from coordinator.organizations.service import members
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal, require_role
+from coordinator.web.pagination import Page, PageRequest
 
 
 def audit_of(

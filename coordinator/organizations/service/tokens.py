@@ -5,16 +5,16 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from coordinator import audit
-from coordinator.credentials import ENROLLMENT_PREFIX, new_secret, secret_matches, split_secret
-from coordinator.database import lock_row
+from coordinator.auth.credentials import ENROLLMENT_PREFIX, new_secret, secret_matches, split_secret
+from coordinator.auth.principals import Principal, require_role
+from coordinator.db.sessions import lock_row
 from coordinator.errors import NotFound, Unauthenticated
 from coordinator.models import EnrollmentToken
 from coordinator.models.base import new_id
 from coordinator.organizations import repository
 from coordinator.organizations.schemas import EnrollmentTokenCreate
 from coordinator.organizations.service import members
-from coordinator.pagination import Page, PageRequest
-from coordinator.security import Principal, require_role
+from coordinator.web.pagination import Page, PageRequest
 
 
 def create_token(

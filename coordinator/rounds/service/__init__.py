@@ -1,10 +1,8 @@
 """What happens to a round. `tasks` asks it what to do, lets the conductor do it, and hands the result back."""
 
-from coordinator.rounds.service.bookkeeping import open_round, withdraw
 from coordinator.rounds.service.claims import Claimed, claim, claim_shard, renew
-from coordinator.rounds.service.lineage import provenance, repeatable
-from coordinator.rounds.service.mending import ARTIFACT_DAMAGED, hold_up, lost, making, mended
-from coordinator.rounds.service.reading import (
+from coordinator.rounds.service.provenance_builder import provenance, repeatable
+from coordinator.rounds.service.queries import (
     adapter_file,
     adapter_files,
     adapter_round,
@@ -25,9 +23,11 @@ from coordinator.rounds.service.reading import (
     show,
     visible,
 )
-from coordinator.rounds.service.recording import ALGORITHM_FAILED, count_death, fail, record, record_shard
+from coordinator.rounds.service.repair import ARTIFACT_DAMAGED, hold_up, lost, making, mended
+from coordinator.rounds.service.results import ALGORITHM_FAILED, count_death, fail, record, record_shard
 from coordinator.rounds.service.sharding import ClaimedShard
 from coordinator.rounds.service.sharding import due as shards_due
+from coordinator.rounds.service.transitions import open_round, withdraw
 
 __all__ = [
     "ALGORITHM_FAILED",

@@ -30,7 +30,7 @@ from coordinator.rounds.schemas import (
     StartInput,
     UpdateInput,
 )
-from coordinator.rounds.service import bookkeeping, sharding, snapshots
+from coordinator.rounds.service import sharding, snapshots, transitions
 from coordinator.rounds.service.sharding import ClaimedShard
 from coordinator.settings import get_settings
 
@@ -50,7 +50,7 @@ class Claimed:
 
 def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
     """Does all steps that need no tensors; then claims the one that does. None: nothing to do, or not now."""
-    found = bookkeeping.locked(session, round_id)
+    found = transitions.locked(session, round_id)
     while found is not None:
         federation, round_ = found
         if round_.state in lifecycle.ENDED or (round_.claimed_until is not None and round_.claimed_until > now):
@@ -60,10 +60,10 @@ def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
         if isinstance(step, Wait):
             return None
         if isinstance(step, Computed):
-            if bookkeeping.given_up(session, round_, round_, now):
+            if transitions.given_up(session, round_, round_, now):
                 return None
             return _claimed(session, federation, round_, step, now)
-        found = federation, bookkeeping.settle(session, federation, round_, seen, step, now)
+        found = federation, transitions.settle(session, federation, round_, seen, step, now)
     return None
 
 
@@ -75,7 +75,7 @@ def claim_shard(session: Session, shard_id: str, now: datetime) -> ClaimedShard 
     federation, round_, row = found
     if row.claimed_until is not None and row.claimed_until > now:
         return None
-    if bookkeeping.given_up(session, round_, row, now):
+    if transitions.given_up(session, round_, row, now):
         return None
     row.version += 1
     row.claimed_until = _until(now)
@@ -100,7 +100,7 @@ def _until(now: datetime) -> datetime:
 
 def _claimed(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Claimed:
     if isinstance(step, Aggregate):
-        bookkeeping.stop_collecting(session, round_, step, now)
+        transitions.stop_collecting(session, round_, step, now)
     round_.version += 1
     round_.claimed_until = _until(now)
     return Claimed(federation.id, round_.id, round_.version, step, _given(session, federation, round_, step, now))
@@ -119,7 +119,7 @@ def _given(session: Session, federation: Federation, round_: Round, step: Comput
         case Join():
             return JoinInput(_whole(session, federation, round_), sharding.made_parts(session, round_))
         case Evaluate():
-            asked = bookkeeping.evaluating_clients(session, federation, round_, now)
+            asked = transitions.evaluating_clients(session, federation, round_, now)
             return evaluation_input(session, federation, round_, asked)
 
 

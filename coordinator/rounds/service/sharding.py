@@ -15,10 +15,10 @@ from coordinator.artifacts import service as artifacts
 from coordinator.artifacts.service import Stored
 from coordinator.models import Federation, Round, Shard
 from coordinator.models.base import new_id
-from coordinator.nudge import AGGREGATE_SHARD, nudge
+from coordinator.queue.wakeups import AGGREGATE_SHARD, nudge
 from coordinator.rounds import lifecycle, repository
 from coordinator.rounds.schemas import Cut, MadeShard, ShardInput
-from coordinator.rounds.service import bookkeeping
+from coordinator.rounds.service import transitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def open_all(session: Session, round_: Round, made: Cut) -> None:
 def locked(session: Session, shard_id: str) -> tuple[Federation, Round, Shard] | None:
     """A shard that is still to be done, its round locked against other writers; None if there is none."""
     row = session.get(Shard, shard_id)
-    found = None if row is None else bookkeeping.locked(session, row.round_id)
+    found = None if row is None else transitions.locked(session, row.round_id)
     if row is None or found is None:
         return None
     session.refresh(row)
@@ -55,7 +55,7 @@ def locked(session: Session, shard_id: str) -> tuple[Federation, Round, Shard] |
 def record(session: Session, round_: Round, row: Shard, made: MadeShard) -> None:
     """Keeps what a shard made until its round has the whole."""
     for stored in (made.state, *made.notes.values()):
-        artifacts.record(session, stored, round_.id, bookkeeping.SHARD_PART)
+        artifacts.record(session, stored, round_.id, transitions.SHARD_PART)
     row.made = asdict(made)
     row.claimed_until = None
 
@@ -67,7 +67,7 @@ def made_parts(session: Session, round_: Round) -> tuple[MadeShard, ...]:
 
 def discard(session: Session, round_: Round) -> None:
     """The shards' artifacts are kept no longer."""
-    artifacts.release(session, round_.id, bookkeeping.SHARD_PART)
+    artifacts.release(session, round_.id, transitions.SHARD_PART)
 
 
 def due(session: Session, now: datetime) -> list[str]:

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import Hooks, train
+from federated.algorithm_kit.shared_tensors import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 from federated.algorithms.fedavg.config import FedAvgConfig
 from federated.contract import AnyTrainable, ClientResult, View
-from federated.local_training import Hooks, train
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import TrainingSession
-from federated.travelling import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 
 
 class FedAvgClient:

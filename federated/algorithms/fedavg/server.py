@@ -15,15 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from federated.algorithms.fedavg.config import FedAvgConfig
-from federated.algorithms.fedavg.server_optimizers import moments, server_step
-from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
-from federated.expects import expects_like, refuse_unexpected
-from federated.maths.averaging import Recent, weighted_sum
-from federated.maths.starts import start
-from federated.payload import LazyTensor, Payload
-from federated.trainable import Lora, ModelFacts, TensorFacts
-from federated.travelling import (
+from federated.algorithm_kit.shared_tensors import (
     BASE,
     FROZEN,
     UPLOAD_DTYPES,
@@ -36,6 +28,14 @@ from federated.travelling import (
     training_metrics,
     untrained_values,
 )
+from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithms.fedavg.config import FedAvgConfig
+from federated.algorithms.fedavg.server_optimizers import moments, server_step
+from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
+from federated.maths.averaging import Recent, weighted_sum
+from federated.maths.initialization import start
+from federated.payloads.payload import LazyTensor, Payload
+from federated.trainable import Lora, ModelFacts, TensorFacts
 
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
+from federated.algorithm_kit.local_training import shuffled
 from federated.algorithms.fedkseed.config import FedKSeedConfig
 from federated.algorithms.fedkseed.perturbation import LocalSteps, PerturbedWeights, Record, StepSizes
 from federated.algorithms.fedkseed.scope import perturbed_names
 from federated.algorithms.fedkseed.seed_choice import chosen_seeds, uniform_seeds
 from federated.contract import AnyTrainable, ClientResult, JobDeclined, View
-from federated.local_training import shuffled
 from federated.maths.directions import directions, probe_digest
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import Batch, TrainingSession
 
 _REPORT_SECONDS = 0.5

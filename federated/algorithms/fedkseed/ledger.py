@@ -14,8 +14,8 @@ from torch import Tensor
 
 from federated.contract import LedgerInvalid, LedgerWeights
 from federated.maths.directions import Directions, directions, probe_digest
-from federated.maths.starts import start
-from federated.payload import LazyTensor, Payload
+from federated.maths.initialization import start
+from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import TensorFacts
 
 _CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from dataclasses import field as dataclass_field
 import torch
 from torch import Tensor
 
-from federated.local_training import TrainingDiverged
+from federated.algorithm_kit.local_training import TrainingDiverged
 from federated.maths.directions import Direction, Directions, Field
 
 # Fewer scalars say little about their quantile.

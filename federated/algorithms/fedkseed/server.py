@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.shared_tensors import mean_metrics
+from federated.algorithm_kit.update_schema import refuse_unexpected
 from federated.algorithms.fedkseed.config import FedKSeedConfig
 from federated.algorithms.fedkseed.history import Steps, accumulated, counted, summed_sizes
 from federated.algorithms.fedkseed.ledger import weights
@@ -26,11 +28,9 @@ from federated.contract import (
     RoundFacts,
     UpdateRefused,
 )
-from federated.expects import refuse_unexpected
 from federated.maths.directions import probe_digest
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.trainable import ModelFacts
-from federated.travelling import mean_metrics
 
 _STATE_ONLY = ("elements",)
 _CLIENT_METRICS = {"loss": "train_loss", "scalar_rms": "scalar_rms", "steps_skipped": "steps_skipped"}

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.shared_tensors import averaged
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.algorithms.fedpeptao.dual_adaptive import (
     Answer,
@@ -18,8 +19,7 @@ from federated.algorithms.fedpeptao.dual_adaptive import (
 )
 from federated.contract import ClientUpdate, RoundFacts
 from federated.maths.averaging import Recent
-from federated.payload import LazyTensor, Payload
-from federated.travelling import averaged
+from federated.payloads.payload import LazyTensor, Payload
 
 MOMENTUM, DRIFT, CONTROL = "/momentum", "/drift", "/control"
 

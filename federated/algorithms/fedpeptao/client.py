@@ -9,15 +9,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import Hooks, shuffled, train
+from federated.algorithm_kit.shared_tensors import FROZEN, norm
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
-from federated.algorithms.fedpeptao.measuring import layer_scores, shares_of_prompts
+from federated.algorithms.fedpeptao.layer_scoring import layer_scores, shares_of_prompts
 from federated.algorithms.fedpeptao.prompt_layers import LAYER_SCORES, SHARES, joined, slice_name, slices
 from federated.contract import AnyTrainable, ClientResult, View
-from federated.local_training import Hooks, shuffled, train
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import TrainingSession
 from federated.trainable import PROMPT_EMBEDDINGS
-from federated.travelling import FROZEN, norm
 
 _MOMENTS = "moments/"
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.shared_tensors import last_linear
 from federated.maths.spectrum import number_of_layers
 from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts
-from federated.travelling import last_linear
 
 LAYER_SCORES = "layer_scores"
 SHARES = "shares"

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.layer_budget import WAYS
+from federated.algorithm_kit.shared_tensors import FROZEN, checked_initial, training_metrics
+from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
 from federated.algorithms.fedpeptao.adaptive_round import AdaptiveRound, averages
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.algorithms.fedpeptao.dual_adaptive import server_rate
@@ -39,13 +42,10 @@ from federated.contract import (
     RoundFacts,
     UpdateRefused,
 )
-from federated.expects import expects_like, refuse_unexpected
-from federated.kept_shares import WAYS
 from federated.maths.averaging import weighted_sum
-from federated.maths.starts import seeded_values, start
-from federated.payload import Payload
+from federated.maths.initialization import seeded_values, start
+from federated.payloads.payload import Payload
 from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts, TensorFacts
-from federated.travelling import FROZEN, checked_initial, training_metrics
 
 
 class FedPepTAOServer:

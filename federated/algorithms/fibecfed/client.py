@@ -6,20 +6,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import Hooks, train
+from federated.algorithm_kit.model_layers import layers_of
+from federated.algorithm_kit.shared_tensors import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
+from federated.algorithms.fibecfed.client_memory import Remembered
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.curriculum import admitted_examples, easy_first, order_of_epoch
 from federated.algorithms.fibecfed.fisher import difficulty
 from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up, warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
-from federated.algorithms.fibecfed.remembered import Remembered
 from federated.algorithms.fibecfed.sparsity import chosen_rows, update_masks
 from federated.contract import AnyTrainable, ClientResult, View
-from federated.local_training import Hooks, train
-from federated.model_layers import layers_of
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import TrainingSession
-from federated.travelling import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 
 
 class FibecFedClient:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import shuffled
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.local_training import shuffled
 
 _STAGES = 4
 _STEEPNESS = 10.0

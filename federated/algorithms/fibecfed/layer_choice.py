@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from federated.algorithm_kit.layer_budget import gradient_of, kept_shares, values_of
+from federated.algorithm_kit.local_training import shuffled, train
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.kept_shares import gradient_of, kept_shares, values_of
-from federated.local_training import shuffled, train
 from federated.maths.spectrum import number_of_layers
 from federated.session import TrainingSession
 

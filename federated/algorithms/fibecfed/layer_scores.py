@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from federated.algorithm_kit.local_training import shuffled
+from federated.algorithm_kit.model_layers import layers_of
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.local_training import shuffled
-from federated.model_layers import layers_of
 from federated.session import Batch, TrainingSession
 
 _TINY = 1e-12

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable
 
+from federated.algorithm_kit.shared_tensors import last_linear
 from federated.contract import FederationRefused
 from federated.trainable import ModelFacts, TensorFacts
-from federated.travelling import last_linear
 
 _NUMBERED = re.compile(r"^(.*?)\.?\b(\d+)\.")
 

@@ -1,8 +1,8 @@
 """The coordinator's half of FibecFed.
 
 State, float32: the current value of each travelling tensor under its canonical name, before the choice of layers of
-every trained one; `NAME/base` and `NAME/frozen` (see `federated.travelling`), the latter also of private factors that
-an initial adapter gave; after the choice `layer_scores/mean` (layers,), the mean of the clients'.
+every trained one; `NAME/base` and `NAME/frozen` (see `federated.algorithm_kit.shared_tensors`), the latter also of
+private factors that an initial adapter gave; after the choice `layer_scores/mean` (layers,), the clients' mean.
 Facts: `phase`; `layers` (null, then those that travel); `candidates` (those scored); `seed`; `seeded` (tensors that
 never travel and stand in the adapter at their start), `factors` (of each layer, the same of its factors);
 `frozen` (names the clients must not train), `differences`.
@@ -16,24 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.algorithms.fibecfed.layer_choice import chosen_layers
-from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
-from federated.contract import (
-    Adapter,
-    AnyTrainable,
-    ClientFacts,
-    ClientUpdate,
-    Outcome,
-    RoundFacts,
-    UpdateRefused,
-)
-from federated.expects import expects_like, refuse_unexpected
-from federated.maths.averaging import weighted_sum
-from federated.maths.starts import start
-from federated.payload import LazyTensor, Payload
-from federated.trainable import Lora, ModelFacts, TensorFacts
-from federated.travelling import (
+from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
     absolute,
@@ -47,6 +30,23 @@ from federated.travelling import (
     training_metrics,
     untrained_values,
 )
+from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithms.fibecfed.config import FibecFedConfig
+from federated.algorithms.fibecfed.layer_choice import chosen_layers
+from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
+from federated.contract import (
+    Adapter,
+    AnyTrainable,
+    ClientFacts,
+    ClientUpdate,
+    Outcome,
+    RoundFacts,
+    UpdateRefused,
+)
+from federated.maths.averaging import weighted_sum
+from federated.maths.initialization import start
+from federated.payloads.payload import LazyTensor, Payload
+from federated.trainable import Lora, ModelFacts, TensorFacts
 
 LAYER_SCORES = "layer_scores"
 KEPT_SHARE = "kept_share"

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import train
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import factor_maps
-from federated.local_training import train
 from federated.maths.per_example import observed, squared_rows
 from federated.session import TrainingSession
 

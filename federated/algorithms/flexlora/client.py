@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import Hooks, train
+from federated.algorithm_kit.shared_tensors import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 from federated.algorithms.flexlora.config import FlexLoRAConfig
-from federated.algorithms.flexlora.factors import LEARNED
+from federated.algorithms.flexlora.lora_matrices import LEARNED
 from federated.contract import AnyTrainable, ClientResult, View
-from federated.local_training import Hooks, train
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import TrainingSession
-from federated.travelling import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
 
 
 class FlexLoRAClient:

@@ -8,12 +8,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from federated.algorithms.flexlora.factors import Matrix
+from federated.algorithms.flexlora.lora_matrices import Matrix
 from federated.contract import ClientFacts
 from federated.trainable import MAX_RANK
 
 if TYPE_CHECKING:
-    from federated.payload import Payload
+    from federated.payloads.payload import Payload
 
 RankMix = Literal["uniform", "heavy-tail-light", "heavy-tail-strong", "normal"]
 RankRule = Literal["auto", "full"] | RankMix | int

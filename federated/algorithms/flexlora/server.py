@@ -3,7 +3,7 @@
 State, float32: of each adapted matrix the learned W as factors under their canonical names: A (R, in) with
 orthonormal rows, and B (out, R) with the singular values in its columns, at scale 1 (zero-padding: the padded means;
 stacking: as many ranks as were learned so far). Beside them every other trained tensor, plainly averaged, `NAME/base`
-and `NAME/frozen` (see `federated.travelling`). Facts: `seed`, `seeded`, `differences`, `matrices`.
+and `NAME/frozen` (see `federated.algorithm_kit.shared_tensors`). Facts: `seed`, `seeded`, `differences`, `matrices`.
 """
 
 import math
@@ -13,30 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from federated.algorithms.flexlora.aggregations import Pair, Trained, products, zero_padded
-from federated.algorithms.flexlora.config import FlexLoRAConfig
-from federated.algorithms.flexlora.energy import Energies, RoundMetrics, joined, summed
-from federated.algorithms.flexlora.factors import LEARNED, Matrix, matrices_of, stored_matrices
-from federated.algorithms.flexlora.notes import highest_notes, rank_notes
-from federated.algorithms.flexlora.ranks import allowed_ranks, client_ranks
-from federated.algorithms.flexlora.starts import lazy_factors, padding_key, untrained
-from federated.contract import (
-    Adapter,
-    AnyTrainable,
-    ClientFacts,
-    ClientUpdate,
-    FederationRefused,
-    Outcome,
-    RoundFacts,
-)
-from federated.expects import expects_like, refuse_unexpected
-from federated.maths.averaging import Recent
-from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
-from federated.maths.starts import start
-from federated.patterns import by_module_name
-from federated.payload import LazyTensor, Payload
-from federated.trainable import Lora, ModelFacts
-from federated.travelling import (
+from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
     absolute,
@@ -48,6 +25,29 @@ from federated.travelling import (
     training_metrics,
     untrained_values,
 )
+from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithms.flexlora.aggregations import Pair, Trained, products, zero_padded
+from federated.algorithms.flexlora.config import FlexLoRAConfig
+from federated.algorithms.flexlora.initialization import lazy_factors, padding_key, untrained
+from federated.algorithms.flexlora.lora_matrices import LEARNED, Matrix, matrices_of, stored_matrices
+from federated.algorithms.flexlora.rank_memory import highest_notes, rank_notes
+from federated.algorithms.flexlora.ranks import allowed_ranks, client_ranks
+from federated.algorithms.flexlora.spectral_energy import Energies, RoundMetrics, joined, summed
+from federated.contract import (
+    Adapter,
+    AnyTrainable,
+    ClientFacts,
+    ClientUpdate,
+    FederationRefused,
+    Outcome,
+    RoundFacts,
+)
+from federated.maths.averaging import Recent
+from federated.maths.initialization import start
+from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
+from federated.patterns import by_module_name
+from federated.payloads.payload import LazyTensor, Payload
+from federated.trainable import Lora, ModelFacts
 
 
 class FlexLoRAServer:

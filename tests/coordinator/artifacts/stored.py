@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts import store
-from coordinator.database import reading, writing
+from coordinator.artifacts.store import objects
+from coordinator.db.sessions import reading, writing
 
 CONTENT = bytes(range(256)) * 40
 DAY_SECONDS = 86_400
@@ -26,13 +26,13 @@ def announce(client: httpx.Client, content: bytes = CONTENT, **fields: Any) -> h
     return client.post("/v1/artifacts/uploads", json=body)
 
 
-def put_file(folder: Path, content: bytes = CONTENT) -> store.Stored:
+def put_file(folder: Path, content: bytes = CONTENT) -> objects.Stored:
     path = folder / "file"
     path.write_bytes(content)
     return artifacts.put_file(path)
 
 
-def recorded(folder: Path, content: bytes = CONTENT, holder: str = "rnd_1") -> store.Stored:
+def recorded(folder: Path, content: bytes = CONTENT, holder: str = "rnd_1") -> objects.Stored:
     stored = put_file(folder, content)
     with writing() as session:
         artifacts.record(session, stored, holder, "state")

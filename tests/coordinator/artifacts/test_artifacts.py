@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from coordinator.artifacts import chunks, store
 from coordinator.artifacts import service as artifacts
-from coordinator.database import reading, utcnow, writing
+from coordinator.artifacts.store import chunks, objects
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import Conflict
 from coordinator.models import Artifact, Grant, Hold, Upload
-from federated.header import HeaderError
+from federated.payloads.header import HeaderError
 from tests.coordinator.artifacts.stored import (
     CONTENT,
     DAY_SECONDS,
@@ -140,7 +140,7 @@ class TestHolds:
 
     def test_bytes_that_are_gone_are_not_recorded(self, data_folder: Path, tmp_path: Path) -> None:
         stored = put_file(tmp_path)
-        store.drop(stored.digest)
+        objects.drop(stored.digest)
 
         def record() -> None:
             with writing() as session:
@@ -162,15 +162,15 @@ class TestCollection:
             artifacts.release(session, "rnd_2")
         assert artifacts.collect(self.later(DAY_SECONDS - 60)) == 0
         assert artifacts.collect(self.later(DAY_SECONDS + 60)) == len(b"freed")
-        assert (store.size_of(kept.digest), store.size_of(freed.digest)) == (4, None)
+        assert (objects.size_of(kept.digest), objects.size_of(freed.digest)) == (4, None)
         assert (count(Artifact), count(Grant)) == (1, 0)
 
     def test_what_was_never_recorded_goes_after_a_day(self, data_folder: Path, tmp_path: Path) -> None:
         stored = put_file(tmp_path)
         artifacts.collect(self.later(DAY_SECONDS - 60))
-        assert store.size_of(stored.digest) is not None
+        assert objects.size_of(stored.digest) is not None
         artifacts.collect(self.later(DAY_SECONDS + 60))
-        assert store.size_of(stored.digest) is None
+        assert objects.size_of(stored.digest) is None
 
     def test_an_upload_that_was_given_up_goes_with_its_chunks(self, service: Service, worker: EnrolledWorker) -> None:
         upload_id = created(announce(worker.http))["upload_id"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.artifacts import store
+from coordinator.artifacts.store import objects
 from coordinator.settings import get_settings
 from tests.coordinator.artifacts.stored import announce, digest_of
 from tests.support.service import EnrolledWorker, Service, created
@@ -80,7 +80,7 @@ def test_an_upload_is_whole_and_right_or_is_not_there(
         assert ended.json()["code"] == "chunks_missing"
     elif chunks == 1 and set(kept) == {0}:
         assert ended.is_success == (kept[0] == content)
-        assert (store.size_of(digest_of(content)) == len(content)) == (kept[0] == content)
+        assert (objects.size_of(digest_of(content)) == len(content)) == (kept[0] == content)
 
 
 @FUZZED

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from coordinator import nudge
-from coordinator.artifacts import chunks, store, tasks
 from coordinator.artifacts import service as artifacts
-from coordinator.database import reading, utcnow, writing
+from coordinator.artifacts import tasks
+from coordinator.artifacts.store import chunks, objects
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Artifact, Upload
+from coordinator.queue import wakeups
 from tests.coordinator.artifacts.stored import CONTENT, DIGEST, announce, count
 from tests.support.queue import queued
 from tests.support.service import (
@@ -41,7 +42,7 @@ class TestUpload:
         assert (answer["state"], answer["chunks"]) == ("assembling", 3)
         with reading() as session:
             assert artifacts.uploaded_by(session, worker.id, DIGEST) is None
-        assert queued(nudge.ASSEMBLE) == [[answer["upload_id"]]]
+        assert queued(wakeups.ASSEMBLE) == [[answer["upload_id"]]]
         tasks.assemble(answer["upload_id"])
         tasks.assemble(answer["upload_id"])
         assert worker.http.get(path).json()["state"] == "complete"
@@ -105,7 +106,7 @@ class TestUpload:
         shown = worker.http.get(path).json()
         assert (shown["state"], shown["problem"]["code"]) == ("failed", "digest_mismatch")
         assert count(Artifact) == 0
-        assert store.size_of(DIGEST) is None
+        assert objects.size_of(DIGEST) is None
         assert created(announce(worker.http))["upload_id"] != announced["upload_id"]
 
     @pytest.mark.parametrize("length", [0, 9_999, 10_241])
@@ -191,7 +192,7 @@ class TestUpload:
     ) -> None:
         answer = upload(worker.http, CONTENT, DIGEST)
         tasks.resume()
-        assert queued(nudge.ASSEMBLE) == [[answer["upload_id"]]] * 2
+        assert queued(wakeups.ASSEMBLE) == [[answer["upload_id"]]] * 2
 
     def test_assembly_in_somebodys_hands_is_left_to_it(
         self, small_chunks: None, service: Service, worker: EnrolledWorker
@@ -202,7 +203,7 @@ class TestUpload:
         tasks.assemble(upload_id)
         tasks.resume()
         assert worker.http.get(f"/v1/artifacts/uploads/{upload_id}").json()["state"] == "assembling"
-        assert len(queued(nudge.ASSEMBLE)) == 1
+        assert len(queued(wakeups.ASSEMBLE)) == 1
         with writing() as session:
             session.get_one(Upload, upload_id).claimed_until = utcnow() - timedelta(seconds=5)
         tasks.assemble(upload_id)

@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
 from coordinator.clients import service as clients
-from coordinator.database import reading, utcnow
+from coordinator.db.sessions import reading, utcnow
 from coordinator.models import Base, Client, Event, Federation, Invitation, Organization, Round, Worker
 from coordinator.models.base import new_id
-from federated.header import DTYPE_BYTES
+from federated.payloads.header import DTYPE_BYTES
 from federated.protocol import Capabilities, DatasetFacts
 
 CAPABILITIES = Capabilities(

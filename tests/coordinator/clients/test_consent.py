@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from federated.statement import definition_digest
+from federated.signed_statement import definition_digest
 from tests.coordinator.clients.drafts import Draft
 from tests.coordinator.clients.scene import everything
 from tests.support.audit_log import chain_of

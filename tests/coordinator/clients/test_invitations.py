@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from coordinator.database import writing
-from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from coordinator.db.sessions import writing
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from tests.coordinator.clients import scene
 from tests.support.queue import queued
 from tests.support.service import Organization, Service, accept, created, problem

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from coordinator.clients import service as clients
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.models import Client
-from coordinator.nudge import ADVANCE_FEDERATION
+from coordinator.queue.wakeups import ADVANCE_FEDERATION
 from tests.coordinator.clients import scene
 from tests.support.queue import queued
 from tests.support.service import EnrolledWorker, Organization, Service, created, problem

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.clients import service as clients
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import Conflict
 from coordinator.models import Client, Federation
 from tests.coordinator.clients import scene

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from coordinator.app import create_app
-from coordinator.openapi import METHODS
+from coordinator.web.openapi import METHODS
 from tests.coordinator.contract.world import CHUNK, World
 
 JSON = "application/json"

@@ -5,10 +5,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from coordinator import processes
 from coordinator.clients import service as clients
-from coordinator.database import utcnow, writing
+from coordinator.db.sessions import utcnow, writing
 from coordinator.models import Client
+from coordinator.operations import heartbeats
 from tests.coordinator.clients.scene import digest_of
 from tests.coordinator.contract.world import CHUNK, Token, World
 from tests.support.service import EnrolledWorker, Identity, accept, created, key_of
@@ -59,8 +59,8 @@ class Builder:
 
     def hear_all_processes(self) -> None:
         with writing() as session:
-            for role in processes.ROLES:
-                processes.renew(session, role, role, utcnow() + timedelta(days=1))
+            for role in heartbeats.ROLES:
+                heartbeats.renew(session, role, role, utcnow() + timedelta(days=1))
 
     # ---- federations
 

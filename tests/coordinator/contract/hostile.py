@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from coordinator.database import utcnow
+from coordinator.db.sessions import utcnow
 from tests.coordinator.contract.asking import JSON, Document, Operation, example
 from tests.coordinator.contract.world import World
 from tests.support.hostile_values import Place

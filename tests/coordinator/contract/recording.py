@@ -1,4 +1,4 @@
-"""Records what a running service answers, as the examples of the OpenAPI document (`coordinator/examples.json`).
+"""Records what a running service answers, as the examples of the OpenAPI document (`coordinator/web/examples.json`).
 
 python -m pytest tests/coordinator/contract/recording.py
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator import openapi
+from coordinator.web import openapi
 from tests.coordinator.contract.asking import JSON, Operation, ask, operations
 from tests.coordinator.contract.table import TRIED_ON
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from coordinator.idempotency import HEADER
+from coordinator.web.idempotency import HEADER
 from tests.coordinator.contract.asking import DOCUMENT, JSON, OPERATIONS, Operation, ask
 from tests.coordinator.contract.table import ANSWERED, TRIED_ON
 from tests.coordinator.contract.world import ROLES

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from coordinator.idempotency import HEADER
+from coordinator.web.idempotency import HEADER
 from tests.coordinator.contract.asking import DOCUMENT, JSON, OPERATIONS, Operation
 from tests.coordinator.contract.hostile import good_body, judged, more_fields, signed
 from tests.coordinator.contract.table import TRIED_ON, role_of

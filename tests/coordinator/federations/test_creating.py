@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Federation, Hold, Job, Round
 from tests.coordinator.clients.scene import everything
 from tests.support.algorithms import installed

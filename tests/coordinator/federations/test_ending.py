@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.models import Federation, Round
 from tests.support.places import lose_broker, lose_store
 from tests.support.stage import Stage

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.events import append
-from coordinator.federations.service.reading import EVENTS_AT_ONCE
+from coordinator.federations.service.queries import EVENTS_AT_ONCE
 from tests.support.service import problem
 from tests.support.stage import Stage
 

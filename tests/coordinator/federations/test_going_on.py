@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.models import Federation
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.trainable import Initialisation, TensorFacts
 from tests.support.service import created, problem
 from tests.support.stage import MODEL, A, B, Stage, definition

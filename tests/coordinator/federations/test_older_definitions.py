@@ -1,6 +1,6 @@
 """A definition that an earlier version wrote, and this one does not read, harms its own federation and no other."""
 
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.models import Federation
 from tests.support.service import problem
 from tests.support.stage import Stage

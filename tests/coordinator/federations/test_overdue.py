@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, event
 
-from coordinator.database import reading, utcnow
+from coordinator.db.sessions import reading, utcnow
 from coordinator.federations import service as federations
 from tests.support.stage import Stage
 

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import CoordinatorError
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Organization, Round, Worker
 from coordinator.models.base import new_id
 from federated.protocol import JobKind, JobProgress, Lease, RenewAnswer, RenewRequest
-from federated.statement import Statement
+from federated.signed_statement import Statement
 from tests.coordinator.clients import scene
 from tests.support.service import EnrolledWorker, Service, problem
 from tests.support.service import Organization as Tenant

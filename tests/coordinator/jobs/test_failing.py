@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.database import utcnow, writing
+from coordinator.db.sessions import utcnow, writing
 from coordinator.errors import Conflict
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation
-from coordinator.nudge import ADVANCE_ROUND
+from coordinator.queue.wakeups import ADVANCE_ROUND
 from federated.failures import sentence
 from federated.protocol import (
     AGENT_STOPPING,
@@ -58,22 +58,25 @@ class TestFail:
 
     def test_an_unforeseen_error_that_comes_twice_at_one_place_is_final(self, stage: Stage) -> None:
         job_id = stage.leased()
-        for place, state in (("federated.payload:7", "offered"), ("federated.payload:8", "offered")):
+        for place, state in (
+            ("federated.payloads.payload:7", "offered"),
+            ("federated.payloads.payload:8", "offered"),
+        ):
             assert self.unforeseen(stage, job_id, place) == state
             stage.lease()
         with writing() as session:
             federation = session.get_one(Federation, stage.federation_id)
             federation.definition = federation.definition | {"max_attempts": 9}
-        assert self.unforeseen(stage, job_id, "federated.payload:8") == "failed"
+        assert self.unforeseen(stage, job_id, "federated.payloads.payload:8") == "failed"
         told = stage.job(job_id).problem or {}
-        assert (told["error"], told["place"], told["final"]) == ("IndexError", "federated.payload:8", True)
+        assert (told["error"], told["place"], told["final"]) == ("IndexError", "federated.payloads.payload:8", True)
         assert told["detail"].endswith("The same error came twice at the same place, so the job is not tried again.")
 
     def test_a_client_that_cannot_describe_itself_twice_the_same_way_is_out(self, stage: Stage) -> None:
         job_id = stage.leased("describe")
-        assert self.unforeseen(stage, job_id, "federated.payload:8") == "offered"
+        assert self.unforeseen(stage, job_id, "federated.payloads.payload:8") == "offered"
         stage.lease()
-        assert self.unforeseen(stage, job_id, "federated.payload:8") == "failed"
+        assert self.unforeseen(stage, job_id, "federated.payloads.payload:8") == "failed"
         assert (stage.client().state, stage.client().reason) == ("out", "training_failed")
 
     def test_a_job_that_a_stopping_agent_gives_back_costs_no_attempt(self, stage: Stage) -> None:

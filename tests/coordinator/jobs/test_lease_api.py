@@ -7,7 +7,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from coordinator.database import utcnow, writing
+from coordinator.db.sessions import utcnow, writing
 from coordinator.jobs import service as jobs
 from coordinator.models import Worker
 from tests.coordinator.clients import scene

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.models import Worker
 from tests.coordinator.jobs.stage import BOOT, Site
 from tests.support.engines import free_port

@@ -3,11 +3,11 @@
 from datetime import timedelta
 from pathlib import Path
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Worker
-from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from federated.protocol import (
     Capabilities,
     JobProgress,

@@ -5,13 +5,13 @@ from contextlib import closing
 
 import pytest
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import Conflict
 from coordinator.jobs import repository
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Grant, Job, Round
 from coordinator.models.base import new_id
-from coordinator.nudge import ADVANCE_ROUND
+from coordinator.queue.wakeups import ADVANCE_ROUND
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, Stage, train_body
 from tests.support.queue import queued

@@ -5,13 +5,13 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import Unavailable
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Hold, Job, Worker
-from coordinator.nudge import ADVANCE_FEDERATION, ADVANCE_ROUND
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from federated.protocol import SubmitRequest
-from federated.statement import key_id
+from federated.signed_statement import key_id
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused
 from tests.support.queue import queued

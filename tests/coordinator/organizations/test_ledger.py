@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Job, LedgerEntry, Round
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support.service import Organization, accept, created, problem
 from tests.support.stage import Actor, Stage, update_of
 

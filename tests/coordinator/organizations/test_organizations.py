@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import ApiKey, EnrollmentToken, Organization
 from coordinator.organizations import service as organizations
 from tests.support.audit_log import chain_of

@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support.service import accept, problem
 from tests.support.stage import Stage
 

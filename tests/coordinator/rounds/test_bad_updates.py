@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.service import problem
 from tests.support.stage import DATASET, MODEL, A, Actor, B, Stage, definition, update_of

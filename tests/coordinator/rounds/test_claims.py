@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from coordinator import database
-from coordinator.database import reading, utcnow, writing
+from coordinator.db import sessions
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Artifact, Round
-from coordinator.nudge import celery
+from coordinator.queue.wakeups import celery
 from coordinator.rounds import conductor, service, tasks
 from coordinator.rounds.schemas import AggregateInput, Failure, MadeAggregate
 from coordinator.rounds.service import Claimed
@@ -186,7 +186,7 @@ class TestTransactions:
 
         def watch(frame: FrameType, event: str, argument: object) -> None:
             if event == "call" and frame.f_code.co_filename == conductor.__file__:
-                seen.append((frame.f_code.co_name, database.engine().pool.checkedout()))  # type: ignore[attr-defined]
+                seen.append((frame.f_code.co_name, sessions.engine().pool.checkedout()))  # type: ignore[attr-defined]
 
         sys.setprofile(watch)
         try:

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 import pytest
 import torch
 
-from coordinator.database import utcnow, writing
+from coordinator.db.sessions import utcnow, writing
 from coordinator.models import Worker
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support.service import problem
 from tests.support.stage import A, Stage, update_of
 

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from coordinator.rounds import conductor
-from coordinator.rounds.desk import ABANDONED_SECONDS
 from coordinator.rounds.schemas import Method, PlanInput, StartInput
+from coordinator.rounds.work_folders import ABANDONED_SECONDS
 from coordinator.settings import get_settings
 from federated.environment import environment
 from tests.support.stage import MODEL

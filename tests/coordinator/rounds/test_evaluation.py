@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from coordinator.database import writing
+from coordinator.db.sessions import writing
 from coordinator.models import Round
 from coordinator.rounds.schemas import RoundAnswer
 from tests.support.service import problem

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Client, Job, Worker
 from tests.support.service import accept, created, problem
 from tests.support.stage import Actor, Stage

@@ -10,7 +10,7 @@ from coordinator.artifacts import service as artifacts
 from coordinator.rounds import conductor
 from coordinator.rounds.schemas import AggregateInput, Cut, MadeAggregate, Method, Omission, UpdateInput
 from federated.contract import ClientUpdate
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.coordinator.rounds.test_norms import every_sample, method_of
 from tests.support import rounds_by_hand as rounds
 from tests.support.rounds_by_hand import Sample

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from coordinator.artifacts import service as artifacts
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Federation
+from coordinator.provenance.document import Provenance, check, digest_of
 from coordinator.rounds import conductor, service
-from coordinator.rounds.provenance import Provenance, check, digest_of
-from coordinator.rounds.service import lineage
-from federated.payload import Payload
+from coordinator.rounds.service import provenance_builder
+from federated.payloads.payload import Payload
 from federated.trainable import Initialisation, TensorFacts
 from tests.support.stage import MODEL, Actor, B, Stage, update_of
 
@@ -31,7 +31,9 @@ def of_size(actor: Actor, value: float) -> None:
 def provenance(stage: Stage) -> Provenance:
     with reading() as session:
         federation = session.get_one(Federation, stage.federation_id)
-        return lineage.provenance_of(session, federation, service.adapter_round(session, federation.id, None))
+        return provenance_builder.provenance_of(
+            session, federation, service.adapter_round(session, federation.id, None)
+        )
 
 
 def aggregated_again(stage: Stage) -> list[dict[str, float]]:

@@ -27,7 +27,7 @@ from coordinator.rounds.lifecycle import (
     Step,
     Wait,
 )
-from coordinator.rounds.service.reading import waiting
+from coordinator.rounds.service.queries import waiting
 
 OPENED = datetime(2030, 1, 1, tzinfo=UTC)
 RULES = Rules(clients_per_round=3, min_clients=2, over_selection=0, wait_for_clients_seconds=60, max_round_retries=1)

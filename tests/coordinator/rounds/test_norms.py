@@ -12,8 +12,8 @@ from coordinator.artifacts import service as artifacts
 from coordinator.rounds import conductor
 from coordinator.rounds.schemas import CheckInput, Method
 from federated import registry
-from federated.inspection import MAX_VALUE
-from federated.payload import Payload
+from federated.algorithm_kit.number_checks import MAX_VALUE
+from federated.payloads.payload import Payload
 from federated.trainable import Lora
 from tests.support import rounds_by_hand as rounds
 from tests.support.rounds_by_hand import Sample

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
 from tests.support.stage import DATASET, Actor, Stage, update_of

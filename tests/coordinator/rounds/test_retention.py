@@ -2,7 +2,7 @@
 
 from sqlalchemy import select
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Hold, Job, Round
 from tests.support.stage import Stage
 

@@ -5,14 +5,14 @@ import threading
 import pytest
 
 from coordinator.artifacts import service as artifacts
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Shard
-from coordinator.nudge import celery
+from coordinator.queue.wakeups import celery
 from coordinator.rounds import conductor, service
 from coordinator.rounds.schemas import Failure, Omission
 from coordinator.rounds.tasks import aggregate_shard, do
 from coordinator.settings import Settings
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from tests.support import service as support
 from tests.support.queue import take
 from tests.support.stage import B, Stage, update_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy.orm import Session
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.rounds import repository
 
 if TYPE_CHECKING:

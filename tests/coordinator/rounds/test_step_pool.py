@@ -12,7 +12,7 @@ from typing import get_args
 import psutil
 import pytest
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, out_of_service
 from coordinator.models import Round
 from coordinator.rounds import lifecycle, service, step_messages, step_pool

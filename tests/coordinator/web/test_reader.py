@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import pytest
 
+from coordinator.auth.principals import Principal
 from coordinator.errors import Unauthenticated
-from coordinator.security import Principal
+from coordinator.web.wait_statements import Mark, Observation, Subject
 from coordinator.web.waits import Reader, Wait
-from coordinator.web.watched import Mark, Observation, Subject
 
 Result = TypeVar("Result")
 PATIENCE_SECONDS = 20

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from coordinator.auth.principals import Principal
 from coordinator.errors import TooManyRequests
-from coordinator.security import Principal
 from coordinator.settings import get_settings
 from coordinator.web.wait_limits import ORGANIZATION_KEYS, WaitCounts
 

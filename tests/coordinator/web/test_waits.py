@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from coordinator.credentials import KEY_PREFIX, split_secret
+from coordinator.auth.credentials import KEY_PREFIX, split_secret
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, Site, set_up
 from tests.support.service import Bearer, Service, forget_settings, problem, serving

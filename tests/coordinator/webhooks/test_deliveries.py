@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Delivery
-from coordinator.nudge import celery
+from coordinator.queue.wakeups import celery
 from coordinator.settings import get_settings
 from coordinator.webhooks import service as webhooks
 from tests.support.logged import logged

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from coordinator.database import utcnow
+from coordinator.db.sessions import utcnow
 from coordinator.webhooks import sender
 from coordinator.webhooks.resolver import Resolver, Row
 from coordinator.webhooks.sender import Outcome

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import pytest
 
-from coordinator.database import reading, utcnow
-from coordinator.processes import stale_roles
+from coordinator.db.sessions import reading, utcnow
+from coordinator.operations.heartbeats import stale_roles
 from coordinator.settings import get_settings
 from tests.support.receiver import Message, Receiver, receiving
 from tests.support.service import Organization, created

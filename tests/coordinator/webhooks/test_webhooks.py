@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Webhook
 from coordinator.webhooks.service import MOST_WEBHOOKS
 from tests.support.audit_log import actions, chain_of

@@ -1,6 +1,6 @@
 """Two agents with one key: the one that was replaced is refused, and everybody concerned is told."""
 
-from coordinator.database import reading
+from coordinator.db.sessions import reading
 from coordinator.models import Worker
 from coordinator.workers.lifecycle import REMEMBERED_BOOTS
 from tests.support.audit_log import chain_of

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from coordinator.database import reading, utcnow, writing
+from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import EnrollmentToken, Worker, WorkerKey
 from coordinator.workers import service as workers
 from federated.protocol import Capabilities, DatasetFacts
-from federated.statement import enrolment_message, key_id, rotation_message
+from federated.signed_statement import enrolment_message, key_id, rotation_message
 from tests.support.service import Identity, Organization, Service, created, problem, rotate
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from federated.maths.averaging import Recent, weighted_sum
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 
 # One piece of 65,536, one step of 32,768, and a rest that fills none.
 LENGTH = 3 * 32_768 + 77

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from federated.algorithm_kit.local_training import train
 from federated.contract import ClientFacts, ClientResult, GradientConfig, RoundFacts
-from federated.local_training import train
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Lora
 from tests.support.tiny_session import TinyFederation, TinySession

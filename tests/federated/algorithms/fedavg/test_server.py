@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf, UpdateRefused
-from federated.maths.starts import start
-from federated.payload import Payload
+from federated.maths.initialization import start
+from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
 

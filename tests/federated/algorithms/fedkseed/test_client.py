@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from federated.contract import AnyTrainable, ClientFacts, ClientResult, ClientUpdate, JobDeclined, RoundFacts
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Full, Lora
 from tests.support.tiny_session import TinyFederation, TinySession

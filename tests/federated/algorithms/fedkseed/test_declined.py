@@ -9,7 +9,7 @@ import pytest
 from federated.trainable import Full
 from tests.support.training import first_instruction, make_node, work_of
 from tests.worker_agent.leases import make_lease
-from worker_agent.executor import Executor, Failed, Task
+from worker_agent.runtime.executor import Executor, Failed, Task
 from worker_agent.training.session import open_session
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.quickstart import messages
-from deploy.quickstart.base_model import MODEL_ID, minilm
-from deploy.quickstart.tasks import write_rows
+from examples.quickstart import messages
+from examples.quickstart.base_model import MODEL_ID, minilm
+from examples.quickstart.tasks import write_rows
 from federated import simulation
 from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.registry import make_config

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from federated import simulation
-from federated.adapter_files import write_adapter
 from federated.contract import ClientFacts, LedgerInvalid, RoundFacts
+from federated.export.adapter_files import write_adapter
 from federated.merge import MergeError, merge
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.protocol import Work
 from federated.registry import client_half, ledger_weights, make_config, server_half
 from federated.simulation import Result, SimulatedFederation

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from federated.algorithm_kit.local_training import TrainingDiverged
 from federated.algorithms.fedkseed.perturbation import LocalSteps, PerturbedWeights, StepSizes
-from federated.local_training import TrainingDiverged
 from federated.maths.directions import directions
 
 COUNT = 128

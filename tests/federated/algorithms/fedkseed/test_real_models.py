@@ -10,7 +10,7 @@ from torch import Tensor
 
 from federated.contract import AnyTrainable, ClientFacts, RoundFacts
 from federated.maths.directions import directions
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Full, Lora
 from tests.support import tiny_models

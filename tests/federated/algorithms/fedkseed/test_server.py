@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts, ServerHalf, UpdateRefused
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Full, Initialisation, Lora, ModelFacts, TensorFacts
 

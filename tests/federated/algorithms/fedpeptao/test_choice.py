@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, UpdateRefused
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Prefix
 from tests.support.tiny_model import LAYERS, TinyLayer

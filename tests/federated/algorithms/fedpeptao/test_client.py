@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from federated.contract import ClientFacts, ClientResult, ClientUpdate, JobDeclined, RoundFacts
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.trainable import Prefix
 from tests.support.fused import Once

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Initialisation, ModelFacts, Prefix, TensorFacts
 

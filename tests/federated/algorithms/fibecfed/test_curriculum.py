@@ -5,9 +5,9 @@ from typing import get_args
 import pytest
 import torch
 
+from federated.algorithm_kit.local_training import shuffled
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.curriculum import admitted_examples, admitted_share, easy_first, order_of_epoch
-from federated.local_training import shuffled
 
 PACINGS = get_args(FibecFedConfig.model_fields["pacing"].annotation)
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from federated import simulation
-from federated.adapter_files import write_adapter
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import factor_maps, fisher_traces, token_counts
 from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
+from federated.export.adapter_files import write_adapter
 from federated.maths.per_example import observed, squared_norms
 from federated.protocol import Cloze, TaskDefinition
 from federated.registry import make_config

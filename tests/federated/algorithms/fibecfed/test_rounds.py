@@ -8,7 +8,7 @@ import torch
 
 from federated import simulation
 from federated.contract import ClientFacts, ClientResult, ClientUpdate, RoundFacts, UpdateRefused
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora

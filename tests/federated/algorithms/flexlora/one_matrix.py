@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from federated import simulation
+from federated.algorithm_kit.local_training import train
 from federated.contract import ClientFacts, ClientResult, GradientConfig, RoundFacts
-from federated.local_training import train
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import client_half, make_config, server_half
 from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.memory import PeakMemory
 from federated.contract import ClientUpdate, RoundFacts
-from federated.payload import LazyTensor, Payload
+from federated.payloads.payload import LazyTensor, Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from federated.algorithms.flexlora.factors import Matrix
+from federated.algorithms.flexlora.lora_matrices import Matrix
 from federated.algorithms.flexlora.ranks import affordable_rank, client_ranks
 from federated.contract import ClientFacts
 from federated.registry import check_trainable, make_config

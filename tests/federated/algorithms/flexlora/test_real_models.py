@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from federated import simulation
-from federated.adapter_files import write_adapter
 from federated.contract import ClientFacts, RoundFacts
+from federated.export.adapter_files import write_adapter
 from federated.merge import merge
 from federated.protocol import Work
 from federated.registry import client_half, make_config, server_half

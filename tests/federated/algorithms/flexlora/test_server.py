@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from federated.contract import ClientFacts, RoundFacts, ServerHalf, UpdateRefused
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Lora
 from tests.federated.algorithms.flexlora.one_matrix import (

@@ -20,7 +20,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 import worker_agent.errors
-import worker_agent.training.refusals
+import worker_agent.training.job_errors
 from federated.contract import JobDeclined
 from federated.session import JobInterrupted
 

@@ -3,7 +3,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.trainable import ModelFacts
 from tests.support.algorithms.breaking.exceptions import ENDINGS, by_name
 

@@ -1,5 +1,5 @@
 from federated.contract import AnyTrainable, ClientResult, View
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.session import TrainingSession
 
 from .config import PhasedConfig

@@ -12,7 +12,7 @@ from federated.contract import (
     RoundFacts,
     UpdateRefused,
 )
-from federated.payload import Payload
+from federated.payloads.payload import Payload
 from federated.trainable import ModelFacts
 
 from .config import PhasedConfig

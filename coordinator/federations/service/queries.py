@@ -1,0 +1,90 @@
+"""What may be seen of federations."""
+
+from collections import Counter
+from datetime import datetime
+
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.auth.principals import Principal
+from coordinator.clients import service as clients
+from coordinator.clients.lifecycle import MEMBER
+from coordinator.federations import lifecycle, repository
+from coordinator.federations.schemas import (
+    ClientCounts,
+    CurrentRound,
+    EventPage,
+    FederationAnswer,
+    event_answer,
+)
+from coordinator.federations.service import snapshots
+from coordinator.models import Federation, Round
+from coordinator.rounds import service as rounds
+
+EVENTS_AT_ONCE = 200
+
+
+def visible(session: Session, principal: Principal, federation_id: str) -> Federation:
+    """The federation, for its owner and whoever is invited or takes part. Raises NotFound."""
+    return clients.visible_federation(session, principal, federation_id)
+
+
+def statement_for(principal: Principal) -> Select[Federation]:
+    """All federations that the principal may see."""
+    return repository.visible_to(None if principal.role == "admin" else principal.organization_id or "", MEMBER)
+
+
+def answer(session: Session, federation: Federation, now: datetime) -> FederationAnswer:
+    """The federation as the API shows it."""
+    newest = rounds.newest(session, federation.id)
+    what, since = _waiting(session, federation, newest, now)
+    row = {name: getattr(federation, name) for name in FederationAnswer.model_fields if hasattr(federation, name)}
+    return FederationAnswer.model_validate(
+        {
+            **row,
+            "waiting_for": what,
+            "waiting_since": since,
+            "round": None if newest is None else CurrentRound.model_validate(newest, from_attributes=True),
+            "rounds_done": rounds.count_closed(session, federation.id),
+            "adapter_round": rounds.newest_adapter_number(session, federation.id),
+            "clients": _counts(session, federation, now),
+        }
+    )
+
+
+def events_after(session: Session, principal: Principal, federation: Federation, number: int) -> EventPage:
+    """What happened after the event with this number, as far as it is the principal's to know."""
+    found = events.read_after(session, federation.id, number, EVENTS_AT_ONCE)
+    last = found[-1].number if found else number
+    if principal.role != "admin":
+        found = events.for_organization(session, principal.organization_id, federation.id, found)
+    return EventPage(items=[event_answer(event) for event in found], next_after=last)
+
+
+def _waiting(
+    session: Session, federation: Federation, newest: Round | None, now: datetime
+) -> tuple[str | None, datetime | None]:
+    if federation.state not in lifecycle.ACTIVE:
+        return None, None
+    step = snapshots.next_step(session, federation, now)
+    if not isinstance(step, lifecycle.Wait):
+        return _DOING[type(step)], federation.waiting_since
+    if step.what is None and newest is not None:
+        told = rounds.answer(session, federation, newest, now)
+        return told.waiting_for, told.waiting_since
+    return step.what, federation.waiting_since
+
+
+_DOING: dict[type[lifecycle.Step], str] = {
+    lifecycle.Judge: "judging_descriptions",
+    lifecycle.Describe: "asking_for_descriptions",
+    lifecycle.OpenRound: "opening_round",
+    lifecycle.Complete: "completing",
+    lifecycle.Fail: "failing",
+}
+
+
+def _counts(session: Session, federation: Federation, now: datetime) -> ClientCounts:
+    states = Counter(client.state for client in repository.clients(session, federation.id))
+    return ClientCounts(**states, alive=len(clients.alive_ordinals(session, federation.id, now)))

@@ -1,0 +1,95 @@
+"""What the database says of the whole installation, for Prometheus: the same at every web process.
+
+Background processes and beat export nothing themselves; what they do, or leave undone, shows here.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, get_args
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from coordinator.db.sessions import reading, utcnow
+from coordinator.federations import lifecycle as federation_states
+from coordinator.jobs import lifecycle as job_states
+from coordinator.models import Artifact, Counter, Federation, Job, Process, Round, Worker
+from coordinator.models.counter import ARTIFACT_BYTES_FREED
+from coordinator.operations.heartbeats import ROLES
+from coordinator.rounds import lifecycle as round_states
+from coordinator.settings import get_settings
+
+FEDERATIONS = [state for state in get_args(federation_states.State) if state not in federation_states.ENDED]
+ROUNDS = [state for state in round_states.STATES if state not in round_states.ENDED]
+_log = structlog.get_logger(__name__)
+
+
+class Installation(Collector):
+    """Asks the database at each scrape: a few counts over indexed columns, of what is not ended."""
+
+    def collect(self) -> Iterator[Metric]:
+        """All gauges; only `fedloom_database_up` while the database does not answer."""
+        up = GaugeMetricFamily("fedloom_database_up", "Whether the database answered this scrape")
+        try:
+            with reading() as session:
+                found = list(_gauges(session, utcnow()))
+        except Exception as error:  # whatever the driver raises: the other metrics of this process are still told
+            _log.warning("gauges_failed", reason=type(error).__name__)
+            found = []
+        up.add_metric([], float(bool(found)))
+        yield from [up, *found]
+
+
+REGISTRY = CollectorRegistry()
+REGISTRY.register(Installation())
+
+
+def _gauges(session: Session, now: datetime) -> Iterator[Metric]:
+    yield _by_state(session, "federations", Federation.state, FEDERATIONS)
+    yield _by_state(session, "rounds", Round.state, ROUNDS)
+    yield _by_state(session, "jobs", Job.state, job_states.OPEN)
+    opened = select(func.min(Round.opened_at)).where(Round.state.in_(ROUNDS))
+    yield _age(session, "oldest_open_round_seconds", "Since the oldest open round was opened", opened, now)
+    offered = select(func.min(Job.offered_at)).where(Job.state == "offered")
+    yield _age(session, "oldest_offered_job_seconds", "Since the oldest offered job was offered", offered, now)
+    alive = now - timedelta(seconds=get_settings().worker_timeout_seconds)
+    heard = select(func.count()).where(Worker.last_seen_at >= alive, Worker.revoked_at.is_(None))
+    yield GaugeMetricFamily("fedloom_workers_alive", "Workers heard of lately", session.scalar(heard))
+    silent = GaugeMetricFamily(
+        "fedloom_process_silent_seconds", "Since the last process of a role was heard", labels=["role"]
+    )
+    lately = select(Process.role, func.max(Process.renewed_at)).group_by(Process.role)
+    for role, renewed in session.execute(lately):
+        if role in ROLES:
+            silent.add_metric([role], max(0.0, (now - renewed).total_seconds()))
+    yield silent
+    artifacts, size_bytes = session.execute(
+        select(func.count(), func.coalesce(func.sum(Artifact.size_bytes), 0))
+    ).one()
+    yield GaugeMetricFamily("fedloom_artifacts", "Artifacts in the store", artifacts)
+    yield GaugeMetricFamily("fedloom_artifact_bytes", "Bytes of the artifacts in the store", float(size_bytes))
+    freed = session.scalar(select(Counter.value).where(Counter.name == ARTIFACT_BYTES_FREED)) or 0
+    yield CounterMetricFamily(
+        "fedloom_artifact_freed_bytes", "Bytes of artifacts that nobody held any more and that were deleted", freed
+    )
+
+
+def _by_state(
+    session: Session, name: str, column: InstrumentedAttribute[str], states: Sequence[str]
+) -> GaugeMetricFamily:
+    """How many rows are in each of the states that are not the last, zeros too."""
+    counted = select(column, func.count()).where(column.in_(states)).group_by(column)
+    found = {row[0]: row[1] for row in session.execute(counted)}
+    family = GaugeMetricFamily(f"fedloom_{name}", f"{name.capitalize()} that are not ended", labels=["state"])
+    for state in states:
+        family.add_metric([state], found.get(state, 0))
+    return family
+
+
+def _age(session: Session, name: str, text: str, since: Select[Any], now: datetime) -> GaugeMetricFamily:
+    first = session.scalar(since)
+    return GaugeMetricFamily(f"fedloom_{name}", text, 0.0 if first is None else (now - first).total_seconds())

@@ -1,0 +1,229 @@
+"""The steps of a round that need no tensors: opening, drawing, withdrawing, closing. Each within a transaction."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.artifacts import service as artifacts
+from coordinator.clients import service as clients
+from coordinator.db.sessions import lock_row
+from coordinator.jobs import service as jobs
+from coordinator.models import Client, Federation, Round, Shard
+from coordinator.models.base import new_id
+from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
+from coordinator.rounds import lifecycle, repository, statistics
+from coordinator.rounds.facts import Snapshot, name_of
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry
+from coordinator.rounds.service import evaluation, retention, snapshots
+from coordinator.workers import service as workers
+from federated import schedule
+
+SHARD_PART = "shard"
+Settled = Draw | LeaveOut | Close | Retry | Fail
+
+
+def locked(session: Session, round_id: str) -> tuple[Federation, Round] | None:
+    """The round with its federation, locked against other writers."""
+    round_ = lock_row(session, Round, round_id)
+    return None if round_ is None else (session.get_one(Federation, round_.federation_id), round_)
+
+
+def open_round(
+    session: Session,
+    federation: Federation,
+    *,
+    kind: str,
+    number: int,
+    start_digest: str | None,
+    everybody: bool,
+    now: datetime,
+) -> Round:
+    """A new attempt at a round, waiting for clients; it keeps what earlier attempts at it accepted."""
+    before = repository.newest_attempt(session, federation.id, kind, number)
+    newest = repository.newest(session, federation.id)
+    opened = Round(
+        id=new_id("rnd"),
+        federation_id=federation.id,
+        kind=kind,
+        number=number,
+        attempt=1 if before is None else before.attempt + 1,
+        sequence=1 if newest is None else newest.sequence + 1,
+        state=lifecycle.WAITING,
+        everybody=everybody,
+        start_digest=start_digest,
+        metrics={},
+        seconds={},
+        not_reproducible=[],
+        opened_at=now,
+    )
+    session.add(opened)
+    session.flush()
+    if before is not None:
+        add_reasons(opened, ["retry", *before.not_reproducible])
+    events.append(session, federation.id, "round.opened", **name_of(opened))
+    return opened
+
+
+def settle(
+    session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Settled, now: datetime
+) -> Round:
+    """Does the step and returns the round that goes on: the next attempt after a Retry."""
+    match step:
+        case Draw():
+            _draw(session, federation, round_, seen, step, now)
+        case LeaveOut():
+            detail = f"The update's norm is more than {statistics.OUTLIER:g} times the median of the others'."
+            problem = jobs.problem_document("norm_outlier", "The update was left out", detail)
+            leave_out(session, round_, dict.fromkeys(step.ordinals, problem))
+        case Close():
+            close(session, federation, round_, now)
+        case Retry():
+            end(session, round_, lifecycle.WITHDRAWN, lifecycle.QUORUM_MISSED, step.detail, now)
+            return open_again(session, federation, round_, now)
+        case Fail():
+            end(session, round_, lifecycle.FAILED, step.reason, step.detail, now)
+    return round_
+
+
+def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> None:
+    """Ends a round now, if it is open. One that has its result already is closed with it, unevaluated."""
+    found = locked(session, round_id)
+    if found is None or found[1].state in lifecycle.ENDED:
+        return
+    federation, round_ = found
+    if round_.aggregated_at is None:
+        end(session, round_, lifecycle.WITHDRAWN, reason, None, now)
+    else:
+        close(session, federation, round_, now)
+
+
+def close(session: Session, federation: Federation, round_: Round, now: datetime) -> None:
+    """Counts what was evaluated and closes the round; old updates and states are kept no longer."""
+    if evaluation.take_answers(session, federation, round_, now):
+        note_seconds(round_, evaluating=(round_.aggregated_at, now))
+    jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
+    round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)
+    round_.closed_at = now
+    note_seconds(round_, total=(round_.opened_at, now))
+    release_claim(round_)
+    session.flush()
+    retention.release_old(session, federation)
+    events.append(session, round_.federation_id, "round.closed", **name_of(round_), metrics=round_.metrics)
+    nudge(session, ADVANCE_FEDERATION, round_.federation_id)
+
+
+def open_again(session: Session, federation: Federation, round_: Round, now: datetime) -> Round:
+    """Another attempt at the same round."""
+    return open_round(
+        session,
+        federation,
+        kind=round_.kind,
+        number=round_.number,
+        start_digest=round_.start_digest,
+        everybody=round_.everybody,
+        now=now,
+    )
+
+
+def _draw(session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Draw, now: datetime) -> None:
+    before = repository.attempt(session, federation.id, round_.kind, round_.number, round_.attempt - 1)
+    silent = set(before.cohort or ()) - seen.accepted if before else set()
+    taken = seen.accepted | seen.refused
+    drawn = schedule.draw(
+        federation.seed, round_.kind, round_.number, round_.attempt, seen.alive, silent, taken, step.wanted
+    )
+    known = repository.training_clients(session, federation.id)
+    round_.cohort = list(drawn)
+    round_.registered = sum(client.state == "ready" for client in known)
+    round_.state = lifecycle.move(round_.state, lifecycle.COLLECTING)
+    round_.collecting_at = now
+    note_seconds(round_, waiting=(round_.opened_at, now))
+    absent = [client.ordinal for client in known if client.ordinal not in seen.alive]
+    add_reasons(round_, ["client_not_alive"] * bool(absent))
+    add_reasons(round_, ["over_selection"] * (federation.definition["over_selection"] > 0))
+    facts = {"cohort": list(drawn), "alive": sorted(seen.alive), "absent": absent}
+    events.append(session, federation.id, "round.collecting", **name_of(round_), **facts)
+
+
+def end(session: Session, round_: Round, state: str, reason: str, detail: str | None, now: datetime) -> None:
+    """Ends the round without a result, takes its open jobs back, and wakes its federation."""
+    round_.state = lifecycle.move(round_.state, state)
+    round_.reason, round_.reason_detail, round_.closed_at = reason, detail, now
+    release_claim(round_)
+    artifacts.release(session, round_.id, SHARD_PART)
+    jobs.withdraw_open(session, round_id=round_.id, reason=reason, now=now)
+    events.append(session, round_.federation_id, f"round.{state}", **name_of(round_), reason=reason, detail=detail)
+    nudge(session, ADVANCE_FEDERATION, round_.federation_id)
+
+
+def leave_out(session: Session, round_: Round, problems: Mapping[int, Mapping[str, Any]]) -> None:
+    """The round goes on without these clients' accepted updates; what was aggregated with them is thrown away."""
+    for ordinal, job in snapshots.accepted_jobs(session, round_):
+        if ordinal in problems:
+            jobs.leave_out(job, dict(problems[ordinal]))
+    artifacts.release(session, round_.id, SHARD_PART)
+    repository.delete_shards(session, round_.id)
+    session.flush()
+    reasons = {ordinal: problem["code"] for ordinal, problem in sorted(problems.items())}
+    left_out = [{"ordinal": ordinal, "reason": reason} for ordinal, reason in reasons.items()]
+    events.append(session, round_.federation_id, "round.left_out", **name_of(round_), left_out=left_out)
+    release_claim(round_)
+
+
+def release_claim(round_: Round) -> None:
+    """The round is free for the next step; what is still computed for it is not recorded."""
+    round_.version += 1
+    round_.claimed_until = None
+    round_.deaths = round_.losses = 0
+
+
+def given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
+    """Whether too many claims on a round's step, or on a shard, passed without a result: the round fails then."""
+    step.losses += step.claimed_until is not None
+    if step.losses < lifecycle.MAX_LOSSES:
+        return False
+    detail = f"This step was begun {step.losses} times and never ended; each time its background process was gone."
+    end(session, round_, lifecycle.FAILED, lifecycle.STEP_DIED, detail, now)
+    return True
+
+
+def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datetime) -> None:
+    """Takes back what is still open, and notes what makes this round's bits hard to repeat."""
+    if round_.state != lifecycle.COLLECTING:
+        return
+    round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
+    note_seconds(round_, collecting=(round_.collecting_at, now))
+    accepted = snapshots.accepted_jobs(session, round_)
+    in_time = [*accepted, *snapshots.left_out(session, round_)]
+    missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in in_time})
+    reasons = [reason for _, job in accepted for reason in (job.submission or {}).get("not_reproducible", ())]
+    if missing:
+        reasons.append("missed_deadline" if step.missed_deadline else "client_lost")
+        round_.reason_detail = "without the clients " + ", ".join(map(str, missing))
+    add_reasons(round_, reasons)
+    jobs.withdraw_open(session, round_id=round_.id, kind="train", reason="round_closed", now=now)
+    events.append(session, round_.federation_id, "round.aggregating", **name_of(round_), missing=missing)
+
+
+def evaluating_clients(session: Session, federation: Federation, round_: Round, now: datetime) -> list[Client]:
+    """Who evaluates what the round made: its cohort or all, and those that only evaluate; all of them alive."""
+    chosen = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
+    everybody = federation.definition["evaluation"]["who"] == "all"
+    ready = clients.ready_clients(session, federation.id)
+    alive = workers.alive(session, {client.worker_id for client in ready}, now)
+    asked = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
+    return [client for client in asked if everybody or client.evaluates_only or client.ordinal in chosen]
+
+
+def add_reasons(round_: Round, reasons: Iterable[str]) -> None:
+    """Adds to the reasons why the round's bits are not those of a repetition."""
+    round_.not_reproducible = sorted({*round_.not_reproducible, *reasons})
+
+
+def note_seconds(round_: Round, **phases: tuple[datetime | None, datetime]) -> None:
+    """Adds the seconds between two times, by phase."""
+    taken = {name: (until - since).total_seconds() for name, (since, until) in phases.items() if since is not None}
+    round_.seconds = {**round_.seconds, **taken}

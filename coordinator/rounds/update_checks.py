@@ -1,0 +1,63 @@
+"""Judgement of updates by their tensors: each by itself, and those without which the others can be aggregated."""
+
+import tempfile
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coordinator.artifacts import service as artifacts
+from coordinator.errors import Unprocessable
+from coordinator.rounds import statistics
+from coordinator.rounds.schemas import AggregateInput, Omission
+from federated.algorithm_kit.number_checks import NumbersRefused, inspected_norm
+from federated.contract import ServerHalf, UpdateRefused
+from federated.payloads.header import HeaderError
+from federated.payloads.payload import Payload
+
+# What an algorithm raises over numbers; errors of the disk and of this coordinator are others.
+FAILURES = (ArithmeticError, ValueError, RuntimeError)
+
+
+def norm_or_problem(
+    half: ServerHalf, instruction: str, update: str, max_norm: float | None
+) -> float | dict[str, Any]:
+    """The norm of an update that may count, or the problem document that says why this one may not."""
+    try:
+        request, payload = (Payload.open(artifacts.whole_file(digest)) for digest in (instruction, update))
+        norm = inspected_norm(request.facts["expects"], payload, max_norm)
+        half.check(request, payload)
+    except NumbersRefused as refused:
+        return Unprocessable(refused.code, str(refused), tensor=refused.tensor).problem()
+    except HeaderError as error:
+        return Unprocessable("update_unreadable", str(error), tensor=error.tensor).problem()
+    except UpdateRefused as refusal:
+        detail = f"The algorithm refuses it: {refusal}."
+        return Unprocessable("update_refused", detail, tensor=refusal.tensor).problem()
+    return norm
+
+
+def differs(name: str) -> dict[str, Any]:
+    """The problem document for base values that are not those of most clients."""
+    detail = f"Tensor {name!r} is not as most clients of the round have it."
+    return Unprocessable("base_differs", detail, tensor=name).problem()
+
+
+def omission(
+    given: AggregateInput, folder: Path, error: Exception, attempt: Callable[[AggregateInput, Path], None]
+) -> Omission:
+    """The updates without which `attempt` does not fail. Raises `error`, its own, if that is not due to them."""
+
+    def works(left_out: Collection[int]) -> bool:
+        rest = tuple(update for update in given.updates if update.ordinal not in left_out)
+        with tempfile.TemporaryDirectory(dir=folder) as trial, suppress(*FAILURES):
+            attempt(replace(given, updates=rest), Path(trial))
+            return True
+        return False
+
+    ordinals = statistics.omission({update.ordinal: update.norm for update in given.updates}, works)
+    if ordinals is None:
+        raise error
+    problem = Unprocessable("not_finite", "With this update no finite state could be made of the round's.").problem()
+    return Omission(dict.fromkeys(ordinals, problem))

@@ -1,0 +1,58 @@
+"""Statements of the reader of open waits: at most three, however many wait."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sqlalchemy import BindParameter, Executable, bindparam, func, literal, select, union_all
+
+from coordinator.auth.principals import Principal
+from coordinator.db.sessions import asking, utcnow
+from coordinator.models import ApiKey, Event, Federation, Job, Worker
+
+Kind = Literal["federation", "job"]
+Mark = int | str | None
+"""What of a subject changes when there is something to read. None: there is no such subject any more."""
+
+_IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
+_NUMBERS = select(func.coalesce(func.max(Event.number), 0)).where(Event.federation_id == Federation.id)
+_MARKS: dict[Kind, Executable] = {
+    "federation": select(Federation.id, _NUMBERS.scalar_subquery()).where(Federation.id.in_(_IDS)),
+    "job": select(Job.id, Job.state).where(Job.id.in_(_IDS)),
+}
+_KEYS = ApiKey.id.in_(bindparam("keys", expanding=True))
+_WORKERS = Worker.id.in_(bindparam("workers", expanding=True))
+_ENDED = union_all(
+    select(ApiKey.id, literal("key_revoked").label("code")).where(_KEYS, ApiKey.revoked_at.is_not(None)),
+    select(ApiKey.id, literal("key_expired").label("code")).where(_KEYS, ApiKey.expires_at <= bindparam("now")),
+    select(Worker.id, literal("worker_revoked").label("code")).where(_WORKERS, Worker.revoked_at.is_not(None)),
+)
+
+
+class Subject(NamedTuple):
+    """A federation, whose mark is the number of its newest event; or a job, whose mark is its state."""
+
+    kind: Kind
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Marks by subject, without those that are gone; refusal codes by the ids of keys and workers that have ended."""
+
+    marks: dict[Subject, Mark]
+    ended: dict[str, str]
+
+
+def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Observation:
+    """How these subjects and principals are now."""
+    watched, watching = set(subjects), set(principals)
+    marks: dict[Subject, Mark] = {}
+    holders = {kind: [one.id for one in watching if one.kind == kind] for kind in ("key", "worker")}
+    with asking() as connection:
+        for kind, statement in _MARKS.items():
+            if ids := [subject.id for subject in watched if subject.kind == kind]:
+                rows = connection.execute(statement, {"ids": ids})
+                marks |= {Subject(kind, identity): mark for identity, mark in rows}
+        given = {"keys": holders["key"], "workers": holders["worker"], "now": utcnow()}
+        return Observation(marks, {row.id: row.code for row in connection.execute(_ENDED, given)})

@@ -1,0 +1,78 @@
+"""Inspection of numbers that come from a client, or are made of what came: finite, of a size that can be summed."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from federated.payloads.payload import LazyTensor, Payload
+
+# No change of a weight that trains anything is as large; sums, products and squares of such numbers stay finite.
+MAX_VALUE = 1e6
+
+
+class NumbersRefused(ValueError):
+    """An update whose numbers must not be aggregated; `code` is stable, `tensor` is where they are."""
+
+    def __init__(self, code: str, tensor: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.tensor = tensor
+
+
+class NotFinite(ArithmeticError):
+    """NaN or infinity in what was made of finite updates; the text names the tensor."""
+
+
+def inspected_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload, max_norm: float | None) -> float:
+    """The update's L2 norm, of the tensors that the instruction's `expects` counts in it.
+
+    Raises NumbersRefused for NaN or infinity in any tensor, for a value beyond MAX_VALUE in one that counts, and for
+    a norm above `max_norm`.
+    """
+    squares, largest = 0.0, (0.0, "")
+    for name in update:
+        norm = float(torch.linalg.vector_norm(update[name].reshape(-1).to(torch.float64)))
+        if not math.isfinite(norm):
+            raise NumbersRefused("update_not_finite", name, f"Tensor {name!r} holds NaN or infinity.")
+        if expects.get(name, {}).get("in_norm", True):
+            if norm > MAX_VALUE:  # no value is larger than the norm
+                _check_size(name, update[name])
+            squares += norm * norm
+            largest = max(largest, (norm, name))
+    norm = math.sqrt(squares)
+    if max_norm is not None and norm > max_norm:
+        detail = f"The update's norm is {norm:.6g}, at most {max_norm:g} is allowed (max_update_norm)."
+        raise NumbersRefused("update_norm", largest[1], f"{detail} The largest tensor is {largest[1]!r}.")
+    return norm
+
+
+def finite(payload: Payload) -> Payload:
+    """The same tensors; reading one that holds NaN or infinity raises NotFinite. None is read here."""
+    return Payload({name: _checking(name, payload.lazy(name)) for name in payload}, payload.facts)
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raises NotFinite for NaN or infinity."""
+    if value.is_floating_point() and value.numel():
+        smallest, largest = torch.aminmax(value)
+        if not (math.isfinite(smallest) and math.isfinite(largest)):
+            raise NotFinite(f"tensor {name!r} came out with NaN or infinity")
+
+
+def _checking(name: str, tensor: LazyTensor) -> LazyTensor:
+    def read() -> Tensor:
+        value = tensor.read()
+        check_finite(name, value)
+        return value
+
+    return LazyTensor(tensor.dtype, tensor.shape, read)
+
+
+def _check_size(name: str, value: Tensor) -> None:
+    size = float(value.to(torch.float64).abs().max())
+    if size > MAX_VALUE:
+        detail = f"Tensor {name!r} holds a value of size {size:.6g}, at most {MAX_VALUE:g} is allowed."
+        raise NumbersRefused("update_too_large", name, detail)

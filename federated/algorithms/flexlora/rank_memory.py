@@ -1,0 +1,29 @@
+"""What the server remembers of a client under `rank: auto`: the rank it had when its first update counted.
+
+How much memory is free changes with every start of a worker; a client's rank does not.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from federated.algorithms.flexlora.lora_matrices import Matrix
+from federated.contract import ClientUpdate
+from federated.payloads.payload import Payload
+
+
+def rank_notes(updates: Sequence[ClientUpdate], matrices: Sequence[Matrix]) -> dict[int, Payload]:
+    """By ordinal, a note for each client that has none; nothing where there are no matrices (a shard of heads)."""
+    return {
+        update.ordinal: Payload({}, {"rank": max(update.payload.shape(matrix.a)[0] for matrix in matrices)})
+        for update in updates
+        if update.note is None and matrices
+    }
+
+
+def highest_notes(parts: Sequence[Mapping[int, Payload]]) -> dict[int, Payload]:
+    """The notes of shards of one aggregation as those of the whole."""
+    notes: dict[int, Payload] = {}
+    for part in parts:
+        for ordinal, note in part.items():
+            if ordinal not in notes or note.facts["rank"] > notes[ordinal].facts["rank"]:
+                notes[ordinal] = note
+    return notes

@@ -1,0 +1,163 @@
+"""Every call of the coordinator's HTTP API that a worker makes.
+
+What may be sent twice without harm is tried again here (see `Connection.retrying`). Enrolling, failing and declining
+may be because they carry an `Idempotency-Key`: the coordinator does them once and answers the same again. Leasing is
+not tried again, unless the request never left: the next call is handed what a lost answer held. All errors are those
+of `worker_agent.errors`.
+"""
+
+import hashlib
+import threading
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from federated.protocol import (
+    Answer,
+    ArtifactReference,
+    DeclineRequest,
+    EnrollAnswer,
+    EnrollRequest,
+    FailRequest,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    JobAnswer,
+    Lease,
+    LeaseRequest,
+    OwnWorker,
+    RenewAnswer,
+    RenewRequest,
+    RotateKeyAnswer,
+    RotateKeyRequest,
+    SubmitRequest,
+)
+from worker_agent.coordinator_api.connection import Clock, Connection
+from worker_agent.coordinator_api.downloads import ArtifactCache
+from worker_agent.coordinator_api.identity import Identity
+from worker_agent.coordinator_api.responses import check_values, parse
+from worker_agent.coordinator_api.uploads import upload
+from worker_agent.errors import LeaseInvalid
+from worker_agent.storage.atomic_files import file_name
+
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+LONG_POLL_MARGIN_SECONDS = 15.0
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class CoordinatorClient:
+    """The coordinator, as one worker sees it; for any number of threads. `http` is the caller's to close.
+
+    `hosts`: origins, beside the coordinator's own, that transfers may go to.
+    """
+
+    def __init__(
+        self,
+        http: httpx.Client,
+        identity: Identity | None,
+        stopping: threading.Event | None = None,
+        hosts: Collection[str] = (),
+    ) -> None:
+        self._connection = Connection(http, identity, stopping, hosts)
+        self._http = http
+
+    @property
+    def clock(self) -> Clock:
+        """The coordinator's clock as learnt so far."""
+        return self._connection.clock
+
+    def enroll(self, request: EnrollRequest) -> EnrollAnswer:
+        """Become a worker. Uses the enrolment token up; the same request in another process is answered the same."""
+        key = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        return self._once("/v1/workers/enroll", EnrollAnswer, request, key)
+
+    def rotate_key(self, request: RotateKeyRequest) -> RotateKeyAnswer:
+        """Be known by another key from now on. NotAuthorised may mean that an earlier try came through."""
+        return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyAnswer, repeat=True, json=_json(request))
+
+    def heartbeat(self, request: HeartbeatRequest) -> HeartbeatAnswer:
+        """Say that this worker is there, and what it can."""
+        path = "/v1/workers/me/heartbeat"
+        return self._connection.ask("POST", path, HeartbeatAnswer, repeat=True, json=_json(request))
+
+    def lease(self, request: LeaseRequest) -> Lease | None:
+        """A job, or None if none was offered within `request.wait_seconds`. Raises LeaseInvalid."""
+        timeout = self._long_poll(request.wait_seconds)
+        path = "/v1/jobs/lease"
+        response = self._connection.send("POST", path, repeat=False, json=_json(request), timeout=timeout)
+        return None if response.status_code == 204 else _lease(response)
+
+    def renew(self, job_id: str, request: RenewRequest) -> RenewAnswer:
+        """Keep a lease. Raises LeaseLost."""
+        return self._connection.ask("POST", _job(job_id, "renew"), RenewAnswer, repeat=True, json=_json(request))
+
+    def submit(self, job_id: str, request: SubmitRequest) -> JobAnswer:
+        """Hand in what a job made. Raises RoundClosed, LeaseLost, CoordinatorRefused naming a tensor (422)."""
+        return self._connection.ask("POST", _job(job_id, "submit"), JobAnswer, repeat=True, json=_json(request))
+
+    def fail(self, job_id: str, request: FailRequest) -> JobAnswer:
+        """Give a job back with the reason why it could not be done."""
+        return self._once(_job(job_id, "fail"), JobAnswer, request, uuid.uuid4().hex)
+
+    def decline(self, job_id: str, request: DeclineRequest) -> JobAnswer:
+        """Refuse a job because the owner of this node does not allow it, or its data or model do not fit."""
+        return self._once(_job(job_id, "decline"), JobAnswer, request, uuid.uuid4().hex)
+
+    def show(self, job_id: str, wait_seconds: float = 0.0) -> JobAnswer:
+        """A job as it stands; waits up to `wait_seconds` for its state to change."""
+        wait = {"wait": wait_seconds} if wait_seconds else None
+        timeout = self._long_poll(wait_seconds)
+        return self._connection.ask("GET", _job(job_id), JobAnswer, repeat=True, params=wait, timeout=timeout)
+
+    def upload(self, source: Path, digest: str) -> ArtifactReference:
+        """Send an artifact in chunks; see `uploads.upload`."""
+        return upload(self._connection, source, digest)
+
+    def cache(self, folder: Path) -> ArtifactCache:
+        """Downloads of artifacts, kept in `folder`."""
+        return ArtifactCache(self._connection, folder)
+
+    def probe(self) -> None:
+        """Ask whether the service is up, without saying who asks."""
+        self._connection.send("GET", "/healthz", repeat=False)
+
+    def who_am_i(self) -> OwnWorker:
+        """Ask as this worker. Raises NotAuthorised if the coordinator does not know it."""
+        return self._connection.ask("GET", "/v1/workers/me", OwnWorker, repeat=False)
+
+    def _once(self, path: str, answer: type[_Model], request: BaseModel, key: str) -> _Model:
+        """A POST that is tried again under one key, so that it is done once."""
+        headers = {IDEMPOTENCY_HEADER: key}
+        return self._connection.ask("POST", path, answer, repeat=True, json=_json(request), headers=headers)
+
+    def _long_poll(self, wait_seconds: float) -> httpx.Timeout:
+        usual = self._http.timeout
+        read_seconds = max(usual.read or 0.0, wait_seconds + LONG_POLL_MARGIN_SECONDS)
+        return httpx.Timeout(connect=usual.connect, read=read_seconds, write=usual.write, pool=usual.pool)
+
+
+def _json(request: BaseModel) -> object:
+    return request.model_dump(mode="json")
+
+
+def _lease(response: httpx.Response) -> Lease:
+    """Raises LeaseInvalid for a job that cannot be read, NotUnderstood for an answer that names none."""
+    check_values(response)
+    try:
+        return Lease.model_validate_json(response.content)
+    except ValidationError as error:
+        job = parse(response, _NamedJob)
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in error.errors()[:8]]
+        raise LeaseInvalid(file_name(job.job_id), f"the lease cannot be read: {'; '.join(faults)}") from None
+
+
+class _NamedJob(Answer):
+    job_id: str
+
+
+def _job(job_id: str, call: str = "") -> str:
+    return f"/v1/jobs/{file_name(job_id)}" + (f"/{call}" if call else "")

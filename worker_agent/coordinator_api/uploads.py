@@ -1,0 +1,101 @@
+"""Uploads of artifacts: in chunks, going on where a broken one stopped."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from federated.protocol import ArtifactReference, UploadAnswer, UploadRequest
+from worker_agent.coordinator_api.connection import Connection
+from worker_agent.errors import BytesDamaged, CoordinatorAway, CoordinatorRefused, NotUnderstood, StoreAway
+from worker_agent.storage.atomic_files import file_name
+
+UPLOAD_ROUNDS = 3
+ASSEMBLY_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+ASSEMBLY_LIMIT_SECONDS = 3600.0
+MOST_CHUNKS = 100_000
+MOST_CHUNK_BYTES = 256 * 1024**2
+
+_log = structlog.get_logger(__name__)
+
+
+def upload(connection: Connection, source: Path, digest: str) -> ArtifactReference:
+    """Send the file at `source`, or what is missing of it at the coordinator, which finds an upload by its digest.
+
+    Raises BytesDamaged if the coordinator assembled other bytes, NotUnderstood if it never has enough of them.
+    """
+    request = UploadRequest(size_bytes=source.stat().st_size, digest=digest)
+    body = request.model_dump(mode="json")
+    answer = connection.ask("POST", "/v1/artifacts/uploads", UploadAnswer, repeat=True, json=body)
+    for _ in range(UPLOAD_ROUNDS):
+        answer = _settled(connection, _completed(connection, source, answer))
+        if answer.state == "complete" and answer.artifact is not None:
+            return answer.artifact
+        if answer.state == "failed":
+            raise BytesDamaged(f"upload of {source.name} failed: {(answer.problem or {}).get('detail', 'no reason')}")
+    raise NotUnderstood(f"upload {answer.upload_id} is still {answer.state} after all its chunks were sent")
+
+
+def _completed(connection: Connection, source: Path, upload: UploadAnswer) -> UploadAnswer:
+    if upload.state != "open":
+        return upload
+    path = _upload_path(upload.upload_id)
+    _check_chunks(upload, source)
+    with source.open("rb") as file:
+        for index in sorted(set(range(upload.chunks)) - set(upload.chunks_present)):
+            file.seek(index * upload.chunk_bytes)
+            content = file.read(upload.chunk_bytes)
+            if not _put_to_store(connection, upload.chunk_urls.get(index), content):
+                connection.send("PUT", f"{path}/chunks/{index}", repeat=True, content=content)
+    try:
+        return connection.ask("POST", f"{path}/complete", UploadAnswer, repeat=True)
+    except CoordinatorRefused as error:
+        if error.code == "digest_mismatch":
+            raise BytesDamaged(f"upload of {source.name}: {error.detail}") from error
+        if error.status != 409:
+            raise
+        return connection.ask("GET", path, UploadAnswer, repeat=True)
+
+
+def _check_chunks(upload: UploadAnswer, source: Path) -> None:
+    """Raises NotUnderstood for chunks that would not fit the file, or this memory."""
+    size_bytes, chunk_bytes = source.stat().st_size, upload.chunk_bytes
+    if not (0 < chunk_bytes <= MOST_CHUNK_BYTES and upload.chunks == -(-size_bytes // chunk_bytes) <= MOST_CHUNKS):
+        raise NotUnderstood(f"{upload.chunks} chunks of {chunk_bytes} bytes do not make {size_bytes} bytes")
+
+
+def _put_to_store(connection: Connection, url: str | None, content: bytes) -> bool:
+    """Whether a store that the owner of this node listed took the chunk; else it goes through the coordinator."""
+    target = connection.origins.target(url) if url is not None and connection.origins.use_stores() else None
+    if target is None:
+        return False
+    try:
+        connection.put_to_store(target, content)
+    except StoreAway as error:
+        _log.warning("store_avoided", reason=str(error))
+        connection.origins.avoid_stores()
+        return False
+    return True
+
+
+def _settled(connection: Connection, upload: UploadAnswer) -> UploadAnswer:
+    """Wait until the coordinator has put the chunks together."""
+    deadline = time.monotonic() + ASSEMBLY_LIMIT_SECONDS
+    for pause_seconds in _pauses():
+        if upload.state != "assembling":
+            return upload
+        if connection.stopping.wait(pause_seconds) or time.monotonic() > deadline:
+            raise CoordinatorAway(f"upload {upload.upload_id} is still being assembled")
+        upload = connection.ask("GET", _upload_path(upload.upload_id), UploadAnswer, repeat=True)
+    return upload
+
+
+def _pauses() -> Iterator[float]:
+    yield from ASSEMBLY_PAUSES_SECONDS
+    while True:
+        yield ASSEMBLY_PAUSES_SECONDS[-1]
+
+
+def _upload_path(upload_id: str) -> str:
+    return f"/v1/artifacts/uploads/{file_name(upload_id)}"

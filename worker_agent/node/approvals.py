@@ -1,0 +1,197 @@
+"""Requests that federations made of this node, and approvals of its owner: small files in the data folder.
+
+An approval is of a digest over a federation's owner, the data set, the client's settings and the whole work. What
+asks for anything else under the same id is another request. A request is kept when the policy refuses it, so that
+the owner can read it: `asked/<federation>.<digest>.json`, the newest `MOST_REQUESTS`.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from federated.protocol import Lease, Work
+from federated.signed_statement import definition_digest
+from federated.task import columns_read
+from worker_agent.errors import ConfigurationError, NotUnderstood
+from worker_agent.storage.atomic_files import file_name, write_file
+
+MOST_REQUESTS = 100
+OUTDATED_TEXT = "approvals of an earlier version name a federation and not what it asks for, and approve nothing"
+LARGEST_REQUEST_BYTES = 1024 * 1024
+_APPROVALS_FILE = "approved.json"
+_REQUESTS_FOLDER = "asked"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PLAIN_TEXT = re.compile(r"(?!(?:none|true|false)$)[A-Za-z_](?:[A-Za-z0-9_./+-]| (?! |$))*")
+_writing = threading.Lock()
+_log = structlog.get_logger(__name__)
+
+
+class Request(BaseModel):
+    """What a federation asks of this node, as far as it is the owner's to decide."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    federation_id: str
+    federation_name: str
+    owner_name: str
+    dataset: str
+    settings: dict[str, Any]
+    work: Work
+
+    @property
+    def digest(self) -> str:
+        """The digest under which this and nothing else is approved. Raises NotUnderstood."""
+        try:
+            # Read anew, so that a default of 16 and 16.0 from a file are one. And not as JSON, which turns NaN into
+            # null: an approval of one would be one of the other.
+            return definition_digest(type(self).model_validate(self.model_dump()).model_dump())
+        except ValueError as error:
+            raise NotUnderstood(f"federation {self.federation_id!r} asks for what has no digest: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """What `approved.json` holds. `outdated`: entries of an earlier version, which name an id and approve nothing."""
+
+    digests: frozenset[str]
+    outdated: tuple[str, ...]
+
+
+def request_of(lease: Lease) -> Request:
+    """What a lease asks for, without what belongs to this one job.
+
+    And without the digest that the weights of this node's base model must have: it stands in a lease once the first
+    client was described, and where they have another the job is declined, whatever was approved.
+    """
+    base_model = lease.work.base_model.model_copy(update={"weights_sha256": None})
+    fields = {name: getattr(lease, name) for name in Request.model_fields}
+    return Request(**fields | {"work": lease.work.model_copy(update={"base_model": base_model})})
+
+
+def approval_digest(lease: Lease) -> str:
+    """The digest that must be approved before this lease is worked on. Raises NotUnderstood."""
+    return request_of(lease).digest
+
+
+def approvals(folder: Path) -> Approvals:
+    """All approvals of this node. Raises ConfigurationError for a damaged file."""
+    entries = _read(folder / _APPROVALS_FILE)
+    digests = frozenset(name for name in entries if _DIGEST.fullmatch(name))
+    return Approvals(digests, tuple(sorted(entries.keys() - digests)))
+
+
+def warn_of_outdated(folder: Path) -> None:
+    """One line in the log, where there are approvals that approve nothing any more."""
+    entries = len(approvals(folder).outdated)
+    if entries:
+        _log.warning("approvals_outdated", entries=entries, reason=OUTDATED_TEXT)
+
+
+def approve(folder: Path, request: Request) -> None:
+    """Approve what was asked; a running agent honours it from the next job on. Entries that approve nothing go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = approvals(folder).digests
+    entries = {name: entry for name, entry in _read(folder / _APPROVALS_FILE).items() if name in digests}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    entries.setdefault(request.digest, {"federation": request.federation_id, "approved_at": at})
+    write_file(folder / _APPROVALS_FILE, json.dumps(entries, indent=2, sort_keys=True).encode(), mode=0o600)
+    (folder / _REQUESTS_FOLDER / _name(request)).unlink(missing_ok=True)
+
+
+def keep(folder: Path, lease: Lease) -> None:
+    """Keep what was refused for want of an approval, for the owner to read; the oldest make room.
+
+    Raises NotUnderstood for what cannot be kept, OSError.
+    """
+    request = request_of(lease)
+    content = request.model_dump_json(indent=1).encode()
+    if len(content) > LARGEST_REQUEST_BYTES:
+        raise NotUnderstood(f"what federation {request.federation_id!r} asks for takes {len(content)} bytes to say")
+    requests = folder / _REQUESTS_FOLDER
+    with _writing:
+        requests.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_file(requests / _name(request), content, mode=0o600)
+        for file in _newest_first(requests)[MOST_REQUESTS:]:
+            file.unlink(missing_ok=True)
+
+
+def pending(folder: Path, federation_id: str) -> list[Request]:
+    """What this federation asked for and is not approved, newest first. Raises NotUnderstood for what is no id."""
+    prefix, approved_digests = f"{file_name(federation_id)}.", approvals(folder).digests
+    files = [file for file in _newest_first(folder / _REQUESTS_FOLDER) if file.name.startswith(prefix)]
+    requests = filter(None, map(_request_in, files))
+    return [request for request in requests if request.digest not in approved_digests]
+
+
+def in_words(request: Request) -> Iterator[tuple[str, str]]:
+    """All that an approval of this request is of: a title and a text each, texts from outside quoted where needed."""
+    work = request.work
+    yield "federation", f"{_text(request.federation_name)} ({_text(request.federation_id)})"
+    yield "owner", _text(request.owner_name) if request.owner_name else "not told"
+    yield "data set", _text(request.dataset)
+    yield "columns", ", ".join(map(_text, columns_read(work.task)))
+    yield "settings", _value(request.settings)
+    for name, value in work.model_dump(mode="json", exclude={"base_model": {"weights_sha256"}}).items():
+        yield name.replace("_", " "), _value(value)
+    yield "digest", request.digest
+
+
+def _value(value: object) -> str:
+    """A value of JSON in words; everything in it is there."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{_text(str(name))}: {_inner(part)}" for name, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(_inner, value)) or "none"
+    if isinstance(value, str):
+        return _text(value)
+    return "none" if value is None else json.dumps(value)
+
+
+def _inner(value: object) -> str:
+    has_parts = isinstance(value, Mapping | list) and len(value) > 0
+    return f"({_value(value)})" if has_parts else _value(value)
+
+
+def _text(text: str) -> str:
+    """A text from outside: quoted, with what cannot be seen written out, where it is not plain words."""
+    return text if _PLAIN_TEXT.fullmatch(text) else repr(text)
+
+
+def _name(request: Request) -> str:
+    return f"{file_name(request.federation_id)}.{request.digest.removeprefix('sha256:')}.json"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    files = list(folder.glob("*.json")) if folder.is_dir() else []
+    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
+
+
+def _request_in(file: Path) -> Request | None:
+    """What a file of `asked` holds; None, and a line in the log, if it is not what its name says."""
+    try:
+        request = Request.model_validate_json(file.read_bytes())
+        if file.name == _name(request):
+            return request
+    except (OSError, ValidationError, NotUnderstood) as error:
+        _log.warning("request_damaged", file=file.name, reason=type(error).__name__)
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is damaged: {error}") from None
+    if not isinstance(entries, dict):
+        raise ConfigurationError(f"{path} is damaged: it is not an object")
+    return entries

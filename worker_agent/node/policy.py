@@ -1,0 +1,173 @@
+"""What the owner of this node allows: pure functions from a lease to a refusal or None.
+
+A refusal is told to the coordinator with its rule and facts, and takes the client out until its owner changes
+something. A limit that cannot be checked refuses.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from federated import registry
+from federated.bounds import MAX_LARGE
+from federated.contract import AlgorithmConfig
+from federated.payloads.header import HeaderError, read_header
+from federated.protocol import ROUND_KINDS, FailureFacts, Lease
+from worker_agent.node.approvals import approval_digest
+from worker_agent.settings import AgentSettings
+
+NOT_APPROVED = "policy_approval"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a job is not done here. `rule` is a stable code, and `facts` are what is told beside it.
+
+    `text`, for the node's log, names what would have to change.
+    """
+
+    rule: str
+    text: str
+    facts: FailureFacts = field(default_factory=FailureFacts)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a lease is held against. `algorithms`: name -> revision installed; `approved`: digests."""
+
+    settings: AgentSettings
+    algorithms: Mapping[str, int]
+    approved: Collection[str] = ()
+
+
+def check(lease: Lease, node: Node) -> Refusal | None:
+    """The first rule that forbids this job, or None."""
+    return next((refusal for rule in RULES if (refusal := rule(lease, node)) is not None), None)
+
+
+def organization(lease: Lease, node: Node) -> Refusal | None:
+    """Only federations of the listed organisations; one that does not say whose it is, is not of them."""
+    allowed = node.settings.policy.organizations
+    if allowed is None or lease.owner_name in allowed:
+        return None
+    owner = lease.owner_name or "an organisation it is not told"
+    return Refusal("policy_organization", f"this node does not work for {owner}")
+
+
+def approval(lease: Lease, node: Node) -> Refusal | None:
+    """With `approve = "ask"`, the node's owner approves what a federation asks for; anything else asks anew."""
+    if node.settings.policy.approve == "always" or approval_digest(lease) in node.approved:
+        return None
+    how = f"on the node, run: worker-agent approve {lease.federation_id}"
+    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this federation as it is; {how}")
+
+
+def algorithm(lease: Lease, node: Node) -> Refusal | None:
+    """An allowed algorithm, installed here in the federation's revision."""
+    name, revision = lease.work.algorithm, lease.work.algorithm_revision
+    allowed = node.settings.policy.algorithms
+    if allowed is not None and name not in allowed:
+        return Refusal("policy_algorithm", f"this node does not allow the algorithm {name!r}")
+    if node.algorithms.get(name) != revision:
+        here = f"revision {node.algorithms[name]}" if name in node.algorithms else "no such algorithm"
+        return Refusal("algorithm_missing", f"the federation runs {name} revision {revision}, this node has {here}")
+    return None
+
+
+def dataset(lease: Lease, node: Node) -> Refusal | None:
+    """A data set of this node, and one that is let out to federations."""
+    if lease.dataset not in node.settings.datasets:
+        return Refusal("data_missing", f"this node has no data set named {lease.dataset!r}")
+    allowed = node.settings.policy.datasets
+    if allowed is not None and lease.dataset not in allowed:
+        return Refusal("policy_dataset", f"this node does not allow the data set {lease.dataset!r} in federations")
+    return None
+
+
+def model(lease: Lease, node: Node) -> Refusal | None:
+    """A base model the node's owner listed."""
+    wanted = lease.work.base_model.id
+    if wanted in node.settings.models:
+        return None
+    return Refusal("model_missing", f"this node has no base model {wanted!r}; its owner can add it under [models]")
+
+
+def rank(lease: Lease, node: Node) -> Refusal | None:
+    """No adapted matrix above the node's largest rank, as far as the algorithm says beforehand what it will ask."""
+    most = node.settings.policy.max_rank
+    if most is None:
+        return None
+    asked = _config_of(lease).largest_rank(lease.work.trainable, most)
+    return None if asked <= most else _above("policy_rank", "rank", asked, most)
+
+
+def _config_of(lease: Lease) -> AlgorithmConfig:
+    """The federation's config; the plain one, which asks for the trainable's ranks, where it cannot be read here."""
+    try:
+        return registry.make_config(lease.work.algorithm, lease.work.config)
+    except (registry.UnknownAlgorithm, ValidationError):
+        return AlgorithmConfig()
+
+
+def check_instruction(path: Path, node: Node) -> Refusal | None:
+    """What a lease does not say: a factor to train, in the downloaded instruction, above the largest rank."""
+    most = node.settings.policy.max_rank
+    if most is None:
+        return None
+    try:
+        tensors = read_header(path).tensors
+    except HeaderError:
+        # No matter of policy: whoever opens it says what is wrong with it.
+        return None
+    for name, entry in tensors.items():
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")) and entry.shape and entry.shape[0] > most:
+            return _above("policy_rank", f"{name!r}: rank", entry.shape[0], most)
+    return None
+
+
+def _above(rule: str, what: str, asked: int, most: int) -> Refusal:
+    text = f"{what} {asked} is above this node's limit of {most}"
+    return Refusal(rule, text, FailureFacts(asked=min(asked, MAX_LARGE), allowed=min(most, MAX_LARGE)))
+
+
+def steps(lease: Lease, node: Node) -> Refusal | None:
+    """No more local steps than the node allows, as far as that is known without the data.
+
+    A description stands for all jobs that follow. What depends on the number of examples is held against the limits
+    once they are loaded.
+    """
+    most = node.settings.policy.max_local_steps
+    if most is None or lease.kind == "evaluate":
+        return None
+    config = _config_of(lease)
+    # What a round is for stands in its instruction: the lease may call it what it likes.
+    for kind in ROUND_KINDS:
+        effort = config.most_effort(kind, 1)
+        if effort is None:
+            return Refusal("policy_unbounded", f"{lease.work.algorithm} does not say how much its jobs do")
+        if effort.steps > most:
+            return _above("policy_steps", "local steps:", effort.steps, most)
+    return None
+
+
+def download(lease: Lease, node: Node) -> Refusal | None:
+    """An instruction no larger than this node downloads."""
+    most = node.settings.policy.max_download_bytes
+    if most is None or lease.instruction is None or lease.instruction.size_bytes <= most:
+        return None
+    return _above("policy_download", "bytes of the instruction:", lease.instruction.size_bytes, most)
+
+
+# From whom, then with what; the first that forbids is the one that is told.
+RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
+    organization,
+    approval,
+    algorithm,
+    dataset,
+    model,
+    rank,
+    steps,
+    download,
+)

@@ -1,0 +1,143 @@
+"""Hands finished jobs in: memory kept, update uploaded, result signed and submitted, entry forgotten; in that order.
+
+Signed only now, since the key may have changed while the entry lay in the outbox. Each step may be done again after a
+crash without harm, so the entry is the only note of progress.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event
+
+from federated.protocol import FailRequest
+from worker_agent.coordinator_api.client import CoordinatorClient
+from worker_agent.coordinator_api.connection import wait_as_asked
+from worker_agent.coordinator_api.identity import Identity
+from worker_agent.errors import (
+    AgentError,
+    BodyRefused,
+    BytesDamaged,
+    CoordinatorRefused,
+    LeaseLost,
+    NoCoordinator,
+    NotAuthorised,
+    NotThere,
+    RoundClosed,
+    is_transient,
+)
+from worker_agent.node.disclosure import disclose
+from worker_agent.storage.atomic_files import is_full
+from worker_agent.storage.client_memory import MemoryChain
+from worker_agent.storage.outbox import MEMORY_FILE, Entry, Outbox
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+def patiently(stopping: threading.Event, worth_another: Callable[[BaseException], bool]) -> Retrying:
+    """Again and again, with growing random pauses of at most 30 s, until `stopping` is set."""
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        again_in_seconds = round(state.next_action.sleep, 1) if state.next_action is not None else 0.0
+        _log.warning(_event(error), reason=str(error), again_in_seconds=again_in_seconds)
+
+    return Retrying(
+        retry=retry_if_exception(lambda error: not stopping.is_set() and worth_another(error)),
+        wait=wait_as_asked(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+        sleep=sleep_using_event(stopping),
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+def _event(error: BaseException | None) -> str:
+    if isinstance(error, NoCoordinator):
+        return "no_coordinator"
+    return "coordinator_away" if isinstance(error, AgentError) else "disk_full"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where finished jobs come from and go to."""
+
+    client: CoordinatorClient
+    outbox: Outbox
+    memory: MemoryChain
+    boot_id: str
+    stopping: threading.Event
+    identity: Identity
+
+    def deliver(self, entry: Entry) -> None:
+        """Hand in one finished job; waits while the coordinator is away. Never raises AgentError.
+
+        The entry stays in the outbox where it may still be wanted: when stopped, and after a lost lease of a job
+        that may be offered to this worker again.
+        """
+        try:
+            patiently(self.stopping, _may_pass)(self._hand_in, entry)
+        except (LeaseLost, NotAuthorised) as error:
+            self._keep_if_wanted(entry, error)
+        except RoundClosed as error:
+            _log.warning("submission_too_late", job=entry.job.job_id, reason=str(error))
+            self.outbox.remove(entry)
+        except CoordinatorRefused as error:
+            self._give_up(entry, "result_refused", error, transient=False)
+        except BodyRefused as error:
+            self._give_up(entry, "upload_too_large_for_proxy", error, transient=False)
+        except (BytesDamaged, OSError) as error:
+            if is_full(error):
+                _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
+                return
+            self._give_up(entry, "result_damaged", error, transient=True)
+        except AgentError as error:
+            _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
+
+    def _hand_in(self, entry: Entry) -> None:
+        job, submission = entry.job, entry.job.submission
+        update = submission.update
+        if update is not None:
+            if update.memory_digest is not None:
+                self.memory.keep(job.federation_id, job.client_id, entry.folder / MEMORY_FILE, update.memory_digest)
+            self.client.upload(entry.update, update.digest)
+            signed = update.model_copy(update={"signature": self.identity.sign(job.statement(update).encode())})
+            submission = submission.model_copy(update={"update": signed})
+        answer = self.client.submit(job.job_id, submission)
+        self.outbox.remove(entry)
+        _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=answer.state)
+
+    def _keep_if_wanted(self, entry: Entry, error: CoordinatorRefused) -> None:
+        _log.warning("submission_kept", job=entry.job.job_id, reason=str(error))
+        if isinstance(error, LeaseLost):
+            with contextlib.suppress(AgentError):
+                if not self._still_open(entry.job.job_id):
+                    self.outbox.remove(entry)
+
+    def _still_open(self, job_id: str) -> bool:
+        try:
+            return self.client.show(job_id).state in {"offered", "leased"}
+        except NotThere:
+            return False
+
+    def _give_up(self, entry: Entry, code: str, error: Exception, transient: bool) -> None:
+        """The coordinator will never take this result: say so, lest the job waits for its deadline."""
+        outside = disclose("submission_given_up", code, str(error), job=entry.job.job_id)
+        request = FailRequest(boot_id=self.boot_id, code=code, facts=outside, transient=transient)
+        with contextlib.suppress(AgentError):
+            self.client.fail(entry.job.job_id, request)
+        self.outbox.remove(entry)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether to wait and try again: for the network, the coordinator, its right address, or room on this disk.
+
+    Damaged bytes stay damaged: the job has to be done again. What a proxy finds too large stays too large.
+    """
+    if isinstance(error, BytesDamaged | BodyRefused):
+        return False
+    return is_transient(error) or isinstance(error, NoCoordinator) or is_full(error)

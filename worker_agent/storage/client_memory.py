@@ -1,0 +1,127 @@
+"""What this worker remembers of a client between rounds: files by digest, in the order they were made.
+
+`<folder>/<federation>/<client>/<serial>-<hex>.safetensors`. The lease names the one to start from: the newest that
+the coordinator accepted. That one and what came after it are kept, so that a job done twice starts twice alike.
+Beside them lie the lease and the instruction of the last job that was done.
+"""
+
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from federated.protocol import Lease, MemoryReference
+from worker_agent.errors import ConfigurationError
+from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, digest_of, file_name, move, sync
+
+_log = structlog.get_logger(__name__)
+
+
+LEASE_FILE = "last-job.json"
+INSTRUCTION_FILE = "last-instruction.payload"
+
+
+@dataclass(frozen=True, slots=True)
+class LastJob:
+    """What a client was told last, and what is remembered of it since."""
+
+    lease: Lease
+    instruction: Path
+    memory: Path | None
+
+
+class MemoryChain:
+    """The memories of all clients of this worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def keep(self, federation_id: str, client_id: str, source: Path, digest: str) -> None:
+        """Add the file at `source` as the client's newest memory. One that is there already stays as it is."""
+        place = self._place(federation_id, client_id)
+        place.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            files = _files(place)
+            if any(_digest(file) == digest for file in files):
+                return
+            serial = _serial(files[-1]) + 1 if files else 1
+            target = place / f"{serial:08d}-{digest.removeprefix('sha256:')}.safetensors"
+            unfinished = target.with_suffix(UNFINISHED_SUFFIX)
+            _link_or_copy(source, unfinished)
+            sync(unfinished)
+            move(unfinished, target)
+
+    def keep_job(self, lease: Lease, instruction: Path) -> None:
+        """Remember what a client was told last, beside its memories: from both, its own adapter can be written."""
+        place = self._place(lease.federation_id, lease.client_id)
+        if not place.is_dir():
+            return
+        with self._lock:
+            for name, write in (
+                (INSTRUCTION_FILE, lambda target: _link_or_copy(instruction, target)),
+                (LEASE_FILE, lambda target: target.write_text(lease.model_dump_json(), encoding="utf-8")),
+            ):
+                unfinished = (place / name).with_suffix(UNFINISHED_SUFFIX)
+                write(unfinished)
+                move(unfinished, place / name)
+
+    def last_job(self, federation_id: str, client_id: str) -> LastJob:
+        """What `keep_job` kept last, and the newest memory. Raises ConfigurationError where there is nothing."""
+        place = self._place(federation_id, client_id)
+        lease, instruction = place / LEASE_FILE, place / INSTRUCTION_FILE
+        if not (lease.is_file() and instruction.is_file()):
+            raise ConfigurationError(
+                f"this worker remembers nothing of client {client_id} of federation {federation_id}"
+            )
+        files = _files(place)
+        known = Lease.model_validate_json(lease.read_bytes())
+        return LastJob(known, instruction, files[-1] if files else None)
+
+    def find(self, federation_id: str, client_id: str, reference: MemoryReference | None) -> Path | None:
+        """The memory a lease names, or None if it is not here whole (late joiner, lost disk): then recompute.
+
+        Drops what is older than the named one, which no lease will name again.
+        """
+        if reference is None:
+            return None
+        with self._lock:
+            files = _files(self._place(federation_id, client_id))
+            named = next((file for file in files if _digest(file) == reference.digest), None)
+            if named is None or digest_of(named) != reference.digest:
+                _log.warning(
+                    "memory_missing", client=client_id, round=reference.round_number, digest=reference.digest
+                )
+                if named is not None:
+                    named.unlink()
+                return None
+            for file in files[: files.index(named)]:
+                file.unlink()
+            return named
+
+    def _place(self, federation_id: str, client_id: str) -> Path:
+        return self._folder / file_name(federation_id) / file_name(client_id)
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(place.glob("*.safetensors"))
+
+
+def _serial(file: Path) -> int:
+    return int(file.name.partition("-")[0])
+
+
+def _digest(file: Path) -> str:
+    return "sha256:" + file.stem.partition("-")[2]
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name costs nothing; file systems without hard links get a copy."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
