@@ -13,7 +13,7 @@ from typing import Any, Literal
 import httpx
 
 from federated.private_files import check_private
-from federated.protocol import PROTOCOL_VERSION, Answer, CoordinatorVersion
+from federated.protocol import PROTOCOL_VERSION, CoordinatorVersion, ProtocolResponse
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import Connection, open_http
 from worker_agent.coordinator_api.identity import Identity, load_identity
@@ -37,7 +37,7 @@ class Finding:
     text: str
 
 
-class Health(Answer):
+class Health(ProtocolResponse):
     """What a coordinator answers at `/healthz`."""
 
     status: Literal["ok"]

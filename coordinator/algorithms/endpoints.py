@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 
-from coordinator.algorithms.schemas import AlgorithmAnswer
+from coordinator.algorithms.schemas import AlgorithmResponse
 from coordinator.auth.principals import AnyPrincipal
 from coordinator.errors import NotFound
 from coordinator.web.body_limits import PathName
@@ -18,14 +18,14 @@ router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"], route_class=Rou
 
 
 @router.get("", operation_id="list_algorithms", responses=problem_responses(400))
-def list_algorithms(principal: AnyPrincipal, page: Paging) -> Listing[AlgorithmAnswer]:
+def list_algorithms(principal: AnyPrincipal, page: Paging) -> Listing[AlgorithmResponse]:
     """List the algorithms with the JSON Schemas of their configs."""
     found = page.of(list(registry.algorithms()), str)
     return Listing(items=[_answer(name) for name in found.rows], next_cursor=found.next_cursor)
 
 
 @router.get("/{name}", operation_id="show_algorithm", responses=problem_responses(404))
-def show_algorithm(name: PathName, principal: AnyPrincipal) -> AlgorithmAnswer:
+def show_algorithm(name: PathName, principal: AnyPrincipal) -> AlgorithmResponse:
     """Show an algorithm with the JSON Schema of its config."""
     if name not in registry.algorithms():
         known = ", ".join(registry.algorithms())
@@ -34,9 +34,9 @@ def show_algorithm(name: PathName, principal: AnyPrincipal) -> AlgorithmAnswer:
 
 
 @cache
-def _answer(name: str) -> AlgorithmAnswer:
+def _answer(name: str) -> AlgorithmResponse:
     algorithm = registry.algorithm(name)
-    return AlgorithmAnswer(
+    return AlgorithmResponse(
         name=name,
         title=algorithm.title,
         revision=algorithm.revision,

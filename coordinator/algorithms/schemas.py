@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class AlgorithmAnswer(BaseModel):
+class AlgorithmResponse(BaseModel):
     """An installed algorithm. `config_schema` is the JSON Schema of a federation's `config`."""
 
     model_config = ConfigDict(frozen=True)

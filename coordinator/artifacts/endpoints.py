@@ -17,7 +17,7 @@ from coordinator.web.body_limits import ChunkIndex, HeaderText, PathId, TagsText
 from coordinator.web.etags import is_known
 from coordinator.web.problem_details import LOCATED, problem_responses
 from coordinator.web.routes import Route
-from federated.protocol import DIGEST_PATTERN, UploadAnswer, UploadRequest
+from federated.protocol import DIGEST_PATTERN, UploadRequest, UploadResponse
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route)
 
@@ -27,7 +27,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 @router.post("/uploads", status_code=201, operation_id="announce_upload", responses=LOCATED | problem_responses(403))
 def announce_upload(
     request: UploadRequest, principal: AnyPrincipal, session: WriteSession, response: Response
-) -> UploadAnswer:
+) -> UploadResponse:
     """Announce an upload, or find an unfinished one of the same digest."""
     answer = service.announce(session, principal, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/uploads/{answer.upload_id}"
@@ -35,7 +35,7 @@ def announce_upload(
 
 
 @router.get("/uploads/{upload_id}", operation_id="show_upload", responses=problem_responses(404))
-def show_upload(upload_id: PathId, principal: AnyPrincipal, session: ReadSession) -> UploadAnswer:
+def show_upload(upload_id: PathId, principal: AnyPrincipal, session: ReadSession) -> UploadResponse:
     """Show an upload and which of its chunks are there."""
     return service.show_upload(session, principal, upload_id)
 
@@ -75,9 +75,9 @@ def _place_of(principal: Principal, upload_id: str, index: int) -> service.Chunk
 @router.post(
     "/uploads/{upload_id}/complete",
     operation_id="complete_upload",
-    responses={202: {"model": UploadAnswer, "description": "Being assembled"}, **problem_responses(403, 404, 409)},
+    responses={202: {"model": UploadResponse, "description": "Being assembled"}, **problem_responses(403, 404, 409)},
 )
-def complete_upload(upload_id: PathId, principal: AnyPrincipal, response: Response) -> UploadAnswer:
+def complete_upload(upload_id: PathId, principal: AnyPrincipal, response: Response) -> UploadResponse:
     """End an upload. Several chunks are put together in the background: poll the upload."""
     answer = service.complete(principal, upload_id)
     if answer.state == "assembling":

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 
 from coordinator.models import Upload
-from federated.protocol import ArtifactReference, UploadAnswer
+from federated.protocol import ArtifactReference, UploadResponse
 
 
 def upload_answer(
     upload: Upload, chunks: int, present: tuple[int, ...] = (), urls: Mapping[int, str] | None = None
-) -> UploadAnswer:
+) -> UploadResponse:
     """The upload as its principal sees it; a complete one names the artifact."""
     complete = upload.state == "complete"
-    return UploadAnswer(
+    return UploadResponse(
         upload_id=upload.id,
         chunk_bytes=upload.chunk_bytes,
         chunks=chunks,

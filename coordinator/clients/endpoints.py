@@ -9,10 +9,10 @@ from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal
 from coordinator.clients import service
 from coordinator.clients.schemas import (
     Acceptance,
-    ClientAnswer,
     ClientCreate,
-    InvitationAnswer,
+    ClientResponse,
     InvitationCreate,
+    InvitationResponse,
     Reason,
     client_answer,
 )
@@ -45,7 +45,7 @@ _NO_ACCEPTANCE = Acceptance()
 )
 def invite_organization(
     federation_id: PathId, request: InvitationCreate, principal: OperatorPrincipal, session: WriteSession
-) -> InvitationAnswer:
+) -> InvitationResponse:
     """Invite an organization (the federation's owner)."""
     return _one(session, service.invite(session, principal, federation_id, request.organization_id, utcnow()))
 
@@ -57,7 +57,7 @@ def invite_organization(
 )
 def list_invitations(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
-) -> Listing[InvitationAnswer]:
+) -> Listing[InvitationResponse]:
     """List who was invited: all for the federation's owner, for others their own."""
     return _listing(session, service.invitations_of(session, principal, federation_id, page))
 
@@ -76,7 +76,7 @@ def remove_organization(
 
 
 @router.get("/invitations", operation_id="list_own_invitations", responses=problem_responses(400, 403))
-def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[InvitationAnswer]:
+def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[InvitationResponse]:
     """List what the organization was invited to, and what would leave its site."""
     return _listing(session, service.my_invitations(session, principal, page))
 
@@ -93,7 +93,7 @@ def accept_invitation(
     response: Response,
     request: OptionalAcceptance = _NO_ACCEPTANCE,
     if_match: AgreedDigest = None,
-) -> InvitationAnswer:
+) -> InvitationResponse:
     """Take part with the caller's organization, in the federation whose definition has this digest."""
     invitation = service.accept(session, principal, federation_id, request.definition_digest, if_match, utcnow())
     tell_version(response, invitation.agreed_digest)
@@ -103,7 +103,7 @@ def accept_invitation(
 @router.post("/federations/{federation_id}/decline", operation_id="decline_invitation", responses=_CHANGES)
 def decline_invitation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
-) -> InvitationAnswer:
+) -> InvitationResponse:
     """Refuse to take part; the reason is shown to the federation's owner."""
     return _one(session, service.decline(session, principal, federation_id, request.reason, utcnow()))
 
@@ -111,7 +111,7 @@ def decline_invitation(
 @router.post("/federations/{federation_id}/leave", operation_id="leave_federation", responses=_CHANGES)
 def leave_federation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
-) -> InvitationAnswer:
+) -> InvitationResponse:
     """Take no part any more; all clients of the organization leave."""
     return _one(session, service.leave(session, principal, federation_id, request.reason, utcnow()))
 
@@ -129,7 +129,7 @@ def register_client(
     principal: OperatorPrincipal,
     session: WriteSession,
     response: Response,
-) -> ClientAnswer:
+) -> ClientResponse:
     """Register a data set of one of the organization's workers."""
     client = service.register(session, principal, federation_id, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/clients/{client.id}"
@@ -141,14 +141,14 @@ def register_client(
 )
 def list_clients(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
-) -> Listing[ClientAnswer]:
+) -> Listing[ClientResponse]:
     """List clients by ordinal: all for the federation's owner, for others their own."""
     found = service.clients_of(session, principal, federation_id, page)
     return Listing(items=[client_answer(row) for row in found.rows], next_cursor=found.next_cursor)
 
 
 @router.get("/clients/{client_id}", operation_id="show_client", responses=problem_responses(403, 404))
-def show_client(client_id: PathId, principal: KeyPrincipal, session: ReadSession) -> ClientAnswer:
+def show_client(client_id: PathId, principal: KeyPrincipal, session: ReadSession) -> ClientResponse:
     """Show a client to its organization and to the federation's owner."""
     return client_answer(service.visible_client(session, principal, client_id))
 
@@ -156,7 +156,7 @@ def show_client(client_id: PathId, principal: KeyPrincipal, session: ReadSession
 @router.post("/clients/{client_id}/leave", operation_id="leave_with_client", responses=_CHANGES)
 def leave_with_client(
     client_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
-) -> ClientAnswer:
+) -> ClientResponse:
     """Take no part any more with one data set."""
     return client_answer(service.leave_client(session, principal, client_id, request.reason))
 
@@ -164,26 +164,26 @@ def leave_with_client(
 @router.post("/clients/{client_id}/expel", operation_id="expel_client", responses=_CHANGES)
 def expel_client(
     client_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
-) -> ClientAnswer:
+) -> ClientResponse:
     """Put a client out (the federation's owner); the reason is shown to its organization."""
     return client_answer(service.expel(session, principal, client_id, request.reason))
 
 
 @router.post("/clients/{client_id}/readmit", operation_id="readmit_client", responses=_CHANGES)
-def readmit_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientAnswer:
+def readmit_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientResponse:
     """Let a client in again that was expelled (the federation's owner); it is described again."""
     return client_answer(service.readmit(session, principal, client_id))
 
 
 @router.post("/clients/{client_id}/restore", operation_id="restore_client", responses=_CHANGES)
-def restore_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientAnswer:
+def restore_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientResponse:
     """Bring a client that is out back, after its owner changed what was wrong; it is described again."""
     return client_answer(service.restore(session, principal, client_id))
 
 
-def _one(session: Session, invitation: Invitation) -> InvitationAnswer:
+def _one(session: Session, invitation: Invitation) -> InvitationResponse:
     return service.answers(session, [invitation])[0]
 
 
-def _listing(session: Session, page: Page[Invitation]) -> Listing[InvitationAnswer]:
+def _listing(session: Session, page: Page[Invitation]) -> Listing[InvitationResponse]:
     return Listing(items=service.answers(session, page.rows), next_cursor=page.next_cursor)

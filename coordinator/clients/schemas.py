@@ -53,7 +53,7 @@ class ClientCreate(_Request):
     evaluates_only: bool = Field(default=False, description="never drawn to train, asked to evaluate alone")
 
 
-class InvitationAnswer(Terms):
+class InvitationResponse(Terms):
     """An organisation's part in a federation, and what taking part means for it."""
 
     federation_id: str
@@ -77,7 +77,7 @@ class InvitationAnswer(Terms):
     agreed_digest: str | None = Field(description="the `definition_digest` that was accepted; null for the owner")
 
 
-class ClientAnswer(BaseModel):
+class ClientResponse(BaseModel):
     """A worker's data set in a federation."""
 
     id: str
@@ -100,15 +100,15 @@ class ClientAnswer(BaseModel):
     created_at: datetime
 
 
-def client_answer(client: Client) -> ClientAnswer:
+def client_answer(client: Client) -> ClientResponse:
     """The answer for a client."""
-    return ClientAnswer.model_validate(client, from_attributes=True)
+    return ClientResponse.model_validate(client, from_attributes=True)
 
 
-def invitation_answer(invitation: Invitation, federation: Federation, names: Mapping[str, str]) -> InvitationAnswer:
+def invitation_answer(invitation: Invitation, federation: Federation, names: Mapping[str, str]) -> InvitationResponse:
     """The answer for an invitation; `names` holds those of both organisations."""
     definition = federation.definition
-    return InvitationAnswer(
+    return InvitationResponse(
         federation_id=federation.id,
         federation_name=federation.name,
         federation_state=federation.state,

@@ -17,11 +17,11 @@ from coordinator.errors import CoordinatorError, NotFound, Unauthenticated
 from coordinator.federations import service
 from coordinator.federations.schemas import (
     CloneRequest,
-    EventAnswer,
     EventPage,
-    FederationAnswer,
+    EventResponse,
     FederationChange,
     FederationCreate,
+    FederationResponse,
 )
 from coordinator.models import Federation
 from coordinator.web.body_limits import LARGE_BODY, PathId
@@ -54,7 +54,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 )
 def create_federation(
     request: FederationCreate, principal: OwnerPrincipal, session: WriteSession, response: Response
-) -> FederationAnswer:
+) -> FederationResponse:
     """Create a federation as a draft."""
     federation = service.create(session, principal, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/{federation.id}"
@@ -62,7 +62,7 @@ def create_federation(
 
 
 @router.get("", operation_id="list_federations", responses=problem_responses(400, 403))
-def list_federations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[FederationAnswer]:
+def list_federations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[FederationResponse]:
     """List the federations that the key's organization owns, is invited to or takes part in."""
     found = page.rows(session, service.statement_for(principal), Federation.id)
     now = utcnow()
@@ -73,7 +73,7 @@ def list_federations(principal: KeyPrincipal, session: ReadSession, page: Paging
 @router.get("/{federation_id}", operation_id="show_federation", responses=problem_responses(403, 404))
 def show_federation(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response
-) -> FederationAnswer:
+) -> FederationResponse:
     """Show a federation: what it waits for and since when, or how it ended."""
     return _one(session, service.visible(session, principal, federation_id), response)
 
@@ -91,7 +91,7 @@ def change_federation(
     session: WriteSession,
     response: Response,
     if_match: IfMatch = None,
-) -> FederationAnswer:
+) -> FederationResponse:
     """Change a draft. Needs `If-Match`. Organizations that had accepted are invited anew, and their clients leave."""
     changed = service.change(session, principal, federation_id, request.changes(), if_match)
     return _one(session, changed, response)
@@ -115,7 +115,7 @@ def delete_federation(
 )
 def start_federation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
-) -> FederationAnswer:
+) -> FederationResponse:
     """Start a draft: with `If-Match`, the one that was seen. Refused, with the reasons, if no worker could run it."""
     now = utcnow()
     return service.answer(session, service.start(session, principal, federation_id, now, if_match), now)
@@ -127,21 +127,25 @@ def pause_federation(
     principal: OperatorPrincipal,
     session: WriteSession,
     at_once: Annotated[bool, Query(alias="now", description="take the open round back")] = False,
-) -> FederationAnswer:
+) -> FederationResponse:
     """Pause: no new round. The open one runs to its end, unless `now=true` takes it back."""
     now = utcnow()
     return service.answer(session, service.pause(session, principal, federation_id, at_once, now), now)
 
 
 @router.post("/{federation_id}/resume", operation_id="resume_federation", responses=problem_responses(403, 404, 409))
-def resume_federation(federation_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> FederationAnswer:
+def resume_federation(
+    federation_id: PathId, principal: OperatorPrincipal, session: WriteSession
+) -> FederationResponse:
     """Go on after a pause. What a round that was taken back had accepted still counts."""
     now = utcnow()
     return service.answer(session, service.resume(session, principal, federation_id, now), now)
 
 
 @router.post("/{federation_id}/cancel", operation_id="cancel_federation", responses=problem_responses(403, 404, 409))
-def cancel_federation(federation_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> FederationAnswer:
+def cancel_federation(
+    federation_id: PathId, principal: OperatorPrincipal, session: WriteSession
+) -> FederationResponse:
     """End a federation now. Adapters that were made stay."""
     now = utcnow()
     return service.answer(session, service.cancel(session, principal, federation_id, now), now)
@@ -159,7 +163,7 @@ def clone_federation(
     session: WriteSession,
     response: Response,
     request: CloneRequest | None = None,
-) -> FederationAnswer:
+) -> FederationResponse:
     """Make a new draft with the same definition, seed included."""
     federation = service.clone(session, principal, federation_id, request or CloneRequest(), utcnow())
     response.headers["Location"] = f"{router.prefix}/{federation.id}"
@@ -221,11 +225,11 @@ async def _stream(principal: Principal, federation_id: str, page: EventPage, wai
         now = time.monotonic()
 
 
-def _line(event: EventAnswer) -> str:
+def _line(event: EventResponse) -> str:
     return f"id: {event.number}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
 
 
-def _one(session: Session, federation: Federation, response: Response) -> FederationAnswer:
+def _one(session: Session, federation: Federation, response: Response) -> FederationResponse:
     tell_version(response, federation.version)
     return service.answer(session, federation, utcnow())
 

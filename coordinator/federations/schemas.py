@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from coordinator.models import Event
 from federated.bounds import MAX_LARGE, MAX_NORM, FreeForm
-from federated.protocol import Answer, BaseModelReference, Name, TaskDefinition
+from federated.protocol import BaseModelReference, Name, ProtocolResponse, TaskDefinition
 from federated.trainable import Lora, Plain, Trainable
 
 MAX_FIELDS = 64
@@ -146,7 +146,7 @@ class CloneRequest(Plain):
     name: Name | None = Field(default=None, examples=["support messages second try"])
 
 
-class CurrentRound(Answer):
+class CurrentRound(ProtocolResponse):
     """The round that was opened last."""
 
     id: str
@@ -156,7 +156,7 @@ class CurrentRound(Answer):
     state: str
 
 
-class ClientCounts(Answer):
+class ClientCounts(ProtocolResponse):
     """How many clients are in which state; `alive`: could be drawn now."""
 
     registered: int = 0
@@ -167,7 +167,7 @@ class ClientCounts(Answer):
     expelled: int = 0
 
 
-class FederationAnswer(Answer):
+class FederationResponse(ProtocolResponse):
     """A federation: what it waits for and since when, or how it ended."""
 
     id: str
@@ -190,7 +190,7 @@ class FederationAnswer(Answer):
     ended_at: datetime | None
 
 
-class EventAnswer(Answer):
+class EventResponse(ProtocolResponse):
     """Something that happened; ask for what came after its `number`."""
 
     number: int
@@ -199,13 +199,13 @@ class EventAnswer(Answer):
     data: dict[str, Any]
 
 
-class EventPage(Answer):
+class EventPage(ProtocolResponse):
     """Events in order; `next_after` is the number to ask after."""
 
-    items: list[EventAnswer]
+    items: list[EventResponse]
     next_after: int
 
 
-def event_answer(event: Event) -> EventAnswer:
+def event_answer(event: Event) -> EventResponse:
     """The answer for an event."""
-    return EventAnswer(number=event.number, at=event.at, type=event.type, data=event.data)
+    return EventResponse(number=event.number, at=event.at, type=event.type, data=event.data)

@@ -27,11 +27,11 @@ from coordinator.web.waits import open_wait
 from federated.protocol import (
     DeclineRequest,
     FailRequest,
-    JobAnswer,
+    JobResponse,
     Lease,
     LeaseRequest,
-    RenewAnswer,
     RenewRequest,
+    RenewResponse,
     SubmitRequest,
 )
 
@@ -53,13 +53,13 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
 
 
 @router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)
-async def renew_job(job_id: PathId, request: RenewRequest, principal: WorkerPrincipal) -> RenewAnswer:
+async def renew_job(job_id: PathId, request: RenewRequest, principal: WorkerPrincipal) -> RenewResponse:
     """Keep a lease, and tell how far the job is."""
     return await _renew((principal.id, job_id, request))
 
 
 @router.post("/{job_id}/submit", operation_id="submit_job", responses=_CHANGES, openapi_extra=LARGE_BODY)
-async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPrincipal) -> JobAnswer:
+async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPrincipal) -> JobResponse:
     """Hand in a job's result; the same result again changes nothing."""
     submission = (principal.id, job_id, request)
     checked = await _check(submission)
@@ -69,7 +69,7 @@ async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPr
 
 
 @router.post("/{job_id}/fail", operation_id="fail_job", responses=_CHANGES)
-def fail_job(job_id: PathId, request: FailRequest, principal: WorkerPrincipal, session: WriteSession) -> JobAnswer:
+def fail_job(job_id: PathId, request: FailRequest, principal: WorkerPrincipal, session: WriteSession) -> JobResponse:
     """Give a job back that could not be done."""
     return service.fail(session, principal.id, job_id, request, utcnow())
 
@@ -77,7 +77,7 @@ def fail_job(job_id: PathId, request: FailRequest, principal: WorkerPrincipal, s
 @router.post("/{job_id}/decline", operation_id="decline_job", responses=_CHANGES)
 def decline_job(
     job_id: PathId, request: DeclineRequest, principal: WorkerPrincipal, session: WriteSession
-) -> JobAnswer:
+) -> JobResponse:
     """Refuse a job that the owner of the worker's node does not allow; its client is out."""
     return service.decline(session, principal.id, job_id, request, utcnow())
 
@@ -88,7 +88,7 @@ async def show_job(
     principal: AnyPrincipal,
     connection: Request,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for another state")] = 0,
-) -> JobAnswer:
+) -> JobResponse:
     """Show a job to its worker, its client's organization and the federation's owner."""
     time = asyncio.get_running_loop().time
     until = time() + wait
@@ -147,7 +147,7 @@ def _offers_after(number: int) -> list[Offer]:
         return list(service.offers_after(connection, number))
 
 
-def _renew_all(asked: Sequence[Renewal]) -> list[RenewAnswer | CoordinatorError]:
+def _renew_all(asked: Sequence[Renewal]) -> list[RenewResponse | CoordinatorError]:
     with writing() as session:
         return service.renew(session, asked, utcnow())
 
@@ -168,7 +168,7 @@ def _check_all(asked: Sequence[Submission]) -> list[Checked | CoordinatorError]:
         return service.check(session, asked)
 
 
-def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobAnswer | CoordinatorError]:
+def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobResponse | CoordinatorError]:
     with writing() as session:
         return service.settle(session, asked, utcnow())
 
@@ -191,6 +191,6 @@ def _hand_back(job_id: str, boot_id: str) -> None:
         service.hand_back(session, job_id, boot_id, utcnow())
 
 
-def _show(principal: Principal, job_id: str) -> JobAnswer:
+def _show(principal: Principal, job_id: str) -> JobResponse:
     with reading() as session:
         return service.show(session, principal, job_id)

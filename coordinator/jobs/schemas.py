@@ -8,7 +8,15 @@ from pydantic import ValidationError
 from coordinator.errors import TYPE_PREFIX
 from coordinator.models import Artifact, Client, Federation, Job, Round
 from federated import registry
-from federated.protocol import ArtifactReference, FailRequest, JobAnswer, Lease, MemoryReference, SubmitRequest, Work
+from federated.protocol import (
+    ArtifactReference,
+    FailRequest,
+    JobResponse,
+    Lease,
+    MemoryReference,
+    SubmitRequest,
+    Work,
+)
 
 _STATUS = 422
 
@@ -83,10 +91,10 @@ def _reference(artifact: Artifact) -> ArtifactReference:
     return ArtifactReference(digest=artifact.digest, size_bytes=artifact.size_bytes)
 
 
-def job_answer(job: Job, client: Client, round_: Round | None) -> JobAnswer:
+def job_answer(job: Job, client: Client, round_: Round | None) -> JobResponse:
     """The job as its worker and the owners see it."""
     submission: Mapping[str, Any] = job.submission or {}
-    return JobAnswer.model_validate(
+    return JobResponse.model_validate(
         {
             "id": job.id,
             "kind": job.kind,

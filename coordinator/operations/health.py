@@ -11,25 +11,25 @@ from coordinator.errors import Unavailable
 from coordinator.operations import gauges, readiness
 from coordinator.web import problem_details
 from federated import __version__
-from federated.protocol import PROTOCOL_VERSION, Answer
+from federated.protocol import PROTOCOL_VERSION, ProtocolResponse
 
 router = APIRouter(tags=["health"])
 
 
-class Alive(Answer):
+class Alive(ProtocolResponse):
     """The web process runs."""
 
     status: Literal["ok"] = "ok"
 
 
-class Ready(Answer):
+class Ready(ProtocolResponse):
     """All parts are there. `checks`: part -> "ok"."""
 
     status: Literal["ready"] = "ready"
     checks: dict[str, str] = Field(examples=[{"database": "ok", "broker": "ok", "store": "ok"}])
 
 
-class Version(Answer):
+class Version(ProtocolResponse):
     """What runs here."""
 
     version: str = __version__

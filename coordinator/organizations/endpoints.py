@@ -10,16 +10,16 @@ from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.models import AuditEntry
 from coordinator.organizations import service
 from coordinator.organizations.schemas import (
-    ApiKeyAnswer,
     ApiKeyCreate,
     ApiKeyCreated,
-    AuditEntryAnswer,
-    EnrollmentTokenAnswer,
+    ApiKeyResponse,
+    AuditEntryResponse,
     EnrollmentTokenCreate,
     EnrollmentTokenCreated,
+    EnrollmentTokenResponse,
     Ledger,
-    OrganizationAnswer,
     OrganizationCreate,
+    OrganizationResponse,
     Time,
 )
 from coordinator.web.body_limits import PathId
@@ -37,25 +37,25 @@ Since = Annotated[Time | None, Query(description="entries of this time and later
 @router.post("", status_code=201, operation_id="create_organization", responses=LOCATED | problem_responses(403, 409))
 def create_organization(
     request: OrganizationCreate, principal: AdminPrincipal, session: WriteSession, response: Response
-) -> OrganizationAnswer:
+) -> OrganizationResponse:
     """Create an organization (the installation's admin)."""
     organization = service.create(session, principal, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/{organization.id}"
-    return OrganizationAnswer.model_validate(organization)
+    return OrganizationResponse.model_validate(organization)
 
 
 @router.get("", operation_id="list_organizations", responses=problem_responses(400, 403))
-def list_organizations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[OrganizationAnswer]:
+def list_organizations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[OrganizationResponse]:
     """List the organizations that this key may see."""
     found = service.list_for(session, principal, page)
-    items = [OrganizationAnswer.model_validate(row) for row in found.rows]
+    items = [OrganizationResponse.model_validate(row) for row in found.rows]
     return Listing(items=items, next_cursor=found.next_cursor)
 
 
 @router.get("/{organization_id}", operation_id="show_organization", responses=problem_responses(403, 404))
-def show_organization(organization_id: PathId, principal: KeyPrincipal, session: ReadSession) -> OrganizationAnswer:
+def show_organization(organization_id: PathId, principal: KeyPrincipal, session: ReadSession) -> OrganizationResponse:
     """Show an organization."""
-    return OrganizationAnswer.model_validate(service.show_to(session, principal, organization_id))
+    return OrganizationResponse.model_validate(service.show_to(session, principal, organization_id))
 
 
 @router.post(
@@ -74,16 +74,16 @@ def create_api_key(
     """Create an API key. Its text is in this answer alone."""
     key, text = service.create_key(session, principal, organization_id, request, utcnow())
     response.headers["Cache-Control"] = "no-store"
-    return ApiKeyCreated(**ApiKeyAnswer.model_validate(key).model_dump(), key=text)
+    return ApiKeyCreated(**ApiKeyResponse.model_validate(key).model_dump(), key=text)
 
 
 @router.get("/{organization_id}/api-keys", operation_id="list_api_keys", responses=problem_responses(400, 403, 404))
 def list_api_keys(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
-) -> Listing[ApiKeyAnswer]:
+) -> Listing[ApiKeyResponse]:
     """List the organization's API keys, without their secrets."""
     found = service.list_keys(session, principal, organization_id, page)
-    return Listing(items=[ApiKeyAnswer.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+    return Listing(items=[ApiKeyResponse.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
 
 
 @router.delete(
@@ -113,7 +113,7 @@ def create_enrollment_token(
     """Create an enrollment token for workers. Its text is in this answer alone."""
     token, text = service.create_token(session, principal, organization_id, request, utcnow())
     response.headers["Cache-Control"] = "no-store"
-    return EnrollmentTokenCreated(**EnrollmentTokenAnswer.model_validate(token).model_dump(), token=text)
+    return EnrollmentTokenCreated(**EnrollmentTokenResponse.model_validate(token).model_dump(), token=text)
 
 
 @router.get(
@@ -123,10 +123,10 @@ def create_enrollment_token(
 )
 def list_enrollment_tokens(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
-) -> Listing[EnrollmentTokenAnswer]:
+) -> Listing[EnrollmentTokenResponse]:
     """List the organization's enrollment tokens, without their secrets."""
     found = service.list_tokens(session, principal, organization_id, page)
-    items = [EnrollmentTokenAnswer.model_validate(row) for row in found.rows]
+    items = [EnrollmentTokenResponse.model_validate(row) for row in found.rows]
     return Listing(items=items, next_cursor=found.next_cursor)
 
 
@@ -165,7 +165,7 @@ def list_organization_audit(
     page: Paging,
     action: Action = None,
     since: Since = None,
-) -> Listing[AuditEntryAnswer]:
+) -> Listing[AuditEntryResponse]:
     """List who did what that concerns the organization, oldest first (its owners)."""
     return _entries(service.audit_of(session, principal, organization_id, action, since, page))
 
@@ -173,11 +173,11 @@ def list_organization_audit(
 @installation.get("/audit", operation_id="list_installation_audit", responses=problem_responses(400, 403))
 def list_installation_audit(
     principal: AdminPrincipal, session: ReadSession, page: Paging, action: Action = None, since: Since = None
-) -> Listing[AuditEntryAnswer]:
+) -> Listing[AuditEntryResponse]:
     """List what was done to the installation itself: its keys, its organizations (the installation's admin)."""
     return _entries(service.audit_of_installation(session, action, since, page))
 
 
-def _entries(page: Page[AuditEntry]) -> Listing[AuditEntryAnswer]:
-    items = [AuditEntryAnswer(**audit.shown(row), hash=row.hash) for row in page.rows]
+def _entries(page: Page[AuditEntry]) -> Listing[AuditEntryResponse]:
+    items = [AuditEntryResponse(**audit.shown(row), hash=row.hash) for row in page.rows]
     return Listing(items=items, next_cursor=page.next_cursor)

@@ -46,7 +46,7 @@ class OrganizationCreate(_Request):
     name: Name = Field(examples=["City clinic"])
 
 
-class OrganizationAnswer(_Answer):
+class OrganizationResponse(_Answer):
     """An organization."""
 
     id: str = Field(examples=["org_3k9x2m7c1v8b4n6q"])
@@ -64,7 +64,7 @@ class ApiKeyCreate(_Request):
     )
 
 
-class ApiKeyAnswer(_Answer):
+class ApiKeyResponse(_Answer):
     """An API key, without its secret."""
 
     id: str = Field(examples=["key_3k9x2m7c1v8b4n6q"])
@@ -76,7 +76,7 @@ class ApiKeyAnswer(_Answer):
     revoked_at: datetime | None
 
 
-class ApiKeyCreated(ApiKeyAnswer):
+class ApiKeyCreated(ApiKeyResponse):
     """A new API key. `key` is shown this once and kept as a hash; null when the answer is given again."""
 
     key: Annotated[str | None, ShownOnce()] = Field(examples=["flk_key_3k9x2m7c1v8b4n6q_5c1f…"])
@@ -91,7 +91,7 @@ class EnrollmentTokenCreate(_Request):
     expires_in_seconds: float = Field(default=_WEEK_SECONDS, gt=0, le=MAX_TOKEN_SECONDS)
 
 
-class EnrollmentTokenAnswer(_Answer):
+class EnrollmentTokenResponse(_Answer):
     """An enrollment token, without its secret."""
 
     id: str = Field(examples=["tok_3k9x2m7c1v8b4n6q"])
@@ -104,14 +104,14 @@ class EnrollmentTokenAnswer(_Answer):
     revoked_at: datetime | None
 
 
-class EnrollmentTokenCreated(EnrollmentTokenAnswer):
+class EnrollmentTokenCreated(EnrollmentTokenResponse):
     """A new enrollment token. `token` is shown this once and kept as a hash; null when the answer is given again."""
 
     token: Annotated[str | None, ShownOnce()] = Field(examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e…"])
     secret_shown: bool = False
 
 
-class AuditEntryAnswer(_Answer):
+class AuditEntryResponse(_Answer):
     """An act. `hash` is the SHA-256 of the other fields, as they stand here, as canonical JSON."""
 
     chain: str = Field(examples=["org_3k9x2m7c1v8b4n6q"], description="an organization's id, or `installation`")
@@ -144,7 +144,7 @@ class Deeds(_Answer):
     updates_expired: int = Field(default=0, description="lost with their lease")
 
 
-class LedgerEntryAnswer(Deeds):
+class LedgerEntryResponse(Deeds):
     """What an organization did in one federation, also after the federation was deleted."""
 
     federation_id: str = Field(examples=["fed_5f1k2m3n4p5q6r7s"])
@@ -152,7 +152,7 @@ class LedgerEntryAnswer(Deeds):
     deleted_at: datetime | None = None
 
 
-class Ledger(Listing[LedgerEntryAnswer]):
+class Ledger(Listing[LedgerEntryResponse]):
     """The federations that the organization had clients in, and the sum over all of them."""
 
     total: Deeds

@@ -20,13 +20,13 @@ from coordinator.models import Federation, Round
 from coordinator.provenance.document import FILE as PROVENANCE_FILE
 from coordinator.provenance.signing import FILE as SIGNATURE_FILE
 from coordinator.rounds import service
-from coordinator.rounds.schemas import AdapterFile, RoundAnswer
+from coordinator.rounds.schemas import AdapterFile, RoundResponse
 from coordinator.web.body_limits import MAX_TAGS, HeaderText, PathId, PathName, TagsText
 from coordinator.web.etags import is_known, tag
 from coordinator.web.pagination import MAX_INTEGER, Listing, Page, Paging
 from coordinator.web.problem_details import problem_responses
 from coordinator.web.routes import Route
-from federated.protocol import JobAnswer, JobKind, RoundKind
+from federated.protocol import JobKind, JobResponse, RoundKind
 
 router = APIRouter(prefix="/v1", tags=["rounds"], route_class=Route)
 
@@ -69,7 +69,7 @@ Tags = Annotated[
 )
 def list_rounds(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
-) -> Listing[RoundAnswer]:
+) -> Listing[RoundResponse]:
     """List a federation's rounds, all attempts, in the order in which they were opened."""
     federation = clients.visible_federation(session, principal, federation_id)
     found = page.rows(session, service.rounds_of(federation.id), Round.sequence)
@@ -87,7 +87,7 @@ def show_round(
     session: ReadSession,
     kind: RoundKind = "train",
     attempt: Attempt = None,
-) -> RoundAnswer:
+) -> RoundResponse:
     """Show a round: its last attempt, unless one is named."""
     federation = clients.visible_federation(session, principal, federation_id)
     return service.answer(session, federation, service.show(session, federation.id, kind, number, attempt), utcnow())
@@ -106,7 +106,7 @@ def list_jobs_of_round_number(
     page: Paging,
     kind: RoundKind = "train",
     attempt: Attempt = None,
-) -> Listing[JobAnswer]:
+) -> Listing[JobResponse]:
     """List a round's jobs: all of them for the federation's owner, for others their own."""
     federation = clients.visible_federation(session, principal, federation_id)
     round_ = service.show(session, federation.id, kind, number, attempt)
@@ -116,17 +116,17 @@ def list_jobs_of_round_number(
 @router.get("/rounds/{round_id}/jobs", operation_id="list_round_jobs", responses=problem_responses(400, 403, 404))
 def list_round_jobs(
     round_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging, kind: JobKind | None = None
-) -> Listing[JobAnswer]:
+) -> Listing[JobResponse]:
     """List the jobs of one attempt at a round: all of them for the federation's owner, for others their own."""
     federation, round_ = service.visible(session, principal, round_id)
     return _listing(page.of(service.jobs_of(session, principal, federation, round_, kind), _job_id))
 
 
-def _job_id(job: JobAnswer) -> str:
+def _job_id(job: JobResponse) -> str:
     return job.id
 
 
-def _listing(page: Page[JobAnswer]) -> Listing[JobAnswer]:
+def _listing(page: Page[JobResponse]) -> Listing[JobResponse]:
     return Listing(items=list(page.rows), next_cursor=page.next_cursor)
 
 

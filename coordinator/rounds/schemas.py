@@ -8,31 +8,31 @@ from typing import Any
 from pydantic import Field
 
 from coordinator.artifacts.service import Stored
-from federated.protocol import Answer, Digest
+from federated.protocol import Digest, ProtocolResponse
 
 
-class AdapterFile(Answer):
+class AdapterFile(ProtocolResponse):
     """One file of an adapter, downloadable by name."""
 
     digest: Digest
     size_bytes: int
 
 
-class AdapterAnswer(Answer):
+class AdapterResponse(ProtocolResponse):
     """An aggregated round's adapter. Kind `peft` opens in `peft.PeftModel.from_pretrained`."""
 
     kind: str
     files: dict[str, AdapterFile]
 
 
-class LeftOut(Answer):
+class LeftOut(ProtocolResponse):
     """A client whose accepted update was not aggregated, and why: `norm_outlier`, `not_finite` or `base_differs`."""
 
     ordinal: int
     reason: str = Field(examples=["norm_outlier"])
 
 
-class RoundAnswer(Answer):
+class RoundResponse(ProtocolResponse):
     """One attempt at a round: what it waits for and since when, or how it ended and what it measured.
 
     `accepted` are the ordinals whose update counts, those of earlier attempts included. `left_out` are those whose
@@ -56,7 +56,7 @@ class RoundAnswer(Answer):
     not_evaluated: list[int]
     start_digest: Digest | None
     state_digest: Digest | None
-    adapter: AdapterAnswer | None
+    adapter: AdapterResponse | None
     metrics: dict[str, Any] = Field(examples=[{"train_loss": 0.41, "loss": 0.44, "accuracy": 0.86}])
     upload_bytes: int
     download_bytes: int

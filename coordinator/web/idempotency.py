@@ -27,7 +27,7 @@ MAX_KEY_CHARACTERS = 255
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredResponse:
     """An answer as it is given again."""
 
     status: int
@@ -55,7 +55,7 @@ def caller_that_enrols(token: str) -> str | None:
     return f"token:{hash_secret(token)}" if is_valid else None
 
 
-def claim(caller: str, key: str, fingerprint: str, now: datetime) -> Claim | KeptAnswer:
+def claim(caller: str, key: str, fingerprint: str, now: datetime) -> Claim | StoredResponse:
     """The claim on a key, or what was answered when the same was asked before.
 
     Raises Unprocessable if the key is none or was used for another request, Conflict while that one runs.
@@ -70,13 +70,13 @@ def claim(caller: str, key: str, fingerprint: str, now: datetime) -> Claim | Kep
         raise _running() from None
 
 
-def _claimed(session: Session, claim: Claim, fingerprint: str, now: datetime) -> Claim | KeptAnswer:
+def _claimed(session: Session, claim: Claim, fingerprint: str, now: datetime) -> Claim | StoredResponse:
     row = _row(session, claim)
     if row is not None and row.expires_at > now:
         if row.fingerprint != fingerprint:
             raise _bad_key("idempotency_key_reused", "was used for another request; take a new one")
         if row.status is not None:
-            return KeptAnswer(row.status, row.headers or {}, row.body or "")
+            return StoredResponse(row.status, row.headers or {}, row.body or "")
         if row.claimed_until > now:
             raise _running()
     if row is None:
@@ -89,7 +89,7 @@ def _claimed(session: Session, claim: Claim, fingerprint: str, now: datetime) ->
     return claim
 
 
-def record(session: Session, claim: Claim, answer: KeptAnswer) -> None:
+def record(session: Session, claim: Claim, answer: StoredResponse) -> None:
     """Keeps the answer. Raises Conflict if the claim lapsed and another run has taken over."""
     row = _row(session, claim)
     if row is None or row.claim != claim.token:

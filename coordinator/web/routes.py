@@ -24,7 +24,7 @@ from coordinator.auth import principals
 from coordinator.db.sessions import at_once, session_of, utcnow, writing
 from coordinator.errors import CoordinatorError, FieldError
 from coordinator.web import body_limits, etags, idempotency, problem_details
-from coordinator.web.idempotency import Claim, KeptAnswer
+from coordinator.web.idempotency import Claim, StoredResponse
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -201,7 +201,7 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
         if caller is None:
             return await handler(request)
         claim = await run_in_threadpool(_begin, caller, request, key, body)
-        if isinstance(claim, KeptAnswer):
+        if isinstance(claim, StoredResponse):
             return _again(claim)
         try:
             response = await handler(request)
@@ -214,7 +214,7 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
     return answer
 
 
-def _begin(caller: str, request: Request, key: str, body: bytes) -> Claim | KeptAnswer:
+def _begin(caller: str, request: Request, key: str, body: bytes) -> Claim | StoredResponse:
     condition = request.headers.get("If-Match", "")
     asked = f"{request.method} {request.url.path}?{request.url.query}\n{condition}\n".encode() + body
     return idempotency.claim(caller, key, hashlib.sha256(asked).hexdigest(), utcnow())
@@ -232,7 +232,7 @@ async def _caller(request: Request, body: bytes) -> str | None:
     return await run_in_threadpool(idempotency.caller_that_enrols, token) if isinstance(token, str) else None
 
 
-def _end(request: Request, claim: Claim, answer: KeptAnswer) -> None:
+def _end(request: Request, claim: Claim, answer: StoredResponse) -> None:
     """Records in the endpoint's transaction, which is committed before the answer leaves."""
     session = session_of(request)
     if session is not None:
@@ -254,13 +254,13 @@ def _end_refused(request: Request, claim: Claim, error: Exception) -> None:
         idempotency.record(own, claim, _kept(problem_details.answer(error), ()))
 
 
-def _kept(response: Response, secrets: Sequence[str]) -> KeptAnswer:
+def _kept(response: Response, secrets: Sequence[str]) -> StoredResponse:
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
     body = bytes(response.body).decode()
     if secrets and response.status_code < 300:
         body = json.dumps(json.loads(body) | dict.fromkeys(secrets) | {"secret_shown": True})
-    return KeptAnswer(response.status_code, headers, body)
+    return StoredResponse(response.status_code, headers, body)
 
 
-def _again(kept: KeptAnswer) -> Response:
+def _again(kept: StoredResponse) -> Response:
     return Response(kept.body, kept.status, {**kept.headers, "Idempotency-Replayed": "true"})

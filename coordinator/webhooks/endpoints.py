@@ -13,11 +13,11 @@ from coordinator.web.problem_details import LOCATED, problem_responses
 from coordinator.web.routes import Route
 from coordinator.webhooks import service
 from coordinator.webhooks.schemas import (
-    DeliveryAnswer,
+    DeliveryResponse,
     DeliveryState,
-    WebhookAnswer,
     WebhookCreate,
     WebhookCreated,
+    WebhookResponse,
 )
 
 router = APIRouter(prefix="/v1/organizations/{organization_id}/webhooks", tags=["organizations"], route_class=Route)
@@ -36,26 +36,26 @@ def create_webhook(
     webhook = service.create(session, principal, organization_id, request, utcnow())
     response.headers["Cache-Control"] = "no-store"
     response.headers["Location"] = f"/v1/organizations/{organization_id}/webhooks/{webhook.id}"
-    return WebhookCreated(**WebhookAnswer.model_validate(webhook).model_dump(), secret=webhook.secret)
+    return WebhookCreated(**WebhookResponse.model_validate(webhook).model_dump(), secret=webhook.secret)
 
 
 @router.get("", operation_id="list_webhooks", responses=problem_responses(400, 403, 404))
 def list_webhooks(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
-) -> Listing[WebhookAnswer]:
+) -> Listing[WebhookResponse]:
     """List the organization's webhooks, without their secrets."""
     found = service.list_for(session, principal, organization_id, page)
-    return Listing(items=[WebhookAnswer.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+    return Listing(items=[WebhookResponse.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
 
 
 @router.get("/{webhook_id}", operation_id="show_webhook", responses=problem_responses(403, 404))
 def show_webhook(
     organization_id: PathId, webhook_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response
-) -> WebhookAnswer:
+) -> WebhookResponse:
     """Show a webhook, without its secret."""
     webhook = service.show(session, principal, organization_id, webhook_id)
     tell_version(response, service.version_of(webhook))
-    return WebhookAnswer.model_validate(webhook)
+    return WebhookResponse.model_validate(webhook)
 
 
 @router.delete(
@@ -80,10 +80,10 @@ def list_deliveries(
     session: ReadSession,
     page: Paging,
     state: State = None,
-) -> Listing[DeliveryAnswer]:
+) -> Listing[DeliveryResponse]:
     """List what was sent to a webhook or is to be, oldest first."""
     found = service.deliveries_of(session, principal, organization_id, webhook_id, state, page)
-    return Listing(items=[DeliveryAnswer.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+    return Listing(items=[DeliveryResponse.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
 
 
 @router.get(
@@ -91,9 +91,9 @@ def list_deliveries(
 )
 def show_delivery(
     organization_id: PathId, webhook_id: PathId, delivery_id: PathId, principal: KeyPrincipal, session: ReadSession
-) -> DeliveryAnswer:
+) -> DeliveryResponse:
     """Show what became of a message."""
-    return DeliveryAnswer.model_validate(
+    return DeliveryResponse.model_validate(
         service.delivery(session, principal, organization_id, webhook_id, delivery_id)
     )
 
@@ -111,9 +111,9 @@ def redeliver(
     principal: OperatorPrincipal,
     session: WriteSession,
     response: Response,
-) -> DeliveryAnswer:
+) -> DeliveryResponse:
     """Send a message again, under the same id, whatever became of it."""
     again = service.redeliver(session, principal, organization_id, webhook_id, delivery_id, utcnow())
     path = f"/v1/organizations/{organization_id}/webhooks/{webhook_id}/deliveries/{delivery_id}"
     response.headers["Location"] = path
-    return DeliveryAnswer.model_validate(again)
+    return DeliveryResponse.model_validate(again)

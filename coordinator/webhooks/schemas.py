@@ -36,7 +36,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True, frozen=True)
 
 
-class WebhookAnswer(_Answer):
+class WebhookResponse(_Answer):
     """A webhook, without its secret. After a failed connection nothing is sent until `paused_until`."""
 
     id: str = Field(examples=["whk_3k9x2m7c1v8b4n6q"])
@@ -47,14 +47,14 @@ class WebhookAnswer(_Answer):
     paused_until: datetime | None = None
 
 
-class WebhookCreated(WebhookAnswer):
+class WebhookCreated(WebhookResponse):
     """A new webhook. `secret` is shown this once; null when the answer is given again."""
 
     secret: Annotated[str | None, ShownOnce()] = Field(examples=["flw_5c1f…"])
     secret_shown: bool = False
 
 
-class DeliveryAnswer(_Answer):
+class DeliveryResponse(_Answer):
     """A message to a webhook. `pending` ones are sent at `next_attempt_at`; `failed` ones are tried no more."""
 
     id: str = Field(examples=["dlv_3k9x2m7c1v8b4n6q"])

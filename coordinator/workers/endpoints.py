@@ -14,19 +14,19 @@ from coordinator.web.pagination import Listing, Paging
 from coordinator.web.problem_details import LOCATED, problem_responses
 from coordinator.web.routes import Route
 from coordinator.workers import service
-from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
+from coordinator.workers.schemas import OwnWorkerResponse, WorkerResponse
 from federated.protocol import (
     MAX_ENROLMENT_BYTES,
-    EnrollAnswer,
     EnrollRequest,
-    HeartbeatAnswer,
+    EnrollResponse,
     HeartbeatRequest,
-    RotateKeyAnswer,
+    HeartbeatResponse,
     RotateKeyRequest,
+    RotateKeyResponse,
 )
 
 
-def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatAnswer | CoordinatorError]:
+def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatResponse | CoordinatorError]:
     with writing() as session:
         return service.hear(session, heard, utcnow())
 
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
     responses=LOCATED | problem_responses(409),
     openapi_extra=body_of_at_most(MAX_ENROLMENT_BYTES),
 )
-def enroll_worker(request: EnrollRequest, session: WriteSession, response: Response) -> EnrollAnswer:
+def enroll_worker(request: EnrollRequest, session: WriteSession, response: Response) -> EnrollResponse:
     """Enrol a worker with an enrollment token and the worker's own public key."""
     answer = service.enroll(session, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/{answer.worker_id}"
@@ -56,7 +56,7 @@ def enroll_worker(request: EnrollRequest, session: WriteSession, response: Respo
     responses=problem_responses(403),
     openapi_extra=body_of_at_most(MAX_HEARTBEAT_BYTES),
 )
-async def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal) -> HeartbeatAnswer:
+async def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal) -> HeartbeatResponse:
     """Say that the worker is there, and what it can."""
     return await _hear((principal.id, request))
 
@@ -64,26 +64,28 @@ async def send_heartbeat(request: HeartbeatRequest, principal: WorkerPrincipal) 
 @router.post("/me/key", operation_id="rotate_worker_key", responses=problem_responses(403, 409))
 def rotate_worker_key(
     request: RotateKeyRequest, principal: WorkerPrincipal, session: WriteSession
-) -> RotateKeyAnswer:
+) -> RotateKeyResponse:
     """Replace the key that the worker signs with, from its next request on."""
     return service.rotate_key(session, principal, request, utcnow())
 
 
 @router.get("/me", operation_id="show_own_worker", responses=problem_responses(403))
-def show_own_worker(principal: WorkerPrincipal, session: ReadSession) -> OwnWorkerAnswer:
+def show_own_worker(principal: WorkerPrincipal, session: ReadSession) -> OwnWorkerResponse:
     """Show the worker that asks, and to which stores it may be sent."""
     return service.own_answer(service.show(session, principal, principal.id), utcnow())
 
 
 @router.get("", operation_id="list_workers", responses=problem_responses(400, 403))
-def list_workers(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[WorkerAnswer]:
+def list_workers(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[WorkerResponse]:
     """List the organization's workers."""
     found, now = service.list_for(session, principal, page), utcnow()
     return Listing(items=[service.answer(row, now) for row in found.rows], next_cursor=found.next_cursor)
 
 
 @router.get("/{worker_id}", operation_id="show_worker", responses=problem_responses(403, 404))
-def show_worker(worker_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response) -> WorkerAnswer:
+def show_worker(
+    worker_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response
+) -> WorkerResponse:
     """Show a worker of the organization."""
     worker = service.show(session, principal, worker_id)
     tell_version(response, service.version_of(worker))

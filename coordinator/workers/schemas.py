@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from federated.protocol import Capabilities
 
 
-class WorkerAnswer(BaseModel):
+class WorkerResponse(BaseModel):
     """A worker. `silent`: nothing was heard of it for `worker_timeout_seconds`, or ever."""
 
     model_config = ConfigDict(frozen=True)
@@ -26,7 +26,7 @@ class WorkerAnswer(BaseModel):
     )
 
 
-class OwnWorkerAnswer(WorkerAnswer):
+class OwnWorkerResponse(WorkerResponse):
     """The worker that asks. `store_origins`: where transfers go that do not pass the coordinator; none if all do."""
 
     store_origins: tuple[str, ...] = Field(examples=[["https://s3.example.org"]])

@@ -23,21 +23,21 @@ from coordinator.settings import get_settings
 from coordinator.web import etags
 from coordinator.web.pagination import Page, PageRequest
 from coordinator.workers import lifecycle, repository
-from coordinator.workers.schemas import OwnWorkerAnswer, WorkerAnswer
+from coordinator.workers.schemas import OwnWorkerResponse, WorkerResponse
 from federated.protocol import (
     WORKER_DOUBLED,
     Capabilities,
-    EnrollAnswer,
     EnrollRequest,
-    HeartbeatAnswer,
+    EnrollResponse,
     HeartbeatRequest,
-    RotateKeyAnswer,
+    HeartbeatResponse,
     RotateKeyRequest,
+    RotateKeyResponse,
 )
 from federated.signed_statement import enrolment_message, key_id, rotation_message
 
 
-def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAnswer:
+def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollResponse:
     """A new worker of the token's organization. The same key and name again find the same worker, at no use.
 
     Raises Unauthenticated (the token), Unprocessable (the key, its proof), Conflict (name or key are taken).
@@ -61,7 +61,7 @@ def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollAns
         audit.append(session, worker.id, "worker.enrolled", worker.id, [worker.organization_id], **facts)
     elif (worker.organization_id, worker.name, worker.revoked_at) != (token.organization_id, request.name, None):
         raise _key_taken()
-    return EnrollAnswer(
+    return EnrollResponse(
         worker_id=worker.id,
         organization_id=worker.organization_id,
         organization_name=organizations.show(session, worker.organization_id).name,
@@ -90,7 +90,7 @@ def _refused(field: str, detail: str) -> Unprocessable:
     return Unprocessable(f"{field}_invalid", f"`{field}`: {detail}.", errors=[fault])
 
 
-def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest, now: datetime) -> RotateKeyAnswer:
+def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest, now: datetime) -> RotateKeyResponse:
     """The worker has another key from its next request on. What was signed with the old one keeps its worth.
 
     Whoever else held the old one is shut out, so that nothing is left of a doubled worker. Raises Unprocessable (the
@@ -106,7 +106,7 @@ def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest
         _remember_key(session, worker, now)
         of = [worker.organization_id]
         audit.append(session, worker.id, "worker.key_rotated", worker.id, of, key_id=key_id(public_key))
-    return RotateKeyAnswer(key_id=key_id(public_key))
+    return RotateKeyResponse(key_id=key_id(public_key))
 
 
 def _check_unused(session: Session, public_key: str) -> None:
@@ -144,7 +144,7 @@ def locked(session: Session, worker_ids: Collection[str]) -> dict[str, Worker]:
 
 def hear(
     session: Session, heard: Sequence[tuple[str, HeartbeatRequest]], now: datetime
-) -> list[HeartbeatAnswer | CoordinatorError]:
+) -> list[HeartbeatResponse | CoordinatorError]:
     """These workers, by id, are there; with `capabilities`, that is what they can from now on.
 
     NotFound for one that is not known, Conflict (`worker_doubled`) for an agent that another one has replaced.
@@ -153,7 +153,7 @@ def hear(
     return each(heard, lambda one: _hear(session, _existing(workers.get(one[0])), one[1], now))
 
 
-def _hear(session: Session, worker: Worker, request: HeartbeatRequest, now: datetime) -> HeartbeatAnswer | Conflict:
+def _hear(session: Session, worker: Worker, request: HeartbeatRequest, now: datetime) -> HeartbeatResponse | Conflict:
     if (refusal := refusal_of(worker, request.boot_id)) is not None:
         _note_double(session, worker, request.boot_id, now)
         return refusal
@@ -164,7 +164,7 @@ def _hear(session: Session, worker: Worker, request: HeartbeatRequest, now: date
     if told != worker.capabilities:
         worker.capabilities = told
     pause_seconds = get_settings().heartbeat_seconds
-    return HeartbeatAnswer(server_time=now, heartbeat_seconds=pause_seconds, doubled_at=worker.doubled_at)
+    return HeartbeatResponse(server_time=now, heartbeat_seconds=pause_seconds, doubled_at=worker.doubled_at)
 
 
 def refusal_of(worker: Worker, boot_id: str) -> Conflict | None:
@@ -232,9 +232,9 @@ def capabilities_of(worker: Worker) -> Capabilities:
     return Capabilities.model_validate(worker.capabilities, extra="ignore")
 
 
-def answer(worker: Worker, now: datetime) -> WorkerAnswer:
+def answer(worker: Worker, now: datetime) -> WorkerResponse:
     """The worker as the API shows it."""
-    return WorkerAnswer(
+    return WorkerResponse(
         id=worker.id,
         organization_id=worker.organization_id,
         name=worker.name,
@@ -247,9 +247,9 @@ def answer(worker: Worker, now: datetime) -> WorkerAnswer:
     )
 
 
-def own_answer(worker: Worker, now: datetime) -> OwnWorkerAnswer:
+def own_answer(worker: Worker, now: datetime) -> OwnWorkerResponse:
     """The worker as it is shown itself."""
-    return OwnWorkerAnswer(**dict(answer(worker, now)), store_origins=get_settings().store_origins)
+    return OwnWorkerResponse(**dict(answer(worker, now)), store_origins=get_settings().store_origins)
 
 
 def _existing(worker: Worker | None) -> Worker:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from federated.bounds import MAX_LARGE
-from federated.protocol.answers import Answer, ArtifactReference, Digest
+from federated.protocol.responses import ArtifactReference, Digest, ProtocolResponse
 from federated.trainable import Plain
 
 
@@ -16,7 +16,7 @@ class UploadRequest(Plain):
     digest: Digest = Field(examples=["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"])
 
 
-class UploadAnswer(Answer):
+class UploadResponse(ProtocolResponse):
     """`chunks_present` lists the chunk indices the coordinator has; a finished upload has `artifact`.
 
     `problem` says why an upload failed, or what holds it up.

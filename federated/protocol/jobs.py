@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from federated.bounds import MAX_LARGE, MAX_SMALL, Amount, LongText, MetricName, Seconds, ShortText
 from federated.failures import CODE_PATTERN, FailureFacts, sentence
 from federated.names import NormalText
-from federated.protocol.answers import Answer, ArtifactReference, BootId, Digest, Pause
+from federated.protocol.responses import ArtifactReference, BootId, Digest, Pause, ProtocolResponse
 from federated.task import BaseModelReference, Labels, TaskDefinition
 from federated.trainable import Lora, ModelFacts, Plain, Trainable
 
@@ -28,7 +28,7 @@ def is_metric(value: float) -> bool:
     return abs(value) <= MAX_METRIC
 
 
-class Work(Answer):
+class Work(ProtocolResponse):
     """All a worker needs to know of a federation to do one of its jobs."""
 
     task: TaskDefinition
@@ -48,14 +48,14 @@ class LeaseRequest(Plain):
     wait_seconds: float = Field(default=20.0, ge=0, le=30, examples=[20])
 
 
-class MemoryReference(Answer):
+class MemoryReference(ProtocolResponse):
     """The memory a job starts from: what this client kept after the round whose update was accepted last."""
 
     round_number: int
     digest: Digest
 
 
-class Lease(Answer):
+class Lease(ProtocolResponse):
     """A job handed to a worker until `expires_at`; renewed every `lease_seconds / 3`."""
 
     job_id: str
@@ -94,7 +94,7 @@ class RenewRequest(Plain):
     )
 
 
-class RenewAnswer(Answer):
+class RenewResponse(ProtocolResponse):
     expires_at: datetime
 
 
@@ -189,7 +189,7 @@ class DeclineRequest(_Failure):
     )
 
 
-class JobAnswer(Answer):
+class JobResponse(ProtocolResponse):
     """A job as its worker and the owners see it. `problem` says why it was rejected, failed or declined."""
 
     id: str

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from federated.bounds import MAX_SMALL, Amount, Count, LongText, ShortText
 from federated.names import Name
-from federated.protocol.answers import Answer, BootId, Pause
+from federated.protocol.responses import BootId, Pause, ProtocolResponse
 from federated.task import Task
 from federated.trainable import Plain
 
@@ -59,7 +59,7 @@ class Capabilities(Plain):
     versions: dict[ShortText, LongText] = Field(default_factory=dict, max_length=256)
 
 
-class CoordinatorVersion(Answer):
+class CoordinatorVersion(ProtocolResponse):
     """`GET /version`: the versions of the service and of the protocol that it speaks."""
 
     version: ShortText
@@ -81,7 +81,7 @@ class EnrollRequest(Plain):
     capabilities: Capabilities = Field(default_factory=Capabilities)
 
 
-class EnrollAnswer(Answer):
+class EnrollResponse(ProtocolResponse):
     worker_id: str
     organization_id: str
     organization_name: str
@@ -100,11 +100,11 @@ class RotateKeyRequest(Plain):
     )
 
 
-class RotateKeyAnswer(Answer):
+class RotateKeyResponse(ProtocolResponse):
     key_id: str
 
 
-class OwnWorker(Answer):
+class OwnWorker(ProtocolResponse):
     """`GET /v1/workers/me`, as far as agents read it. `store_origins`: where the coordinator sends transfers."""
 
     id: str
@@ -119,7 +119,7 @@ class HeartbeatRequest(Plain):
     capabilities: Capabilities | None = None
 
 
-class HeartbeatAnswer(Answer):
+class HeartbeatResponse(ProtocolResponse):
     """`doubled_at`: when another agent with this worker's key was heard last, and refused (409 `worker_doubled`)."""
 
     server_time: datetime

@@ -20,7 +20,8 @@ from coordinator.settings import get_settings
 from federated import __version__
 from tests.support.logged import Lines, logged
 from tests.support.places import lose_broker, lose_store
-from tests.support.service import Service, forget_settings, problem, running, serving
+from tests.support.service import Service, forget_settings, problem, serving
+from tests.support.web_thread import running
 
 OPEN = {"/healthz", "/readyz", "/version", "/metrics", "/openapi.json", "/docs"}
 ENROLL = "/v1/workers/enroll"

@@ -8,14 +8,14 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from federated import protocol
-from federated.protocol import Answer, Cloze, TaskDefinition
+from federated.protocol import Cloze, ProtocolResponse, TaskDefinition
 from federated.task import MAX_LABELS, MAX_WORDS
 
 
 def pauses() -> Iterator[Any]:
     """Every number of seconds in an answer, by which an agent may wait."""
     for name, kind in sorted(vars(protocol).items()):
-        if isinstance(kind, type) and issubclass(kind, Answer):
+        if isinstance(kind, type) and issubclass(kind, ProtocolResponse):
             for field, facts in kind.model_fields.items():
                 if field.endswith("_seconds"):
                     yield pytest.param(Annotated[facts.annotation, facts], id=f"{name}.{field}")

@@ -13,7 +13,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Ok
 
 from federated import registry
-from federated.protocol import HeartbeatAnswer, JobAnswer, Lease, Problem, RenewAnswer, UploadAnswer, Work
+from federated.protocol import HeartbeatResponse, JobResponse, Lease, Problem, RenewResponse, UploadResponse, Work
 from tests.fuzz.payloads import almost
 from tests.fuzz.values import JSON_TEXTS, changed
 from tests.support.hostile_values import Place
@@ -26,7 +26,7 @@ from worker_agent.training.session import open_session
 
 ALGORITHMS = ("fedavg", "flexlora", "fedkseed", "fedpeptao", "fibecfed")
 MODELS: tuple[type[BaseModel], ...] = (
-    Lease, Work, HeartbeatAnswer, RenewAnswer, JobAnswer, UploadAnswer, Problem,
+    Lease, Work, HeartbeatResponse, RenewResponse, JobResponse, UploadResponse, Problem,
 )  # fmt: skip
 CLOZE = {"cloze": {"template": "{text} {mask}", "words": ["one", "two", "three"]}}
 REPEAT = {"task": "causal_lm", "template": {"prompt": "{instruction} {input}", "response": "{output}"}}

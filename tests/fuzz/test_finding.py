@@ -26,8 +26,9 @@ from tests.fuzz.scene import Abandoned, Scene
 from tests.fuzz.turns import Turn
 from tests.support.kept_rows import KeptRows
 from tests.support.places import places, settled
-from tests.support.service import Service, running, serving
+from tests.support.service import Service, serving
 from tests.support.stage import Stage
+from tests.support.web_thread import running
 from tests.worker_agent.hostile_coordinator import hostile, whole
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.recording_coordinator import serving as serving_agents

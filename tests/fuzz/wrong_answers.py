@@ -10,13 +10,13 @@ from tests.worker_agent.faults import Fault
 ELSEWHERE = "http://elsewhere.invalid"
 """Where no agent goes, whoever sends it there; stands for the address of a server of the fuzzer's."""
 MODEL_OF = {
-    "POST /v1/workers/me/heartbeat": "HeartbeatAnswer",
+    "POST /v1/workers/me/heartbeat": "HeartbeatResponse",
     "POST /v1/jobs/lease": "Lease",
-    "POST /v1/jobs/[^/]*/renew": "RenewAnswer",
-    "POST /v1/jobs/[^/]*/(submit|fail|decline)": "JobAnswer",
-    "GET /v1/jobs/.*": "JobAnswer",
-    "POST /v1/artifacts/uploads": "UploadAnswer",
-    "(GET|POST) /v1/artifacts/uploads/.*": "UploadAnswer",
+    "POST /v1/jobs/[^/]*/renew": "RenewResponse",
+    "POST /v1/jobs/[^/]*/(submit|fail|decline)": "JobResponse",
+    "GET /v1/jobs/.*": "JobResponse",
+    "POST /v1/artifacts/uploads": "UploadResponse",
+    "(GET|POST) /v1/artifacts/uploads/.*": "UploadResponse",
     "PUT /v1/artifacts/.*": "Problem",
     "GET /v1/artifacts/sha256.*": "Problem",
 }

@@ -4,11 +4,7 @@
 `tests.support.installation` is all of `coordinator up`.
 """
 
-import asyncio
-import socket
 import ssl
-import threading
-import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Generator, Iterator
@@ -20,7 +16,6 @@ from typing import Any
 
 import httpx
 import jwt
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
@@ -33,13 +28,12 @@ from coordinator.organizations import service as organizations
 from coordinator.organizations.schemas import ApiKeyCreate
 from coordinator.queue import wakeups
 from coordinator.settings import get_settings
-from coordinator.web.connections import server_config
 from federated.protocol import Capabilities
 from federated.signed_statement import enrolment_message, rotation_message
 from tests.support.one_engine import exchanged
+from tests.support.web_thread import running
 
 ANSWER_SECONDS = 60.0
-_MOMENTS = 10
 TLS = ssl.create_default_context()  # made once: reading the certificates takes longer than most tests
 
 
@@ -164,7 +158,10 @@ class Service:
         admin = Principal("key", key_id, None, "admin")
         requests = [ApiKeyCreate(name=role, role=role) for role in ("owner", "operator", "viewer")]
         with sessions.writing() as session:
-            keys = [organizations.create_key(session, admin, identity, request, sessions.utcnow())[1] for request in requests]
+            keys = [
+                organizations.create_key(session, admin, identity, request, sessions.utcnow())[1]
+                for request in requests
+            ]
         return Organization(identity, name, *map(self.with_key, keys))
 
     def new_enrollment_token(self, organization_id: str, **fields: Any) -> str:
@@ -244,53 +241,6 @@ def _app() -> FastAPI:
     from coordinator.app import create_app
 
     return create_app()
-
-
-class _Server(uvicorn.Server):
-    """Ends as soon as it is told to; uvicorn's own looks ten times a second, and waits even for no connections."""
-
-    def end(self) -> None:
-        """From another thread."""
-        self._loop.call_soon_threadsafe(self._told.set)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
-        await super().startup(sockets)
-
-    async def main_loop(self) -> None:
-        ticking = asyncio.create_task(super().main_loop())
-        await self._told.wait()
-        ticking.cancel()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for _ in range(_MOMENTS):  # those who asked have hung up: that is only to be noticed
-            if not self.server_state.connections and not self.server_state.tasks:
-                break
-            await asyncio.sleep(0.005)
-        else:
-            await super().shutdown(sockets)
-            return
-        for server in self.servers:
-            server.close()
-        await self.lifespan.shutdown()
-
-
-@contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    """The app on a real uvicorn in a thread, on a free port, over the settings as they are now; its URL."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = _Server(server_config(app))
-    thread = threading.Thread(target=server.run, args=([listening],), name="uvicorn")
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the web process did not start"
-            time.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.end()
-        thread.join()
-        listening.close()
 
 
 @contextmanager

@@ -17,22 +17,22 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from federated.protocol import (
-    Answer,
     ArtifactReference,
     DeclineRequest,
-    EnrollAnswer,
     EnrollRequest,
+    EnrollResponse,
     FailRequest,
-    HeartbeatAnswer,
     HeartbeatRequest,
-    JobAnswer,
+    HeartbeatResponse,
+    JobResponse,
     Lease,
     LeaseRequest,
     OwnWorker,
-    RenewAnswer,
+    ProtocolResponse,
     RenewRequest,
-    RotateKeyAnswer,
+    RenewResponse,
     RotateKeyRequest,
+    RotateKeyResponse,
     SubmitRequest,
 )
 from worker_agent.coordinator_api.connection import Clock, Connection
@@ -70,19 +70,19 @@ class CoordinatorClient:
         """The coordinator's clock as learnt so far."""
         return self._connection.clock
 
-    def enroll(self, request: EnrollRequest) -> EnrollAnswer:
+    def enroll(self, request: EnrollRequest) -> EnrollResponse:
         """Become a worker. Uses the enrolment token up; the same request in another process is answered the same."""
         key = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-        return self._once("/v1/workers/enroll", EnrollAnswer, request, key)
+        return self._once("/v1/workers/enroll", EnrollResponse, request, key)
 
-    def rotate_key(self, request: RotateKeyRequest) -> RotateKeyAnswer:
+    def rotate_key(self, request: RotateKeyRequest) -> RotateKeyResponse:
         """Be known by another key from now on. NotAuthorised may mean that an earlier try came through."""
-        return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyAnswer, repeat=True, json=_json(request))
+        return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyResponse, repeat=True, json=_json(request))
 
-    def heartbeat(self, request: HeartbeatRequest) -> HeartbeatAnswer:
+    def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Say that this worker is there, and what it can."""
         path = "/v1/workers/me/heartbeat"
-        return self._connection.ask("POST", path, HeartbeatAnswer, repeat=True, json=_json(request))
+        return self._connection.ask("POST", path, HeartbeatResponse, repeat=True, json=_json(request))
 
     def lease(self, request: LeaseRequest) -> Lease | None:
         """A job, or None if none was offered within `request.wait_seconds`. Raises LeaseInvalid."""
@@ -91,27 +91,27 @@ class CoordinatorClient:
         response = self._connection.send("POST", path, repeat=False, json=_json(request), timeout=timeout)
         return None if response.status_code == 204 else _lease(response)
 
-    def renew(self, job_id: str, request: RenewRequest) -> RenewAnswer:
+    def renew(self, job_id: str, request: RenewRequest) -> RenewResponse:
         """Keep a lease. Raises LeaseLost."""
-        return self._connection.ask("POST", _job(job_id, "renew"), RenewAnswer, repeat=True, json=_json(request))
+        return self._connection.ask("POST", _job(job_id, "renew"), RenewResponse, repeat=True, json=_json(request))
 
-    def submit(self, job_id: str, request: SubmitRequest) -> JobAnswer:
+    def submit(self, job_id: str, request: SubmitRequest) -> JobResponse:
         """Hand in what a job made. Raises RoundClosed, LeaseLost, CoordinatorRefused naming a tensor (422)."""
-        return self._connection.ask("POST", _job(job_id, "submit"), JobAnswer, repeat=True, json=_json(request))
+        return self._connection.ask("POST", _job(job_id, "submit"), JobResponse, repeat=True, json=_json(request))
 
-    def fail(self, job_id: str, request: FailRequest) -> JobAnswer:
+    def fail(self, job_id: str, request: FailRequest) -> JobResponse:
         """Give a job back with the reason why it could not be done."""
-        return self._once(_job(job_id, "fail"), JobAnswer, request, uuid.uuid4().hex)
+        return self._once(_job(job_id, "fail"), JobResponse, request, uuid.uuid4().hex)
 
-    def decline(self, job_id: str, request: DeclineRequest) -> JobAnswer:
+    def decline(self, job_id: str, request: DeclineRequest) -> JobResponse:
         """Refuse a job because the owner of this node does not allow it, or its data or model do not fit."""
-        return self._once(_job(job_id, "decline"), JobAnswer, request, uuid.uuid4().hex)
+        return self._once(_job(job_id, "decline"), JobResponse, request, uuid.uuid4().hex)
 
-    def show(self, job_id: str, wait_seconds: float = 0.0) -> JobAnswer:
+    def show(self, job_id: str, wait_seconds: float = 0.0) -> JobResponse:
         """A job as it stands; waits up to `wait_seconds` for its state to change."""
         wait = {"wait": wait_seconds} if wait_seconds else None
         timeout = self._long_poll(wait_seconds)
-        return self._connection.ask("GET", _job(job_id), JobAnswer, repeat=True, params=wait, timeout=timeout)
+        return self._connection.ask("GET", _job(job_id), JobResponse, repeat=True, params=wait, timeout=timeout)
 
     def upload(self, source: Path, digest: str) -> ArtifactReference:
         """Send an artifact in chunks; see `uploads.upload`."""
@@ -155,7 +155,7 @@ def _lease(response: httpx.Response) -> Lease:
         raise LeaseInvalid(file_name(job.job_id), f"the lease cannot be read: {'; '.join(faults)}") from None
 
 
-class _NamedJob(Answer):
+class _NamedJob(ProtocolResponse):
     job_id: str
 
 

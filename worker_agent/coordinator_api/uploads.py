@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from federated.protocol import ArtifactReference, UploadAnswer, UploadRequest
+from federated.protocol import ArtifactReference, UploadRequest, UploadResponse
 from worker_agent.coordinator_api.connection import Connection
 from worker_agent.errors import BytesDamaged, CoordinatorAway, CoordinatorRefused, NotUnderstood, StoreAway
 from worker_agent.storage.atomic_files import file_name
@@ -27,7 +27,7 @@ def upload(connection: Connection, source: Path, digest: str) -> ArtifactReferen
     """
     request = UploadRequest(size_bytes=source.stat().st_size, digest=digest)
     body = request.model_dump(mode="json")
-    answer = connection.ask("POST", "/v1/artifacts/uploads", UploadAnswer, repeat=True, json=body)
+    answer = connection.ask("POST", "/v1/artifacts/uploads", UploadResponse, repeat=True, json=body)
     for _ in range(UPLOAD_ROUNDS):
         answer = _settled(connection, _completed(connection, source, answer))
         if answer.state == "complete" and answer.artifact is not None:
@@ -37,7 +37,7 @@ def upload(connection: Connection, source: Path, digest: str) -> ArtifactReferen
     raise NotUnderstood(f"upload {answer.upload_id} is still {answer.state} after all its chunks were sent")
 
 
-def _completed(connection: Connection, source: Path, upload: UploadAnswer) -> UploadAnswer:
+def _completed(connection: Connection, source: Path, upload: UploadResponse) -> UploadResponse:
     if upload.state != "open":
         return upload
     path = _upload_path(upload.upload_id)
@@ -49,16 +49,16 @@ def _completed(connection: Connection, source: Path, upload: UploadAnswer) -> Up
             if not _put_to_store(connection, upload.chunk_urls.get(index), content):
                 connection.send("PUT", f"{path}/chunks/{index}", repeat=True, content=content)
     try:
-        return connection.ask("POST", f"{path}/complete", UploadAnswer, repeat=True)
+        return connection.ask("POST", f"{path}/complete", UploadResponse, repeat=True)
     except CoordinatorRefused as error:
         if error.code == "digest_mismatch":
             raise BytesDamaged(f"upload of {source.name}: {error.detail}") from error
         if error.status != 409:
             raise
-        return connection.ask("GET", path, UploadAnswer, repeat=True)
+        return connection.ask("GET", path, UploadResponse, repeat=True)
 
 
-def _check_chunks(upload: UploadAnswer, source: Path) -> None:
+def _check_chunks(upload: UploadResponse, source: Path) -> None:
     """Raises NotUnderstood for chunks that would not fit the file, or this memory."""
     size_bytes, chunk_bytes = source.stat().st_size, upload.chunk_bytes
     if not (0 < chunk_bytes <= MOST_CHUNK_BYTES and upload.chunks == -(-size_bytes // chunk_bytes) <= MOST_CHUNKS):
@@ -79,7 +79,7 @@ def _put_to_store(connection: Connection, url: str | None, content: bytes) -> bo
     return True
 
 
-def _settled(connection: Connection, upload: UploadAnswer) -> UploadAnswer:
+def _settled(connection: Connection, upload: UploadResponse) -> UploadResponse:
     """Wait until the coordinator has put the chunks together."""
     deadline = time.monotonic() + ASSEMBLY_LIMIT_SECONDS
     for pause_seconds in _pauses():
@@ -87,7 +87,7 @@ def _settled(connection: Connection, upload: UploadAnswer) -> UploadAnswer:
             return upload
         if connection.stopping.wait(pause_seconds) or time.monotonic() > deadline:
             raise CoordinatorAway(f"upload {upload.upload_id} is still being assembled")
-        upload = connection.ask("GET", _upload_path(upload.upload_id), UploadAnswer, repeat=True)
+        upload = connection.ask("GET", _upload_path(upload.upload_id), UploadResponse, repeat=True)
     return upload
 
 

@@ -23,14 +23,14 @@ from coordinator.models import Upload
 from coordinator.models.base import new_id
 from coordinator.queue.wakeups import ASSEMBLE, nudge
 from coordinator.settings import get_settings
-from federated.protocol import UploadAnswer, UploadRequest
+from federated.protocol import UploadRequest, UploadResponse
 
 _UPLOADERS: tuple[Role, ...] = ("worker", "owner", "operator")
 _GOING_ON = ("open", "assembling")
 _log = structlog.get_logger(__name__)
 
 
-def announce(session: Session, principal: Principal, request: UploadRequest, now: datetime) -> UploadAnswer:
+def announce(session: Session, principal: Principal, request: UploadRequest, now: datetime) -> UploadResponse:
     """Opens an upload, or finds the principal's own of the same digest: whoever lost the id goes on with it."""
     require_role(principal, *_UPLOADERS)
     settings = get_settings()
@@ -53,7 +53,7 @@ def _resumable(session: Session, principal: Principal, request: UploadRequest) -
     return next((upload for upload in found if upload.size_bytes == request.size_bytes), None)
 
 
-def show_upload(session: Session, principal: Principal, upload_id: str) -> UploadAnswer:
+def show_upload(session: Session, principal: Principal, upload_id: str) -> UploadResponse:
     """The principal's own upload, with the chunks that are there. Raises NotFound."""
     return _answer(_own_upload(session, principal, upload_id))
 
@@ -78,7 +78,7 @@ def place_of(session: Session, principal: Principal, upload_id: str, index: int)
     return ChunkPlace(index * upload.chunk_bytes, _chunk_bytes(upload, index), upload.problem is not None)
 
 
-def complete(principal: Principal, upload_id: str) -> UploadAnswer:
+def complete(principal: Principal, upload_id: str) -> UploadResponse:
     """Ends an upload whose chunks are all there: one chunk is hashed at once, more in the background.
 
     Raises NotFound, Forbidden; Conflict if chunks are missing; Unprocessable if the bytes have another digest.
@@ -146,7 +146,7 @@ def _own_upload(session: Session, principal: Principal, upload_id: str) -> Uploa
     return upload
 
 
-def _answer(upload: Upload) -> UploadAnswer:
+def _answer(upload: Upload) -> UploadResponse:
     if upload.state != "open":
         return schemas.upload_answer(upload, _chunks(upload))
     present = _present(upload)
@@ -176,7 +176,7 @@ def _check_chunks(upload: Upload) -> None:
         raise Conflict("chunks_missing", f"{len(missing)} of {_chunks(upload)} chunks are missing, first: {first}.")
 
 
-def _wait_for_assembly(upload_id: str) -> UploadAnswer:
+def _wait_for_assembly(upload_id: str) -> UploadResponse:
     with writing() as session:
         upload = lock_row(session, Upload, upload_id)
         if upload is None:

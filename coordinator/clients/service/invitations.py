@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from coordinator import audit, events
 from coordinator.auth.principals import Principal
 from coordinator.clients import lifecycle, repository
-from coordinator.clients.schemas import InvitationAnswer, invitation_answer
+from coordinator.clients.schemas import InvitationResponse, invitation_answer
 from coordinator.clients.service import access, registrations
 from coordinator.errors import Conflict, NotFound
 from coordinator.models import Federation, Invitation, Organization
@@ -165,7 +165,7 @@ def my_invitations(session: Session, principal: Principal, page: PageRequest) ->
     return page.rows(session, statement, Invitation.federation_id)
 
 
-def answers(session: Session, invitations: Sequence[Invitation]) -> list[InvitationAnswer]:
+def answers(session: Session, invitations: Sequence[Invitation]) -> list[InvitationResponse]:
     """The answers for these invitations, in their order."""
     federations = {row.federation_id: session.get_one(Federation, row.federation_id) for row in invitations}
     ids = {row.organization_id for row in invitations} | {row.organization_id for row in federations.values()}

@@ -15,7 +15,7 @@ from coordinator.federations.schemas import (
     ClientCounts,
     CurrentRound,
     EventPage,
-    FederationAnswer,
+    FederationResponse,
     event_answer,
 )
 from coordinator.federations.service import snapshots
@@ -35,12 +35,12 @@ def statement_for(principal: Principal) -> Select[Federation]:
     return repository.visible_to(None if principal.role == "admin" else principal.organization_id or "", MEMBER)
 
 
-def answer(session: Session, federation: Federation, now: datetime) -> FederationAnswer:
+def answer(session: Session, federation: Federation, now: datetime) -> FederationResponse:
     """The federation as the API shows it."""
     newest = rounds.newest(session, federation.id)
     what, since = _waiting(session, federation, newest, now)
-    row = {name: getattr(federation, name) for name in FederationAnswer.model_fields if hasattr(federation, name)}
-    return FederationAnswer.model_validate(
+    row = {name: getattr(federation, name) for name in FederationResponse.model_fields if hasattr(federation, name)}
+    return FederationResponse.model_validate(
         {
             **row,
             "waiting_for": what,

@@ -18,7 +18,7 @@ from coordinator.jobs.schemas import job_answer
 from coordinator.jobs.service import leasing, removal, transitions
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.models.base import new_id
-from federated.protocol import JobAnswer, JobKind
+from federated.protocol import JobKind, JobResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +160,14 @@ def of_round(session: Session, round_id: str, kind: str | None = None) -> list[J
     return repository.of_round(session, round_id, kind)
 
 
-def views(session: Session, jobs: Sequence[Job]) -> list[JobAnswer]:
+def views(session: Session, jobs: Sequence[Job]) -> list[JobResponse]:
     """The answers for these jobs, in their order."""
     clients = repository.rows(session, Client, {job.client_id for job in jobs})
     rounds = repository.rows(session, Round, {str(job.round_id) for job in jobs})
     return [job_answer(job, clients[job.client_id], rounds.get(str(job.round_id))) for job in jobs]
 
 
-def show(session: Session, principal: Principal, job_id: str) -> JobAnswer:
+def show(session: Session, principal: Principal, job_id: str) -> JobResponse:
     """The job, for its worker, its client's organisation and the federation's owner. Raises NotFound."""
     job = session.get(Job, job_id)
     if job is None or not _sees(session, principal, job):

@@ -25,10 +25,10 @@ from federated.protocol import (
     Capabilities,
     DeclineRequest,
     FailRequest,
-    JobAnswer,
+    JobResponse,
     Lease,
-    RenewAnswer,
     RenewRequest,
+    RenewResponse,
     Work,
     is_metric,
 )
@@ -139,23 +139,23 @@ def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> Non
         transitions.offer_again(session, job, "hand_back", now)
 
 
-def renew(session: Session, asked: Sequence[Renewal], now: datetime) -> list[RenewAnswer | CoordinatorError]:
+def renew(session: Session, asked: Sequence[Renewal], now: datetime) -> list[RenewResponse | CoordinatorError]:
     """Keeps each lease for another `lease_seconds`; NotFound or Conflict (`lease_lost`) for one that cannot be."""
     jobs = repository.locked_by_id(session, {job_id for _, job_id, _ in asked})
     return each(asked, lambda one: _renew(jobs.get(one[1]), *one, now))
 
 
-def _renew(found: Job | None, worker_id: str, job_id: str, request: RenewRequest, now: datetime) -> RenewAnswer:
+def _renew(found: Job | None, worker_id: str, job_id: str, request: RenewRequest, now: datetime) -> RenewResponse:
     job, progress = _leased(owned(found, worker_id, job_id), request.boot_id), request.progress
     transitions.move(job, "renew")
     job.lease_expires_at = now + timedelta(seconds=job.lease_seconds)
     if progress is not None:
         metrics = {name: value for name, value in progress.metrics.items() if is_metric(value)}
         job.progress = {"done": progress.done, "total": progress.total, "metrics": metrics}
-    return RenewAnswer(expires_at=job.lease_expires_at)
+    return RenewResponse(expires_at=job.lease_expires_at)
 
 
-def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, now: datetime) -> JobAnswer:
+def fail(session: Session, worker_id: str, job_id: str, request: FailRequest, now: datetime) -> JobResponse:
     """The worker could not do the job: offered again if that may help, else failed. Raises NotFound, Conflict."""
     job = _locked(session, worker_id, job_id, request.boot_id)
     if request.code == AGENT_STOPPING:
@@ -188,7 +188,7 @@ def _end_failed(session: Session, job: Job, problem: dict[str, Any], final: bool
     transitions.wake(session, job)
 
 
-def decline(session: Session, worker_id: str, job_id: str, request: DeclineRequest, now: datetime) -> JobAnswer:
+def decline(session: Session, worker_id: str, job_id: str, request: DeclineRequest, now: datetime) -> JobResponse:
     """The owner of the worker's node does not allow the job: its client is out. Raises NotFound, Conflict."""
     job = _locked(session, worker_id, job_id, request.boot_id)
     problem = problem_document(request.code, "The job was declined by its worker's owner", request.sentence)
@@ -223,7 +223,7 @@ def owned(job: Job | None, worker_id: str, job_id: str) -> Job:
     return job
 
 
-def answer(session: Session, job: Job) -> JobAnswer:
+def answer(session: Session, job: Job) -> JobResponse:
     """The job as its worker and the owners see it."""
     round_ = session.get(Round, job.round_id) if job.round_id else None
     return job_answer(job, session.get_one(Client, job.client_id), round_)

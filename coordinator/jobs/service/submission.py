@@ -22,7 +22,7 @@ from coordinator.jobs.service.job_batch import Together
 from coordinator.models import Job, Round, Worker
 from coordinator.settings import get_settings
 from federated.payloads.header import HeaderError, check_expected
-from federated.protocol import JobAnswer, SubmitRequest, UpdateSubmission
+from federated.protocol import JobResponse, SubmitRequest, UpdateSubmission
 from federated.signed_statement import Statement, key_id
 
 Submission = tuple[str, str, SubmitRequest]
@@ -68,7 +68,7 @@ def check_files(instruction_digest: str, update_digest: str) -> None:
 
 def settle(
     session: Session, asked: Sequence[tuple[Submission, Checked]], now: datetime
-) -> list[JobAnswer | CoordinatorError]:
+) -> list[JobResponse | CoordinatorError]:
     """Keeps each result; the same result again changes nothing.
 
     NotFound, or Conflict (`round_closed`, `lease_lost`, `already_submitted`), for one that is not kept.
@@ -100,7 +100,7 @@ def _check(jobs: Together, worker_id: str, job_id: str, request: SubmitRequest) 
     return Checked(signed_with=key_id(public_key), files=(str(job.instruction_digest), update.digest))
 
 
-def _settle(jobs: Together, submission: Submission, checked: Checked, now: datetime) -> JobAnswer | Conflict:
+def _settle(jobs: Together, submission: Submission, checked: Checked, now: datetime) -> JobResponse | Conflict:
     worker_id, job_id, request = submission
     job = leasing.owned(jobs.job(job_id), worker_id, job_id)
     if job.submission is not None:

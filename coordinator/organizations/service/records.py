@@ -8,7 +8,7 @@ from coordinator import audit
 from coordinator.auth.principals import Principal, require_role
 from coordinator.models import AuditEntry, Client, Federation, LedgerEntry
 from coordinator.organizations import repository
-from coordinator.organizations.schemas import Deeds, Ledger, LedgerEntryAnswer
+from coordinator.organizations.schemas import Deeds, Ledger, LedgerEntryResponse
 from coordinator.organizations.service import members
 from coordinator.web.pagination import Page, PageRequest
 
@@ -39,13 +39,13 @@ def ledger_of(session: Session, principal: Principal, organization_id: str, page
     members.show_to(session, principal, organization_id)
     live = repository.deeds(session, Client.organization_id == organization_id)
     rows = [*live, *repository.kept_deeds(session, organization_id)]
-    entries = sorted(map(LedgerEntryAnswer.model_validate, rows), key=_federation_id)
+    entries = sorted(map(LedgerEntryResponse.model_validate, rows), key=_federation_id)
     total = Deeds(**{name: sum(getattr(entry, name) for entry in entries) for name in Deeds.model_fields})
     found = page.of(entries, _federation_id)
     return Ledger(items=list(found.rows), next_cursor=found.next_cursor, total=total)
 
 
-def _federation_id(entry: LedgerEntryAnswer) -> str:
+def _federation_id(entry: LedgerEntryResponse) -> str:
     return entry.federation_id
 
 

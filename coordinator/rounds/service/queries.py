@@ -16,9 +16,9 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Invitation, Round
 from coordinator.rounds import lifecycle, repository
 from coordinator.rounds.lifecycle import Check, Wait
-from coordinator.rounds.schemas import AdapterFile, RoundAnswer
+from coordinator.rounds.schemas import AdapterFile, RoundResponse
 from coordinator.rounds.service import snapshots
-from federated.protocol import JobAnswer, JobKind
+from federated.protocol import JobKind, JobResponse
 
 TRAFFIC = ("upload_bytes", "download_bytes")
 
@@ -88,7 +88,7 @@ def visible(session: Session, principal: Principal, round_id: str) -> tuple[Fede
 
 def jobs_of(
     session: Session, principal: Principal, federation: Federation, round_: Round, kind: JobKind | None
-) -> list[JobAnswer]:
+) -> list[JobResponse]:
     """The round's jobs: all for the federation's owner, for others those of their own clients.
 
     Training before evaluation, each by ordinal: an order that stays as it is while somebody reads page after page.
@@ -105,12 +105,12 @@ def jobs_of(
     return sorted(views, key=lambda view: (view.kind == "evaluate", view.ordinal or 0, view.id))
 
 
-def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundAnswer:
+def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundResponse:
     """The round as the API shows it."""
     return answers(session, federation, [round_], now)[0]
 
 
-def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundAnswer]:
+def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundResponse]:
     """These rounds of one federation as the API shows them."""
     accepted = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
     without_evaluation = {
@@ -125,7 +125,7 @@ def _answer(
     accepted: Sequence[tuple[str, int, int, int, str | None]],
     without_evaluation: Set[int],
     now: datetime,
-) -> RoundAnswer:
+) -> RoundResponse:
     """`accepted`: kind, number and attempt of the round, ordinal, and why it was left out, of every accepted update.
 
     `without_evaluation`: ordinals of clients that evaluate nothing.
@@ -135,7 +135,7 @@ def _answer(
         what, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
         what += f", held up: {', '.join(reasons)}" if reasons else ""
-    row = {name: getattr(round_, name) for name in RoundAnswer.model_fields if hasattr(round_, name)}
+    row = {name: getattr(round_, name) for name in RoundResponse.model_fields if hasattr(round_, name)}
     traffic = {name: _whole(round_.metrics.get(name, 0)) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
     own = {
@@ -147,7 +147,7 @@ def _answer(
     told["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
     told["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
     told["not_evaluated"] = sorted(without_evaluation & set(round_.cohort or ()))
-    return RoundAnswer.model_validate({**row, **traffic, **told})
+    return RoundResponse.model_validate({**row, **traffic, **told})
 
 
 def _whole(count: object) -> int:

@@ -266,4 +266,4 @@ def test_there_is_one_commit_in_the_code() -> None:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and node.attr in ends
     ]
-    assert found == [("database.py", "commit")]
+    assert found == [("sessions.py", "commit")]

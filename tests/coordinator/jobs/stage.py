@@ -13,7 +13,7 @@ from coordinator.errors import CoordinatorError
 from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Organization, Round, Worker
 from coordinator.models.base import new_id
-from federated.protocol import JobKind, JobProgress, Lease, RenewAnswer, RenewRequest
+from federated.protocol import JobKind, JobProgress, Lease, RenewRequest, RenewResponse
 from federated.signed_statement import Statement
 from tests.coordinator.clients import scene
 from tests.support.service import EnrolledWorker, Service, problem
@@ -60,7 +60,7 @@ class Stage:
         now: datetime | None = None,
         boot_id: str = BOOT,
         worker_id: str | None = None,
-    ) -> RenewAnswer | CoordinatorError:
+    ) -> RenewResponse | CoordinatorError:
         request = RenewRequest(boot_id=boot_id, progress=progress)
         with writing() as session:
             return jobs.renew(session, [(worker_id or self.worker_id, job_id, request)], now or utcnow())[0]

@@ -11,8 +11,8 @@ from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from federated.protocol import (
     Capabilities,
     JobProgress,
-    RenewAnswer,
     RenewRequest,
+    RenewResponse,
 )
 from tests.coordinator.clients import scene
 from tests.coordinator.jobs.stage import BOOT, LATER_BOOT, Stage, set_up
@@ -135,7 +135,7 @@ class TestRenew:
         job_id, later = stage.leased(), utcnow() + timedelta(seconds=50)
         progress = JobProgress(done=3, total=20, metrics={"loss": 0.5, "diverged": float("nan")})
         answer = stage.renew(job_id, progress, later)
-        assert isinstance(answer, RenewAnswer)
+        assert isinstance(answer, RenewResponse)
         assert answer.expires_at == later + timedelta(seconds=60) == stage.job(job_id).lease_expires_at
         assert stage.job(job_id).progress == {"done": 3, "total": 20, "metrics": {"loss": 0.5}}
 
@@ -157,7 +157,7 @@ class TestRenew:
         with writing() as session:
             renewals = [(stage.worker_id, job, RenewRequest(boot_id=boot)) for job, boot in asked]
             answers = jobs.renew(session, renewals, later)
-        assert [type(answer) for answer in answers] == [Conflict, NotFound, RenewAnswer]
+        assert [type(answer) for answer in answers] == [Conflict, NotFound, RenewResponse]
         assert stage.job(job_id).lease_expires_at == later + timedelta(seconds=60)
 
 

@@ -30,7 +30,7 @@ WORKER_PROGRAM = """
 import sys
 from pathlib import Path
 from celery import Celery
-from coordinator import file_transport
+from coordinator.queue import file_transport
 
 folder, written = Path(sys.argv[1]), Path(sys.argv[2])
 app = Celery(broker=file_transport.BROKER_URL)

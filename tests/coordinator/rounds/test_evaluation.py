@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from coordinator.db.sessions import writing
 from coordinator.models import Round
-from coordinator.rounds.schemas import RoundAnswer
+from coordinator.rounds.schemas import RoundResponse
 from tests.support.service import problem
 from tests.support.stage import Stage
 
@@ -136,7 +136,7 @@ class TestNamesOfTheRecord:
         assert [first.work(), second.work()] == ["train", "train"]
         stage.settle()
         before = stage.get("rounds", "1")
-        names = {*RECORDED, *before["metrics"], *RoundAnswer.model_fields, "<script>x</script>", "clients "}
+        names = {*RECORDED, *before["metrics"], *RoundResponse.model_fields, "<script>x</script>", "clients "}
         hostile = dict.fromkeys(sorted(names - {"examples"}), 0.5)
         first.evaluation = {**hostile, "loss": 1.0, "accuracy": 0.5}
         second.evaluation = {"loss": 2.0, "accuracy": 1.0}

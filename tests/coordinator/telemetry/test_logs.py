@@ -11,7 +11,7 @@ from tests.support.logged import logged
 PROGRAM = """
 import logging
 import structlog
-from coordinator import logs
+from coordinator.telemetry import logs
 from coordinator.auth.credentials import new_secret
 
 logs.configure("json", "tests")
@@ -40,7 +40,7 @@ def test_every_line_is_json_and_no_secret_stands_in_one() -> None:
 UNREAD = """
 import os
 import structlog
-from coordinator import logs
+from coordinator.telemetry import logs
 
 logs.configure("json", "tests")
 log = structlog.get_logger("ours")

@@ -20,7 +20,7 @@ from coordinator.errors import Conflict
 from coordinator.models import ApiKey, IdempotencyKey, Organization, Worker
 from coordinator.settings import get_settings
 from coordinator.web import idempotency
-from coordinator.web.idempotency import CLAIM_SECONDS, Claim, KeptAnswer
+from coordinator.web.idempotency import CLAIM_SECONDS, Claim, StoredResponse
 from coordinator.web.routes import Route
 from tests.support.service import EnrolledWorker, Identity, Service, created, problem, serving
 
@@ -246,15 +246,15 @@ class TestClaims:
             self.taken(CLAIM_SECONDS - 1)
         alive = self.taken(CLAIM_SECONDS + 1)
         with pytest.raises(Conflict, match="too long"), writing() as session:
-            idempotency.record(session, dead, KeptAnswer(201, {}, "dead"))
+            idempotency.record(session, dead, StoredResponse(201, {}, "dead"))
         idempotency.release(dead)
         with writing() as session:
-            idempotency.record(session, alive, KeptAnswer(201, {}, "alive"))
-        assert idempotency.claim(*self.ASKED, utcnow()) == KeptAnswer(201, {}, "alive")
+            idempotency.record(session, alive, StoredResponse(201, {}, "alive"))
+        assert idempotency.claim(*self.ASKED, utcnow()) == StoredResponse(201, {}, "alive")
 
     def test_an_expired_answer_is_not_given_again(self, data_folder: object) -> None:
         with writing() as session:
-            idempotency.record(session, self.taken(), KeptAnswer(201, {}, ""))
+            idempotency.record(session, self.taken(), StoredResponse(201, {}, ""))
         self.taken(get_settings().idempotency_key_seconds + 1)
 
     def test_expired_keys_are_deleted_by_the_collecting_task(self, data_folder: object) -> None:

@@ -11,18 +11,18 @@ Pause = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, description=
 BootId = Annotated[str, Field(min_length=8, max_length=64, examples=["5f1c2ad04b7e"])]
 
 
-class Answer(BaseModel):
+class ProtocolResponse(BaseModel):
     """Base of answers: frozen, unknown fields ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class ArtifactReference(Answer):
+class ArtifactReference(ProtocolResponse):
     digest: Digest
     size_bytes: int
 
 
-class Problem(Answer):
+class Problem(ProtocolResponse):
     """RFC 9457 `application/problem+json`. `errors` name bad fields by JSON pointer."""
 
     type: str = "about:blank"
