@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from coordinator.addresses import free_port, url_of
-from coordinator.settings import MAX_KEY_DAYS, get_settings, refusal
+from coordinator.settings import MAX_KEY_DAYS, get_settings, startup_error
 from coordinator.telemetry import logs
 from federated.names import valid_name
 from federated.printable import printable
@@ -42,9 +42,9 @@ def _settle(process: str, data: Path | None = None, port: int | None = None, *, 
     try:
         logs.configure(get_settings().log_format, process)
         if writes:
-            ownership.settle()
+            ownership.secure_files()
     except (NotPrivate, ValidationError) as error:
-        sys.exit(refusal(error))
+        sys.exit(startup_error(error))
 
 
 @app.command()
@@ -153,7 +153,7 @@ def verify(
     try:
         for line in verification.verify(adapter, artifacts=artifacts, key=key):
             typer.echo(printable(line))
-    except verification.Broken as broken:
+    except verification.ProvenanceInvalid as broken:
         typer.echo(f"broken: {printable(broken)}", err=True)
         raise typer.Exit(1) from None
 
@@ -219,7 +219,7 @@ def verify_audit(data: Data = None) -> None:
         with reading() as session:
             for line in audit.verify(session):
                 typer.echo(printable(line))
-    except audit.Broken as broken:
+    except audit.ChainBroken as broken:
         typer.echo(f"broken: {printable(broken)}", err=True)
         raise typer.Exit(1) from None
 

@@ -70,7 +70,7 @@ class Coordinator(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Not a middleware: those stand inside of the one that answers unforeseen errors.
-        await super().__call__(scope, receive, response_headers.completing(send))
+        await super().__call__(scope, receive, response_headers.with_default_headers(send))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -80,7 +80,7 @@ class Coordinator(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    ownership.settle()
+    ownership.secure_files()
     current_default_thread_limiter().total_tokens = get_settings().web_threads
     yield
     sessions.dispose()

@@ -130,7 +130,7 @@ def _linked(head: AuditChain, act: _Act) -> AuditEntry:
     return entry
 
 
-def shown(entry: AuditEntry) -> dict[str, Any]:
+def document_of(entry: AuditEntry) -> dict[str, Any]:
     """The entry as it is told, and as it is hashed: all but the hash itself."""
     return {
         "chain": entry.chain,
@@ -146,17 +146,17 @@ def shown(entry: AuditEntry) -> dict[str, Any]:
 
 
 def _hash(entry: AuditEntry) -> str:
-    return hashlib.sha256(canonical_json(shown(entry))).hexdigest()
+    return hashlib.sha256(canonical_json(document_of(entry))).hexdigest()
 
 
-class Broken(Exception):
+class ChainBroken(Exception):
     """A chain does not hold; the text names its first entry that does not."""
 
 
 def verify(session: Session) -> Iterator[str]:
     """Walks all chains; a line for each one that holds, with the hash to compare with what was noted before.
 
-    Raises Broken at the first link that does not hold.
+    Raises ChainBroken at the first link that does not hold.
     """
     heads = {head.chain: head for head in session.scalars(select(AuditChain))}
     chains = sorted({*heads, *session.scalars(select(AuditEntry.chain).distinct())})
@@ -164,9 +164,9 @@ def verify(session: Session) -> Iterator[str]:
         number, last = _walked(session, chain)
         head = heads.get(chain)
         if head is None:
-            raise Broken(f"{chain}: its head is missing")
+            raise ChainBroken(f"{chain}: its head is missing")
         if (head.number, head.hash) != (number, last):
-            raise Broken(f"{chain}: it ends with entry {number}, its head names entry {head.number}")
+            raise ChainBroken(f"{chain}: it ends with entry {number}, its head names entry {head.number}")
         yield f"{chain}: {number} entries, {last}"
 
 
@@ -177,10 +177,12 @@ def _walked(session: Session, chain: str) -> tuple[int, str]:
         for entry in entries:
             number += 1
             if entry.number != number:
-                raise Broken(f"{chain}: entry {number} is missing")
+                raise ChainBroken(f"{chain}: entry {number} is missing")
             if entry.previous_hash != last:
-                raise Broken(f"{chain}: entry {number} does not follow entry {number - 1}")
+                raise ChainBroken(f"{chain}: entry {number} does not follow entry {number - 1}")
             if entry.hash != _hash(entry):
-                raise Broken(f"{chain}: entry {number} ({entry.action} at {entry.at:%Y-%m-%d %H:%M}) was changed")
+                raise ChainBroken(
+                    f"{chain}: entry {number} ({entry.action} at {entry.at:%Y-%m-%d %H:%M}) was changed"
+                )
             last = entry.hash
     return number, last

@@ -21,7 +21,7 @@ from coordinator import ownership
 from coordinator.db.sessions import forget_inherited, utcnow, writing
 from coordinator.operations import heartbeats
 from coordinator.queue import wakeups
-from coordinator.queue.watchdog import Listening
+from coordinator.queue.watchdog import Watchdog
 from coordinator.rounds import step_pool
 from coordinator.settings import Settings, get_settings
 from federated.private_files import NotPrivate
@@ -29,7 +29,7 @@ from federated.private_files import NotPrivate
 COLLECT_SECONDS = 3600.0
 
 celery = wakeups.celery
-celery.steps["consumer"].add(Listening)
+celery.steps["consumer"].add(Watchdog)
 _alive = ExitStack()
 
 
@@ -73,7 +73,7 @@ def _keep_our_logging(**_: object) -> None:
 def _own_data(**_: object) -> None:
     """Also where Celery's own command starts the process, which would take any other error for a receiver's own."""
     try:
-        ownership.settle()
+        ownership.secure_files()
     except NotPrivate as error:
         sys.exit(f"error: {error}")
 
@@ -104,7 +104,7 @@ def _begin(steps_at_once: int) -> None:
 
     settings = get_settings()
     _alive.enter_context(step_pool.running(steps_at_once))
-    _alive.enter_context(heartbeats.renewing("background"))
+    _alive.enter_context(heartbeats.heartbeat("background"))
     _alive.enter_context(deliverer.running(settings.webhook_threads, settings.webhook_timeout_seconds))
 
 

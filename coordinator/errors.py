@@ -53,7 +53,7 @@ class CoordinatorError(Exception):
         self.tensor = tensor
         self.retry_after_seconds = retry_after_seconds
 
-    def answer_headers(self) -> dict[str, str]:
+    def response_headers(self) -> dict[str, str]:
         """Headers of the answer; `Retry-After` in whole seconds, as HTTP has it."""
         if self.retry_after_seconds is None:
             return self.headers

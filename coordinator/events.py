@@ -69,12 +69,12 @@ def read_after(session: Session, federation_id: str, number: int, limit: int) ->
     return list(session.scalars(statement.order_by(Event.number).limit(limit)))
 
 
-def newest(session: Session, federation_id: str) -> int:
+def latest_number(session: Session, federation_id: str) -> int:
     """The largest number of an event of the federation, 0 without any."""
     return session.scalar(select(func.max(Event.number)).where(Event.federation_id == federation_id)) or 0
 
 
-def for_organization(
+def visible_to(
     session: Session, organization_id: str | None, federation_id: str, events: Sequence[Event]
 ) -> list[Event]:
     """Those of a federation's events that an organisation may know.
@@ -90,7 +90,7 @@ def for_organization(
     return [event for event in events if {event.data[name] for name in _CONCERNED if name in event.data} <= own]
 
 
-def wants(filters: Iterable[str], type: str) -> bool:  # noqa: A002 - the column's name
+def matches_filters(filters: Iterable[str], type: str) -> bool:  # noqa: A002 - the column's name
     """Whether a webhook with these filters is told of events of this type."""
     return not {type, type.partition(".")[0] + ".*", "*"}.isdisjoint(filters)
 
@@ -108,8 +108,8 @@ def _tell(session: Session, events: Sequence[Event], federation_ids: Collection[
     # Webhooks of the organisations that may read a federation's events, now that all has happened.
     for federation_id, webhook in session.execute(_LISTENERS, {"federation_ids": list(federation_ids)}).all():
         of_it = [event for event in events if event.federation_id == federation_id]
-        for event in for_organization(session, webhook.organization_id, federation_id, of_it):
-            if wants(webhook.events, event.type):
+        for event in visible_to(session, webhook.organization_id, federation_id, of_it):
+            if matches_filters(webhook.events, event.type):
                 session.add(_delivery(webhook, event))
                 nudge(session, DELIVER, webhook.organization_id, webhook.id)
 

@@ -11,7 +11,7 @@ DATA_ENTRIES = ("artifacts", "cache", "conductor", "queue", "signing-key.pem", "
 _SQLITE_SUFFIXES = ("", "-wal", "-shm")
 
 
-def settle() -> None:
+def secure_files() -> None:
     """At the start of a process that writes: files are made private, and those that are not are refused.
 
     Raises NotPrivate.

@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         return self.broker_url is None
 
 
-def refusal(error: Exception) -> str:
+def startup_error(error: Exception) -> str:
     """The last words of a process that does not start: a line for each setting that cannot be, without its value."""
     if not isinstance(error, ValidationError):
         return f"error: {error}"

@@ -14,8 +14,8 @@ from coordinator.auth.principals import AnyPrincipal, Principal
 from coordinator.db.sessions import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unavailable, Unprocessable
 from coordinator.web.body_limits import ChunkIndex, HeaderText, PathId, TagsText
-from coordinator.web.etags import is_known
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.etags import matches_etag
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from federated.protocol import DIGEST_PATTERN, UploadRequest, UploadResponse
 
@@ -24,7 +24,9 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route
 _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
-@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=LOCATED | problem_responses(403))
+@router.post(
+    "/uploads", status_code=201, operation_id="announce_upload", responses=LOCATION_HEADER | problem_responses(403)
+)
 def announce_upload(
     request: UploadRequest, principal: AnyPrincipal, session: WriteSession, response: Response
 ) -> UploadResponse:
@@ -129,7 +131,7 @@ def stream(
     """Streams an artifact that the caller may read, or the range of it that the headers ask for."""
     etag = f'"{digest}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
-    if is_known(if_none_match, etag):
+    if matches_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     wanted = _parse_range(range, size_bytes) if if_range in (None, etag) else None
     start, end = wanted or (0, size_bytes)

@@ -19,4 +19,4 @@ def resume() -> None:
 @wakeups.celery.task(name=wakeups.COLLECT)
 def collect() -> None:
     service.collect(utcnow())
-    idempotency.forget_expired(utcnow())
+    idempotency.delete_expired(utcnow())

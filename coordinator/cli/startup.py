@@ -44,7 +44,7 @@ def migration_in_background(folder: Path, embedded: bool) -> Iterator[list[Excep
             try:
                 if embedded:
                     migration.upgrade()
-                    heartbeats.forget_all()
+                    heartbeats.delete_all()
                 fcntl.flock(gate, fcntl.LOCK_UN)
             except Exception as error:
                 structlog.get_logger(__name__).exception("migration_failed")

@@ -19,9 +19,9 @@ from coordinator.clients.schemas import (
 from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.models import Invitation
 from coordinator.web.body_limits import PathId, body_of_at_most
-from coordinator.web.etags import tell_version
+from coordinator.web.etags import set_version
 from coordinator.web.pagination import Listing, Page, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 
 router = APIRouter(prefix="/v1", tags=["clients"], route_class=Route)
@@ -96,7 +96,7 @@ def accept_invitation(
 ) -> InvitationResponse:
     """Take part with the caller's organization, in the federation whose definition has this digest."""
     invitation = service.accept(session, principal, federation_id, request.definition_digest, if_match, utcnow())
-    tell_version(response, invitation.agreed_digest)
+    set_version(response, invitation.agreed_digest)
     return _one(session, invitation)
 
 
@@ -121,7 +121,7 @@ def leave_federation(
     status_code=201,
     operation_id="register_client",
     openapi_extra=body_of_at_most(MAX_REGISTRATION_BYTES),
-    responses=LOCATED | _CHANGES,
+    responses=LOCATION_HEADER | _CHANGES,
 )
 def register_client(
     federation_id: PathId,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from coordinator import events
 from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
-from coordinator.db.batching import Gathering, each
+from coordinator.db.batching import Batcher, map_errors
 from coordinator.db.sessions import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import CoordinatorError, NotFound, Unauthenticated
 from coordinator.federations import service
@@ -25,9 +25,9 @@ from coordinator.federations.schemas import (
 )
 from coordinator.models import Federation
 from coordinator.web.body_limits import LARGE_BODY, PathId
-from coordinator.web.etags import IfMatch, tell_version
+from coordinator.web.etags import IfMatch, set_version
 from coordinator.web.pagination import MAX_NUMBER, Listing, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from coordinator.web.wait_statements import Subject
 from coordinator.web.waits import Wait, WaitingStream, open_wait
@@ -49,7 +49,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     "",
     status_code=201,
     operation_id="create_federation",
-    responses=LOCATED | problem_responses(403),
+    responses=LOCATION_HEADER | problem_responses(403),
     openapi_extra=LARGE_BODY,
 )
 def create_federation(
@@ -155,7 +155,7 @@ def cancel_federation(
     "/{federation_id}/clone",
     status_code=201,
     operation_id="clone_federation",
-    responses=LOCATED | problem_responses(403, 404),
+    responses=LOCATION_HEADER | problem_responses(403, 404),
 )
 def clone_federation(
     federation_id: PathId,
@@ -230,7 +230,7 @@ def _line(event: EventResponse) -> str:
 
 
 def _one(session: Session, federation: Federation, response: Response) -> FederationResponse:
-    tell_version(response, federation.version)
+    set_version(response, federation.version)
     return service.answer(session, federation, utcnow())
 
 
@@ -249,13 +249,13 @@ def _events_for_all(questions: Sequence[_Question]) -> list[_State | Coordinator
     with reading() as session:
         answer = cache(partial(_events_after, session))
         # All keys of an organization with the same role may see the same, which is read once for all of them.
-        return each(questions, lambda question: answer((replace(question[0], id=""), *question[1:])))
+        return map_errors(questions, lambda question: answer((replace(question[0], id=""), *question[1:])))
 
 
 def _events_after(session: Session, question: _Question) -> _State:
     principal, federation_id, after = question
     page = service.events_after(session, principal, service.visible(session, principal, federation_id), after)
-    return _State(page, min(events.newest(session, federation_id), page.next_after))
+    return _State(page, min(events.latest_number(session, federation_id), page.next_after))
 
 
-_events = Gathering(_events_for_all)
+_events = Batcher(_events_for_all)

@@ -42,7 +42,9 @@ def healthz() -> Alive:
     return Alive()
 
 
-@router.get("/readyz", operation_id="readyz", response_model=Ready, responses={503: problem_details.documented(503)})
+@router.get(
+    "/readyz", operation_id="readyz", response_model=Ready, responses={503: problem_details.problem_response(503)}
+)
 def readyz() -> Ready | Response:
     """Say whether database, migrations, store, broker, background and beat are there, and what is missing."""
     found = readiness.checks()

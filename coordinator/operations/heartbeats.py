@@ -33,7 +33,7 @@ def renew(session: Session, name: str, role: Role, now: datetime) -> None:
     row.renewed_at = now
 
 
-def forget_all() -> None:
+def delete_all() -> None:
     """For an installation that just starts: whoever stands in a row is of its earlier life."""
     with writing() as session:
         session.execute(delete(Process))
@@ -47,7 +47,7 @@ def stale_roles(session: Session, now: datetime) -> list[Role]:
 
 
 @contextmanager
-def renewing(role: Role) -> Iterator[None]:
+def heartbeat(role: Role) -> Iterator[None]:
     """Renews this process's row from a thread until the block ends, and then takes it away."""
     name = f"{role}@{socket.gethostname()}:{os.getpid()}"
     ended = threading.Event()

@@ -24,7 +24,7 @@ from coordinator.organizations.schemas import (
 )
 from coordinator.web.body_limits import PathId
 from coordinator.web.pagination import Listing, Page, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 
 router = APIRouter(prefix="/v1/organizations", tags=["organizations"], route_class=Route)
@@ -34,7 +34,9 @@ Action = Annotated[audit.Action | None, Query(description="entries of this actio
 Since = Annotated[Time | None, Query(description="entries of this time and later, RFC 3339 with its zone")]
 
 
-@router.post("", status_code=201, operation_id="create_organization", responses=LOCATED | problem_responses(403, 409))
+@router.post(
+    "", status_code=201, operation_id="create_organization", responses=LOCATION_HEADER | problem_responses(403, 409)
+)
 def create_organization(
     request: OrganizationCreate, principal: AdminPrincipal, session: WriteSession, response: Response
 ) -> OrganizationResponse:
@@ -179,5 +181,5 @@ def list_installation_audit(
 
 
 def _entries(page: Page[AuditEntry]) -> Listing[AuditEntryResponse]:
-    items = [AuditEntryResponse(**audit.shown(row), hash=row.hash) for row in page.rows]
+    items = [AuditEntryResponse(**audit.document_of(row), hash=row.hash) for row in page.rows]
     return Listing(items=items, next_cursor=page.next_cursor)

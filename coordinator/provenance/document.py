@@ -13,14 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from coordinator.auth.credentials import signature_holds
+from coordinator.auth.credentials import is_signature_valid
 from federated.signed_statement import Statement, canonical_json, key_id
 
 FORMAT = "fedloom provenance 1"
 FILE = "provenance.json"
 
 
-class Broken(Exception):
+class ProvenanceInvalid(Exception):
     """Something that does not hold; the text names the first link of which that is so."""
 
     def __init__(self, link: str, reason: str) -> None:
@@ -28,25 +28,25 @@ class Broken(Exception):
         self.link = link
 
 
-class _Told(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def told_digest(self) -> str:
+    def canonical_digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return digest_of(self.model_dump(mode="json"))
 
 
-class ToldFile(_Told):
+class FileRecord(_Record):
     digest: str
     size_bytes: int
 
 
-class ToldAdapter(_Told):
+class AdapterRecord(_Record):
     kind: str
-    files: dict[str, ToldFile]
+    files: dict[str, FileRecord]
 
 
-class ToldUpdate(_Told):
+class UpdateRecord(_Record):
     """An accepted update. `signature` holds over its `Statement` under the key `key_id`."""
 
     ordinal: int
@@ -59,7 +59,7 @@ class ToldUpdate(_Told):
     signature: str | None
 
 
-class ToldOmission(_Told):
+class OmissionRecord(_Record):
     """An accepted update that was not aggregated, and why."""
 
     ordinal: int
@@ -67,7 +67,7 @@ class ToldOmission(_Told):
     reason: str
 
 
-class ToldRound(_Told):
+class RoundRecord(_Record):
     """An aggregated round. A round of preparation makes no adapter. `left_out` stands where there is something in it:
     documents from before it was known keep their digests.
     """
@@ -78,11 +78,11 @@ class ToldRound(_Told):
     previous: str
     start_digest: str
     state_digest: str
-    adapter: ToldAdapter | None
+    adapter: AdapterRecord | None
     environment: dict[str, Any]
     not_reproducible: list[str]
-    updates: list[ToldUpdate]
-    left_out: list[ToldOmission] = []
+    updates: list[UpdateRecord]
+    left_out: list[OmissionRecord] = []
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -95,17 +95,17 @@ class ToldRound(_Told):
         return f"{self.kind} round {self.number}"
 
 
-class ToldFederation(_Told):
+class FederationRecord(_Record):
     id: str
     name: str
     seed: int
 
 
-class Head(_Told):
+class Head(_Record):
     """What holds for all rounds."""
 
     format: str
-    federation: ToldFederation
+    federation: FederationRecord
     definition: dict[str, Any]
     base_weights_digest: str | None
 
@@ -113,9 +113,9 @@ class Head(_Told):
 class Provenance(Head):
     """The whole document. Clients by ordinal alone: an adapter travels further than their names should."""
 
-    rounds: list[ToldRound]
+    rounds: list[RoundRecord]
     keys: dict[str, str]
-    adapter: ToldAdapter
+    adapter: AdapterRecord
     digest: str
 
     @property
@@ -123,7 +123,7 @@ class Provenance(Head):
         """The chain's beginning."""
         return Head(**{name: getattr(self, name) for name in Head.model_fields})
 
-    def statement(self, entry: ToldRound, update: ToldUpdate) -> Statement:
+    def statement(self, entry: RoundRecord, update: UpdateRecord) -> Statement:
         """What the worker signed."""
         return Statement(
             federation_id=self.federation.id,
@@ -143,45 +143,49 @@ def digest_of(value: Any) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def chained(head: Head, rounds: Iterable[Mapping[str, Any]], keys: Mapping[str, str]) -> Provenance:
+def build_chain(head: Head, rounds: Iterable[Mapping[str, Any]], keys: Mapping[str, str]) -> Provenance:
     """The document for these rounds, in order; each gets its `previous` here. The last one made the adapter."""
-    entries: list[ToldRound] = []
-    previous = head.told_digest()
+    entries: list[RoundRecord] = []
+    previous = head.canonical_digest()
     for facts in rounds:
-        entries.append(ToldRound.model_validate({**facts, "previous": previous}))
-        previous = entries[-1].told_digest()
+        entries.append(RoundRecord.model_validate({**facts, "previous": previous}))
+        previous = entries[-1].canonical_digest()
     document = head.model_dump() | {"rounds": [entry.model_dump() for entry in entries], "keys": dict(keys)}
     return Provenance.model_validate({**document, "adapter": document["rounds"][-1]["adapter"], "digest": previous})
 
 
 def read(content: bytes) -> Provenance:
-    """The document in `content`. Raises Broken for what is none."""
+    """The document in `content`. Raises ProvenanceInvalid for what is none."""
     try:
         return Provenance.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = "/".join(map(str, first["loc"]))
-        raise Broken(FILE, f"is not of the form that this version knows: {place}: {first['msg']}") from None
+        raise ProvenanceInvalid(
+            FILE, f"is not of the form that this version knows: {place}: {first['msg']}"
+        ) from None
 
 
 def check(told: Provenance) -> None:
-    """Every signature, and every link from the head to the digest. Raises Broken."""
+    """Every signature, and every link from the head to the digest. Raises ProvenanceInvalid."""
     if told.format != FORMAT or not told.rounds:
-        raise Broken(FILE, f"is of the form {told.format!r} with {len(told.rounds)} rounds; known is {FORMAT!r}")
+        raise ProvenanceInvalid(
+            FILE, f"is of the form {told.format!r} with {len(told.rounds)} rounds; known is {FORMAT!r}"
+        )
     _check_keys(told)
-    previous, before = told.head.told_digest(), None
+    previous, before = told.head.canonical_digest(), None
     for entry in told.rounds:
         if entry.previous != previous:
-            raise Broken(entry.name, "what stands before it is not what it names as `previous`")
+            raise ProvenanceInvalid(entry.name, "what stands before it is not what it names as `previous`")
         if before is not None and entry.start_digest != before.state_digest:
-            raise Broken(entry.name, f"does not start from the state that {before.name} made")
+            raise ProvenanceInvalid(entry.name, f"does not start from the state that {before.name} made")
         for update in entry.updates:
             _check_update(told, entry, update)
-        previous, before = entry.told_digest(), entry
+        previous, before = entry.canonical_digest(), entry
     if told.digest != previous:
-        raise Broken(f"digest after {told.rounds[-1].name}", "is not that of the round's entry")
+        raise ProvenanceInvalid(f"digest after {told.rounds[-1].name}", "is not that of the round's entry")
     if told.adapter != told.rounds[-1].adapter:
-        raise Broken("adapter", f"is not the one that {told.rounds[-1].name} made")
+        raise ProvenanceInvalid("adapter", f"is not the one that {told.rounds[-1].name} made")
 
 
 def _check_keys(told: Provenance) -> None:
@@ -192,18 +196,20 @@ def _check_keys(told: Provenance) -> None:
         except ValueError:
             same = False
         if not same or name not in used:
-            raise Broken(f"key {name}", "is not the key of that id" if not same else "signed none of the updates")
+            raise ProvenanceInvalid(
+                f"key {name}", "is not the key of that id" if not same else "signed none of the updates"
+            )
 
 
-def _check_update(told: Provenance, entry: ToldRound, update: ToldUpdate) -> None:
+def _check_update(told: Provenance, entry: RoundRecord, update: UpdateRecord) -> None:
     link = f"{entry.name}, update of client {update.ordinal}"
     if update.key_id is None or update.signature is None:
-        raise Broken(link, "carries no signature")
+        raise ProvenanceInvalid(link, "carries no signature")
     if update.key_id not in told.keys:
-        raise Broken(link, f"its key {update.key_id} is not among the keys")
+        raise ProvenanceInvalid(link, f"its key {update.key_id} is not among the keys")
     try:
         message = told.statement(entry, update).encode()
     except ValueError:
-        raise Broken(link, f"its weight {update.weight} is no number that could be signed") from None
-    if not signature_holds(told.keys[update.key_id], update.signature, message):
-        raise Broken(link, "the signature does not hold")
+        raise ProvenanceInvalid(link, f"its weight {update.weight} is no number that could be signed") from None
+    if not is_signature_valid(told.keys[update.key_id], update.signature, message):
+        raise ProvenanceInvalid(link, "the signature does not hold")

@@ -36,7 +36,7 @@ class KeyUnusable(Unavailable):
         super().__init__("signing_key_unusable", f"The key {file.name} with which adapters are signed: {reason}")
 
 
-class WrongSignature(Exception):
+class SignatureInvalid(Exception):
     """A signature does not hold; the text says why."""
 
 
@@ -80,7 +80,7 @@ def sign(name: str, digests: Mapping[str, str]) -> str | None:
 
 
 def check(signature: bytes, digests: Mapping[str, str], key: Path) -> None:
-    """Holds files given as name -> "sha256:…" against a signature and a public key. Raises WrongSignature."""
+    """Holds files given as name -> "sha256:…" against a signature and a public key. Raises SignatureInvalid."""
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def check(signature: bytes, digests: Mapping[str, str], key: Path) -> None:
             held = verifying.Config().use_elliptic_key_verifier(public_key=key)
             held.set_hashing_config(_Known("", digests)).verify(folder, place)
         except (ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
-            raise WrongSignature(str(error) or type(error).__name__) from None
+            raise SignatureInvalid(str(error) or type(error).__name__) from None
 
 
 class _Known:

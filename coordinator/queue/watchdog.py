@@ -15,11 +15,11 @@ LOOK_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Deaf(ConnectionError):
+class ConsumerStalled(ConnectionError):
     """Messages wait, a place is free, and none is taken: to Celery a lost connection like any other."""
 
 
-class Listening(bootsteps.StartStopStep):
+class Watchdog(bootsteps.StartStopStep):
     """A step of Celery's consumer. Two looks in a row must find the same before the connection is given up."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -45,7 +45,7 @@ class Listening(bootsteps.StartStopStep):
         waiting = _waiting(consumer) if free > 0 else 0
         if waiting and self._suspicious == taken:
             _log.error("broker_not_heard", waiting=waiting, free=free)
-            raise Deaf(f"{waiting} messages wait and none was taken for {LOOK_SECONDS:.0f} s")
+            raise ConsumerStalled(f"{waiting} messages wait and none was taken for {LOOK_SECONDS:.0f} s")
         self._suspicious = taken if waiting else None
 
 

@@ -21,7 +21,7 @@ _SECRET = re.compile(r"\bfl[kew]_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "token", "secret", "password"})
 
 
-def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def redact_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor that blanks what looks like a key or a token, by its name or by its form."""
     for name, value in event.items():
         if name in _SECRET_NAMES:
@@ -31,7 +31,7 @@ def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]
     return event
 
 
-def with_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def add_trace_id(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor that names the trace in which this happens, where there is one."""
     if (trace := sys.modules.get("opentelemetry.trace")) is not None:
         context = trace.get_current_span().get_span_context()
@@ -40,7 +40,7 @@ def with_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
-class Lines:
+class LineLogger:
     """What a logger writes with: no lock, for a process forked meanwhile would find it taken for ever."""
 
     stream: ClassVar[TextIO] = sys.stderr
@@ -74,7 +74,7 @@ def configure(log_format: Literal["auto", "json", "console"], process: str) -> N
 
     shared: list[Processor] = [
         naming,
-        with_trace,
+        add_trace_id,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.processors.add_log_level,
@@ -87,12 +87,12 @@ def configure(log_format: Literal["auto", "json", "console"], process: str) -> N
         if console
         else [_rendered]
     )
-    last = [structlog.processors.format_exc_info, without_secrets, *last]
-    Lines.stream = sys.stderr
+    last = [structlog.processors.format_exc_info, redact_secrets, *last]
+    LineLogger.stream = sys.stderr
     _processors[:] = [*shared, *last]
     structlog.configure(
         processors=_processors,
-        logger_factory=Lines,
+        logger_factory=LineLogger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )

@@ -65,7 +65,7 @@ def bound_of(extra: Mapping[str, Any]) -> int:
     return largest if size_bytes == _SETTING else min(int(size_bytes), largest)
 
 
-async def bounded_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
     """The request's body. Raises TooLarge, before it is read where its length was announced."""
     content_length = request.headers.get("Content-Length", "0")
     if int(content_length) > limit:
@@ -89,7 +89,7 @@ async def check_json(request: Request, body: bytes, limit: int) -> None:
     except (ValueError, RecursionError):
         return
     inspection = _Inspection(most, any(mark in body for mark in _ESCAPES))
-    faults = list(islice(inspection.faults(value, ()), problem_details.FAULTS_TOLD))
+    faults = list(islice(inspection.faults(value, ()), problem_details.MAX_FAULTS))
     if faults:
         raise problem_details.invalid(faults)
 

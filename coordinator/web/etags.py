@@ -23,7 +23,7 @@ IfMatch = Annotated[
 ]
 
 
-def tell_version(response: Response, version: object) -> None:
+def set_version(response: Response, version: object) -> None:
     """Names the version of the row that the answer shows."""
     response.headers["ETag"] = f'"{version}"'
 
@@ -33,13 +33,13 @@ def version_of(*facts: Any) -> str:
     return _digest(json.dumps(facts, sort_keys=True, default=str).encode())
 
 
-def tag(body: bytes, version: str | None) -> str:
-    """The strong entity tag of an answer. `version`: as `tell_version` wrote it."""
+def etag_of(body: bytes, version: str | None) -> str:
+    """The strong entity tag of an answer. `version`: as `set_version` wrote it."""
     prefix = "" if version is None else version.strip('"') + "-"
     return f'"{prefix}{_digest(body)}"'
 
 
-def is_known(if_none_match: str | None, etag: str) -> bool:
+def matches_etag(if_none_match: str | None, etag: str) -> bool:
     """Whether the caller has what `etag` names. Weak tags count: a proxy that compresses weakens them."""
     return if_none_match is not None and any(
         given.removeprefix("W/") in (ANY, etag) for given in _listed(if_none_match)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from coordinator.auth.credentials import ENROLLMENT_PREFIX, hash_secret, secret_matches, split_secret
-from coordinator.db.sessions import asking, writing
+from coordinator.db.sessions import autocommit_reads, writing
 from coordinator.errors import Conflict, FieldError, Unprocessable
 from coordinator.models import EnrollmentToken, IdempotencyKey
 from coordinator.settings import get_settings
@@ -44,12 +44,12 @@ class Claim:
     token: str
 
 
-def caller_that_enrols(token: str) -> str | None:
+def enrolling_caller(token: str) -> str | None:
     """The name of a worker that enrols: it is nobody yet but the bearer of its token. None: the token is nobody's."""
     parts = split_secret(ENROLLMENT_PREFIX, token)
     if parts is None or not (token.isascii() and token.isprintable()):
         return None
-    with asking() as connection:
+    with autocommit_reads() as connection:
         secret_sha256 = connection.scalar(select(EnrollmentToken.secret_sha256).where(EnrollmentToken.id == parts[0]))
     is_valid = secret_sha256 is not None and secret_matches(parts[1], secret_sha256)
     return f"token:{hash_secret(token)}" if is_valid else None
@@ -105,7 +105,7 @@ def release(claim: Claim) -> None:
             session.delete(row)
 
 
-def forget_expired(now: datetime) -> None:
+def delete_expired(now: datetime) -> None:
     """Deletes the keys that are older than `idempotency_key_seconds`."""
     with writing() as session:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))

@@ -60,7 +60,7 @@ class RequestMiddleware:
             if received is None:
                 limit = get_settings().max_body_bytes
                 refusal = TooLarge("body_too_large", f"The body of a request has at most {limit} bytes.")
-                await problem_details.answer(refusal)(scope, receive, sending)
+                await problem_details.response_for(refusal)(scope, receive, sending)
             else:
                 await self._app(scope, received, sending)
         finally:

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from coordinator.web.problem_details import documented
+from coordinator.web.problem_details import problem_response
 from federated.protocol import Problem
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -27,7 +27,7 @@ def complete(document: dict[str, Any]) -> None:
     for operation in operations(document):
         operation.setdefault("security", [])
         if "requestBody" in operation:
-            operation["responses"].setdefault("413", documented(413))
+            operation["responses"].setdefault("413", problem_response(413))
         for status, names in _promised(operation).items():
             headers = operation["responses"][status].setdefault("headers", {})
             headers.update({name: _HEADERS[name] for name in names})

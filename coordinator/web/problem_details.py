@@ -18,10 +18,10 @@ from coordinator.errors import CoordinatorError, FieldError, TooLarge, Unprocess
 from federated.protocol import Problem
 
 MEDIA_TYPE = "application/problem+json"
-LOCATED: dict[int | str, dict[str, Any]] = {
+LOCATION_HEADER: dict[int | str, dict[str, Any]] = {
     201: {"headers": {"Location": {"description": "Path of what was made", "schema": {"type": "string"}}}}
 }
-FAULTS_TOLD = 20
+MAX_FAULTS = 20
 """A request may hold more; its answer is not to be longer than itself."""
 _BAD_KEY = "[key]"
 _log = structlog.get_logger(__name__)
@@ -29,10 +29,10 @@ _log = structlog.get_logger(__name__)
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For an endpoint's `responses`: which errors it gives besides those that nearly all of them give."""
-    return {status: documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
+    return {status: problem_response(status) for status in sorted({401, 422, 429, 503, *statuses})}
 
 
-def documented(status: int) -> dict[str, Any]:
+def problem_response(status: int) -> dict[str, Any]:
     """What OpenAPI says of an error with this status."""
     title = HTTPStatus(status).phrase
     example = {"type": "urn:fedloom:problem:…", "title": title, "status": status, "code": "…", "detail": "…"}
@@ -55,9 +55,9 @@ class ProblemResponse(JSONResponse):
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def answer(error: CoordinatorError) -> JSONResponse:
+def response_for(error: CoordinatorError) -> JSONResponse:
     """The answer that says this error."""
-    return ProblemResponse(error.problem(), error.status, headers=error.answer_headers())
+    return ProblemResponse(error.problem(), error.status, headers=error.response_headers())
 
 
 def install(app: FastAPI) -> None:
@@ -74,13 +74,13 @@ def install(app: FastAPI) -> None:
 
 def _coordinator_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, CoordinatorError)  # noqa: S101 - what the handler is registered for
-    return answer(error)
+    return response_for(error)
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what the handler is registered for
-    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:FAULTS_TOLD]]
-    return answer(invalid(faults))
+    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:MAX_FAULTS]]
+    return response_for(invalid(faults))
 
 
 def invalid(faults: Sequence[FieldError]) -> Unprocessable:
@@ -93,7 +93,7 @@ def unknown_parameters(names: Sequence[str], known: Sequence[str]) -> Unprocessa
     """The error for a query with these names; the operation takes those in `known`."""
     there_are = f"there are: {', '.join(known)}" if known else "it takes none"
     detail = f"is no parameter of this operation; {there_are}"
-    return invalid([FieldError(pointer=f"#query{pointer([name])}", detail=detail) for name in names[:FAULTS_TOLD]])
+    return invalid([FieldError(pointer=f"#query{pointer([name])}", detail=detail) for name in names[:MAX_FAULTS]])
 
 
 def _fault(location: Sequence[int | str], message: str, body: object) -> FieldError:
@@ -141,7 +141,7 @@ def pointer(path: Sequence[int | str]) -> str:
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that it could not read
-        return answer(invalid([FieldError(pointer="", detail="is not JSON in UTF-8, or nested too deep")]))
+        return response_for(invalid([FieldError(pointer="", detail="is not JSON in UTF-8, or nested too deep")]))
     phrase = HTTPStatus(error.status_code).phrase
     raised = CoordinatorError(phrase.lower().replace(" ", "_").replace("-", "_"), str(error.detail))
     document = {**raised.problem(), "title": phrase, "status": error.status_code}
@@ -150,23 +150,25 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _disconnected(request: Request, error: Exception) -> JSONResponse:
     _log.info("client_disconnected", method=request.method, path=request.url.path)
-    return answer(TooLarge("disconnected", "The connection ended before the body did."))
+    return response_for(TooLarge("disconnected", "The connection ended before the body did."))
 
 
 def _impossible_value(request: Request, error: Exception) -> JSONResponse:
     """PostgreSQL has no NUL in a text, not even in one that is merely looked for."""
     _log.warning("value_refused", method=request.method, path=request.url.path, reason=type(error).__name__)
     detail = "A text in the request has a character that cannot be stored (NUL), or a number is too large."
-    return answer(Unprocessable("value_impossible", detail))
+    return response_for(Unprocessable("value_impossible", detail))
 
 
 def _database_error(request: Request, error: Exception) -> JSONResponse:
     problem = out_of_service("database", getattr(error, "orig", None) or error)
     _log.warning(problem.code, method=request.method, path=request.url.path, reason=type(error).__name__)
-    return answer(problem)
+    return response_for(problem)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     # Starlette raises it again after this answer, so that the server logs its traceback.
     _log.error("unexpected_error", method=request.method, path=request.url.path, reason=type(error).__name__)
-    return answer(CoordinatorError("internal_error", "Something went wrong here; the operator finds it in the log."))
+    return response_for(
+        CoordinatorError("internal_error", "Something went wrong here; the operator finds it in the log.")
+    )

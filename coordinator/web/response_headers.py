@@ -15,7 +15,7 @@ _ALWAYS = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
 _NOT_STORED = (b"cache-control", b"no-store")
 
 
-def completing(send: Send) -> Send:
+def with_default_headers(send: Send) -> Send:
     """The same `send`, adding the headers of `ALWAYS` where the answer has no value of its own.
 
     An answer with neither `ETag` nor `Cache-Control` gets `Cache-Control: no-store`.

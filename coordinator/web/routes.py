@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.auth import principals
-from coordinator.db.sessions import at_once, session_of, utcnow, writing
+from coordinator.db.sessions import run_in_own_thread, session_of, utcnow, writing
 from coordinator.errors import CoordinatorError, FieldError
 from coordinator.web import body_limits, etags, idempotency, problem_details
 from coordinator.web.idempotency import Claim, StoredResponse
@@ -156,7 +156,7 @@ def _within_bounds(handler: Handler, extra: Mapping[str, Any], *, has_json: bool
 
     async def answer(request: Request) -> Response:
         limit = body_limits.bound_of(extra)
-        body = await body_limits.bounded_body(request, limit)
+        body = await body_limits.read_body(request, limit)
         if body and has_json:
             await body_limits.check_json(request, body, limit)
         return await handler(request)
@@ -177,8 +177,8 @@ def _tagged(handler: Handler) -> Handler:
             return response
         if version is None and request.method != "GET":
             return response
-        etag = etags.tag(bytes(response.body), version)
-        if request.method == "GET" and etags.is_known(request.headers.get("If-None-Match"), etag):
+        etag = etags.etag_of(bytes(response.body), version)
+        if request.method == "GET" and etags.matches_etag(request.headers.get("If-None-Match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
         response.headers["ETag"] = etag
         return response
@@ -206,9 +206,9 @@ def _keyed(handler: Handler, secrets: Sequence[str]) -> Handler:
         try:
             response = await handler(request)
         except Exception as error:
-            await at_once(partial(_end_refused, request, claim, error))
+            await run_in_own_thread(partial(_end_refused, request, claim, error))
             raise
-        await at_once(partial(_end, request, claim, _kept(response, secrets)))
+        await run_in_own_thread(partial(_end, request, claim, _kept(response, secrets)))
         return response
 
     return answer
@@ -229,7 +229,7 @@ async def _caller(request: Request, body: bytes) -> str | None:
         token = json.loads(body)["token"]
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
-    return await run_in_threadpool(idempotency.caller_that_enrols, token) if isinstance(token, str) else None
+    return await run_in_threadpool(idempotency.enrolling_caller, token) if isinstance(token, str) else None
 
 
 def _end(request: Request, claim: Claim, answer: StoredResponse) -> None:
@@ -251,7 +251,7 @@ def _end_refused(request: Request, claim: Claim, error: Exception) -> None:
         idempotency.release(claim)
         return
     with writing() as own:
-        idempotency.record(own, claim, _kept(problem_details.answer(error), ()))
+        idempotency.record(own, claim, _kept(problem_details.response_for(error), ()))
 
 
 def _kept(response: Response, secrets: Sequence[str]) -> StoredResponse:

@@ -20,7 +20,7 @@ class WaitCounts:
         self._open: Counter[str] = Counter()
 
     @contextmanager
-    def counted(self, principal: Principal) -> Iterator[None]:
+    def count_open(self, principal: Principal) -> Iterator[None]:
         """Counts one more while the block runs. Raises TooManyRequests."""
         bounds = _bounds(principal)
         for name, bound in bounds.items():

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from sqlalchemy import BindParameter, Executable, bindparam, func, literal, select, union_all
 
 from coordinator.auth.principals import Principal
-from coordinator.db.sessions import asking, utcnow
+from coordinator.db.sessions import autocommit_reads, utcnow
 from coordinator.models import ApiKey, Event, Federation, Job, Worker
 
 Kind = Literal["federation", "job"]
@@ -49,7 +49,7 @@ def observe(subjects: Iterable[Subject], principals: Iterable[Principal]) -> Obs
     watched, watching = set(subjects), set(principals)
     marks: dict[Subject, Mark] = {}
     holders = {kind: [one.id for one in watching if one.kind == kind] for kind in ("key", "worker")}
-    with asking() as connection:
+    with autocommit_reads() as connection:
         for kind, statement in _MARKS.items():
             if ids := [subject.id for subject in watched if subject.kind == kind]:
                 rows = connection.execute(statement, {"ids": ids})

@@ -19,12 +19,12 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from coordinator.auth.principals import Principal, ended
+from coordinator.auth.principals import Principal, credentials_error
 from coordinator.web.wait_limits import WaitCounts
 from coordinator.web.wait_statements import Mark, Observation, Subject, observe
 
 TICK_SECONDS = 0.25
-WOKEN_AT_ONCE = 50
+WAKEUPS_AT_ONCE = 50
 _PAUSE_SECONDS = 0.01
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Wait:
     principal: Principal
     subject: Subject | None = None
     mark: Mark = None
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: str | None = None
     hung_up: bool = False
 
@@ -48,11 +48,11 @@ class Wait:
         if not self.hung_up:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self.woken.wait()
+                    await self.wakeup.wait()
         if self.refusal is not None:
-            raise ended(self.refusal)
-        changed = self.woken.is_set() and not self.hung_up
-        self.woken.clear()
+            raise credentials_error(self.refusal)
+        changed = self.wakeup.is_set() and not self.hung_up
+        self.wakeup.clear()
         return changed
 
 
@@ -96,9 +96,9 @@ class Reader:
             wait.refusal = seen.ended.get(wait.principal.id)
         concerned = [wait for wait in waits if wait.refusal or _is_behind(wait, seen)]
         concerned.sort(key=lambda wait: wait.subject or ("", ""))  # those who read the same, at the same moment
-        for first in range(0, len(concerned), WOKEN_AT_ONCE):
-            for wait in concerned[first : first + WOKEN_AT_ONCE]:
-                wait.woken.set()
+        for first in range(0, len(concerned), WAKEUPS_AT_ONCE):
+            for wait in concerned[first : first + WAKEUPS_AT_ONCE]:
+                wait.wakeup.set()
             await asyncio.sleep(_PAUSE_SECONDS)  # a thousand at one moment would keep all others waiting
 
 
@@ -127,7 +127,7 @@ async def open_wait(
     """
     here = _here.setdefault(asyncio.get_running_loop(), _Here())
     wait = Wait(principal, subject, mark)
-    with here.counts.counted(principal), here.reader.serving(wait):
+    with here.counts.count_open(principal), here.reader.serving(wait):
         listener = None if connection is None else asyncio.create_task(_notice_hang_up(wait, connection))
         try:
             yield wait
@@ -140,7 +140,7 @@ async def _notice_hang_up(wait: Wait, connection: Request) -> None:
     while (await connection.receive())["type"] != "http.disconnect":
         pass  # the end of a body that was read already
     wait.hung_up = True
-    wait.woken.set()
+    wait.wakeup.set()
 
 
 class WaitingStream(StreamingResponse):

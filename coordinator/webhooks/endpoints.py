@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query, Response
 from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal, OwnerPrincipal
 from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.web.body_limits import PathId
-from coordinator.web.etags import IfMatch, tell_version
+from coordinator.web.etags import IfMatch, set_version
 from coordinator.web.pagination import Listing, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from coordinator.webhooks import service
 from coordinator.webhooks.schemas import (
@@ -24,7 +24,9 @@ router = APIRouter(prefix="/v1/organizations/{organization_id}/webhooks", tags=[
 State = Annotated[DeliveryState | None, Query(description="deliveries in this state alone")]
 
 
-@router.post("", status_code=201, operation_id="create_webhook", responses=LOCATED | problem_responses(403, 404, 409))
+@router.post(
+    "", status_code=201, operation_id="create_webhook", responses=LOCATION_HEADER | problem_responses(403, 404, 409)
+)
 def create_webhook(
     organization_id: PathId,
     request: WebhookCreate,
@@ -54,7 +56,7 @@ def show_webhook(
 ) -> WebhookResponse:
     """Show a webhook, without its secret."""
     webhook = service.show(session, principal, organization_id, webhook_id)
-    tell_version(response, service.version_of(webhook))
+    set_version(response, service.version_of(webhook))
     return WebhookResponse.model_validate(webhook)
 
 

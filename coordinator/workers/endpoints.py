@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Response
 
 from coordinator.auth.principals import KeyPrincipal, WorkerPrincipal
-from coordinator.db.batching import Gathering
+from coordinator.db.batching import Batcher
 from coordinator.db.sessions import ReadSession, WriteSession, utcnow, writing
 from coordinator.errors import CoordinatorError
 from coordinator.web.body_limits import PathId, body_of_at_most
-from coordinator.web.etags import tell_version
+from coordinator.web.etags import set_version
 from coordinator.web.pagination import Listing, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from coordinator.workers import service
 from coordinator.workers.schemas import OwnWorkerResponse, WorkerResponse
@@ -31,7 +31,7 @@ def _hear_all(heard: Sequence[tuple[str, HeartbeatRequest]]) -> list[HeartbeatRe
         return service.hear(session, heard, utcnow())
 
 
-_hear = Gathering(_hear_all, pause_seconds=0.2, patient=True)
+_hear = Batcher(_hear_all, pause_seconds=0.2, low_priority=True)
 MAX_HEARTBEAT_BYTES = 256 * 1024
 router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 
@@ -40,7 +40,7 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
     "/enroll",
     status_code=201,
     operation_id="enroll_worker",
-    responses=LOCATED | problem_responses(409),
+    responses=LOCATION_HEADER | problem_responses(409),
     openapi_extra=body_of_at_most(MAX_ENROLMENT_BYTES),
 )
 def enroll_worker(request: EnrollRequest, session: WriteSession, response: Response) -> EnrollResponse:
@@ -88,5 +88,5 @@ def show_worker(
 ) -> WorkerResponse:
     """Show a worker of the organization."""
     worker = service.show(session, principal, worker_id)
-    tell_version(response, service.version_of(worker))
+    set_version(response, service.version_of(worker))
     return service.answer(worker, utcnow())

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
 from coordinator import audit
-from coordinator.auth.credentials import read_public_key, signature_holds
+from coordinator.auth.credentials import is_signature_valid, read_public_key
 from coordinator.auth.principals import NOT_YOURS, Principal, require_role
-from coordinator.db.batching import each
+from coordinator.db.batching import map_errors
 from coordinator.db.sessions import lock_row
 from coordinator.errors import Conflict, CoordinatorError, FieldError, NotFound, Unprocessable
 from coordinator.models import Worker, WorkerKey
@@ -81,7 +81,7 @@ def _check_proof(request: EnrollRequest | RotateKeyRequest, message: bytes) -> N
     """Nobody registers a key that is another's: who sends it holds its private key."""
     if request.proof is None:
         raise _refused("proof", "is missing: this worker agent is older than the coordinator; upgrade it")
-    if not signature_holds(request.public_key, request.proof, message):
+    if not is_signature_valid(request.public_key, request.proof, message):
         raise _refused("proof", "is no signature by `public_key` of what is asked for here")
 
 
@@ -150,7 +150,7 @@ def hear(
     NotFound for one that is not known, Conflict (`worker_doubled`) for an agent that another one has replaced.
     """
     workers = locked(session, {worker_id for worker_id, _ in heard})
-    return each(heard, lambda one: _hear(session, _existing(workers.get(one[0])), one[1], now))
+    return map_errors(heard, lambda one: _hear(session, _existing(workers.get(one[0])), one[1], now))
 
 
 def _hear(session: Session, worker: Worker, request: HeartbeatRequest, now: datetime) -> HeartbeatResponse | Conflict:

@@ -58,7 +58,7 @@ def events_after(session: Session, principal: Principal, federation: Federation,
     found = events.read_after(session, federation.id, number, EVENTS_AT_ONCE)
     last = found[-1].number if found else number
     if principal.role != "admin":
-        found = events.for_organization(session, principal.organization_id, federation.id, found)
+        found = events.visible_to(session, principal.organization_id, federation.id, found)
     return EventPage(items=[event_answer(event) for event in found], next_after=last)
 
 

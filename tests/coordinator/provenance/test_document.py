@@ -10,7 +10,7 @@ import pytest
 from coordinator.db.sessions import writing
 from coordinator.models import Job
 from coordinator.provenance import document as provenance
-from coordinator.provenance.document import Broken, Head, chained
+from coordinator.provenance.document import Head, ProvenanceInvalid, build_chain
 from federated.signed_statement import Statement, key_id
 from tests.support.service import Identity, rotate
 from tests.support.stage import Stage
@@ -65,7 +65,7 @@ def document() -> dict[str, Any]:
         for number in (1, 2)
     ]
     keys = {key_id(worker.public_key): worker.public_key for worker in workers}
-    return chained(HEAD, rounds, keys).model_dump(mode="json")
+    return build_chain(HEAD, rounds, keys).model_dump(mode="json")
 
 
 def check(document: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def check(document: dict[str, Any]) -> None:
 
 def broken(document: dict[str, Any]) -> str:
     """What is said of a document that does not hold."""
-    with pytest.raises(Broken) as found:
+    with pytest.raises(ProvenanceInvalid) as found:
         check(document)
     return str(found.value)
 
@@ -116,7 +116,7 @@ class TestChanged:
         for path in paths:
             try:
                 check(replaced(document, path))
-            except Broken:
+            except ProvenanceInvalid:
                 continue
             unseen.append(path)
         assert unseen == []
@@ -157,7 +157,7 @@ class TestChanged:
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff", b'{"rounds": "many"}'])
     def test_what_is_no_provenance_is_said_to_be_none(self, content: bytes) -> None:
-        with pytest.raises(Broken, match=r"^provenance\.json: is not of the form"):
+        with pytest.raises(ProvenanceInvalid, match=r"^provenance\.json: is not of the form"):
             provenance.read(content)
 
 

@@ -98,7 +98,7 @@ def test_a_webhook_tells_what_may_be_read() -> None:
 
 
 def test_filters_are_of_a_type_a_subject_or_everything() -> None:
-    assert events.wants(["round.closed"], "round.closed")
-    assert events.wants(["job.failed", "round.*"], "round.closed")
-    assert events.wants(["*"], "round.closed")
-    assert not events.wants(["round.failed", "job.*"], "round.closed")
+    assert events.matches_filters(["round.closed"], "round.closed")
+    assert events.matches_filters(["job.failed", "round.*"], "round.closed")
+    assert events.matches_filters(["*"], "round.closed")
+    assert not events.matches_filters(["round.failed", "job.*"], "round.closed")
