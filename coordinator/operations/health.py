@@ -53,12 +53,8 @@ def readyz() -> Ready | Response:
         return Ready(checks=outcomes)
     detail = "; ".join(f"{name}: {outcome}" for name, outcome in missing.items())
     problem = Unavailable("not_ready", f"Not ready. {detail}.").problem()
-    return JSONResponse(
-        {**problem, "missing": list(missing), "checks": outcomes},
-        503,
-        Unavailable.headers,
-        problem_details.MEDIA_TYPE,
-    )
+    document = {**problem, "missing": list(missing), "checks": outcomes}
+    return JSONResponse(document, 503, Unavailable.headers, problem_details.MEDIA_TYPE)
 
 
 @router.get("/version", operation_id="version")

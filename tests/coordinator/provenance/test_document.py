@@ -15,7 +15,7 @@ from federated.signed_statement import Statement, key_id
 from tests.support.service import Identity, rotate
 from tests.support.stage import Stage
 
-CHAIN = "what stands before it is not what it names as `previous`"
+CHAIN = "its `previous` is not the digest of the preceding link"
 HEAD = Head.model_validate(
     {
         "format": provenance.FORMAT,
@@ -128,9 +128,9 @@ class TestChanged:
             (lambda d: d["rounds"][0]["environment"].update(torch="0"), f"train round 2: {CHAIN}"),
             (lambda d: d["rounds"][0]["updates"].pop(), f"train round 2: {CHAIN}"),
             (lambda d: d["rounds"].pop(0), f"train round 2: {CHAIN}"),
-            (lambda d: d["rounds"].pop(), "digest after train round 1: is not that of the round's entry"),
-            (lambda d: d["rounds"][1]["updates"][0].update(weight=9.0), "2, update of client 0: the signature does"),
-            (lambda d: d["rounds"][1]["updates"][1].update(examples=21), "2, update of client 1: the signature does"),
+            (lambda d: d["rounds"].pop(), "digest after train round 1: is not the digest of the round's entry"),
+            (lambda d: d["rounds"][1]["updates"][0].update(weight=9.0), "2, update of client 0: the signature is"),
+            (lambda d: d["rounds"][1]["updates"][1].update(examples=21), "2, update of client 1: the signature is"),
             (lambda d: d["rounds"][1]["updates"][1].update(signature=None), "update of client 1: carries no"),
             (lambda d: d["rounds"][1]["updates"][1].update(key_id="?"), "update of client 1: its key ? is not among"),
             (lambda d: d["keys"].update({key_id("A" * 43): "A" * 43}), "signed none of the updates"),
@@ -157,7 +157,7 @@ class TestChanged:
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff", b'{"rounds": "many"}'])
     def test_what_is_no_provenance_is_said_to_be_none(self, content: bytes) -> None:
-        with pytest.raises(ProvenanceInvalid, match=r"^provenance\.json: is not of the form"):
+        with pytest.raises(ProvenanceInvalid, match=r"^provenance\.json: is not of a form"):
             provenance.read(content)
 
 
