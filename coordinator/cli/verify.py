@@ -119,11 +119,9 @@ def _repeat(entry: RoundRecord, inputs: AggregateInput, tolerance: float) -> str
     name, largest = max(repetition.differences.items(), key=lambda pair: pair[1])
     difference = f"largest relative difference {largest:.3g} in {name}"
     if repetition.environment == entry.environment:
-        raise ProvenanceInvalid(
-            entry.name, f"aggregated again in the same environment it has other bytes, {difference}"
-        )
+        reason = f"aggregated again in the same environment it has other bytes, {difference}"
+        raise ProvenanceInvalid(entry.name, reason)
     if largest > tolerance:
-        raise ProvenanceInvalid(
-            entry.name, f"aggregated again it differs, {difference}, at most {tolerance:g} is allowed"
-        )
+        reason = f"aggregated again it differs, {difference}, at most {tolerance:g} is allowed"
+        raise ProvenanceInvalid(entry.name, reason)
     return f"in another environment, {difference}, at most {tolerance:g} is allowed"

@@ -111,7 +111,7 @@ class Head(_Record):
 
 
 class Provenance(Head):
-    """The whole document. Clients appear by ordinal only, since an adapter travels further than their names should."""
+    """The whole document. It names clients by ordinal only: an adapter travels further than their names should."""
 
     rounds: list[RoundRecord]
     keys: dict[str, str]
@@ -169,7 +169,7 @@ def check(provenance: Provenance) -> None:
     if provenance.format != FORMAT or not provenance.rounds:
         raise ProvenanceInvalid(
             FILE,
-            f"has the format {provenance.format!r} and {len(provenance.rounds)} rounds; this version reads {FORMAT!r}",
+            f"has format {provenance.format!r} with {len(provenance.rounds)} rounds; this version reads {FORMAT!r}",
         )
     _check_keys(provenance)
     previous, before = provenance.head.canonical_digest(), None

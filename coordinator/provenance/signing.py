@@ -41,7 +41,7 @@ class SignatureInvalid(Exception):
 
 
 def ready() -> bool:
-    """Whether adapters are signed here. Loads the key of the settings; an embedded installation creates a missing one.
+    """Whether adapters are signed here. Loads the key; an embedded installation creates a missing one.
 
     Raises KeyUnusable.
     """

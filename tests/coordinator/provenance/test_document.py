@@ -135,7 +135,7 @@ class TestChanged:
             (lambda d: d["rounds"][1]["updates"][1].update(key_id="?"), "update of client 1: its key ? is not among"),
             (lambda d: d["keys"].update({key_id("A" * 43): "A" * 43}), "signed none of the updates"),
             (lambda d: d["keys"].update(mine="A" * 43), "key mine: is not the key of that id"),
-            (lambda d: d["rounds"][1].update(attempt=2), "digest after train round 2: is not that of"),
+            (lambda d: d["rounds"][1].update(attempt=2), "digest after train round 2: is not the digest of"),
             (lambda d: d["adapter"].update(kind="ledger"), "adapter: is not the one that train round 2 made"),
             (lambda d: d["rounds"].clear(), "with 0 rounds"),
             (lambda d: d.update(colour="red"), "colour: Extra inputs"),
