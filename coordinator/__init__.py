@@ -1,1 +1,1 @@
-"""The service that keeps federations, offers jobs and closes rounds. It knows algorithms by name only."""
+"""The coordinator service: it manages federations, hands out jobs and closes rounds. It knows algorithms by name only."""

@@ -1,4 +1,4 @@
-"""Ownership of the files of a coordinator: data folder, SQLite, store and signing key are its own user's alone."""
+"""Ownership of a coordinator's files: data folder, SQLite, store and signing key belong to its own user alone."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ _SQLITE_SUFFIXES = ("", "-wal", "-shm")
 
 
 def secure_files() -> None:
-    """At the start of a process that writes: files are made private, and those that are not are refused.
+    """Makes new files private and checks the existing ones. A process that writes calls it at its start.
 
-    Raises NotPrivate.
+    Raises NotPrivate for files that another user owns or can access.
     """
     keep_private()
     settings = get_settings()
