@@ -1,1 +1,1 @@
-"""The coordinator service: it manages federations, hands out jobs and closes rounds. It knows algorithms by name only."""
+"""The coordinator service: manages federations, hands out jobs, closes rounds. It knows algorithms by name only."""

@@ -133,9 +133,7 @@ class ArtifactDamaged(Unavailable):
 def out_of_service(part: str, error: Exception) -> Unavailable:
     """The error for a part ("store", "database", "disk") that does not answer or has no space left."""
     if any(text in str(error) for text in _NO_SPACE):
-        return Unavailable(
-            f"{part}_full", f"The coordinator's {part} has no space left. Its operator must free some."
-        )
+        return Unavailable(f"{part}_full", f"The coordinator's {part} has no space left. The operator must add some.")
     return Unavailable(f"{part}_unavailable", f"The coordinator's {part} does not answer at the moment. Try again.")
 
 

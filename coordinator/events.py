@@ -37,13 +37,11 @@ READERS: Final = ("invited", "accepted")
 """States of an invitation in which an organization may read a federation's events."""
 _PRIVATE_FIELDS: Final = ("client_id", "organization_id")
 _PENDING: Final = "fedloom_events"
-_FEDERATION_IDS: BindParameter[str] = bindparam("federation_ids", expanding=True)
+_IDS: BindParameter[str] = bindparam("federation_ids", expanding=True)
 _READERS: Final = union(
-    select(Federation.id.label("federation_id"), Federation.organization_id).where(
-        Federation.id.in_(_FEDERATION_IDS)
-    ),
+    select(Federation.id.label("federation_id"), Federation.organization_id).where(Federation.id.in_(_IDS)),
     select(Invitation.federation_id, Invitation.organization_id).where(
-        Invitation.federation_id.in_(_FEDERATION_IDS), Invitation.state.in_(READERS)
+        Invitation.federation_id.in_(_IDS), Invitation.state.in_(READERS)
     ),
 ).subquery()
 _WEBHOOKS: Final = (
