@@ -1,8 +1,8 @@
 """Entity tags and conditional requests (RFC 9110).
 
 A tag is `"<version>-<digest>"`: the version of the row, if its endpoint sets one, and the digest of the response
-body. A poll compares the whole tag. A change compares the version alone, since it overwrites the row: a countdown that
-advanced or a worker that fell silent is no reason to reject it.
+body. A poll compares the whole tag. A change compares the version alone, since it overwrites the row. A countdown
+that advanced or a worker that fell silent is no reason to reject it.
 """
 
 import hashlib

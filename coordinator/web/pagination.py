@@ -30,7 +30,7 @@ class Listing(BaseModel, Generic[Item]):
 
 
 class PageRequest:
-    """Page requested by the caller. `after` is the id of the last row of the previous page, None for the first page."""
+    """The requested page. `after` is the id of the last row of the previous page, None for the first page."""
 
     def __init__(
         self,

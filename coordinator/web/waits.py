@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """One open wait. `mark`: the subject's, as its holder saw it last; without a subject others set `woken`."""
+    """One open wait. `mark`: the subject's mark as last read. Without a subject, other code sets `wakeup`."""
 
     principal: Principal
     subject: Subject | None = None
