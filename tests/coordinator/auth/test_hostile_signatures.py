@@ -1,6 +1,6 @@
-"""Keys, tokens and signatures that nobody made in good faith: refused as what they are, and nothing else happens.
+"""Hostile keys, tokens and signatures: each is rejected with the right error and has no other effect.
 
-FEDLOOM_FUZZ_EXAMPLES says how many are made up at random in each test.
+FEDLOOM_FUZZ_EXAMPLES is the number of random examples in each test.
 """
 
 import json

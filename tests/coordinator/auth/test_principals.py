@@ -1,4 +1,4 @@
-"""Who is let in: API keys, roles."""
+"""Authentication and roles: API keys and public keys."""
 
 from base64 import urlsafe_b64encode
 

@@ -1,4 +1,4 @@
-"""`coordinator up` as a user starts it: real processes, one data folder, killed and started again."""
+"""`coordinator up` as a user runs it: real processes, one data folder, kills and restarts."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""`coordinator verify`: a downloaded adapter held against its provenance, and aggregated again where it was made."""
+"""`coordinator verify`: a downloaded adapter checked against its provenance, with repeated aggregations."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Many callers, one call: with plain functions in place of what asks the database."""
+"""Request batching, with plain functions in place of database calls."""
 
 import asyncio
 import threading

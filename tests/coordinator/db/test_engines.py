@@ -1,4 +1,4 @@
-"""Connections: prepared alike, patient where a file is locked, and replaced where the server is gone."""
+"""Database engines: connection settings, retries on a locked file, and replacement of lost connections."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""What PostgreSQL tells of commits: heard at once, missed by nobody, and never needed."""
+"""PostgreSQL notifications: received at once, never missed, and never required."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""The migrations: up, down, with rows in them, equal to the models, and from an installed wheel."""
+"""Migrations: up and down, with rows, equal to the models, and from an installed wheel."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Who goes first among the calls of one event loop, and that nobody waits for long."""
+"""Priorities of the calls of one event loop, and the limit on waiting."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence

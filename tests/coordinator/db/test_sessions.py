@@ -1,4 +1,4 @@
-"""Sessions: what a commit means, who may write, and that no update is lost."""
+"""Database sessions: commits, read-only sessions, and no lost updates."""
 
 import ast
 import multiprocessing

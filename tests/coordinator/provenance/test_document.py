@@ -1,4 +1,4 @@
-"""The provenance as a chain: whole as it is told, and broken by any change."""
+"""Provenance as a hash chain: valid as written, and invalid after any change."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The coordinator's signature under its adapters, held against them by the tool that others use."""
+"""The coordinator's signatures of adapters, verified with the public model-signing tool."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""Traces, as a collector of OpenTelemetry's protocol gets them; and none where nobody asked."""
+"""Traces as an OpenTelemetry collector receives them, and none without an endpoint."""
 
 import hashlib
 import subprocess

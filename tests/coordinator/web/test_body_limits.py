@@ -1,4 +1,4 @@
-"""What a request may weigh: refused before it is parsed, before it is validated, and before it is read at all."""
+"""Limits on requests: rejected before validation, before parsing, or before any of the body is read."""
 
 import json
 from collections.abc import Iterator

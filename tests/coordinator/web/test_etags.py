@@ -1,4 +1,4 @@
-"""Entity tags: 304 to who has it already, 412 and 428 for changes, over real HTTP."""
+"""Entity tags over real HTTP: 304 for a known response, 412 and 428 for changes."""
 
 from typing import Any
 

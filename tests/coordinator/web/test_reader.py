@@ -1,4 +1,4 @@
-"""The reader of open waits, over marks in a dictionary; the function it reads them with is all it knows."""
+"""Reader of open waits, with marks from a dictionary in place of the database."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable

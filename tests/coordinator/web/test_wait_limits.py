@@ -1,4 +1,4 @@
-"""How many waits are open, counted without a server."""
+"""Limits on open waits, tested without a server."""
 
 import itertools
 from collections.abc import Iterator
