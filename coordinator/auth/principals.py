@@ -181,8 +181,8 @@ def require_role(principal: Principal, *roles: Role, organization_id: str | None
     if organization_id is not None and principal.organization_id != organization_id:
         raise NotFound("not_found", NOT_YOURS)
     if principal.role not in roles:
-        sufficient = " or ".join(roles) if roles else "admin"
-        raise Forbidden("role_too_small", f"This needs the role {sufficient}; the credentials have {principal.role}.")
+        names = " or ".join(roles) if roles else "admin"
+        raise Forbidden("role_too_small", f"This needs the role {names}; the credentials have {principal.role}.")
 
 
 _KEY_SCHEME = {
@@ -239,7 +239,7 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
-class _PrincipalScheme(HTTPBearer):
+class _CallerScheme(HTTPBearer):
     """A security scheme that returns the principal itself, which saves every request one dependency.
 
     `roles`: the roles that may call the operation, besides the admin. The service checks the organization.
@@ -265,8 +265,8 @@ class _PrincipalScheme(HTTPBearer):
         return principal
 
 
-def _key(*roles: Role) -> _PrincipalScheme:
-    return _PrincipalScheme("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME, roles)
+def _key(*roles: Role) -> _CallerScheme:
+    return _CallerScheme("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME, roles)
 
 
 async def _any_principal(
@@ -282,9 +282,7 @@ KeyPrincipal = Annotated[Principal, Security(_key(*_ALL_ROLES))]
 OperatorPrincipal = Annotated[Principal, Security(_key("owner", "operator"))]
 OwnerPrincipal = Annotated[Principal, Security(_key("owner"))]
 AdminPrincipal = Annotated[Principal, Security(_key())]
-_worker = _PrincipalScheme(
-    "worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME
-)
+_worker = _CallerScheme("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)
 WorkerPrincipal = Annotated[Principal, Security(_worker)]
 
 
@@ -292,7 +290,7 @@ def gates(dependant: Dependant) -> list[Gate]:
     """The caller checks of an operation, which run before its body is read."""
     result: list[Gate] = []
     for dependency in dependant.dependencies:
-        if isinstance(dependency.call, _PrincipalScheme):
+        if isinstance(dependency.call, _CallerScheme):
             result.append(dependency.call)
         elif dependency.call is _any_principal:
             result.append(_principal)
