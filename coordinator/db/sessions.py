@@ -120,9 +120,9 @@ def listen(channel: str) -> Any | None:
     """
     if engine().dialect.name != "postgresql":
         return None
-    pooled = engine().raw_connection()
-    connection: Any = pooled.dbapi_connection
-    pooled.detach()
+    proxy = engine().raw_connection()
+    connection: Any = proxy.dbapi_connection
+    proxy.detach()
     try:
         connection.autocommit = True
         connection.execute(f"LISTEN {channel}")

@@ -31,7 +31,7 @@ def checks() -> dict[str, str]:
             stale = heartbeats.stale_roles(session, utcnow())
     except Exception:  # the database or its tables are missing, as reported above
         return {**outcomes, **dict.fromkeys(heartbeats.ROLES, "unknown without the database")}
-    return {**outcomes, **{role: "not heard of" if role in stale else OK for role in heartbeats.ROLES}}
+    return {**outcomes, **{role: "no recent heartbeat" if role in stale else OK for role in heartbeats.ROLES}}
 
 
 def _outcome(name: str, check: Callable[[], None]) -> str:

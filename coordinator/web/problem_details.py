@@ -89,10 +89,10 @@ def invalid(faults: Sequence[FieldError]) -> Unprocessable:
     return Unprocessable("request_invalid", detail, errors=faults)
 
 
-def unknown_parameters(names: Sequence[str], known: Sequence[str]) -> Unprocessable:
-    """The error for a query with these unknown names; the operation has the parameters `known`."""
-    parameters = f"there are: {', '.join(known)}" if known else "it takes none"
-    detail = f"is no parameter of this operation; {parameters}"
+def unknown_parameters(names: Sequence[str], parameters: Sequence[str]) -> Unprocessable:
+    """The error for a query with these unknown names; the operation has `parameters`."""
+    choices = f"there are: {', '.join(parameters)}" if parameters else "it takes none"
+    detail = f"is no parameter of this operation; {choices}"
     return invalid([FieldError(pointer=f"#query{pointer([name])}", detail=detail) for name in names[:MAX_FAULTS]])
 
 

@@ -121,13 +121,13 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(dependency)
 
 
-def _with_known_parameters(handler: Handler, known: Collection[str]) -> Handler:
+def _with_known_parameters(handler: Handler, parameters: Collection[str]) -> Handler:
     """Rejects unknown query parameters, so that a misspelled name is not silently ignored."""
 
     async def handle(request: Request) -> Response:
-        unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+        unknown = [name for name in dict.fromkeys(request.query_params) if name not in parameters]
         if unknown:
-            raise problem_details.unknown_parameters(unknown, sorted(known))
+            raise problem_details.unknown_parameters(unknown, sorted(parameters))
         if request.method == "GET" and len(request.headers.get("If-None-Match", "")) > body_limits.MAX_TAGS:
             raise problem_details.invalid([_TOO_LONG_TAGS])
         return await handler(request)
