@@ -14,7 +14,7 @@ from typing import Any
 
 CONTEXT = "fedloom update 1"
 """First word of every statement: no signature of something else, or of a later form, can pass for one."""
-ENROLMENT_CONTEXT = "fedloom enrolment 1"
+ENROLLMENT_CONTEXT = "fedloom enrolment 1"
 ROTATION_CONTEXT = "fedloom key rotation 1"
 KEY_ID_DIGITS = 32
 
@@ -49,14 +49,14 @@ class Statement:
         )
 
 
-def enrolment_message(token: str, name: str, public_key: str) -> bytes:
+def enrollment_message(token: str, name: str, public_key: str) -> bytes:
     """The bytes that a worker's key signs to prove at enrolment that its holder sends it.
 
     The token stands in them as its SHA-256, so a proof that is seen somewhere helps nobody to guess it.
     """
     token_sha256 = hashlib.sha256(token.encode()).hexdigest()
     facts = {"token_sha256": token_sha256, "name": name, "public_key": public_key}
-    return canonical_json({"context": ENROLMENT_CONTEXT, **facts})
+    return canonical_json({"context": ENROLLMENT_CONTEXT, **facts})
 
 
 def rotation_message(worker_id: str, public_key: str) -> bytes:

@@ -121,7 +121,7 @@ class Full(Plain):
 Trainable = Annotated[Lora | Prefix | Full, Field(discriminator="kind")]
 
 
-class Initialisation(Plain):
+class Initialization(Plain):
     """How a trainable tensor starts.
 
     `zeros`; `uniform` in [-scale, scale); `normal` with standard deviation `scale`: these three are drawn by
@@ -139,7 +139,7 @@ class TensorFacts(Plain):
     name: DottedName
     shape: tuple[Annotated[int, Field(ge=0, le=MAX_SMALL)], ...] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
     dtype: str = Field(max_length=16, description="safetensors dtype, such as F32")
-    initialisation: Initialisation
+    initialisation: Initialization
 
     @property
     def size_bytes(self) -> int:
