@@ -1,7 +1,7 @@
-"""Sentences for failures on a node, as they are told outside it: a code, names that are known anyway, and counts.
+"""Failure reports of a node: codes, the facts that may leave the node, and the sentences for users.
 
-An agent sends a code and `FailureFacts`, and no text: nothing that stood in a row, a file name or a library's message
-can travel. Whoever shows the failure makes the sentence here.
+An agent sends a code and `FailureFacts` but no text, so the content of rows, file names or messages of libraries cannot
+leave the node. The recipient builds the sentence with this module.
 """
 
 import builtins
@@ -21,11 +21,11 @@ _PACKAGES = frozenset({"builtins", "torch", "safetensors", "federated", "worker_
 
 
 class FailureFacts(Plain):
-    """All that is told of a failure beside its code.
+    """Details of a failure besides its code.
 
-    `column` is a column that the federation asked for; `count` of `of` rows are concerned; `asked` is beyond what the
-    node has `allowed`. `error` is the type of an exception that nobody foresaw and `place` the line of
-    Fedloom's own code in which it came. `reference` finds the whole text in the node's own log.
+    `column` is a column that the federation reads. The failure concerns `count` of `of` rows. `asked` exceeds the
+    node's limit `allowed`. `error` is the type of an unexpected exception, and `place` the line of Fedloom's own code
+    that raised it. `reference` identifies the full text in the node's own log.
     """
 
     dataset: Name | None = None
@@ -105,16 +105,16 @@ UNKNOWN: Final = "The job could not be done on its node."
 
 
 def sentence(code: str, facts: FailureFacts | None = None) -> str:
-    """The failure in words, for the owners of the federation and of the node. Another code gets general words."""
+    """The failure as a sentence for the owners of the federation and of the node. An unknown code gets a general one."""
     facts = facts or FailureFacts()
-    words = SENTENCES.get(code, UNKNOWN)
+    text = SENTENCES.get(code, UNKNOWN)
     details = ", ".join(_details(facts))
     more = f" The node's log has the whole of it under {facts.reference}." if facts.reference else ""
-    return f"{words.removesuffix('.')}{f' ({details})' if details else ''}.{more}"
+    return f"{text.removesuffix('.')}{f' ({details})' if details else ''}.{more}"
 
 
 def type_name(error: BaseException) -> str:
-    """The name of the nearest type of an exception that a known package has: another may be named after anything."""
+    """Name of the nearest class of an exception in a trusted package. Other class names may contain private text."""
     for kind in type(error).__mro__:
         package = kind.__module__.partition(".")[0]
         if package in _PACKAGES and (package != "builtins" or getattr(builtins, kind.__name__, None) is kind):

@@ -38,7 +38,7 @@ class AdaptiveRound:
         self, config: FedPepTAOConfig, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts
     ) -> None:
         self._config, self._state, self._updates = config, state, updates
-        self._registered = step.registered
+        self._registered = step.clients
         self._rate = server_rate(config, step.number)
         self._total = math.fsum(update.weight for update in updates)
         self._steps = [config.planned_steps(update.examples) for update in updates]
