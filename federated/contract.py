@@ -100,7 +100,7 @@ class GradientConfig(AlgorithmConfig):
         return replace(effort, examples=self.lasting_examples(examples))
 
     def lasting_examples(self, examples: int) -> int:
-        """Examples that contribute to an update: all of them, except those of steps that weight decay shrinks below 1 %."""
+        """Examples that contribute to an update: all, except those of steps that weight decay shrinks below 1 %."""
         decay = abs(1 - self.learning_rate * self.weight_decay)
         steps = math.inf if decay == 1 else 1 if decay == 0 else math.ceil(math.log(100) / abs(math.log(decay)))
         return int(min(examples, self.examples_to_see(examples), steps * self.batch_size))
@@ -130,7 +130,7 @@ def repeated_passes(steps: int, batch_size: int, examples: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """The current round. `rounds` is the number that the federation plans, `clients` the number of its clients now."""
+    """The current round. `rounds` is the federation's planned number, `clients` its current number of clients."""
 
     number: int
     kind: Literal["prepare", "train", "evaluate"]
@@ -140,7 +140,7 @@ class RoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClientFacts:
-    """A client of the cohort. `settings` are from its registration. `note` is the server's own state for this client."""
+    """A client of the cohort. `settings` are from its registration. `note` is the server's state for this client."""
 
     ordinal: int
     name: str
@@ -175,7 +175,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ClientResult:
-    """Result of a client half. `memory` stays on the worker. `is_measurement`: the update has layer statistics only."""
+    """A client half's result. `memory` stays on the worker. `is_measurement`: it has layer statistics only."""
 
     update: "Payload"
     weight: float
@@ -188,9 +188,9 @@ class ClientResult:
 class Adapter:
     """The result that users download.
 
-    `tensors` are by canonical name. `config` has the PEFT fields that differ from the trainable's. Kind "peft" opens in
-    `peft.PeftModel.from_pretrained`. `federated.merge` applies kind "ledger" to a base model's folder. The facts of a
-    ledger name `algorithm`, `weights_digest` and `task_type`.
+    `tensors` are by canonical name. `config` has the PEFT fields that differ from the trainable's. Kind "peft" opens
+    in `peft.PeftModel.from_pretrained`. `federated.merge` applies kind "ledger" to a base model's folder. The facts
+    of a ledger name `algorithm`, `weights_digest` and `task_type`.
     """
 
     kind: Literal["peft", "ledger"]
@@ -203,8 +203,8 @@ class Adapter:
 class LedgerWeights:
     """The changes of a ledger to a base model by canonical name. Their tensors are lazy.
 
-    `differences` are added to the base's values in float32, and the sum is rounded once. `values` are added beside the
-    base's tensors or replace them.
+    `differences` are added to the base's values in float32, and the sum is rounded once. `values` are added beside
+    the base's tensors or replace them.
     """
 
     differences: "Payload"
@@ -225,7 +225,7 @@ class JobDeclined(Exception):
 
 
 class FederationRefused(ValueError):
-    """A federation that the algorithm cannot run. The message names a field or tensor, and all participants may read it.
+    """A federation that the algorithm cannot run. The message names a field or tensor and is public to participants.
 
     Of any other exception in a half, participants see only the type. Its message goes to the coordinator's log.
     """
@@ -277,11 +277,11 @@ class Algorithm:
     """Declaration of an algorithm. Halves are strings "module:Class", so that discovery does not load torch.
 
     `prepares`: preparation rounds precede the first training round. `goes_on`: it can start from an adapter.
-    `gradients`: clients compute gradients. If not, they need no memory for a backward pass. `ledger`, for an algorithm
-    that exports ledgers, is "module:function" with (Payload) -> LedgerWeights, which turns a ledger into weights.
-    `repeat_tolerance` limits the deviation of an aggregation that is repeated in another environment, in any tensor of
-    its state or adapter, relative to the tensor's largest value. In the same environment every bit must be equal.
-    `example` is a config that learns a small text task on a small encoder, for the API and the demo.
+    `gradients`: clients compute gradients. If not, they need no memory for a backward pass. `ledger`, for an
+    algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights, which turns a ledger into
+    weights. `repeat_tolerance` limits the deviation of an aggregation that is repeated in another environment, in any
+    tensor of its state or adapter, relative to the tensor's largest value. In the same environment every bit must be
+    equal. `example` is a config that learns a small text task on a small encoder, for the API and the demo.
     `example_trainable` is the trainable for it.
     """
 

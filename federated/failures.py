@@ -1,7 +1,7 @@
 """Failure reports of a node: codes, the facts that may leave the node, and the sentences for users.
 
-An agent sends a code and `FailureFacts` but no text, so the content of rows, file names or messages of libraries cannot
-leave the node. The recipient builds the sentence with this module.
+An agent sends a code and `FailureFacts` but no text, so the content of rows, file names or messages of libraries
+cannot leave the node. The recipient builds the sentence with this module.
 """
 
 import builtins
@@ -105,7 +105,7 @@ UNKNOWN: Final = "The job could not be done on its node."
 
 
 def sentence(code: str, facts: FailureFacts | None = None) -> str:
-    """The failure as a sentence for the owners of the federation and of the node. An unknown code gets a general one."""
+    """The failure as a sentence for the owners of federation and node. An unknown code gets a general one."""
     facts = facts or FailureFacts()
     text = SENTENCES.get(code, UNKNOWN)
     details = ", ".join(_details(facts))

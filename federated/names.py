@@ -47,7 +47,7 @@ def _is_invisible(character: str) -> bool:
 
 
 def valid_name(text: str) -> str:
-    """The name in normal form C. Raises ValueError if it is empty, too long, or has characters that are not visible."""
+    """The name in normal form C. Raises ValueError if it is empty, too long, or has invisible characters."""
     name = normal_form(text[:_MAX_UNCOMPOSED])
     if not name:
         raise ValueError("is empty")

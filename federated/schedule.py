@@ -22,8 +22,8 @@ def draw(
 ) -> tuple[int, ...]:
     """Sorted ordinals of a cohort: at most `size` of the clients alive whose update is not yet accepted.
 
-    Clients that were `silent` in the last attempt are chosen last. The rank of an ordinal does not depend on the other
-    clients, so the order of two clients is always the same.
+    Clients that were `silent` in the last attempt are chosen last. The rank of an ordinal does not depend on the
+    other clients, so the order of two clients is always the same.
     """
     last = set(silent)
     candidates = set(alive) - set(accepted)

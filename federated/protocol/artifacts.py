@@ -19,8 +19,8 @@ class UploadRequest(Plain):
 class UploadResponse(ProtocolResponse):
     """State of an upload. A complete upload has an `artifact`.
 
-    `chunks_present` lists the indices of the chunks that the coordinator has. `problem` says why an upload failed or is
-    delayed. A chunk listed in `chunk_urls` may be sent straight to that URL with PUT and without a token.
+    `chunks_present` lists the indices of the chunks that the coordinator has. `problem` says why an upload failed or
+    is delayed. A chunk listed in `chunk_urls` may be sent straight to that URL with PUT and without a token.
     """
 
     upload_id: str

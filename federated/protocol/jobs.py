@@ -117,7 +117,7 @@ class UpdateSubmission(Plain):
     signature: str | None = Field(
         default=None,
         max_length=128,
-        description="Ed25519 over `federated.signed_statement.Statement`, base64url; an update without one is rejected",
+        description="Ed25519 over `federated.signed_statement.Statement`, base64url; required",
     )
 
 

@@ -75,7 +75,7 @@ class EnrollRequest(Plain):
     proof: str | None = Field(
         default=None,
         max_length=128,
-        description="by `public_key`, Ed25519 over `federated.signed_statement.enrollment_message`, base64url; needed",
+        description="Ed25519 by `public_key` over `federated.signed_statement.enrollment_message`, base64url",
         examples=[_PROOF_EXAMPLE],
     )
     capabilities: Capabilities = Field(default_factory=Capabilities)
@@ -95,7 +95,7 @@ class RotateKeyRequest(Plain):
     proof: str | None = Field(
         default=None,
         max_length=128,
-        description="by `public_key`, Ed25519 over `federated.signed_statement.rotation_message`, base64url; needed",
+        description="Ed25519 by `public_key` over `federated.signed_statement.rotation_message`, base64url",
         examples=[_PROOF_EXAMPLE],
     )
 
@@ -120,7 +120,7 @@ class HeartbeatRequest(Plain):
 
 
 class HeartbeatResponse(ProtocolResponse):
-    """`doubled_at`: time of the last request of another agent with this worker's key (rejected, 409 `worker_doubled`)."""
+    """`doubled_at`: time of the last rejected request (409 `worker_doubled`) by another agent with this key."""
 
     server_time: datetime
     heartbeat_seconds: Pause
