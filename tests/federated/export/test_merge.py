@@ -136,9 +136,9 @@ class TestRefusals:
             ({"alpha_pattern": {r"layers\.0": 8}}, "alpha_pattern: .* is no pattern"),
             ({"alpha_pattern": {"q_proj*": 8}}, "alpha_pattern: 'q_proj\\*' is a regular expression"),
             ({"alpha_pattern": {"a" * 513: 8}}, "alpha_pattern: a pattern has at most 512"),
-            ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is no mapping from names"),
-            ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is no mapping from names"),
-            ({"lora_alpha": None}, "lora_alpha 'None' is no number"),
+            ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is not a mapping from names"),
+            ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is not a mapping from names"),
+            ({"lora_alpha": None}, "lora_alpha 'None' is not a number"),
             ({"lora_alpha": 10**400}, "lora_alpha '1000000"),
         ],
     )
