@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 class UnknownAlgorithm(LookupError):
     """No algorithm of that name is installed. The message lists the installed ones."""
 
-    def __init__(self, name: str, installed: tuple[str, ...]) -> None:
-        super().__init__(f"unknown algorithm {name!r}; there are: {', '.join(installed)}")
+    def __init__(self, name: str, names: tuple[str, ...]) -> None:
+        super().__init__(f"unknown algorithm {name!r}; there are: {', '.join(names)}")
         self.name = name
-        self.installed = installed
+        self.names = names
 
 
 class MisdeclaredAlgorithm(TypeError):
