@@ -33,11 +33,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Effort:
     """Upper bounds on the work of one job.
 
-    `steps`: optimizer steps, or the pairs of forward passes that replace them.
-    `passes`: further passes over all the client's examples, forward with or without backward. A step whose batch is
-    larger than the client's data adds its repetitions here.
-    `examples`: the largest number of the client's rows that contribute to an update, in the round that uses the
-    fewest. None if it is only known afterwards.
+    `steps`: optimizer steps, or the pairs of forward passes that replace them. `passes`: further passes over all the
+    client's examples, with or without backward, and the repetitions of a batch larger than the client's data.
+    `examples`: rows that contribute to an update, in the round that uses the fewest. None if unknown beforehand.
     """
 
     steps: int = 0
@@ -277,12 +275,11 @@ class Algorithm:
     """Declaration of an algorithm. Halves are strings "module:Class", so that discovery does not load torch.
 
     `prepares`: preparation rounds precede the first training round. `goes_on`: it can start from an adapter.
-    `gradients`: clients compute gradients. If not, they need no memory for a backward pass. `ledger`, for an
-    algorithm that exports ledgers, is "module:function" with (Payload) -> LedgerWeights, which turns a ledger into
-    weights. `repeat_tolerance` limits the deviation of an aggregation that is repeated in another environment, in any
-    tensor of its state or adapter, relative to the tensor's largest value. In the same environment every bit must be
-    equal. `example` is a config that learns a small text task on a small encoder, for the API and the demo.
-    `example_trainable` is the trainable for it.
+    `gradients`: clients compute gradients. If not, they need no memory for a backward pass. `ledger`: the function
+    "module:function", (Payload) -> LedgerWeights, of an algorithm that exports ledgers. `repeat_tolerance`: the
+    largest deviation of an aggregation repeated in another environment, in any tensor of state or adapter, relative
+    to its largest value. In the same environment every bit must be equal. `example` is a config that learns a small
+    text task on a small encoder, for the API and the demo. `example_trainable` is its trainable.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""No job of any algorithm does more than its configuration says beforehand: counted steps and passes."""
+"""Effort limits: no job of any algorithm exceeds the steps and passes that its configuration declares."""
 
 import itertools
 from collections.abc import Iterator

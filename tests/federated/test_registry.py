@@ -1,4 +1,4 @@
-"""Every folder under `federated.algorithms` is found, checked, and handed out by name."""
+"""Registry: discovery, checks and lookup of the folders under `federated.algorithms`."""
 
 import dataclasses
 import subprocess

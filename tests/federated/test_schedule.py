@@ -1,4 +1,4 @@
-"""The schedule: pure functions that coordinator and simulation share."""
+"""Schedule: the pure functions that coordinator and simulation share."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What workers sign, byte for byte: another form would make every kept signature worthless."""
+"""Signed statements, byte for byte: any change of their form would invalidate all stored signatures."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""A merged folder is what PEFT's own merge makes of the model."""
+"""Merge: a merged folder is equal to the result of PEFT's own merge."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The weighted sum is exact, ordered, and independent of threads."""
+"""Weighted sum: exact, ordered, and independent of threads."""
 
 import threading
 from pathlib import Path

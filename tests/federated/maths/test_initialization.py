@@ -1,4 +1,4 @@
-"""Starts are the same bits everywhere."""
+"""Initial values: the same bits everywhere."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""The stacked and the randomized path against the full SVD of the dense product."""
+"""Stacked and randomized path against the full SVD of the dense product."""
 
 import pytest
 import torch

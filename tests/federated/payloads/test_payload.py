@@ -1,4 +1,4 @@
-"""Payloads: bytes that are a function of content alone, read by mapping and written by streaming."""
+"""Payloads: bytes that are a function of content alone, mapped reading and streamed writing."""
 
 import json
 import os
