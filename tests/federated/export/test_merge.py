@@ -132,8 +132,8 @@ class TestRefusals:
         [
             ({"peft_type": "PREFIX_TUNING"}, "only LORA"),
             ({"use_dora": True}, "use_dora cannot be merged"),
-            ({"alpha_pattern": {"(a|a)+b": 8}}, r"alpha_pattern: '\(a\|a\)\+b' is no pattern"),
-            ({"alpha_pattern": {r"layers\.0": 8}}, "alpha_pattern: .* is no pattern"),
+            ({"alpha_pattern": {"(a|a)+b": 8}}, r"alpha_pattern: '\(a\|a\)\+b' is not a pattern"),
+            ({"alpha_pattern": {r"layers\.0": 8}}, "alpha_pattern: .* is not a pattern"),
             ({"alpha_pattern": {"q_proj*": 8}}, "alpha_pattern: 'q_proj\\*' is a regular expression"),
             ({"alpha_pattern": {"a" * 513: 8}}, "alpha_pattern: a pattern has at most 512"),
             ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is not a mapping from names"),
