@@ -67,7 +67,7 @@ SENTENCES: Final = MappingProxyType(
         "model_incomplete": "The files of the node's base model lack weights that the federation's task needs.",
         "model_mismatch": "The node's base model is not the federation's.",
         "model_missing": "The node does not have the federation's base model, or cannot load it.",
-        "model_not_causal": "A token attends to later ones in the node's base model, so it cannot learn to generate text.",
+        "model_not_causal": "Tokens attend to later ones in the node's base model: it cannot learn to generate text.",
         "model_not_finite": (
             "The loss or its gradient is not finite before the first training step: check the weights of the "
             "node's base model and its dtype."
@@ -95,7 +95,7 @@ SENTENCES: Final = MappingProxyType(
         "trainable_invalid": "What the federation trains does not fit the node's base model.",
         "training_diverged": "The loss became infinite or NaN: a smaller learning_rate may help.",
         "upload_too_large_for_proxy": (
-            "A proxy in front of the coordinator refuses request bodies as large as a chunk of the result: its operator "
+            "A proxy in front of the coordinator refuses bodies as large as a chunk of the result: its operator "
             "raises the limit, or the coordinator's operator lowers chunk_bytes."
         ),
         "training_failed": "Training failed with an unexpected error.",
