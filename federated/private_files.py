@@ -35,12 +35,12 @@ def check_private(paths: Iterable[Path]) -> None:
             continue
         if status.st_uid != os.geteuid():
             owner, user = _name(status.st_uid), _name(os.geteuid())
-            mend = f"run this as {owner}, or give it away: chown -R {user} {shlex.quote(str(path))}"
-            raise NotPrivate(f"{path} belongs to {owner}, not to {user}: {mend}")
+            fix = f"run this as {owner}, or give it away: chown -R {user} {shlex.quote(str(path))}"
+            raise NotPrivate(f"{path} belongs to {owner}, not to {user}: {fix}")
         mode = stat.S_IMODE(status.st_mode)
         if mode & _OTHERS:
-            mend = f"chmod -R go-rwx {shlex.quote(str(path))}"
-            raise NotPrivate(f"{path} is open to other users of this machine (mode {mode:04o}); run: {mend}")
+            fix = f"chmod -R go-rwx {shlex.quote(str(path))}"
+            raise NotPrivate(f"{path} is open to other users of this machine (mode {mode:04o}); run: {fix}")
 
 
 def _name(uid: int) -> str:

@@ -78,11 +78,11 @@ def plain_names(base: BaseFiles, targets: TrainingTargets) -> BaseNames:
     doubtful = [name for name in missing if not classifier or _has_any(name.rpartition(".")[0], present)]
     doubtful += new - missing
     if doubtful:
-        raise MergeError(f"the base has no tensor {min(doubtful)!r}; to look for it under another name, {_INSTALL}")
+        raise MergeError(f"the base has no tensor {min(doubtful)!r}; to search for other names, {_INSTALL}")
     rows = _vocabulary(base.config)
     shared = [name for key, name in places.items() if name in targets.names and rows in base.shapes[key][:1]]
     if shared and rows is not None and base.config.get("tie_word_embeddings") is not False:
-        raise MergeError(f"{min(shared)!r} may share its tensor with another; to know, {_INSTALL}")
+        raise MergeError(f"{min(shared)!r} may share its tensor with another; to resolve this, {_INSTALL}")
     return BaseNames(places, missing=missing, architecture=_architecture(base.config, targets))
 
 
@@ -102,7 +102,9 @@ def check_places(names: BaseNames, targets: TrainingTargets) -> None:
         raise MergeError(_without_place(name, targets))
     if targets.own_tensors & (set(names.ties) | set(names.ties.values())) and not names.separable:
         shared = min(targets.own_tensors & (set(names.ties) | set(names.ties.values())))
-        raise MergeError(f"{shared!r} shares its tensor with another in every model of this type; they cannot part")
+        raise MergeError(
+            f"{shared!r} shares its tensor with another in every model of this type; they cannot be untied"
+        )
 
 
 def _without_place(name: str, targets: TrainingTargets) -> str:

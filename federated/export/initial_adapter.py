@@ -35,7 +35,7 @@ def initial_adapter(
 def scales(config: Mapping[str, Any] | None, modules: set[str]) -> dict[str, float]:
     """PEFT's scale of the product of factors, by module, from an adapter's configuration."""
     if config is None:
-        raise FederationRefused("initial adapter: its scale was not noted; clone the federation, which notes it")
+        raise FederationRefused("initial adapter: its scale was not recorded; clone the federation, which records it")
     by_module = {}
     for module in sorted(modules):
         rank = _of_module(config, "rank_pattern", module, config["r"])

@@ -233,7 +233,9 @@ def _check_alphas(alphas: object) -> None:
         raise MergeError(f"alpha_pattern: {error}") from error
     for pattern in alphas:
         if "*" in pattern:
-            raise MergeError(f"alpha_pattern: {pattern!r} is a regular expression; only names of modules are merged")
+            raise MergeError(
+                f"alpha_pattern: {pattern!r} is a regular expression; only names of modules are supported"
+            )
 
 
 def _is_number(value: object) -> bool:

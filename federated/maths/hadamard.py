@@ -149,8 +149,7 @@ class HadamardField:
     def _subtract_blocks(self, rows: slice, coefficients: Tensor, part: Tensor) -> None:
         buffers = _Buffers.of_thread(coefficients.dtype, self.device, rows.stop - rows.start, self.count)
         inverse = _inverse(self.odd[rows], self.count)
-        # Column p of block b belongs to direction (p - offset) / odd; the products overflow, but their low bits are
-        # right.
+        # Column p of block b belongs to direction (p - offset) / odd. The products overflow, with correct low bits.
         torch.mul(_positions(self.count, self.device), inverse, out=buffers.integers)
         buffers.integers.sub_(self.offset[rows] * inverse).bitwise_and_(self.count - 1)
         torch.index_select(coefficients, 0, buffers.integers.view(-1), out=buffers.spread.view(-1))
@@ -223,7 +222,7 @@ def _bits(value: float) -> int:
 class _Buffers:
     """Buffers of one thread, reused because allocating new memory for each piece would cost as much as its work.
 
-    `integers`: (blocks, K) int32; `spread`, `between`: (blocks, K) floating.
+    `integers`: (blocks, K) int32. `spread`, `between`: (blocks, K) floating.
     """
 
     integers: Tensor

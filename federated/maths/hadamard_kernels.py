@@ -33,7 +33,7 @@ def subtract(
     """values -= signs * (H_ROWS @ spread coefficients @ H_COLUMNS), one block of ROWS * COLUMNS a program."""
     block = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    # The products overflow, but their low bits are right.
+    # The products overflow, with correct low bits.
     owner = ((place - tl.load(offset + block)) * tl.load(inverse + block)) & (ROWS * COLUMNS - 1)
     spread = tl.load(coefficients + owner)
     between = tl.dot(spread, _sylvester(COLUMNS), input_precision="ieee")

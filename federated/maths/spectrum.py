@@ -23,7 +23,7 @@ _FLAT_VALUES = 4
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Ritz values (k,), ascending, and their weights (k,), which sum to one; float64 on the CPU."""
+    """Ritz values (k,), ascending, and their weights (k,), which sum to one. Both are float64 on the CPU."""
 
     values: Tensor
     weights: Tensor

@@ -63,7 +63,7 @@ class Payload(Mapping[str, Tensor]):
         tensor = value.read()
         if tensor.dtype != value.dtype or tuple(tensor.shape) != value.shape:
             actual, declaration = f"{tensor.dtype} {list(tensor.shape)}", f"{value.dtype} {list(value.shape)}"
-            raise ValueError(f"tensor {name!r} was made as {actual}, declared {declaration}")
+            raise ValueError(f"tensor {name!r} was read as {actual}, declared as {declaration}")
         return tensor
 
     def __iter__(self) -> Iterator[str]:
