@@ -54,7 +54,7 @@ DRAWN = "of training, for each of which up to"
         ),
         (
             {"evaluation": {"every": 1, "who": "cohort"}},
-            "an evaluation on held-out examples after each round of training, by who was drawn for the round",
+            "an evaluation on held-out examples after each round of training, by the clients drawn for the round",
         ),
     ],
 )
