@@ -178,8 +178,8 @@ def _before_the_first_round(snapshot: Snapshot, now: datetime) -> Step:
 def mismatch(ours: ModelFacts | None, theirs: ModelFacts, weights_sha256: str | None) -> str | None:
     """The first field or tensor in which a client's model differs from the federation's; None if it does not."""
     if weights_sha256 is not None and theirs.weights_digest != f"sha256:{weights_sha256}":
-        required = f"the federation requires sha256:{weights_sha256}"
-        return f"weights_digest: {required}, this client has {theirs.weights_digest}"
+        requirement = f"the federation requires sha256:{weights_sha256}"
+        return f"weights_digest: {requirement}, this client has {theirs.weights_digest}"
     different = None if ours is None else first_difference(ours, theirs)
     return None if different is None else f"{different}: differs from the federation's model"
 

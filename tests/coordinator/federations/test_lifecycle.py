@@ -49,7 +49,9 @@ def step(seen: Snapshot, seconds: float = 0) -> Step:
     return lifecycle.next_step(seen, STARTED + timedelta(seconds=seconds))
 
 
-def after(state: str, reason: str | None = None, detail: str | None = None, end_reason: str | None = None) -> Snapshot:
+def after(
+    state: str, reason: str | None = None, detail: str | None = None, end_reason: str | None = None
+) -> Snapshot:
     return replace(DESCRIBED, newest=NewestRound(state, reason, detail, end_reason))
 
 

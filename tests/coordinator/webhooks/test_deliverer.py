@@ -61,7 +61,7 @@ class TestTurns:
 
     def test_nobody_has_a_turn_after_closing(self) -> None:
         turns = turns_of("a1")
-        turns.closed = True
+        turns.is_closed = True
         assert turns.take() is None
 
 

@@ -206,7 +206,7 @@ class TestShow:
             assert workers.alive(session, [worker.id], now) == {worker.id}
             assert workers.alive(session, [worker.id], now + timedelta(seconds=89)) == {worker.id}
             assert workers.alive(session, [worker.id], now + timedelta(seconds=91)) == set()
-            silent = workers.answer(session.get_one(Worker, worker.id), now + timedelta(seconds=91))
+            silent = workers.to_response(session.get_one(Worker, worker.id), now + timedelta(seconds=91))
         assert silent.state == "silent"
 
 
