@@ -185,7 +185,7 @@ def mismatch(ours: ModelFacts | None, theirs: ModelFacts, weights_sha256: str | 
 
 
 def incompatibility(definition: Mapping[str, Any], capabilities: Capabilities, dataset: str) -> str | None:
-    """Why a worker cannot run the federation with this data set; None if it can."""
+    """The reason that a worker cannot run the federation with this data set; None if it can."""
     name, revision = definition["algorithm"], definition["algorithm_revision"]
     has = capabilities.algorithms.get(name)
     if has != revision:

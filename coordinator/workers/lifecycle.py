@@ -11,7 +11,7 @@ Boot = Mapping[str, Any]
 """A replaced boot of a worker: its `boot_id`, and `doubles`, the boot id beside which it appeared again."""
 
 
-def heard_since(now: datetime, timeout_seconds: float) -> datetime:
+def silent_before(now: datetime, timeout_seconds: float) -> datetime:
     """A worker whose last heartbeat is before this time is silent."""
     return now - timedelta(seconds=timeout_seconds)
 
@@ -20,7 +20,7 @@ def state_of(worker: Worker, now: datetime, timeout_seconds: float) -> Literal["
     """The worker's state. Alive: its last heartbeat is within `timeout_seconds`."""
     if worker.revoked_at is not None:
         return "revoked"
-    is_alive = worker.last_seen_at is not None and worker.last_seen_at >= heard_since(now, timeout_seconds)
+    is_alive = worker.last_seen_at is not None and worker.last_seen_at >= silent_before(now, timeout_seconds)
     return "alive" if is_alive else "silent"
 
 

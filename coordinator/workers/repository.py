@@ -49,9 +49,9 @@ def lock(session: Session, worker_ids: Collection[str]) -> list[Worker]:
     return list(session.scalars(_LOCK_STATEMENT, {"ids": list(worker_ids)}))
 
 
-def alive(session: Session, worker_ids: Collection[str], heard_since: datetime) -> set[str]:
+def alive(session: Session, worker_ids: Collection[str], since: datetime) -> set[str]:
     """Ids of the workers that are not revoked and sent a heartbeat since then."""
     statement = select(Worker.id).where(
-        Worker.id.in_(worker_ids), Worker.revoked_at.is_(None), Worker.last_seen_at >= heard_since
+        Worker.id.in_(worker_ids), Worker.revoked_at.is_(None), Worker.last_seen_at >= since
     )
     return set(session.scalars(statement))

@@ -193,7 +193,7 @@ def _note_double(session: Session, worker: Worker, boot_id: str, now: datetime) 
 
 def alive(session: Session, worker_ids: Collection[str], now: datetime) -> set[str]:
     """Ids of the workers that are not revoked and sent a heartbeat within `worker_timeout_seconds`."""
-    return repository.alive(session, worker_ids, lifecycle.heard_since(now, get_settings().worker_timeout_seconds))
+    return repository.alive(session, worker_ids, lifecycle.silent_before(now, get_settings().worker_timeout_seconds))
 
 
 def show(session: Session, principal: Principal, worker_id: str) -> Worker:

@@ -11,7 +11,7 @@ from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND, nudge
 
 
 def may_see(session: Session, principal: Principal, federation: Federation) -> bool:
-    """Whether the principal's organization owns the federation, is invited to it or is a member."""
+    """True if the principal's organization owns the federation, is invited to it or is a member."""
     if principal.role == "admin":
         return True
     organization_id = principal.organization_id

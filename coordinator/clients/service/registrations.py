@@ -161,7 +161,7 @@ def remove_after_change(session: Session, principal: Principal, federation: Fede
 
 
 def _misfit(session: Session, federation: Federation, client: Client) -> str | None:
-    """Why the client does not fit the definition; None if it does."""
+    """The reason that the client does not fit the definition; None if it fits."""
     capabilities = workers.capabilities_of(session.get_one(Worker, client.worker_id))
     try:
         lifecycle.check_dataset(capabilities, client.dataset, federation.definition)

@@ -157,7 +157,7 @@ def _rank(earlier: EarlierAdapter, name: str, module: str) -> int:
 
 
 def _is_adapted(module: str, trainable: Lora) -> bool:
-    """Whether a trainable adapts a module. True if PEFT or the model decides which modules are adapted."""
+    """True if a trainable adapts a module, or if PEFT or the model decides which modules are adapted."""
     full = trainable.modules_to_save
     if full and compile_patterns(full).first_over(module) is not None:
         return False

@@ -93,7 +93,7 @@ def _newest(newest: Round) -> NewestRound:
 
 
 def _stop(session: Session, federation: Federation, newest: Round | None) -> tuple[str | None, str | None]:
-    """Why no further round follows, and an explanation for the owner.
+    """The reason that no further round follows, and an explanation for the owner; (None, None) if one follows.
 
     Uses the same function as the simulation.
     """

@@ -1,4 +1,4 @@
-"""What rounds and federations ask of clients, over real sessions."""
+"""The client service as rounds and federations use it, over real sessions."""
 
 from datetime import timedelta
 from pathlib import Path

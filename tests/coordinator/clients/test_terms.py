@@ -1,4 +1,4 @@
-"""What an organisation reads before it accepts: columns, what is sent, how often and how long."""
+"""The terms of participation: columns, data sent, frequency and duration."""
 
 from typing import Any
 

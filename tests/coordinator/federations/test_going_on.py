@@ -1,4 +1,4 @@
-"""Going on from an earlier federation's adapter: what two definitions say is compared when the second is made."""
+"""Initial adapters: comparison with the earlier federation when the new one is created."""
 
 from typing import Any
 

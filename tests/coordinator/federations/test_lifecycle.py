@@ -1,4 +1,4 @@
-"""What comes next in a federation, and what a worker must have."""
+"""Life cycle of a federation: the next step, and the requirements on a worker."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Metrics that are asked for: those that no task has are refused, and a rule that could never apply."""
+"""Validation of metrics and stopping rules: unknown metrics, and rules that could never apply."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Start, describe, pause, resume, cancel, events: a running federation over real HTTP."""
+"""Running federations over real HTTP: start, description, pause, resume, cancel, events."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The turns of webhooks, and the threads that keep to them."""
+"""The turns of webhooks, and the delivery threads that follow them."""
 
 import threading
 import time

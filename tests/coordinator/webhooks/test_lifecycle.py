@@ -1,4 +1,4 @@
-"""Where messages may go, how they are signed, and how long the pauses are."""
+"""Webhook rules: allowed addresses, signatures, and pauses between attempts."""
 
 from datetime import UTC, datetime
 from ipaddress import ip_address

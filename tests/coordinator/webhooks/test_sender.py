@@ -1,4 +1,4 @@
-"""One message on its way: certificates are checked, the time is kept, addresses are looked at."""
+"""Delivery of one message: checks of certificate, deadline and address."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""Workers: enrolment, heartbeat, what the API shows of them, revocation."""
+"""Workers: enrollment, heartbeat, API responses, revocation."""
 
 from dataclasses import replace
 from datetime import timedelta

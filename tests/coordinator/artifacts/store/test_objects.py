@@ -1,4 +1,4 @@
-"""What every store must do: a folder, and one that is reached through the network's interface alone (memory)."""
+"""The suite that every store must pass: a folder, and a store behind obstore's interface alone (memory)."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""A file that grows by chunks and becomes an object: whole, unchanged from then on, and written once."""
+"""Single-file uploads: the object is whole, never changes, and is written once."""
 
 import asyncio
 import hashlib
