@@ -15,7 +15,7 @@ from coordinator.db.batching import Gathering
 from coordinator.db.sessions import WriteSession, asking, reading, utcnow, writing
 from coordinator.errors import Conflict, CoordinatorError
 from coordinator.jobs import lifecycle, service
-from coordinator.jobs.service import Checked, Renewal, Submission
+from coordinator.jobs.service import CheckResult, Renewal, Submission
 from coordinator.jobs.wakeup import Offer, Watcher
 from coordinator.settings import get_settings
 from coordinator.web.body_limits import LARGE_BODY, PathId
@@ -49,7 +49,7 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
         lease = await _awaited_lease(request, principal, connection)
     else:
         lease = await _lease_now(request, principal)
-    return Response(status_code=204) if lease is None else await _delivered(lease, request.boot_id, connection)
+    return Response(status_code=204) if lease is None else await _deliver(lease, request.boot_id, connection)
 
 
 @router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)
@@ -62,10 +62,10 @@ async def renew_job(job_id: PathId, request: RenewRequest, principal: WorkerPrin
 async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPrincipal) -> JobResponse:
     """Hand in a job's result; the same result again changes nothing."""
     submission = (principal.id, job_id, request)
-    checked = await _check(submission)
-    if checked.files is not None:
-        await run_in_threadpool(service.check_files, *checked.files)
-    return await _settle((submission, checked))
+    check_result = await _check(submission)
+    if check_result.files is not None:
+        await run_in_threadpool(service.check_files, *check_result.files)
+    return await _settle((submission, check_result))
 
 
 @router.post("/{job_id}/fail", operation_id="fail_job", responses=_CHANGES)
@@ -92,13 +92,13 @@ async def show_job(
     """Show a job to its worker, its client's organization and the federation's owner."""
     time = asyncio.get_running_loop().time
     until = time() + wait
-    first = answer = await run_in_threadpool(_show, principal, job_id)
+    first = job = await run_in_threadpool(_show, principal, job_id)
     if not wait or first.state not in lifecycle.OPEN:
         return first
     async with open_wait(principal, Subject("job", job_id), first.state, connection) as waiting:
-        while answer.state == first.state and await waiting.change(until - time()):
-            answer = await run_in_threadpool(_show, principal, job_id)
-    return answer
+        while job.state == first.state and await waiting.change(until - time()):
+            job = await run_in_threadpool(_show, principal, job_id)
+    return job
 
 
 async def _awaited_lease(request: LeaseRequest, principal: Principal, connection: Request) -> Lease | None:
@@ -132,7 +132,7 @@ def _watcher(connection: Request) -> Watcher:
     state = connection.app.state
     if not hasattr(state, "job_watcher"):
         poll_seconds = get_settings().offer_poll_seconds
-        state.job_watcher = Watcher(_newest_offer, _offers_after, service.offers_told, poll_seconds)
+        state.job_watcher = Watcher(_newest_offer, _offers_after, service.subscribe_to_offers, poll_seconds)
     watcher: Watcher = state.job_watcher
     return watcher
 
@@ -147,30 +147,30 @@ def _offers_after(number: int) -> list[Offer]:
         return list(service.offers_after(connection, number))
 
 
-def _renew_all(asked: Sequence[Renewal]) -> list[RenewResponse | CoordinatorError]:
+def _renew_all(renewals: Sequence[Renewal]) -> list[RenewResponse | CoordinatorError]:
     with writing() as session:
-        return service.renew(session, asked, utcnow())
+        return service.renew(session, renewals, utcnow())
 
 
 def _have_something(worker_ids: Sequence[str]) -> list[bool]:
     with asking() as connection:
-        found = service.with_something(connection, set(worker_ids))
-    return [worker_id in found for worker_id in worker_ids]
+        ids = service.workers_with_something(connection, set(worker_ids))
+    return [worker_id in ids for worker_id in worker_ids]
 
 
-def _lease_all(asked: Sequence[tuple[str, str]]) -> list[Lease | Conflict | None]:
+def _lease_all(requests: Sequence[tuple[str, str]]) -> list[Lease | Conflict | None]:
     with writing() as session:
-        return service.lease(session, asked, utcnow())
+        return service.lease(session, requests, utcnow())
 
 
-def _check_all(asked: Sequence[Submission]) -> list[Checked | CoordinatorError]:
+def _check_all(submissions: Sequence[Submission]) -> list[CheckResult | CoordinatorError]:
     with reading() as session:
-        return service.check(session, asked)
+        return service.check(session, submissions)
 
 
-def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobResponse | CoordinatorError]:
+def _settle_all(submissions: Sequence[tuple[Submission, CheckResult]]) -> list[JobResponse | CoordinatorError]:
     with writing() as session:
-        return service.settle(session, asked, utcnow())
+        return service.settle(session, submissions, utcnow())
 
 
 _has_something, _lease = Gathering(_have_something), Gathering(_lease_all)
@@ -178,7 +178,7 @@ _renew = Gathering(_renew_all, pause_seconds=0.2, patient=True)
 _check, _settle = Gathering(_check_all, patient=True), Gathering(_settle_all, patient=True)
 
 
-async def _delivered(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:
+async def _deliver(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:
     """The lease, unless the worker hung up meanwhile: then the job is free for its next call."""
     if not await connection.is_disconnected():
         return lease

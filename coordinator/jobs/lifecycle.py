@@ -122,24 +122,24 @@ def takes_results(kind: str, round_state: str | None, federation_state: str) -> 
 
 def same_content(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two submissions bring the same result; what they say of time and traffic, and the key, may differ."""
-    return all(_unsigned(earlier.get(name)) == _unsigned(now.get(name)) for name in BODY.values())
+    return all(_without_signature(earlier.get(name)) == _without_signature(now.get(name)) for name in BODY.values())
 
 
-def _unsigned(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _without_signature(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {name: value for name, value in (result or {}).items() if name != "signature"}
 
 
 def check_submission(kind: str, request: SubmitRequest, client_examples: int | None) -> None:
     """Raises Unprocessable unless the submission fits the job, with finite numbers that go together."""
-    wanted = BODY[kind]
-    if getattr(request, wanted) is None:
-        raise refused("submission_kind", f"/{wanted}", f"a {kind} job is submitted with `{wanted}`")
+    body = BODY[kind]
+    if getattr(request, body) is None:
+        raise refusal("submission_kind", f"/{body}", f"a {kind} job is submitted with `{body}`")
     for pointer, number in _numbers(request):
         if not math.isfinite(number):
-            raise refused("not_finite", pointer, f"is {number}, not a finite number")
+            raise refusal("not_finite", pointer, f"is {number}, not a finite number")
     for pointer, number in _metrics(request):
         if not is_metric(number):
-            raise refused("metric_too_large", pointer, f"is {number:g}, at most {MAX_METRIC:g} in size is allowed")
+            raise refusal("metric_too_large", pointer, f"is {number:g}, at most {MAX_METRIC:g} in size is allowed")
     _check_amounts(request)
     if request.update is not None:
         _check_update(request.update, client_examples or 0)
@@ -153,26 +153,26 @@ def check_size(model: ModelFacts, most_bytes: int) -> None:
             size_bytes += tensor.size_bytes
             if size_bytes > most_bytes:
                 detail = f"with this tensor a state has more than the {most_bytes} bytes that this coordinator allows"
-                raise refused("model_too_large", f"/description/model/{field}/{index}/shape", detail, tensor.name)
+                raise refusal("model_too_large", f"/description/model/{field}/{index}/shape", detail, tensor.name)
 
 
 def _check_amounts(request: SubmitRequest) -> None:
     """What is summed in rounds and ledgers stays within what every database can add up."""
     for name in ("download_bytes", "upload_bytes"):
         if getattr(request, name) > _MAX_BYTES:
-            raise refused("too_many_bytes", f"/{name}", f"is more than {_MAX_BYTES}")
+            raise refusal("too_many_bytes", f"/{name}", f"is more than {_MAX_BYTES}")
     for name, seconds in request.seconds.items():
         if not 0 <= seconds <= _MAX_SECONDS:
-            raise refused("seconds_out_of_range", f"/seconds/{name}", f"is {seconds:g}, not 0 to {_MAX_SECONDS:g}")
+            raise refusal("seconds_out_of_range", f"/seconds/{name}", f"is {seconds:g}, not 0 to {_MAX_SECONDS:g}")
 
 
 def _check_update(update: UpdateSubmission, client_examples: int) -> None:
     if update.examples > client_examples:
         detail = f"is {update.examples}; this client described {client_examples} examples"
-        raise refused("too_many_examples", "/update/examples", detail)
+        raise refusal("too_many_examples", "/update/examples", detail)
     if not update.weight <= update.examples:
         detail = f"is {update.weight:g}, more than the {update.examples} examples"
-        raise refused("weight_too_large", "/update/weight", detail)
+        raise refusal("weight_too_large", "/update/weight", detail)
 
 
 def _numbers(request: SubmitRequest) -> Iterator[tuple[str, float]]:
@@ -186,7 +186,7 @@ def _metrics(request: SubmitRequest) -> Iterator[tuple[str, float]]:
         yield from ((f"/evaluation/{view}/{name}", value) for name, value in metrics.items())
 
 
-def refused(code: str, pointer: str, detail: str, tensor: str | None = None) -> Unprocessable:
+def refusal(code: str, pointer: str, detail: str, tensor: str | None = None) -> Unprocessable:
     """The error for one bad field of a submission."""
     field = FieldError(pointer=pointer, detail=detail)
     return Unprocessable(code, f"`{pointer}` {detail}.", errors=[field], tensor=tensor)

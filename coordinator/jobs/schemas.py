@@ -38,17 +38,17 @@ def work_of(federation: Federation, kind: str) -> Work | None:
 
     None if an earlier version wrote a definition that this one does not read.
     """
-    given = federation.definition | {"federation_seed": federation.seed}
+    fields = federation.definition | {"federation_seed": federation.seed}
     if kind != "describe" and federation.model_facts is not None:
         digest = str(federation.model_facts["weights_digest"]).removeprefix("sha256:")
-        given["base_model"] = given["base_model"] | {"weights_sha256": digest}
+        fields["base_model"] = fields["base_model"] | {"weights_sha256": digest}
     try:
-        return Work.model_validate(given)
+        return Work.model_validate(fields)
     except ValidationError:
         return None
 
 
-def lease_answer(
+def lease_response(
     job: Job,
     client: Client,
     federation: Federation,
@@ -91,7 +91,7 @@ def _reference(artifact: Artifact) -> ArtifactReference:
     return ArtifactReference(digest=artifact.digest, size_bytes=artifact.size_bytes)
 
 
-def job_answer(job: Job, client: Client, round_: Round | None) -> JobResponse:
+def job_response(job: Job, client: Client, round_: Round | None) -> JobResponse:
     """The job as its worker and the owners see it."""
     submission: Mapping[str, Any] = job.submission or {}
     return JobResponse.model_validate(

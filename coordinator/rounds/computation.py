@@ -2,12 +2,12 @@
 
 from coordinator.rounds import conductor
 from coordinator.rounds.schemas import (
-    AgainInput,
     AggregateInput,
     CheckInput,
     Input,
     JoinInput,
     PlanInput,
+    RestoreInput,
     Result,
     ShardInput,
     StartInput,
@@ -15,28 +15,28 @@ from coordinator.rounds.schemas import (
 from coordinator.rounds.step_messages import decode, encode, encode_error
 
 
-def answer(order: bytes) -> bytes:
+def run_step(order: bytes) -> bytes:
     """The message with what the step of another message made, or with the error that ended it."""
     try:
-        return encode(_compute(decode(order)))
+        return encode(_run(decode(order)))
     except Exception as error:
         return encode_error(error)
 
 
-def _compute(given: Input | AgainInput) -> Result | None:
-    match given:
+def _run(inputs: Input | RestoreInput) -> Result | None:
+    match inputs:
         case StartInput():
-            return conductor.start(given)
+            return conductor.start(inputs)
         case PlanInput():
-            return conductor.plan(given)
+            return conductor.plan(inputs)
         case CheckInput():
-            return conductor.check(given)
+            return conductor.check(inputs)
         case AggregateInput():
-            return conductor.aggregate(given)
+            return conductor.aggregate(inputs)
         case ShardInput():
-            return conductor.aggregate_shard(given)
+            return conductor.aggregate_shard(inputs)
         case JoinInput():
-            return conductor.join(given)
-        case AgainInput():
-            conductor.put_again(given)
+            return conductor.join(inputs)
+        case RestoreInput():
+            conductor.restore(inputs)
             return None

@@ -72,9 +72,9 @@ def list_rounds(
 ) -> Listing[RoundResponse]:
     """List a federation's rounds, all attempts, in the order in which they were opened."""
     federation = clients.visible_federation(session, principal, federation_id)
-    found = page.rows(session, service.rounds_of(federation.id), Round.sequence)
-    items = service.answers(session, federation, found.rows, utcnow())
-    return Listing(items=items, next_cursor=found.next_cursor)
+    rows = page.rows(session, service.rounds_of(federation.id), Round.sequence)
+    items = service.to_responses(session, federation, rows.rows, utcnow())
+    return Listing(items=items, next_cursor=rows.next_cursor)
 
 
 @router.get(
@@ -90,7 +90,9 @@ def show_round(
 ) -> RoundResponse:
     """Show a round: its last attempt, unless one is named."""
     federation = clients.visible_federation(session, principal, federation_id)
-    return service.answer(session, federation, service.show(session, federation.id, kind, number, attempt), utcnow())
+    return service.to_response(
+        session, federation, service.show(session, federation.id, kind, number, attempt), utcnow()
+    )
 
 
 @router.get(
@@ -180,7 +182,7 @@ def download_round_adapter_file(
     return _one_file(principal, federation_id, number, file, headers)
 
 
-def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
+def _adapter_of(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
     """The round whose adapter is asked for, its federation and its provenance."""
     with reading() as session:
         federation = clients.visible_federation(session, principal, federation_id)
@@ -189,7 +191,7 @@ def _made(principal: Principal, federation_id: str, number: int | None) -> tuple
         return federation, round_, service.provenance(session, federation, round_)
 
 
-def _told(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
+def _record_download(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
     """Puts on record that a file, or all of them, are handed out; nothing is sent before that is on disk."""
     with writing() as session:
         service.note_download(session, principal, federation, round_, file)
@@ -198,37 +200,37 @@ def _told(principal: Principal, federation: Federation, round_: Round, file: str
 def _one_file(
     principal: Principal, federation_id: str, number: int | None, name: str, headers: RangeHeaders
 ) -> Response:
-    federation, round_, provenance = _made(principal, federation_id, number)
+    federation, round_, provenance = _adapter_of(principal, federation_id, number)
     if name == PROVENANCE_FILE:
         return Response(provenance, media_type="application/json")
     if name == SIGNATURE_FILE and round_.signature is not None:
         return Response(round_.signature, media_type="application/json")
     file = service.adapter_file(round_, name)
-    answer = stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
-    if isinstance(answer, StreamingResponse):
+    response = stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
+    if isinstance(response, StreamingResponse):
         artifacts.check_whole(file.digest, file.size_bytes)
-        _told(principal, federation, round_, name)
-    return answer
+        _record_download(principal, federation, round_, name)
+    return response
 
 
 def _archive(principal: Principal, federation_id: str, number: int | None, if_none_match: str | None) -> Response:
-    federation, round_, provenance = _made(principal, federation_id, number)
+    federation, round_, provenance = _adapter_of(principal, federation_id, number)
     files = service.adapter_files(round_)
     etag = tag(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
     if is_known(if_none_match, etag):
         return Response(status_code=304, headers={"ETag": etag})
     for file in files.values():
         artifacts.check_whole(file.digest, file.size_bytes)
-    _told(principal, federation, round_, None)
+    _record_download(principal, federation, round_, None)
     name = f"{federation_id}-round-{round_.number}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "ETag": etag}
     small = {PROVENANCE_FILE: provenance}
     if round_.signature is not None:
         small[SIGNATURE_FILE] = round_.signature.encode()
-    return StreamingResponse(_zipped(files, small), 200, headers, "application/zip")
+    return StreamingResponse(_zip(files, small), 200, headers, "application/zip")
 
 
-async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
+async def _zip(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
     """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink.
 
     Breaks off where a file's bytes are not those of its digest; what was sent by then is no zip.
@@ -238,13 +240,13 @@ async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) 
         for name, content in small.items():
             archive.writestr(_entry(name), content)
         for name, file in files.items():
-            hashed = hashlib.sha256()
+            sha256 = hashlib.sha256()
             with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
                 async for part in objects.read(file.digest, 0, file.size_bytes):
-                    hashed.update(part)
+                    sha256.update(part)
                     entry.write(bytes(part))
                     yield sink.take()
-            if file.digest != f"sha256:{hashed.hexdigest()}":
+            if file.digest != f"sha256:{sha256.hexdigest()}":
                 raise await run_in_threadpool(artifacts.reported, file.digest)
     yield sink.take()
 

@@ -51,9 +51,9 @@ class Snapshot:
 
     state: str
     everybody: bool
-    started: bool
-    planned: bool
-    aggregated: bool
+    has_start: bool
+    has_plan: bool
+    has_result: bool
     evaluation_due: bool
     evaluation_planned: bool
     opened_at: datetime
@@ -61,7 +61,7 @@ class Snapshot:
     evaluation_deadline_at: datetime | None
     alive: frozenset[int]
     accepted: frozenset[int]
-    refused: frozenset[int]
+    ineligible: frozenset[int]
     cohort: tuple[int, ...]
     jobs: tuple[JobFacts, ...]
     evaluations: tuple[JobFacts, ...]
@@ -69,13 +69,13 @@ class Snapshot:
     shards: tuple[int, int] | None = None
     outliers: tuple[int, ...] = ()
     remaining: frozenset[int] | None = None
-    asked: frozenset[int] = frozenset()
-    lost: Mapping[int, str] = field(default_factory=dict)
+    participants: frozenset[int] = frozenset()
+    losses: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def eligible(self) -> frozenset[int]:
         """Who may be drawn: alive, and neither accepted nor refused in this round."""
-        return self.alive - self.accepted - self.refused
+        return self.alive - self.accepted - self.ineligible
 
 
 def name_of(round_: Round) -> dict[str, Any]:

@@ -91,13 +91,13 @@ def jobs_of(session: Session, round_ids: Collection[str]) -> Sequence[Row[*JobRo
     return session.execute(_JOBS_OF, {"ids": list(round_ids)}).all()
 
 
-def newest_adapted(session: Session, federation_id: str) -> Round | None:
+def newest_with_adapter(session: Session, federation_id: str) -> Round | None:
     """The aggregated train round with the largest number."""
     statement = _all(federation_id).where(Round.kind == "train", Round.aggregated_at.is_not(None))
     return session.scalars(statement.order_by(Round.sequence.desc()).limit(1)).one_or_none()
 
 
-def adapted(session: Session, federation_id: str, number: int) -> Round | None:
+def round_with_adapter(session: Session, federation_id: str, number: int) -> Round | None:
     """The attempt at a train round that was aggregated."""
     statement = _of(federation_id, "train", number).where(Round.aggregated_at.is_not(None))
     return session.scalars(statement.order_by(Round.attempt.desc()).limit(1)).one_or_none()
@@ -129,8 +129,8 @@ def public_keys(session: Session, key_ids: Collection[str]) -> dict[str, str]:
 
 def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
     """Metrics of the closed train rounds, in order."""
-    closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
-    return list(session.scalars(select(Round.metrics).where(*closed).order_by(Round.number)))
+    conditions = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
+    return list(session.scalars(select(Round.metrics).where(*conditions).order_by(Round.number)))
 
 
 def accepted_ordinals(
@@ -145,8 +145,8 @@ def accepted_ordinals(
 
 def count_closed(session: Session, federation_id: str) -> int:
     """How many train rounds are closed."""
-    closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
-    return session.scalar(select(func.count()).select_from(Round).where(*closed)) or 0
+    conditions = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
+    return session.scalar(select(func.count()).select_from(Round).where(*conditions)) or 0
 
 
 def with_reason(session: Session, federation_id: str, reason: str) -> Sequence[Round]:
@@ -160,8 +160,8 @@ def in_states(
 ) -> Sequence[Round]:
     """Rounds in one of these states: those of these federations, and all whose deadline or claim is over."""
     times = (Round.deadline_at, Round.evaluation_deadline_at, Round.claimed_until)
-    wanted = or_(Round.federation_id.in_(federation_ids), *(time <= now for time in times))
-    return session.scalars(select(Round).where(Round.state.in_(states), wanted)).all()
+    condition = or_(Round.federation_id.in_(federation_ids), *(time <= now for time in times))
+    return session.scalars(select(Round).where(Round.state.in_(states), condition)).all()
 
 
 def closed_before(session: Session, federation_id: str, rounds: int) -> Round | None:
@@ -206,10 +206,10 @@ def ordinals(session: Session, client_ids: Collection[str]) -> dict[str, int]:
 
 def holders(session: Session, federation_id: str) -> list[str]:
     """Ids of the rounds, clients and jobs of a federation: whatever may hold an artifact for it."""
-    found: list[str] = []
+    ids: list[str] = []
     for model in (Round, Client, Job):
-        found += session.scalars(select(model.id).where(model.federation_id == federation_id))
-    return found
+        ids += session.scalars(select(model.id).where(model.federation_id == federation_id))
+    return ids
 
 
 def shards_of(session: Session, round_id: str) -> Sequence[Shard]:

@@ -88,7 +88,7 @@ class Method:
     number: int
     kind: str
     rounds: int
-    registered: int
+    client_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +168,11 @@ class JoinInput:
     """What the shards of an aggregation made, all of them, in order."""
 
     whole: AggregateInput
-    parts: tuple["MadeShard", ...]
+    parts: tuple["ShardResult", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AgainInput:
+class RestoreInput:
     """An aggregation whose results are to be put into the store once more; with `state_digest` the adapter alone."""
 
     whole: AggregateInput
@@ -186,7 +186,7 @@ Input = StartInput | PlanInput | CheckInput | AggregateInput | ShardInput | Join
 
 
 @dataclass(frozen=True, slots=True)
-class MadeState:
+class StateResult:
     """A state and the facts of it that steer the rounds: `phase` is the kind of the next one."""
 
     state: Stored
@@ -195,7 +195,7 @@ class MadeState:
 
 
 @dataclass(frozen=True, slots=True)
-class MadePlan:
+class PlanResult:
     """Ordinal -> instruction; equal instructions are one artifact."""
 
     instructions: Mapping[int, Stored]
@@ -210,10 +210,10 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeAggregate:
+class AggregateResult:
     """The next state and what came with it. `adapter_files` by name; empty in a prepare round."""
 
-    state: MadeState
+    state: StateResult
     metrics: Mapping[str, float]
     finished: str | None
     notes: Mapping[int, Stored]
@@ -230,14 +230,14 @@ class Omission:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ShardLayout:
     """An aggregation that is better done in parts: the groups of each shard."""
 
     shards: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MadeShard:
+class ShardResult:
     """What a shard holds of the next state, and of what comes with it."""
 
     state: Stored
@@ -267,4 +267,4 @@ class Repetition:
     environment: Mapping[str, Any]
 
 
-Result = MadeState | MadePlan | Verdicts | MadeAggregate | Cut | MadeShard | Omission
+Result = StateResult | PlanResult | Verdicts | AggregateResult | ShardLayout | ShardResult | Omission

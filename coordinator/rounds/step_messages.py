@@ -9,34 +9,34 @@ from pydantic import TypeAdapter
 from coordinator import errors
 from coordinator.errors import ArtifactDamaged, CoordinatorError
 from coordinator.rounds.schemas import (
-    AgainInput,
     AggregateInput,
+    AggregateResult,
     CheckInput,
-    Cut,
     Input,
     JoinInput,
-    MadeAggregate,
-    MadePlan,
-    MadeShard,
-    MadeState,
     Omission,
     PlanInput,
+    PlanResult,
+    RestoreInput,
     Result,
     ShardInput,
+    ShardLayout,
+    ShardResult,
     StartInput,
+    StateResult,
     Verdicts,
 )
 from federated.contract import FederationRefused
 from federated.failures import type_name
 
 _TRACE_CHARACTERS = 20_000
-_INPUTS = (StartInput, PlanInput, CheckInput, AggregateInput, ShardInput, JoinInput, AgainInput)
-_RESULTS = (MadeState, MadePlan, Verdicts, MadeAggregate, Cut, MadeShard, Omission)
+_INPUTS = (StartInput, PlanInput, CheckInput, AggregateInput, ShardInput, JoinInput, RestoreInput)
+_RESULTS = (StateResult, PlanResult, Verdicts, AggregateResult, ShardLayout, ShardResult, Omission)
 _VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in (*_INPUTS, *_RESULTS)}
 _ERRORS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
 
 
-class StepBroke(Exception):
+class StepFailed(Exception):
     """An error of the algorithm, by the name of its type; `trace` is for the coordinator's log alone."""
 
     def __init__(self, name: str, trace: str) -> None:
@@ -45,7 +45,7 @@ class StepBroke(Exception):
         self.trace = trace
 
 
-def encode(value: Input | AgainInput | Result | None) -> bytes:
+def encode(value: Input | RestoreInput | Result | None) -> bytes:
     """The message with what is to be computed, or with what was made."""
     if value is None:
         return json.dumps(["nothing", None]).encode()
@@ -60,8 +60,8 @@ def encode_error(error: Exception) -> bytes:
             return json.dumps(["damaged", error.digest]).encode()
         case CoordinatorError():
             kind = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
-            told = [kind, error.code, error.detail]
-            return json.dumps(["error", told]).encode()
+            fields = [kind, error.code, error.detail]
+            return json.dumps(["error", fields]).encode()
         case OSError():
             return json.dumps(["disk", str(error)]).encode()
         case FederationRefused():
@@ -89,5 +89,5 @@ def decode(message: bytes) -> Any:
         case "refused":
             raise FederationRefused(value)
         case "broke":
-            raise StepBroke(*value)
+            raise StepFailed(*value)
     return _VALUES[name].validate_python(value)

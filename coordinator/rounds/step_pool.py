@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import structlog
 
-from coordinator.rounds.schemas import AgainInput, Input
+from coordinator.rounds.schemas import Input, RestoreInput
 from coordinator.rounds.step_messages import decode, encode
 from coordinator.settings import get_settings
 
@@ -28,7 +28,7 @@ GROWTH_BYTES = 512 * 1024**2
 _log = structlog.get_logger(__name__)
 
 
-class StepDied(Exception):
+class StepProcessDied(Exception):
     """The process that computed the step ended before it answered; the text says how."""
 
 
@@ -36,7 +36,7 @@ class StepOverran(Exception):
     """The step was not done within `step_seconds`."""
 
 
-class StepUnwanted(Exception):
+class StepCanceled(Exception):
     """Nobody wants the step's result any more."""
 
 
@@ -56,18 +56,18 @@ class StepProcess:
         """Its process id."""
         return self._process.pid
 
-    def ask(self, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+    def ask(self, request: bytes, seconds: float, is_canceled: Callable[[], bool]) -> bytes:
         """Its answer. Raises StepOverran, StepUnwanted, and EOFError or OSError if it is there no more."""
         until = time.monotonic() + seconds
-        self._connection.send_bytes(order)
+        self._connection.send_bytes(request)
         while not self._connection.poll(LOOK_SECONDS):
             if time.monotonic() > until:
                 raise StepOverran
-            if unwanted():
-                raise StepUnwanted
-        answer = self._connection.recv_bytes()
+            if is_canceled():
+                raise StepCanceled
+        response = self._connection.recv_bytes()
         self._first_bytes = self._first_bytes or self._resident_bytes()
-        return answer
+        return response
 
     def usable(self) -> bool:
         """Whether it is there and has not grown too much."""
@@ -104,14 +104,14 @@ class _Pool:
             self._places.put(None)
         self._places.put(StepProcess(module))  # warm before the first step, which would wait for its imports
 
-    def ask(self, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+    def ask(self, request: bytes, seconds: float, is_canceled: Callable[[], bool]) -> bytes:
         process = self._places.get()
         try:
             if process is None or not process.usable():
                 _end(process)
                 process = None
                 process = StepProcess(self._module)  # what keeps it from starting is no death of a step
-            return _asked(process, order, seconds, unwanted)
+            return _ask(process, request, seconds, is_canceled)
         except BaseException:
             _end(process)
             process = None
@@ -125,11 +125,11 @@ class _Pool:
                 _end(self._places.get_nowait())
 
 
-def _asked(process: StepProcess, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+def _ask(process: StepProcess, request: bytes, seconds: float, is_canceled: Callable[[], bool]) -> bytes:
     try:
-        return process.ask(order, seconds, unwanted)
+        return process.ask(request, seconds, is_canceled)
     except (EOFError, OSError):
-        raise StepDied(process.end()) from None
+        raise StepProcessDied(process.end()) from None
 
 
 def _end(process: StepProcess | None) -> None:
@@ -152,13 +152,13 @@ def running(size: int, module: str = MODULE) -> Iterator[None]:
         pool.close()
 
 
-def compute(given: Input | AgainInput, unwanted: Callable[[], bool] = lambda: False) -> Any:
+def compute(inputs: Input | RestoreInput, is_canceled: Callable[[], bool] = lambda: False) -> Any:
     """The step's Result; None for an AgainInput. `unwanted` is asked four times a second.
 
     Raises StepDied, StepOverran and StepUnwanted where a pool runs, and whatever `step_messages.decode` raises.
     """
     if _pools:
-        return decode(_pools[-1].ask(encode(given), get_settings().step_seconds, unwanted))
-    from coordinator.rounds.computation import answer
+        return decode(_pools[-1].ask(encode(inputs), get_settings().step_seconds, is_canceled))
+    from coordinator.rounds.computation import run_step
 
-    return decode(answer(encode(given)))
+    return decode(run_step(encode(inputs)))

@@ -45,18 +45,18 @@ def differs(name: str) -> dict[str, Any]:
 
 
 def omission(
-    given: AggregateInput, folder: Path, error: Exception, attempt: Callable[[AggregateInput, Path], None]
+    inputs: AggregateInput, folder: Path, error: Exception, attempt: Callable[[AggregateInput, Path], None]
 ) -> Omission:
     """The updates without which `attempt` does not fail. Raises `error`, its own, if that is not due to them."""
 
     def works(left_out: Collection[int]) -> bool:
-        rest = tuple(update for update in given.updates if update.ordinal not in left_out)
+        rest = tuple(update for update in inputs.updates if update.ordinal not in left_out)
         with tempfile.TemporaryDirectory(dir=folder) as trial, suppress(*FAILURES):
-            attempt(replace(given, updates=rest), Path(trial))
+            attempt(replace(inputs, updates=rest), Path(trial))
             return True
         return False
 
-    ordinals = statistics.omission({update.ordinal: update.norm for update in given.updates}, works)
+    ordinals = statistics.omission({update.ordinal: update.norm for update in inputs.updates}, works)
     if ordinals is None:
         raise error
     problem = Unprocessable("not_finite", "With this update no finite state could be made of the round's.").problem()

@@ -71,7 +71,7 @@ def _waiting(
     if not isinstance(step, lifecycle.Wait):
         return _DOING[type(step)], federation.waiting_since
     if step.what is None and newest is not None:
-        told = rounds.answer(session, federation, newest, now)
+        told = rounds.to_response(session, federation, newest, now)
         return told.waiting_for, told.waiting_since
     return step.what, federation.waiting_since
 

@@ -8,15 +8,15 @@ from coordinator.jobs import repository
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round
 
 
-class Together:
+class JobBatch:
     """Keeps the rows of these jobs, so that the session need not ask for them one by one."""
 
-    def __init__(self, session: Session, job_ids: Collection[str], read: Sequence[repository.WithAll] = ()) -> None:
+    def __init__(self, session: Session, job_ids: Collection[str], read: Sequence[repository.JobRow] = ()) -> None:
         """`read`: rows of other jobs that were read already."""
         self.session = session
-        new = repository.with_all(session, job_ids) if job_ids else ()
+        new = repository.job_rows(session, job_ids) if job_ids else ()
         self._rows = {row[0].id: row for row in (*new, *read)}
-        self._submitted: dict[str, int] = {}
+        self._submission_numbers: dict[str, int] = {}
 
     def job(self, job_id: str) -> Job | None:
         """The job with this id."""
@@ -45,7 +45,7 @@ class Together:
 
     def next_submission(self, round_id: str) -> int:
         """A number larger than those of the round's submissions so far."""
-        if round_id not in self._submitted:
-            self._submitted[round_id] = repository.submitted_in_round(self.session, round_id)
-        self._submitted[round_id] += 1
-        return self._submitted[round_id]
+        if round_id not in self._submission_numbers:
+            self._submission_numbers[round_id] = repository.submitted_in_round(self.session, round_id)
+        self._submission_numbers[round_id] += 1
+        return self._submission_numbers[round_id]

@@ -17,8 +17,8 @@ from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.workers import service as workers
 
 WORKER_REVOKED = "worker_revoked"
-_REVOKED = "The worker was revoked: register a data set of another one."
-_GONE = ("out", "left", "expelled")
+_REVOCATION_DETAIL = "The worker was revoked: register a data set of another one."
+_GONE_STATES = ("out", "left", "expelled")
 
 
 def withdraw(session: Session, job: Job, reason: str, detail: str, now: datetime) -> None:
@@ -46,7 +46,7 @@ def withdraw_gone(session: Session, now: datetime, federation_id: str | None = N
 
     Of one federation, or of all.
     """
-    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE, federation_id)
+    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE_STATES, federation_id)
     for job in jobs:
         withdraw(session, job, lifecycle.CLIENT_GONE, "The client takes no part any more.", now)
         transitions.wake(session, job)
@@ -80,7 +80,7 @@ def _remove_all(session: Session, candidates: Sequence[Client], now: datetime) -
     for client_id in client_ids:
         client = lock_row(session, Client, client_id)
         if client is not None:
-            remove_client(session, client, WORKER_REVOKED, _REVOKED, now)
+            remove_client(session, client, WORKER_REVOKED, _REVOCATION_DETAIL, now)
 
 
 def _live(session: Session, federation_id: str) -> bool:

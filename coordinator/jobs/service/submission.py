@@ -18,7 +18,7 @@ from coordinator.errors import ArtifactDamaged, Conflict, CoordinatorError, Unav
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import submission_document
 from coordinator.jobs.service import leasing, removal, transitions
-from coordinator.jobs.service.job_batch import Together
+from coordinator.jobs.service.job_batch import JobBatch
 from coordinator.models import Job, Round, Worker
 from coordinator.settings import get_settings
 from federated.payloads.header import HeaderError, check_expected
@@ -30,7 +30,7 @@ Submission = tuple[str, str, SubmitRequest]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResult:
     """What the first transaction found: why a result is not wanted, or the key that its update is signed with.
 
     `files`: digests of the instruction and of the update, where the headers have to be compared.
@@ -41,13 +41,13 @@ class Checked:
     files: tuple[str, str] | None = None
 
 
-def check(session: Session, asked: Sequence[Submission]) -> list[Checked | CoordinatorError]:
+def check(session: Session, submissions: Sequence[Submission]) -> list[CheckResult | CoordinatorError]:
     """What can be said of each result without its file.
 
     NotFound, or Unprocessable, which names the field (the signature too), for one that is refused.
     """
-    jobs = Together(session, {job_id for _, job_id, _ in asked})
-    return each(asked, lambda one: _check(jobs, *one))
+    jobs = JobBatch(session, {job_id for _, job_id, _ in submissions})
+    return each(submissions, lambda submission: _check(jobs, *submission))
 
 
 def check_files(instruction_digest: str, update_digest: str) -> None:
@@ -63,44 +63,46 @@ def check_files(instruction_digest: str, update_digest: str) -> None:
         for digest in (instruction_digest, update_digest):  # the worker must not pay for a bit that fell here
             if not artifacts.is_whole(digest):
                 raise artifacts.reported(digest) from None
-        raise lifecycle.refused("update_refused", "/update/digest", str(error), error.tensor) from None
+        raise lifecycle.refusal("update_refused", "/update/digest", str(error), error.tensor) from None
 
 
 def settle(
-    session: Session, asked: Sequence[tuple[Submission, Checked]], now: datetime
+    session: Session, results: Sequence[tuple[Submission, CheckResult]], now: datetime
 ) -> list[JobResponse | CoordinatorError]:
     """Keeps each result; the same result again changes nothing.
 
     NotFound, or Conflict (`round_closed`, `lease_lost`, `already_submitted`), for one that is not kept.
     """
-    ids = {job_id for (_, job_id, _), _ in asked}
+    ids = {job_id for (_, job_id, _), _ in results}
     repository.lock_rounds_of(session, ids)  # before the jobs, as rounds do: two orders would lock each other out
-    locked = repository.locked_by_id(session, ids)
-    jobs = Together(session, locked)
-    return each(asked, lambda one: _settle(jobs, *one, now))
+    rows = repository.lock_by_id(session, ids)
+    jobs = JobBatch(session, rows)
+    return each(results, lambda result: _settle(jobs, *result, now))
 
 
-def _check(jobs: Together, worker_id: str, job_id: str, request: SubmitRequest) -> Checked:
+def _check(jobs: JobBatch, worker_id: str, job_id: str, request: SubmitRequest) -> CheckResult:
     job = leasing.owned(jobs.job(job_id), worker_id, job_id)
     objection = None if job.submission is not None else _objection(jobs, job)
     if job.submission is not None or objection is not None:
-        return Checked(objection)
+        return CheckResult(objection)
     lifecycle.check_submission(job.kind, request, jobs.client(job).examples)
     if request.description is not None:
         limits = get_settings()
         lifecycle.check_size(request.description.model, min(limits.max_trained_bytes, limits.max_artifact_bytes))
     update = request.update
     if update is None:
-        return Checked()
+        return CheckResult()
     public_key = jobs.session.get_one(Worker, worker_id).public_key
     _check_signature(public_key, _statement(jobs, job, update), update.signature)
     if artifacts.uploaded_by(jobs.session, worker_id, update.digest) is None:
         detail = "names no upload that this worker has completed"
-        raise lifecycle.refused("update_missing", "/update/digest", detail)
-    return Checked(signed_with=key_id(public_key), files=(str(job.instruction_digest), update.digest))
+        raise lifecycle.refusal("update_missing", "/update/digest", detail)
+    return CheckResult(signed_with=key_id(public_key), files=(str(job.instruction_digest), update.digest))
 
 
-def _settle(jobs: Together, submission: Submission, checked: Checked, now: datetime) -> JobResponse | Conflict:
+def _settle(
+    jobs: JobBatch, submission: Submission, check_result: CheckResult, now: datetime
+) -> JobResponse | Conflict:
     worker_id, job_id, request = submission
     job = leasing.owned(jobs.job(job_id), worker_id, job_id)
     if job.submission is not None:
@@ -109,24 +111,24 @@ def _settle(jobs: Together, submission: Submission, checked: Checked, now: datet
             return Conflict("already_submitted", detail)
         return leasing.answer(jobs.session, job)
     # What was not wanted a moment ago was not checked either, and is not kept now.
-    objection = _objection(jobs, job) or checked.objection
+    objection = _objection(jobs, job) or check_result.objection
     if objection is None:
-        if request.update is not None and checked.signed_with is None:
+        if request.update is not None and check_result.signed_with is None:
             raise Unavailable("submission_lost", f"Job {job.id} was submitted a moment ago, and lost: send it again.")
-        _keep(jobs, job, request, checked.signed_with, now)
+        _keep(jobs, job, request, check_result.signed_with, now)
         return leasing.answer(jobs.session, job)
     if objection.code == "round_closed" and job.round_id is not None:
         _count_late(jobs.session, job, job.round_id, now)
     return objection
 
 
-def _objection(jobs: Together, job: Job) -> Conflict | None:
+def _objection(jobs: JobBatch, job: Job) -> Conflict | None:
     """Why no result of this job is wanted any more, or None."""
     round_ = jobs.round(job)
     if jobs.client(job).state not in TAKES_PART:
         return Conflict("client_gone", "This client takes no part in the federation any more.")
-    wanted = lifecycle.takes_results(job.kind, round_.state if round_ else None, jobs.federation(job).state)
-    if job.state == "withdrawn" or not wanted:
+    is_wanted = lifecycle.takes_results(job.kind, round_.state if round_ else None, jobs.federation(job).state)
+    if job.state == "withdrawn" or not is_wanted:
         return Conflict("round_closed", f"The round closed without job {job.id}; its result is not needed any more.")
     if job.state == "expired" or (job.state == "offered" and job.leased_at is None):
         return Conflict("lease_lost", f"Job {job.id} is {job.state}; it is not leased by this worker.")
@@ -141,13 +143,13 @@ def _check_signature(public_key: str, statement: Statement, signature: str | Non
     pointer = "/update/signature"
     if signature is None:
         detail = "is missing: this worker agent is older than the coordinator; upgrade it"
-        raise lifecycle.refused("signature_missing", pointer, detail)
+        raise lifecycle.refusal("signature_missing", pointer, detail)
     if not signature_holds(public_key, signature, statement.encode()):
         detail = "is not this worker's over this job, round, algorithm, digest, weight and number of examples"
-        raise lifecycle.refused("signature_invalid", pointer, detail)
+        raise lifecycle.refusal("signature_invalid", pointer, detail)
 
 
-def _statement(jobs: Together, job: Job, update: UpdateSubmission) -> Statement:
+def _statement(jobs: JobBatch, job: Job, update: UpdateSubmission) -> Statement:
     definition = jobs.federation(job).definition
     round_ = jobs.session.get_one(Round, job.round_id)
     return Statement(
@@ -163,7 +165,7 @@ def _statement(jobs: Together, job: Job, update: UpdateSubmission) -> Statement:
     )
 
 
-def _keep(jobs: Together, job: Job, request: SubmitRequest, signed_with: str | None, now: datetime) -> None:
+def _keep(jobs: JobBatch, job: Job, request: SubmitRequest, signed_with: str | None, now: datetime) -> None:
     transitions.move(job, "submit")
     job.submission = submission_document(request)
     job.submitted_at, job.lease_expires_at, job.problem = now, None, None
@@ -172,7 +174,7 @@ def _keep(jobs: Together, job: Job, request: SubmitRequest, signed_with: str | N
     if request.update is not None:
         job.update_digest, job.key_id = request.update.digest, signed_with
         artifacts.hold(jobs.session, request.update.digest, job.id, "update")
-    transitions.tell(jobs.session, job)
+    transitions.record_event(jobs.session, job)
     transitions.wake(jobs.session, job)
 
 

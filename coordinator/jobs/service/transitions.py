@@ -25,7 +25,7 @@ def offer_again(session: Session, job: Job, event: Literal["retry", "hand_back",
     job.attempt += event == "retry"
     job.boot_id = job.lease_expires_at = job.progress = None
     job.offered_number = next_number(session, now)
-    repository.tell_of_offers(session, [job.worker_id])
+    repository.notify_offers(session, [job.worker_id])
 
 
 def end(session: Session, job: Job, event: lifecycle.Event, problem: dict[str, Any] | None, now: datetime) -> None:
@@ -33,15 +33,15 @@ def end(session: Session, job: Job, event: lifecycle.Event, problem: dict[str, A
     move(job, event)
     job.problem, job.ended_at, job.lease_expires_at = problem, now, None
     if job.state != "withdrawn":
-        tell(session, job, code=(problem or {}).get("code"))
+        record_event(session, job, code=(problem or {}).get("code"))
 
 
-def tell(session: Session, job: Job, **data: Any) -> None:
+def record_event(session: Session, job: Job, **data: Any) -> None:
     """Writes the event `job.<state>`."""
     client = session.get_one(Client, job.client_id)
-    named: dict[str, Any] = {"job_id": job.id, "kind": job.kind, "round_id": job.round_id}
-    named |= {"client_id": client.id, "ordinal": client.ordinal, "attempt": job.attempt}
-    events.append(session, job.federation_id, f"job.{job.state}", **named, **data)
+    fields: dict[str, Any] = {"job_id": job.id, "kind": job.kind, "round_id": job.round_id}
+    fields |= {"client_id": client.id, "ordinal": client.ordinal, "attempt": job.attempt}
+    events.append(session, job.federation_id, f"job.{job.state}", **fields, **data)
 
 
 def wake(session: Session, job: Job) -> None:

@@ -31,82 +31,82 @@ from coordinator.rounds.schemas import (
     UpdateInput,
 )
 from coordinator.rounds.service import sharding, snapshots, transitions
-from coordinator.rounds.service.sharding import ClaimedShard
+from coordinator.rounds.service.sharding import ShardClaim
 from coordinator.settings import get_settings
 
-Computed = Start | Plan | Check | Aggregate | Join | Evaluate
+ConductorStep = Start | Plan | Check | Aggregate | Join | Evaluate
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Claim:
     """A step that one task may compute: `given` to the conductor, recorded under `version`."""
 
     federation_id: str
     round_id: str
     version: int
-    step: Computed
-    given: Input
+    step: ConductorStep
+    inputs: Input
 
 
-def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
+def claim(session: Session, round_id: str, now: datetime) -> Claim | None:
     """Does all steps that need no tensors; then claims the one that does. None: nothing to do, or not now."""
-    found = transitions.locked(session, round_id)
-    while found is not None:
-        federation, round_ = found
-        if round_.state in lifecycle.ENDED or (round_.claimed_until is not None and round_.claimed_until > now):
+    row = transitions.lock(session, round_id)
+    while row is not None:
+        federation, round_ = row
+        if round_.state in lifecycle.TERMINAL or (round_.claimed_until is not None and round_.claimed_until > now):
             return None
-        (seen,) = snapshots.snapshots(session, [round_], now)
-        step = lifecycle.next_step(seen, snapshots.rules(federation), now)
+        (snapshot,) = snapshots.snapshots(session, [round_], now)
+        step = lifecycle.next_step(snapshot, snapshots.rules(federation), now)
         if isinstance(step, Wait):
             return None
-        if isinstance(step, Computed):
-            if transitions.given_up(session, round_, round_, now):
+        if isinstance(step, ConductorStep):
+            if transitions.fail_if_given_up(session, round_, round_, now):
                 return None
-            return _claimed(session, federation, round_, step, now)
-        found = federation, transitions.settle(session, federation, round_, seen, step, now)
+            return _claim_step(session, federation, round_, step, now)
+        row = federation, transitions.apply(session, federation, round_, snapshot, step, now)
     return None
 
 
-def claim_shard(session: Session, shard_id: str, now: datetime) -> ClaimedShard | None:
+def claim_shard(session: Session, shard_id: str, now: datetime) -> ShardClaim | None:
     """Claims a part of an aggregation. None: nothing to do, or somebody does it."""
-    found = sharding.locked(session, shard_id)
-    if found is None:
+    rows = sharding.lock(session, shard_id)
+    if rows is None:
         return None
-    federation, round_, row = found
+    federation, round_, row = rows
     if row.claimed_until is not None and row.claimed_until > now:
         return None
-    if transitions.given_up(session, round_, row, now):
+    if transitions.fail_if_given_up(session, round_, row, now):
         return None
     row.version += 1
     row.claimed_until = _until(now)
-    given = ShardInput(_whole(session, federation, round_), tuple(row.groups))
-    return ClaimedShard(federation.id, round_.id, row.id, row.version, given)
+    inputs = ShardInput(_whole(session, federation, round_), tuple(row.groups))
+    return ShardClaim(federation.id, round_.id, row.id, row.version, inputs)
 
 
-def renew(session: Session, claimed: Claimed | ClaimedShard, now: datetime) -> bool:
+def renew(session: Session, claim: Claim | ShardClaim, now: datetime) -> bool:
     """Keeps the claim for another `claim_seconds`; False if it was lost."""
-    if isinstance(claimed, ClaimedShard):
-        still = update(Shard).where(Shard.id == claimed.shard_id, Shard.version == claimed.version)
-        renewed = session.execute(still.values(claimed_until=_until(now)).returning(Shard.id))
+    if isinstance(claim, ShardClaim):
+        statement = update(Shard).where(Shard.id == claim.shard_id, Shard.version == claim.version)
+        ids = session.execute(statement.values(claimed_until=_until(now)).returning(Shard.id))
     else:
-        statement = update(Round).where(Round.id == claimed.round_id, Round.version == claimed.version)
-        renewed = session.execute(statement.values(claimed_until=_until(now)).returning(Round.id))
-    return renewed.one_or_none() is not None
+        statement = update(Round).where(Round.id == claim.round_id, Round.version == claim.version)
+        ids = session.execute(statement.values(claimed_until=_until(now)).returning(Round.id))
+    return ids.one_or_none() is not None
 
 
 def _until(now: datetime) -> datetime:
     return now + timedelta(seconds=get_settings().claim_seconds)
 
 
-def _claimed(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Claimed:
+def _claim_step(session: Session, federation: Federation, round_: Round, step: ConductorStep, now: datetime) -> Claim:
     if isinstance(step, Aggregate):
         transitions.stop_collecting(session, round_, step, now)
     round_.version += 1
     round_.claimed_until = _until(now)
-    return Claimed(federation.id, round_.id, round_.version, step, _given(session, federation, round_, step, now))
+    return Claim(federation.id, round_.id, round_.version, step, _inputs(session, federation, round_, step, now))
 
 
-def _given(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Input:
+def _inputs(session: Session, federation: Federation, round_: Round, step: ConductorStep, now: datetime) -> Input:
     match step:
         case Start():
             return start_input(federation, round_)
@@ -117,10 +117,10 @@ def _given(session: Session, federation: Federation, round_: Round, step: Comput
         case Aggregate():
             return _whole(session, federation, round_)
         case Join():
-            return JoinInput(_whole(session, federation, round_), sharding.made_parts(session, round_))
+            return JoinInput(_whole(session, federation, round_), sharding.shard_results(session, round_))
         case Evaluate():
-            asked = transitions.evaluating_clients(session, federation, round_, now)
-            return evaluation_input(session, federation, round_, asked)
+            evaluators = transitions.evaluating_clients(session, federation, round_, now)
+            return evaluation_input(session, federation, round_, evaluators)
 
 
 def start_input(federation: Federation, round_: Round) -> StartInput:
@@ -131,18 +131,20 @@ def start_input(federation: Federation, round_: Round) -> StartInput:
 
 def plan_input(session: Session, federation: Federation, round_: Round, cohort: Collection[int]) -> PlanInput:
     """What the instructions of a cohort are made of."""
-    drawn = clients.by_ordinals(session, federation.id, list(cohort))
-    return _plan(session, _method(federation, round_), str(round_.start_digest), drawn)
+    cohort_clients = clients.by_ordinals(session, federation.id, list(cohort))
+    return _plan(session, _method(federation, round_), str(round_.start_digest), cohort_clients)
 
 
-def evaluation_input(session: Session, federation: Federation, round_: Round, asked: Iterable[Client]) -> PlanInput:
+def evaluation_input(
+    session: Session, federation: Federation, round_: Round, evaluators: Iterable[Client]
+) -> PlanInput:
     """What the instructions of those that evaluate are made of."""
-    return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), asked)
+    return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), evaluators)
 
 
 def _whole(session: Session, federation: Federation, round_: Round) -> AggregateInput:
-    kept = repository.all_clients(session, federation.id)
-    notes = {str(client.ordinal): client.note_digest for client in kept if client.note_digest}
+    rows = repository.all_clients(session, federation.id)
+    notes = {str(client.ordinal): client.note_digest for client in rows if client.note_digest}
     return aggregate_input(session, federation, round_, notes)
 
 
@@ -157,13 +159,13 @@ def _method(federation: Federation, round_: Round, kind: str | None = None) -> M
         number=round_.number,
         kind=kind or round_.kind,
         rounds=definition["rounds"],
-        registered=round_.registered or 0,
+        client_count=round_.registered or 0,
     )
 
 
-def _plan(session: Session, method: Method, state_digest: str, asked: Iterable[Client]) -> PlanInput:
-    given = tuple(_client(session, client) for client in asked)
-    return PlanInput(method, state_digest, given)
+def _plan(session: Session, method: Method, state_digest: str, participants: Iterable[Client]) -> PlanInput:
+    inputs = tuple(_client(session, client) for client in participants)
+    return PlanInput(method, state_digest, inputs)
 
 
 def _client(session: Session, client: Client) -> ClientInput:
@@ -189,9 +191,9 @@ def aggregate_input(
     session: Session, federation: Federation, round_: Round, notes: Mapping[str, str]
 ) -> AggregateInput:
     """What the round is, or was, aggregated from; `notes` are the digests of its clients' notes by ordinal."""
-    accepted = snapshots.accepted_jobs(session, round_)
+    jobs_by_ordinal = snapshots.accepted_jobs(session, round_)
     updates = []
-    for ordinal, job in accepted:
+    for ordinal, job in jobs_by_ordinal:
         submission: dict[str, Any] = job.submission or {}
         update_ = submission["update"]
         updates.append(

@@ -16,37 +16,37 @@ from coordinator.rounds.service import snapshots
 NOT_EVALUATED = "not evaluated: "
 
 
-def take_answers(session: Session, federation: Federation, round_: Round, now: datetime) -> bool:
+def accept_results(session: Session, federation: Federation, round_: Round, now: datetime) -> bool:
     """Accepts what was told of the round's state and adds the means to its metrics. Returns whether anything was.
 
     Where an evaluation was due, and told nothing or not what the federation's stopping rule waits for, the round's
     `reason_detail` and an event say why.
     """
     evaluations = jobs.of_round(session, round_.id, "evaluate")
-    answers = [job for job in evaluations if job.state == "submitted"]
-    for job in answers:
+    submissions = [job for job in evaluations if job.state == "submitted"]
+    for job in submissions:
         jobs.accept(session, job, now)
-    if answers:
+    if submissions:
         names = {"loss", *federation.definition["task"]["metrics"]}
-        measured = statistics.metrics_of([(job.submission or {})["evaluation"] for job in answers], names)
-        round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(answers)}
+        means = statistics.metrics_of([(job.submission or {})["evaluation"] for job in submissions], names)
+        round_.metrics = {**round_.metrics, **means, "evaluated_by": len(submissions)}
     if snapshots.evaluation_due(federation, round_):
-        _tell_of_none(session, federation, round_, evaluations, bool(answers))
-    return bool(answers)
+        _report_missing(session, federation, round_, evaluations, bool(submissions))
+    return bool(submissions)
 
 
-def _tell_of_none(
-    session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job], answered: bool
+def _report_missing(
+    session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job], has_results: bool
 ) -> None:
-    wanted = federation.definition["stopping"]["metric"]
+    metric = federation.definition["stopping"]["metric"]
     detail = round_.reason_detail or ""
-    if answered and (wanted is None or wanted in round_.metrics):
+    if has_results and (metric is None or metric in round_.metrics):
         return
-    _, failed, why = detail.partition(NOT_EVALUATED)
-    if not failed:
-        why = f"no answer tells {wanted!r}" if answered else _why_nobody(session, federation, round_, evaluations)
+    _, separator, why = detail.partition(NOT_EVALUATED)
+    if not separator:
+        why = f"no answer tells {metric!r}" if has_results else _why_nobody(session, federation, round_, evaluations)
         round_.reason_detail = f"{detail}; {NOT_EVALUATED}{why}" if detail else NOT_EVALUATED + why
-    events.append(session, federation.id, "round.not_evaluated", **name_of(round_), metric=wanted, detail=why)
+    events.append(session, federation.id, "round.not_evaluated", **name_of(round_), metric=metric, detail=why)
 
 
 def _why_nobody(session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job]) -> str:

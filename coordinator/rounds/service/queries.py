@@ -45,8 +45,8 @@ def count_closed(session: Session, federation_id: str) -> int:
 
 def newest_adapter_number(session: Session, federation_id: str) -> int | None:
     """The newest round whose adapter can be downloaded."""
-    found = repository.newest_adapted(session, federation_id)
-    return None if found is None else found.number
+    round_ = repository.newest_with_adapter(session, federation_id)
+    return None if round_ is None else round_.number
 
 
 def open_rounds(session: Session, federation_ids: Collection[str], now: datetime) -> list[Round]:
@@ -69,12 +69,12 @@ def rounds_of(federation_id: str) -> Select[Round]:
 def show(session: Session, federation_id: str, kind: str, number: int, attempt: int | None) -> Round:
     """One attempt at a round, the last one if none is named. Raises NotFound."""
     if attempt is None:
-        found = repository.newest_attempt(session, federation_id, kind, number)
+        round_ = repository.newest_attempt(session, federation_id, kind, number)
     else:
-        found = repository.attempt(session, federation_id, kind, number, attempt)
-    if found is None:
+        round_ = repository.attempt(session, federation_id, kind, number, attempt)
+    if round_ is None:
         raise NotFound("round_unknown", f"The federation has no such {kind} round.")
-    return found
+    return round_
 
 
 def visible(session: Session, principal: Principal, round_id: str) -> tuple[Federation, Round]:
@@ -101,28 +101,30 @@ def jobs_of(
             if row.organization_id == principal.organization_id
         }
         rows = [job for job in rows if job.client_id in own]
-    views = jobs.views(session, rows)
+    views = jobs.to_responses(session, rows)
     return sorted(views, key=lambda view: (view.kind == "evaluate", view.ordinal or 0, view.id))
 
 
-def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundResponse:
+def to_response(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundResponse:
     """The round as the API shows it."""
-    return answers(session, federation, [round_], now)[0]
+    return to_responses(session, federation, [round_], now)[0]
 
 
-def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundResponse]:
+def to_responses(
+    session: Session, federation: Federation, rows: Sequence[Round], now: datetime
+) -> list[RoundResponse]:
     """These rounds of one federation as the API shows them."""
-    accepted = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
+    acceptances = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
     without_evaluation = {
         row.ordinal for row in repository.all_clients(session, federation.id) if row.evaluation_examples == 0
     }
-    return [_answer(session, row, accepted, without_evaluation, now) for row in rows]
+    return [_response(session, row, acceptances, without_evaluation, now) for row in rows]
 
 
-def _answer(
+def _response(
     session: Session,
     round_: Round,
-    accepted: Sequence[tuple[str, int, int, int, str | None]],
+    acceptances: Sequence[tuple[str, int, int, int, str | None]],
     without_evaluation: Set[int],
     now: datetime,
 ) -> RoundResponse:
@@ -130,24 +132,24 @@ def _answer(
 
     `without_evaluation`: ordinals of clients that evaluate nothing.
     """
-    what, since = None, None
-    if round_.state not in lifecycle.ENDED:
-        what, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
+    status, since = None, None
+    if round_.state not in lifecycle.TERMINAL:
+        status, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
-        what += f", held up: {', '.join(reasons)}" if reasons else ""
+        status += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundResponse.model_fields if hasattr(round_, name)}
     traffic = {name: _whole(round_.metrics.get(name, 0)) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
     own = {
         ordinal: reason
-        for kind, number, attempt, ordinal, reason in accepted
+        for kind, number, attempt, ordinal, reason in acceptances
         if (kind, number) == (round_.kind, round_.number) and attempt <= round_.attempt
     }
-    told: dict[str, Any] = {"metrics": metrics, "waiting_for": what, "waiting_since": since}
-    told["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
-    told["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
-    told["not_evaluated"] = sorted(without_evaluation & set(round_.cohort or ()))
-    return RoundResponse.model_validate({**row, **traffic, **told})
+    fields: dict[str, Any] = {"metrics": metrics, "waiting_for": status, "waiting_since": since}
+    fields["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
+    fields["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
+    fields["not_evaluated"] = sorted(without_evaluation & set(round_.cohort or ()))
+    return RoundResponse.model_validate({**row, **traffic, **fields})
 
 
 def _whole(count: object) -> int:
@@ -157,8 +159,8 @@ def _whole(count: object) -> int:
 
 def _held_up_uploads(session: Session, round_: Round) -> list[str]:
     """What keeps the round's workers from handing in, as far as the coordinator is what keeps them."""
-    leased = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
-    return artifacts.held_up(session, leased, round_.opened_at) if leased else []
+    worker_ids = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
+    return artifacts.held_up(session, worker_ids, round_.opened_at) if worker_ids else []
 
 
 def waiting(step: lifecycle.Step) -> str:
@@ -211,13 +213,13 @@ def note_download(
 def adapter_round(session: Session, federation_id: str, number: int | None) -> Round:
     """The aggregated train round with this number, or the newest one. Raises NotFound."""
     if number is None:
-        found = repository.newest_adapted(session, federation_id)
+        round_ = repository.newest_with_adapter(session, federation_id)
     else:
-        found = repository.adapted(session, federation_id, number)
-    if found is None or not found.adapter:
+        round_ = repository.round_with_adapter(session, federation_id, number)
+    if round_ is None or not round_.adapter:
         which = "No round" if number is None else f"Round {number}"
         raise NotFound("adapter_unknown", f"{which} of this federation has made an adapter yet.")
-    return found
+    return round_
 
 
 def adapter_file(round_: Round, name: str) -> AdapterFile:

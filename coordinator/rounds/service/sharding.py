@@ -17,52 +17,52 @@ from coordinator.models import Federation, Round, Shard
 from coordinator.models.base import new_id
 from coordinator.queue.wakeups import AGGREGATE_SHARD, nudge
 from coordinator.rounds import lifecycle, repository
-from coordinator.rounds.schemas import Cut, MadeShard, ShardInput
+from coordinator.rounds.schemas import ShardInput, ShardLayout, ShardResult
 from coordinator.rounds.service import transitions
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedShard:
+class ShardClaim:
     """A shard that one task may compute: `given` to the conductor, recorded under `version`."""
 
     federation_id: str
     round_id: str
     shard_id: str
     version: int
-    given: ShardInput
+    inputs: ShardInput
 
 
-def open_all(session: Session, round_: Round, made: Cut) -> None:
+def open_all(session: Session, round_: Round, layout: ShardLayout) -> None:
     """A row and a message for each shard."""
-    for number, groups in enumerate(made.shards):
+    for number, groups in enumerate(layout.shards):
         row = Shard(id=new_id("shd"), round_id=round_.id, number=number, groups=list(groups))
         session.add(row)
         nudge(session, AGGREGATE_SHARD, row.id)
 
 
-def locked(session: Session, shard_id: str) -> tuple[Federation, Round, Shard] | None:
+def lock(session: Session, shard_id: str) -> tuple[Federation, Round, Shard] | None:
     """A shard that is still to be done, its round locked against other writers; None if there is none."""
     row = session.get(Shard, shard_id)
-    found = None if row is None else transitions.locked(session, row.round_id)
-    if row is None or found is None:
+    parent = None if row is None else transitions.lock(session, row.round_id)
+    if row is None or parent is None:
         return None
     session.refresh(row)
-    federation, round_ = found
-    wanted = round_.state == lifecycle.AGGREGATING and row.made is None
-    return (federation, round_, row) if wanted else None
+    federation, round_ = parent
+    is_open = round_.state == lifecycle.AGGREGATING and row.made is None
+    return (federation, round_, row) if is_open else None
 
 
-def record(session: Session, round_: Round, row: Shard, made: MadeShard) -> None:
+def record(session: Session, round_: Round, row: Shard, result: ShardResult) -> None:
     """Keeps what a shard made until its round has the whole."""
-    for stored in (made.state, *made.notes.values()):
-        artifacts.record(session, stored, round_.id, transitions.SHARD_PART)
-    row.made = asdict(made)
+    for artifact in (result.state, *result.notes.values()):
+        artifacts.record(session, artifact, round_.id, transitions.SHARD_PART)
+    row.made = asdict(result)
     row.claimed_until = None
 
 
-def made_parts(session: Session, round_: Round) -> tuple[MadeShard, ...]:
+def shard_results(session: Session, round_: Round) -> tuple[ShardResult, ...]:
     """What the shards of a round made, in order."""
-    return tuple(_made(row.made or {}) for row in repository.shards_of(session, round_.id))
+    return tuple(_result_of(row.made or {}) for row in repository.shards_of(session, round_.id))
 
 
 def discard(session: Session, round_: Round) -> None:
@@ -75,6 +75,6 @@ def due(session: Session, now: datetime) -> list[str]:
     return list(repository.open_shards(session, lifecycle.AGGREGATING, now))
 
 
-def _made(row: Mapping[str, Any]) -> MadeShard:
-    notes = {int(ordinal): Stored(**stored) for ordinal, stored in row["notes"].items()}
-    return MadeShard(Stored(**row["state"]), row["metrics"], row["finished"], notes, row["environment"])
+def _result_of(row: Mapping[str, Any]) -> ShardResult:
+    notes = {int(ordinal): Stored(**fields) for ordinal, fields in row["notes"].items()}
+    return ShardResult(Stored(**row["state"]), row["metrics"], row["finished"], notes, row["environment"])

@@ -24,8 +24,8 @@ def next_step(session: Session, round_: Round, now: datetime) -> Step:
 def next_steps(session: Session, rounds: Sequence[Round], now: datetime) -> dict[str, Step]:
     """Round id -> what comes next in it. Raises Conflict if one has ended."""
     return {
-        row.id: lifecycle.next_step(seen, rules(session.get_one(Federation, row.federation_id)), now)
-        for row, seen in zip(rounds, snapshots(session, rounds, now), strict=True)
+        row.id: lifecycle.next_step(snapshot, rules(session.get_one(Federation, row.federation_id)), now)
+        for row, snapshot in zip(rounds, snapshots(session, rounds, now), strict=True)
     }
 
 
@@ -40,10 +40,10 @@ def snapshots(session: Session, rounds: Sequence[Round], now: datetime) -> list[
 
     A few more for each that waits for clients or aggregates.
     """
-    found = repository.attempts_at(session, [row.id for row in rounds])
-    facts = _facts(session, [row.id for row in found])
+    attempt_rows = repository.attempts_at(session, [row.id for row in rounds])
+    facts = _facts(session, [row.id for row in attempt_rows])
     attempts: defaultdict[tuple[str, str, int], list[Round]] = defaultdict(list)
-    for row in found:
+    for row in attempt_rows:
         attempts[row.federation_id, row.kind, row.number].append(row)
     return [_snapshot(session, row, attempts[row.federation_id, row.kind, row.number], facts, now) for row in rounds]
 
@@ -61,76 +61,76 @@ def _snapshot(
     earlier = [row for row in attempts if row.attempt < round_.attempt]
     own = facts.get((round_.id, "train"), ())
     every = [job for row in earlier for job in facts.get((row.id, "train"), ())] + [*own]
-    accepted = [job for job in every if job.state == "accepted" and not job.left_out]
-    refused = _refused([*earlier, round_], facts)
+    acceptances = [job for job in every if job.state == "accepted" and not job.left_out]
+    ineligible = _ineligible([*earlier, round_], facts)
     return Snapshot(
         state=round_.state,
         everybody=round_.everybody,
-        started=round_.start_digest is not None,
-        planned=round_.planned,
-        aggregated=round_.state_digest is not None,
+        has_start=round_.start_digest is not None,
+        has_plan=round_.planned,
+        has_result=round_.state_digest is not None,
         evaluation_due=evaluation_due(federation, round_),
         evaluation_planned=round_.evaluation_planned,
         opened_at=round_.opened_at,
         deadline_at=round_.deadline_at,
         evaluation_deadline_at=round_.evaluation_deadline_at,
         alive=frozenset(alive),
-        accepted=frozenset(job.ordinal for job in accepted),
-        refused=refused,
+        accepted=frozenset(job.ordinal for job in acceptances),
+        ineligible=ineligible,
         cohort=tuple(round_.cohort or ()),
         jobs=tuple(own),
         evaluations=tuple(facts.get((round_.id, "evaluate"), ())) if round_.evaluation_planned else (),
         retries=sum(row.reason == lifecycle.QUORUM_MISSED for row in earlier),
         shards=_shards(session, round_),
-        outliers=tuple(statistics.outliers({job.ordinal: job.norm for job in accepted if job.norm is not None})),
-        remaining=_remaining(session, round_, refused) if refused else None,
-        asked=frozenset(job.ordinal for job in every),
-        lost=_lost(every),
+        outliers=tuple(statistics.outliers({job.ordinal: job.norm for job in acceptances if job.norm is not None})),
+        remaining=_remaining(session, round_, ineligible) if ineligible else None,
+        participants=frozenset(job.ordinal for job in every),
+        losses=_loss_reasons(every),
     )
 
 
-def _refused(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Sequence[JobFacts]]) -> frozenset[int]:
+def _ineligible(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Sequence[JobFacts]]) -> frozenset[int]:
     """Ordinals of those whose update was refused in one of these attempts, or whose job would fail the same way.
 
     Who paused the federation may have mended what failed: of attempts before that, failures are forgotten.
     """
-    refused: set[int] = set()
-    failed: set[int] = set()
+    refusals: set[int] = set()
+    failures: set[int] = set()
     for row in attempts:
         jobs_of_attempt = facts.get((row.id, "train"), ())
-        refused |= {job.ordinal for job in jobs_of_attempt if job.state == "rejected" or job.left_out}
-        failed |= {job.ordinal for job in jobs_of_attempt if job.state == "failed" and job.final}
+        refusals |= {job.ordinal for job in jobs_of_attempt if job.state == "rejected" or job.left_out}
+        failures |= {job.ordinal for job in jobs_of_attempt if job.state == "failed" and job.final}
         if row.reason == lifecycle.PAUSED:
-            failed.clear()
-    return frozenset(refused | failed)
+            failures.clear()
+    return frozenset(refusals | failures)
 
 
-def _remaining(session: Session, round_: Round, refused: Set[int]) -> frozenset[int] | None:
+def _remaining(session: Session, round_: Round, ineligible: Set[int]) -> frozenset[int] | None:
     """Ordinals of those that another attempt could ask, alive or not; None where there is no quorum to miss now."""
     if round_.state not in (lifecycle.COLLECTING, lifecycle.AGGREGATING):
         return None
     taking_part = repository.training_clients(session, round_.federation_id)
-    return frozenset(client.ordinal for client in taking_part) - refused
+    return frozenset(client.ordinal for client in taking_part) - ineligible
 
 
-def _lost(every: Sequence[JobFacts]) -> dict[int, str]:
+def _loss_reasons(every: Sequence[JobFacts]) -> dict[int, str]:
     """Ordinal -> why the client's last job of the round brought nothing that counts."""
     reasons = {job.ordinal: job.reason or "no_answer" for job in every}
-    counted = {job.ordinal for job in every if job.state == "accepted" and not job.left_out}
-    return {ordinal: reason for ordinal, reason in reasons.items() if ordinal not in counted}
+    accepted_ordinals = {job.ordinal for job in every if job.state == "accepted" and not job.left_out}
+    return {ordinal: reason for ordinal, reason in reasons.items() if ordinal not in accepted_ordinals}
 
 
 def _facts(session: Session, round_ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[JobFacts]]:
-    found: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
+    facts: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
     for row in repository.jobs_of(session, round_ids):
         round_id, kind, job_id, ordinal, state, number, at, norm, code, error, place, final = row
         left_out = state == "accepted" and code is not None
         # What was withdrawn because its round ended was not answered.
-        is_told = state != "withdrawn" or code == CLIENT_GONE
-        reason = statistics.reason(code, error, place) if is_told else None
+        has_reason = state != "withdrawn" or code == CLIENT_GONE
+        reason = statistics.reason(code, error, place) if has_reason else None
         job = JobFacts(job_id, ordinal, state, number, at, norm, left_out, reason, bool(final))
-        found[str(round_id), kind].append(job)
-    return found
+        facts[str(round_id), kind].append(job)
+    return facts
 
 
 def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
@@ -140,20 +140,20 @@ def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
 
 def accepted_jobs(session: Session, round_: Round) -> list[tuple[int, Job]]:
     """Ordinal and job of every update of the round that counts, those of earlier attempts included, by ordinal."""
-    return [pair for pair in _accepted(session, round_) if pair[1].problem is None]
+    return [pair for pair in _accepted_by_ordinal(session, round_) if pair[1].problem is None]
 
 
 def left_out(session: Session, round_: Round) -> list[tuple[int, Job]]:
     """Ordinal and job of every accepted update that was left out of the round, as in `accepted_jobs`."""
-    return [pair for pair in _accepted(session, round_) if pair[1].problem is not None]
+    return [pair for pair in _accepted_by_ordinal(session, round_) if pair[1].problem is not None]
 
 
-def _accepted(session: Session, round_: Round) -> list[tuple[int, Job]]:
+def _accepted_by_ordinal(session: Session, round_: Round) -> list[tuple[int, Job]]:
     attempts = repository.attempts(session, round_.federation_id, round_.kind, round_.number)
-    found = train_jobs(session, [row for row in attempts if row.attempt <= round_.attempt])
-    accepted = [job for job in found if job.state == "accepted"]
-    ordinals = repository.ordinals(session, {job.client_id for job in accepted})
-    return sorted(((ordinals[job.client_id], job) for job in accepted), key=lambda pair: pair[0])
+    train = train_jobs(session, [row for row in attempts if row.attempt <= round_.attempt])
+    acceptances = [job for job in train if job.state == "accepted"]
+    ordinals = repository.ordinals(session, {job.client_id for job in acceptances})
+    return sorted(((ordinals[job.client_id], job) for job in acceptances), key=lambda pair: pair[0])
 
 
 def evaluation_due(federation: Federation, round_: Round) -> bool:

@@ -22,10 +22,10 @@ from coordinator.workers import service as workers
 from federated import schedule
 
 SHARD_PART = "shard"
-Settled = Draw | LeaveOut | Close | Retry | Fail
+LocalStep = Draw | LeaveOut | Close | Retry | Fail
 
 
-def locked(session: Session, round_id: str) -> tuple[Federation, Round] | None:
+def lock(session: Session, round_id: str) -> tuple[Federation, Round] | None:
     """The round with its federation, locked against other writers."""
     round_ = lock_row(session, Round, round_id)
     return None if round_ is None else (session.get_one(Federation, round_.federation_id), round_)
@@ -44,7 +44,7 @@ def open_round(
     """A new attempt at a round, waiting for clients; it keeps what earlier attempts at it accepted."""
     before = repository.newest_attempt(session, federation.id, kind, number)
     newest = repository.newest(session, federation.id)
-    opened = Round(
+    round_ = Round(
         id=new_id("rnd"),
         federation_id=federation.id,
         kind=kind,
@@ -59,21 +59,21 @@ def open_round(
         not_reproducible=[],
         opened_at=now,
     )
-    session.add(opened)
+    session.add(round_)
     session.flush()
     if before is not None:
-        add_reasons(opened, ["retry", *before.not_reproducible])
-    events.append(session, federation.id, "round.opened", **name_of(opened))
-    return opened
+        add_reasons(round_, ["retry", *before.not_reproducible])
+    events.append(session, federation.id, "round.opened", **name_of(round_))
+    return round_
 
 
-def settle(
-    session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Settled, now: datetime
+def apply(
+    session: Session, federation: Federation, round_: Round, snapshot: Snapshot, step: LocalStep, now: datetime
 ) -> Round:
     """Does the step and returns the round that goes on: the next attempt after a Retry."""
     match step:
         case Draw():
-            _draw(session, federation, round_, seen, step, now)
+            _draw(session, federation, round_, snapshot, step, now)
         case LeaveOut():
             detail = f"The update's norm is more than {statistics.OUTLIER:g} times the median of the others'."
             problem = jobs.problem_document("norm_outlier", "The update was left out", detail)
@@ -90,10 +90,10 @@ def settle(
 
 def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> None:
     """Ends a round now, if it is open. One that has its result already is closed with it, unevaluated."""
-    found = locked(session, round_id)
-    if found is None or found[1].state in lifecycle.ENDED:
+    rows = lock(session, round_id)
+    if rows is None or rows[1].state in lifecycle.TERMINAL:
         return
-    federation, round_ = found
+    federation, round_ = rows
     if round_.aggregated_at is None:
         end(session, round_, lifecycle.WITHDRAWN, reason, None, now)
     else:
@@ -102,7 +102,7 @@ def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> Non
 
 def close(session: Session, federation: Federation, round_: Round, now: datetime) -> None:
     """Counts what was evaluated and closes the round; old updates and states are kept no longer."""
-    if evaluation.take_answers(session, federation, round_, now):
+    if evaluation.accept_results(session, federation, round_, now):
         note_seconds(round_, evaluating=(round_.aggregated_at, now))
     jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
     round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)
@@ -128,23 +128,32 @@ def open_again(session: Session, federation: Federation, round_: Round, now: dat
     )
 
 
-def _draw(session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Draw, now: datetime) -> None:
+def _draw(
+    session: Session, federation: Federation, round_: Round, snapshot: Snapshot, step: Draw, now: datetime
+) -> None:
     before = repository.attempt(session, federation.id, round_.kind, round_.number, round_.attempt - 1)
-    silent = set(before.cohort or ()) - seen.accepted if before else set()
-    taken = seen.accepted | seen.refused
-    drawn = schedule.draw(
-        federation.seed, round_.kind, round_.number, round_.attempt, seen.alive, silent, taken, step.wanted
+    absentees = set(before.cohort or ()) - snapshot.accepted if before else set()
+    excluded = snapshot.accepted | snapshot.ineligible
+    cohort = schedule.draw(
+        federation.seed,
+        round_.kind,
+        round_.number,
+        round_.attempt,
+        snapshot.alive,
+        absentees,
+        excluded,
+        step.count,
     )
-    known = repository.training_clients(session, federation.id)
-    round_.cohort = list(drawn)
-    round_.registered = sum(client.state == "ready" for client in known)
+    candidates = repository.training_clients(session, federation.id)
+    round_.cohort = list(cohort)
+    round_.registered = sum(client.state == "ready" for client in candidates)
     round_.state = lifecycle.move(round_.state, lifecycle.COLLECTING)
     round_.collecting_at = now
     note_seconds(round_, waiting=(round_.opened_at, now))
-    absent = [client.ordinal for client in known if client.ordinal not in seen.alive]
+    absent = [client.ordinal for client in candidates if client.ordinal not in snapshot.alive]
     add_reasons(round_, ["client_not_alive"] * bool(absent))
     add_reasons(round_, ["over_selection"] * (federation.definition["over_selection"] > 0))
-    facts = {"cohort": list(drawn), "alive": sorted(seen.alive), "absent": absent}
+    facts = {"cohort": list(cohort), "alive": sorted(snapshot.alive), "absent": absent}
     events.append(session, federation.id, "round.collecting", **name_of(round_), **facts)
 
 
@@ -180,7 +189,7 @@ def release_claim(round_: Round) -> None:
     round_.deaths = round_.losses = 0
 
 
-def given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
+def fail_if_given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
     """Whether too many claims on a round's step, or on a shard, passed without a result: the round fails then."""
     step.losses += step.claimed_until is not None
     if step.losses < lifecycle.MAX_LOSSES:
@@ -196,10 +205,10 @@ def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datet
         return
     round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
     note_seconds(round_, collecting=(round_.collecting_at, now))
-    accepted = snapshots.accepted_jobs(session, round_)
-    in_time = [*accepted, *snapshots.left_out(session, round_)]
+    acceptances = snapshots.accepted_jobs(session, round_)
+    in_time = [*acceptances, *snapshots.left_out(session, round_)]
     missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in in_time})
-    reasons = [reason for _, job in accepted for reason in (job.submission or {}).get("not_reproducible", ())]
+    reasons = [reason for _, job in acceptances for reason in (job.submission or {}).get("not_reproducible", ())]
     if missing:
         reasons.append("missed_deadline" if step.missed_deadline else "client_lost")
         round_.reason_detail = "without the clients " + ", ".join(map(str, missing))
@@ -210,12 +219,14 @@ def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datet
 
 def evaluating_clients(session: Session, federation: Federation, round_: Round, now: datetime) -> list[Client]:
     """Who evaluates what the round made: its cohort or all, and those that only evaluate; all of them alive."""
-    chosen = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
+    accepted_ordinals = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
     everybody = federation.definition["evaluation"]["who"] == "all"
     ready = clients.ready_clients(session, federation.id)
     alive = workers.alive(session, {client.worker_id for client in ready}, now)
-    asked = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
-    return [client for client in asked if everybody or client.evaluates_only or client.ordinal in chosen]
+    candidates = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
+    return [
+        client for client in candidates if everybody or client.evaluates_only or client.ordinal in accepted_ordinals
+    ]
 
 
 def add_reasons(round_: Round, reasons: Iterable[str]) -> None:
@@ -225,5 +236,5 @@ def add_reasons(round_: Round, reasons: Iterable[str]) -> None:
 
 def note_seconds(round_: Round, **phases: tuple[datetime | None, datetime]) -> None:
     """Adds the seconds between two times, by phase."""
-    taken = {name: (until - since).total_seconds() for name, (since, until) in phases.items() if since is not None}
-    round_.seconds = {**round_.seconds, **taken}
+    seconds = {name: (until - since).total_seconds() for name, (since, until) in phases.items() if since is not None}
+    round_.seconds = {**round_.seconds, **seconds}

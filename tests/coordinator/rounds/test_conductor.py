@@ -20,7 +20,7 @@ METHOD = Method(
     number=1,
     kind="train",
     rounds=1,
-    registered=2,
+    client_count=2,
 )
 
 

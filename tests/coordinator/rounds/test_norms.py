@@ -50,7 +50,7 @@ def method_of(sample: Sample) -> Method:
         number=1,
         kind="train",
         rounds=5,
-        registered=sample.clients,
+        client_count=sample.clients,
     )
 
 

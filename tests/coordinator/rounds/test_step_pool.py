@@ -16,7 +16,7 @@ from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, out_of_service
 from coordinator.models import Round
 from coordinator.rounds import lifecycle, service, step_messages, step_pool
-from coordinator.rounds.schemas import AgainInput, Input, Result
+from coordinator.rounds.schemas import Input, RestoreInput, Result
 from federated.contract import FederationRefused
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
@@ -153,7 +153,7 @@ class TestClaims:
 
 class TestMessages:
     def test_exist_for_every_input_and_result(self) -> None:
-        kinds = {kind.__name__ for kind in (*get_args(Input), *get_args(Result), AgainInput)}
+        kinds = {kind.__name__ for kind in (*get_args(Input), *get_args(Result), RestoreInput)}
         assert kinds == set(step_messages._VALUES)
 
     @pytest.mark.parametrize(
@@ -171,6 +171,6 @@ class TestMessages:
         assert str(raised.value) == str(error)
 
     def test_carry_no_text_of_another_error_but_for_the_log(self) -> None:
-        with pytest.raises(step_messages.StepBroke) as raised:
+        with pytest.raises(step_messages.StepFailed) as raised:
             step_messages.decode(step_messages.encode_error(KeyError("a row")))
         assert (str(raised.value), "a row" in raised.value.trace) == ("KeyError", True)
