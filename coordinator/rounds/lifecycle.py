@@ -1,13 +1,14 @@
-"""What comes next in a round: a pure function of what was read and of the time.
+"""Life cycle of a round: its states, its steps, and the pure function that selects the next step.
 
-`next_step` is asked again after everything that happens. It remembers nothing, so a message that is lost, doubled
-or late does no harm.
+`next_step` depends on the snapshot and the time alone. It is called again after every event, so a message that is
+lost, doubled or late does no harm. A step's `label` is the status that the API shows.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from coordinator.errors import Conflict
 from coordinator.rounds.facts import JobFacts, Rules, Snapshot
@@ -38,11 +39,11 @@ OPEN_JOB_STATES = frozenset({"offered", "leased"})
 QUORUM_MISSED, NOT_ENOUGH_CLIENTS, STEP_DIED = "quorum_missed", "not_enough_clients", "step_died"
 PAUSED = "paused"
 MAX_DEATHS, MAX_LOSSES = 2, 10
-"""Deaths of its process, and claims that passed without a result, with which a step fails its round."""
+"""A step fails its round after so many deaths of its process, or so many claims that expired without a result."""
 
 
 def move(state: str, to: str) -> str:
-    """The new state of a round. Raises Conflict for a move that its life cycle does not have."""
+    """The new state of a round. Raises Conflict for a move that is not in the table."""
     if to not in MOVES[state]:
         raise Conflict("round_state", f"A round that is {state} cannot become {to}.")
     return to
@@ -52,17 +53,22 @@ def move(state: str, to: str) -> str:
 class Start:
     """Make the federation's first state."""
 
+    label: ClassVar[str] = "starting"
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Draw `wanted` clients (all of them, where the state asks for everybody)."""
+    """Draw `count` clients, or all of them if the state asks for everybody."""
 
+    label: ClassVar[str] = "drawing"
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Make the instructions of the cohort and offer the jobs."""
+
+    label: ClassVar[str] = "planning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,64 +77,82 @@ class Check:
 
     job_ids: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        return f"checking {len(self.job_ids)} updates"
+
 
 @dataclass(frozen=True, slots=True)
 class LeaveOut:
     """Go on without the updates of these clients, whose norms are far from the others'."""
 
+    label: ClassVar[str] = "leaving_out_updates"
     ordinals: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Make the next state and its adapter of what was accepted. `missed_deadline`: some did not answer in time."""
+    """Make the next state and its adapter from the accepted updates. `missed_deadline`: some clients were late."""
 
+    label: ClassVar[str] = "aggregating"
     missed_deadline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Make the next state and its adapter of what the shards made."""
+    """Make the next state and its adapter from the results of the shards."""
+
+    label: ClassVar[str] = "joining_shards"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
     """Make the instructions of the evaluation and offer its jobs."""
 
+    label: ClassVar[str] = "planning_evaluation"
+
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The round is done."""
+    """End the round with its result."""
+
+    label: ClassVar[str] = "closing"
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Open another attempt that keeps what this one accepted."""
+    """Open another attempt, which keeps the updates that this one accepted."""
 
+    label: ClassVar[str] = "opening_another_attempt"
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The round cannot be done, and so the federation cannot go on."""
+    """End the round without a result. The federation fails with it."""
 
+    label: ClassVar[str] = "failing"
     reason: str
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before `until`, unless something happens; `what` is for people. None: not by time."""
+    """Do nothing before `until`, unless something happens. None: no deadline."""
 
     until: datetime | None
-    what: str
+    label: str
 
 
-Step = Start | Draw | Plan | Check | LeaveOut | Aggregate | Join | Evaluate | Close | Retry | Fail | Wait
+ConductorStep = Start | Plan | Check | Aggregate | Join | Evaluate
+"""The steps that need tensors: `steps` names the conductor's function and the recorder of each."""
+LocalStep = Draw | LeaveOut | Close | Retry | Fail
+"""The steps that change rows alone, within one transaction."""
+Step = ConductorStep | LocalStep | Wait
 
 
 def next_step(snapshot: Snapshot, rules: Rules, now: datetime) -> Step:
-    """What to do next in a round that has not ended. Raises Conflict for one that has."""
+    """The next step of an open round. Raises Conflict for a round that has ended."""
     if snapshot.state == WAITING:
         return _draw(snapshot, rules, now) if snapshot.has_start else Start()
     if snapshot.state == COLLECTING:
@@ -152,8 +176,8 @@ def _draw(snapshot: Snapshot, rules: Rules, now: datetime) -> Step:
     if there >= target or (now >= until and there >= rules.min_clients):
         return Draw(missing)
     if now >= until:
-        waited = f"after {rules.wait_for_clients_seconds:g} s of waiting."
-        detail = f"{there} of at least {rules.min_clients} clients were there {waited}"
+        wait = f"after {rules.wait_for_clients_seconds:g} s of waiting."
+        detail = f"{there} of at least {rules.min_clients} clients were there {wait}"
         return Fail(NOT_ENOUGH_CLIENTS, detail + _most_frequent_reason(snapshot))
     return Wait(until, f"waiting_for_clients {there}/{target}, {_time_left(until, now)}")
 
@@ -174,7 +198,7 @@ def _collect(snapshot: Snapshot, rules: Rules, now: datetime) -> Step:
 
 
 def _quorum_failure(snapshot: Snapshot, rules: Rules) -> Step:
-    """Another attempt, unless those that could still be asked are too few for the quorum."""
+    """Another attempt, unless too few clients remain for the quorum."""
     detail = f"{len(snapshot.accepted)} of at least {rules.min_clients} updates were accepted ({_losses(snapshot)})."
     detail += _most_frequent_reason(snapshot)
     if snapshot.remaining is not None and len(snapshot.accepted | snapshot.remaining) < rules.min_clients:
@@ -191,7 +215,7 @@ def _most_frequent_reason(snapshot: Snapshot) -> str:
 
 
 def _aggregate(snapshot: Snapshot, rules: Rules) -> Step:
-    if len(snapshot.accepted) < rules.min_clients:  # some were left out since
+    if len(snapshot.accepted) < rules.min_clients:  # some were left out after they were accepted
         return _quorum_failure(snapshot, rules)
     if snapshot.shards is None:
         return Aggregate()
@@ -209,14 +233,14 @@ def _evaluate(snapshot: Snapshot, now: datetime) -> Step:
 
 
 def _target(snapshot: Snapshot, rules: Rules) -> int:
-    """How many updates close the round at once."""
+    """Number of accepted updates that ends collecting at once."""
     if snapshot.everybody:
         return max(len(snapshot.accepted | set(snapshot.cohort)), rules.min_clients)
     return rules.clients_per_round
 
 
 def _in_time(jobs: Sequence[JobFacts], deadline_at: datetime | None) -> list[JobFacts]:
-    """Submitted updates that count, in order of submission."""
+    """Jobs submitted before the deadline, in order of submission."""
     submissions = [
         job
         for job in jobs

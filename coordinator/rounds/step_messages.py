@@ -1,38 +1,20 @@
-"""Messages between a background process and the processes that compute its steps: JSON, errors included."""
+"""Messages between a background process and the processes that compute its steps, in JSON and with errors."""
 
 import json
 import traceback
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
 from coordinator import errors
 from coordinator.errors import ArtifactDamaged, CoordinatorError
-from coordinator.rounds.schemas import (
-    AggregateInput,
-    AggregateResult,
-    CheckInput,
-    Input,
-    JoinInput,
-    Omission,
-    PlanInput,
-    PlanResult,
-    RestoreInput,
-    Result,
-    ShardInput,
-    ShardLayout,
-    ShardResult,
-    StartInput,
-    StateResult,
-    Verdicts,
-)
+from coordinator.rounds.schemas import Input, RestoreInput, Result
 from federated.contract import FederationRefused
 from federated.failures import type_name
 
 _TRACE_CHARACTERS = 20_000
-_INPUTS = (StartInput, PlanInput, CheckInput, AggregateInput, ShardInput, JoinInput, RestoreInput)
-_RESULTS = (StateResult, PlanResult, Verdicts, AggregateResult, ShardLayout, ShardResult, Omission)
-_VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in (*_INPUTS, *_RESULTS)}
+_TYPES = (*get_args(Input), RestoreInput, *get_args(Result))
+_VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in _TYPES}
 _ERRORS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
 
 
@@ -46,7 +28,7 @@ class StepFailed(Exception):
 
 
 def encode(value: Input | RestoreInput | Result | None) -> bytes:
-    """The message with what is to be computed, or with what was made."""
+    """The message with an input, or with a result."""
     if value is None:
         return json.dumps(["nothing", None]).encode()
     name = type(value).__name__

@@ -12,7 +12,7 @@ from coordinator.artifacts import service as artifacts
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, CoordinatorError
 from coordinator.queue.wakeups import ADVANCE_ROUND, AGGREGATE_SHARD, MEND, celery
-from coordinator.rounds import service, step_pool
+from coordinator.rounds import service, step_pool, steps
 from coordinator.rounds.schemas import Failure, Omission, Result, ShardResult
 from coordinator.rounds.service import ALGORITHM_FAILED, Claim, ShardClaim
 from coordinator.rounds.step_messages import StepFailed
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 def advance(round_id: str) -> None:
     """Does what is due in the round until it waits or ends. Doubled, concurrent and lost calls do no harm."""
     with writing() as session:
-        claim = service.claim(session, round_id, utcnow())
+        claim = steps.claim(session, round_id, utcnow())
     while claim is not None:
         claim = do(claim)
 
@@ -70,7 +70,7 @@ def _do(claim: Claim | ShardClaim) -> Claim | None:
         if not _record(session, claim, result):
             _log.info("step_discarded", step=_name(claim))
             return None
-        return service.claim(session, claim.round_id, utcnow())
+        return steps.claim(session, claim.round_id, utcnow())
 
 
 def _begin_again(claim: Claim | ShardClaim) -> Claim | None:
@@ -81,7 +81,7 @@ def _begin_again(claim: Claim | ShardClaim) -> Claim | None:
         aggregate_shard(claim.shard_id)
         return None
     with writing() as session:
-        return service.claim(session, claim.round_id, utcnow())
+        return steps.claim(session, claim.round_id, utcnow())
 
 
 def _failure(claim: Claim | ShardClaim, error: Exception) -> Failure:
@@ -143,7 +143,7 @@ def _record(session: Session, claim: Claim | ShardClaim, result: Result | Failur
         return service.record_shard(session, claim, result, utcnow())
     if isinstance(result, Failure):
         return service.fail(session, claim, result, utcnow())
-    return service.record(session, claim, result, utcnow())
+    return steps.record(session, claim, result, utcnow())
 
 
 def _about(claim: Claim | ShardClaim) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What happens to a round. `tasks` asks it what to do, lets the conductor do it, and hands the result back."""
 
-from coordinator.rounds.service.claims import Claim, claim, claim_shard, renew
+from coordinator.rounds.service.claims import Claim, claim_shard, renew
+from coordinator.rounds.service.inputs import StepContext
 from coordinator.rounds.service.provenance_builder import provenance, repeatable
 from coordinator.rounds.service.queries import (
     adapter_file,
@@ -24,7 +25,7 @@ from coordinator.rounds.service.queries import (
     visible,
 )
 from coordinator.rounds.service.repair import ARTIFACT_DAMAGED, give_up, hold_up, restoration_of, resume
-from coordinator.rounds.service.results import ALGORITHM_FAILED, count_death, fail, record, record_shard
+from coordinator.rounds.service.results import ALGORITHM_FAILED, count_death, fail, record_shard
 from coordinator.rounds.service.sharding import ShardClaim
 from coordinator.rounds.service.sharding import due as shards_due
 from coordinator.rounds.service.transitions import open_round, withdraw
@@ -34,11 +35,11 @@ __all__ = [
     "ARTIFACT_DAMAGED",
     "Claim",
     "ShardClaim",
+    "StepContext",
     "adapter_file",
     "adapter_files",
     "adapter_round",
     "check_may_download",
-    "claim",
     "claim_shard",
     "count_closed",
     "count_death",
@@ -55,7 +56,6 @@ __all__ = [
     "open_round",
     "open_rounds",
     "provenance",
-    "record",
     "record_shard",
     "release_all",
     "renew",

@@ -1,4 +1,4 @@
-"""Where an adapter came from: told as its provenance, and as what it takes to aggregate its rounds again."""
+"""Provenance of an adapter, and the inputs for aggregating its rounds again."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from coordinator.provenance import signing
 from coordinator.provenance.document import FILE, FORMAT, Broken, Head, Provenance, ToldRound, chained
 from coordinator.rounds import repository
 from coordinator.rounds.schemas import AggregateInput
-from coordinator.rounds.service import claims
+from coordinator.rounds.service import inputs
 
 _DEFINITION = ("task", "base_model", "trainable", "algorithm", "algorithm_revision", "config")
 
 
 def provenance_of(session: Session, federation: Federation, until: Round) -> Provenance:
-    """What the adapter of this round was made of, and by what."""
+    """The updates, rounds and keys that the adapter of this round was made from."""
     updates: dict[tuple[str, int], list[dict[str, Any]]] = {}
     omissions: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for kind, number, ordinal, job in repository.updates_until(session, until):
@@ -49,7 +49,7 @@ def provenance(session: Session, federation: Federation, until: Round) -> bytes:
 
 
 def signature(session: Session, federation: Federation, until: Round) -> str | None:
-    """The coordinator's signature under this round's adapter and its provenance; None without a key."""
+    """The coordinator's signature over this round's adapter and its provenance. None without a key."""
     content = provenance(session, federation, until)
     files = {name: file["digest"] for name, file in (until.adapter or {})["files"].items()}
     digests = files | {FILE: "sha256:" + hashlib.sha256(content).hexdigest()}
@@ -88,21 +88,22 @@ def _round_entry(round_: Round, updates: list[dict[str, Any]], omissions: list[d
 
 
 def repeatable(session: Session, document: Provenance) -> list[tuple[ToldRound, AggregateInput]]:
-    """The told rounds whose updates and states are all kept here, with what they were aggregated from, in order.
+    """The rounds of a document whose updates and states are all still stored, each with its input, in order.
 
     Raises Broken if this coordinator recorded something else.
     """
-    federation = session.get(Federation, document.federation.id)
-    until = repository.round_with_adapter(session, document.federation.id, document.rounds[-1].number)
+    federation_id = document.federation.id
+    federation = session.get(Federation, federation_id)
+    until = repository.round_with_adapter(session, federation_id, document.rounds[-1].number)
     if federation is None or until is None:
-        raise Broken(
-            f"federation {document.federation.id}", "this coordinator has no such federation with that round"
-        )
+        raise Broken(f"federation {federation_id}", "this coordinator has no such federation with that round")
     _check_same(document, provenance_of(session, federation, until))
-    rows = repository.aggregated_until(session, until)
-    inputs = (claims.aggregate_input(session, federation, row, row.notes or {}) for row in rows)
-    entries = zip(rows, document.rounds, inputs, strict=True)
-    return [(entry, inputs) for row, entry, inputs in entries if row.notes is not None and _is_stored(entry, inputs)]
+    rounds = []
+    for row, entry in zip(repository.aggregated_until(session, until), document.rounds, strict=True):
+        aggregation = inputs.aggregate_input(session, federation, row, row.notes or {})
+        if row.notes is not None and _is_stored(entry, aggregation):
+            rounds.append((entry, aggregation))
+    return rounds
 
 
 def _check_same(document: Provenance, own: Provenance) -> None:
@@ -113,12 +114,12 @@ def _check_same(document: Provenance, own: Provenance) -> None:
             raise Broken(name, "is not what this coordinator recorded")
 
 
-def _is_stored(entry: ToldRound, inputs: AggregateInput) -> bool:
-    return all(artifacts.is_stored(digest) for digest in _digests_of(entry, inputs))
+def _is_stored(entry: ToldRound, aggregation: AggregateInput) -> bool:
+    return all(artifacts.is_stored(digest) for digest in _digests_of(entry, aggregation))
 
 
-def _digests_of(entry: ToldRound, inputs: AggregateInput) -> Iterator[str]:
-    yield from (inputs.state_digest, entry.state_digest)
-    for update in inputs.updates:
+def _digests_of(entry: ToldRound, aggregation: AggregateInput) -> Iterator[str]:
+    yield from (aggregation.state_digest, entry.state_digest)
+    for update in aggregation.updates:
         yield from (update.digest, *([update.note_digest] if update.note_digest else []))
     yield from (file.digest for file in (entry.adapter.files.values() if entry.adapter else ()))

@@ -15,7 +15,7 @@ from coordinator.errors import Forbidden, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Invitation, Round
 from coordinator.rounds import lifecycle, repository
-from coordinator.rounds.lifecycle import Check, Wait
+from coordinator.rounds.lifecycle import Wait
 from coordinator.rounds.schemas import AdapterFile, RoundResponse
 from coordinator.rounds.service import snapshots
 from federated.protocol import JobKind, JobResponse
@@ -134,7 +134,7 @@ def _response(
     """
     status, since = None, None
     if round_.state not in lifecycle.TERMINAL:
-        status, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
+        status, since = snapshots.next_step(session, round_, now).label, waiting_since(round_)
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
         status += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundResponse.model_fields if hasattr(round_, name)}
@@ -161,31 +161,6 @@ def _held_up_uploads(session: Session, round_: Round) -> list[str]:
     """What keeps the round's workers from handing in, as far as the coordinator is what keeps them."""
     worker_ids = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
     return artifacts.held_up(session, worker_ids, round_.opened_at) if worker_ids else []
-
-
-def waiting(step: lifecycle.Step) -> str:
-    """What a round waits for, or does just now, for people."""
-    match step:
-        case Wait():
-            return step.what
-        case Check():
-            return f"checking {len(step.job_ids)} updates"
-        case _:
-            return _DOING[type(step)]
-
-
-_DOING: dict[type[lifecycle.Step], str] = {
-    lifecycle.Start: "starting",
-    lifecycle.Draw: "drawing",
-    lifecycle.LeaveOut: "leaving_out_updates",
-    lifecycle.Plan: "planning",
-    lifecycle.Aggregate: "aggregating",
-    lifecycle.Join: "joining_shards",
-    lifecycle.Evaluate: "planning_evaluation",
-    lifecycle.Close: "closing",
-    lifecycle.Retry: "opening_another_attempt",
-    lifecycle.Fail: "failing",
-}
 
 
 def waiting_since(round_: Round) -> datetime:

@@ -17,7 +17,7 @@ from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND, AGGREGA
 from coordinator.rounds import lifecycle, repository
 from coordinator.rounds.facts import name_of
 from coordinator.rounds.schemas import PlanInput, RestoreInput, StartInput
-from coordinator.rounds.service import claims, transitions
+from coordinator.rounds.service import inputs, transitions
 
 ARTIFACT_DAMAGED = "artifact_damaged"
 Restoration = StartInput | PlanInput | RestoreInput
@@ -52,17 +52,17 @@ def _restoration(session: Session, round_: Round, part: str) -> Restoration | No
     federation = session.get_one(Federation, round_.federation_id)
     match part:
         case "start":
-            return claims.start_input(federation, round_)
+            return inputs.start_input(federation, round_)
         case "state" | "adapter" if round_.notes is not None:
-            inputs = claims.aggregate_input(session, federation, round_, round_.notes)
-            return RestoreInput(inputs, round_.state_digest if part == "adapter" else None)
+            whole = inputs.aggregate_input(session, federation, round_, round_.notes)
+            return RestoreInput(whole, round_.state_digest if part == "adapter" else None)
         case "instruction":
-            return claims.plan_input(session, federation, round_, round_.cohort or [])
+            return inputs.plan_input(session, federation, round_, round_.cohort or [])
         case "evaluation":
             evaluators = [
                 session.get_one(Client, job.client_id) for job in jobs.of_round(session, round_.id, "evaluate")
             ]
-            return claims.evaluation_input(
+            return inputs.evaluation_input(
                 session, federation, round_, sorted(evaluators, key=lambda row: row.ordinal)
             )
     return None

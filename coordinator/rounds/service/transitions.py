@@ -16,13 +16,12 @@ from coordinator.models.base import new_id
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import lifecycle, repository, statistics
 from coordinator.rounds.facts import Snapshot, name_of
-from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, LocalStep, Retry
 from coordinator.rounds.service import evaluation, retention, snapshots
 from coordinator.workers import service as workers
 from federated import schedule
 
 SHARD_PART = "shard"
-LocalStep = Draw | LeaveOut | Close | Retry | Fail
 
 
 def lock(session: Session, round_id: str) -> tuple[Federation, Round] | None:

@@ -12,7 +12,7 @@ from coordinator.db import sessions
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Artifact, Round
 from coordinator.queue.wakeups import celery
-from coordinator.rounds import conductor, service, tasks
+from coordinator.rounds import conductor, service, steps, tasks
 from coordinator.rounds.schemas import AggregateInput, AggregateResult, Failure
 from coordinator.rounds.service import Claim
 from coordinator.settings import get_settings
@@ -30,7 +30,7 @@ def all_submitted(stage: Stage) -> str:
 
 def claim(round_id: str, later_seconds: float = 0) -> Claim | None:
     with writing() as session:
-        return service.claim(session, round_id, utcnow() + timedelta(seconds=later_seconds))
+        return steps.claim(session, round_id, utcnow() + timedelta(seconds=later_seconds))
 
 
 def claim_aggregate(round_id: str) -> tuple[Claim, AggregateInput]:
@@ -45,7 +45,7 @@ def claim_aggregate(round_id: str) -> tuple[Claim, AggregateInput]:
 
 def record(claimed: Claim, made: AggregateResult) -> bool:
     with writing() as session:
-        return service.record(session, claimed, made, utcnow())
+        return steps.record(session, claimed, made, utcnow())
 
 
 class TestAClaim:

@@ -27,7 +27,6 @@ from coordinator.rounds.lifecycle import (
     Step,
     Wait,
 )
-from coordinator.rounds.service.queries import waiting
 
 OPENED = datetime(2030, 1, 1, tzinfo=UTC)
 RULES = Rules(clients_per_round=3, min_clients=2, over_selection=0, wait_for_clients_seconds=60, max_round_retries=1)
@@ -275,11 +274,11 @@ class TestWhateverHappens:
             assert seconds < 100
 
 
-class TestWords:
+class TestLabels:
     def test_there_are_some_for_every_step(self) -> None:
         steps: list[Step] = [
             Start(), Draw(2), Plan(), Check(("job1",)), LeaveOut((1,)), Aggregate(), Join(), Evaluate(), Close(),
             Retry("few"), Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
         ]  # fmt: skip
         assert {type(one) for one in steps} == set(get_args(Step))
-        assert all(waiting(one) for one in steps)
+        assert all(one.label for one in steps)

@@ -15,8 +15,8 @@ import pytest
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, out_of_service
 from coordinator.models import Round
-from coordinator.rounds import lifecycle, service, step_messages, step_pool
-from coordinator.rounds.schemas import Input, RestoreInput, Result
+from coordinator.rounds import computation, lifecycle, service, step_messages, step_pool, steps
+from coordinator.rounds.schemas import Input, RestoreInput
 from federated.contract import FederationRefused
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
@@ -131,9 +131,9 @@ class TestClaims:
             session.get_one(Round, round_id).planned = False  # a step that has to be computed
         for turn in range(lifecycle.MAX_LOSSES):
             with writing() as session:
-                assert service.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
+                assert steps.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
         with writing() as session:
-            assert service.claim(session, round_id, now + timedelta(days=1)) is None
+            assert steps.claim(session, round_id, now + timedelta(days=1)) is None
         shown = stage.rounds()[0]
         assert (shown["state"], shown["reason"]) == ("failed", "step_died")
 
@@ -145,16 +145,20 @@ class TestClaims:
             session.get_one(Round, round_id).planned = False
         for turn in range(3 * lifecycle.MAX_LOSSES):
             with writing() as session:
-                assert service.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
+                assert steps.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
             with writing() as session:
                 service.hold_up(session, round_id, out_of_service("store", OSError()))
         assert stage.rounds()[0]["reason"] == "store_unavailable"
 
 
+class TestTable:
+    def test_has_a_row_for_every_step_that_needs_tensors(self) -> None:
+        assert set(steps.STEPS) == set(get_args(lifecycle.ConductorStep))
+
+
 class TestMessages:
-    def test_exist_for_every_input_and_result(self) -> None:
-        kinds = {kind.__name__ for kind in (*get_args(Input), *get_args(Result), RestoreInput)}
-        assert kinds == set(step_messages._VALUES)
+    def test_are_computed_for_every_input(self) -> None:
+        assert set(computation.FUNCTIONS) == {*get_args(Input), RestoreInput}
 
     @pytest.mark.parametrize(
         "error",
