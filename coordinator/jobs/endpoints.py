@@ -1,6 +1,6 @@
-"""HTTP for jobs, and for revoking the worker that does them.
+"""HTTP endpoints of jobs, and the one that revokes a worker.
 
-Leasing and showing may wait: they hold no session and no thread meanwhile.
+A call that waits for a lease or for another state holds no session and no thread meanwhile.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 revocation = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
 MAX_WAIT_SECONDS = 30.0
 _CHANGES = problem_responses(403, 404, 409)
-_NOTHING: dict[int | str, dict[str, Any]] = {204: {"description": "Nothing was offered while the call waited"}}
+_NOTHING: dict[int | str, dict[str, Any]] = {204: {"description": "No job was offered while the call waited"}}
 
 
 @router.post("/lease", operation_id="lease_job", response_model=Lease, responses=problem_responses(403) | _NOTHING)
 async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connection: Request) -> Lease | Response:
-    """Lease the next job offered to this worker; waits for one."""
+    """Lease the next job offered to this worker, and wait for one if there is none."""
     if request.wait_seconds:
         lease = await _awaited_lease(request, principal, connection)
     else:
@@ -54,13 +54,13 @@ async def lease_job(request: LeaseRequest, principal: WorkerPrincipal, connectio
 
 @router.post("/{job_id}/renew", operation_id="renew_job", responses=_CHANGES)
 async def renew_job(job_id: PathId, request: RenewRequest, principal: WorkerPrincipal) -> RenewResponse:
-    """Keep a lease, and tell how far the job is."""
+    """Keep a lease and report the job's progress."""
     return await _renew((principal.id, job_id, request))
 
 
 @router.post("/{job_id}/submit", operation_id="submit_job", responses=_CHANGES, openapi_extra=LARGE_BODY)
 async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPrincipal) -> JobResponse:
-    """Hand in a job's result; the same result again changes nothing."""
+    """Submit a job's result. The same result again changes nothing."""
     submission = (principal.id, job_id, request)
     check_result = await _check(submission)
     if check_result.files is not None:
@@ -70,7 +70,7 @@ async def submit_job(job_id: PathId, request: SubmitRequest, principal: WorkerPr
 
 @router.post("/{job_id}/fail", operation_id="fail_job", responses=_CHANGES)
 def fail_job(job_id: PathId, request: FailRequest, principal: WorkerPrincipal, session: WriteSession) -> JobResponse:
-    """Give a job back that could not be done."""
+    """Report that a job failed."""
     return service.fail(session, principal.id, job_id, request, utcnow())
 
 
@@ -78,7 +78,7 @@ def fail_job(job_id: PathId, request: FailRequest, principal: WorkerPrincipal, s
 def decline_job(
     job_id: PathId, request: DeclineRequest, principal: WorkerPrincipal, session: WriteSession
 ) -> JobResponse:
-    """Refuse a job that the owner of the worker's node does not allow; its client is out."""
+    """Refuse a job that the owner of the worker's node does not allow. Its client is removed."""
     return service.decline(session, principal.id, job_id, request, utcnow())
 
 
@@ -114,7 +114,7 @@ async def _awaited_lease(request: LeaseRequest, principal: Principal, connection
 
 
 async def _lease_now(request: LeaseRequest, principal: Principal) -> Lease | None:
-    # Whether there is anything is known before a writing transaction is begun.
+    # A read finds out whether there is anything to lease before a writing transaction begins.
     return await _lease((principal.id, request.boot_id)) if await _has_something(principal.id) else None
 
 
@@ -124,7 +124,7 @@ async def _lease_now(request: LeaseRequest, principal: Principal) -> Lease | Non
 def revoke_worker(
     worker_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
 ) -> None:
-    """Revoke a worker, from its next request on; its clients are out, and its open jobs are taken back."""
+    """Revoke a worker from its next request on. Its clients are removed and its open jobs withdrawn."""
     service.revoke_worker(session, principal, worker_id, utcnow(), if_match)
 
 
@@ -179,7 +179,7 @@ _check, _settle = Gathering(_check_all, patient=True), Gathering(_settle_all, pa
 
 
 async def _deliver(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:
-    """The lease, unless the worker hung up meanwhile: then the job is free for its next call."""
+    """The lease, unless the worker hung up meanwhile: then the job is offered again."""
     if not await connection.is_disconnected():
         return lease
     await run_in_threadpool(_hand_back, lease.job_id, boot_id)

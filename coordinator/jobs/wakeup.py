@@ -1,11 +1,11 @@
-"""Wakes those who wait for a job: one watcher per web process, however many wait.
+"""Wake-up of calls that wait for a job, by one watcher per web process.
 
-It is told for which workers there is an offer, and wakes them. What it is not told it finds: it reads which offers
-are new, every second while it is told of them, else every few milliseconds. Only what it is made with knows the
-database.
+PostgreSQL notifies the watcher of the workers that have an offer. The watcher also polls for new offers: every second
+while it receives notifications, else every few milliseconds. It knows the database by the functions that it is given
+alone.
 
-Numbers of offers need not become visible in their order: a transaction that drew its number earlier may commit
-later. So what was offered within the last `SETTLE_SECONDS` is read again and told from what is known.
+The numbers of offers need not become visible in their order, since a transaction that drew its number earlier may
+commit later. Offers of the last `SETTLE_SECONDS` are therefore read again, and known ones are skipped.
 """
 
 import asyncio
@@ -28,9 +28,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Watcher:
-    """For one event loop. `offers_after(number)` gives (number, job id, worker id); `newest()` the largest number.
+    """Watcher for one event loop.
 
-    `told()` gives what `Notices` listens on, where worker ids are told, with spaces between them.
+    `offers_after(number)` returns (number, job id, worker id) of newer offers, `newest()` the largest number, and
+    `listen()` the connection for `Notices`, on which each notification is a list of worker ids with spaces between.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Watcher:
 
     @asynccontextmanager
     async def waiting(self, worker_id: str, event: asyncio.Event | None = None) -> AsyncIterator[asyncio.Event]:
-        """An event, `woken` if given, that is set by every offer for the worker made after this was entered."""
+        """An event that every later offer for the worker sets: `event`, or a new one."""
         event = event or asyncio.Event()
         self._waiters.setdefault(worker_id, set()).add(event)
         if self._task is None or self._task.done():
@@ -74,7 +75,7 @@ class Watcher:
             while self._waiters:
                 try:
                     cursor = await self._poll(cursor)
-                except Exception as error:  # whatever it is, those who wait must not wait in vain from now on
+                except Exception as error:  # the watcher must survive any error: all waiting calls depend on it
                     _log.warning("offers_not_read", reason=repr(error))
                 self._is_ready.set()
                 await self._notices.wait()
@@ -82,9 +83,9 @@ class Watcher:
             self._notices.close()
             self._missed_ids, self._notified_ids, self._was_listening = set(), set(), False
 
-    async def _call(self, question: Callable[[], Result]) -> Result:
-        # A thread beside the pool: that may be full of those who lease what was offered a moment ago.
-        return await to_thread.run_sync(question, limiter=self._thread)
+    async def _call(self, function: Callable[[], Result]) -> Result:
+        # A thread outside of the pool, which may be full of calls that lease the latest offers.
+        return await to_thread.run_sync(function, limiter=self._thread)
 
     async def _poll(self, cursor: "OfferCursor | None") -> "OfferCursor":
         if cursor is None:
@@ -99,7 +100,7 @@ class Watcher:
         return cursor
 
     def _compare(self, worker_ids: set[str], *, listening: bool) -> None:
-        """What was offered while it listened is missed if it is not told by the look after the one that found it."""
+        """An offer counts as missed if no notification came by the poll after the one that read it."""
         if listening and self._missed_ids - self._notified_ids:
             self._notices.distrust()
         self._missed_ids = worker_ids - self._notified_ids if listening and self._was_listening else set()
@@ -117,7 +118,7 @@ class Watcher:
 
 
 class OfferCursor:
-    """What was read. `settled`: no offer with a smaller number can still come to light."""
+    """Position in the stream of offers. No offer with a number below `position` can still become visible."""
 
     def __init__(self, newest: int) -> None:
         self.position = newest
@@ -126,7 +127,7 @@ class OfferCursor:
         self._readings: deque[tuple[float, int]] = deque()
 
     def new(self, offers: Sequence[Offer], now: float) -> list[Offer]:
-        """Those that were not there before; `now` in seconds of any clock."""
+        """The offers that are new since the last call. `now`: seconds of any clock."""
         new_offers = [offer for offer in offers if offer[:2] not in self._recent_keys]
         self._recent_keys.update(offer[:2] for offer in new_offers)
         self._newest = max([self._newest, *(number for number, _, _ in new_offers)])

@@ -1,4 +1,4 @@
-"""What happens to jobs: leased and submitted by workers, offered and judged by rounds and federations."""
+"""Operations on jobs: workers lease and submit them, rounds and federations offer and judge them."""
 
 from coordinator.jobs.schemas import problem_document
 from coordinator.jobs.service.dispatch import (
