@@ -1,7 +1,7 @@
-"""Runs the server half of an algorithm. The only file of the coordinator that touches tensors.
+"""Conductor: runs the server half of an algorithm. No other module of the coordinator computes with tensors.
 
-Plain values and digests in, plain values and stored artifacts out: no database, so that no transaction is open
-while it works. What it makes is a function of what it is given, so doing it twice does no harm.
+Its functions take plain values and digests and return plain values and stored artifacts. It uses no database, so no
+transaction is open while it computes. Its results depend on the inputs alone, so a repetition does no harm.
 """
 
 import json
@@ -70,7 +70,7 @@ def start(inputs: StartInput) -> StateResult:
 
 
 def plan(inputs: PlanInput) -> PlanResult:
-    """One instruction for each client; equal ones are stored once."""
+    """One instruction for each client. Equal ones are stored once."""
     if not inputs.clients:
         return PlanResult({})
     with _working(inputs.method) as (half, folder):
@@ -85,7 +85,7 @@ def plan(inputs: PlanInput) -> PlanResult:
 
 
 def check(inputs: CheckInput) -> Verdicts:
-    """Accepts or rejects each update: finite, within the federation's norm, and as the algorithm wants it."""
+    """Accepts each update that is finite, within the federation's norm, and valid for the algorithm."""
     with _working(inputs.method) as (half, _):
         problems: dict[str, Mapping[str, Any] | None] = {}
         norms: dict[str, float] = {}
@@ -99,13 +99,13 @@ def check(inputs: CheckInput) -> Verdicts:
 
 
 def aggregate(inputs: AggregateInput) -> AggregateResult | ShardLayout | Omission:
-    """The next state of the accepted updates, and its adapter if the round was one of training.
+    """The next state from the accepted updates, with its adapter in a train round.
 
-    A state larger than `shard_bytes` is only cut, where the algorithm can do it in parts. Of updates that cannot be
-    aggregated together those are named that have to be left out.
+    A state larger than `shard_bytes` gives a ShardLayout if the algorithm can aggregate in parts. Updates that cannot
+    be aggregated together give an Omission with those to leave out.
     """
-    if apart := dissenters({update.ordinal: _open(update.digest) for update in inputs.updates}):
-        return Omission({ordinal: update_checks.differs(name) for ordinal, name in apart.items()})
+    if tensor_names := dissenters({update.ordinal: _open(update.digest) for update in inputs.updates}):
+        return Omission({ordinal: update_checks.differs(name) for ordinal, name in tensor_names.items()})
     state = _open(inputs.state_digest)
     shards = cut(state, registry.algorithm(inputs.method.algorithm).shard_by, get_settings().shard_bytes)
     if len(shards) > 1:
@@ -118,7 +118,7 @@ def aggregate(inputs: AggregateInput) -> AggregateResult | ShardLayout | Omissio
 
 
 def aggregate_shard(inputs: ShardInput) -> ShardResult | Omission:
-    """A part of the next state of the accepted updates."""
+    """A part of the next state, from the accepted updates."""
     with _working(inputs.whole.method) as (half, folder):
         try:
             outcome = _outcome(half, inputs.whole, inputs.groups)
@@ -130,7 +130,7 @@ def aggregate_shard(inputs: ShardInput) -> ShardResult | Omission:
 
 
 def join(inputs: JoinInput) -> AggregateResult | Omission:
-    """The next state and its adapter, of all its parts: the same bytes as without shards."""
+    """The next state and its adapter from all parts. The bytes are those of an aggregation without shards."""
     with _working(inputs.whole.method) as (half, folder):
         state, parts = _open(inputs.whole.state_digest), [_part(shard) for shard in inputs.parts]
         try:
@@ -141,7 +141,7 @@ def join(inputs: JoinInput) -> AggregateResult | Omission:
 
 
 def restore(inputs: RestoreInput) -> None:
-    """Puts what a round made into the store once more; where its state is kept, the adapter of that alone."""
+    """Stores the results of a round again; only the adapter if its state is still stored."""
     with _working(inputs.whole.method) as (half, folder):
         if inputs.state_digest is None:
             _put_aggregate(half, inputs.whole, _outcome(half, inputs.whole), folder)
@@ -151,8 +151,9 @@ def restore(inputs: RestoreInput) -> None:
 
 
 def repeat(inputs: AggregateInput, digests: Mapping[str, str]) -> Repetition:
-    """Does an aggregation again and holds it against what is kept: digests by name, of the state and the adapter's
-    files. Stores nothing.
+    """Repeats an aggregation and compares it with `digests`, those of the state and the adapter's files by name.
+
+    Stores nothing.
     """
     with _working(inputs.method) as (half, folder):
         _outcome(half, inputs).state.write(folder / STATE)
@@ -168,7 +169,7 @@ def repeat(inputs: AggregateInput, digests: Mapping[str, str]) -> Repetition:
 
 @contextmanager
 def _working(method: Method) -> Iterator[tuple[ServerHalf, Path]]:
-    """The server half, and a folder of its own that goes afterwards."""
+    """The server half, and a folder of its own that is deleted afterwards."""
     settings = get_settings()
     torch.set_num_threads(settings.aggregation_threads)
     trainable = TRAINABLE.validate_python(method.trainable)
@@ -186,7 +187,7 @@ def _open(digest: str) -> Payload:
 
 
 def _initial(inputs: StartInput, digest: str, model: ModelFacts) -> Payload:
-    """An earlier adapter as this algorithm goes on from it."""
+    """An earlier adapter as the initial payload of this algorithm."""
     config = inputs.initial_config_digest
     fields = None if config is None else json.loads(artifacts.whole_file(config).read_bytes())
     trainable = TRAINABLE.validate_python(inputs.method.trainable)
@@ -263,7 +264,7 @@ def _put_aggregate(half: ServerHalf, inputs: AggregateInput, outcome: Outcome, f
 
 
 def _put_adapter(half: ServerHalf, inputs: AggregateInput, folder: Path) -> tuple[str, dict[str, Stored]]:
-    signing.ready()  # before anything is recorded: a key that cannot be used holds the round up, and says so
+    signing.ready()  # before anything is recorded: an unusable key holds the round up
     kind, paths = _export(half, inputs, folder)
     return kind, {path.name: artifacts.put_file(path) for path in paths}
 
@@ -277,7 +278,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _export(half: ServerHalf, inputs: AggregateInput, folder: Path) -> tuple[str, list[Path]]:
-    """The adapter of the state that lies in `folder`: its kind, and the files written."""
+    """Writes the adapter of the state in `folder`. Returns its kind and the files."""
     adapter = half.export(Payload.open(folder / STATE))
     for name, tensor in adapter.tensors.items():
         check_finite(name, tensor)
@@ -289,7 +290,7 @@ def _export(half: ServerHalf, inputs: AggregateInput, folder: Path) -> tuple[str
 
 
 def _difference(path: Path, digest: str) -> float:
-    """Largest relative difference of a made file's tensors to the kept ones; infinity for what holds none."""
+    """Largest relative difference of a file's tensors to the stored ones. Infinity for a file without tensors."""
     try:
         return largest_difference(Payload.open(path), _open(digest))
     except HeaderError:

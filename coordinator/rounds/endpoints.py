@@ -1,4 +1,4 @@
-"""HTTP for rounds and their adapters. Bytes are streamed, outside any session."""
+"""HTTP endpoints of rounds and their adapters. Bytes are streamed outside of any session."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ Attempt = Annotated[int | None, Query(ge=1, le=MAX_INTEGER)]
 
 
 class RangeHeaders:
-    """What a caller sends who wants a part of a file, or nothing if it has the file already."""
+    """Headers of a request for a range of a file, or for a file only if it has changed."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ def list_jobs_of_round_number(
     kind: RoundKind = "train",
     attempt: Attempt = None,
 ) -> Listing[JobResponse]:
-    """List a round's jobs: all of them for the federation's owner, for others their own."""
+    """List a round's jobs: all of them for the federation's owner, their own for others."""
     federation = clients.visible_federation(session, principal, federation_id)
     round_ = service.show(session, federation.id, kind, number, attempt)
     return _listing(page.of(service.jobs_of(session, principal, federation, round_, None), _job_id))
@@ -119,7 +119,7 @@ def list_jobs_of_round_number(
 def list_round_jobs(
     round_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging, kind: JobKind | None = None
 ) -> Listing[JobResponse]:
-    """List the jobs of one attempt at a round: all of them for the federation's owner, for others their own."""
+    """List the jobs of one attempt at a round: all of them for the federation's owner, their own for others."""
     federation, round_ = service.visible(session, principal, round_id)
     return _listing(page.of(service.jobs_of(session, principal, federation, round_, kind), _job_id))
 
@@ -139,7 +139,7 @@ def _listing(page: Page[JobResponse]) -> Listing[JobResponse]:
     responses={**_ZIP, **problem_responses(403, 404)},
 )
 def download_adapter(federation_id: PathId, principal: KeyPrincipal, if_none_match: Tags = None) -> Response:
-    """Download the newest adapter as a zip; a PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
+    """Download the newest adapter as a zip. A PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
     return _archive(principal, federation_id, None, if_none_match)
 
 
@@ -183,7 +183,7 @@ def download_round_adapter_file(
 
 
 def _adapter_of(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
-    """The round whose adapter is asked for, its federation and its provenance."""
+    """The federation, the round with the requested adapter, and its provenance."""
     with reading() as session:
         federation = clients.visible_federation(session, principal, federation_id)
         service.check_may_download(session, principal, federation)
@@ -192,7 +192,7 @@ def _adapter_of(principal: Principal, federation_id: str, number: int | None) ->
 
 
 def _record_download(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
-    """Puts on record that a file, or all of them, are handed out; nothing is sent before that is on disk."""
+    """Records the download of one file or of all, before any byte is sent."""
     with writing() as session:
         service.note_download(session, principal, federation, round_, file)
 
@@ -231,9 +231,9 @@ def _archive(principal: Principal, federation_id: str, number: int | None, if_no
 
 
 async def _zip(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
-    """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink.
+    """The zip's bytes, in parts and uncompressed, since tensors do not shrink.
 
-    Breaks off where a file's bytes are not those of its digest; what was sent by then is no zip.
+    Raises at the end of a file whose bytes do not match its digest. The part sent by then is no valid zip.
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w") as archive:
@@ -258,7 +258,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 class _Sink:
-    """A file that cannot seek, whose bytes are taken away as they come."""
+    """An unseekable file that is emptied after each write."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -268,10 +268,10 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: there is no buffer."""
 
     def close(self) -> None:
-        """What was written can still be taken."""
+        """Does nothing: the bytes can still be taken."""
 
     def take(self) -> bytes:
         data, self._parts = b"".join(self._parts), []

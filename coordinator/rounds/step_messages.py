@@ -18,8 +18,8 @@ _VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kin
 _ERRORS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
 
 
-class StepFailed(Exception):
-    """An error of the algorithm, by the name of its type; `trace` is for the coordinator's log alone."""
+class StepError(Exception):
+    """An error of the algorithm, by the name of its type. `trace` is for the coordinator's log only."""
 
     def __init__(self, name: str, trace: str) -> None:
         super().__init__(name)
@@ -36,7 +36,7 @@ def encode(value: Input | RestoreInput | Result | None) -> bytes:
 
 
 def encode_error(error: Exception) -> bytes:
-    """The message with the error that a step ended with."""
+    """The message with the error that ended a step."""
     match error:
         case ArtifactDamaged():
             return json.dumps(["damaged", error.digest]).encode()
@@ -55,7 +55,7 @@ def encode_error(error: Exception) -> bytes:
 def decode(message: bytes) -> Any:
     """The value of a message.
 
-    Raises the error that it holds: ArtifactDamaged, CoordinatorError, OSError, FederationRefused or StepBroke.
+    Raises the error that it carries: ArtifactDamaged, CoordinatorError, OSError, FederationRefused or StepError.
     """
     name, value = json.loads(message)
     match name:
@@ -71,5 +71,5 @@ def decode(message: bytes) -> Any:
         case "refused":
             raise FederationRefused(value)
         case "broke":
-            raise StepFailed(*value)
+            raise StepError(*value)
     return _VALUES[name].validate_python(value)

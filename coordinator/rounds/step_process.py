@@ -1,8 +1,8 @@
-"""A process that computes steps, one after another, for the background process that started it.
+"""Process that computes steps, one after another, for the background process that started it.
 
     python -m coordinator.rounds.step_process FD
 
-Orders and answers are messages over the socket FD. The process ends when its parent does; signals that are meant for
+Requests and responses are messages over the socket FD. The process ends with its parent. Signals that are meant for
 the parent do not end it.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _listen(connection: "Connection[bytes, bytes]", requests: "queue.SimpleQueue[bytes]") -> None:
-    """Takes orders; without a parent there is nobody to compute for."""
+    """Queues requests, and ends the process when the parent is gone."""
     try:
         while True:
             requests.put(connection.recv_bytes())

@@ -1,4 +1,4 @@
-"""Moves a round on: claims a step, lets the conductor compute it outside any transaction, records the result."""
+"""Tasks that advance a round: they claim a step, have it computed outside of a transaction, and record the result."""
 
 import secrets
 import threading
@@ -15,7 +15,7 @@ from coordinator.queue.wakeups import ADVANCE_ROUND, AGGREGATE_SHARD, MEND, cele
 from coordinator.rounds import service, step_pool, steps
 from coordinator.rounds.schemas import Failure, Omission, Result, ShardResult
 from coordinator.rounds.service import ALGORITHM_FAILED, Claim, ShardClaim
-from coordinator.rounds.step_messages import StepFailed
+from coordinator.rounds.step_messages import StepError
 from coordinator.settings import get_settings
 from federated.contract import FederationRefused
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 @celery.task(name=ADVANCE_ROUND)
 def advance(round_id: str) -> None:
-    """Does what is due in the round until it waits or ends. Doubled, concurrent and lost calls do no harm."""
+    """Does the due steps of the round until it waits or ends. Doubled, concurrent and lost calls do no harm."""
     with writing() as session:
         claim = steps.claim(session, round_id, utcnow())
     while claim is not None:
@@ -34,7 +34,7 @@ def advance(round_id: str) -> None:
 
 @celery.task(name=AGGREGATE_SHARD)
 def aggregate_shard(shard_id: str) -> None:
-    """Does a part of a round's aggregation; whoever does the last one goes on with the round."""
+    """Does a part of a round's aggregation. The task that does the last part goes on with the round."""
     with writing() as session:
         part = service.claim_shard(session, shard_id, utcnow())
     claim = None if part is None else do(part)
@@ -53,7 +53,7 @@ def _do(claim: Claim | ShardClaim) -> Claim | None:
     try:
         with renewal(claim) as is_lost:
             result = step_pool.compute(claim.inputs, is_lost.is_set)
-    except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
+    except (OSError, CoordinatorError) as error:  # disk or store: the claim expires, and the step is retried
         _log.warning("step_held_up", step=_name(claim), reason=str(error))
         with writing() as session:
             service.hold_up(session, claim.round_id, error)
@@ -61,10 +61,10 @@ def _do(claim: Claim | ShardClaim) -> Claim | None:
     except step_pool.StepCanceled:
         _log.info("step_discarded", step=_name(claim))
         return None
-    except step_pool.StepProcessDied as death:
+    except step_pool.StepProcessExit as death:
         _log.error("step_died", step=_name(claim), how=str(death))
         return _begin_again(claim)
-    except (step_pool.StepOverran, StepFailed, FederationRefused) as error:
+    except (step_pool.StepOverran, StepError, FederationRefused) as error:
         result = _failure(claim, error)
     with writing() as session:
         if not _record(session, claim, result):
@@ -74,7 +74,7 @@ def _do(claim: Claim | ShardClaim) -> Claim | None:
 
 
 def _begin_again(claim: Claim | ShardClaim) -> Claim | None:
-    """A step whose process died is done once more; a second death fails the round."""
+    """Repeats a step whose process died. A second death fails the round."""
     with writing() as session:
         service.count_death(session, claim, utcnow())
     if isinstance(claim, ShardClaim):
@@ -85,27 +85,27 @@ def _begin_again(claim: Claim | ShardClaim) -> Claim | None:
 
 
 def _failure(claim: Claim | ShardClaim, error: Exception) -> Failure:
-    """What tenants read of a step that failed: a refusal's own words; of an error only what kind it was."""
+    """The failure as tenants read it: the text of a refusal, but only the type of any other error."""
     match error:
         case step_pool.StepOverran():
             seconds = get_settings().step_seconds
             _log.error("step_overran", step=_name(claim), step_seconds=seconds)
             return Failure("step_overran", f"{_name(claim)}: it was not done within {seconds:g} s (step_seconds)")
-        case StepFailed():
+        case StepError():
             reference = secrets.token_hex(4)
             _log.error("step_failed", step=_name(claim), reference=reference, exception=error.trace)
-            words = f"{error.name}; the coordinator's log has the whole of it under {reference}"
+            text = f"{error.name}; the coordinator's log has the whole of it under {reference}"
         case _:
-            words = str(error)
-    return Failure(ALGORITHM_FAILED, f"{_name(claim)}: {words}"[:DETAIL_CHARACTERS])
+            text = str(error)
+    return Failure(ALGORITHM_FAILED, f"{_name(claim)}: {text}"[:DETAIL_CHARACTERS])
 
 
 @celery.task(name=MEND)
 def repair(digest: str) -> None:
-    """Makes lost or damaged bytes again of what they were made of; or has whoever needs them do without."""
+    """Restores lost or damaged bytes from their inputs, or gives them up."""
     try:
         whole = _restore(digest)
-    except (step_pool.StepProcessDied, step_pool.StepOverran) as error:  # whoever needs the bytes asks again
+    except (step_pool.StepProcessExit, step_pool.StepOverran) as error:  # the next use of the bytes tries again
         _log.error("artifact_not_mended", digest=digest, reason=repr(error))
         return
     with writing() as session:
@@ -139,7 +139,7 @@ def _name(claim: Claim | ShardClaim) -> str:
 
 def _record(session: Session, claim: Claim | ShardClaim, result: Result | Failure) -> bool:
     if isinstance(claim, ShardClaim):
-        assert isinstance(result, ShardResult | Omission | Failure)  # noqa: S101 - what a shard makes
+        assert isinstance(result, ShardResult | Omission | Failure)  # noqa: S101 - the results of a shard
         return service.record_shard(session, claim, result, utcnow())
     if isinstance(result, Failure):
         return service.fail(session, claim, result, utcnow())
@@ -152,7 +152,7 @@ def _about(claim: Claim | ShardClaim) -> dict[str, str]:
 
 @contextmanager
 def renewal(claim: Claim | ShardClaim) -> Iterator[threading.Event]:
-    """Renews the claim in a thread for as long as the block runs; the event says that it was lost."""
+    """Renews the claim in a thread as long as the block runs. The event is set if the claim is lost."""
     stopping, is_lost = threading.Event(), threading.Event()
 
     def renew() -> None:
@@ -162,7 +162,7 @@ def renewal(claim: Claim | ShardClaim) -> Iterator[threading.Event]:
                     if not service.renew(session, claim, utcnow()):
                         is_lost.set()
                         return
-            except Exception as error:  # the next turn may succeed; if none does, the result is thrown away
+            except Exception as error:  # the next turn may succeed; if none does, the result is discarded
                 _log.warning("claim_not_renewed", reason=repr(error), **_about(claim))
 
     thread = threading.Thread(target=renew, name=f"claim-{claim.round_id}", daemon=True)

@@ -1,4 +1,4 @@
-"""What happens to a round. `tasks` asks it what to do, lets the conductor do it, and hands the result back."""
+"""Operations on rounds: claims, results, queries, repair and provenance."""
 
 from coordinator.rounds.service.claims import Claim, claim_shard, renew
 from coordinator.rounds.service.inputs import StepContext

@@ -1,4 +1,4 @@
-"""The end of a round's evaluation: what was measured, or why nothing was."""
+"""End of a round's evaluation: the mean metrics, or the reason why there are none."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,10 +17,10 @@ NOT_EVALUATED = "not evaluated: "
 
 
 def accept_results(session: Session, federation: Federation, round_: Round, now: datetime) -> bool:
-    """Accepts what was told of the round's state and adds the means to its metrics. Returns whether anything was.
+    """Accepts the submitted evaluations and adds their means to the round's metrics. Returns False without any.
 
-    Where an evaluation was due, and told nothing or not what the federation's stopping rule waits for, the round's
-    `reason_detail` and an event say why.
+    If a due evaluation gave no metrics, or not the one of the federation's stopping rule, the round's `reason_detail`
+    and an event say why.
     """
     evaluations = jobs.of_round(session, round_.id, "evaluate")
     submissions = [job for job in evaluations if job.state == "submitted"]
@@ -44,7 +44,9 @@ def _report_missing(
         return
     _, separator, why = detail.partition(NOT_EVALUATED)
     if not separator:
-        why = f"no answer tells {metric!r}" if has_results else _why_nobody(session, federation, round_, evaluations)
+        why = (
+            f"no client reported {metric!r}" if has_results else _why_nobody(session, federation, round_, evaluations)
+        )
         round_.reason_detail = f"{detail}; {NOT_EVALUATED}{why}" if detail else NOT_EVALUATED + why
     events.append(session, federation.id, "round.not_evaluated", **name_of(round_), metric=metric, detail=why)
 
@@ -58,7 +60,7 @@ def _why_nobody(session: Session, federation: Federation, round_: Round, evaluat
     if (frequent := statistics.most_frequent(reasons)) is not None:
         return f"no metrics came of {len(evaluations)} clients; {frequent[1]} of them: {frequent[0]}"
     if not round_.evaluation_planned:
-        return "the round was closed before anybody was asked"
+        return "the round was closed before any client was asked"
     if not any(client.evaluation_examples for client in clients.ready_clients(session, federation.id)):
         return "no client has enough held-out examples"
     return "no client that has enough held-out examples could be asked"

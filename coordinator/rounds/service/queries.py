@@ -1,4 +1,4 @@
-"""What people and the federations' own life cycle read of rounds."""
+"""Queries of rounds, for the API and for the life cycle of federations."""
 
 from collections.abc import Collection, Sequence, Set
 from datetime import datetime
@@ -39,7 +39,7 @@ def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
 
 
 def count_closed(session: Session, federation_id: str) -> int:
-    """How many train rounds are closed."""
+    """Number of closed train rounds."""
     return repository.count_closed(session, federation_id)
 
 
@@ -50,12 +50,12 @@ def newest_adapter_number(session: Session, federation_id: str) -> int | None:
 
 
 def open_rounds(session: Session, federation_ids: Collection[str], now: datetime) -> list[Round]:
-    """Rounds that have not ended: those of these federations, and all whose deadline or claim is over."""
+    """Open rounds: those of these federations, and all with a past deadline or claim."""
     return list(repository.in_states(session, lifecycle.OPEN, federation_ids, now))
 
 
 def due(session: Session, rounds: Sequence[Round], now: datetime) -> list[str]:
-    """Ids of those of the open rounds that have something to do now, which nobody does."""
+    """Ids of those open rounds that have a due step and no claim."""
     free = [row for row in rounds if row.claimed_until is None or row.claimed_until <= now]
     steps = snapshots.next_steps(session, free, now)
     return [round_id for round_id, step in steps.items() if not isinstance(step, Wait)]
@@ -89,9 +89,9 @@ def visible(session: Session, principal: Principal, round_id: str) -> tuple[Fede
 def jobs_of(
     session: Session, principal: Principal, federation: Federation, round_: Round, kind: JobKind | None
 ) -> list[JobResponse]:
-    """The round's jobs: all for the federation's owner, for others those of their own clients.
+    """The round's jobs: all of them for the federation's owner, those of their own clients for others.
 
-    Training before evaluation, each by ordinal: an order that stays as it is while somebody reads page after page.
+    Training comes before evaluation, each by ordinal. This order is stable while a caller reads page after page.
     """
     rows = jobs.of_round(session, round_.id, kind)
     if principal.role != "admin" and principal.organization_id != federation.organization_id:
@@ -128,7 +128,7 @@ def _response(
     without_evaluation: Set[int],
     now: datetime,
 ) -> RoundResponse:
-    """`accepted`: kind, number and attempt of the round, ordinal, and why it was left out, of every accepted update.
+    """`acceptances`: kind, number and attempt of the round, ordinal, and reason of omission, of accepted updates.
 
     `without_evaluation`: ordinals of clients that evaluate nothing.
     """
@@ -153,23 +153,23 @@ def _response(
 
 
 def _whole(count: object) -> int:
-    """A count as it was recorded; 0 for what is none, so that one row does not keep all from being read."""
+    """A recorded count. 0 for any other value, so that one bad row does not make a whole page unreadable."""
     return count if isinstance(count, int) else 0
 
 
 def _held_up_uploads(session: Session, round_: Round) -> list[str]:
-    """What keeps the round's workers from handing in, as far as the coordinator is what keeps them."""
+    """Reasons of the coordinator's own that keep the round's workers from uploading."""
     worker_ids = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
     return artifacts.held_up(session, worker_ids, round_.opened_at) if worker_ids else []
 
 
 def waiting_since(round_: Round) -> datetime:
-    """When the round came into its present state, as far as that is kept."""
+    """Time of the round's last recorded change of state."""
     return round_.aggregated_at or round_.collecting_at or round_.opened_at
 
 
 def check_may_download(session: Session, principal: Principal, federation: Federation) -> None:
-    """Adapters are for the owner and for those who take part. Raises Forbidden for who is merely invited."""
+    """Raises Forbidden unless the principal owns the federation or takes part. An open invitation is not enough."""
     if principal.role == "admin" or principal.organization_id == federation.organization_id:
         return
     part = session.get(Invitation, (federation.id, principal.organization_id))
@@ -180,9 +180,9 @@ def check_may_download(session: Session, principal: Principal, federation: Feder
 def note_download(
     session: Session, principal: Principal, federation: Federation, round_: Round, file: str | None
 ) -> None:
-    """Puts on record, for the owner and for who asks, that a file of the adapter is handed out; None: all files."""
-    of = [federation.organization_id, principal.organization_id or federation.organization_id]
-    audit.append(session, principal.id, "adapter.downloaded", federation.id, of, round=round_.number, file=file)
+    """Adds an audit entry of a download, for the owner and the downloading organization. `file` None: all files."""
+    audience = [federation.organization_id, principal.organization_id or federation.organization_id]
+    audit.append(session, principal.id, "adapter.downloaded", federation.id, audience, round=round_.number, file=file)
 
 
 def adapter_round(session: Session, federation_id: str, number: int | None) -> Round:
@@ -212,6 +212,6 @@ def adapter_files(round_: Round) -> dict[str, AdapterFile]:
 
 
 def release_all(session: Session, federation_id: str) -> None:
-    """Lets go of every artifact of the federation's rounds, clients and jobs, before its rows go."""
+    """Releases every artifact of the federation's rounds, clients and jobs, before its rows are deleted."""
     for holder in repository.holders(session, federation_id):
         artifacts.release(session, holder)

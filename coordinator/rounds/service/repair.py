@@ -1,7 +1,7 @@
-"""Artifacts whose bytes are lost or damaged: what they can be made of again, and what follows if they cannot.
+"""Repair of lost or damaged artifacts: their restoration from inputs, and the consequences of a final loss.
 
-Who keeps an artifact, and as what, stands in its holds. A state, an instruction and an adapter are functions of what
-is kept beside them; an update is asked for again. Whatever needs one that is lost for good says so and ends.
+The holds of an artifact say which rows use it, and as what. States, instructions and adapters are computed again from
+stored inputs, and updates are requested again. A round that needs an artifact that is lost for good fails.
 """
 
 from datetime import datetime
@@ -24,12 +24,12 @@ Restoration = StartInput | PlanInput | RestoreInput
 
 
 def hold_up(session: Session, round_id: str, error: Exception) -> None:
-    """The round cannot go on for now, for a reason that is not its own. Its claim passes, and it is tried again."""
+    """Records why the round cannot go on for now. Its claim expires, and the step is retried."""
     row = transitions.lock(session, round_id)
     if row is None or row[1].state in lifecycle.TERMINAL:
         return
     _, round_ = row
-    repository.forget_losses(session, round_)  # whoever had the claim is there
+    repository.forget_losses(session, round_)  # the owner of the claim is alive
     cause = cause_of(error)
     if round_.reason != cause.code:
         round_.reason = cause.code
@@ -40,7 +40,7 @@ def hold_up(session: Session, round_id: str, error: Exception) -> None:
 
 
 def restoration_of(session: Session, digest: str) -> Restoration | None:
-    """What the artifact can be made of again, or None."""
+    """The inputs from which the artifact can be computed again, or None."""
     for part, holder in artifacts.holders(session, digest):
         round_ = session.get(Round, holder)
         if round_ is not None and (restoration := _restoration(session, round_, part)) is not None:
@@ -69,7 +69,7 @@ def _restoration(session: Session, round_: Round, part: str) -> Restoration | No
 
 
 def resume(session: Session, digest: str) -> None:
-    """The bytes are there again: whoever was held up goes on at once."""
+    """Resumes the rounds that waited for the restored bytes."""
     for federation_id in _federations(session, digest):
         for round_ in repository.with_reason(session, federation_id, ARTIFACT_DAMAGED):
             if round_.state not in lifecycle.TERMINAL:
@@ -80,7 +80,7 @@ def resume(session: Session, digest: str) -> None:
 
 
 def give_up(session: Session, digest: str, now: datetime) -> None:
-    """Nobody can make the bytes again: an update is asked for anew; else what needs them says so, and ends."""
+    """Handles bytes that cannot be restored: requests an update again, or ends the rounds that need them."""
     artifacts.forget_uploads(session, digest)
     for part, holder in artifacts.holders(session, digest):
         job, row = session.get(Job, holder), transitions.lock(session, holder)
@@ -98,13 +98,13 @@ def give_up(session: Session, digest: str, now: datetime) -> None:
             if _is_open(round_):
                 detail = _detail("payload it needs", digest)
                 transitions.end(session, round_, lifecycle.FAILED, ARTIFACT_DAMAGED, detail, now)
-            elif round_.state == lifecycle.AGGREGATING:  # it has its result, and cannot be evaluated
+            elif round_.state == lifecycle.AGGREGATING:  # it has its result, but cannot be evaluated
                 transitions.close(session, session.get_one(Federation, federation_id), round_, now)
         nudge(session, ADVANCE_FEDERATION, federation_id)
 
 
 def _request_update_again(session: Session, job: Job, digest: str, now: datetime) -> None:
-    """The job, or a new attempt at its round, brings the update once more; the same bits, as its seed is the same."""
+    """Offers the job, or a new attempt at its round. The update has the same bits, since the seed is the same."""
     own = None if job.round_id is None else transitions.lock(session, job.round_id)
     newest = (
         None if own is None else repository.newest_attempt(session, own[1].federation_id, own[1].kind, own[1].number)

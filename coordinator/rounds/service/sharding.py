@@ -1,7 +1,6 @@
-"""Shards of an aggregation: each is a row that one task claims, computes and records; the last one done joins them.
+"""Shards of an aggregation. Each is a row that one task claims, computes and records, and the last task joins them.
 
-Which are missing stands in the table. A shard is computed for as long as its round aggregates; whatever is made for
-a round that ended meanwhile is thrown away.
+The table shows which shards are missing. The result of a shard is discarded if its round has ended meanwhile.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from coordinator.rounds.service import transitions
 
 @dataclass(frozen=True, slots=True)
 class ShardClaim:
-    """A shard that one task may compute: `given` to the conductor, recorded under `version`."""
+    """A shard that one task may compute from `inputs`. Its result is recorded under `version`."""
 
     federation_id: str
     round_id: str
@@ -33,7 +32,7 @@ class ShardClaim:
 
 
 def open_all(session: Session, round_: Round, layout: ShardLayout) -> None:
-    """A row and a message for each shard."""
+    """Adds a row and sends a message for each shard."""
     for number, groups in enumerate(layout.shards):
         row = Shard(id=new_id("shd"), round_id=round_.id, number=number, groups=list(groups))
         session.add(row)
@@ -41,7 +40,7 @@ def open_all(session: Session, round_: Round, layout: ShardLayout) -> None:
 
 
 def lock(session: Session, shard_id: str) -> tuple[Federation, Round, Shard] | None:
-    """A shard that is still to be done, its round locked against other writers; None if there is none."""
+    """A shard that is still to be computed, its round locked against other writers. None if there is none."""
     row = session.get(Shard, shard_id)
     parent = None if row is None else transitions.lock(session, row.round_id)
     if row is None or parent is None:
@@ -53,7 +52,7 @@ def lock(session: Session, shard_id: str) -> tuple[Federation, Round, Shard] | N
 
 
 def record(session: Session, round_: Round, row: Shard, result: ShardResult) -> None:
-    """Keeps what a shard made until its round has the whole."""
+    """Keeps the result of a shard until its round has the whole."""
     for artifact in (result.state, *result.notes.values()):
         artifacts.record(session, artifact, round_.id, transitions.SHARD_PART)
     row.made = asdict(result)
@@ -61,17 +60,17 @@ def record(session: Session, round_: Round, row: Shard, result: ShardResult) -> 
 
 
 def shard_results(session: Session, round_: Round) -> tuple[ShardResult, ...]:
-    """What the shards of a round made, in order."""
+    """The results of a round's shards, in order."""
     return tuple(_result_of(row.made or {}) for row in repository.shards_of(session, round_.id))
 
 
 def discard(session: Session, round_: Round) -> None:
-    """The shards' artifacts are kept no longer."""
+    """Releases the shards' artifacts."""
     artifacts.release(session, round_.id, transitions.SHARD_PART)
 
 
 def due(session: Session, now: datetime) -> list[str]:
-    """Ids of shards that nobody works on."""
+    """Ids of open shards without a claim."""
     return list(repository.open_shards(session, lifecycle.AGGREGATING, now))
 
 

@@ -1,4 +1,4 @@
-"""Reads a round into a `lifecycle.Snapshot`, and says what comes next."""
+"""Snapshots of rounds, read from the tables, and the next steps that follow from them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
@@ -17,12 +17,12 @@ from federated import schedule
 
 
 def next_step(session: Session, round_: Round, now: datetime) -> Step:
-    """What comes next in the round, of what the tables say now. Raises Conflict if it has ended."""
+    """The next step of the round by the present tables. Raises Conflict if it has ended."""
     return next_steps(session, [round_], now)[round_.id]
 
 
 def next_steps(session: Session, rounds: Sequence[Round], now: datetime) -> dict[str, Step]:
-    """Round id -> what comes next in it. Raises Conflict if one has ended."""
+    """Round id -> next step. Raises Conflict if one of the rounds has ended."""
     return {
         row.id: lifecycle.next_step(snapshot, rules(session.get_one(Federation, row.federation_id)), now)
         for row, snapshot in zip(rounds, snapshots(session, rounds, now), strict=True)
@@ -36,9 +36,9 @@ def rules(federation: Federation) -> Rules:
 
 
 def snapshots(session: Session, rounds: Sequence[Round], now: datetime) -> list[Snapshot]:
-    """The rounds as the tables show them; in as many statements, whether one or many are asked for.
+    """The rounds as the tables show them, read with a fixed number of statements for all.
 
-    A few more for each that waits for clients or aggregates.
+    A round that waits for clients or aggregates takes a few more.
     """
     attempt_rows = repository.attempts_at(session, [row.id for row in rounds])
     facts = _facts(session, [row.id for row in attempt_rows])
@@ -90,9 +90,9 @@ def _snapshot(
 
 
 def _ineligible(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Sequence[JobFacts]]) -> frozenset[int]:
-    """Ordinals of those whose update was refused in one of these attempts, or whose job would fail the same way.
+    """Ordinals of clients whose update was refused in one of these attempts, or whose job would fail the same way.
 
-    Who paused the federation may have mended what failed: of attempts before that, failures are forgotten.
+    The cause of a failure may have been mended while the federation was paused: earlier failures do not count.
     """
     refusals: set[int] = set()
     failures: set[int] = set()
@@ -106,7 +106,7 @@ def _ineligible(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Seque
 
 
 def _remaining(session: Session, round_: Round, ineligible: Set[int]) -> frozenset[int] | None:
-    """Ordinals of those that another attempt could ask, alive or not; None where there is no quorum to miss now."""
+    """Ordinals of the clients that another attempt could draw, alive or not. None unless a quorum is needed now."""
     if round_.state not in (lifecycle.COLLECTING, lifecycle.AGGREGATING):
         return None
     taking_part = repository.training_clients(session, round_.federation_id)
@@ -114,7 +114,7 @@ def _remaining(session: Session, round_: Round, ineligible: Set[int]) -> frozens
 
 
 def _loss_reasons(every: Sequence[JobFacts]) -> dict[int, str]:
-    """Ordinal -> why the client's last job of the round brought nothing that counts."""
+    """Ordinal -> reason why the client's last job of the round gave no accepted update."""
     reasons = {job.ordinal: job.reason or "no_answer" for job in every}
     accepted_ordinals = {job.ordinal for job in every if job.state == "accepted" and not job.left_out}
     return {ordinal: reason for ordinal, reason in reasons.items() if ordinal not in accepted_ordinals}
@@ -125,7 +125,7 @@ def _facts(session: Session, round_ids: Sequence[str]) -> Mapping[tuple[str, str
     for row in repository.jobs_of(session, round_ids):
         round_id, kind, job_id, ordinal, state, number, at, norm, code, error, place, final = row
         left_out = state == "accepted" and code is not None
-        # What was withdrawn because its round ended was not answered.
+        # A job that was withdrawn because its round ended has no reason of its own.
         has_reason = state != "withdrawn" or code == CLIENT_GONE
         reason = statistics.reason(code, error, place) if has_reason else None
         job = JobFacts(job_id, ordinal, state, number, at, norm, left_out, reason, bool(final))
@@ -139,7 +139,7 @@ def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
 
 
 def accepted_jobs(session: Session, round_: Round) -> list[tuple[int, Job]]:
-    """Ordinal and job of every update of the round that counts, those of earlier attempts included, by ordinal."""
+    """Ordinal and job of every accepted update of the round, those of earlier attempts included, by ordinal."""
     return [pair for pair in _accepted_by_ordinal(session, round_) if pair[1].problem is None]
 
 
@@ -157,7 +157,7 @@ def _accepted_by_ordinal(session: Session, round_: Round) -> list[tuple[int, Job
 
 
 def evaluation_due(federation: Federation, round_: Round) -> bool:
-    """Whether clients evaluate what the round made."""
+    """True if clients evaluate the round's result."""
     every = federation.definition["evaluation"]["every"]
     return round_.kind == "train" and schedule.evaluation_due(round_.number, federation.definition["rounds"], every)
 

@@ -1,4 +1,4 @@
-"""The steps of a round that need no tensors: opening, drawing, withdrawing, closing. Each within a transaction."""
+"""Transitions of a round that need no tensors: opening, drawing, leaving out, ending and closing."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -40,7 +40,7 @@ def open_round(
     everybody: bool,
     now: datetime,
 ) -> Round:
-    """A new attempt at a round, waiting for clients; it keeps what earlier attempts at it accepted."""
+    """A new attempt at a round, in state waiting. Updates that earlier attempts accepted still count."""
     before = repository.newest_attempt(session, federation.id, kind, number)
     newest = repository.newest(session, federation.id)
     round_ = Round(
@@ -69,7 +69,7 @@ def open_round(
 def apply(
     session: Session, federation: Federation, round_: Round, snapshot: Snapshot, step: LocalStep, now: datetime
 ) -> Round:
-    """Does the step and returns the round that goes on: the next attempt after a Retry."""
+    """Applies the step and returns the round to go on with: the next attempt after a Retry."""
     match step:
         case Draw():
             _draw(session, federation, round_, snapshot, step, now)
@@ -88,7 +88,7 @@ def apply(
 
 
 def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> None:
-    """Ends a round now, if it is open. One that has its result already is closed with it, unevaluated."""
+    """Ends a round now, if it is open. A round with a result is closed with it, without its evaluation."""
     rows = lock(session, round_id)
     if rows is None or rows[1].state in lifecycle.TERMINAL:
         return
@@ -100,7 +100,7 @@ def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> Non
 
 
 def close(session: Session, federation: Federation, round_: Round, now: datetime) -> None:
-    """Counts what was evaluated and closes the round; old updates and states are kept no longer."""
+    """Accepts the evaluations, closes the round, and releases old updates and states."""
     if evaluation.accept_results(session, federation, round_, now):
         note_seconds(round_, evaluating=(round_.aggregated_at, now))
     jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
@@ -132,7 +132,7 @@ def _draw(
 ) -> None:
     before = repository.attempt(session, federation.id, round_.kind, round_.number, round_.attempt - 1)
     absentees = set(before.cohort or ()) - snapshot.accepted if before else set()
-    excluded = snapshot.accepted | snapshot.ineligible
+    exclusions = snapshot.accepted | snapshot.ineligible
     cohort = schedule.draw(
         federation.seed,
         round_.kind,
@@ -140,7 +140,7 @@ def _draw(
         round_.attempt,
         snapshot.alive,
         absentees,
-        excluded,
+        exclusions,
         step.count,
     )
     candidates = repository.training_clients(session, federation.id)
@@ -157,7 +157,7 @@ def _draw(
 
 
 def end(session: Session, round_: Round, state: str, reason: str, detail: str | None, now: datetime) -> None:
-    """Ends the round without a result, takes its open jobs back, and wakes its federation."""
+    """Ends the round without a result, withdraws its open jobs, and wakes its federation."""
     round_.state = lifecycle.move(round_.state, state)
     round_.reason, round_.reason_detail, round_.closed_at = reason, detail, now
     release_claim(round_)
@@ -168,7 +168,7 @@ def end(session: Session, round_: Round, state: str, reason: str, detail: str | 
 
 
 def leave_out(session: Session, round_: Round, problems: Mapping[int, Mapping[str, Any]]) -> None:
-    """The round goes on without these clients' accepted updates; what was aggregated with them is thrown away."""
+    """Leaves these clients' accepted updates out of the round, and discards shards that include them."""
     for ordinal, job in snapshots.accepted_jobs(session, round_):
         if ordinal in problems:
             jobs.leave_out(job, dict(problems[ordinal]))
@@ -182,14 +182,14 @@ def leave_out(session: Session, round_: Round, problems: Mapping[int, Mapping[st
 
 
 def release_claim(round_: Round) -> None:
-    """The round is free for the next step; what is still computed for it is not recorded."""
+    """Frees the round for the next step. A result that is still being computed will not be recorded."""
     round_.version += 1
     round_.claimed_until = None
     round_.deaths = round_.losses = 0
 
 
 def fail_if_given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
-    """Whether too many claims on a round's step, or on a shard, passed without a result: the round fails then."""
+    """Fails the round, and returns True, if too many claims on its step or shard expired without a result."""
     step.losses += step.claimed_until is not None
     if step.losses < lifecycle.MAX_LOSSES:
         return False
@@ -199,7 +199,7 @@ def fail_if_given_up(session: Session, round_: Round, step: Round | Shard, now: 
 
 
 def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datetime) -> None:
-    """Takes back what is still open, and notes what makes this round's bits hard to repeat."""
+    """Ends collecting: withdraws the open jobs and records why the round may not be reproducible."""
     if round_.state != lifecycle.COLLECTING:
         return
     round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
@@ -217,7 +217,7 @@ def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datet
 
 
 def evaluating_clients(session: Session, federation: Federation, round_: Round, now: datetime) -> list[Client]:
-    """Who evaluates what the round made: its cohort or all, and those that only evaluate; all of them alive."""
+    """The clients alive that evaluate the round's result: its cohort or all, and those that only evaluate."""
     accepted_ordinals = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
     everybody = federation.definition["evaluation"]["who"] == "all"
     ready = clients.ready_clients(session, federation.id)
@@ -229,7 +229,7 @@ def evaluating_clients(session: Session, federation: Federation, round_: Round, 
 
 
 def add_reasons(round_: Round, reasons: Iterable[str]) -> None:
-    """Adds to the reasons why the round's bits are not those of a repetition."""
+    """Adds reasons why a repetition of the round may give other bits."""
     round_.not_reproducible = sorted({*round_.not_reproducible, *reasons})
 
 

@@ -175,6 +175,6 @@ class TestMessages:
         assert str(raised.value) == str(error)
 
     def test_carry_no_text_of_another_error_but_for_the_log(self) -> None:
-        with pytest.raises(step_messages.StepFailed) as raised:
+        with pytest.raises(step_messages.StepError) as raised:
             step_messages.decode(step_messages.encode_error(KeyError("a row")))
         assert (str(raised.value), "a row" in raised.value.trace) == ("KeyError", True)
