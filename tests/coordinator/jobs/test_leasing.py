@@ -1,4 +1,4 @@
-"""Leases over real sessions: who gets a job, for how long, and what becomes of a lost one."""
+"""Leases over real sessions: the worker that gets a job, the duration, and the end of a lost lease."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What rounds and federations do with jobs, over real sessions."""
+"""Offers, judgments and withdrawals of jobs, over real sessions."""
 
 from collections.abc import Callable
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Results over HTTP: kept, late, or refused with what was wrong."""
+"""Results over HTTP: stored, late, or refused with the faulty field."""
 
 from typing import Any
 

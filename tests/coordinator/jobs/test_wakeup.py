@@ -1,4 +1,4 @@
-"""The watcher, over offers in a list; the functions it reads them with are all it knows of a database."""
+"""The watcher of offers, over a list of offers instead of a database."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""One step at a time: claims, losers, lost and doubled messages, and no transaction while the conductor works."""
+"""Claims: one step at a time, losers, lost and doubled messages, and no transaction while the conductor computes."""
 
 import sys
 import threading

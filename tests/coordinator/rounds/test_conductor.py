@@ -1,4 +1,4 @@
-"""The conductor's desk: what is left of a killed process goes, what is being worked on stays."""
+"""Work folders of the conductor: those of a killed process are deleted, those in use stay."""
 
 import os
 import time

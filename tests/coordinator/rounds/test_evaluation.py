@@ -1,4 +1,4 @@
-"""Evaluation after a round: who is asked, what is counted, and that it fails nothing."""
+"""Evaluation after a round: the clients that evaluate, the metrics that count, and failures that harm nothing."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Aggregation of every algorithm with one client's numbers as no check would let them in: it goes on without them."""
+"""Aggregation by every algorithm with one client's hostile numbers, which no check would accept."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

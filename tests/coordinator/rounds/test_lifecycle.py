@@ -1,4 +1,4 @@
-"""What comes next in a round, over the states it can be in."""
+"""Life cycle of a round: the next step in each of its states."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""An aggregation in shards: rows that are claimed and recorded, and the bytes of one that was not cut."""
+"""Aggregation in shards: rows that are claimed and recorded, and the same bytes as without shards."""
 
 import threading
 

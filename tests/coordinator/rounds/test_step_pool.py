@@ -1,4 +1,4 @@
-"""A step that dies, or never ends, ends its own federation; the others, and the process that drives them, go on."""
+"""Steps in processes of their own: one that dies or hangs fails its own federation, and the others go on."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ class TestAStep:
             shown = broken(stage, "a process that dies", "plan")
         assert (shown["state"], shown["reason"]) == ("failed", "step_died")
         assert [line["how"] for line in lines() if line["event"] == "step_died"] == [
-            "signal SIGKILL (the system ends processes so when memory runs out)"
+            "signal SIGKILL (the system kills processes this way when memory runs out)"
         ] * 2
         stage.running(rounds=1)
         stage.play(1)
