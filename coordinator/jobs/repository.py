@@ -14,13 +14,13 @@ OFFER_CHANNEL = "fedloom_offered"
 """The channel on which PostgreSQL notifies of new offers."""
 
 Row = TypeVar("Row", Client, Round)
-JobRow = RowOf[Job, Client, Federation, Organization, Round, Artifact]
+JobDetails = RowOf[Job, Client, Federation, Organization, Round, Artifact]
 
 # The statements of agents' frequent calls are built once: building one costs more than running it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
 _REFRESH = {"populate_existing": True}
 _BY_ID = select(Job).where(Job.id.in_(_IDS)).order_by(Job.id).with_for_update().execution_options(**_REFRESH)
-_JOB_ROWS = (
+_JOB_DETAILS = (
     select(Job, Client, Federation, Organization, Round, Artifact)
     .join(Client, Job.client_id == Client.id)
     .join(Federation, Job.federation_id == Federation.id)
@@ -28,7 +28,7 @@ _JOB_ROWS = (
     .outerjoin(Round, Job.round_id == Round.id)
     .outerjoin(Artifact, Job.instruction_digest == Artifact.digest)
 )
-_JOB_ROWS_BY_ID = _JOB_ROWS.where(Job.id.in_(_IDS))
+_JOB_DETAILS_BY_ID = _JOB_DETAILS.where(Job.id.in_(_IDS))
 _LEASED_BY = (
     select(Job)
     .where(Job.worker_id.in_(_IDS), Job.state == "leased")
@@ -37,7 +37,7 @@ _LEASED_BY = (
     .execution_options(**_REFRESH)
 )
 _OFFERS_TO = (
-    _JOB_ROWS.where(Job.worker_id.in_(_IDS), Job.state == "offered")
+    _JOB_DETAILS.where(Job.worker_id.in_(_IDS), Job.state == "offered")
     .order_by(Job.id)
     .with_for_update(of=Job, skip_locked=True)
 )
@@ -157,8 +157,8 @@ def leased_by(session: Session, worker_ids: Collection[str]) -> list[Job]:
     return list(session.scalars(_LEASED_BY, {"ids": list(worker_ids)}))
 
 
-def offers_to(session: Session, worker_ids: Collection[str]) -> Sequence[JobRow]:
-    """The offers to these workers that no other transaction is changing, locked, as rows of `job_rows`."""
+def offers_to(session: Session, worker_ids: Collection[str]) -> Sequence[JobDetails]:
+    """The offers to these workers that no other transaction is changing, locked, as rows of `job_details`."""
     return session.execute(_OFFERS_TO, {"ids": list(worker_ids)}).all()
 
 
@@ -202,9 +202,9 @@ def rows(session: Session, model: type[Row], ids: Collection[str]) -> dict[str, 
     return {row.id: row for row in session.scalars(select(model).where(model.id.in_(ids)))}
 
 
-def job_rows(session: Session, job_ids: Collection[str]) -> Sequence[JobRow]:
+def job_details(session: Session, job_ids: Collection[str]) -> Sequence[JobDetails]:
     """The jobs with these ids, each with client, federation, owner, round and instruction."""
-    return session.execute(_JOB_ROWS_BY_ID, {"ids": list(job_ids)}).all()
+    return session.execute(_JOB_DETAILS_BY_ID, {"ids": list(job_ids)}).all()
 
 
 def lock_rounds_of(session: Session, job_ids: Collection[str]) -> None:

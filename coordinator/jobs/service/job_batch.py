@@ -11,10 +11,12 @@ from coordinator.models import Artifact, Client, Federation, Job, Organization, 
 class JobBatch:
     """Jobs with their clients, federations, owners, rounds and instructions."""
 
-    def __init__(self, session: Session, job_ids: Collection[str], rows: Sequence[repository.JobRow] = ()) -> None:
+    def __init__(
+        self, session: Session, job_ids: Collection[str], rows: Sequence[repository.JobDetails] = ()
+    ) -> None:
         """`rows`: further jobs, read before."""
         self.session = session
-        new = repository.job_rows(session, job_ids) if job_ids else ()
+        new = repository.job_details(session, job_ids) if job_ids else ()
         self._rows = {row[0].id: row for row in (*new, *rows)}
         self._submission_numbers: dict[str, int] = {}
 
