@@ -51,8 +51,8 @@ def do(claim: Claim | ShardClaim) -> Claim | None:
 def _do(claim: Claim | ShardClaim) -> Claim | None:
     result: Result | Failure
     try:
-        with renewal(claim) as is_lost:
-            result = step_pool.compute(claim.inputs, is_lost.is_set)
+        with renewal(claim) as loss:
+            result = step_pool.compute(claim.inputs, loss.is_set)
     except (OSError, CoordinatorError) as error:  # disk or store: the claim expires, and the step is retried
         _log.warning("step_held_up", step=_name(claim), reason=str(error))
         with writing() as session:
@@ -153,14 +153,14 @@ def _about(claim: Claim | ShardClaim) -> dict[str, str]:
 @contextmanager
 def renewal(claim: Claim | ShardClaim) -> Iterator[threading.Event]:
     """Renews the claim in a thread as long as the block runs. The event is set if the claim is lost."""
-    stopping, is_lost = threading.Event(), threading.Event()
+    stopping, loss = threading.Event(), threading.Event()
 
     def renew() -> None:
         while not stopping.wait(get_settings().claim_seconds / 3):
             try:
                 with writing() as session:
                     if not service.renew(session, claim, utcnow()):
-                        is_lost.set()
+                        loss.set()
                         return
             except Exception as error:  # the next turn may succeed; if none does, the result is discarded
                 _log.warning("claim_not_renewed", reason=repr(error), **_about(claim))
@@ -168,7 +168,7 @@ def renewal(claim: Claim | ShardClaim) -> Iterator[threading.Event]:
     thread = threading.Thread(target=renew, name=f"claim-{claim.round_id}", daemon=True)
     thread.start()
     try:
-        yield is_lost
+        yield loss
     finally:
         stopping.set()
         thread.join()

@@ -25,10 +25,10 @@ Restoration = StartInput | PlanInput | RestoreInput
 
 def hold_up(session: Session, round_id: str, error: Exception) -> None:
     """Records why the round cannot go on for now. Its claim expires, and the step is retried."""
-    row = transitions.lock(session, round_id)
-    if row is None or row[1].state in lifecycle.TERMINAL:
+    rows = transitions.lock(session, round_id)
+    if rows is None or rows[1].state in lifecycle.TERMINAL:
         return
-    _, round_ = row
+    _, round_ = rows
     repository.forget_losses(session, round_)  # the owner of the claim is alive
     cause = cause_of(error)
     if round_.reason != cause.code:
@@ -83,15 +83,15 @@ def give_up(session: Session, digest: str, now: datetime) -> None:
     """Handles bytes that cannot be restored: requests an update again, or ends the rounds that need them."""
     artifacts.forget_uploads(session, digest)
     for part, holder in artifacts.holders(session, digest):
-        job, row = session.get(Job, holder), transitions.lock(session, holder)
+        job, rows = session.get(Job, holder), transitions.lock(session, holder)
         if job is not None:
             _request_update_again(session, job, digest, now)
-        elif row is not None and part == transitions.SHARD_PART:
-            _reopen_shard(session, row[1], digest)
-        elif row is not None and part == "instruction" and _is_open(row[1]):
-            _open_attempt_again(session, *row, _detail(part, digest), now)
-        elif row is not None:
-            row[1].reason, row[1].reason_detail = ARTIFACT_DAMAGED, _detail(part, digest)
+        elif rows is not None and part == transitions.SHARD_PART:
+            _reopen_shard(session, rows[1], digest)
+        elif rows is not None and part == "instruction" and _is_open(rows[1]):
+            _open_attempt_again(session, *rows, _detail(part, digest), now)
+        elif rows is not None:
+            rows[1].reason, rows[1].reason_detail = ARTIFACT_DAMAGED, _detail(part, digest)
     session.flush()
     for federation_id in _federations(session, digest):
         for round_ in repository.with_reason(session, federation_id, ARTIFACT_DAMAGED):
@@ -105,21 +105,23 @@ def give_up(session: Session, digest: str, now: datetime) -> None:
 
 def _request_update_again(session: Session, job: Job, digest: str, now: datetime) -> None:
     """Offers the job, or a new attempt at its round. The update has the same bits, since the seed is the same."""
-    own = None if job.round_id is None else transitions.lock(session, job.round_id)
+    own_rows = None if job.round_id is None else transitions.lock(session, job.round_id)
     newest = (
-        None if own is None else repository.newest_attempt(session, own[1].federation_id, own[1].kind, own[1].number)
+        None
+        if own_rows is None
+        else repository.newest_attempt(session, own_rows[1].federation_id, own_rows[1].kind, own_rows[1].number)
     )
-    row = None if newest is None else transitions.lock(session, newest.id)
-    if row is None or not _is_open(row[1]):
+    rows = None if newest is None else transitions.lock(session, newest.id)
+    if rows is None or not _is_open(rows[1]):
         return
     session.refresh(job, with_for_update=True)
-    if job.state == "submitted" and row[1].id == job.round_id:
+    if job.state == "submitted" and rows[1].id == job.round_id:
         jobs.offer_again(session, job, ArtifactDamaged(digest).problem(), now)
-        _resume_round(session, row[1])
+        _resume_round(session, rows[1])
     elif job.state == "accepted" and job.problem is None:
         ordinal = session.get_one(Client, job.client_id).ordinal
         jobs.lose(session, job, ArtifactDamaged(digest).problem(), now)
-        _open_attempt_again(session, *row, _detail(f"update of client {ordinal}", digest), now)
+        _open_attempt_again(session, *rows, _detail(f"update of client {ordinal}", digest), now)
 
 
 def _is_open(round_: Round) -> bool:
