@@ -24,7 +24,7 @@ from coordinator.rounds import lifecycle as round_states
 from coordinator.settings import get_settings
 
 FEDERATIONS = [state for state in get_args(federation_states.State) if state not in federation_states.END_STATES]
-ROUNDS = [state for state in round_states.STATES if state not in round_states.ENDED]
+ROUNDS = [state for state in round_states.STATES if state not in round_states.TERMINAL]
 _log = structlog.get_logger(__name__)
 
 

@@ -19,8 +19,8 @@ from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import service as rounds
-from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
 from coordinator.rounds.lifecycle import PAUSED as PAUSED_ROUND
+from coordinator.rounds.lifecycle import TERMINAL as ENDED_ROUND
 from coordinator.web.etags import check_match, require_match
 from coordinator.workers import service as workers
 

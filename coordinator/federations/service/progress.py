@@ -17,7 +17,7 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.queue.wakeups import MEND, nudge
 from coordinator.rounds import service as rounds
-from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
+from coordinator.rounds.lifecycle import TERMINAL as ENDED_ROUND
 from coordinator.settings import get_settings
 from federated import schedule
 from federated.protocol import Description
@@ -104,7 +104,7 @@ def overdue(session: Session, now: datetime) -> tuple[list[str], list[str]]:
 def _describe(session: Session, federation: Federation, client_ids: Sequence[str], now: datetime) -> None:
     clients = [session.get_one(Client, client_id) for client_id in client_ids]
     seeds = [schedule.job_seed(federation.seed, "describe", 0, client.ordinal, "describe") for client in clients]
-    jobs.offer(session, federation, "describe", None, list(map(jobs.Asked, clients, seeds)), now)
+    jobs.offer(session, federation, "describe", None, list(map(jobs.JobRequest, clients, seeds)), now)
 
 
 def _judge(session: Session, federation: Federation, job_ids: Sequence[str], now: datetime) -> None:

@@ -71,8 +71,8 @@ def _waiting(
     if not isinstance(step, lifecycle.Wait):
         return _DOING[type(step)], federation.waiting_since
     if step.what is None and newest is not None:
-        response = rounds.answer(session, federation, newest, now)
-        return response.waiting_for, response.waiting_since
+        told = rounds.to_response(session, federation, newest, now)
+        return told.waiting_for, told.waiting_since
     return step.what, federation.waiting_since
 
 

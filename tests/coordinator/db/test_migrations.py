@@ -171,7 +171,7 @@ class TestUpAndDown:
             federation = scene.federation(session, scene.organization(session).id)
             round_ = scene.open_round(session, federation, notes={"0": "sha256:0"}, signature="{}")
             client = scene.client(session, federation, scene.worker(session, session.query(Organization).one()))
-            (job,) = jobs.offer(session, federation, "describe", None, [jobs.Asked(client, seed=1)], utcnow())
+            (job,) = jobs.offer(session, federation, "describe", None, [jobs.JobRequest(client, seed=1)], utcnow())
             job.key_id = "ed25519:0"
         migration.downgrade("0003")
         migration.upgrade()

@@ -1,4 +1,4 @@
-"""Updates that are accepted and do not fit the others': left out by name, and the round goes on without them."""
+"""Accepted updates that do not fit the others': they are left out by name, and the round goes on without them."""
 
 import pytest
 import torch
