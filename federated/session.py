@@ -75,8 +75,8 @@ class TrainingSession(Protocol):
     def embeddings(self) -> "nn.Module":
         """The module that turns token ids into the first hidden states."""
 
-    def freeze(self, names: Collection[str]) -> None:
-        """Take these trainables out of the gradient until the job ends; the others require it."""
+    def train_all_except(self, names: Collection[str]) -> None:
+        """Require gradients of all trainables but these, until the next call or the end of the job."""
 
     def training(self, mode: bool) -> None:
         """Switch the model between training (dropout) and evaluation."""

@@ -112,7 +112,7 @@ class TinySession:
         assert isinstance(self.model, TinyModel)
         return self.model.embeddings
 
-    def freeze(self, names: Collection[str]) -> None:
+    def train_all_except(self, names: Collection[str]) -> None:
         for name, parameter in self.trainables.items():
             parameter.requires_grad_(name not in names)
 

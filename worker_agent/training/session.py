@@ -133,7 +133,7 @@ class Session:
         module: nn.Module = block if isinstance(block, nn.Module) else backbone.get_input_embeddings()
         return module
 
-    def freeze(self, names: Collection[str]) -> None:
+    def train_all_except(self, names: Collection[str]) -> None:
         """Take these trainables out of the gradient; all others require it. Raises KeyError."""
         self._adapted.require_gradients(names)
 

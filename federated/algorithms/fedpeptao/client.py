@@ -37,7 +37,7 @@ class FedPepTAOClient:
         if instruction.facts["stage"] == "measure":
             return self._measured(instruction, session)
         self._receive(instruction, session, memory)
-        session.freeze(instruction.facts["frozen"])
+        session.train_all_except(instruction.facts["frozen"])
         moments = self._moments(instruction, session, memory)
         metrics = train(session, self._config, Hooks(moments=moments))
         local = session.read()

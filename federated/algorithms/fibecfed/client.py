@@ -47,7 +47,7 @@ class FibecFedClient:
         session, layers = told.session, sorted(told.layered)
         layers_of(session, layers)
         session.load(told.starts() | told.received())
-        told.freeze(())
+        told.train_all_except(())
         shares: dict[str, float] = {}
         with _undone(session):
             made = self._scores(told) if self._config.score_at == "start" else None
@@ -66,7 +66,7 @@ class FibecFedClient:
     def _scores(self, told: "_Told") -> tuple[Tensor, Tensor | None]:
         scores = layer_scores(told.session, self._config, sorted(told.layered))
         hard = difficulty(told.session, self._config, told.layered) if self._sorts else None
-        told.freeze(())
+        told.train_all_except(())
         return scores, hard
 
     def _train(self, told: "_Told", remembered: Remembered) -> ClientResult:
@@ -78,7 +78,7 @@ class FibecFedClient:
             hard = self._late_difficulty(told)
         session.load({**told.received(), **remembered.private})
         rows = remembered.rows or self._rows(told)
-        told.freeze([name for name, chosen in rows.items() if not chosen.any()])
+        told.train_all_except([name for name, chosen in rows.items() if not chosen.any()])
         admitted, hooks = self._admitted(told, hard)
         metrics = train(session, self._config, Hooks(hooks.order, update_masks(session, rows)))
         names = [name for name in instruction.facts["expects"] if not name.endswith(BASE)]
@@ -99,13 +99,13 @@ class FibecFedClient:
         """As in the preparation that this client missed or forgot, at the start of the federation."""
         with _undone(told.session):
             if self._config.score_at == "after_warmup":
-                told.freeze(())
+                told.train_all_except(())
                 warm_up(told.session, self._config)
             return difficulty(told.session, self._config, told.layered)
 
     def _rows(self, told: "_Told") -> dict[str, Tensor]:
         with _undone(told.session):
-            told.freeze(())
+            told.train_all_except(())
             return chosen_rows(told.session, self._config, told.private)
 
     def _admitted(self, told: "_Told", hard: Tensor | None) -> tuple[int, Hooks]:
@@ -139,9 +139,9 @@ class _Told:
         values = {name: self.instruction[name] for name in self.instruction if "/" not in name}
         return values | self._given()
 
-    def freeze(self, private: Sequence[str]) -> None:
+    def train_all_except(self, private: Sequence[str]) -> None:
         """Train what the federation trains but for these private factors."""
-        self.session.freeze([*self.instruction.facts["frozen"], *private])
+        self.session.train_all_except([*self.instruction.facts["frozen"], *private])
 
     def _given(self) -> dict[str, Tensor]:
         return {

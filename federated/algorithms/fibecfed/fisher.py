@@ -61,7 +61,7 @@ def fisher_traces(
     maps = factor_maps(session, [name for names in layered.values() for name in names])
     # From these on upwards every output has a gradient, and no other weight's is worked out.
     roots = set(first_factors(layered[min(layered)]))
-    session.freeze([name for name in session.trainables if name not in roots])
+    session.train_all_except([name for name in session.trainables if name not in roots])
     session.training(False)
     traces = torch.zeros(session.examples)
     summed = [torch.zeros(0)]

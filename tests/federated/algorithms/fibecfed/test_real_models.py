@@ -47,7 +47,7 @@ def opened(node: AgentSettings, model: str, lora: Lora) -> Session:
 
 def one_at_a_time(session: Session, names: list[str]) -> dict[str, list[float]]:
     """Squared gradient norm of each factor, example by example, by autograd alone."""
-    session.freeze([name for name in session.trainables if name not in names])
+    session.train_all_except([name for name in session.trainables if name not in names])
     session.training(False)
     told: dict[str, list[float]] = {name: [] for name in names}
     for batch in session.batches(range(session.examples), 1):
