@@ -11,7 +11,7 @@ from coordinator.artifacts import service as artifacts
 from coordinator.errors import Unprocessable
 from coordinator.rounds import statistics
 from coordinator.rounds.schemas import AggregateInput, Omission
-from federated.algorithm_kit.number_checks import NumbersRefused, inspected_norm
+from federated.algorithm_kit.number_checks import NumbersRefused, check_update_norm
 from federated.contract import ServerHalf, UpdateRefused
 from federated.payloads.header import HeaderError
 from federated.payloads.payload import Payload
@@ -26,7 +26,7 @@ def norm_or_problem(
     """The norm of an update that may count, or the problem document that says why this one may not."""
     try:
         request, payload = (Payload.open(artifacts.whole_file(digest)) for digest in (instruction, update))
-        norm = inspected_norm(request.facts["expects"], payload, max_norm)
+        norm = check_update_norm(request.facts["expects"], payload, max_norm)
         half.check(request, payload)
     except NumbersRefused as refused:
         return Unprocessable(refused.code, str(refused), tensor=refused.tensor).problem()

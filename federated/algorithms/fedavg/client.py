@@ -1,4 +1,4 @@
-"""The worker's half of federated averaging: train from the received values, answer with the difference."""
+"""Client half of federated averaging: trains from the received values and sends the difference."""
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from federated.session import TrainingSession
 
 
 class FedAvgClient:
-    """Update = local value - received value, weighted by the number of examples; keeps no memory."""
+    """Update = local value - received value, weighted by the number of examples. Keeps no memory."""
 
     def __init__(self, config: FedAvgConfig, trainable: AnyTrainable) -> None:
         self._config = config
 
     def apply(self, instruction: Payload, session: TrainingSession, memory: Payload | None, view: View) -> None:
-        """The received values; shared and own are the same."""
-        session.load(_received(instruction, session))
+        """Load the received values. The views shared and own are the same."""
+        session.load(_current_values(instruction, session))
 
     def run(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> ClientResult:
         """Train on all examples (FedProx where `proximal_mu` is set)."""
-        session.load(_received(instruction, session))
+        session.load(_current_values(instruction, session))
         session.train_all_except(instruction.facts["frozen"])
         base = base_values(instruction, session)
         metrics = train(session, self._config, self._hooks(session))
@@ -32,8 +32,8 @@ class FedAvgClient:
         update = {name: local[name] - instruction[name] for name in names}
         metrics["update_norm"] = norm(update)
         dtype = UPLOAD_DTYPES[self._config.upload_dtype]
-        sent = Payload({name: value.to(dtype) for name, value in update.items()} | base)
-        return ClientResult(sent, float(session.examples), metrics)
+        payload = Payload({name: value.to(dtype) for name, value in update.items()} | base)
+        return ClientResult(payload, float(session.examples), metrics)
 
     def _hooks(self, session: TrainingSession) -> Hooks:
         mu = self._config.proximal_mu
@@ -47,6 +47,6 @@ class FedAvgClient:
         return Hooks(penalty=penalty)
 
 
-def _received(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
-    seeded = {name: session.start(name) for name in instruction.facts["frozen"]}
-    return seeded | {name.removesuffix(FROZEN): instruction[name] for name in instruction}
+def _current_values(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
+    starts = {name: session.start(name) for name in instruction.facts["frozen"]}
+    return starts | {name.removesuffix(FROZEN): instruction[name] for name in instruction}

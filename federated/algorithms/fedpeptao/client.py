@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.local_training import Hooks, shuffled, train
+from federated.algorithm_kit.local_training import Hooks, epoch_order, train
 from federated.algorithm_kit.shared_tensors import FROZEN, norm
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.algorithms.fedpeptao.layer_scoring import layer_scores, shares_of_prompts
@@ -65,7 +65,7 @@ class FedPepTAOClient:
         return {name.removeprefix(_MOMENTS): kept[name] for name in kept if name.startswith(_MOMENTS)}
 
     def _measured(self, instruction: Payload, session: TrainingSession) -> ClientResult:
-        order = shuffled(session.seed, 0, session.examples)[: self._config.score_examples]
+        order = epoch_order(session.seed, 0, session.examples)[: self._config.score_examples]
         batch = next(session.batches(order, len(order)))
         tensors = {LAYER_SCORES: layer_scores(session, batch)}
         if SHARES in instruction.facts["expects"]:

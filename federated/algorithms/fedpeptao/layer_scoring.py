@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.layer_budget import WAYS, gradient_of, kept_shares, values_of
+from federated.algorithm_kit.layer_budget import ESTIMATORS, estimate_layer_shares, gradient_of, values_of
 from federated.algorithm_kit.model_layers import layers_of
 from federated.algorithms.fedpeptao.prompt_layers import separation
 from federated.session import Batch, TrainingSession
@@ -49,5 +49,5 @@ def shares_of_prompts(session: TrainingSession, batch: Batch, values: Mapping[st
     names = [PROMPT_EMBEDDINGS]
     before = values_of(session, names), gradient_of(session, batch, names)
     session.load(values)
-    shares = kept_shares(session, batch, names, before=before)
-    return [shares[way] for way in WAYS]
+    shares = estimate_layer_shares(session, batch, names, before=before)
+    return [shares[way] for way in ESTIMATORS]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.shared_tensors import last_linear
+from federated.algorithm_kit.shared_tensors import last_linear_names
 from federated.maths.spectrum import number_of_layers
 from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts
 
@@ -35,7 +35,7 @@ def joined(parts: Mapping[str, Tensor], layers: int) -> Tensor:
 
 def trained_head(model: ModelFacts) -> list[str]:
     """Names of the head's tensors that are trained: those of its last linear map."""
-    return last_linear([tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS])
+    return last_linear_names([tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS])
 
 
 def separation(outputs: Tensor) -> float:

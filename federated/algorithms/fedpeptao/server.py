@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.layer_budget import WAYS
-from federated.algorithm_kit.shared_tensors import FROZEN, checked_initial, training_metrics
-from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithm_kit.layer_budget import ESTIMATORS
+from federated.algorithm_kit.shared_tensors import FROZEN, initial_tensors, training_metrics
+from federated.algorithm_kit.update_schema import check_update, schema_like
 from federated.algorithms.fedpeptao.adaptive_round import AdaptiveRound, averages
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.algorithms.fedpeptao.dual_adaptive import server_rate
@@ -59,7 +59,7 @@ class FedPepTAOServer:
 
         Raises ValueError naming a tensor of `initial` that does not fit, or prompts that are not two widths a layer.
         """
-        given = checked_initial(model, initial)
+        given = initial_tensors(model, initial)
         prompt = _prompt(model)
         head = trained_head(model)
         tensors = slices(_first(prompt, given, seed), model.layers)
@@ -90,14 +90,14 @@ class FedPepTAOServer:
         if state.facts["stage"] == "measure":
             expects = self._measurements(state.facts["layers"])
         else:
-            expects = expects_like(Payload({name: state.lazy(name) for name in names}), torch.float32)
+            expects = schema_like(Payload({name: state.lazy(name) for name in names}), torch.float32)
         facts = {key: state.facts[key] for key in ("stage", "travelling", "frozen")}
         instruction = Payload({name: state.lazy(name) for name in sent}, {**facts, "expects": expects})
         return {client.ordinal: instruction for client in clients}
 
     def check(self, instruction: Payload, update: Payload) -> None:
         """Names, dtypes and shapes as the instruction's `expects`; shares in their range. Raises UpdateRefused."""
-        refuse_unexpected(instruction, update)
+        check_update(instruction, update)
         if SHARES in update and bool(((update[SHARES] < 0) | (update[SHARES] > 1)).any()):
             raise UpdateRefused(SHARES, "has one that is no share from 0 to 1")
 
@@ -124,7 +124,7 @@ class FedPepTAOServer:
         scores = {LAYER_SCORES: {"dtype": "F32", "shape": [layers], "in_norm": False}}
         if self._config.layer_count == "fixed":
             return scores
-        return scores | {SHARES: {"dtype": "F32", "shape": [len(WAYS)], "in_norm": False}}
+        return scores | {SHARES: {"dtype": "F32", "shape": [len(ESTIMATORS)], "in_norm": False}}
 
     def _warmed(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
         warmed = state.facts["warmed"] + 1
@@ -140,7 +140,7 @@ class FedPepTAOServer:
         metrics = {}
         if config.layer_count != "fixed":
             told[SHARES] = _mean(SHARES, updates)
-            metrics = {f"{way}_share": value for way, value in zip(WAYS, told[SHARES], strict=True)}
+            metrics = {f"{way}_share": value for way, value in zip(ESTIMATORS, told[SHARES], strict=True)}
             share = metrics[f"{config.layer_count}_share"]
         clamped = config.layer_count != "fixed"
         layers = chosen_layers(told[LAYER_SCORES], share, skip_last=config.skip_last, all_but_one=clamped)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.local_training import shuffled
+from federated.algorithm_kit.local_training import epoch_order
 from federated.algorithms.fibecfed.config import FibecFedConfig
 
 _STAGES = 4
@@ -50,4 +50,4 @@ def order_of_epoch(
     if ordered:
         return lambda epoch: admitted
     among = set(admitted)
-    return lambda epoch: [index for index in shuffled(seed, epoch, examples) if index in among]
+    return lambda epoch: [index for index in epoch_order(seed, epoch, examples) if index in among]

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from federated.algorithm_kit.layer_budget import gradient_of, kept_shares, values_of
-from federated.algorithm_kit.local_training import shuffled, train
+from federated.algorithm_kit.layer_budget import estimate_layer_shares, gradient_of, values_of
+from federated.algorithm_kit.local_training import epoch_order, train
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.maths.spectrum import number_of_layers
 from federated.session import TrainingSession
@@ -15,11 +15,11 @@ def shares_after_warm_up(session: TrainingSession, config: FibecFedConfig, names
     Trains `preparation_steps` first; undo it afterwards. Raises JobDeclined where the model's loss cannot be
     differentiated twice.
     """
-    batch = next(iter(session.batches(shuffled(session.seed, 0, session.examples)[: config.batch_size], 4096)))
+    batch = next(iter(session.batches(epoch_order(session.seed, 0, session.examples)[: config.batch_size], 4096)))
     before = values_of(session, names), gradient_of(session, batch, names)
     warm_up(session, config)
     session.train_all_except([name for name in session.trainables if name not in set(names)])
-    return kept_shares(session, batch, names, before=before, iterations=config.lanczos_steps)
+    return estimate_layer_shares(session, batch, names, before=before, iterations=config.lanczos_steps)
 
 
 def warm_up(session: TrainingSession, config: FibecFedConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from federated.algorithm_kit.local_training import shuffled
+from federated.algorithm_kit.local_training import epoch_order
 from federated.algorithm_kit.model_layers import layers_of
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.session import Batch, TrainingSession
@@ -29,7 +29,7 @@ def layer_scores(session: TrainingSession, config: FibecFedConfig, layers: Seque
     session.train_all_except(session.trainables)
     session.training(False)
     count = min(session.examples, config.layer_score_examples)
-    order = shuffled(session.seed, 0, session.examples)[:count]
+    order = epoch_order(session.seed, 0, session.examples)[:count]
     scored = _under_noise_at_the_input if config.layer_noise_at == "input" else _under_noise_at_each_layer
     totals = torch.zeros(len(layers), dtype=torch.float64)
     for batch in session.batches(order, config.score_batch_size):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from federated.algorithm_kit.shared_tensors import last_linear
+from federated.algorithm_kit.shared_tensors import last_linear_names
 from federated.contract import FederationRefused
 from federated.trainable import ModelFacts, TensorFacts
 
@@ -38,7 +38,7 @@ def first_factors(names: Iterable[str]) -> list[str]:
 def rest_of_head(model: ModelFacts) -> list[str]:
     """The head's trained tensors that are not those of its last map."""
     head = [tensor for tensor in model.tensors if ".lora_" not in tensor.name]
-    last = last_linear(head)
+    last = last_linear_names(head)
     return [tensor.name for tensor in head if tensor.name not in last]
 
 

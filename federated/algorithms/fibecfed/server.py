@@ -19,18 +19,18 @@ from torch import Tensor
 from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
-    absolute,
-    averaged,
-    checked_initial,
-    differences,
-    expected_bases,
+    base_value_schema,
+    difference_names,
     factor_scale,
+    initial_tensors,
     mean_metrics,
-    told_bases,
+    reported_base_values,
     training_metrics,
     untrained_values,
+    weighted_mean,
+    with_base,
 )
-from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithm_kit.update_schema import check_update, schema_like
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.layer_choice import chosen_layers
 from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
@@ -66,7 +66,7 @@ class FibecFedServer:
 
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
         """The seeded starts, or the tensors of `initial`; no layer is chosen. Raises ValueError naming a misfit."""
-        given = checked_initial(model, initial, partial(factor_scale, self._trainable))
+        given = initial_tensors(model, initial, partial(factor_scale, self._trainable))
         layered = layer_tensors(model)
         named = self._trainable.modules_to_save is not None or self._config.head == "all"
         frozen = set() if named else set(rest_of_head(model))
@@ -90,7 +90,7 @@ class FibecFedServer:
             },
             "given": sorted(of_layers.intersection(given)),
             "frozen": sorted(frozen),
-            "differences": [name for name in differences(model) if name not in frozen],
+            "differences": [name for name in difference_names(model) if name not in frozen],
         }
         return Payload(tensors, facts)
 
@@ -106,8 +106,8 @@ class FibecFedServer:
             instruction = Payload(sent, {**facts, "expects": expects})
         else:
             current = Payload({name: state.lazy(name) for name in _travelling(state)})
-            expects = expects_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
-            expects |= expected_bases(state, state.facts["differences"])
+            expects = schema_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
+            expects |= base_value_schema(state, state.facts["differences"])
             sent = {name: state.lazy(name) for name in [*current, *(name for name in state if name.endswith(FROZEN))]}
             facts |= {"round": step.number, "rounds": step.rounds}
             instruction = Payload(sent, {**facts, "expects": expects})
@@ -115,7 +115,7 @@ class FibecFedServer:
 
     def check(self, instruction: Payload, update: Payload) -> None:
         """Names, dtypes and shapes as expected; scores and shares in their range. Raises UpdateRefused."""
-        refuse_unexpected(instruction, update)
+        check_update(instruction, update)
         if LAYER_SCORES in update and bool((update[LAYER_SCORES] < 0).any()):
             raise UpdateRefused(LAYER_SCORES, "has a negative score")
         if KEPT_SHARE in update and not 0 <= float(update[KEPT_SHARE]) <= 1:
@@ -128,9 +128,9 @@ class FibecFedServer:
             return self._chosen(state, ordered)
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _kept(state)}
         for name in _travelling(state):
-            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(averaged, state, name, ordered))
+            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(weighted_mean, state, name, ordered))
         metrics = _means(ordered) | {"layers": float(len(state.facts["layers"]))}
-        return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics)
+        return Outcome(Payload({**tensors, **reported_base_values(ordered)}, state.facts), metrics)
 
     def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
         """Never asked for: the aggregation is not cut into shards."""
@@ -141,7 +141,7 @@ class FibecFedServer:
 
         Raises ValueError before the first round if a tensor travels as a difference.
         """
-        values = {name: absolute(state, name, state.facts["differences"]) for name in _travelling(state)}
+        values = {name: with_base(state, name, state.facts["differences"]) for name in _travelling(state)}
         return Adapter("peft", values | untrained_values(state))
 
     def _expected_scores(self, layers: int) -> dict[str, dict[str, Any]]:

@@ -16,16 +16,16 @@ from torch import Tensor
 from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
-    absolute,
-    averaged,
-    checked_initial,
-    differences,
-    expected_bases,
-    told_bases,
+    base_value_schema,
+    difference_names,
+    initial_tensors,
+    reported_base_values,
     training_metrics,
     untrained_values,
+    weighted_mean,
+    with_base,
 )
-from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithm_kit.update_schema import check_update, schema_like
 from federated.algorithms.flexlora.aggregations import Pair, Trained, products, zero_padded
 from federated.algorithms.flexlora.config import FlexLoRAConfig
 from federated.algorithms.flexlora.initialization import lazy_factors, padding_key, untrained
@@ -66,7 +66,7 @@ class FlexLoRAServer:
         """
         matrices = matrices_of(model)
         scales = {matrix.module: self._scale(matrix, matrix.rank) for matrix in matrices}
-        given = checked_initial(model, initial, scales.__getitem__)
+        given = initial_tensors(model, initial, scales.__getitem__)
         factors = {name for matrix in matrices for name in (matrix.a, matrix.b)}
         tensors: dict[str, Tensor | LazyTensor] = {}
         for matrix in matrices:
@@ -79,7 +79,7 @@ class FlexLoRAServer:
         facts = {
             "seed": seed,
             "seeded": [one.model_dump(mode="json") for one in model.seeded if one.name not in given],
-            "differences": differences(model),
+            "differences": difference_names(model),
             "matrices": [matrix.as_facts() for matrix in matrices],
         }
         return Payload(tensors, facts)
@@ -101,7 +101,7 @@ class FlexLoRAServer:
 
     def check(self, instruction: Payload, update: Payload) -> None:
         """Names, dtypes and shapes, so ranks too, must be those of the instruction. Raises UpdateRefused."""
-        refuse_unexpected(instruction, update)
+        check_update(instruction, update)
 
     def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
         """Matrix by matrix over all clients, when the next state is written or read."""
@@ -114,12 +114,12 @@ class FlexLoRAServer:
             rank = self._next_rank(state, matrix, ordered)
             tensors |= lazy_factors(matrix, rank, partial(made, matrix.module))
         for name in _averaged_names(state, list(matrices.values())):
-            make = partial(averaged, state, name, ordered)
+            make = partial(weighted_mean, state, name, ordered)
             tensors[name] = LazyTensor(torch.float32, state.shape(name), make)
         told = training_metrics(ordered) | _rank_range(list(matrices.values()), ordered)
         metrics = RoundMetrics(told, energies, {module: partial(made, module) for module in matrices})
         notes = rank_notes(ordered, list(matrices.values())) if self._config.rank == "auto" else {}
-        return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics, notes=notes)
+        return Outcome(Payload({**tensors, **reported_base_values(ordered)}, state.facts), metrics, notes=notes)
 
     def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
         """The shards' tensors side by side; a matrix's two factors lie in one shard."""
@@ -144,7 +144,7 @@ class FlexLoRAServer:
             b, a = self._leading(state, matrix, self._export_rank(matrix), energies)
             tensors |= {matrix.a: a, matrix.b: b / self._scale(matrix, len(a))}
         for name in _averaged_names(state, matrices):
-            tensors[name] = absolute(state, name, state.facts["differences"])
+            tensors[name] = with_base(state, name, state.facts["differences"])
         tensors |= untrained_values(state)
         most = self._config.export_rank or self._trainable.largest_rank
         ranks = by_module_name(self._trainable.rank_pattern, [matrix.module for matrix in matrices])
@@ -197,7 +197,7 @@ class FlexLoRAServer:
             tensors |= lazy_factors(matrix, rank, partial(received, matrix.module))
         tensors |= {name: state.lazy(name) for name in _averaged_names(state, matrices)}
         dtype = UPLOAD_DTYPES[self._config.upload_dtype]
-        expects = expects_like(Payload(tensors), dtype) | expected_bases(state, state.facts["differences"])
+        expects = schema_like(Payload(tensors), dtype) | base_value_schema(state, state.facts["differences"])
         tensors |= {name: state.lazy(name) for name in state if name.endswith(FROZEN)}
         if self._config.aggregation == "stack" and step.kind != "evaluate":
             factors = [name for matrix in matrices for name in (matrix.a, matrix.b)]

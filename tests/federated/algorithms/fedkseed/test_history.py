@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated.algorithms.fedkseed.history import Steps, accumulated, counted, summed_sizes
+from federated.algorithms.fedkseed.history import Steps, accumulate, count_scalars, sum_sizes
 from federated.maths.directions import Kind, directions
 
 COUNT = 128
@@ -44,34 +44,34 @@ def test_the_rebuilt_model_is_the_weighted_mean_of_the_clients_models(kind: Kind
         begin = torch.linspace(-1, 1, elements, dtype=torch.float64)
         rows = torch.stack([field.direction(index).values(name) for index in range(COUNT)]).double()
         mean = sum(record.share * walked(begin, rows, record) for record in told)
-        rebuilt = begin - field.combination(name, accumulated(sums, told, RATE))
+        rebuilt = begin - field.combination(name, accumulate(sums, told, RATE))
         torch.testing.assert_close(rebuilt, mean, rtol=0, atol=1e-12)
 
 
 def test_a_second_round_goes_on_from_the_first() -> None:
     first, second = records(2)[:1], records(2)[1:]
     zeros = torch.zeros(COUNT, dtype=torch.float64)
-    together = accumulated(zeros, [*first, *second], RATE)
-    torch.testing.assert_close(accumulated(accumulated(zeros, first, RATE), second, RATE), together)
+    together = accumulate(zeros, [*first, *second], RATE)
+    torch.testing.assert_close(accumulate(accumulate(zeros, first, RATE), second, RATE), together)
 
 
 def test_any_order_of_clients_and_of_steps_gives_the_same_bits() -> None:
     told = records(3)
     zeros = torch.full((COUNT,), 0.1, dtype=torch.float64)
-    expected = accumulated(zeros, told, RATE)
+    expected = accumulate(zeros, told, RATE)
     for order in itertools.permutations(told):
         backwards = [Steps(record.seeds[::-1], record.scalars[::-1], record.share) for record in order]
-        assert torch.equal(accumulated(zeros, backwards, RATE), expected)
-        sizes = summed_sizes(zeros, backwards, 2.0)
-        assert torch.equal(sizes, summed_sizes(zeros, told, 2.0))
+        assert torch.equal(accumulate(zeros, backwards, RATE), expected)
+        sizes = sum_sizes(zeros, backwards, 2.0)
+        assert torch.equal(sizes, sum_sizes(zeros, told, 2.0))
 
 
 def test_counts_and_sizes_are_those_of_every_scalar_clipped() -> None:
     told = [Steps([1, 1, 3], [0.5, -7.0, 2.0], 0.5), Steps([3], [-1.0], 0.5)]
-    assert counted(torch.tensor([1, 0, 0, 0]), told).tolist() == [1, 2, 0, 2]
-    assert summed_sizes(torch.zeros(4, dtype=torch.float64), told, 5.0).tolist() == [0.0, 5.5, 0.0, 3.0]
+    assert count_scalars(torch.tensor([1, 0, 0, 0]), told).tolist() == [1, 2, 0, 2]
+    assert sum_sizes(torch.zeros(4, dtype=torch.float64), told, 5.0).tolist() == [0.0, 5.5, 0.0, 3.0]
 
 
 def test_no_records_change_nothing() -> None:
     before = torch.rand(COUNT, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(accumulated(before, [Steps([], [], 1.0)], RATE), before)
+    assert torch.equal(accumulate(before, [Steps([], [], 1.0)], RATE), before)

@@ -31,7 +31,7 @@ def taken(
 ) -> Any:
     changed = {name: sizes.get(name, getattr(SIZES, name)) for name in StepSizes.__slots__}
     steps = LocalSteps(weights, StepSizes(**changed))
-    with weights.clean_at_hand():
+    with weights.keep_clean():
         for seed in seeds:
             steps.step(seed, loss)
     return steps.record

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from federated.algorithms.fedkseed.seed_choice import chosen_seeds, probabilities, uniform_seeds
+from federated.algorithms.fedkseed.seed_choice import probabilities, uniform_seeds, weighted_seeds
 
 
 class TestProbabilities:
@@ -32,7 +32,7 @@ class TestDraws:
     def test_are_a_function_of_the_jobs_seed(self) -> None:
         likely = torch.full((100,), 0.01)
         assert uniform_seeds(5, 50, 100) == uniform_seeds(5, 50, 100) != uniform_seeds(6, 50, 100)
-        assert chosen_seeds(5, 50, likely) == chosen_seeds(5, 50, likely) != chosen_seeds(6, 50, likely)
+        assert weighted_seeds(5, 50, likely) == weighted_seeds(5, 50, likely) != weighted_seeds(6, 50, likely)
 
     def test_uniform_ones_cover_all_directions_equally(self) -> None:
         counts = torch.bincount(torch.tensor(uniform_seeds(1, 65_536, 16)), minlength=16)
@@ -42,9 +42,9 @@ class TestDraws:
 
     def test_chosen_ones_follow_the_probabilities(self) -> None:
         likely = torch.tensor([0.1, 0.0, 0.6, 0.3])
-        counts = torch.bincount(torch.tensor(chosen_seeds(1, 20_000, likely)), minlength=4) / 20_000
+        counts = torch.bincount(torch.tensor(weighted_seeds(1, 20_000, likely)), minlength=4) / 20_000
         assert counts[1] == 0
         torch.testing.assert_close(counts, likely, rtol=0, atol=0.015)
 
     def test_with_equal_probabilities_both_draw_the_same(self) -> None:
-        assert chosen_seeds(3, 1000, torch.full((128,), 1 / 128)) == uniform_seeds(3, 1000, 128)
+        assert weighted_seeds(3, 1000, torch.full((128,), 1 / 128)) == uniform_seeds(3, 1000, 128)

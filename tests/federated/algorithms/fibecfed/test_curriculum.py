@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from federated.algorithm_kit.local_training import shuffled
+from federated.algorithm_kit.local_training import epoch_order
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.curriculum import admitted_examples, admitted_share, easy_first, order_of_epoch
 
@@ -49,7 +49,7 @@ class TestOrder:
 
     def test_all_admitted_are_shuffled_as_the_plain_loop_shuffles_them(self) -> None:
         order = order_of_epoch([3, 0, 2, 1, 4], 5, seed=7, ordered=False)
-        assert [order(epoch) for epoch in range(3)] == [shuffled(7, epoch, 5) for epoch in range(3)]
+        assert [order(epoch) for epoch in range(3)] == [epoch_order(7, epoch, 5) for epoch in range(3)]
 
     def test_only_the_admitted_are_drawn_each_epoch_in_another_order(self) -> None:
         admitted = list(range(0, 40, 2))
