@@ -13,7 +13,7 @@ _MAX_LISTED = 8
 def layers_of(session: TrainingSession, layers: Sequence[int]) -> list[nn.Module]:
     """The modules of these layers.
 
-    Raises JobDeclined (layers_unknown), with the model's module lists, if the layers cannot be identified.
+    Raises JobDeclined (layers_unknown), with the model's module lists, if the layers cannot be found.
     """
     try:
         modules = session.layers()
@@ -28,7 +28,7 @@ def layers_of(session: TrainingSession, layers: Sequence[int]) -> list[nn.Module
         candidates = ", ".join(lists[:_MAX_LISTED]) or "none"
         raise JobDeclined(
             "layers_unknown",
-            f"the {max(layers) + 1} layers of this {session.facts.model_type} cannot be identified; "
+            f"the layers of this {session.facts.model_type} cannot be told apart: {max(layers) + 1} are expected; "
             f"lists of modules are: {candidates}",
         )
     return [modules[layer] for layer in layers]

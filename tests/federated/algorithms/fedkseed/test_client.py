@@ -136,7 +136,9 @@ class TestRefusal:
         half = client_half("fedkseed", make_config("fedkseed", SETTINGS), FULL)
         opened = TinyFederation(trainable=FULL).open(1, 5)
         begin = opened.read()
-        with pytest.raises(JobDeclined, match=r"makes other hadamard directions.*expected sha256:other") as caught:
+        with pytest.raises(
+            JobDeclined, match=r"the hadamard directions of this worker.*expected sha256:other"
+        ) as caught:
             half.run(told, opened, None) if does == "run" else half.apply(told, opened, None, "shared")
         assert caught.value.code == "directions_differ"
         assert all(torch.equal(opened.read()[name], value) for name, value in begin.items())

@@ -146,7 +146,7 @@ class TestALedgerThatCannotBeApplied:
         [
             ({"algorithm": "fedother"}, "fact 'algorithm' is 'fedother', which is no algorithm here"),
             ({"algorithm": None}, "fact 'algorithm' is None"),
-            ({"directions_digest": "sha256:other"}, "this machine makes other hadamard directions"),
+            ({"directions_digest": "sha256:other"}, "the hadamard directions of this machine differ"),
             ({"candidates": 256}, r"tensor 'accumulators' has shape \[128\], expected \[256\]"),
             ({"changed": [{"name": "x"}]}, "'shape'"),
         ],

@@ -117,8 +117,8 @@ class TestScores:
     [
         ("layer_scores", torch.ones(LAYERS - 1), r"has shape \[2\], expected \[3\]"),
         ("layer_scores", torch.ones(LAYERS + 1), r"has shape \[4\], expected \[3\]"),
-        ("shares", torch.tensor([0.5, 1.5]), "no share from 0 to 1"),
-        ("shares", torch.tensor([-0.1, 0.5]), "no share from 0 to 1"),
+        ("shares", torch.tensor([0.5, 1.5]), "share outside of 0 to 1"),
+        ("shares", torch.tensor([-0.1, 0.5]), "share outside of 0 to 1"),
     ],
 )
 def test_scores_of_other_layers_and_shares_out_of_range_are_refused(name: str, told: Tensor, problem: str) -> None:
