@@ -7,7 +7,7 @@ import torch
 
 from federated.algorithm_kit.local_training import epoch_order
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.algorithms.fibecfed.curriculum import admitted_examples, admitted_share, easy_first, order_of_epoch
+from federated.algorithms.fibecfed.curriculum import admitted_share, curriculum_order, easy_first, examples_to_admit
 
 PACINGS = get_args(FibecFedConfig.model_fields["pacing"].annotation)
 
@@ -23,7 +23,7 @@ class TestPacing:
     @pytest.mark.parametrize("examples", [1, 3, 8, 9, 100])
     def test_whole_batches_are_admitted_at_least_one_and_in_the_end_all(self, pacing: str, examples: int) -> None:
         config = FibecFedConfig(pacing=pacing, batch_size=8, pacing_start=0.01)  # type: ignore[arg-type]
-        admitted = [admitted_examples(config, examples, number, 10) for number in range(1, 11)]
+        admitted = [examples_to_admit(config, examples, number, 10) for number in range(1, 11)]
         assert admitted == sorted(admitted)
         assert all(count == examples or count % 8 == 0 for count in admitted)
         assert min(admitted) >= min(8, examples)
@@ -32,7 +32,7 @@ class TestPacing:
 
 def test_the_default_pacing_saves_a_sixth_of_the_steps() -> None:
     config = FibecFedConfig(batch_size=1)
-    admitted = sum(admitted_examples(config, 1000, number, 1000) for number in range(1, 1001))
+    admitted = sum(examples_to_admit(config, 1000, number, 1000) for number in range(1, 1001))
     assert admitted / 1_000_000 == pytest.approx(0.84, abs=0.001)
 
 
@@ -48,15 +48,15 @@ class TestOrder:
         assert easy_first(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])) == [3, 1, 4, 0, 2]
 
     def test_all_admitted_are_shuffled_as_the_plain_loop_shuffles_them(self) -> None:
-        order = order_of_epoch([3, 0, 2, 1, 4], 5, seed=7, ordered=False)
+        order = curriculum_order([3, 0, 2, 1, 4], 5, seed=7, ordered=False)
         assert [order(epoch) for epoch in range(3)] == [epoch_order(7, epoch, 5) for epoch in range(3)]
 
     def test_only_the_admitted_are_drawn_each_epoch_in_another_order(self) -> None:
         admitted = list(range(0, 40, 2))
-        order = order_of_epoch(admitted, 40, seed=7, ordered=False)
+        order = curriculum_order(admitted, 40, seed=7, ordered=False)
         first, second = order(0), order(1)
         assert sorted(first) == sorted(second) == admitted
         assert first != second
 
     def test_ordered_goes_from_easy_to_hard(self) -> None:
-        assert order_of_epoch([3, 0, 2], 5, seed=7, ordered=True)(1) == [3, 0, 2]
+        assert curriculum_order([3, 0, 2], 5, seed=7, ordered=True)(1) == [3, 0, 2]

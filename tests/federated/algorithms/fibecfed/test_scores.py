@@ -8,10 +8,10 @@ import torch
 
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import difficulty, factor_maps, fisher_traces
-from federated.algorithms.fibecfed.layer_choice import chosen_layers, shares_after_warm_up
+from federated.algorithms.fibecfed.layer_choice import choose_layers, shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import dual_noise
 from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
-from federated.algorithms.fibecfed.sparsity import chosen_rows, row_importance, top_rows
+from federated.algorithms.fibecfed.sparsity import choose_rows, row_importance, top_rows
 from federated.contract import JobDeclined
 from federated.maths.per_example import squared_norms, squared_rows
 from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
@@ -144,7 +144,7 @@ class TestLayers:
 
     def test_the_most_sensitive_layers_are_chosen_and_of_equals_the_lower(self) -> None:
         config = FibecFedConfig(layer_factor=0.5)
-        assert chosen_layers(config, {0: 1.0, 1: 3.0, 2: 3.0, 3: 3.0}, share=1.0) == [1, 2]
+        assert choose_layers(config, {0: 1.0, 1: 3.0, 2: 3.0, 3: 3.0}, share=1.0) == [1, 2]
 
     def test_a_loss_that_cannot_be_differentiated_twice_is_declined(self) -> None:
         session = trained_session()
@@ -172,7 +172,7 @@ class TestRows:
     @pytest.mark.parametrize(("share", "chosen"), [(0.0, False), (1.0, True)])
     def test_none_or_all_needs_no_warm_up(self, share: float, chosen: bool) -> None:
         session = trained_session()
-        rows = chosen_rows(session, FibecFedConfig(local_share=share), ["layers.0.query.lora_A.weight"])
+        rows = choose_rows(session, FibecFedConfig(local_share=share), ["layers.0.query.lora_A.weight"])
         assert rows["layers.0.query.lora_A.weight"].tolist() == [chosen, chosen]
         assert session.forward_examples == []
 
