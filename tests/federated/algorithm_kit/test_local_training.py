@@ -1,4 +1,4 @@
-"""The gradient loop against loops written out by hand."""
+"""Tests of the local training loop against loops written out by hand."""
 
 import math
 import time

@@ -1,6 +1,6 @@
-"""Numbers that a hand can derive, for the server's half.
+"""Tests of FedAvg's server half, with numbers derived by hand.
 
-The adaptive optimisers' values come from this script, for x = 1, mean updates 0.5 and then -0.25:
+The adaptive optimizers' values come from this script, for x = 1, mean updates 0.5 and then -0.25:
 
     for kind in ("adagrad", "adam", "yogi"):
         x, m, v = 1.0, 0.0, 0.1**2

@@ -1,4 +1,4 @@
-"""What a federation may ask for, and what is refused with its reason."""
+"""Tests of FedKSeed's settings, and of the reasons for refused ones."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""A worker with other directions or other weights than the federation declines the job, as a real executor tells."""
+"""Tests of declined jobs with a real executor: other directions or other weights than the federation's."""
 
 import re
 from pathlib import Path

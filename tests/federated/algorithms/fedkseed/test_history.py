@@ -1,4 +1,4 @@
-"""K scalars are the mean of the clients' models, exactly and in any order."""
+"""Tests of the accumulators: K scalars are the mean of the clients' models, exactly and in any order."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""It learns a real task: which of two intents a support message has, with MiniLM."""
+"""Test of learning on a real task with MiniLM: support messages of two intents."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A ledger and a base model's folder are the trained model; over transformers and PEFT."""
+"""Tests of ledgers over transformers and PEFT: ledger and base model's folder give the trained model."""
 
 from pathlib import Path
 from typing import Any

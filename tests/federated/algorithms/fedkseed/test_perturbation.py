@@ -1,4 +1,4 @@
-"""The step that was taken is the step that was recorded."""
+"""Tests of the local steps: the recorded step is the one that was taken."""
 
 import math
 from collections.abc import Callable

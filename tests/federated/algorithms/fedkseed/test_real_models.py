@@ -1,4 +1,4 @@
-"""Directions are those of a tensor's canonical name, whatever stands around it: PEFT, another format, others."""
+"""Tests of directions on real models: they depend on a tensor's canonical name only, with PEFT and in any format."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Directions are drawn uniformly, or by what their scalars have been."""
+"""Tests of the sampling of directions: uniformly, or by their scalars."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The coordinator's half: bytes, refusals, and the mean of what clients told."""
+"""Tests of FedKSeed's server half: bytes, refusals, and the mean of the clients' scalars."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which layers travel: scores of known batches, and the choice by the server from what the clients tell."""
+"""Tests of the choice of layers: scores of known batches, and the server's choice by the clients' measurements."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The worker's half, on a tiny model: what it sends, what stays, and what it makes of a memory."""
+"""Tests of FedPepTAO's client half on a tiny model: updates, private layers, and memories."""
 
 from typing import Any
 

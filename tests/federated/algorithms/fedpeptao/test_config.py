@@ -1,4 +1,4 @@
-"""Settings: what they are when nobody says anything, and what else they may be."""
+"""Tests of FedPepTAO's settings: defaults, and valid ranges."""
 
 from typing import Any
 

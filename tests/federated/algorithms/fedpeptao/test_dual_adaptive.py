@@ -1,4 +1,4 @@
-"""The server's step against a loop over the clients, over several rounds, and against sums done by hand."""
+"""Tests of the server's step against a loop over the clients, over several rounds, and against sums done by hand."""
 
 from collections.abc import Sequence
 from typing import Any

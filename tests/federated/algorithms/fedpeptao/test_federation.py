@@ -1,4 +1,4 @@
-"""Whole federations in one process, held against plain averaging."""
+"""Tests of whole federations in one process against plain averaging."""
 
 from collections.abc import Mapping
 from typing import Any

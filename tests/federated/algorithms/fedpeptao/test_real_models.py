@@ -1,4 +1,4 @@
-"""Over transformers and PEFT: encoders with a head, encoders with a gap, and decoders."""
+"""Tests of FedPepTAO over transformers and PEFT: encoders with a head, cloze encoders, and decoders."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Settings: what they are when nobody says anything, and what else they may be."""
+"""Tests of FibecFed's settings: defaults, and valid ranges."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Of which examples an update is made, where others were looked at in the same job."""
+"""Tests of the examples counted in an update, in jobs that also score others."""
 
 from typing import Any
 

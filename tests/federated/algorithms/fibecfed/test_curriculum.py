@@ -1,4 +1,4 @@
-"""Easy examples first: shares, whole batches, and orders."""
+"""Tests of the curriculum: shares, whole batches, and orders."""
 
 from typing import get_args
 
@@ -48,15 +48,15 @@ class TestOrder:
         assert easy_first(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])) == [3, 1, 4, 0, 2]
 
     def test_all_admitted_are_shuffled_as_the_plain_loop_shuffles_them(self) -> None:
-        order = curriculum_order([3, 0, 2, 1, 4], 5, seed=7, ordered=False)
+        order = curriculum_order([3, 0, 2, 1, 4], 5, seed=7, easy_to_hard=False)
         assert [order(epoch) for epoch in range(3)] == [epoch_order(7, epoch, 5) for epoch in range(3)]
 
     def test_only_the_admitted_are_drawn_each_epoch_in_another_order(self) -> None:
         admitted = list(range(0, 40, 2))
-        order = curriculum_order(admitted, 40, seed=7, ordered=False)
+        order = curriculum_order(admitted, 40, seed=7, easy_to_hard=False)
         first, second = order(0), order(1)
         assert sorted(first) == sorted(second) == admitted
         assert first != second
 
     def test_ordered_goes_from_easy_to_hard(self) -> None:
-        assert curriculum_order([3, 0, 2], 5, seed=7, ordered=True)(1) == [3, 0, 2]
+        assert curriculum_order([3, 0, 2], 5, seed=7, easy_to_hard=True)(1) == [3, 0, 2]

@@ -1,4 +1,4 @@
-"""Over transformers and PEFT: what is measured of a model, and the adapter that PEFT opens."""
+"""Tests of FibecFed over transformers and PEFT: measurements of a model, and the adapter that PEFT opens."""
 
 from collections.abc import Mapping
 from pathlib import Path

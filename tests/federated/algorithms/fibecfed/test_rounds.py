@@ -1,4 +1,4 @@
-"""Both halves together: what travels, what stays, and what it equals."""
+"""Tests of both halves of FibecFed together: travelling tensors, private tensors, and equal methods."""
 
 import functools
 from typing import Any

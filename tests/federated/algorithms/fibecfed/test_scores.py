@@ -1,4 +1,4 @@
-"""Scores of examples, layers and rows, on a tiny model."""
+"""Tests of the scores of examples, layers and rows on a tiny model."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""A model of one adapted matrix and a head, clients that change both, and what a dense sum makes of them."""
+"""Fixtures of FlexLoRA: a model of one adapted matrix and a head, clients that change both, dense reference sums."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

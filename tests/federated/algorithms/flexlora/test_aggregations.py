@@ -1,4 +1,4 @@
-"""The rules on one matrix, through the server's half: numbers that a hand or a dense sum can derive."""
+"""Tests of the aggregation rules on one matrix, against numbers derived by hand or by a dense sum."""
 
 import pytest
 import torch

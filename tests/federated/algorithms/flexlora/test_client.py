@@ -1,4 +1,4 @@
-"""The worker's half, on a tiny model."""
+"""Tests of FlexLoRA's client half on a tiny model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which rank a client gets, and what is refused before anything runs."""
+"""Tests of clients' ranks, and of refusals before anything runs."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Federations over transformers and PEFT, with clients at ranks of their own."""
+"""Tests of FlexLoRA over transformers and PEFT, with clients at ranks of their own."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the server's half does beside the rules: start, export, heads, shards, and what it refuses."""
+"""Tests of FlexLoRA's server half apart from the rules: start, export, heads, shards, and refusals."""
 
 from dataclasses import replace
 from typing import Any, cast
