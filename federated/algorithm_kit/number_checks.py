@@ -13,7 +13,7 @@ from federated.payloads.payload import LazyTensor, Payload
 MAX_VALUE = 1e6
 
 
-class NumbersRefused(ValueError):
+class UnsafeUpdate(ValueError):
     """An update whose numbers must not be aggregated. `code` is stable, `tensor` the name of the tensor at fault."""
 
     def __init__(self, code: str, tensor: str, detail: str) -> None:
@@ -29,14 +29,14 @@ class NotFinite(ArithmeticError):
 def check_update_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload, max_norm: float | None) -> float:
     """L2 norm of an update, over the tensors that the instruction's schema `expects` counts in it.
 
-    Raises NumbersRefused for NaN or infinity in any tensor, for a value above MAX_VALUE in one that counts, and for a
+    Raises UnsafeUpdate for NaN or infinity in any tensor, for a value above MAX_VALUE in one that counts, and for a
     norm above `max_norm`.
     """
     squares, largest = 0.0, (0.0, "")
     for name in update:
         norm = float(torch.linalg.vector_norm(update[name].reshape(-1).to(torch.float64)))
         if not math.isfinite(norm):
-            raise NumbersRefused("update_not_finite", name, f"Tensor {name!r} holds NaN or infinity.")
+            raise UnsafeUpdate("update_not_finite", name, f"Tensor {name!r} holds NaN or infinity.")
         if expects.get(name, {}).get("in_norm", True):
             if norm > MAX_VALUE:  # no value is larger than the norm
                 _check_size(name, update[name])
@@ -45,7 +45,7 @@ def check_update_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload,
     norm = math.sqrt(squares)
     if max_norm is not None and norm > max_norm:
         detail = f"The update's norm is {norm:.6g}, at most {max_norm:g} is allowed (max_update_norm)."
-        raise NumbersRefused("update_norm", largest[1], f"{detail} The largest tensor is {largest[1]!r}.")
+        raise UnsafeUpdate("update_norm", largest[1], f"{detail} The largest tensor is {largest[1]!r}.")
     return norm
 
 
@@ -75,4 +75,4 @@ def _check_size(name: str, value: Tensor) -> None:
     size = float(value.to(torch.float64).abs().max())
     if size > MAX_VALUE:
         detail = f"Tensor {name!r} holds a value of size {size:.6g}, at most {MAX_VALUE:g} is allowed."
-        raise NumbersRefused("update_too_large", name, detail)
+        raise UnsafeUpdate("update_too_large", name, detail)

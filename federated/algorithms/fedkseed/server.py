@@ -50,8 +50,8 @@ class FedKSeedServer:
                 f"initial adapter: tensor {min(initial)!r} would have to travel, and only scalars do"
             )
         specs = {tensor.name: tensor for tensor in model.tensors}
-        perturbed = perturbed_names(specs, self._config)
-        if not perturbed:
+        targets = perturbed_names(specs, self._config)
+        if not targets:
             raise FederationRefused(
                 f"perturb {self._config.perturb!r} matches none of the {len(specs)} trained tensors"
             )
@@ -69,11 +69,11 @@ class FedKSeedServer:
             "candidates": self._config.candidates,
             "directions_digest": probe_digest(self._config.directions, self._config.candidates, torch.device("cpu")),
             "changed": [
-                {"name": name, "shape": list(specs[name].shape)} for name in perturbed if name in set(base_names)
+                {"name": name, "shape": list(specs[name].shape)} for name in targets if name in set(base_names)
             ],
             "started": _seeded_rows(model),
-            "moved": [name for name in perturbed if name not in set(base_names)],
-            "elements": sum(math.prod(specs[name].shape) for name in perturbed),
+            "moved": [name for name in targets if name not in set(base_names)],
+            "elements": sum(math.prod(specs[name].shape) for name in targets),
         }
         count = self._config.candidates
         tensors = {"accumulators": torch.zeros(count, dtype=torch.float64)}

@@ -79,9 +79,9 @@ def _session_values(instruction: Payload, session: TrainingSession, memory: Payl
     """Values for the session's trainables, with the prompts of all layers as one matrix."""
     values = {name: session.start(name) for name in instruction.facts["frozen"]}
     prompts = slices(session.start(PROMPT_EMBEDDINGS), session.facts.layers)
-    received = {name.removesuffix(FROZEN): instruction[name] for name in instruction}
+    instruction_values = {name.removesuffix(FROZEN): instruction[name] for name in instruction}
     own = _memory_tensors(instruction, session, memory)
-    for name, value in {**received, **own}.items():
+    for name, value in {**instruction_values, **own}.items():
         if not name.startswith(_MOMENTS):
             (prompts if name in prompts else values)[name] = value
     return values | {PROMPT_EMBEDDINGS: join_slices(prompts, session.facts.layers)}

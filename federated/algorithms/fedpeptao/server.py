@@ -159,11 +159,13 @@ class FedPepTAOServer:
                 f"{estimator}_share": value for estimator, value in zip(ESTIMATORS, measurements[SHARES], strict=True)
             }
             share = metrics[f"{config.layer_count}_share"]
-        estimated = config.layer_count != "fixed"
-        layers = choose_layers(measurements[LAYER_SCORES], share, skip_last=config.skip_last, all_but_one=estimated)
+        by_hessian = config.layer_count != "fixed"
+        layers = choose_layers(
+            measurements[LAYER_SCORES], share, skip_last=config.skip_last, all_but_one=by_hessian
+        )
         private = {slice_name(layer) for layer in range(state.facts["layers"]) if layer not in layers}
-        unused = private | {slice_name(layer) + FROZEN for layer in layers}
-        tensors = {name: state.lazy(name) for name in state if name not in unused}
+        obsolete = private | {slice_name(layer) + FROZEN for layer in layers}
+        tensors = {name: state.lazy(name) for name in state if name not in obsolete}
         facts = {**state.facts, "phase": "train", "stage": "train", "travelling": layers, **measurements}
         return Outcome(Payload(tensors, facts), {"layers_travelling": float(len(layers)), **metrics})
 

@@ -49,10 +49,10 @@ def products(rule: str, w: Pair, clients: Sequence[TrainedFactors]) -> list[Pair
     if rule == "product":
         return [_scale(client, client.b) for client in clients]
     shares = _component_shares(clients, len(w[1]))
-    unchanged = [(w[0][:, shares == 0], w[1][shares == 0])] if (shares == 0).any() else []
+    remainder = [(w[0][:, shares == 0], w[1][shares == 0])] if (shares == 0).any() else []
     return [
         (_scale(client, client.b)[0] / shares[: client.rank].to(client.b.dtype), client.a) for client in clients
-    ] + unchanged
+    ] + remainder
 
 
 def average_zero_padded(w: Pair, clients: Sequence[TrainedFactors]) -> Pair:

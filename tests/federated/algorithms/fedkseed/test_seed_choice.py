@@ -10,22 +10,22 @@ from federated.algorithms.fedkseed.seed_choice import probabilities, uniform_see
 
 class TestProbabilities:
     def test_before_the_first_round_all_are_equal(self) -> None:
-        found = probabilities(torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.float64))
-        assert found.tolist() == [0.125] * 8
+        actual = probabilities(torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.float64))
+        assert actual.tolist() == [0.125] * 8
 
     def test_are_the_softmax_of_the_scaled_means_with_one_initial_zero(self) -> None:
         # Means 0/1, 2/2 and 6/3: scaled 0, 0.5, 1.
-        found = probabilities(torch.tensor([0, 1, 2]), torch.tensor([0.0, 2.0, 6.0], dtype=torch.float64))
+        actual = probabilities(torch.tensor([0, 1, 2]), torch.tensor([0.0, 2.0, 6.0], dtype=torch.float64))
         whole = 1 + math.exp(0.5) + math.e
-        assert found.tolist() == pytest.approx([1 / whole, math.exp(0.5) / whole, math.e / whole], rel=1e-9)
+        assert actual.tolist() == pytest.approx([1 / whole, math.exp(0.5) / whole, math.e / whole], rel=1e-9)
 
     def test_sum_to_one_and_differ_by_at_most_a_factor_of_e(self) -> None:
         generator = torch.Generator().manual_seed(2)
         counts = torch.randint(0, 50, (4096,), generator=generator)
         sums = torch.rand(4096, dtype=torch.float64, generator=generator) * 1000 * counts
-        found = probabilities(counts, sums)
-        assert float(found.sum()) == pytest.approx(1.0, abs=1e-12)
-        assert float(found.max() / found.min()) <= math.e
+        actual = probabilities(counts, sums)
+        assert float(actual.sum()) == pytest.approx(1.0, abs=1e-12)
+        assert float(actual.max() / actual.min()) <= math.e
 
 
 class TestDraws:
