@@ -160,9 +160,7 @@ class FedPepTAOServer:
             }
             share = metrics[f"{config.layer_count}_share"]
         by_hessian = config.layer_count != "fixed"
-        layers = choose_layers(
-            measurements[LAYER_SCORES], share, skip_last=config.skip_last, all_but_one=by_hessian
-        )
+        layers = choose_layers(measurements[LAYER_SCORES], share, skip_last=config.skip_last, all_but_one=by_hessian)
         private = {slice_name(layer) for layer in range(state.facts["layers"]) if layer not in layers}
         obsolete = private | {slice_name(layer) + FROZEN for layer in layers}
         tensors = {name: state.lazy(name) for name in state if name not in obsolete}
