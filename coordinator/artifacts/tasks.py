@@ -1,4 +1,4 @@
-"""Background work on artifacts. Each may be lost, doubled or run twice at once."""
+"""Background tasks of artifacts. Each may be lost, duplicated or run twice at once."""
 
 from coordinator.artifacts import service
 from coordinator.db.sessions import utcnow

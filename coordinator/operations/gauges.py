@@ -23,7 +23,7 @@ from coordinator.operations.heartbeats import ROLES
 from coordinator.rounds import lifecycle as round_states
 from coordinator.settings import get_settings
 
-FEDERATIONS = [state for state in get_args(federation_states.State) if state not in federation_states.ENDED]
+FEDERATIONS = [state for state in get_args(federation_states.State) if state not in federation_states.END_STATES]
 ROUNDS = [state for state in round_states.STATES if state not in round_states.ENDED]
 _log = structlog.get_logger(__name__)
 

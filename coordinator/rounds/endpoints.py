@@ -245,7 +245,7 @@ async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) 
                     entry.write(bytes(part))
                     yield sink.take()
             if file.digest != f"sha256:{hashed.hexdigest()}":
-                raise await run_in_threadpool(artifacts.reported, file.digest)
+                raise await run_in_threadpool(artifacts.report_damage, file.digest)
     yield sink.take()
 
 

@@ -42,7 +42,7 @@ def forget_settings() -> None:
     if not exchanged(sessions.engine()):
         sessions.dispose()
     get_settings.cache_clear()
-    objects.opened.cache_clear()
+    objects.open_store.cache_clear()
     wakeups.reconfigure()
 
 
@@ -50,7 +50,7 @@ def leave_settings() -> None:
     """As `forget_settings`, where nobody knows yet which settings come next."""
     sessions.engine().dispose()
     get_settings.cache_clear()
-    objects.opened.cache_clear()
+    objects.open_store.cache_clear()
     wakeups.reconfigure()
 
 

@@ -52,7 +52,7 @@ def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> 
     locked, so that two calls for the same worker do not both take the last slot, and then what they have leased, in
     the order in which everybody locks jobs.
     """
-    rows = workers.locked(session, {worker_id for worker_id, _ in asked})
+    rows = workers.lock(session, {worker_id for worker_id, _ in asked})
     leased, offered = repository.leased_by(session, rows), repository.offers_to(session, rows)
     jobs = Together(session, [job.id for job in leased], offered)
     theirs = [*leased, *(row[0] for row in offered)]

@@ -56,13 +56,13 @@ def check_files(instruction_digest: str, update_digest: str) -> None:
         expects = artifacts.own_header(instruction_digest).facts["expects"]
         check_expected(artifacts.read_header(update_digest), expects)
     except ArtifactDamaged as damage:
-        raise artifacts.reported(damage.digest) from None
+        raise artifacts.report_damage(damage.digest) from None
     except FileNotFoundError:
-        raise artifacts.reported(update_digest) from None
+        raise artifacts.report_damage(update_digest) from None
     except HeaderError as error:
         for digest in (instruction_digest, update_digest):  # the worker must not pay for a bit that fell here
             if not artifacts.is_whole(digest):
-                raise artifacts.reported(digest) from None
+                raise artifacts.report_damage(digest) from None
         raise lifecycle.refused("update_refused", "/update/digest", str(error), error.tensor) from None
 
 

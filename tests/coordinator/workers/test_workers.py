@@ -1,4 +1,4 @@
-"""Workers: enrolment, heartbeat, what the API shows of them, revocation."""
+"""Workers: enrollment, heartbeat, API responses, revocation."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -206,7 +206,7 @@ class TestShow:
             assert workers.alive(session, [worker.id], now) == {worker.id}
             assert workers.alive(session, [worker.id], now + timedelta(seconds=89)) == {worker.id}
             assert workers.alive(session, [worker.id], now + timedelta(seconds=91)) == set()
-            silent = workers.answer(session.get_one(Worker, worker.id), now + timedelta(seconds=91))
+            silent = workers.to_response(session.get_one(Worker, worker.id), now + timedelta(seconds=91))
         assert silent.state == "silent"
 
 

@@ -1,4 +1,4 @@
-"""Bytes that go between agent and store, past the web process; the agent's own client, a real S3 server."""
+"""Presigned transfers between agent and store, with the agent's own client and a real S3 server."""
 
 import os
 import random
