@@ -122,7 +122,7 @@ def aggregate_shard(given: ShardInput) -> MadeShard | Omission:
             outcome = _outcome(half, given.whole, given.groups)
             notes = _put_notes(outcome, folder)
             state = _put(outcome.state, folder / STATE)
-            return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
+            return MadeShard(state, _finite(outcome.metrics), outcome.stop_reason, notes, environment())
         except update_checks.FAILURES as error:
             return update_checks.omission(given.whole, folder, error, partial(_made_for_nothing, half, given.groups))
 
@@ -257,7 +257,7 @@ def _made_aggregate(half: ServerHalf, given: AggregateInput, outcome: Outcome, f
     notes = _put_notes(outcome, folder)
     made = _made_state(outcome.state, folder)
     kind, files = _put_adapter(half, given, folder) if given.method.kind == "train" else (None, {})
-    return MadeAggregate(made, _finite(outcome.metrics), outcome.finished, notes, kind, files, environment())
+    return MadeAggregate(made, _finite(outcome.metrics), outcome.stop_reason, notes, kind, files, environment())
 
 
 def _put_adapter(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, dict[str, StoredObject]]:

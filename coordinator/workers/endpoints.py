@@ -16,7 +16,7 @@ from coordinator.web.routes import Route
 from coordinator.workers import service
 from coordinator.workers.schemas import OwnWorkerResponse, WorkerResponse
 from federated.protocol import (
-    MAX_ENROLMENT_BYTES,
+    MAX_ENROLLMENT_BYTES,
     EnrollRequest,
     EnrollResponse,
     HeartbeatRequest,
@@ -41,7 +41,7 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=Route)
     status_code=201,
     operation_id="enroll_worker",
     responses=LOCATED | problem_responses(409),
-    openapi_extra=body_of_at_most(MAX_ENROLMENT_BYTES),
+    openapi_extra=body_of_at_most(MAX_ENROLLMENT_BYTES),
 )
 def enroll_worker(request: EnrollRequest, session: WriteSession, response: Response) -> EnrollResponse:
     """Enroll a worker with an enrollment token and the worker's own public key."""

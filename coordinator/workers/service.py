@@ -34,7 +34,7 @@ from federated.protocol import (
     RotateKeyRequest,
     RotateKeyResponse,
 )
-from federated.signed_statement import enrolment_message, key_id, rotation_message
+from federated.signed_statement import enrollment_message, key_id, rotation_message
 
 
 def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollResponse:
@@ -44,7 +44,7 @@ def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollRes
     """
     token = organizations.find_token(session, request.token)
     public_key = _canonical_key(request.public_key)
-    _check_proof(request, enrolment_message(request.token, request.name, request.public_key))
+    _check_proof(request, enrollment_message(request.token, request.name, request.public_key))
     worker = repository.by_public_key(session, public_key)
     if worker is None:
         _check_unused(session, public_key)

@@ -7,14 +7,14 @@ import pytest
 from coordinator.db.sessions import writing
 from coordinator.models import Federation
 from federated.payloads.payload import Payload
-from federated.trainable import Initialisation, TensorFacts
+from federated.trainable import Initialization, TensorFacts
 from tests.support.service import created, problem
 from tests.support.stage import MODEL, A, B, Stage, definition
 
 LORA = {"kind": "lora", "r": 2, "target_modules": ["layer"]}
 TASK = {"task": "sequence_classification", "labels": ["no", "yes"]}
-HEAD = TensorFacts(name="classifier.bias", shape=(2,), dtype="F32", initialisation=Initialisation(kind="zeros"))
-NORM = TensorFacts(name="norm.bias", shape=(2,), dtype="F32", initialisation=Initialisation(kind="base"))
+HEAD = TensorFacts(name="classifier.bias", shape=(2,), dtype="F32", initialisation=Initialization(kind="zeros"))
+NORM = TensorFacts(name="norm.bias", shape=(2,), dtype="F32", initialisation=Initialization(kind="base"))
 WITH_HEAD = MODEL.model_copy(update={"tensors": (HEAD, *MODEL.tensors)})
 WITH_NORM = MODEL.model_copy(update={"tensors": (*MODEL.tensors, NORM)})
 ZEROS, OTHERS = "0" * 64, "1" * 64
