@@ -26,6 +26,7 @@ from federated.contract import (
     FederationRefused,
     Outcome,
     RoundFacts,
+    ServerHalf,
     UpdateRefused,
 )
 from federated.maths.directions import probe_digest
@@ -36,7 +37,7 @@ _STATE_ONLY = ("elements",)
 _CLIENT_METRICS = {"loss": "train_loss", "scalar_rms": "scalar_rms", "steps_skipped": "steps_skipped"}
 
 
-class FedKSeedServer:
+class FedKSeedServer(ServerHalf):
     """`a_j += sum over clients of c_i * learning_rate * (its scalars for j)`."""
 
     def __init__(self, config: FedKSeedConfig, trainable: AnyTrainable) -> None:
@@ -133,10 +134,6 @@ class FedKSeedServer:
         metrics["pairs"] = float(sum(len(record.seeds) for record in records))
         metrics["accumulator_rms"] = float(tensors["accumulators"].square().mean().sqrt())
         return Outcome(Payload(tensors, state.facts), metrics)
-
-    def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Never called, because a state of K scalars is not sharded."""
-        raise NotImplementedError("the state is aggregated whole")
 
     def export(self, state: Payload) -> Adapter:
         """LoRA factors and head for PEFT, or the ledger for fully trained weights."""

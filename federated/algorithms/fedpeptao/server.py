@@ -43,6 +43,7 @@ from federated.contract import (
     FederationRefused,
     Outcome,
     RoundFacts,
+    ServerHalf,
     UpdateRefused,
 )
 from federated.maths.averaging import weighted_sum
@@ -51,7 +52,7 @@ from federated.payloads.payload import Payload
 from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts, TensorFacts
 
 
-class FedPepTAOServer:
+class FedPepTAOServer(ServerHalf):
     """Chooses the layers that travel, then averages them and takes its own step."""
 
     def __init__(self, config: FedPepTAOConfig, trainable: AnyTrainable) -> None:
@@ -121,10 +122,6 @@ class FedPepTAOServer:
         updates = sorted(updates, key=lambda update: update.ordinal)
         stages = {"warm_up": self._warm_up, "measure": self._choose, "train": self._train}
         return stages[state.facts["stage"]](state, updates, step)
-
-    def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Never called, because this algorithm is not sharded."""
-        raise NotImplementedError
 
     def export(self, state: Payload) -> Adapter:
         """An adapter for PEFT: the travelling prompts, and the other layers at the start that all clients share."""

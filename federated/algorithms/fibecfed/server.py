@@ -45,6 +45,7 @@ from federated.contract import (
     ClientUpdate,
     Outcome,
     RoundFacts,
+    ServerHalf,
     UpdateRefused,
 )
 from federated.maths.averaging import weighted_sum
@@ -59,7 +60,7 @@ KEPT_SHARE = "kept_share"
 _CLIENT_METRICS = ("kept_spectrum", "kept_eigengap", "admitted_share")
 
 
-class FibecFedServer:
+class FibecFedServer(ServerHalf):
     """Chooses the layers by the mean of the clients' scores, then averages the tensors of those layers only."""
 
     def __init__(self, config: FibecFedConfig, trainable: AnyTrainable) -> None:
@@ -146,10 +147,6 @@ class FibecFedServer:
             tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(weighted_mean, state, name, updates))
         metrics = _means(updates) | {"layers": float(len(state.facts["layers"]))}
         return Outcome(Payload({**tensors, **reported_base_values(updates)}, state.facts), metrics)
-
-    def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Never called, because the aggregation is not sharded."""
-        raise NotImplementedError
 
     def export(self, state: Payload) -> Adapter:
         """The global adapter: current values of the tensors that travel, all others at their start.
