@@ -180,11 +180,12 @@ def ledger_weights(ledger: "Payload") -> LedgerWeights:
     return weights
 
 
-def check_declaration(declaration: object, package: str, folder: Path, name: str) -> Algorithm:
-    """The declaration of a package under the name of its folder or entry point.
+def check_declaration(declaration: object, package: str, folder: Path, name: str | None = None) -> Algorithm:
+    """The declaration of a package. `name`: of its entry point, by default that of the package itself.
 
     Raises MisdeclaredAlgorithm unless name, halves, config and README are valid.
     """
+    name = name or package.rpartition(".")[2]
     if not isinstance(declaration, Algorithm):
         raise MisdeclaredAlgorithm(f"{package} must set ALGORITHM to a federated.contract.Algorithm")
     if declaration.name != name:
