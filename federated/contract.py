@@ -254,7 +254,11 @@ class ServerHalf(Protocol):
         """The next state. Updates are sorted by ordinal. Sums follow that order in float64."""
 
     def join(self, state: "Payload", parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Combine the outcomes of an aggregation's shards. Only called if `shard_by` is not "none"."""
+        """Combine the outcomes of an aggregation's shards. Only called if `shard_by` is not "none".
+
+        A half whose aggregation is not sharded inherits this default, which raises NotImplementedError.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not sharded")
 
     def export(self, state: "Payload") -> Adapter:
         """The adapter that users download."""

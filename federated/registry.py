@@ -1,15 +1,21 @@
-"""Registry of the algorithms under `federated.algorithms`: discovery, checks, and lookup by name.
+"""Registry of algorithms: discovery, checks, and lookup by name.
 
-Importing this module, listing algorithms and creating configs do not load torch. Creating a half does.
+Algorithms are the folders under `federated.algorithms`, and packages of other distributions with an entry point in
+the group `fedloom.algorithms`. An entry point that cannot be used stops nothing: `unavailable_algorithms` lists it.
+
+Importing this module, listing algorithms and creating configs do not load torch. Creating a half does, unless it
+belongs to another distribution that loads torch with its package.
 """
 
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import federated.algorithms
@@ -27,6 +33,10 @@ if TYPE_CHECKING:
     from federated.payloads.payload import Payload
 
 
+ENTRY_POINT_GROUP = "fedloom.algorithms"
+KIT = "federated.algorithm_kit"
+
+
 class UnknownAlgorithm(LookupError):
     """No algorithm of that name is installed. The message lists the installed ones."""
 
@@ -37,18 +47,96 @@ class UnknownAlgorithm(LookupError):
 
 
 class MisdeclaredAlgorithm(TypeError):
-    """An invalid folder under `federated.algorithms`. The message says how to fix it."""
+    """An invalid package of an algorithm. The message says how to fix it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnavailableAlgorithm:
+    """An entry point that cannot be used. Anybody may read `reason`; `detail` is for whoever runs the process."""
+
+    name: str
+    distribution: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Installation:
+    algorithms: Mapping[str, Algorithm]
+    packages: Mapping[str, str]
+    distributions: Mapping[str, str]
+    unavailable: Sequence[UnavailableAlgorithm]
+
+
+def algorithms() -> Mapping[str, Algorithm]:
+    """All algorithms by name, sorted. Raises MisdeclaredAlgorithm for an invalid folder of `federated.algorithms`."""
+    return _installation().algorithms
+
+
+def unavailable_algorithms() -> Sequence[UnavailableAlgorithm]:
+    """The entry points of the group `fedloom.algorithms` that cannot be used, with the reason."""
+    return _installation().unavailable
+
+
+def distribution_of(name: str) -> str | None:
+    """The distribution that an algorithm comes from. None for those of this project."""
+    return _installation().distributions.get(name)
+
+
+def readme_of(name: str) -> str:
+    """The algorithm's README. Raises UnknownAlgorithm."""
+    package = importlib.import_module(_installation().packages[algorithm(name).name])
+    return (_folder_of(package) / "README.md").read_text(encoding="utf-8")
+
+
+def reload() -> None:
+    """Look for algorithms again."""
+    _installation.cache_clear()
 
 
 @cache
-def algorithms() -> Mapping[str, Algorithm]:
-    """All algorithms by name, sorted. Raises MisdeclaredAlgorithm."""
-    by_name = {}
-    for module in sorted(pkgutil.iter_modules(federated.algorithms.__path__), key=lambda module: module.name):
+def _installation() -> _Installation:
+    own, packages = {}, {}
+    for module in pkgutil.iter_modules(federated.algorithms.__path__):
         package = importlib.import_module(f"{federated.algorithms.__name__}.{module.name}")
-        folder = Path(str(package.__file__)).parent
-        by_name[module.name] = check_declaration(getattr(package, "ALGORITHM", None), package.__name__, folder)
-    return MappingProxyType(by_name)
+        own[module.name] = _declaration_in(package, module.name)
+        packages[module.name] = package.__name__
+    others, distributions, unavailable = _of_other_distributions(own)
+    for name, package in others.items():
+        own[name], packages[name] = _declaration_in(package, name), package.__name__
+    by_name = MappingProxyType(dict(sorted(own.items())))
+    return _Installation(by_name, packages, distributions, unavailable)
+
+
+def _of_other_distributions(
+    own: Mapping[str, Algorithm],
+) -> tuple[dict[str, ModuleType], dict[str, str], list[UnavailableAlgorithm]]:
+    packages: dict[str, ModuleType] = {}
+    distributions: dict[str, str] = {}
+    unavailable = []
+    points = [(point.dist.name if point.dist else "?", point) for point in entry_points(group=ENTRY_POINT_GROUP)]
+    for distribution, point in sorted(points, key=lambda pair: (pair[1].name, pair[0])):
+        try:
+            if point.name in own or point.name in packages:
+                raise MisdeclaredAlgorithm(f"there is another algorithm named {point.name!r}")
+            package = importlib.import_module(point.module)
+            _declaration_in(package, point.name)
+        except MisdeclaredAlgorithm as error:
+            unavailable.append(UnavailableAlgorithm(point.name, distribution, str(error), str(error)))
+        except Exception as error:  # of code that somebody else wrote
+            reason = f"its package cannot be imported ({type(error).__name__})"
+            unavailable.append(UnavailableAlgorithm(point.name, distribution, reason, f"{reason}: {error}"))
+        else:
+            packages[point.name], distributions[point.name] = package, distribution
+    return packages, distributions, unavailable
+
+
+def _declaration_in(package: ModuleType, name: str) -> Algorithm:
+    return check_declaration(getattr(package, "ALGORITHM", None), package.__name__, _folder_of(package), name)
+
+
+def _folder_of(package: ModuleType) -> Path:
+    return Path(str(package.__file__)).parent
 
 
 def algorithm(name: str) -> Algorithm:
@@ -92,14 +180,17 @@ def ledger_weights(ledger: "Payload") -> LedgerWeights:
     return weights
 
 
-def check_declaration(declaration: object, package: str, folder: Path) -> Algorithm:
-    """The declaration of a folder. Raises MisdeclaredAlgorithm unless name, halves, config and README are valid."""
-    name = package.rpartition(".")[2]
+def check_declaration(declaration: object, package: str, folder: Path, name: str | None = None) -> Algorithm:
+    """The declaration of a package. `name`: of its entry point, by default that of the package itself.
+
+    Raises MisdeclaredAlgorithm unless name, halves, config and README are valid.
+    """
+    name = name or package.rpartition(".")[2]
     if not isinstance(declaration, Algorithm):
         raise MisdeclaredAlgorithm(f"{package} must set ALGORITHM to a federated.contract.Algorithm")
     if declaration.name != name:
         raise MisdeclaredAlgorithm(
-            f"{package} declares the name {declaration.name!r}; name it {name!r} as its folder"
+            f"{package} declares the name {declaration.name!r}; name it {name!r} as its folder or entry point"
         )
     if not (isinstance(declaration.config, type) and issubclass(declaration.config, AlgorithmConfig)):
         raise MisdeclaredAlgorithm(f"the config of {name} must derive from federated.contract.AlgorithmConfig")
@@ -112,9 +203,9 @@ def check_declaration(declaration: object, package: str, folder: Path) -> Algori
 
 def _check_half(half: str, package: str) -> None:
     module, separator, class_name = half.partition(":")
-    inside = module.startswith(f"{package}.")
+    inside = module.startswith((f"{package}.", f"{KIT}."))
     if not (separator and class_name.isidentifier() and inside and importlib.util.find_spec(module)):
-        raise MisdeclaredAlgorithm(f"{half!r} must be 'module:Class' with a module inside {package}")
+        raise MisdeclaredAlgorithm(f"{half!r} must be 'module:Class' with a module inside {package} or {KIT}")
 
 
 def _load(half: str) -> Any:

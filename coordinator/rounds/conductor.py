@@ -44,7 +44,7 @@ from coordinator.rounds.schemas import (
 from coordinator.rounds.work_folders import own_folder
 from coordinator.settings import get_settings
 from federated import registry
-from federated.algorithm_kit.number_checks import check_finite, finite
+from federated.algorithm_kit.number_checks import check_finite, with_finite_checks
 from federated.algorithm_kit.shared_tensors import dissenters
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
 from federated.environment import environment
@@ -247,8 +247,8 @@ def _outcome(half: ServerHalf, inputs: AggregateInput, groups: tuple[str, ...] |
         state = part(state, groups, by)
         updates = [replace(update, payload=part(update.payload, groups, by)) for update in updates]
     outcome = half.aggregate(state, updates, _step(inputs.method))
-    notes = {ordinal: finite(note) for ordinal, note in outcome.notes.items()}
-    return replace(outcome, state=finite(outcome.state), notes=notes)
+    notes = {ordinal: with_finite_checks(note) for ordinal, note in outcome.notes.items()}
+    return replace(outcome, state=with_finite_checks(outcome.state), notes=notes)
 
 
 def _part(shard: ShardResult) -> Outcome:

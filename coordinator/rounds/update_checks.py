@@ -11,7 +11,7 @@ from coordinator.artifacts import service as artifacts
 from coordinator.errors import Unprocessable
 from coordinator.rounds import statistics
 from coordinator.rounds.schemas import AggregateInput, Omission
-from federated.algorithm_kit.number_checks import NumbersRefused, inspected_norm
+from federated.algorithm_kit.number_checks import UnsafeUpdate, check_update_norm
 from federated.contract import ServerHalf, UpdateRefused
 from federated.payloads.header import HeaderError
 from federated.payloads.payload import Payload
@@ -26,9 +26,9 @@ def norm_or_problem(
     """The norm of a valid update, or the problem document of an invalid one."""
     try:
         request, payload = (Payload.open(artifacts.whole_file(digest)) for digest in (instruction, update))
-        norm = inspected_norm(request.facts["expects"], payload, max_norm)
+        norm = check_update_norm(request.facts["expects"], payload, max_norm)
         half.check(request, payload)
-    except NumbersRefused as refused:
+    except UnsafeUpdate as refused:
         return Unprocessable(refused.code, str(refused), tensor=refused.tensor).problem()
     except HeaderError as error:
         return Unprocessable("update_unreadable", str(error), tensor=error.tensor).problem()

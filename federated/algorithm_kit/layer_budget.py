@@ -1,4 +1,4 @@
-"""Which share of the layers must be kept, read from the Hessian of one batch's loss; part of a preparation."""
+"""Estimates from the Hessian spectrum of one batch of the fraction of layers that must be shared."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,22 @@ from federated.maths.hessian_cost import LANCZOS_STEPS
 from federated.maths.spectrum import eigengap, lanczos, lipschitz, plateau, rademacher
 from federated.session import Batch, TrainingSession
 
-# The ways a share is read, and the order in which clients tell them.
-WAYS = ("spectrum", "eigengap")
+# The estimators of the share, in the order in which clients send their results.
+ESTIMATORS = ("spectrum", "eigengap")
 
 
 def gradient_of(session: TrainingSession, batch: Batch, names: Sequence[str]) -> Tensor:
-    """The loss's gradient over these trainables, end to end, in evaluation mode: (n,)."""
+    """Gradient of the loss by these trainables, concatenated, in evaluation mode: (n,)."""
     session.training(False)
     return _flat(torch.autograd.grad(session.loss(batch), [session.trainables[name] for name in names]))
 
 
 def values_of(session: TrainingSession, names: Sequence[str]) -> Tensor:
-    """These trainables, end to end, copied: (n,)."""
+    """Copy of these trainables, concatenated: (n,)."""
     return _flat([session.trainables[name].detach() for name in names]).clone()
 
 
-def kept_shares(
+def estimate_layer_shares(
     session: TrainingSession,
     batch: Batch,
     names: Sequence[str],
@@ -35,9 +35,10 @@ def kept_shares(
     before: tuple[Tensor, Tensor],
     iterations: int = LANCZOS_STEPS,
 ) -> dict[str, float]:
-    """The share by each of `WAYS`, over the trainables `names` where they stand now.
+    """The share by each of `ESTIMATORS`, at the current values of the trainables `names`.
 
-    before: values and gradient (n,) of an earlier place; the way from there tells how the curvature changes.
+    before: values and gradient (n,) of an earlier point. The step from there gives the rate at which the gradient
+    changes.
     Raises JobDeclined (second_derivative_missing) where the model's loss cannot be differentiated twice.
     """
     session.training(False)
@@ -45,9 +46,9 @@ def kept_shares(
     start = rademacher(stream_key(session.seed, "start of the Lanczos iteration"), len(step), step.device)
     try:
         with session.differentiable_twice():
-            bent = Curvature(session.loss(batch), [session.trainables[name] for name in names])
-            spectrum = lanczos(bent.times, start, iterations)
-            bend = lipschitz(bent.gradient - before[1], bent.times(step), step)
+            curvature = Curvature(session.loss(batch), [session.trainables[name] for name in names])
+            spectrum = lanczos(curvature.times, start, iterations)
+            lipschitz_constant = lipschitz(curvature.gradient - before[1], curvature.times(step), step)
     except (NotImplementedError, RuntimeError) as error:
         if "derivative" not in str(error) and "differentia" not in str(error):
             raise
@@ -56,7 +57,7 @@ def kept_shares(
     finally:
         for parameter in session.trainables.values():
             parameter.grad = None
-    return {"spectrum": plateau(spectrum), "eigengap": eigengap(spectrum, bend)}
+    return {"spectrum": plateau(spectrum), "eigengap": eigengap(spectrum, lipschitz_constant)}
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""The gradient loop that every algorithm with local steps runs: order, accumulate, clip, step.
+"""Local training loop shared by all gradient-based algorithms: order, accumulate, clip, step.
 
-It hardly ever waits for the device between two reports, and takes everything from the session, so a method changes it
-through `Hooks` alone.
+The loop rarely synchronizes with the device between two progress reports. It gets everything from the session.
+`Hooks` are the only way in which an algorithm changes it.
 """
 
 import math
@@ -17,25 +17,25 @@ from federated.maths.generator import stream_key, words
 from federated.session import Batch, TrainingSession
 
 _REPORT_SECONDS = 0.5
-# The loss leaves float32 at fixed steps and never at a report, whose time would show in its last bits.
-_WAIT_EVERY_STEPS = 64
+# The loss is added up in float64 at fixed steps. At reports, their timing would show in its last bits.
+_SYNCHRONIZE_EVERY_STEPS = 64
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss is no longer finite; nothing of the run is worth submitting."""
+    """The loss is not finite. The result of the run must not be submitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a method changes in the loop.
+    """An algorithm's extensions of the loop.
 
-    `order(epoch)`: indices of the examples of that epoch, a pure function; None: all, shuffled by the job's seed.
-    `masks`: parameter name -> bool of its shape; where False the parameter keeps its bits, since the update
-    itself is masked (AdamW's decay and moments move a parameter without a gradient), and its gradient does not count
-    in the clipped norm.
-    `penalty()`: added to the mean loss of each step, once, whatever the number of micro batches.
-    `moments`: the optimiser's state, `NAME/KEY` -> tensor; taken up before the first step where it has it, and
-    replaced by what the last step left. None: it begins at zero and is forgotten.
+    `order(epoch)`: indices of the examples of that epoch, a pure function. None: all, shuffled by the job's seed.
+    `masks`: parameter name -> bool of its shape. Where False the parameter keeps its bits, since the update itself is
+    masked: AdamW's decay and moments move a parameter without a gradient. Its gradient does not count in the clipped
+    norm.
+    `penalty()`: added once to the mean loss of each step, for any number of micro batches.
+    `moments`: optimizer state to resume from, `NAME/KEY` -> tensor, overwritten after the last step. None: start
+    fresh and discard.
     """
 
     order: Callable[[int], Sequence[int]] | None = None
@@ -45,32 +45,32 @@ class Hooks:
 
 
 def train(session: TrainingSession, config: GradientConfig, hooks: Hooks | None = None) -> dict[str, float]:
-    """Run the local steps of one job on `session.trainables` that require a gradient.
+    """Run the local steps of one job on those of `session.trainables` that require a gradient.
 
     Returns `loss` (mean over the steps, without penalty), `steps`, `examples_seen`, `seconds` (inside the loop).
-    Epochs follow each other without a gap: only the job's last batch may be smaller.
+    Batches may span two epochs, so that only the job's last batch may be smaller.
     Raises TrainingDiverged, and JobInterrupted from `session.progress`.
     """
     began = time.perf_counter()
     hooks = hooks or Hooks()
-    order = hooks.order or (lambda epoch: shuffled(session.seed, epoch, session.examples))
+    order = hooks.order or (lambda epoch: epoch_order(session.seed, epoch, session.examples))
     per_epoch = len(order(0))
     examples = config.examples_to_see(per_epoch)
     session.training(True)
     loop = _Loop(session, config, hooks, steps=config.planned_steps(per_epoch))
     for batch in _batches(session, order, examples, config.batch_size):
         loop.step(batch)
-    loop.leave_moments()
+    loop.save_moments()
     return {
         "loss": loop.mean_loss(),
-        "steps": float(loop.done),
+        "steps": float(loop.steps_done),
         "examples_seen": float(examples),
         "seconds": time.perf_counter() - began,
     }
 
 
-def shuffled(seed: int, epoch: int, examples: int) -> list[int]:
-    """The order of all examples in an epoch: a permutation by the job's seed, the same everywhere."""
+def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
+    """Order of all examples in an epoch: a permutation by the job's seed, the same on every machine."""
     keys = words(stream_key(seed, f"order of epoch {epoch}"), 0, examples)
     order: list[int] = torch.argsort(keys, stable=True).tolist()
     return order
@@ -82,92 +82,92 @@ def _batches(
     waiting: list[int] = []
     epoch = 0
     while examples > 0:
-        drawn = list(order(epoch))[:examples]
-        if not drawn:
+        examples_of_epoch = list(order(epoch))[:examples]
+        if not examples_of_epoch:
             raise ValueError(f"epoch {epoch} has no example to train on")
-        examples -= len(drawn)
-        waiting += drawn
-        whole = len(waiting) - len(waiting) % size if examples else len(waiting)
-        yield from session.batches(waiting[:whole], size)
-        waiting = waiting[whole:]
+        examples -= len(examples_of_epoch)
+        waiting += examples_of_epoch
+        full_batches = len(waiting) - len(waiting) % size if examples else len(waiting)
+        yield from session.batches(waiting[:full_batches], size)
+        waiting = waiting[full_batches:]
         epoch += 1
 
 
 class _Loop:
-    """One run of the loop: optimiser, size of a forward pass, and the loss so far."""
+    """One run of the loop: optimizer, size of a forward pass, and the loss so far."""
 
     def __init__(self, session: TrainingSession, config: GradientConfig, hooks: Hooks, steps: int) -> None:
         self._session = session
         self._config = config
         self._penalty = hooks.penalty
-        trained = {name: value for name, value in session.trainables.items() if value.requires_grad}
-        self._parameters = list(trained.values())
-        self._masked = [(trained[name], mask.to(session.device)) for name, mask in hooks.masks.items()]
+        trainables = {name: value for name, value in session.trainables.items() if value.requires_grad}
+        self._parameters = list(trainables.values())
+        self._masks = [(trainables[name], mask.to(session.device)) for name, mask in hooks.masks.items()]
         self._optimizer = _optimizer(config, self._parameters)
         self._moments = hooks.moments
-        self._trained = trained
-        self._take_up_moments()
+        self._trainables = trainables
+        self._load_moments()
         self._forward_examples = min(config.micro_batch_size or config.batch_size, config.batch_size)
         self._steps = steps
-        self._reported = time.monotonic()
-        self._summed = 0.0
+        self._last_report = time.monotonic()
+        self._loss_sum = 0.0
         self._pending = torch.zeros((), device=session.device)
-        self.done = 0
+        self.steps_done = 0
 
     def step(self, batch: Batch) -> None:
         config = self._config
-        if self.done <= config.warmup_steps and config.warmup_steps:
+        if self.steps_done <= config.warmup_steps and config.warmup_steps:
             for group in self._optimizer.param_groups:
-                group["lr"] = config.learning_rate * min(1.0, (self.done + 1) / config.warmup_steps)
+                group["lr"] = config.learning_rate * min(1.0, (self.steps_done + 1) / config.warmup_steps)
         self._pending += self._backward(batch)
-        for parameter, mask in self._masked:
-            # What is not trained does not count in the clipped norm.
+        for parameter, mask in self._masks:
+            # Masked elements do not count in the clipped norm.
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
         self._update()
         self._optimizer.zero_grad(set_to_none=True)
-        self.done += 1
-        if self.done % _WAIT_EVERY_STEPS == 0:
-            self._summed += float(self._pending)
+        self.steps_done += 1
+        if self.steps_done % _SYNCHRONIZE_EVERY_STEPS == 0:
+            self._loss_sum += float(self._pending)
             self._pending.zero_()
-        if self.done == self._steps or time.monotonic() - self._reported >= _REPORT_SECONDS:
+        if self.steps_done == self._steps or time.monotonic() - self._last_report >= _REPORT_SECONDS:
             self._report()
 
-    def leave_moments(self) -> None:
+    def save_moments(self) -> None:
         if self._moments is None:
             return
         self._moments.clear()
-        for name, parameter in self._trained.items():
+        for name, parameter in self._trainables.items():
             for key, value in self._optimizer.state[parameter].items():
                 self._moments[f"{name}/{key}"] = value.detach().to("cpu", torch.float32, copy=True)
 
-    def _take_up_moments(self) -> None:
+    def _load_moments(self) -> None:
         for full_name, value in (self._moments or {}).items():
             name, _, key = full_name.rpartition("/")
-            parameter = self._trained.get(name)
+            parameter = self._trainables.get(name)
             if parameter is not None and value.shape in (parameter.shape, torch.Size()):
-                # The optimiser counts its steps on the CPU.
+                # The optimizer counts its steps on the CPU.
                 device = parameter.device if value.dim() else torch.device("cpu")
                 self._optimizer.state[parameter][key] = value.to(device, copy=True)
 
     def mean_loss(self) -> float:
-        mean = (self._summed + float(self._pending)) / max(self.done, 1)
+        mean = (self._loss_sum + float(self._pending)) / max(self.steps_done, 1)
         if not math.isfinite(mean):
-            raise TrainingDiverged(f"the loss is {mean} after {self.done} steps; try a smaller learning_rate")
+            raise TrainingDiverged(f"the loss is {mean} after {self.steps_done} steps; try a smaller learning_rate")
         return mean
 
     def _report(self) -> None:
-        self._session.progress(self.done, self._steps, {"loss": self.mean_loss()})
-        self._reported = time.monotonic()
+        self._session.progress(self.steps_done, self._steps, {"loss": self.mean_loss()})
+        self._last_report = time.monotonic()
 
     def _update(self) -> None:
-        before = [parameter.detach().clone() for parameter, _ in self._masked]
+        before = [parameter.detach().clone() for parameter, _ in self._masks]
         self._optimizer.step()
         with torch.no_grad():
-            for (parameter, mask), kept in zip(self._masked, before, strict=True):
-                parameter.copy_(torch.where(mask, parameter, kept))
+            for (parameter, mask), old_value in zip(self._masks, before, strict=True):
+                parameter.copy_(torch.where(mask, parameter, old_value))
 
     def _backward(self, batch: Batch) -> Tensor:
         while True:
@@ -176,7 +176,7 @@ class _Loop:
             except torch.OutOfMemoryError:
                 if self._forward_examples <= 1:
                     raise
-            # Outside the handler: the exception keeps the failed pass's tensors alive.
+            # Outside of the handler, since the exception keeps the failed pass's tensors alive.
             self._halve()
 
     def _halve(self) -> None:
@@ -187,12 +187,12 @@ class _Loop:
         self._session.record_nondeterminism("batch_halved")
 
     def _accumulate(self, batch: Batch) -> Tensor:
-        whole = batch.examples <= self._forward_examples
+        fits = batch.examples <= self._forward_examples
         loss = torch.zeros((), device=self._session.device)
-        for piece in (batch,) if whole else self._session.split(batch, self._forward_examples):
-            # Each piece counts by its examples: the mean over the batch stays exact when the last is smaller.
+        for piece in (batch,) if fits else self._session.split(batch, self._forward_examples):
+            # Each piece is weighted by its examples: the mean over the batch stays exact when the last is smaller.
             part = (
-                self._session.loss(piece) if whole else self._session.loss(piece) * (piece.examples / batch.examples)
+                self._session.loss(piece) if fits else self._session.loss(piece) * (piece.examples / batch.examples)
             )
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()

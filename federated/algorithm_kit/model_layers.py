@@ -1,4 +1,4 @@
-"""The layers of a session's model, or a refusal that says what was seen in their place."""
+"""Lookup of the transformer layers of a session's model, with an error that lists the candidates."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,28 @@ from torch import nn
 from federated.contract import JobDeclined
 from federated.session import TrainingSession
 
-_MOST_NAMED = 8
+_MAX_LISTED = 8
 
 
 def layers_of(session: TrainingSession, layers: Sequence[int]) -> list[nn.Module]:
     """The modules of these layers.
 
-    Raises JobDeclined (layers_unknown), with the lists of modules seen, where they cannot be found.
+    Raises JobDeclined (layers_unknown), with the model's module lists, if the layers cannot be found.
     """
     try:
-        found = session.layers()
+        modules = session.layers()
     except (StopIteration, RuntimeError):
-        found = ()
-    if len(found) <= max(layers):
-        named = session.model.named_modules()
-        lists = [f"{name} ({len(module)})" for name, module in named if isinstance(module, nn.ModuleList)]
-        seen = ", ".join(lists[:_MOST_NAMED]) or "none"
-        expected = (
-            f"the layers of this {session.facts.model_type} cannot be told apart: {max(layers) + 1} are expected"
+        modules = ()
+    if len(modules) <= max(layers):
+        lists = [
+            f"{name} ({len(module)})"
+            for name, module in session.model.named_modules()
+            if isinstance(module, nn.ModuleList)
+        ]
+        candidates = ", ".join(lists[:_MAX_LISTED]) or "none"
+        raise JobDeclined(
+            "layers_unknown",
+            f"the layers of this {session.facts.model_type} cannot be told apart: {max(layers) + 1} are expected; "
+            f"lists of modules are: {candidates}",
         )
-        raise JobDeclined("layers_unknown", f"{expected}; lists of modules are: {seen}")
-    return [found[layer] for layer in layers]
+    return [modules[layer] for layer in layers]

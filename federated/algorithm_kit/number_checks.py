@@ -1,4 +1,4 @@
-"""Inspection of numbers that come from a client, or are made of what came: finite, of a size that can be summed."""
+"""Checks of the numbers in client updates and in their aggregates: finite, and small enough to be summed."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from federated.payloads.payload import LazyTensor, Payload
 
-# No change of a weight that trains anything is as large; sums, products and squares of such numbers stay finite.
+# Far above any useful change of a weight. Sums, products and squares of such numbers stay with_finite_checks.
 MAX_VALUE = 1e6
 
 
-class NumbersRefused(ValueError):
-    """An update whose numbers must not be aggregated; `code` is stable, `tensor` is where they are."""
+class UnsafeUpdate(ValueError):
+    """An update whose numbers must not be aggregated. `code` is stable, `tensor` the name of the tensor at fault."""
 
     def __init__(self, code: str, tensor: str, detail: str) -> None:
         super().__init__(detail)
@@ -23,20 +23,20 @@ class NumbersRefused(ValueError):
 
 
 class NotFinite(ArithmeticError):
-    """NaN or infinity in what was made of finite updates; the text names the tensor."""
+    """NaN or infinity in the aggregate of finite updates. The text names the tensor."""
 
 
-def inspected_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload, max_norm: float | None) -> float:
-    """The update's L2 norm, of the tensors that the instruction's `expects` counts in it.
+def check_update_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload, max_norm: float | None) -> float:
+    """L2 norm of an update, over the tensors that the instruction's schema `expects` counts in it.
 
-    Raises NumbersRefused for NaN or infinity in any tensor, for a value beyond MAX_VALUE in one that counts, and for
-    a norm above `max_norm`.
+    Raises UnsafeUpdate for NaN or infinity in any tensor, for a value above MAX_VALUE in one that counts, and for a
+    norm above `max_norm`.
     """
     squares, largest = 0.0, (0.0, "")
     for name in update:
         norm = float(torch.linalg.vector_norm(update[name].reshape(-1).to(torch.float64)))
         if not math.isfinite(norm):
-            raise NumbersRefused("update_not_finite", name, f"Tensor {name!r} holds NaN or infinity.")
+            raise UnsafeUpdate("update_not_finite", name, f"Tensor {name!r} holds NaN or infinity.")
         if expects.get(name, {}).get("in_norm", True):
             if norm > MAX_VALUE:  # no value is larger than the norm
                 _check_size(name, update[name])
@@ -45,13 +45,13 @@ def inspected_norm(expects: Mapping[str, Mapping[str, Any]], update: Payload, ma
     norm = math.sqrt(squares)
     if max_norm is not None and norm > max_norm:
         detail = f"The update's norm is {norm:.6g}, at most {max_norm:g} is allowed (max_update_norm)."
-        raise NumbersRefused("update_norm", largest[1], f"{detail} The largest tensor is {largest[1]!r}.")
+        raise UnsafeUpdate("update_norm", largest[1], f"{detail} The largest tensor is {largest[1]!r}.")
     return norm
 
 
-def finite(payload: Payload) -> Payload:
-    """The same tensors; reading one that holds NaN or infinity raises NotFinite. None is read here."""
-    return Payload({name: _checking(name, payload.lazy(name)) for name in payload}, payload.facts)
+def with_finite_checks(payload: Payload) -> Payload:
+    """The same tensors, unread. Reading one that has NaN or infinity raises NotFinite."""
+    return Payload({name: _with_finite_check(name, payload.lazy(name)) for name in payload}, payload.facts)
 
 
 def check_finite(name: str, value: Tensor) -> None:
@@ -62,7 +62,7 @@ def check_finite(name: str, value: Tensor) -> None:
             raise NotFinite(f"tensor {name!r} came out with NaN or infinity")
 
 
-def _checking(name: str, tensor: LazyTensor) -> LazyTensor:
+def _with_finite_check(name: str, tensor: LazyTensor) -> LazyTensor:
     def read() -> Tensor:
         value = tensor.read()
         check_finite(name, value)
@@ -75,4 +75,4 @@ def _check_size(name: str, value: Tensor) -> None:
     size = float(value.to(torch.float64).abs().max())
     if size > MAX_VALUE:
         detail = f"Tensor {name!r} holds a value of size {size:.6g}, at most {MAX_VALUE:g} is allowed."
-        raise NumbersRefused("update_too_large", name, detail)
+        raise UnsafeUpdate("update_too_large", name, detail)

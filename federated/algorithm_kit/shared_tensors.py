@@ -1,8 +1,9 @@
-"""Tensors that every client trains and the server averages as they are: heads, biases, and what goes with them.
+"""Shared tensors: those that every client trains and the server averages elementwise, such as heads and biases.
 
-A tensor that starts from the base model's own value travels as a difference both ways. Its base value, told once by
-the first cohort as `NAME/base`, stands in the state for the exported adapter: the coordinator has no base model.
-`NAME/frozen` is a value that nobody trains and no seed makes: an initial adapter gave it.
+A tensor that starts from the base model's own value travels as a difference in both directions. The first cohort
+reports its base value once, as `NAME/base`. The state keeps it for the exported adapter, because the coordinator has
+no base model.
+`NAME/frozen` is an untrained value that comes from an initial adapter and not from the seed.
 """
 
 import math
@@ -24,56 +25,56 @@ from federated.trainable import Lora, ModelFacts, TensorFacts
 BASE = "/base"
 FROZEN = "/frozen"
 _MARKS_OF_B = (".lora_B.weight", ".lora_embedding_B")
-# Nodes load the same weights in float32, bfloat16 or float16: so far may their values be apart.
+# Tolerance between base values of nodes that load the same weights in float32, bfloat16 or float16.
 _BASE_ROUNDING, _BASE_ZERO = 2.0**-7, 2.0**-24
 UPLOAD_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# A client's metrics that make sense as a mean over clients, and what they are called in the round's.
+# Metrics of a client that are averaged over clients, and their names among the metrics of the round.
 _CLIENT_METRICS = {"loss": "train_loss", "accuracy": "train_accuracy", "update_norm": "update_norm"}
 
 
-def checked_initial(
+def initial_tensors(
     model: ModelFacts, initial: Payload | None, scale: Callable[[str], float] | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of an initial adapter by canonical name, with its factors B such that the products stay.
+    """The tensors of an initial adapter by canonical name, with its factors B rescaled to keep the products.
 
-    `scale`: what this federation multiplies the product of a module's factors with; the fact `scales` of `initial`
-    has what its own did. Raises ValueError naming a tensor that does not fit.
+    `scale`: this federation's factor on the product of a module's LoRA matrices. The fact `scales` of `initial` has
+    the factors of the adapter's own federation. Raises ValueError naming a tensor that does not fit.
     """
-    given = dict(initial or {})
-    known = {tensor.name: tensor for tensor in (*model.tensors, *model.seeded)}
-    for name, value in given.items():
-        _check_initial(name, value, known.get(name))
+    tensors = dict(initial or {})
+    specs = {tensor.name: tensor for tensor in (*model.tensors, *model.seeded)}
+    for name, value in tensors.items():
+        _check_initial(name, value, specs.get(name))
     scales: Mapping[str, float] = {} if initial is None or scale is None else initial.facts.get("scales", {})
     for module, earlier in scales.items():
         for name in (module + mark for mark in _MARKS_OF_B):
-            if name in given and scale is not None and scale(module) != earlier:
-                given[name] = (given[name].double() * (earlier / scale(module))).float()
-    return given
+            if name in tensors and scale is not None and scale(module) != earlier:
+                tensors[name] = (tensors[name].double() * (earlier / scale(module))).float()
+    return tensors
 
 
 def factor_scale(trainable: Lora, module: str) -> float:
-    """What PEFT multiplies the product of a module's factors with: alpha over the rank, or over its root."""
+    """PEFT's factor on the product of a module's LoRA matrices: alpha over the rank, or over its square root."""
     rank = first_fitting(trainable.rank_pattern, module, trainable.r)
     return trainable.alpha_of(module) / (math.sqrt(rank) if trainable.use_rslora else rank)
 
 
-def last_linear(head: Sequence[TensorFacts]) -> list[str]:
-    """Names of the tensors of a head's last map, the one with the fewest outputs: the classes.
+def last_linear_names(head: Sequence[TensorFacts]) -> list[str]:
+    """Names of the tensors of a head's last linear map: the one with the fewest outputs, the classes.
 
-    What stands below it in a head (a dense layer before the classifier) would outweigh all else that travels.
+    A dense layer below it would outweigh all other tensors that travel.
     """
     rows = {tensor.name.rpartition(".")[0]: tensor.shape[0] for tensor in head}
     last = min(rows, key=lambda module: (rows[module], module), default=None)
     return [tensor.name for tensor in head if tensor.name.rpartition(".")[0] == last]
 
 
-def differences(model: ModelFacts) -> list[str]:
-    """Names of the tensors that travel as a difference."""
+def difference_names(model: ModelFacts) -> list[str]:
+    """Names of the tensors that travel as a difference from the base model."""
     return [tensor.name for tensor in model.tensors if tensor.initialisation.kind == "base"]
 
 
-def expected_bases(state: Payload, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Rows of `expects` for the base values of these differences that the state does not know yet."""
+def base_value_schema(state: Payload, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Schema rows for the base values of these differences that the state does not have yet."""
     return {
         name + BASE: {"dtype": "F32", "shape": list(state.shape(name)), "in_norm": False}
         for name in names
@@ -81,93 +82,104 @@ def expected_bases(state: Payload, names: Sequence[str]) -> dict[str, dict[str, 
     }
 
 
-def averaged(
+def weighted_mean(
     state: Payload, name: str, updates: Sequence[ClientUpdate], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The current value of a tensor + the mean of the updates' changes, by weight, in the order given."""
+    """Current value of a tensor plus the weighted mean of the updates' changes, summed in the order of `updates`."""
     weights = [update.weight for update in updates]
     changes = [update.payload.lazy(name) for update in updates]
     return weighted_sum(changes, weights, divisor=math.fsum(weights), base=state.lazy(name), dtype=dtype)
 
 
 def dissenters(updates: Mapping[int, Payload]) -> dict[int, str]:
-    """Ordinals of clients whose base values are not the most clients', with the first tensor that differs.
+    """Ordinals of clients whose base values differ from the majority's, with the first tensor that differs.
 
-    Of two equally common bases that of the lowest ordinal holds.
+    If two bases are equally common, that of the lowest ordinal is taken as the majority's.
     """
     distinct: list[tuple[Payload, list[int]]] = []
     for ordinal, update in sorted(updates.items()):
-        same = next((those for base, those in distinct if other_base(base, update, exact=True) is None), None)
-        if same is None:
+        peers = next(
+            (ordinals for base, ordinals in distinct if first_base_difference(base, update, exact=True) is None), None
+        )
+        if peers is None:
             distinct.append((update, [ordinal]))
         else:
-            same.append(ordinal)
+            peers.append(ordinal)
     support = [
-        sum(len(those) for other, those in distinct if other_base(base, other) is None) for base, _ in distinct
+        sum(len(ordinals) for other, ordinals in distinct if first_base_difference(base, other) is None)
+        for base, _ in distinct
     ]
     majority = distinct[support.index(max(support))][0] if distinct else None
-    unlike = {those[0]: other_base(majority, base) for base, those in distinct if majority is not None}
-    return {ordinal: name for _, those in distinct for ordinal in those if (name := unlike[those[0]]) is not None}
+    deviations = {
+        ordinals[0]: first_base_difference(majority, base) for base, ordinals in distinct if majority is not None
+    }
+    return {
+        ordinal: name
+        for _, ordinals in distinct
+        for ordinal in ordinals
+        if (name := deviations[ordinals[0]]) is not None
+    }
 
 
-def other_base(one: Payload, other: Payload, *, exact: bool = False) -> str | None:
-    """The first tensor whose base value differs; unless `exact`, by more than a loaded precision makes it."""
-    for name in one:
+def first_base_difference(update: Payload, other: Payload, *, exact: bool = False) -> str | None:
+    """The first tensor whose base value differs, unless `exact` by more than the precision of loading explains."""
+    for name in update:
         if name.endswith(BASE):
-            pair = one[name], other[name]
+            pair = update[name], other[name]
             if not torch.equal(*pair) and (exact or not torch.allclose(*pair, rtol=_BASE_ROUNDING, atol=_BASE_ZERO)):
                 return name
     return None
 
 
-def told_bases(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
-    """The base values that came with these updates: the first one's, once `dissenters` are out."""
+def reported_base_values(updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
+    """The base values in these updates, from the first of them. `dissenters` must have been removed before."""
     first = updates[0].payload
     return {name: first.lazy(name) for name in first if name.endswith(BASE)}
 
 
-def absolute(state: Payload, name: str, names: Sequence[str]) -> Tensor:
-    """The value of a tensor of the state; of one of the differences `names`, with its base value added.
+def with_base(state: Payload, name: str, names: Sequence[str]) -> Tensor:
+    """The value of a tensor of the state, with its base value added if it is one of the differences `names`.
 
-    Raises ValueError before the first round if it is a difference.
+    Raises FederationRefused for a difference before the first round.
     """
     if name not in names:
         return state[name]
     if name + BASE not in state:
-        raise FederationRefused(f"tensor {name!r} is a difference, and no client has told its base value yet")
+        raise FederationRefused(f"tensor {name!r} is a difference, and no client has reported its base value yet")
     return (state[name + BASE].double() + state[name].double()).float()
 
 
 def untrained_values(state: Payload) -> dict[str, Tensor]:
-    """What stands in an adapter and nobody trains: values that the seed makes, and those that were given."""
-    seeded = seeded_values(state.facts["seed"], state.facts["seeded"])
-    return seeded | {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
+    """The untrained tensors of an adapter: those from the seed, and those from an initial adapter."""
+    values = seeded_values(state.facts["seed"], state.facts["seeded"])
+    return values | {name.removesuffix(FROZEN): state[name] for name in state if name.endswith(FROZEN)}
 
 
 def training_metrics(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    """`train_loss`, `train_accuracy`, `update_norm`: means over those who told them, weighted as the updates are."""
+    """`train_loss`, `train_accuracy`, `update_norm`: means over the clients that report them, by update weight."""
     return mean_metrics(updates, _CLIENT_METRICS, [update.weight for update in updates])
 
 
 def mean_metrics(
     updates: Sequence[ClientUpdate], names: Mapping[str, str], weights: Sequence[float]
 ) -> dict[str, float]:
-    """Means over those who told a metric, as a number that can be one; `names`: what clients call it -> what the
-    round does.
+    """Means over the clients that report a metric as a valid number.
+
+    `names`: the client's name of a metric -> its name among the metrics of the round.
     """
     metrics: dict[str, float] = {}
-    for theirs, name in names.items():
-        pairs = ((w, one.metrics.get(theirs, math.nan)) for one, w in zip(updates, weights, strict=True))
-        told = [(w, value) for w, value in pairs if is_metric(value)]
-        if told:
-            metrics[name] = math.fsum(w * value for w, value in told) / math.fsum(w for w, _ in told)
+    for client_name, name in names.items():
+        pairs = ((w, update.metrics.get(client_name, math.nan)) for update, w in zip(updates, weights, strict=True))
+        reports = [(w, value) for w, value in pairs if is_metric(value)]
+        if reports:
+            metrics[name] = math.fsum(w * value for w, value in reports) / math.fsum(w for w, _ in reports)
     return metrics
 
 
 def base_values(instruction: Payload, session: TrainingSession) -> dict[str, Tensor]:
-    """On the client: what an instruction asks of the base model; ask while the difference is still zero."""
-    asked = [name for name in instruction.facts["expects"] if name.endswith(BASE)]
-    return {name: session.trainables[name.removesuffix(BASE)].detach().float().cpu().clone() for name in asked}
+    """On the client: the base values that an instruction requests. Call this while the differences are still zero."""
+    names = [name for name in instruction.facts["expects"] if name.endswith(BASE)]
+    return {name: session.trainables[name.removesuffix(BASE)].detach().float().cpu().clone() for name in names}
 
 
 def norm(update: Mapping[str, Tensor]) -> float:

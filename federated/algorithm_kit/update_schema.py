@@ -1,9 +1,9 @@
-"""What an instruction says of the update it wants: the table `expects`, written by `plan` and held against twice.
+"""Update schemas: the dtype and shape of every tensor that an update must have.
 
-The web process checks a header against the table (`federated.payloads.header.check_expected`), a server half checks
-the opened update.
-A row is `{"dtype", "shape" | "max_shape"}`; `"in_norm": false` in it says that the tensor is no change of the
-model: it does not count in the norm of the update, and no bound holds for its values but the algorithm's own.
+`plan` writes the schema into its instruction as the fact `expects`. The web process checks headers against it
+(`federated.payloads.header.check_expected`), the server half checks tensors.
+A row is `{"dtype", "shape" | "max_shape"}`. With `"in_norm": false` the tensor is no change of the model. It does not
+count in the norm of the update, and only the algorithm limits its values.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,23 @@ from federated.contract import UpdateRefused
 from federated.payloads.payload import Payload, stored_name
 
 
-def expects_like(tensors: Payload, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
-    """The table for an update with the names and shapes of `tensors`, all of one dtype."""
+def schema_like(tensors: Payload, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """The schema of an update with the names and shapes of `tensors`, all of one dtype."""
     return {name: {"dtype": stored_name(dtype), "shape": list(tensors.shape(name))} for name in tensors}
 
 
-def refuse_unexpected(instruction: Payload, update: Payload) -> None:
-    """Raise UpdateRefused, naming the first tensor that is missing, unknown, or of another dtype or shape."""
-    expects: Mapping[str, Mapping[str, Any]] = instruction.facts["expects"]
-    for name in sorted(expects.keys() | set(update)):
-        if name not in expects:
+def check_update(instruction: Payload, update: Payload) -> None:
+    """Raise UpdateRefused for the first tensor that is missing, unknown, or of another dtype or shape."""
+    schema: Mapping[str, Mapping[str, Any]] = instruction.facts["expects"]
+    for name in sorted(schema.keys() | set(update)):
+        if name not in schema:
             raise UpdateRefused(name, "is not expected in this update")
         if name not in update:
             raise UpdateRefused(name, "is missing")
-        _refuse_unlike(name, update.dtype(name), update.shape(name), expects[name])
+        _check_tensor(name, update.dtype(name), update.shape(name), schema[name])
 
 
-def _refuse_unlike(name: str, dtype: str, shape: tuple[int, ...], row: Mapping[str, Any]) -> None:
+def _check_tensor(name: str, dtype: str, shape: tuple[int, ...], row: Mapping[str, Any]) -> None:
     if dtype != row["dtype"]:
         raise UpdateRefused(name, f"has dtype {dtype}, expected {row['dtype']}")
     if "shape" in row and list(shape) != list(row["shape"]):

@@ -4,7 +4,6 @@ Configs come from `tests/federated/algorithms/NAME/samples.py`, trainables from 
 """
 
 import dataclasses
-import importlib
 import io
 import itertools
 import json
@@ -53,8 +52,7 @@ class TestConfig:
 
     def test_it_has_a_schema_that_is_json_and_survives_json_itself(self, name: str) -> None:
         assert json.loads(json.dumps(registry.algorithm(name).config.model_json_schema()))["properties"]
-        module = importlib.import_module(f"tests.federated.algorithms.{name}.samples")
-        for values in module.CONFIGS:
+        for values in rounds.configs_of(name):
             config = registry.make_config(name, values)
             assert registry.make_config(name, json.loads(config.model_dump_json())) == config
 

@@ -13,6 +13,7 @@ from federated.payloads.payload import Payload
 from federated.trainable import Full, Lora, Prefix
 from tests.support.tiny_session import TinyFederation
 
+QUICK = {"local_steps": 2, "batch_size": 4}
 TRAINABLES: Mapping[str, AnyTrainable] = {
     "lora": Lora(r=2, lora_alpha=4),
     "prefix": Prefix(num_virtual_tokens=2),
@@ -48,11 +49,10 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """Every algorithm with each config of its `samples.py` and each trainable that the config admits."""
+    """Every algorithm with each of its configs and each trainable that the config admits."""
     found = []
     for name, algorithm in registry.algorithms().items():
-        module = importlib.import_module(f"tests.federated.algorithms.{name}.samples")
-        for values in module.CONFIGS:
+        for values in configs_of(name):
             config = registry.make_config(name, values)
             for kind in sorted(algorithm.trainables):
                 try:
@@ -61,6 +61,18 @@ def samples() -> list[Sample]:
                     continue
                 found.append(Sample(name, config, TRAINABLES[kind]))
     return found
+
+
+def configs_of(name: str) -> list[dict[str, Any]]:
+    """The algorithm's `samples.py`, or its declared example with two local steps."""
+    module = f"tests.federated.algorithms.{name}.samples"
+    try:
+        return list(importlib.import_module(module).CONFIGS)
+    except ModuleNotFoundError as missing:
+        if missing.name not in (module, module.rpartition(".")[0]):
+            raise
+    example = dict(registry.algorithm(name).example)
+    return [example | {field: value for field, value in QUICK.items() if field in example}]
 
 
 def first_state(sample: Sample) -> Payload:

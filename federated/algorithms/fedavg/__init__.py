@@ -1,4 +1,4 @@
-"""Weighted averaging of local training (FedAvg), with FedProx, server optimisers and frozen LoRA A."""
+"""Weighted averaging of local training (FedAvg), with FedProx, server optimizers and frozen LoRA A."""
 
 from federated.algorithms.fedavg.config import FedAvgConfig
 from federated.contract import Algorithm

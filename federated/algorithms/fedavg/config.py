@@ -8,7 +8,7 @@ from federated.contract import AnyTrainable, Beta, GradientConfig
 
 
 class FedAvgConfig(GradientConfig):
-    """Local training as in `GradientConfig`; the rest says what the server makes of the mean update."""
+    """Local training as in `GradientConfig`, and the server's step on the mean update."""
 
     proximal_mu: float = Field(
         default=0.0, ge=0, le=1e6, description="FedProx: mu/2 * |w - w_received|^2 on the loss"
@@ -19,7 +19,9 @@ class FedAvgConfig(GradientConfig):
         default=(0.9, 0.99), description="decay of the mean update; of its square with adam and yogi"
     )
     server_tau: float = Field(default=1e-3, gt=0, le=1, description="adaptivity of adagrad, adam and yogi")
-    freeze_a: bool = Field(default=False, description="FFA-LoRA: the randomly started factor is not trained or sent")
+    freeze_a: bool = Field(
+        default=False, description="FFA-LoRA: the randomly initialized factor is not trained or sent"
+    )
     upload_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the update's tensors")
 
     def check_trainable(self, trainable: AnyTrainable) -> None:

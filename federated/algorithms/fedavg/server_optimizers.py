@@ -1,7 +1,7 @@
-"""What the server does with the mean update: FedOpt (Reddi et al., "Adaptive Federated Optimization", ICLR 2021).
+"""Server optimizers for the mean update: FedOpt (Reddi et al., "Adaptive Federated Optimization", ICLR 2021).
 
-x: current value, d: weighted mean of the updates, m: first moment, v: second moment; all of one shape. In the
-paper's algorithm 2 d is the pseudo-gradient, there is no bias correction, and v starts at tau squared.
+x: current value, d: weighted mean of the updates, m: first moment, v: second moment, all of one shape. In the
+paper's algorithm 2, d is the pseudo-gradient, there is no bias correction, and v starts at tau squared.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SECOND = "second"
 
 
 def moments(config: FedAvgConfig) -> dict[str, float]:
-    """Which moments the optimiser keeps of each tensor, and the value they start from."""
+    """Names of the moments that the optimizer keeps of each tensor, with their initial values."""
     if config.server_optimizer == "none":
         return {}
     if config.server_optimizer == "momentum":
@@ -25,21 +25,21 @@ def moments(config: FedAvgConfig) -> dict[str, float]:
 
 
 def server_step(
-    config: FedAvgConfig, current: Tensor, mean: Tensor, kept: Mapping[str, Tensor]
+    config: FedAvgConfig, current: Tensor, mean: Tensor, old_moments: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The next value and moments, float64, from `current`, `mean` (float64) and the `kept` moments of one tensor.
+    """Next value and moments of one tensor, float64. `mean` is float64.
 
     momentum (Hsu et al. 2019): m = b1 m + d, x += lr m. The adaptive ones: m = b1 m + (1 - b1) d,
     x += lr m / (sqrt(v) + tau), with Adagrad's v += d^2, Adam's v = b2 v + (1 - b2) d^2, and
     Yogi's v -= (1 - b2) d^2 sign(v - d^2).
     """
     rate, (beta, second_beta) = config.server_learning_rate, config.server_betas
-    momentum = beta * kept[MOMENTUM].double()
+    momentum = beta * old_moments[MOMENTUM].double()
     if config.server_optimizer == "momentum":
         momentum += mean
         return current.double() + rate * momentum, {MOMENTUM: momentum}
     momentum += (1 - beta) * mean
-    second = _second_moment(config.server_optimizer, kept[SECOND].double(), mean * mean, second_beta)
+    second = _second_moment(config.server_optimizer, old_moments[SECOND].double(), mean * mean, second_beta)
     step = rate * momentum / (second.sqrt() + config.server_tau)
     return current.double() + step, {MOMENTUM: momentum, SECOND: second}
 

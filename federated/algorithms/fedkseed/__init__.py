@@ -1,4 +1,4 @@
-"""Zeroth-order training in kilobytes (FedKSeed, FedKSeed-Pro): scalars for fixed directions instead of weights."""
+"""Zeroth-order training (FedKSeed, FedKSeed-Pro): clients send scalars for fixed directions instead of weights."""
 
 from federated.algorithms.fedkseed.config import FedKSeedConfig
 from federated.contract import Algorithm

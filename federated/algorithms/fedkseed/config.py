@@ -11,7 +11,7 @@ from federated.patterns import PatternList
 
 # Hadamard blocks are packed in whole Philox blocks of bits, and permuted by 16-bit numbers.
 MIN_HADAMARD, MAX_HADAMARD = 128, 65_536
-# Of the step size that is chosen from the number of perturbed elements; see README.
+# Default step size times the number of perturbed elements (see README).
 _STEP_TIMES_ELEMENTS = 64.0
 
 
@@ -22,35 +22,37 @@ PatternSet = Annotated[
 
 
 class FedKSeedConfig(AlgorithmConfig):
-    """One client step: two losses along a direction, one scalar, one move along the direction."""
+    """Settings of the client's steps: two losses along a direction give a scalar and a move along that direction."""
 
     variant: Literal["kseed", "pro"] = Field(default="kseed", description="pro: directions drawn by their scalars")
     directions: Literal["hadamard", "rademacher", "gaussian"] = Field(
         default="hadamard", description="gaussian is the paper's; hadamard rebuilds a model thousands of times faster"
     )
-    candidates: int = Field(default=4096, ge=2, le=MAX_HADAMARD, description="K, how many directions there are")
+    candidates: int = Field(default=4096, ge=2, le=MAX_HADAMARD, description="K, the number of directions")
     local_steps: int = Field(default=200, ge=1, le=65_536, description="pairs of forward passes per round")
     batch_size: int = Field(default=16, ge=1, le=4096, description="examples per step")
-    epsilon: float = Field(default=1e-3, gt=0, le=1, description="how far the model is moved for the two losses")
+    epsilon: float = Field(
+        default=1e-3, gt=0, le=1, description="distance of the two perturbed models from the current one"
+    )
     learning_rate: float | None = Field(
         default=None, gt=0, le=100, description="null: 64 / number of perturbed elements"
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="of the learning rate over the rounds, down to final_fraction of it"
+        default="constant", description="schedule of the learning rate over the rounds, down to final_fraction of it"
     )
     final_fraction: float = Field(default=0.1, ge=0, le=1)
     perturb: PatternSet = Field(
-        default="all", description="all trained tensors, the LoRA factors alone, or those that patterns fit"
+        default="all", description="all trained tensors, the LoRA factors alone, or those that match patterns"
     )
-    weighting: Literal["examples", "equal"] = Field(default="examples", description="how much each client counts")
+    weighting: Literal["examples", "equal"] = Field(default="examples", description="weight of each client")
     max_difference: float | None = Field(
-        default=None, gt=0, le=1e9, description="a step whose two losses differ by more is neither taken nor recorded"
+        default=None, gt=0, le=1e9, description="a step whose losses differ by more is skipped"
     )
     clip_quantile: float | None = Field(
-        default=0.98, gt=0, lt=1, description="a scalar beyond this quantile of the job's scalars is clipped to it"
+        default=0.98, gt=0, lt=1, description="scalars above this quantile of the job's scalars are clipped to it"
     )
     max_scalar: float = Field(
-        default=1000.0, gt=0, le=1e9, description="scalars are clipped to it; the server refuses a larger one"
+        default=1000.0, gt=0, le=1e9, description="scalars are clipped to it; the server refuses larger ones"
     )
 
     @model_validator(mode="before")
@@ -84,15 +86,15 @@ class FedKSeedConfig(AlgorithmConfig):
             )
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
-        """A step is a pair of forward passes over a batch."""
+        """Effort of a job. A step is a pair of forward passes over a batch."""
         rows = min(examples, self.local_steps * self.batch_size)
         return Effort(self.local_steps, repeated_passes(self.local_steps, self.batch_size, examples), rows)
 
     def learning_rate_of(self, elements: int, step: RoundFacts) -> float:
-        """The step size of a round when so many elements are perturbed."""
-        whole = _STEP_TIMES_ELEMENTS / elements if self.learning_rate is None else self.learning_rate
+        """Step size of a round in which `elements` numbers are perturbed."""
+        initial_rate = _STEP_TIMES_ELEMENTS / elements if self.learning_rate is None else self.learning_rate
         if self.schedule == "constant" or step.rounds <= 1:
-            return whole
-        done = min(1.0, (step.number - 1) / (step.rounds - 1))
-        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return whole * (self.final_fraction + (1 - self.final_fraction) * left)
+            return initial_rate
+        progress = min(1.0, (step.number - 1) / (step.rounds - 1))
+        factor = 1 - progress if self.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return initial_rate * (self.final_fraction + (1 - self.final_fraction) * factor)

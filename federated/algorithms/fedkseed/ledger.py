@@ -1,8 +1,8 @@
-"""What the scalars make of a model's tensors: for the export of LoRA, and for whoever applies a ledger to a base.
+"""Weights from a FedKSeed ledger, for the export of LoRA and for `federated.merge`.
 
 A ledger is the tensor `accumulators` (K,) float32 and facts: `seed`, `directions`, `candidates`,
-`directions_digest`; `changed` (names and shapes of the base's tensors that moved), `started` (`TensorFacts` of those
-that the base lacks or that never moved), `moved` (which of these did), beside the facts every ledger has.
+`directions_digest`, `changed` (names and shapes of the base's tensors that moved), `started` (`TensorFacts` of those
+that the base lacks or that never moved), `moved` (names of the latter that moved), and the facts of every ledger.
 """
 
 import math
@@ -22,45 +22,47 @@ _CPU = torch.device("cpu")
 
 
 def weights(ledger: Payload) -> LedgerWeights:
-    """Differences of the base's tensors and values of the others, each made when it is asked for.
+    """Differences of the base's tensors and values of the others, each computed when it is read.
 
-    Raises LedgerInvalid if this machine makes other directions than the federation did, or if a fact is missing.
+    Raises LedgerInvalid if this machine's directions differ from the federation's, or if a fact is missing.
     """
     facts = ledger.facts
     try:
         kind, count, seed = facts["directions"], int(facts["candidates"]), int(facts["seed"])
-        changed = {row["name"]: tuple(row["shape"]) for row in facts["changed"]}
-        started = [TensorFacts.model_validate(row) for row in facts["started"]]
-        moved = set(facts["moved"])
-        wanted = facts["directions_digest"]
+        shapes = {row["name"]: tuple(row["shape"]) for row in facts["changed"]}
+        specs = [TensorFacts.model_validate(row) for row in facts["started"]]
+        moved_names = set(facts["moved"])
+        expected_digest = facts["directions_digest"]
         accumulators = ledger["accumulators"]
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerInvalid(f"the ledger lacks {error}") from None
     if tuple(accumulators.shape) != (count,):
         raise LedgerInvalid(f"tensor 'accumulators' has shape {list(accumulators.shape)}, expected [{count}]")
-    found = probe_digest(kind, count, _CPU)
-    if found != wanted:
-        raise LedgerInvalid(f"this machine makes other {kind} directions: its probe is {found}, expected {wanted}")
-    made = directions(kind, seed, count)
+    digest = probe_digest(kind, count, _CPU)
+    if digest != expected_digest:
+        raise LedgerInvalid(
+            f"the {kind} directions of this machine differ: probe digest {digest}, expected {expected_digest}"
+        )
+    all_directions = directions(kind, seed, count)
     differences: dict[str, Tensor | LazyTensor] = {
-        name: LazyTensor(torch.float32, shape, partial(_difference, made, accumulators, name, shape))
-        for name, shape in changed.items()
+        name: LazyTensor(torch.float32, shape, partial(_difference, all_directions, accumulators, name, shape))
+        for name, shape in shapes.items()
     }
     values: dict[str, Tensor | LazyTensor] = {}
-    for tensor in started:
+    for tensor in specs:
         read: Any = partial(start, seed, tensor)
-        if tensor.name in moved:
-            read = partial(_value, made, accumulators, seed, tensor)
+        if tensor.name in moved_names:
+            read = partial(_value, all_directions, accumulators, seed, tensor)
         values[tensor.name] = LazyTensor(torch.float32, tensor.shape, read)
     return LedgerWeights(Payload(differences), Payload(values))
 
 
-def _difference(made: Directions, accumulators: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+def _difference(all_directions: Directions, accumulators: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     if not accumulators.any():
         return torch.zeros(shape)
-    field = made.over({name: math.prod(shape)}, _CPU)
+    field = all_directions.over({name: math.prod(shape)}, _CPU)
     return -field.combination(name, accumulators).cpu().reshape(shape)
 
 
-def _value(made: Directions, accumulators: Tensor, seed: int, tensor: TensorFacts) -> Tensor:
-    return start(seed, tensor) + _difference(made, accumulators, tensor.name, tensor.shape)
+def _value(all_directions: Directions, accumulators: Tensor, seed: int, tensor: TensorFacts) -> Tensor:
+    return start(seed, tensor) + _difference(all_directions, accumulators, tensor.name, tensor.shape)

@@ -1,4 +1,4 @@
-"""Which of the trained tensors are perturbed."""
+"""Selection of the trained tensors that FedKSeed perturbs."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
 def perturbed_names(names: Iterable[str], config: FedKSeedConfig) -> list[str]:
-    """Those of the canonical names that the config perturbs, sorted; the others keep their start."""
+    """The canonical names that the config perturbs, sorted. All other tensors keep their start."""
     return sorted(name for name in names if _is_perturbed(name, config.perturb))
 
 

@@ -1,4 +1,4 @@
-"""Deep prompts whose better half of the layers travels, with adaptive optimisation on both sides (FedPepTAO)."""
+"""Prompt tuning that shares the prompts of selected layers, with adaptive optimization on both sides (FedPepTAO)."""
 
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.contract import Algorithm

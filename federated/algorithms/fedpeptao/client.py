@@ -1,7 +1,7 @@
-"""The worker's half of FedPepTAO: measure the layers once, then train all prompts and send those that travel.
+"""Client half of FedPepTAO: scores the layers once, then trains all prompts and sends those that travel.
 
-Memory: the prompts of the layers that stay here, under the names of the layers, and with `moments: persist` the
-local optimiser's state; its facts say which federation's they are.
+Memory: the prompts of the private layers, under the names of the layers, and with `moments: persist` the state of the
+local optimizer. Its facts identify the federation.
 """
 
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.local_training import Hooks, shuffled, train
+from federated.algorithm_kit.local_training import Hooks, epoch_order, train
 from federated.algorithm_kit.shared_tensors import FROZEN, norm
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.algorithms.fedpeptao.layer_scoring import layer_scores, shares_of_prompts
-from federated.algorithms.fedpeptao.prompt_layers import LAYER_SCORES, SHARES, joined, slice_name, slices
+from federated.algorithms.fedpeptao.prompt_layers import LAYER_SCORES, SHARES, join_slices, slice_name, slices
 from federated.contract import AnyTrainable, ClientResult, View
 from federated.payloads.payload import Payload
 from federated.session import TrainingSession
@@ -23,19 +23,19 @@ _MOMENTS = "moments/"
 
 
 class FedPepTAOClient:
-    """Update = local value - received value of the travelling layers and the head; other layers stay in memory."""
+    """Update = local value - received value of the travelling layers and the head. Other layers stay in memory."""
 
     def __init__(self, config: FedPepTAOConfig, trainable: AnyTrainable) -> None:
         self._config = config
 
     def apply(self, instruction: Payload, session: TrainingSession, memory: Payload | None, view: View) -> None:
-        """The received values; the other layers at their common start, or in the own view as this client has them."""
+        """Load the received values. Other layers have their common start, or in the own view this client's values."""
         self._receive(instruction, session, memory if view == "own" else None)
 
     def run(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> ClientResult:
-        """Measure or train, as the instruction's stage says. Who missed the measuring just trains."""
+        """Measure or train, by the instruction's stage. A client that missed the measurement just trains."""
         if instruction.facts["stage"] == "measure":
-            return self._measured(instruction, session)
+            return self._measure(instruction, session)
         self._receive(instruction, session, memory)
         session.train_all_except(instruction.facts["frozen"])
         moments = self._moments(instruction, session, memory)
@@ -44,14 +44,14 @@ class FedPepTAOClient:
         local |= slices(local.pop(PROMPT_EMBEDDINGS), session.facts.layers)
         update = {name: local[name] - instruction[name] for name in instruction.facts["expects"]}
         metrics["update_norm"] = norm(update)
-        kept = {_MOMENTS + name: value for name, value in (moments or {}).items()}
+        private = {_MOMENTS + name: value for name, value in (moments or {}).items()}
         if self._config.other_layers == "local":
-            kept |= {name: local[name] for name in _private(instruction, session)}
-        remembered = Payload(kept, _belonging(instruction, session)) if kept else None
-        return ClientResult(Payload(update), float(session.examples), metrics, remembered)
+            private |= {name: local[name] for name in _private_names(instruction, session)}
+        next_memory = Payload(private, _memory_facts(instruction, session)) if private else None
+        return ClientResult(Payload(update), float(session.examples), metrics, next_memory)
 
     def _receive(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> None:
-        session.load(_received(instruction, session, memory))
+        session.load(_session_values(instruction, session, memory))
         if self._config.other_layers == "masked":
             travelling = instruction.facts["travelling"]
             session.leave_out_prompts([n for n in range(session.facts.layers) if n not in travelling])
@@ -61,38 +61,38 @@ class FedPepTAOClient:
     ) -> dict[str, Tensor] | None:
         if self._config.moments == "reset":
             return None
-        kept = _remembered(instruction, session, memory)
-        return {name.removeprefix(_MOMENTS): kept[name] for name in kept if name.startswith(_MOMENTS)}
+        tensors = _memory_tensors(instruction, session, memory)
+        return {name.removeprefix(_MOMENTS): tensors[name] for name in tensors if name.startswith(_MOMENTS)}
 
-    def _measured(self, instruction: Payload, session: TrainingSession) -> ClientResult:
-        order = shuffled(session.seed, 0, session.examples)[: self._config.score_examples]
+    def _measure(self, instruction: Payload, session: TrainingSession) -> ClientResult:
+        order = epoch_order(session.seed, 0, session.examples)[: self._config.score_examples]
         batch = next(session.batches(order, len(order)))
         tensors = {LAYER_SCORES: layer_scores(session, batch)}
         if SHARES in instruction.facts["expects"]:
-            tensors[SHARES] = shares_of_prompts(session, batch, _received(instruction, session, None))
+            tensors[SHARES] = shares_of_prompts(session, batch, _session_values(instruction, session, None))
         metrics = {"examples_scored": float(batch.examples)}
-        update = Payload({name: torch.tensor(told, dtype=torch.float32) for name, told in tensors.items()})
+        update = Payload({name: torch.tensor(values, dtype=torch.float32) for name, values in tensors.items()})
         return ClientResult(update, float(session.examples), metrics, is_measurement=True)
 
 
-def _received(instruction: Payload, session: TrainingSession, memory: Payload | None) -> dict[str, Tensor]:
-    """What the model is to hold, the prompts as one matrix again."""
+def _session_values(instruction: Payload, session: TrainingSession, memory: Payload | None) -> dict[str, Tensor]:
+    """Values for the session's trainables, with the prompts of all layers as one matrix."""
     values = {name: session.start(name) for name in instruction.facts["frozen"]}
     prompts = slices(session.start(PROMPT_EMBEDDINGS), session.facts.layers)
-    given = {name.removesuffix(FROZEN): instruction[name] for name in instruction}
-    own = _remembered(instruction, session, memory)
-    for name, value in {**given, **own}.items():
+    instruction_values = {name.removesuffix(FROZEN): instruction[name] for name in instruction}
+    own = _memory_tensors(instruction, session, memory)
+    for name, value in {**instruction_values, **own}.items():
         if not name.startswith(_MOMENTS):
             (prompts if name in prompts else values)[name] = value
-    return values | {PROMPT_EMBEDDINGS: joined(prompts, session.facts.layers)}
+    return values | {PROMPT_EMBEDDINGS: join_slices(prompts, session.facts.layers)}
 
 
-def _private(instruction: Payload, session: TrainingSession) -> list[str]:
+def _private_names(instruction: Payload, session: TrainingSession) -> list[str]:
     return [slice_name(n) for n in range(session.facts.layers) if n not in instruction.facts["travelling"]]
 
 
-def _belonging(instruction: Payload, session: TrainingSession) -> dict[str, object]:
-    """Facts that a memory must have to be of use here."""
+def _memory_facts(instruction: Payload, session: TrainingSession) -> dict[str, object]:
+    """Facts of a memory. One with other facts is not used."""
     return {
         "federation_seed": session.federation_seed,
         "travelling": instruction.facts["travelling"],
@@ -100,8 +100,8 @@ def _belonging(instruction: Payload, session: TrainingSession) -> dict[str, obje
     }
 
 
-def _remembered(instruction: Payload, session: TrainingSession, memory: Payload | None) -> Mapping[str, Tensor]:
-    """What stayed here, or nothing if the memory is lost or of another federation."""
-    if memory is None or dict(memory.facts) != _belonging(instruction, session):
+def _memory_tensors(instruction: Payload, session: TrainingSession, memory: Payload | None) -> Mapping[str, Tensor]:
+    """The tensors of the memory, or none if it is lost or another federation's."""
+    if memory is None or dict(memory.facts) != _memory_facts(instruction, session):
         return {}
     return {name: memory[name] for name in memory}

@@ -1,7 +1,7 @@
-"""A prompt layer by layer: names of its slices, how well a layer tells examples apart, and which layers travel.
+"""Prompt layers: slices of a prompt by layer, the separation score, and the selection of layers that travel.
 
 L: layers, P: virtual tokens, W: width of a layer's keys and values together. PEFT keeps the prompts of all layers in
-one matrix (P, L * W), layer after layer; here each layer is a tensor (P, W) of its own.
+one matrix (P, L * W), layer after layer. Here each layer has its own tensor (P, W).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.shared_tensors import last_linear
+from federated.algorithm_kit.shared_tensors import last_linear_names
 from federated.maths.spectrum import number_of_layers
 from federated.trainable import PROMPT_EMBEDDINGS, ModelFacts
 
@@ -24,25 +24,25 @@ def slice_name(layer: int) -> str:
 
 
 def slices(matrix: Tensor, layers: int) -> dict[str, Tensor]:
-    """The prompts of each layer, (P, W), by name. matrix: (P, L * W). Copies, so that nothing holds the whole."""
+    """The prompts of each layer, (P, W), by name. matrix: (P, L * W). Copies, so that the matrix can be freed."""
     return {slice_name(layer): part.clone() for layer, part in enumerate(matrix.chunk(layers, dim=1))}
 
 
-def joined(parts: Mapping[str, Tensor], layers: int) -> Tensor:
+def join_slices(parts: Mapping[str, Tensor], layers: int) -> Tensor:
     """(P, L * W) from the prompts of all layers."""
     return torch.cat([parts[slice_name(layer)] for layer in range(layers)], dim=1)
 
 
-def trained_head(model: ModelFacts) -> list[str]:
+def head_names(model: ModelFacts) -> list[str]:
     """Names of the head's tensors that are trained: those of its last linear map."""
-    return last_linear([tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS])
+    return last_linear_names([tensor for tensor in model.tensors if tensor.name != PROMPT_EMBEDDINGS])
 
 
 def separation(outputs: Tensor) -> float:
-    """How little a layer tells examples apart: `sum(log(x) + 1 / x)` over the spectrum of their cosines (FedPepTAO).
+    """Score of a layer: `sum(log(x) + 1 / x)` over the spectrum of its examples' cosines (FedPepTAO).
 
-    outputs: (b, ...), one layer's for b examples; each example counts by its direction alone. x is an eigenvalue of
-    the (b, b) cosine matrix, not below 0, plus 1e-5. High for examples that all look the same to the layer.
+    outputs: (b, ...), one layer's for b examples, of which only the direction counts. x is an eigenvalue of the
+    (b, b) cosine matrix, not below 0, plus 1e-5. High if the layer hardly distinguishes the examples.
     """
     flat = outputs.detach().reshape(len(outputs), -1).double()
     rows = flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
@@ -50,14 +50,13 @@ def separation(outputs: Tensor) -> float:
     return float((values.log() + 1 / values).sum())
 
 
-def chosen_layers(scores: Sequence[float], share: float, *, skip_last: bool, all_but_one: bool) -> list[int]:
-    """The layers with the highest scores, ascending; the lower layer first where two are equal.
+def choose_layers(scores: Sequence[float], share: float, *, skip_last: bool, all_but_one: bool) -> list[int]:
+    """The layers with the highest scores, ascending. The lower of two equal layers comes first.
 
-    `share` of the layers, rounded, at least one; with `all_but_one` never all of them. `skip_last`: the last layer
-    is none of them.
+    `share` of the layers, rounded, at least one, and with `all_but_one` never all. `skip_last` excludes the last.
     """
     layers = len(scores)
     eligible = range(layers - 1) if skip_last and layers > 1 else range(layers)
-    most = max(1, layers - 1) if all_but_one else layers
-    count = number_of_layers(share, layers, most=min(most, len(eligible)))
+    limit = max(1, layers - 1) if all_but_one else layers
+    count = number_of_layers(share, layers, most=min(limit, len(eligible)))
     return sorted(sorted(eligible, key=lambda layer: (-scores[layer], layer))[:count])

@@ -1,7 +1,6 @@
-"""The worker's half of FibecFed: score once; then train what travels and a sparse private part on easy examples."""
+"""Client half of FibecFed: scores examples and layers once, then trains shared and private parts on easy examples."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,155 +8,152 @@ from torch import Tensor
 from federated.algorithm_kit.local_training import Hooks, train
 from federated.algorithm_kit.model_layers import layers_of
 from federated.algorithm_kit.shared_tensors import BASE, FROZEN, UPLOAD_DTYPES, base_values, norm
-from federated.algorithms.fibecfed.client_memory import Remembered
+from federated.algorithms.fibecfed.client_memory import ClientMemory
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.algorithms.fibecfed.curriculum import admitted_examples, easy_first, order_of_epoch
+from federated.algorithms.fibecfed.curriculum import curriculum_order, easy_first, examples_to_admit
 from federated.algorithms.fibecfed.fisher import difficulty
 from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up, warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
-from federated.algorithms.fibecfed.sparsity import chosen_rows, update_masks
+from federated.algorithms.fibecfed.restoration import temporary_changes
+from federated.algorithms.fibecfed.sparsity import choose_rows, update_masks
 from federated.contract import AnyTrainable, ClientResult, View
 from federated.payloads.payload import Payload
 from federated.session import TrainingSession
 
 
 class FibecFedClient:
-    """Update = local value - received value of what travels; all that is private stays in the memory."""
+    """Update = local value - received value of the tensors that travel. Private values stay in the memory."""
 
     def __init__(self, config: FibecFedConfig, trainable: AnyTrainable) -> None:
         self._config = config
 
     def apply(self, instruction: Payload, session: TrainingSession, memory: Payload | None, view: View) -> None:
-        """The received values; private layers at their start (shared) or as this client trained them (own)."""
-        told = _Told(instruction, session)
-        session.load(told.starts() | told.received())
+        """Load the received values. Private layers have their start (shared) or this client's values (own)."""
+        session_instruction = _Instruction(instruction, session)
+        session_instruction.load()
         if view == "own":
-            session.load(Remembered.of(memory, session, told.private, told.travelling).private)
+            session.load(session_instruction.memory_of(memory).private)
 
     def run(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> ClientResult:
-        """Score examples and layers, or train; a client without its scores makes them first and sends none."""
-        told = _Told(instruction, session)
-        if told.travelling is None:
-            return self._prepare(told)
-        return self._train(told, Remembered.of(memory, session, told.private, told.travelling))
+        """Score examples and layers, or train. A client without difficulties computes them before it trains."""
+        session_instruction = _Instruction(instruction, session)
+        if session_instruction.travelling is None:
+            return self._prepare(session_instruction)
+        return self._train(session_instruction, session_instruction.memory_of(memory))
 
-    def _prepare(self, told: "_Told") -> ClientResult:
-        """Layer scores, and the share of layers to keep where it is asked for; difficulties stay here."""
-        session, layers = told.session, sorted(told.layered)
+    def _prepare(self, instruction: "_Instruction") -> ClientResult:
+        """Send the layer scores, and the estimated share of layers if requested. Difficulties stay here."""
+        session, layers = instruction.session, sorted(instruction.factors_by_layer)
         layers_of(session, layers)
-        session.load(told.starts() | told.received())
-        told.freeze(())
+        instruction.load()
+        instruction.train_all_except(())
         shares: dict[str, float] = {}
-        with _undone(session):
-            made = self._scores(told) if self._config.score_at == "start" else None
+        with temporary_changes(session):
+            scores_at_start = self._scores(instruction) if self._config.score_at == "start" else None
             if self._config.layer_count != "fixed":
-                shares = shares_after_warm_up(session, self._config, told.factors)
-            elif made is None:
+                shares = shares_after_warm_up(session, self._config, instruction.factors)
+            elif scores_at_start is None:
                 warm_up(session, self._config)
-            scores, hard = made or self._scores(told)
-        sent = {"layer_scores": scores}
+            scores, difficulties = scores_at_start or self._scores(instruction)
+        update_tensors = {"layer_scores": scores}
         if shares:
-            sent["kept_share"] = torch.tensor([shares[self._config.layer_count]])
-        metrics = {f"kept_{way}": share for way, share in shares.items()}
-        memory = Remembered(hard).payload(session, None)
-        return ClientResult(Payload(sent), float(session.examples), metrics, memory, is_measurement=True)
+            update_tensors["kept_share"] = torch.tensor([shares[self._config.layer_count]])
+        metrics = {f"kept_{estimator}": share for estimator, share in shares.items()}
+        memory = ClientMemory(difficulties).payload(session, None)
+        return ClientResult(Payload(update_tensors), float(session.examples), metrics, memory, is_measurement=True)
 
-    def _scores(self, told: "_Told") -> tuple[Tensor, Tensor | None]:
-        scores = layer_scores(told.session, self._config, sorted(told.layered))
-        hard = difficulty(told.session, self._config, told.layered) if self._sorts else None
-        told.freeze(())
-        return scores, hard
+    def _scores(self, instruction: "_Instruction") -> tuple[Tensor, Tensor | None]:
+        scores = layer_scores(instruction.session, self._config, sorted(instruction.factors_by_layer))
+        difficulties = (
+            difficulty(instruction.session, self._config, instruction.factors_by_layer) if self._sorts else None
+        )
+        instruction.train_all_except(())
+        return scores, difficulties
 
-    def _train(self, told: "_Told", remembered: Remembered) -> ClientResult:
-        session, instruction = told.session, told.instruction
-        base = base_values(instruction, session)
-        session.load(told.starts())
-        hard = remembered.difficulty
-        if self._sorts and hard is None:
-            hard = self._late_difficulty(told)
-        session.load({**told.received(), **remembered.private})
-        rows = remembered.rows or self._rows(told)
-        told.freeze([name for name, chosen in rows.items() if not chosen.any()])
-        admitted, hooks = self._admitted(told, hard)
+    def _train(self, instruction: "_Instruction", old_memory: ClientMemory) -> ClientResult:
+        session, payload = instruction.session, instruction.payload
+        base = base_values(payload, session)
+        session.load(instruction.starts())
+        difficulties = old_memory.difficulty
+        if self._sorts and difficulties is None:
+            difficulties = self._late_difficulty(instruction)
+        session.load({**instruction.received_values(), **old_memory.private})
+        rows = old_memory.rows
+        if not rows:
+            instruction.train_all_except(())
+            rows = choose_rows(session, self._config, instruction.private)
+        instruction.train_all_except([name for name, mask in rows.items() if not mask.any()])
+        count, hooks = self._curriculum(instruction, difficulties)
         metrics = train(session, self._config, Hooks(hooks.order, update_masks(session, rows)))
-        names = [name for name in instruction.facts["expects"] if not name.endswith(BASE)]
-        local = session.read([*names, *told.private])
-        update = {name: local[name] - instruction[name] for name in names}
-        metrics |= {"update_norm": norm(update), "admitted_share": admitted / session.examples}
+        names = [name for name in payload.facts["expects"] if not name.endswith(BASE)]
+        local = session.read([*names, *instruction.private])
+        update = {name: local[name] - payload[name] for name in names}
+        metrics |= {"update_norm": norm(update), "admitted_share": count / session.examples}
         dtype = UPLOAD_DTYPES[self._config.upload_dtype]
-        sent = Payload({name: value.to(dtype) for name, value in update.items()} | base)
-        private = {name: local[name] for name in told.private}
-        memory = Remembered(hard, rows, private).payload(session, told.travelling)
-        return ClientResult(sent, float(session.examples), metrics, memory)
+        update_tensors = Payload({name: value.to(dtype) for name, value in update.items()} | base)
+        private = {name: local[name] for name in instruction.private}
+        memory = ClientMemory(difficulties, rows, private).payload(session, instruction.travelling)
+        return ClientResult(update_tensors, float(session.examples), metrics, memory)
 
     @property
     def _sorts(self) -> bool:
         return self._config.pacing != "none" or self._config.ordered
 
-    def _late_difficulty(self, told: "_Told") -> Tensor:
-        """As in the preparation that this client missed or forgot, at the start of the federation."""
-        with _undone(told.session):
+    def _late_difficulty(self, instruction: "_Instruction") -> Tensor:
+        """The difficulties that a preparation would have computed. The session must be at the federation's start."""
+        with temporary_changes(instruction.session):
             if self._config.score_at == "after_warmup":
-                told.freeze(())
-                warm_up(told.session, self._config)
-            return difficulty(told.session, self._config, told.layered)
+                instruction.train_all_except(())
+                warm_up(instruction.session, self._config)
+            return difficulty(instruction.session, self._config, instruction.factors_by_layer)
 
-    def _rows(self, told: "_Told") -> dict[str, Tensor]:
-        with _undone(told.session):
-            told.freeze(())
-            return chosen_rows(told.session, self._config, told.private)
-
-    def _admitted(self, told: "_Told", hard: Tensor | None) -> tuple[int, Hooks]:
-        session = told.session
-        if not self._sorts or hard is None:
+    def _curriculum(self, instruction: "_Instruction", difficulties: Tensor | None) -> tuple[int, Hooks]:
+        session = instruction.session
+        if not self._sorts or difficulties is None:
             return session.examples, Hooks()
-        number, rounds = told.instruction.facts["round"], told.instruction.facts["rounds"]
-        count = admitted_examples(self._config, session.examples, number, rounds)
-        order = order_of_epoch(easy_first(hard)[:count], session.examples, session.seed, ordered=self._config.ordered)
+        number, rounds = instruction.payload.facts["round"], instruction.payload.facts["rounds"]
+        count = examples_to_admit(self._config, session.examples, number, rounds)
+        order = curriculum_order(
+            easy_first(difficulties)[:count], session.examples, session.seed, easy_to_hard=self._config.ordered
+        )
         return count, Hooks(order)
 
 
-class _Told:
-    """An instruction as this session's model reads it. `travelling` is None before the layers are chosen."""
+class _Instruction:
+    """An instruction, applied to this session's model. `travelling` is None before the layers are chosen."""
 
-    def __init__(self, instruction: Payload, session: TrainingSession) -> None:
-        self.instruction = instruction
+    def __init__(self, payload: Payload, session: TrainingSession) -> None:
+        self.payload = payload
         self.session = session
-        self.layered = layer_tensors(session.facts)
-        self.travelling: Sequence[int] | None = instruction.facts["layers"]
-        self.factors = sorted(name for names in self.layered.values() for name in names)
-        chosen = set(self.layered if self.travelling is None else self.travelling)
-        self.private = sorted(name for layer, names in self.layered.items() if layer not in chosen for name in names)
+        self.factors_by_layer = layer_tensors(session.facts)
+        self.travelling: Sequence[int] | None = payload.facts["layers"]
+        self.factors = sorted(name for names in self.factors_by_layer.values() for name in names)
+        travelling = set(self.factors_by_layer if self.travelling is None else self.travelling)
+        self.private = sorted(
+            name for layer, names in self.factors_by_layer.items() if layer not in travelling for name in names
+        )
+
+    def load(self) -> None:
+        """Put the start of every factor and the received values into the session."""
+        self.session.load(self.starts() | self.received_values())
 
     def starts(self) -> dict[str, Tensor]:
-        """Every factor at the federation's start, or at the initial adapter's value where that is told."""
-        return {name: self.session.start(name) for name in self.factors} | self._given()
+        """Every factor at the federation's start, or at the initial adapter's value if the instruction has it."""
+        return {name: self.session.start(name) for name in self.factors} | self._initial_values()
 
-    def received(self) -> dict[str, Tensor]:
-        """What travels, and what an initial adapter says of the rest."""
-        values = {name: self.instruction[name] for name in self.instruction if "/" not in name}
-        return values | self._given()
+    def received_values(self) -> dict[str, Tensor]:
+        """The tensors that travel, and the initial adapter's untrained ones."""
+        values = {name: self.payload[name] for name in self.payload if "/" not in name}
+        return values | self._initial_values()
 
-    def freeze(self, private: Sequence[str]) -> None:
-        """Train what the federation trains but for these private factors."""
-        self.session.train_all_except([*self.instruction.facts["frozen"], *private])
+    def memory_of(self, memory: Payload | None) -> ClientMemory:
+        """The parts of a memory that fit this instruction."""
+        return ClientMemory.of(memory, self.session, self.private, self.travelling)
 
-    def _given(self) -> dict[str, Tensor]:
-        return {
-            name.removesuffix(FROZEN): self.instruction[name] for name in self.instruction if name.endswith(FROZEN)
-        }
+    def train_all_except(self, private: Sequence[str]) -> None:
+        """Train all tensors that the federation trains, except for these private factors."""
+        self.session.train_all_except([*self.payload.facts["frozen"], *private])
 
-
-@contextmanager
-def _undone(session: TrainingSession) -> Iterator[None]:
-    """What the block does to the trainables and to the global generators is taken back, and used nothing."""
-    used = frozenset(session.used)
-    before = {name: value.detach().clone() for name, value in session.trainables.items()}
-    with torch.random.fork_rng([session.device] if session.device.type == "cuda" else []):
-        yield
-    for name, value in before.items():
-        with torch.no_grad():
-            session.trainables[name].copy_(value)
-        session.trainables[name].grad = None
-    session.used.intersection_update(used)
+    def _initial_values(self) -> dict[str, Tensor]:
+        return {name.removesuffix(FROZEN): self.payload[name] for name in self.payload if name.endswith(FROZEN)}

@@ -1,7 +1,7 @@
-"""What a client keeps between rounds and sends to nobody: difficulty of its examples, chosen rows, private factors.
+"""Client memory between rounds, never sent: difficulty of the examples, rows that are trained, private factors.
 
-A payload of `difficulty` (examples,), `NAME/rows` (rows,) bool and `NAME/private`; facts name the federation by its
-seed, the number of examples, and the layers that travelled when the rest was made. What does not fit is made anew.
+A payload of `difficulty` (examples,), `NAME/rows` (rows,) bool and `NAME/private`. Its facts are the seed of the
+federation and the layers that travelled when it was written. Parts that do not fit the session are computed again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ _PRIVATE = "/private"
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
-    """`rows` and `private` by name of the factor; both are empty where there is nothing that fits."""
+class ClientMemory:
+    """Contents of a memory. `rows` and `private` are by name of the factor, both empty if the memory does not fit."""
 
     difficulty: Tensor | None = None
     rows: Mapping[str, Tensor] = field(default_factory=dict)
@@ -32,19 +32,19 @@ class Remembered:
         session: TrainingSession,
         private: Sequence[str],
         travelling: Sequence[int] | None,
-    ) -> "Remembered":
-        """What of a memory holds for this session, while the factors `private` do not travel."""
+    ) -> "ClientMemory":
+        """The parts of a memory that fit this session, while the factors `private` do not travel."""
         if memory is None or memory.facts.get("federation_seed") != session.federation_seed:
             return cls()
         difficulty = None
         if _DIFFICULTY in memory and memory.shape(_DIFFICULTY) == (session.examples,):
             difficulty = memory[_DIFFICULTY]
         shapes = {name: tuple(session.trainables[name].shape) for name in private}
-        chosen = None if travelling is None else list(travelling)
-        fits = memory.facts.get("layers") == chosen and all(
-            name + suffix in memory and memory.shape(name + suffix) == expected
+        layers = None if travelling is None else list(travelling)
+        fits = memory.facts.get("layers") == layers and all(
+            name + suffix in memory and memory.shape(name + suffix) == shape_in_memory
             for name, shape in shapes.items()
-            for suffix, expected in ((_ROWS, shape[:1]), (_PRIVATE, shape))
+            for suffix, shape_in_memory in ((_ROWS, shape[:1]), (_PRIVATE, shape))
         )
         if not fits:
             return cls(difficulty)
@@ -52,7 +52,7 @@ class Remembered:
         return cls(difficulty, rows, {name: memory[name + _PRIVATE] for name in private})
 
     def payload(self, session: TrainingSession, travelling: Sequence[int] | None) -> Payload:
-        """As a memory. `travelling` None: before the layers were chosen."""
+        """The payload to store. `travelling` is None before the layers are chosen."""
         tensors = {} if self.difficulty is None else {_DIFFICULTY: self.difficulty}
         tensors |= {name + _ROWS: rows for name, rows in self.rows.items()}
         tensors |= {name + _PRIVATE: values for name, values in self.private.items()}

@@ -11,56 +11,66 @@ from federated.trainable import Lora
 
 
 class FibecFedConfig(GradientConfig):
-    """Local training as in `GradientConfig`; then the order of examples, the layers that travel, the private part."""
+    """Local training as in `GradientConfig`, the order of examples, the layers that travel, and the private part."""
 
     order_by: Literal["fisher", "loss", "length", "random", "reversed"] = Field(
-        default="fisher", description="what makes an example easy; reversed: hard ones first, random: the control"
+        default="fisher", description="measure of difficulty; reversed: hard examples first; random: the control"
     )
     score_at: Literal["start", "after_warmup"] = Field(
-        default="start", description="when examples and layers are scored; after_warmup: after `preparation_steps`"
+        default="start",
+        description="point at which examples and layers are scored; after_warmup: after `preparation_steps`",
     )
     score_batch_size: int = Field(default=32, ge=1, le=4096, description="examples per pass when scoring")
     pacing: Literal["linear", "sqrt", "quadratic", "exponential", "step", "none"] = Field(
-        default="linear", description="how the share of admitted examples grows; none: all from the first round"
+        default="linear", description="growth of the share of admitted examples; none: all from the first round"
     )
     pacing_start: float = Field(default=0.6, gt=0, le=1, description="share of the batches admitted at the start")
     pacing_share: float = Field(
         default=0.8, gt=0, le=1, description="share of the rounds after which all are admitted"
     )
-    ordered: bool = Field(default=False, description="train easy to hard, instead of shuffling what is admitted")
+    ordered: bool = Field(
+        default=False, description="train from easy to hard, instead of shuffling the admitted examples"
+    )
 
     layer_count: Literal["spectrum", "eigengap", "fixed"] = Field(
-        default="spectrum", description="how many layers travel: what the Hessian says must be kept, or a share"
+        default="spectrum", description="number of layers that travel: by an estimate from the Hessian, or a share"
     )
     layer_share: float = Field(default=0.5, gt=0, le=1, description="of the layers, with 'fixed'")
-    layer_factor: float = Field(default=1.0, gt=0, le=10, description="on the share of layers, however it was found")
+    layer_factor: float = Field(default=1.0, gt=0, le=10, description="factor on the share of layers")
     layer_noise: Literal["adversarial", "gaussian"] = "adversarial"
     layer_noise_at: Literal["input", "layer"] = Field(
         default="input", description="noise on the embeddings, or on each layer's own input"
     )
     layer_noise_size: float = Field(
-        default=0.01, gt=0, le=1, description="as a share of the norm of what it is put on"
+        default=0.01, gt=0, le=1, description="norm of the noise, as a share of the norm of the tensor it is added to"
     )
     layer_noise_norm: Annotated[float, Field(ge=1.1, le=100)] | Literal["inf"] = Field(
         default=2.0, description="p of the norm in which adversarial noise is the worst"
     )
     layer_score_examples: int = Field(
-        default=512, ge=32, le=1_000_000, description="at most so many of a client score the layers"
+        default=512, ge=32, le=1_000_000, description="most examples of a client that score the layers"
     )
     lanczos_steps: int = Field(default=50, ge=2, le=500)
-    preparation_steps: int = Field(default=10, ge=0, le=10_000, description="warm-up before the Hessian; then undone")
+    preparation_steps: int = Field(
+        default=10, ge=0, le=10_000, description="steps of the warm-up before the Hessian, undone afterwards"
+    )
 
-    local_share: float = Field(default=0.5, ge=0, le=1, description="of a private matrix's rows that are trained")
+    local_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of a private matrix's rows that are trained"
+    )
     fisher_momentum: float = Field(default=0.9, ge=0, lt=1)
-    fisher_epochs: float = Field(default=1.0, gt=0, le=100, description="warm-up that chooses the rows; then undone")
+    fisher_epochs: float = Field(
+        default=1.0, gt=0, le=100, description="epochs of the warm-up that chooses the rows, undone afterwards"
+    )
 
     head: Literal["last", "all"] = Field(
-        default="last", description="of a classifier's head of several maps, unless the trainable names its modules"
+        default="last",
+        description="trained maps of a classifier's head of several, unless the trainable names its modules",
     )
     upload_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the update's tensors")
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
-        """With all that a client makes late that missed the preparation, or lost its memory of it."""
+        """Effort of a job, with the work of a client that missed the preparation or lost its memory of it."""
         if kind == "train":
             steps = self.planned_steps(examples) + self._row_steps(examples)
             steps += self.preparation_steps if self.score_at == "after_warmup" else 0
@@ -71,7 +81,7 @@ class FibecFedConfig(GradientConfig):
         return Effort(self.preparation_steps, self.effort_of(self.preparation_steps, examples).passes + passes)
 
     def _fewest(self, examples: int) -> int:
-        """Of how many examples an update is made when the fewest are admitted: whole batches."""
+        """Examples of an update when the fewest are admitted, in whole batches."""
         batches = math.ceil(examples / self.batch_size)
         share = 1.0 if self.pacing == "none" else self.pacing_start
         return self.lasting_examples(min(examples, math.ceil(batches * share - 1e-9) * self.batch_size))
@@ -82,7 +92,7 @@ class FibecFedConfig(GradientConfig):
         )
 
     def check_trainable(self, trainable: AnyTrainable) -> None:
-        """Raise ValueError for trained biases: a row of a factor is what is chosen here."""
+        """Raise ValueError for trained biases, because rows of factors are chosen here."""
         if isinstance(trainable, Lora) and trainable.bias != "none":
             raise ValueError("fibecfed trains the factors and the head: bias must be 'none'")
 

@@ -1,7 +1,7 @@
-"""How hard an example is for a model: the trace of its diagonal Fisher information (Liu et al., EMNLP 2024).
+"""Difficulty of examples: the trace of the diagonal Fisher information of each (Liu et al., EMNLP 2024).
 
 f_i = |grad loss_i|^2 over the LoRA factors, with the true label, in evaluation mode. While B is zero, as at the
-start, the gradient of A is exactly zero, and B alone speaks.
+start, the gradient of A is exactly zero, and only B contributes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,25 @@ from federated.maths.per_example import linear_maps, observe, squared_norms
 from federated.session import TrainingSession
 
 
-def difficulty(session: TrainingSession, config: FibecFedConfig, layered: Mapping[int, Sequence[str]]) -> Tensor:
-    """(examples,) float32; a smaller one is admitted earlier."""
+def difficulty(
+    session: TrainingSession, config: FibecFedConfig, factors_by_layer: Mapping[int, Sequence[str]]
+) -> Tensor:
+    """Difficulties (examples,), float32. Examples of lower difficulty are admitted earlier."""
     if config.order_by == "random":
         return words(stream_key(session.seed, "order of difficulty"), 0, session.examples).float()
     lengths = token_counts(session, config.score_batch_size)
     if config.order_by == "length":
         return lengths.float()
-    # Batches of equal lengths have nothing to fill up.
+    # Batches of equal lengths need no padding.
     order = torch.argsort(lengths, stable=True).tolist()
     if config.order_by == "loss":
         return losses(session, order, config.score_batch_size)
-    scores = fisher_traces(session, layered, order, config.score_batch_size)
+    scores = fisher_traces(session, factors_by_layer, order, config.score_batch_size)
     return -scores if config.order_by == "reversed" else scores
 
 
 def token_counts(session: TrainingSession, size: int) -> Tensor:
-    """Tokens of each example, (examples,) int64."""
+    """Number of tokens of each example, (examples,) int64."""
     counts = torch.zeros(session.examples, dtype=torch.int64)
     for batch in session.batches(range(session.examples), size):
         counts[list(batch.indices)] = batch.mask.sum(dim=1).cpu()
@@ -43,37 +45,36 @@ def token_counts(session: TrainingSession, size: int) -> Tensor:
 def losses(session: TrainingSession, order: Sequence[int], size: int) -> Tensor:
     """The loss of each example, (examples,) float32, CPU."""
     session.training(False)
-    told = torch.zeros(session.examples)
+    values = torch.zeros(session.examples)
     with torch.no_grad():
         for batch in session.batches(order, size):
-            told[list(batch.indices)] = session.loss(batch, "none").float().cpu()
-    return told
+            values[list(batch.indices)] = session.loss(batch, "none").float().cpu()
+    return values
 
 
 def fisher_traces(
-    session: TrainingSession, layered: Mapping[int, Sequence[str]], order: Sequence[int], size: int
+    session: TrainingSession, factors_by_layer: Mapping[int, Sequence[str]], order: Sequence[int], size: int
 ) -> Tensor:
-    """f of each example that `order` names, (session.examples,) float32, CPU: one forward and backward a batch.
+    """f of each example in `order`, (session.examples,) float32, CPU, by one forward and backward pass a batch.
 
-    `layered`: the factors of each layer. Which trainables require a gradient is changed. Raises JobDeclined for a
-    factor of what is not a linear map.
+    Changes which trainables require a gradient. Raises JobDeclined for a factor of a module that is not a linear map.
     """
-    maps = factor_maps(session, [name for names in layered.values() for name in names])
-    # From these on upwards every output has a gradient, and no other weight's is worked out.
-    roots = set(first_factors(layered[min(layered)]))
+    maps = factor_maps(session, [name for names in factors_by_layer.values() for name in names])
+    # With gradients of these alone, every output above them has a gradient, and no other weight's is computed.
+    roots = set(first_factors(factors_by_layer[min(factors_by_layer)]))
     session.train_all_except([name for name in session.trainables if name not in roots])
     session.training(False)
     traces = torch.zeros(session.examples)
-    summed = [torch.zeros(0)]
+    batch_sums = [torch.zeros(0)]
 
-    def seen(_: str, inputs: Tensor, gradients: Tensor) -> None:
-        summed[0] = summed[0] + squared_norms(inputs, gradients)
+    def add_norms(_: str, inputs: Tensor, gradients: Tensor) -> None:
+        batch_sums[0] = batch_sums[0] + squared_norms(inputs, gradients)
 
-    with observe(maps, seen):
+    with observe(maps, add_norms):
         for batch in session.batches(order, size):
-            summed[0] = torch.zeros(batch.examples, device=session.device)
+            batch_sums[0] = torch.zeros(batch.examples, device=session.device)
             torch.autograd.backward(session.loss(batch, "sum"))
-            traces[list(batch.indices)] = summed[0].cpu()
+            traces[list(batch.indices)] = batch_sums[0].cpu()
     for name in roots:
         session.trainables[name].grad = None
     return traces

@@ -1,44 +1,44 @@
-"""Which trained tensor belongs to which layer, from names alone."""
+"""Assignment of trained tensors to layers, by their names."""
 
 import re
 from collections.abc import Iterable
 
-from federated.algorithm_kit.shared_tensors import last_linear
+from federated.algorithm_kit.shared_tensors import last_linear_names
 from federated.contract import FederationRefused
 from federated.trainable import ModelFacts, TensorFacts
 
-_NUMBERED = re.compile(r"^(.*?)\.?\b(\d+)\.")
+_LAYER_NUMBER = re.compile(r"^(.*?)\.?\b(\d+)\.")
 
 
 def layer_tensors(model: ModelFacts) -> dict[int, list[str]]:
     """Names of the factors of each layer that has any, lowest first.
 
-    The first number in a name counts the layers. Raises ValueError, with the modules seen, if no factor's name has a
-    number, if they count from more than one place, or if a number is no layer of this model.
+    The first number in a name is the layer. Raises FederationRefused, with the adapted modules, if no factor's name
+    has a number, if the numbers follow different prefixes, or if a number is no layer of this model.
     """
-    found: dict[int, list[str]] = {}
-    places = set()
+    names_by_layer: dict[int, list[str]] = {}
+    prefixes = set()
     for name in _factors(model.tensors):
-        numbered = _NUMBERED.match(name)
-        if numbered is not None:
-            places.add(numbered[1])
-            found.setdefault(int(numbered[2]), []).append(name)
-    if len(places) != 1 or max(found) >= model.layers:
+        match = _LAYER_NUMBER.match(name)
+        if match is not None:
+            prefixes.add(match[1])
+            names_by_layer.setdefault(int(match[2]), []).append(name)
+    if len(prefixes) != 1 or max(names_by_layer) >= model.layers:
         raise FederationRefused(
             f"the layers of this model cannot be told apart; adapted are: {_modules(model.tensors)}"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(names_by_layer.items()))
 
 
 def first_factors(names: Iterable[str]) -> list[str]:
-    """Of these factors those that are applied first (A)."""
+    """Those of the factors that are applied first (A)."""
     return [name for name in names if name.endswith(".lora_A.weight")]
 
 
 def rest_of_head(model: ModelFacts) -> list[str]:
-    """The head's trained tensors that are not those of its last map."""
+    """Names of the head's trained tensors outside of its last linear map."""
     head = [tensor for tensor in model.tensors if ".lora_" not in tensor.name]
-    last = last_linear(head)
+    last = last_linear_names(head)
     return [tensor.name for tensor in head if tensor.name not in last]
 
 

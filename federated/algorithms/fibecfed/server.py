@@ -1,11 +1,15 @@
-"""The coordinator's half of FibecFed.
+"""Server half of FibecFed.
 
-State, float32: the current value of each travelling tensor under its canonical name, before the choice of layers of
-every trained one; `NAME/base` and `NAME/frozen` (see `federated.algorithm_kit.shared_tensors`), the latter also of
-private factors that an initial adapter gave; after the choice `layer_scores/mean` (layers,), the clients' mean.
-Facts: `phase`; `layers` (null, then those that travel); `candidates` (those scored); `seed`; `seeded` (tensors that
-never travel and stand in the adapter at their start), `factors` (of each layer, the same of its factors);
-`frozen` (names the clients must not train), `differences`.
+State, float32:
+`NAME`: current value of a tensor that travels, under its canonical name. Before the choice of layers: of all trained
+ones.
+`NAME/base`, `NAME/frozen`: see `federated.algorithm_kit.shared_tensors`. The latter also for private factors of an
+initial adapter.
+`layer_scores/mean` (layers,): mean of the clients' scores, after the choice.
+Facts: `phase`, `layers` (null, then those that travel), `candidates` (layers that are scored), `seed`, `seeded`
+(tensors that never travel and have their start in the adapter), `factors` (before the choice, the same for each
+layer's factors), `given` (before the choice, names of the initial adapter's factors), `frozen` (names that clients
+must not train), `differences`.
 """
 
 import math
@@ -19,20 +23,20 @@ from torch import Tensor
 from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
-    absolute,
-    averaged,
-    checked_initial,
-    differences,
-    expected_bases,
+    base_value_schema,
+    difference_names,
     factor_scale,
+    initial_tensors,
     mean_metrics,
-    told_bases,
+    reported_base_values,
     training_metrics,
     untrained_values,
+    weighted_mean,
+    with_base,
 )
-from federated.algorithm_kit.update_schema import expects_like, refuse_unexpected
+from federated.algorithm_kit.update_schema import check_update, schema_like
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.algorithms.fibecfed.layer_choice import chosen_layers
+from federated.algorithms.fibecfed.layer_choice import choose_layers
 from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
 from federated.contract import (
     Adapter,
@@ -41,6 +45,7 @@ from federated.contract import (
     ClientUpdate,
     Outcome,
     RoundFacts,
+    ServerHalf,
     UpdateRefused,
 )
 from federated.maths.averaging import weighted_sum
@@ -51,12 +56,12 @@ from federated.trainable import Lora, ModelFacts, TensorFacts
 LAYER_SCORES = "layer_scores"
 KEPT_SHARE = "kept_share"
 
-# A client's metrics of the preparation, and of a round, that make sense as a mean over clients.
+# Metrics of a client, in the preparation or a round, that are averaged over clients.
 _CLIENT_METRICS = ("kept_spectrum", "kept_eigengap", "admitted_share")
 
 
-class FibecFedServer:
-    """Chooses the layers from the mean of the clients' scores; then averages the tensors of those layers alone."""
+class FibecFedServer(ServerHalf):
+    """Chooses the layers by the mean of the clients' scores, then averages the tensors of those layers only."""
 
     def __init__(self, config: FibecFedConfig, trainable: AnyTrainable) -> None:
         if not isinstance(trainable, Lora):
@@ -65,106 +70,113 @@ class FibecFedServer:
         self._trainable = trainable
 
     def start(self, model: ModelFacts, seed: int, initial: Payload | None) -> Payload:
-        """The seeded starts, or the tensors of `initial`; no layer is chosen. Raises ValueError naming a misfit."""
-        given = checked_initial(model, initial, partial(factor_scale, self._trainable))
-        layered = layer_tensors(model)
-        named = self._trainable.modules_to_save is not None or self._config.head == "all"
-        frozen = set() if named else set(rest_of_head(model))
+        """The seeded starts, or the tensors of `initial`, without a choice of layers.
+
+        Raises FederationRefused naming a tensor that does not fit.
+        """
+        initial_values = initial_tensors(model, initial, partial(factor_scale, self._trainable))
+        factors_by_layer = layer_tensors(model)
+        train_whole_head = self._trainable.modules_to_save is not None or self._config.head == "all"
+        frozen = set() if train_whole_head else set(rest_of_head(model))
         tensors: dict[str, Tensor | LazyTensor] = {}
-        for one in model.tensors:
-            if one.name not in frozen:
-                made = LazyTensor(torch.float32, one.shape, partial(start, seed, one))
-                tensors[one.name] = given[one.name].float() if one.name in given else made
-        fixed = [*(one for one in model.tensors if one.name in frozen), *model.seeded]
-        tensors |= {one.name + FROZEN: given[one.name].float() for one in fixed if one.name in given}
-        of_layers = {name for names in layered.values() for name in names}
+        for tensor in model.tensors:
+            if tensor.name not in frozen:
+                seeded_start = LazyTensor(torch.float32, tensor.shape, partial(start, seed, tensor))
+                tensors[tensor.name] = (
+                    initial_values[tensor.name].float() if tensor.name in initial_values else seeded_start
+                )
+        untrained = [*(tensor for tensor in model.tensors if tensor.name in frozen), *model.seeded]
+        tensors |= {
+            tensor.name + FROZEN: initial_values[tensor.name].float()
+            for tensor in untrained
+            if tensor.name in initial_values
+        }
+        of_layers = {name for names in factors_by_layer.values() for name in names}
         facts = {
             "phase": "prepare",
             "layers": None,
-            "candidates": list(layered),
+            "candidates": list(factors_by_layer),
             "seed": seed,
-            "seeded": [_as_fact(one) for one in fixed if one.name not in given],
+            "seeded": [_as_fact(tensor) for tensor in untrained if tensor.name not in initial_values],
             "factors": {
-                str(layer): [_as_fact(one) for one in model.tensors if one.name in set(names)]
-                for layer, names in layered.items()
+                str(layer): [_as_fact(tensor) for tensor in model.tensors if tensor.name in set(names)]
+                for layer, names in factors_by_layer.items()
             },
-            "given": sorted(of_layers.intersection(given)),
+            "given": sorted(of_layers.intersection(initial_values)),
             "frozen": sorted(frozen),
-            "differences": [name for name in differences(model) if name not in frozen],
+            "differences": [name for name in difference_names(model) if name not in frozen],
         }
         return Payload(tensors, facts)
 
     def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
-        """One instruction for all: score; or the values that travel, and which round it is."""
+        """One instruction for all clients: to score, or the values that travel with the number of the round."""
         preparing = state.facts["layers"] is None
         facts = {"layers": state.facts["layers"], "frozen": state.facts["frozen"]}
         if preparing:
-            # Everything is at its seeded start, but for what an initial adapter gave.
-            sent = {name: state.lazy(name) for name in state if name.endswith(FROZEN)}
-            sent |= {name + FROZEN: state.lazy(name) for name in state.facts["given"]}
-            expects = self._expected_scores(len(state.facts["candidates"]))
-            instruction = Payload(sent, {**facts, "expects": expects})
+            # All tensors are at their seeded starts, except for those of an initial adapter.
+            tensors = {name: state.lazy(name) for name in state if name.endswith(FROZEN)}
+            tensors |= {name + FROZEN: state.lazy(name) for name in state.facts["given"]}
+            expects = self._score_schema(len(state.facts["candidates"]))
+            instruction = Payload(tensors, {**facts, "expects": expects})
         else:
             current = Payload({name: state.lazy(name) for name in _travelling(state)})
-            expects = expects_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
-            expects |= expected_bases(state, state.facts["differences"])
-            sent = {name: state.lazy(name) for name in [*current, *(name for name in state if name.endswith(FROZEN))]}
+            expects = schema_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
+            expects |= base_value_schema(state, state.facts["differences"])
+            tensors = {
+                name: state.lazy(name) for name in [*current, *(name for name in state if name.endswith(FROZEN))]
+            }
             facts |= {"round": step.number, "rounds": step.rounds}
-            instruction = Payload(sent, {**facts, "expects": expects})
+            instruction = Payload(tensors, {**facts, "expects": expects})
         return {client.ordinal: instruction for client in clients}
 
     def check(self, instruction: Payload, update: Payload) -> None:
-        """Names, dtypes and shapes as expected; scores and shares in their range. Raises UpdateRefused."""
-        refuse_unexpected(instruction, update)
+        """Names, dtypes and shapes must match the schema, scores and shares their range. Raises UpdateRefused."""
+        check_update(instruction, update)
         if LAYER_SCORES in update and bool((update[LAYER_SCORES] < 0).any()):
             raise UpdateRefused(LAYER_SCORES, "has a negative score")
         if KEPT_SHARE in update and not 0 <= float(update[KEPT_SHARE]) <= 1:
-            raise UpdateRefused(KEPT_SHARE, "is no share from 0 to 1")
+            raise UpdateRefused(KEPT_SHARE, "is outside of 0 to 1")
 
     def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
-        """The choice of layers, once; then means, tensor by tensor."""
-        ordered = sorted(updates, key=lambda update: update.ordinal)
+        """The choice of layers after the preparation, and in all other rounds means, tensor by tensor."""
+        updates = sorted(updates, key=lambda update: update.ordinal)
         if state.facts["layers"] is None:
-            return self._chosen(state, ordered)
-        tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _kept(state)}
+            return self._choose(state, updates)
+        tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _auxiliary(state)}
         for name in _travelling(state):
-            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(averaged, state, name, ordered))
-        metrics = _means(ordered) | {"layers": float(len(state.facts["layers"]))}
-        return Outcome(Payload({**tensors, **told_bases(ordered)}, state.facts), metrics)
-
-    def join(self, state: Payload, parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Never asked for: the aggregation is not cut into shards."""
-        raise NotImplementedError
+            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(weighted_mean, state, name, updates))
+        metrics = _means(updates) | {"layers": float(len(state.facts["layers"]))}
+        return Outcome(Payload({**tensors, **reported_base_values(updates)}, state.facts), metrics)
 
     def export(self, state: Payload) -> Adapter:
-        """The global adapter: what travels at its current value, private layers and all else at their start.
+        """The global adapter: current values of the tensors that travel, all others at their start.
 
-        Raises ValueError before the first round if a tensor travels as a difference.
+        Raises FederationRefused before the first round if a tensor travels as a difference.
         """
-        values = {name: absolute(state, name, state.facts["differences"]) for name in _travelling(state)}
+        values = {name: with_base(state, name, state.facts["differences"]) for name in _travelling(state)}
         return Adapter("peft", values | untrained_values(state))
 
-    def _expected_scores(self, layers: int) -> dict[str, dict[str, Any]]:
+    def _score_schema(self, layers: int) -> dict[str, dict[str, Any]]:
         row = {"dtype": "F32", "in_norm": False}
         expects = {LAYER_SCORES: {**row, "shape": [layers]}}
         return expects if self._config.layer_count == "fixed" else {**expects, KEPT_SHARE: {**row, "shape": [1]}}
 
-    def _chosen(self, state: Payload, updates: Sequence[ClientUpdate]) -> Outcome:
-        """The state after the preparation: private factors leave it, and stand in the adapter at their start."""
+    def _choose(self, state: Payload, updates: Sequence[ClientUpdate]) -> Outcome:
+        """The state after the preparation, without private factors. The adapter has these at their start."""
         weights = [update.weight for update in updates]
-        told = [update.payload[LAYER_SCORES] for update in updates]
-        means = weighted_sum(told, weights, divisor=math.fsum(weights), dtype=torch.float64)
+        scores = [update.payload[LAYER_SCORES] for update in updates]
+        means = weighted_sum(scores, weights, divisor=math.fsum(weights), dtype=torch.float64)
         share = self._share(updates)
         candidates = state.facts["candidates"]
-        layers = chosen_layers(self._config, dict(zip(candidates, means.tolist(), strict=True)), share)
-        private = [one for layer in candidates if layer not in layers for one in state.facts["factors"][str(layer)]]
-        names = {one["name"] for one in private}
-        given = names.intersection(state.facts["given"])
+        layers = choose_layers(self._config, dict(zip(candidates, means.tolist(), strict=True)), share)
+        private = [row for layer in candidates if layer not in layers for row in state.facts["factors"][str(layer)]]
+        names = {row["name"] for row in private}
+        from_initial = names.intersection(state.facts["given"])
         tensors = {name: state.lazy(name) for name in state if name not in names}
-        tensors |= {name + FROZEN: state.lazy(name) for name in given}
+        tensors |= {name + FROZEN: state.lazy(name) for name in from_initial}
         facts = {name: value for name, value in state.facts.items() if name not in ("factors", "given")}
-        seeded = [*state.facts["seeded"], *(one for one in private if one["name"] not in given)]
-        facts |= {"phase": "train", "layers": layers, "seeded": seeded}
+        rows = [*state.facts["seeded"], *(row for row in private if row["name"] not in from_initial)]
+        facts |= {"phase": "train", "layers": layers, "seeded": rows}
         next_state = Payload({**tensors, LAYER_SCORES + "/mean": means.float()}, facts)
         metrics = {"layers": float(len(layers)), "kept_share": share}
         return Outcome(next_state, metrics | _means(updates))
@@ -184,7 +196,7 @@ def _travelling(state: Payload) -> list[str]:
     return [name for name in state if "/" not in name]
 
 
-def _kept(state: Payload) -> list[str]:
+def _auxiliary(state: Payload) -> list[str]:
     return [name for name in state if "/" in name]
 
 

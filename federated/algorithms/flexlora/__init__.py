@@ -1,4 +1,4 @@
-"""LoRA at every client's own rank: the products are averaged, and each client gets the best factors it can hold."""
+"""LoRA at each client's own rank: products are averaged, and each client gets the best factors of its rank."""
 
 from federated.algorithms.flexlora.config import FlexLoRAConfig
 from federated.contract import Algorithm

@@ -1,7 +1,7 @@
-"""The adapted matrices of a model: names of their two factors, sizes, and the scale of each rank.
+"""Adapted matrices of a model: names of their two factors, sizes, and the scale of each rank.
 
-Of a linear map A is `MODULE.lora_A.weight` (rank, in) and B `MODULE.lora_B.weight` (out, rank); of an embedding
-`MODULE.lora_embedding_A` and `MODULE.lora_embedding_B`, of the same shapes.
+The factors of a linear map are A, `MODULE.lora_A.weight` (rank, in), and B, `MODULE.lora_B.weight` (out, rank). Those
+of an embedding are `MODULE.lora_embedding_A` and `MODULE.lora_embedding_B`, of the same shapes.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import Any, Literal
 from federated.contract import FederationRefused
 from federated.trainable import Lora, ModelFacts
 
-# In an instruction, beside a factor's name: what was learned before, frozen, where factors start anew each round.
+# Suffix of a factor's name in an instruction: its ranks learned before, which are frozen (rule stack).
 LEARNED = "/learned"
 _MARKS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One adapted matrix. `rank` is the trainable's for it: the highest a client trains."""
+    """One adapted matrix. `rank` is the trainable's, the highest that a client trains."""
 
     module: str
     a: str
@@ -29,30 +29,30 @@ class Matrix:
     rank: int
 
     def scale(self, rank: int, trainable: Lora, scaling: Literal["rslora", "lora"]) -> float:
-        """What the product of factors of this rank is multiplied with."""
+        """The factor on the product of LoRA matrices of this rank."""
         return trainable.alpha_of(self.module) / (math.sqrt(rank) if scaling == "rslora" else rank)
 
     def as_facts(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The fields as JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def matrices_of(model: ModelFacts) -> list[Matrix]:
-    """Every adapted matrix of a model. Raises ValueError for a rank no matrix of its size has, naming the module."""
+    """Every adapted matrix of a model. Raises FederationRefused for a rank above the matrix's, naming the module."""
     shapes = {tensor.name: tensor.shape for tensor in model.tensors}
-    found = []
+    matrices = []
     for name, shape in shapes.items():
         for mark_a, mark_b in _MARKS:
             if name.endswith(mark_a):
                 module = name.removesuffix(mark_a)
-                found.append(_matrix(module, name, module + mark_b, shape, shapes.get(module + mark_b)))
-    if not found:
+                matrices.append(_matrix(module, name, module + mark_b, shape, shapes.get(module + mark_b)))
+    if not matrices:
         raise FederationRefused("this model has no LoRA factors to train")
-    return found
+    return matrices
 
 
 def stored_matrices(facts: Mapping[str, Any]) -> list[Matrix]:
-    """Those of a state's facts."""
+    """The matrices in a state's facts."""
     return [Matrix(**values) for values in facts["matrices"]]
 
 

@@ -1,6 +1,6 @@
-"""What the server remembers of a client under `rank: auto`: the rank it had when its first update counted.
+"""Notes of clients' ranks under `rank: auto`: the rank of the first update that counted.
 
-How much memory is free changes with every start of a worker; a client's rank does not.
+Free memory changes with every start of a worker. The note keeps the client's rank.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from federated.payloads.payload import Payload
 
 
 def rank_notes(updates: Sequence[ClientUpdate], matrices: Sequence[Matrix]) -> dict[int, Payload]:
-    """By ordinal, a note for each client that has none; nothing where there are no matrices (a shard of heads)."""
+    """By ordinal, a note for each client that has none. Empty without matrices (a shard of heads)."""
     return {
         update.ordinal: Payload({}, {"rank": max(update.payload.shape(matrix.a)[0] for matrix in matrices)})
         for update in updates
@@ -19,8 +19,8 @@ def rank_notes(updates: Sequence[ClientUpdate], matrices: Sequence[Matrix]) -> d
     }
 
 
-def highest_notes(parts: Sequence[Mapping[int, Payload]]) -> dict[int, Payload]:
-    """The notes of shards of one aggregation as those of the whole."""
+def join_notes(parts: Sequence[Mapping[int, Payload]]) -> dict[int, Payload]:
+    """The notes of an aggregation from those of its shards: the highest rank of each client."""
     notes: dict[int, Payload] = {}
     for part in parts:
         for ordinal, note in part.items():

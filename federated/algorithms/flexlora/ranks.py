@@ -1,7 +1,7 @@
-"""Which rank a client trains at: its own setting, its free memory, or a mix drawn by federation seed and ordinal.
+"""Ranks of clients: by own setting, by free memory, or from a mix drawn by federation seed and ordinal.
 
-The mixes are those of Bai et al. (NeurIPS 2024) over four kinds of client with ranks 8, 30, 30 in attention and 200
-elsewhere, and 200, of at most 200. Here they are shares of the trainable's ranks, so they keep their spread at any.
+The mixes are those of Bai et al. (NeurIPS 2024) over four kinds of client. Their ranks are 8, 30, 30 in attention and
+200 elsewhere, and 200. Here they are shares of the trainable's ranks, so their spread holds for any rank.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ _MIXES: Mapping[str, tuple[float, float, float, float]] = {
     "normal": (0.125, 0.375, 0.375, 0.125),
 }
 _ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value")
-# Of each element of a factor in training: value, gradient, two moments of AdamW; float32.
+# For each element of a factor in training: value, gradient and two moments of AdamW in float32.
 _BYTES_PER_ELEMENT = 16
 
 
 def setting_rank(settings: Mapping[str, Any]) -> int | None:
-    """The rank a client registered with, if any. Raises ValueError for another setting or a rank out of range."""
+    """The rank that a client registered with, if any. Raises ValueError for other settings and ranks out of range."""
     unknown = sorted(settings.keys() - {"rank"})
     if unknown:
         raise ValueError(f"unknown client setting {unknown[0]!r}: this algorithm takes 'rank'")
@@ -45,20 +45,22 @@ def setting_rank(settings: Mapping[str, Any]) -> int | None:
 def client_ranks(
     rule: RankRule, memory_share: float, seed: int, client: ClientFacts, matrices: Sequence[Matrix]
 ) -> tuple[int, ...]:
-    """A client's rank of each matrix: its own setting, or else by the federation's rule; at least 1.
+    """A client's rank of each matrix: its own setting, or else by the federation's rule. At least 1.
 
-    Never above the matrix's rank in the trainable, nor above what the client's node allows.
+    At most the matrix's rank in the trainable and the limit of the client's node.
     """
-    wanted = setting_rank(client.settings)
-    if wanted is None and isinstance(rule, int):
-        wanted = rule
-    if wanted is None and rule == "auto":
+    requested_rank = setting_rank(client.settings)
+    if requested_rank is None and isinstance(rule, int):
+        requested_rank = rule
+    if requested_rank is None and rule == "auto":
         elements = sum(matrix.inputs + matrix.outputs for matrix in matrices)
-        wanted = noted_rank(client.note) or affordable_rank(memory_of(client.capabilities), memory_share, elements)
-    if wanted is not None:
-        ranks = [wanted for _ in matrices]
+        requested_rank = noted_rank(client.note) or affordable_rank(
+            memory_of(client.capabilities), memory_share, elements
+        )
+    if requested_rank is not None:
+        ranks = [requested_rank for _ in matrices]
     elif rule in _MIXES:
-        kind = _drawn_kind(_MIXES[str(rule)], seed, client.ordinal)
+        kind = _draw_kind(_MIXES[str(rule)], seed, client.ordinal)
         ranks = [_share_of(matrix, *_KINDS[kind]) for matrix in matrices]
     else:
         ranks = [matrix.rank for matrix in matrices]
@@ -66,36 +68,36 @@ def client_ranks(
 
 
 def allowed_ranks(ranks: Sequence[int], client: ClientFacts, matrices: Sequence[Matrix]) -> tuple[int, ...]:
-    """These ranks, cut to each matrix's own and to what the client's node allows."""
+    """These ranks, cut to each matrix's own and to the limit of the client's node."""
     limit = client.capabilities.get("max_rank") or MAX_RANK
     return tuple(min(rank, matrix.rank, limit) for rank, matrix in zip(ranks, matrices, strict=True))
 
 
 def memory_of(capabilities: Mapping[str, Any]) -> int | None:
-    """The bytes that a worker may use: those that were free when it started, else all it has; None if unknown."""
+    """Bytes that a worker may use: those that were free when it started, else all it has. None if unknown."""
     free_bytes: int | None = capabilities.get("free_memory_bytes")
     return capabilities.get("memory_bytes") if free_bytes is None else free_bytes
 
 
 def affordable_rank(memory_bytes: int | None, share: float, elements_per_rank: int) -> int | None:
-    """The rank whose factors, `elements_per_rank` for each, take `share` of the memory in training; None: any."""
+    """The rank whose factors take `share` of the memory in training, or None if the memory is unknown."""
     if memory_bytes is None:
         return None
     return max(1, int(memory_bytes * share / (elements_per_rank * _BYTES_PER_ELEMENT)))
 
 
 def noted_rank(note: "Payload | None") -> int | None:
-    """The rank that a client had when its first update counted, if one did (see `notes`)."""
+    """The rank in a client's note, if it has one (see `rank_memory`)."""
     return None if note is None else int(note.facts["rank"])
 
 
-def _drawn_kind(mix: tuple[float, ...], seed: int, ordinal: int) -> int:
-    """Which of the four kinds a client is: a pure function of federation seed and ordinal."""
+def _draw_kind(mix: tuple[float, ...], seed: int, ordinal: int) -> int:
+    """Index of the client's kind, a pure function of federation seed and ordinal."""
     digest = hashlib.sha256(f"{seed}/rank/{ordinal}".encode()).digest()
-    drawn = int.from_bytes(digest[:8], "big") / 2**64
-    return sum(drawn >= sum(mix[: kind + 1]) for kind in range(len(mix) - 1))
+    point = int.from_bytes(digest[:8], "big") / 2**64
+    return sum(point >= sum(mix[: kind + 1]) for kind in range(len(mix) - 1))
 
 
 def _share_of(matrix: Matrix, in_attention: float, elsewhere: float) -> int:
-    attends = any(part in matrix.module for part in _ATTENTION)
-    return max(1, round((in_attention if attends else elsewhere) * matrix.rank))
+    is_attention = any(part in matrix.module for part in _ATTENTION)
+    return max(1, round((in_attention if is_attention else elsewhere) * matrix.rank))

@@ -1,23 +1,23 @@
-"""How much of W is kept: metrics of a round that are known when its factors are.
+"""Spectral energy: metrics of the part of W that its truncation keeps.
 
-`energy` is the squared norm of all adapted matrices before they were cut, `energy_kept` the share that the kept
-ranks hold. Factors are made lazily, matrix by matrix, so the numbers come with them.
+`energy` is the squared norm of all adapted matrices before truncation, `energy_kept` the share of the kept ranks.
+Factors are computed lazily, matrix by matrix, and the energies with them.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# Of each module: the squared norm that was kept, and all of it.
+# By module: the squared norm after and before truncation.
 Energies = dict[str, tuple[float, float]]
 
 
 class RoundMetrics(Mapping[str, float]):
-    """Metrics told by clients, and the energies, for which `make` is called on modules not worked out yet."""
+    """Metrics of the clients, and the energies. Reading them calls `make` for the modules that lack theirs."""
 
     def __init__(
-        self, told: Mapping[str, float], energies: Energies, make: Mapping[str, Callable[[], object]]
+        self, client_metrics: Mapping[str, float], energies: Energies, make: Mapping[str, Callable[[], object]]
     ) -> None:
-        self._told = told
+        self._client_metrics = client_metrics
         self._energies = energies
         self._make = make
 
@@ -34,21 +34,24 @@ class RoundMetrics(Mapping[str, float]):
         for module, make in self._make.items():
             if module not in self._energies:
                 make()
-        return {**self._told, **summed([self._energies[module] for module in sorted(self._energies)])}
+        return {
+            **self._client_metrics,
+            **energy_metrics([self._energies[module] for module in sorted(self._energies)]),
+        }
 
 
-def summed(energies: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """`energy` and `energy_kept` over some matrices; all of nothing is kept."""
-    total = math.fsum(all_of_it for _, all_of_it in energies)
-    kept = math.fsum(kept for kept, _ in energies)
-    return {"energy": total, "energy_kept": kept / total if total else 1.0}
+def energy_metrics(energies: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """`energy` and `energy_kept` over some matrices. The share of no energy is 1."""
+    total = math.fsum(energy for _, energy in energies)
+    kept_energy = math.fsum(energy for energy, _ in energies)
+    return {"energy": total, "energy_kept": kept_energy / total if total else 1.0}
 
 
-def joined(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of shards of one aggregation as those of the whole."""
+def join_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of an aggregation from those of its shards."""
     first = dict(parts[0])
     energies = [(part["energy_kept"] * part["energy"], part["energy"]) for part in parts]
     lowest = [part["rank_min"] for part in parts if "rank_min" in part]
     highest = [part["rank_max"] for part in parts if "rank_max" in part]
     ranks = {"rank_min": min(lowest), "rank_max": max(highest)} if lowest else {}
-    return first | ranks | summed(energies)
+    return first | ranks | energy_metrics(energies)

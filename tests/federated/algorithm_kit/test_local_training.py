@@ -1,4 +1,4 @@
-"""The gradient loop against loops written out by hand."""
+"""Tests of the local training loop against loops written out by hand."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from federated.algorithm_kit.local_training import Hooks, TrainingDiverged, shuffled, train
+from federated.algorithm_kit.local_training import Hooks, TrainingDiverged, epoch_order, train
 from federated.contract import GradientConfig
 from federated.session import JobInterrupted
 from tests.support.tiny_session import TinyFederation, TinySession
@@ -40,7 +40,7 @@ class TestSteps:
         by_hand = session()
         parameters = list(by_hand.trainables.values())
         optimizer = torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.1, betas=(0.8, 0.9))
-        order = shuffled(77, 0, EXAMPLES) + shuffled(77, 1, EXAMPLES)
+        order = epoch_order(77, 0, EXAMPLES) + epoch_order(77, 1, EXAMPLES)
         losses = []
         by_hand.training(True)
         for batch in by_hand.batches(order, 4):
@@ -61,7 +61,7 @@ class TestSteps:
         by_hand, opened = session(), session()
         parameters = list(by_hand.trainables.values())
         optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
-        for batch in by_hand.batches(shuffled(77, 0, EXAMPLES), 5):
+        for batch in by_hand.batches(epoch_order(77, 0, EXAMPLES), 5):
             by_hand.loss(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
@@ -144,11 +144,11 @@ class TestMicroBatches:
 
 class TestOrder:
     def test_every_epoch_is_a_permutation_of_its_own_by_the_seed(self) -> None:
-        orders = [shuffled(seed, epoch, 100) for seed in (1, 2) for epoch in (0, 1)]
+        orders = [epoch_order(seed, epoch, 100) for seed in (1, 2) for epoch in (0, 1)]
         assert all(sorted(order) == list(range(100)) for order in orders)
         assert len({tuple(order) for order in orders}) == 4
-        assert orders[0] == shuffled(1, 0, 100)
-        assert shuffled(0, 0, 8) == KNOWN_ORDER
+        assert orders[0] == epoch_order(1, 0, 100)
+        assert epoch_order(0, 0, 8) == KNOWN_ORDER
 
     def test_the_global_generators_are_not_asked(self) -> None:
         torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""A model whose layers cannot be told apart is declined by name, whatever asks for them."""
+"""Tests of the refusal of models whose layers cannot be told apart."""
 
 from pathlib import Path
 

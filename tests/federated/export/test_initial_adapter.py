@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from federated import simulation
-from federated.algorithm_kit.shared_tensors import checked_initial, factor_scale
+from federated.algorithm_kit.shared_tensors import factor_scale, initial_tensors
 from federated.contract import FederationRefused
 from federated.export.adapter_files import write_adapter
 from federated.export.initial_adapter import initial_adapter, scales
@@ -73,7 +73,7 @@ def test_an_equal_scale_changes_no_bit() -> None:
     b = torch.tensor([[1.1], [0.7]])
     model = _one_matrix()
     given = Payload({"m.lora_B.weight": b}, {"scales": {"m": factor_scale(A16, "m")}})
-    assert torch.equal(checked_initial(model, given, partial(factor_scale, A16))["m.lora_B.weight"], b)
+    assert torch.equal(initial_tensors(model, given, partial(factor_scale, A16))["m.lora_B.weight"], b)
 
 
 def test_the_ends_of_names_count_in_their_order_as_in_peft() -> None:

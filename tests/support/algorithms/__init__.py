@@ -13,9 +13,9 @@ def installed() -> Iterator[None]:
     """The algorithms of this folder are found like any other while the block runs."""
     folders = federated.algorithms.__path__
     folders.append(str(Path(__file__).parent))
-    registry.algorithms.cache_clear()
+    registry.reload()
     try:
         yield
     finally:
         folders.remove(str(Path(__file__).parent))
-        registry.algorithms.cache_clear()
+        registry.reload()

@@ -1,6 +1,6 @@
-"""Numbers that a hand can derive, for the server's half.
+"""Tests of FedAvg's server half, with numbers derived by hand.
 
-The adaptive optimisers' values come from this script, for x = 1, mean updates 0.5 and then -0.25:
+The adaptive optimizers' values come from this script, for x = 1, mean updates 0.5 and then -0.25:
 
     for kind in ("adagrad", "adam", "yogi"):
         x, m, v = 1.0, 0.0, 0.1**2
@@ -36,11 +36,16 @@ def tensor(name: str, kind: Any, shape: tuple[int, ...] = (2,), scale: float = 0
 
 
 def model(*tensors: TensorFacts, seeded: tuple[TensorFacts, ...] = ()) -> ModelFacts:
-    ordered = tuple(sorted(tensors, key=lambda one: one.name))
+    tensors_by_name = tuple(sorted(tensors, key=lambda one: one.name))
     sizes = {"layers": 1, "hidden": 2, "kv_width": 2}
     weights = "sha256:" + "0" * 64
     return ModelFacts(
-        model_type="tiny", task_type="SEQ_CLS", tensors=ordered, seeded=seeded, weights_digest=weights, **sizes
+        model_type="tiny",
+        task_type="SEQ_CLS",
+        tensors=tensors_by_name,
+        seeded=seeded,
+        weights_digest=weights,
+        **sizes,
     )
 
 
@@ -68,8 +73,8 @@ def means(server: ServerHalf, first: float, *mean_updates: float) -> list[float]
     state = server.start(model(tensor("x", "zeros", (1,))), 0, Payload({"x": torch.tensor([first])}))
     values = []
     for mean in mean_updates:
-        told = [update(1, 1, {"x": [4 * mean]}), update(2, 3, {"x": [0.0]})]
-        state = Payload.decode(server.aggregate(state, told, STEP).state.encode())
+        updates = [update(1, 1, {"x": [4 * mean]}), update(2, 3, {"x": [0.0]})]
+        state = Payload.decode(server.aggregate(state, updates, STEP).state.encode())
         values.append(float(state["x"]))
     return values
 
@@ -99,19 +104,19 @@ class TestAggregate:
     def test_the_order_of_the_updates_does_not_change_the_bytes(self) -> None:
         server = half(server_optimizer="adam")
         state = server.start(model(tensor("x", "normal", (50,))), 3, None)
-        told = [update(number, number + 0.3, {"x": torch.randn(50)}, loss=0.1 * number) for number in range(1, 6)]
-        one, other = server.aggregate(state, told, STEP), server.aggregate(state, told[::-1], STEP)
+        updates = [update(number, number + 0.3, {"x": torch.randn(50)}, loss=0.1 * number) for number in range(1, 6)]
+        one, other = server.aggregate(state, updates, STEP), server.aggregate(state, updates[::-1], STEP)
         assert one.state.encode() == other.state.encode()
         assert one.metrics == other.metrics
 
     def test_metrics_are_means_by_weight_of_those_who_told_them(self) -> None:
         server = half()
         state = server.start(model(tensor("x", "zeros", (1,))), 0, None)
-        told = [
+        updates = [
             update(1, 1, {"x": [0.0]}, loss=1.0, update_norm=2.0, steps=3.0),
             update(2, 3, {"x": [0.0]}, loss=2.0, update_norm=6.0, accuracy=0.5),
         ]
-        assert server.aggregate(state, told, STEP).metrics == {
+        assert server.aggregate(state, updates, STEP).metrics == {
             "train_loss": 1.75, "train_accuracy": 0.5, "update_norm": 5.0,
         }  # fmt: skip
 
@@ -119,18 +124,18 @@ class TestAggregate:
         server = half(server_optimizer="yogi")
         state = server.start(model(*(tensor(name, "normal") for name in ("a", "b", "c"))), 0, None)
         values = {name: torch.randn(2) for name in ("a", "b", "c")}
-        told = [update(1, 1, values, loss=1.0), update(2, 2, values, loss=2.0)]
-        whole = server.aggregate(state, told, STEP)
-        parts = [_shard(server, state, told, names) for names in (("a", "c"), ("b",))]
-        joined = server.join(state, parts, STEP)
-        assert joined.state.encode() == whole.state.encode()
-        assert joined.metrics == whole.metrics
+        updates = [update(1, 1, values, loss=1.0), update(2, 2, values, loss=2.0)]
+        whole = server.aggregate(state, updates, STEP)
+        parts = [_shard(server, state, updates, names) for names in (("a", "c"), ("b",))]
+        outcome = server.join(state, parts, STEP)
+        assert outcome.state.encode() == whole.state.encode()
+        assert outcome.metrics == whole.metrics
 
 
-def _shard(server: ServerHalf, state: Payload, told: list[ClientUpdate], names: tuple[str, ...]) -> Outcome:
+def _shard(server: ServerHalf, state: Payload, updates: list[ClientUpdate], names: tuple[str, ...]) -> Outcome:
     part = Payload({name: state.lazy(name) for name in state if name.partition("/")[0] in names}, state.facts)
     cut = [
-        update(one.ordinal, one.weight, {name: one.payload[name] for name in names}, **one.metrics) for one in told
+        update(one.ordinal, one.weight, {name: one.payload[name] for name in names}, **one.metrics) for one in updates
     ]
     return server.aggregate(part, cut, STEP)
 
@@ -142,8 +147,8 @@ class TestStart:
         assert all(torch.equal(state[one.name], start(9, one)) for one in LORA.tensors)
 
     def test_an_initial_adapter_takes_the_place_of_the_starts_it_names(self) -> None:
-        given = Payload({"classifier.weight": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)})
-        state = half().start(LORA, 9, given)
+        initial = Payload({"classifier.weight": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)})
+        state = half().start(LORA, 9, initial)
         assert state["classifier.weight"].tolist() == [1.0, 2.0]
         assert torch.equal(state["layer.lora_A.weight"], start(9, LORA.tensors[-2]))
 
@@ -172,18 +177,18 @@ class TestPlan:
         server = half(server_optimizer="adam", upload_dtype="bfloat16")
         state = server.start(model(tensor("x", "normal")), 0, None)
         other = ClientFacts(7, "seven", 1, {}, {}, None, 0)
-        planned = server.plan(state, [CLIENT, other], STEP)
-        assert list(planned) == [1, 7]
-        assert planned[1].encode() == planned[7].encode()
-        assert list(planned[1]) == ["x"]
-        assert planned[1].facts["expects"] == {"x": {"dtype": "BF16", "shape": [2]}}
+        instructions = server.plan(state, [CLIENT, other], STEP)
+        assert list(instructions) == [1, 7]
+        assert instructions[1].encode() == instructions[7].encode()
+        assert list(instructions[1]) == ["x"]
+        assert instructions[1].facts["expects"] == {"x": {"dtype": "BF16", "shape": [2]}}
 
     def test_freezing_a_keeps_the_randomly_started_factors_at_home(self) -> None:
         server = half(freeze_a=True)
-        planned = server.plan(server.start(LORA, 0, None), [CLIENT], STEP)[1]
-        assert planned.facts["frozen"] == ["embed.lora_embedding_B", "layer.lora_A.weight"]
-        assert set(planned) == {"classifier.weight", "embed.lora_embedding_A", "layer.lora_B.weight"}
-        assert planned.facts["expects"].keys() == set(planned)
+        instruction = server.plan(server.start(LORA, 0, None), [CLIENT], STEP)[1]
+        assert instruction.facts["frozen"] == ["embed.lora_embedding_B", "layer.lora_A.weight"]
+        assert set(instruction) == {"classifier.weight", "embed.lora_embedding_A", "layer.lora_B.weight"}
+        assert instruction.facts["expects"].keys() == set(instruction)
 
 
 class TestCheck:
@@ -216,22 +221,22 @@ class TestExport:
     def test_the_adapter_has_what_travelled_and_what_kept_its_start(self) -> None:
         server = half(freeze_a=True)
         adapter = server.export(server.start(LORA, 9, None))
-        expected = {one.name: start(9, one) for one in (*LORA.tensors, *LORA.seeded)}
+        starts = {one.name: start(9, one) for one in (*LORA.tensors, *LORA.seeded)}
         assert adapter.kind == "peft"
-        assert adapter.tensors.keys() == expected.keys()
-        assert all(torch.equal(adapter.tensors[name], value) for name, value in expected.items())
+        assert adapter.tensors.keys() == starts.keys()
+        assert all(torch.equal(adapter.tensors[name], value) for name, value in starts.items())
 
     def test_values_of_an_initial_adapter_that_nobody_trains_reach_clients_and_export(self) -> None:
         server = half(freeze_a=True)
-        given = {"layer.lora_A.weight": torch.tensor([3.0, 4.0]), "pooler.weight": torch.tensor([5.0, 6.0])}
-        state = server.start(LORA, 9, Payload(given))
-        planned = server.plan(state, [CLIENT], STEP)[1]
-        told = update(1, 1, {name: torch.zeros(2) for name in planned.facts["expects"]})
-        adapter = server.export(server.aggregate(state, [told], STEP).state)
-        for name, value in given.items():
-            assert torch.equal(planned[f"{name}/frozen"], value)
+        initial = {"layer.lora_A.weight": torch.tensor([3.0, 4.0]), "pooler.weight": torch.tensor([5.0, 6.0])}
+        state = server.start(LORA, 9, Payload(initial))
+        instruction = server.plan(state, [CLIENT], STEP)[1]
+        zeros = update(1, 1, {name: torch.zeros(2) for name in instruction.facts["expects"]})
+        adapter = server.export(server.aggregate(state, [zeros], STEP).state)
+        for name, value in initial.items():
+            assert torch.equal(instruction[f"{name}/frozen"], value)
             assert torch.equal(adapter.tensors[name], value)
-            assert name not in planned.facts["expects"]
+            assert name not in instruction.facts["expects"]
 
     def test_a_difference_is_exported_on_top_of_the_base_value_that_the_first_cohort_told(self) -> None:
         server = half(server_optimizer="momentum")
@@ -240,8 +245,8 @@ class TestExport:
             server.export(state)
         expects = server.plan(state, [CLIENT], STEP)[1].facts["expects"]
         assert expects["bias/base"] == {"dtype": "F32", "shape": [2], "in_norm": False}
-        told = update(1, 1, {"bias": torch.tensor([0.5, -0.5]), "bias/base": torch.tensor([10.0, 20.0])})
-        state = server.aggregate(state, [told], STEP).state
+        first_update = update(1, 1, {"bias": torch.tensor([0.5, -0.5]), "bias/base": torch.tensor([10.0, 20.0])})
+        state = server.aggregate(state, [first_update], STEP).state
         assert list(server.plan(state, [CLIENT], STEP)[1].facts["expects"]) == ["bias"]
         assert server.export(state).tensors["bias"].tolist() == [10.5, 19.5]
         state = server.aggregate(state, [update(1, 1, {"bias": torch.zeros(2)})], STEP).state

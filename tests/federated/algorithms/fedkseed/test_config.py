@@ -1,4 +1,4 @@
-"""What a federation may ask for, and what is refused with its reason."""
+"""Tests of FedKSeed's settings, and of the reasons for refused ones."""
 
 import pytest
 from pydantic import ValidationError
@@ -56,5 +56,5 @@ def test_schedules_go_from_the_whole_rate_to_the_final_fraction() -> None:
 
 
 def test_the_example_is_a_config_for_its_trainable() -> None:
-    found = algorithm("fedkseed")
-    check_trainable("fedkseed", make_config("fedkseed", found.example), Full.model_validate(found.example_trainable))
+    entry = algorithm("fedkseed")
+    check_trainable("fedkseed", make_config("fedkseed", entry.example), Full.model_validate(entry.example_trainable))

@@ -1,4 +1,4 @@
-"""A worker with other directions or other weights than the federation declines the job, as a real executor tells."""
+"""Tests of declined jobs with a real executor: other directions or other weights than the federation's."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from worker_agent.training.session import open_session
             {"directions_digest": "sha256:other"},
             None,
             "directions_differ",
-            "this worker makes other hadamard directions",
+            "the hadamard directions of this worker on cpu differ",
         ),
         ({}, "0" * 64, "model_mismatch", "the weights of bert here are .*, the federation's are 000000000000"),
     ],

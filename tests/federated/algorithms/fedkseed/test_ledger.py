@@ -1,4 +1,4 @@
-"""A ledger and a base model's folder are the trained model; over transformers and PEFT."""
+"""Tests of ledgers over transformers and PEFT: ledger and base model's folder give the trained model."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from worker_agent.training.session import Workbench
 CONFIG: dict[str, Any] = {"local_steps": 5, "batch_size": 4, "candidates": 128, "learning_rate": 1e-3}
 
 
-class Federated:
+class TrainedFederation:
     """A short federation on one of the node's models, and its export in a folder."""
 
     def __init__(self, node: AgentSettings, folder: Path, model: str, trainable: Lora | Full, **config: Any) -> None:
@@ -47,14 +47,14 @@ class Federated:
 
     def evaluated_logits(self) -> Tensor:
         """Those of the session that applied the last state."""
-        opened = self.bench.open(self.work, self.data, 0, {})
-        client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
+        session = self.bench.open(self.work, self.data, 0, {})
+        client = ClientFacts(1, "one", session.examples, {}, {}, None, 0)
         server = server_half("fedkseed", self.config, self.work.trainable)
-        told = server.plan(self.result.state, [client], RoundFacts(3, "evaluate", 2, 2))[1]
-        client_half("fedkseed", self.config, self.work.trainable).apply(told, opened, None, "shared")
-        return logits(opened.model)
+        instruction = server.plan(self.result.state, [client], RoundFacts(3, "evaluate", 2, 2))[1]
+        client_half("fedkseed", self.config, self.work.trainable).apply(instruction, session, None, "shared")
+        return logits(session.model)
 
-    def opened(self, folder: Path) -> Any:
+    def open_model(self, folder: Path) -> Any:
         """A model folder as any user opens it."""
         kind: Any = AutoModelForSequenceClassification if self.data == "colors" else AutoModelForCausalLM
         model, loading = kind.from_pretrained(folder, output_loading_info=True)
@@ -79,43 +79,45 @@ class TestMerging:
     def test_the_merged_folder_is_the_model_that_was_evaluated(
         self, node: AgentSettings, tmp_path: Path, model: str, trainable: Full, config: dict[str, Any]
     ) -> None:
-        federated = Federated(node, tmp_path, model, trainable, **config)
-        assert federated.result.adapter.kind == "ledger"
-        merge(federated.folder, federated.base, tmp_path / "merged")
-        expected = federated.evaluated_logits()
-        found = logits(federated.opened(tmp_path / "merged"))
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-        before = logits(federated.bench.open(federated.work, federated.data, 0, {}).model)
-        assert not torch.allclose(before, expected, rtol=0, atol=1e-5)
+        run = TrainedFederation(node, tmp_path, model, trainable, **config)
+        assert run.result.adapter.kind == "ledger"
+        merge(run.folder, run.base, tmp_path / "merged")
+        reference = run.evaluated_logits()
+        actual = logits(run.open_model(tmp_path / "merged"))
+        torch.testing.assert_close(actual, reference, rtol=0, atol=1e-6)
+        before = logits(run.bench.open(run.work, run.data, 0, {}).model)
+        assert not torch.allclose(before, reference, rtol=0, atol=1e-5)
 
     def test_a_base_in_bfloat16_keeps_its_format_and_is_rounded_to_once(
         self, node: AgentSettings, tmp_path: Path
     ) -> None:
         base = tiny_models.llama_folder(tmp_path / "base")
-        halved = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
-        save_file(halved, base / "model.safetensors", metadata={"format": "pt"})
+        tensors = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
+        save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
         bfloat16 = node.model_copy(update={"models": {**node.models, "llama-bfloat16": str(base)}})
-        federated = Federated(bfloat16, tmp_path, "llama-bfloat16", Full())
-        merge(federated.folder, base, tmp_path / "merged")
-        made = ledger_weights(Payload.open(federated.folder / "ledger.safetensors")).differences
+        run = TrainedFederation(bfloat16, tmp_path, "llama-bfloat16", Full())
+        merge(run.folder, base, tmp_path / "merged")
+        differences = ledger_weights(Payload.open(run.folder / "ledger.safetensors")).differences
         out = load_file(tmp_path / "merged" / "model.safetensors")
         assert {value.dtype for value in out.values()} == {torch.bfloat16}
-        assert all(torch.equal(out[name], (halved[name].float() + made[name]).bfloat16()) for name in made)
+        assert all(
+            torch.equal(out[name], (tensors[name].float() + differences[name]).bfloat16()) for name in differences
+        )
 
     def test_another_base_is_refused(self, node: AgentSettings, tmp_path: Path) -> None:
-        federated = Federated(node, tmp_path, "bert", Full())
+        run = TrainedFederation(node, tmp_path, "bert", Full())
         other = tiny_models.bert_folder(tmp_path / "other", seed=1)
         with pytest.raises(MergeError, match="is not the base of this ledger: its weights are sha256:"):
-            merge(federated.folder, other, tmp_path / "merged")
+            merge(run.folder, other, tmp_path / "merged")
         assert not (tmp_path / "merged").exists()
 
     def test_a_base_in_shards_is_known_by_all_of_them(self, node: AgentSettings, tmp_path: Path) -> None:
         base = tiny_models.bert_folder(tmp_path / "base", shard_bytes=6000)
-        sharded = node.model_copy(update={"models": {**node.models, "sharded": str(base)}})
-        federated = Federated(sharded, tmp_path, "sharded", Full())
-        merge(federated.folder, base, tmp_path / "merged")
-        found = logits(federated.opened(tmp_path / "merged"))
-        torch.testing.assert_close(found, federated.evaluated_logits(), rtol=0, atol=1e-6)
+        sharded_node = node.model_copy(update={"models": {**node.models, "sharded": str(base)}})
+        run = TrainedFederation(sharded_node, tmp_path, "sharded", Full())
+        merge(run.folder, base, tmp_path / "merged")
+        actual = logits(run.open_model(tmp_path / "merged"))
+        torch.testing.assert_close(actual, run.evaluated_logits(), rtol=0, atol=1e-6)
 
 
 class TestExport:
@@ -123,22 +125,22 @@ class TestExport:
     def test_factors_open_in_peft_as_the_model_that_was_evaluated(
         self, node: AgentSettings, tmp_path: Path, model: str
     ) -> None:
-        federated = Federated(node, tmp_path, model, Lora(r=2))
+        run = TrainedFederation(node, tmp_path, model, Lora(r=2))
         kind: Any = AutoModelForCausalLM if model == "llama" else AutoModelForSequenceClassification
         labels: dict[str, Any] = {} if model == "llama" else {"num_labels": 3}
-        opened = peft.PeftModel.from_pretrained(kind.from_pretrained(federated.base, **labels), federated.folder)
-        assert torch.equal(logits(opened), federated.evaluated_logits())
+        peft_model = peft.PeftModel.from_pretrained(kind.from_pretrained(run.base, **labels), run.folder)
+        assert torch.equal(logits(peft_model), run.evaluated_logits())
 
     def test_a_ledger_holds_scalars_alone(self, node: AgentSettings, tmp_path: Path) -> None:
-        federated = Federated(node, tmp_path, "bert", Full())
-        ledger = Payload.open(federated.folder / "ledger.safetensors")
+        run = TrainedFederation(node, tmp_path, "bert", Full())
+        ledger = Payload.open(run.folder / "ledger.safetensors")
         assert {name: tuple(tensor.shape) for name, tensor in ledger.items()} == {"accumulators": (128,)}
 
 
-class TestALedgerThatCannotBeApplied:
+class TestRefusedLedgers:
     @pytest.fixture
     def ledger(self, node: AgentSettings, tmp_path: Path) -> Payload:
-        folder = Federated(node, tmp_path, "bert", Full()).folder
+        folder = TrainedFederation(node, tmp_path, "bert", Full()).folder
         return Payload.decode((folder / "ledger.safetensors").read_bytes())
 
     @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ class TestALedgerThatCannotBeApplied:
         [
             ({"algorithm": "fedother"}, "fact 'algorithm' is 'fedother', which is no algorithm here"),
             ({"algorithm": None}, "fact 'algorithm' is None"),
-            ({"directions_digest": "sha256:other"}, "this machine makes other hadamard directions"),
+            ({"directions_digest": "sha256:other"}, "the hadamard directions of this machine differ"),
             ({"candidates": 256}, r"tensor 'accumulators' has shape \[128\], expected \[256\]"),
             ({"changed": [{"name": "x"}]}, "'shape'"),
         ],

@@ -1,4 +1,4 @@
-"""The coordinator's half: bytes, refusals, and the mean of what clients told."""
+"""Tests of FedKSeed's server half: bytes, refusals, and the mean of the clients' scalars."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ def facts(layers: int = 2, **tensors: Any) -> ModelFacts:
     """A model whose layers are the base's and whose head starts from the seed."""
     base, head = Initialization(kind="base"), Initialization(kind="normal", scale=0.1)
     rows = {f"layers.{n}.weight": ((8, 16), base) for n in range(layers)} | {"classifier.weight": ((3, 8), head)}
-    made = [
+    tensors = [
         TensorFacts(name=name, shape=shape, dtype="F32", initialisation=start)
         for name, (shape, start) in sorted((rows | tensors).items())
     ]
     return ModelFacts(
-        model_type="tiny", task_type="SEQ_CLS", tensors=tuple(made), layers=layers, hidden=8, kv_width=8,
+        model_type="tiny", task_type="SEQ_CLS", tensors=tuple(tensors), layers=layers, hidden=8, kv_width=8,
         weights_digest="sha256:" + "0" * 64,
     )  # fmt: skip
 
@@ -35,15 +35,15 @@ def half(**settings: Any) -> ServerHalf:
     return server_half("fedkseed", make_config("fedkseed", settings), Full())
 
 
-def told(seeds: Sequence[int], scalars: Sequence[float]) -> Payload:
+def update_of(seeds: Sequence[int], scalars: Sequence[float]) -> Payload:
     return Payload({"seeds": torch.tensor(seeds, dtype=torch.int32), "scalars": torch.tensor(scalars)})
 
 
 def update(ordinal: int, weight: float, seeds: Sequence[int], scalars: Sequence[float], **metrics: float) -> Any:
-    return ClientUpdate(ordinal, int(weight), weight, told(seeds, scalars), metrics, None)
+    return ClientUpdate(ordinal, int(weight), weight, update_of(seeds, scalars), metrics, None)
 
 
-def planned(server: ServerHalf, step: RoundFacts = STEP, model: ModelFacts | None = None) -> Payload:
+def instruction_of(server: ServerHalf, step: RoundFacts = STEP, model: ModelFacts | None = None) -> Payload:
     state = server.start(model or facts(), 0, None)
     return Payload.decode(server.plan(state, [CLIENT], step)[1].encode())
 
@@ -66,8 +66,8 @@ class TestBytes:
     ) -> None:
         # A hundred layers: nothing of the model is in an instruction.
         server = half(local_steps=200, **settings)
-        instruction = planned(server, model=facts(layers=100))
-        answer = told(range(200), [1.5] * 200)
+        instruction = instruction_of(server, model=facts(layers=100))
+        answer = update_of(range(200), [1.5] * 200)
         server.check(instruction, answer)
         assert (tensor_bytes(instruction), tensor_bytes(answer)) == (down, up)
         assert tensor_bytes(instruction) + tensor_bytes(answer) == total
@@ -77,9 +77,9 @@ class TestBytes:
 
 class TestStart:
     def test_an_initial_adapter_is_refused_by_name(self) -> None:
-        given = Payload({"classifier.weight": torch.zeros(3, 8)})
+        initial = Payload({"classifier.weight": torch.zeros(3, 8)})
         with pytest.raises(ValueError, match=r"initial adapter: tensor 'classifier\.weight' would have to travel"):
-            half().start(facts(), 0, given)
+            half().start(facts(), 0, initial)
 
     def test_patterns_that_match_nothing_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"perturb \('decoder\.\*',\) matches none of the 3 trained tensors"):
@@ -91,9 +91,9 @@ class TestStart:
             server.start(facts(), 0, None)
 
     def test_the_step_size_is_that_of_the_perturbed_elements(self) -> None:
-        assert planned(half()).facts["learning_rate"] == 64 / (2 * 128 + 24)
-        assert planned(half(perturb=["layers.1.*"])).facts["learning_rate"] == 64 / 128
-        assert planned(half(learning_rate=0.5)).facts["learning_rate"] == 0.5
+        assert instruction_of(half()).facts["learning_rate"] == 64 / (2 * 128 + 24)
+        assert instruction_of(half(perturb=["layers.1.*"])).facts["learning_rate"] == 64 / 128
+        assert instruction_of(half(learning_rate=0.5)).facts["learning_rate"] == 0.5
 
 
 class TestCheck:
@@ -113,14 +113,14 @@ class TestCheck:
         self, seeds: list[int], scalars: list[float], tensor: str, reason: str
     ) -> None:
         server = half(candidates=128, local_steps=3, max_scalar=50)
-        with pytest.raises(UpdateRefused, match=reason) as caught:
-            server.check(planned(server), told(seeds, scalars))
-        assert caught.value.tensor == tensor
+        with pytest.raises(UpdateRefused, match=reason) as error:
+            server.check(instruction_of(server), update_of(seeds, scalars))
+        assert error.value.tensor == tensor
 
     @pytest.mark.parametrize("pairs", [0, 1, 3])
     def test_fewer_pairs_than_steps_are_accepted(self, pairs: int) -> None:
         server = half(candidates=128, local_steps=3)
-        server.check(planned(server), Payload.decode(told([1] * pairs, [2.0] * pairs).encode()))
+        server.check(instruction_of(server), Payload.decode(update_of([1] * pairs, [2.0] * pairs).encode()))
 
 
 class TestAggregate:

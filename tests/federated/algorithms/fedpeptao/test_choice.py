@@ -1,4 +1,4 @@
-"""Which layers travel: scores of known batches, and the choice by the server from what the clients tell."""
+"""Tests of the choice of layers: scores of known batches, and the server's choice by the clients' measurements."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ PREPARE = RoundFacts(1, "prepare", 5, 2)
 EPSILON = 1e-5
 
 
-class Fixed(nn.Module):
+class ConstantLayer(nn.Module):
     """A layer whose output is given."""
 
     def __init__(self, output: Tensor) -> None:
@@ -31,12 +31,12 @@ class Fixed(nn.Module):
         return self.output
 
 
-def measured(session: TinySession, **settings: Any) -> list[float]:
+def scores_by_client(session: TinySession, **settings: Any) -> list[float]:
     config = make_config("fedpeptao", settings)
     server = server_half("fedpeptao", config, PREFIX)
-    told = server.plan(server.start(session.facts, 0, None), [CLIENT], PREPARE)[0]
-    result = client_half("fedpeptao", config, PREFIX).run(told, session, None)
-    server.check(told, result.update)
+    instruction = server.plan(server.start(session.facts, 0, None), [CLIENT], PREPARE)[0]
+    result = client_half("fedpeptao", config, PREFIX).run(instruction, session, None)
+    server.check(instruction, result.update)
     assert result.memory is None
     scores: list[float] = result.update["layer_scores"].tolist()
     return scores
@@ -46,8 +46,8 @@ def scores_of(*outputs: Tensor) -> list[float]:
     """Scores of layers that give these outputs, (8, tokens, hidden), whatever goes in."""
     session = TinyFederation(trainable=PREFIX, examples=8).open(0, 1)
     model: Any = session.model
-    model.layers = nn.ModuleList(Fixed(output) for output in outputs)
-    return measured(session)
+    model.layers = nn.ModuleList(ConstantLayer(output) for output in outputs)
+    return scores_by_client(session)
 
 
 def orthogonal() -> Tensor:
@@ -57,28 +57,28 @@ def orthogonal() -> Tensor:
 
 class TestScores:
     def test_orthogonal_examples_have_the_known_score(self) -> None:
-        expected = 8 * (math.log(1 + EPSILON) + 1 / (1 + EPSILON))
-        assert scores_of(*[orthogonal()] * 3) == pytest.approx([expected] * 3, rel=1e-6)
+        reference = 8 * (math.log(1 + EPSILON) + 1 / (1 + EPSILON))
+        assert scores_of(*[orthogonal()] * 3) == pytest.approx([reference] * 3, rel=1e-6)
 
     def test_examples_that_look_the_same_have_the_highest_score(self) -> None:
         # One eigenvalue of 8 and seven of 0.
         alike = torch.ones(8, 6, 8)
-        expected = math.log(8 + EPSILON) + 1 / (8 + EPSILON) + 7 * (math.log(EPSILON) + 1 / EPSILON)
+        reference = math.log(8 + EPSILON) + 1 / (8 + EPSILON) + 7 * (math.log(EPSILON) + 1 / EPSILON)
         same, apart, near = scores_of(alike, orthogonal(), alike + 0.5 * orthogonal())
-        assert same == pytest.approx(expected, rel=1e-4)
+        assert same == pytest.approx(reference, rel=1e-4)
         assert same > near > apart
 
     def test_scale_and_order_of_the_examples_do_not_matter(self) -> None:
         outputs = torch.randn(8, 6, 8, generator=torch.Generator().manual_seed(0))
-        scaled = outputs * torch.arange(1, 9).reshape(8, 1, 1)
-        plain, larger, turned = scores_of(outputs, scaled, outputs.flip(0))
+        larger_outputs = outputs * torch.arange(1, 9).reshape(8, 1, 1)
+        plain, larger, reordered = scores_of(outputs, larger_outputs, outputs.flip(0))
         assert larger == pytest.approx(plain, rel=1e-6)
-        assert turned == pytest.approx(plain, rel=1e-6)
+        assert reordered == pytest.approx(plain, rel=1e-6)
 
     def test_every_layer_is_scored_by_what_it_gives_in_the_model_as_it_is(self) -> None:
         session = TinyFederation(trainable=PREFIX).open(0, 1)
         before = session.read()
-        scores = measured(session)
+        scores = scores_by_client(session)
         assert len(scores) == LAYERS
         assert len(set(scores)) == LAYERS
         assert all(torch.equal(value, before[name]) for name, value in session.read().items())
@@ -87,11 +87,11 @@ class TestScores:
 
     def test_a_client_with_fewer_examples_scores_with_those_it_has(self) -> None:
         session = TinyFederation(trainable=PREFIX, examples=3).open(0, 1)
-        assert len(measured(session)) == LAYERS
+        assert len(scores_by_client(session)) == LAYERS
         assert session.forward_examples == [3]
 
     def test_a_single_example_says_the_same_of_every_layer(self) -> None:
-        scores = measured(TinyFederation(trainable=PREFIX, examples=1).open(0, 1))
+        scores = scores_by_client(TinyFederation(trainable=PREFIX, examples=1).open(0, 1))
         assert scores == pytest.approx([math.log(1 + EPSILON) + 1 / (1 + EPSILON)] * LAYERS)
 
     def test_a_layer_may_give_a_tuple(self) -> None:
@@ -100,46 +100,46 @@ class TestScores:
         for layer in session.layers():
             assert isinstance(layer, TinyLayer)
         model: Any = session.model
-        scored = measured(plain)
-        found = []
+        plain_scores = scores_by_client(plain)
+        tuple_scores = []
         first = model.layers[0]
         hook = first.register_forward_hook(lambda *given: (given[2], None))
         second = model.layers[1]
         unpack = second.register_forward_pre_hook(lambda _, given: (given[0][0], *given[1:]))
-        found = measured(session)
+        tuple_scores = scores_by_client(session)
         hook.remove()
         unpack.remove()
-        assert found == scored
+        assert tuple_scores == plain_scores
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "problem"),
+    ("name", "value", "problem"),
     [
         ("layer_scores", torch.ones(LAYERS - 1), r"has shape \[2\], expected \[3\]"),
         ("layer_scores", torch.ones(LAYERS + 1), r"has shape \[4\], expected \[3\]"),
-        ("shares", torch.tensor([0.5, 1.5]), "no share from 0 to 1"),
-        ("shares", torch.tensor([-0.1, 0.5]), "no share from 0 to 1"),
+        ("shares", torch.tensor([0.5, 1.5]), "share outside of 0 to 1"),
+        ("shares", torch.tensor([-0.1, 0.5]), "share outside of 0 to 1"),
     ],
 )
-def test_scores_of_other_layers_and_shares_out_of_range_are_refused(name: str, told: Tensor, problem: str) -> None:
+def test_scores_of_other_layers_and_shares_out_of_range_are_refused(name: str, value: Tensor, problem: str) -> None:
     server = server_half(
         "fedpeptao", make_config("fedpeptao", {"layer_count": "spectrum", "warmup_rounds": 0}), PREFIX
     )
     state = server.start(TinyFederation(trainable=PREFIX).open(0, 0).facts, 0, None)
     instruction = server.plan(state, [CLIENT], PREPARE)[0]
-    sent = {"layer_scores": torch.ones(LAYERS), "shares": torch.tensor([0.5, 1.0])}
-    server.check(instruction, Payload(sent))
-    with pytest.raises(UpdateRefused, match=problem) as caught:
-        server.check(instruction, Payload(sent | {name: told}))
-    assert caught.value.tensor == name
+    tensors = {"layer_scores": torch.ones(LAYERS), "shares": torch.tensor([0.5, 1.0])}
+    server.check(instruction, Payload(tensors))
+    with pytest.raises(UpdateRefused, match=problem) as error:
+        server.check(instruction, Payload(tensors | {name: value}))
+    assert error.value.tensor == name
 
 
 def choice(scores: dict[int, list[float]], examples: dict[int, int], **settings: Any) -> Outcome:
     server = server_half("fedpeptao", make_config("fedpeptao", settings), PREFIX)
     state = server.start(TinyFederation(trainable=PREFIX).open(0, 0).facts, 0, None)
     updates = [
-        ClientUpdate(n, examples[n], float(examples[n]), Payload({"layer_scores": torch.tensor(told)}), {}, None)
-        for n, told in scores.items()
+        ClientUpdate(n, examples[n], float(examples[n]), Payload({"layer_scores": torch.tensor(values)}), {}, None)
+        for n, values in scores.items()
     ]
     return server.aggregate(state, updates, PREPARE)
 
@@ -149,9 +149,9 @@ class TestChoice:
         assert choice({0: [1.0, 3.0, 2.0]}, {0: 5}).state.facts["travelling"] == [1, 2]
 
     def test_a_client_counts_by_its_examples(self) -> None:
-        told = {0: [3.0, 0.0, 0.0], 1: [0.0, 1.0, 0.9]}
-        assert choice(told, {0: 1, 1: 9}, layer_share=0.3).state.facts["travelling"] == [1]
-        assert choice(told, {0: 9, 1: 1}, layer_share=0.3).state.facts["travelling"] == [0]
+        scores = {0: [3.0, 0.0, 0.0], 1: [0.0, 1.0, 0.9]}
+        assert choice(scores, {0: 1, 1: 9}, layer_share=0.3).state.facts["travelling"] == [1]
+        assert choice(scores, {0: 9, 1: 1}, layer_share=0.3).state.facts["travelling"] == [0]
 
     @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.4, 1), (0.5, 2), (0.8, 2), (0.84, 3), (1.0, 3)])
     def test_the_number_of_layers_is_the_rounded_share(self, share: float, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Settings: what they are when nobody says anything, and what else they may be."""
+"""Tests of FedPepTAO's settings: defaults, and valid ranges."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from federated.trainable import Prefix
 
 
 def test_the_defaults_are_those_of_the_method() -> None:
-    expected = {
+    defaults = {
         "optimizer": "adamw",
         "betas": (0.9, 0.999),
         "max_grad_norm": 1.0,
@@ -34,7 +34,7 @@ def test_the_defaults_are_those_of_the_method() -> None:
         "control_variates": True,
         "cv_update": "scaffold2",
     }
-    assert {name: getattr(FedPepTAOConfig(), name) for name in expected} == expected
+    assert {name: getattr(FedPepTAOConfig(), name) for name in defaults} == defaults
     prompts = Prefix()
     assert (prompts.num_virtual_tokens, prompts.dropout, prompts.init_std) == (20, 0.1, 0.02)
 

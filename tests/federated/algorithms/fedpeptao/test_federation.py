@@ -1,4 +1,4 @@
-"""Whole federations in one process, held against plain averaging."""
+"""Tests of whole federations in one process against plain averaging."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,10 +25,10 @@ SIZES = {0: 8, 1: 12, 2: 9, 3: 12}
 
 
 def ran(algorithm: str, settings: Mapping[str, Any], trainable: Prefix = PREFIX, **changes: Any) -> Result:
-    given: dict[str, Any] = {"clients": 4, "rounds": 3, "seed": 5, "evaluate_every": 1} | changes
-    opened = TinyFederation(trainable=trainable, seed=given["seed"], examples_of=SIZES)
+    options: dict[str, Any] = {"clients": 4, "rounds": 3, "seed": 5, "evaluate_every": 1} | changes
+    clients = TinyFederation(trainable=trainable, seed=options["seed"], examples_of=SIZES)
     config = make_config(algorithm, {**LOCAL, **settings})
-    return simulation.run(SimulatedFederation(algorithm, config, trainable, **given), opened.open)
+    return simulation.run(SimulatedFederation(algorithm, config, trainable, **options), clients.open)
 
 
 @pytest.mark.parametrize("clients_per_round", [None, 2])
@@ -39,8 +39,8 @@ def test_all_layers_without_the_servers_step_are_averaged_prefix_tuning_bit_for_
     ours = ran("fedpeptao", {"layer_share": 1.0, "server_lr": 0.0}, clients_per_round=clients_per_round)
     assert ours.adapter.tensors.keys() == plain.adapter.tensors.keys()
     assert all(torch.equal(ours.adapter.tensors[name], plain.adapter.tensors[name]) for name in plain.adapter.tensors)
-    trained = [record for record in ours.rounds if record.kind == "train"]
-    for record, beside in zip(trained, plain.rounds, strict=True):
+    train_rounds = [record for record in ours.rounds if record.kind == "train"]
+    for record, beside in zip(train_rounds, plain.rounds, strict=True):
         assert record.metrics["loss"] == record.metrics["own_loss"] == beside.metrics["loss"]
 
 
@@ -56,10 +56,10 @@ def test_a_federation_prepares_once_and_learns() -> None:
 
 def test_the_export_holds_the_common_start_where_a_layer_does_not_travel() -> None:
     result = ran("fedpeptao", {"layer_share": 0.3})
-    opened = TinyFederation(trainable=PREFIX, seed=5).open(0, 0)
+    session = TinyFederation(trainable=PREFIX, seed=5).open(0, 0)
     (layer,) = result.state.facts["travelling"]
     ours = result.adapter.tensors["prompt_embeddings"].chunk(LAYERS, dim=1)
-    start = opened.start("prompt_embeddings").chunk(LAYERS, dim=1)
+    start = session.start("prompt_embeddings").chunk(LAYERS, dim=1)
     assert [torch.equal(a, b) for a, b in zip(ours, start, strict=True)] == [n != layer for n in range(LAYERS)]
 
 

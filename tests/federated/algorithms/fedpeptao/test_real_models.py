@@ -1,4 +1,4 @@
-"""Over transformers and PEFT: encoders with a head, encoders with a gap, and decoders."""
+"""Tests of FedPepTAO over transformers and PEFT: encoders with a head, cloze encoders, and decoders."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def node(node: AgentSettings, tmp_path_factory: pytest.TempPathFactory) -> Agent
     return node.model_copy(update={"models": {**node.models, **models}})
 
 
-def federated(bench: Workbench, work: Work, **settings: Any) -> Result:
+def run_federation(bench: Workbench, work: Work, **settings: Any) -> Result:
     config = make_config("fedpeptao", SETTINGS | settings)
     federation = SimulatedFederation("fedpeptao", config, PREFIX, 2, 2, seed=work.federation_seed, evaluate_every=1)
     return simulation.run(federation, lambda ordinal, seed: bench.open(work, data_of(work.task), seed, {}))
@@ -60,24 +60,26 @@ def test_peft_opens_the_adapter_as_the_model_of_the_shared_view(
 ) -> None:
     task, kind, options = KINDS[model]
     work, bench = work_of(model, PREFIX, task), Workbench(node)
-    result = federated(bench, work)
+    result = run_federation(bench, work)
     config = make_config("fedpeptao", SETTINGS)
-    opened = bench.open(work, data_of(work.task), 0, {})
-    client = ClientFacts(1, "one", opened.examples, {}, {}, None, 0)
-    told = server_half("fedpeptao", config, PREFIX).plan(result.state, [client], RoundFacts(3, "evaluate", 2, 2))[1]
-    client_half("fedpeptao", config, PREFIX).apply(told, opened, None, "shared")
+    session = bench.open(work, data_of(work.task), 0, {})
+    client = ClientFacts(1, "one", session.examples, {}, {}, None, 0)
+    instruction = server_half("fedpeptao", config, PREFIX).plan(
+        result.state, [client], RoundFacts(3, "evaluate", 2, 2)
+    )[1]
+    client_half("fedpeptao", config, PREFIX).apply(instruction, session, None, "shared")
     base = node.models[model]
-    write_adapter(tmp_path, result.adapter, PREFIX, opened.facts, base, {})
+    write_adapter(tmp_path, result.adapter, PREFIX, session.facts, base, {})
     with torch.random.fork_rng():
         again = peft.PeftModel.from_pretrained(kind.from_pretrained(base, **options), tmp_path)
-    assert torch.equal(logits(again), logits(opened.model))
+    assert torch.equal(logits(again), logits(session.model))
 
 
 @pytest.mark.parametrize("model", KINDS)
 def test_one_of_two_layers_travels_with_its_keys_and_values(node: AgentSettings, model: str) -> None:
     work, bench = work_of(model, PREFIX, KINDS[model][0]), Workbench(node)
     facts = bench.open(work, data_of(work.task), 0, {}).facts
-    result = federated(bench, work)
+    result = run_federation(bench, work)
     (layer,) = result.state.facts["travelling"]
     assert result.state.shape(f"prompt_embeddings/layer.{layer}") == (3, 2 * facts.kv_width)
     metrics = result.rounds[-1].metrics
@@ -86,7 +88,7 @@ def test_one_of_two_layers_travels_with_its_keys_and_values(node: AgentSettings,
 
 def test_of_a_head_of_two_layers_the_last_linear_alone_is_trained(node: AgentSettings) -> None:
     work, bench = work_of("roberta", PREFIX), Workbench(node)
-    result = federated(bench, work)
+    result = run_federation(bench, work)
     assert result.state.facts["head"] == ["classifier.out_proj.bias", "classifier.out_proj.weight"]
     assert set(result.state.facts["frozen"]) == {"classifier.dense.bias", "classifier.dense.weight"}
     dense = bench.open(work, "colors", 0, {}).start("classifier.dense.weight")
@@ -96,15 +98,15 @@ def test_of_a_head_of_two_layers_the_last_linear_alone_is_trained(node: AgentSet
 @pytest.mark.parametrize("model", ["bert", "llama", "gap-llama", "masked-bert"])
 @pytest.mark.parametrize("way", ["spectrum", "eigengap"])
 def test_the_hessian_of_a_transformer_chooses_the_number_of_layers(node: AgentSettings, model: str, way: str) -> None:
-    result = federated(Workbench(node), work_of(model, PREFIX, KINDS[model][0]), layer_count=way)
+    result = run_federation(Workbench(node), work_of(model, PREFIX, KINDS[model][0]), layer_count=way)
     assert [record.kind for record in result.rounds] == ["prepare", "prepare", "train", "train"]
-    measured = result.rounds[1].metrics
-    assert measured["layers_travelling"] == 1
-    assert 0 <= measured["spectrum_share"] <= 1
+    preparation = result.rounds[1].metrics
+    assert preparation["layers_travelling"] == 1
+    assert 0 <= preparation["spectrum_share"] <= 1
 
 
 def test_masked_layers_are_trained_around(node: AgentSettings) -> None:
-    result = federated(Workbench(node), work_of("bert", PREFIX), other_layers="masked")
-    evaluated = result.rounds[-1].metrics
-    assert evaluated["own_loss"] == evaluated["loss"]
-    assert evaluated["loss"] != federated(Workbench(node), work_of("bert", PREFIX)).rounds[-1].metrics["loss"]
+    result = run_federation(Workbench(node), work_of("bert", PREFIX), other_layers="masked")
+    evaluation = result.rounds[-1].metrics
+    assert evaluation["own_loss"] == evaluation["loss"]
+    assert evaluation["loss"] != run_federation(Workbench(node), work_of("bert", PREFIX)).rounds[-1].metrics["loss"]

@@ -1,4 +1,4 @@
-"""Settings under which the suite over all algorithms runs this one; each must be quick on a tiny model."""
+"""Settings of this algorithm for the suite over all algorithms. Each must be quick on a tiny model."""
 
 _LOCAL = {"local_steps": 2, "batch_size": 4, "learning_rate": 0.05, "preparation_steps": 2, "lanczos_steps": 6}
 

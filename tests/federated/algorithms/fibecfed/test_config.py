@@ -1,4 +1,4 @@
-"""Settings: what they are when nobody says anything, and what else they may be."""
+"""Tests of FibecFed's settings: defaults, and valid ranges."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from federated.algorithms.fibecfed.config import FibecFedConfig
 
 
 def test_the_defaults_are_those_of_the_method() -> None:
-    expected = {
+    defaults = {
         "order_by": "fisher",
         "score_at": "start",
         "pacing": "linear",
@@ -29,7 +29,7 @@ def test_the_defaults_are_those_of_the_method() -> None:
         "fisher_epochs": 1.0,
         "head": "last",
     }
-    assert {name: getattr(FibecFedConfig(), name) for name in expected} == expected
+    assert {name: getattr(FibecFedConfig(), name) for name in defaults} == defaults
 
 
 @pytest.mark.parametrize(

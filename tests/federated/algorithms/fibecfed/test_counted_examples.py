@@ -1,4 +1,4 @@
-"""Of which examples an update is made, where others were looked at in the same job."""
+"""Tests of the examples counted in an update, in jobs that also score others."""
 
 from typing import Any
 
@@ -23,10 +23,8 @@ def test_examples_that_were_scored_and_not_trained_on_are_not_used(config: dict[
     """A client that has forgotten its scores, or was told to, makes them in the job that trains."""
     usual = {"batch_size": 4, "local_epochs": 2.0, "layer_count": "fixed", "preparation_steps": 2}
     sample = Sample("fibecfed", make_config("fibecfed", usual | config), Lora(r=2, lora_alpha=4))
-    prepared = rounds.first_state(sample)
-    state = sample.server.aggregate(
-        prepared, rounds.updates(sample, prepared), rounds.step_of(prepared, sample)
-    ).state
+    state = rounds.first_state(sample)
+    state = sample.server.aggregate(state, rounds.updates(sample, state), rounds.step_of(state, sample)).state
     session = sample.federation.open(1, 100)
     result = sample.client.run(rounds.instructions(sample, rounds.through_bytes(state))[1], session, None)
     assert not result.is_measurement

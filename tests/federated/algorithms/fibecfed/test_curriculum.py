@@ -1,13 +1,13 @@
-"""Easy examples first: shares, whole batches, and orders."""
+"""Tests of the curriculum: shares, whole batches, and orders."""
 
 from typing import get_args
 
 import pytest
 import torch
 
-from federated.algorithm_kit.local_training import shuffled
+from federated.algorithm_kit.local_training import epoch_order
 from federated.algorithms.fibecfed.config import FibecFedConfig
-from federated.algorithms.fibecfed.curriculum import admitted_examples, admitted_share, easy_first, order_of_epoch
+from federated.algorithms.fibecfed.curriculum import admitted_share, curriculum_order, easy_first, examples_to_admit
 
 PACINGS = get_args(FibecFedConfig.model_fields["pacing"].annotation)
 
@@ -23,17 +23,17 @@ class TestPacing:
     @pytest.mark.parametrize("examples", [1, 3, 8, 9, 100])
     def test_whole_batches_are_admitted_at_least_one_and_in_the_end_all(self, pacing: str, examples: int) -> None:
         config = FibecFedConfig(pacing=pacing, batch_size=8, pacing_start=0.01)  # type: ignore[arg-type]
-        admitted = [admitted_examples(config, examples, number, 10) for number in range(1, 11)]
-        assert admitted == sorted(admitted)
-        assert all(count == examples or count % 8 == 0 for count in admitted)
-        assert min(admitted) >= min(8, examples)
-        assert admitted[7:] == [examples] * 3
+        counts = [examples_to_admit(config, examples, number, 10) for number in range(1, 11)]
+        assert counts == sorted(counts)
+        assert all(count == examples or count % 8 == 0 for count in counts)
+        assert min(counts) >= min(8, examples)
+        assert counts[7:] == [examples] * 3
 
 
 def test_the_default_pacing_saves_a_sixth_of_the_steps() -> None:
     config = FibecFedConfig(batch_size=1)
-    admitted = sum(admitted_examples(config, 1000, number, 1000) for number in range(1, 1001))
-    assert admitted / 1_000_000 == pytest.approx(0.84, abs=0.001)
+    total = sum(examples_to_admit(config, 1000, number, 1000) for number in range(1, 1001))
+    assert total / 1_000_000 == pytest.approx(0.84, abs=0.001)
 
 
 def test_shares_in_the_middle() -> None:
@@ -48,15 +48,15 @@ class TestOrder:
         assert easy_first(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])) == [3, 1, 4, 0, 2]
 
     def test_all_admitted_are_shuffled_as_the_plain_loop_shuffles_them(self) -> None:
-        order = order_of_epoch([3, 0, 2, 1, 4], 5, seed=7, ordered=False)
-        assert [order(epoch) for epoch in range(3)] == [shuffled(7, epoch, 5) for epoch in range(3)]
+        order = curriculum_order([3, 0, 2, 1, 4], 5, seed=7, easy_to_hard=False)
+        assert [order(epoch) for epoch in range(3)] == [epoch_order(7, epoch, 5) for epoch in range(3)]
 
     def test_only_the_admitted_are_drawn_each_epoch_in_another_order(self) -> None:
-        admitted = list(range(0, 40, 2))
-        order = order_of_epoch(admitted, 40, seed=7, ordered=False)
+        indices = list(range(0, 40, 2))
+        order = curriculum_order(indices, 40, seed=7, easy_to_hard=False)
         first, second = order(0), order(1)
-        assert sorted(first) == sorted(second) == admitted
+        assert sorted(first) == sorted(second) == indices
         assert first != second
 
     def test_ordered_goes_from_easy_to_hard(self) -> None:
-        assert order_of_epoch([3, 0, 2], 5, seed=7, ordered=True)(1) == [3, 0, 2]
+        assert curriculum_order([3, 0, 2], 5, seed=7, easy_to_hard=True)(1) == [3, 0, 2]

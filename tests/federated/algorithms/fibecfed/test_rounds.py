@@ -1,4 +1,4 @@
-"""Both halves together: what travels, what stays, and what it equals."""
+"""Tests of both halves of FibecFed together: travelling tensors, private tensors, and equal methods."""
 
 import functools
 from typing import Any
@@ -26,17 +26,17 @@ def run(algorithm: str, rounds: int = 3, trainable: Lora = LORA, **config: Any) 
     federation = SimulatedFederation(
         algorithm, make_config(algorithm, config), trainable, 3, rounds, clients_per_round=2, evaluate_every=1
     )
-    opened = TinyFederation(trainable=trainable, examples_of=FEDERATION.examples_of)
-    return simulation.run(federation, opened.open)
+    clients = TinyFederation(trainable=trainable, examples_of=FEDERATION.examples_of)
+    return simulation.run(federation, clients.open)
 
 
-class Played:
+class StepwiseFederation:
     """One federation, step by step."""
 
     def __init__(self, initial: Payload | None = None, **config: Any) -> None:
-        made = make_config("fibecfed", QUICK | config)
-        self.server = server_half("fibecfed", made, LORA)
-        self.client = client_half("fibecfed", made, LORA)
+        settings = make_config("fibecfed", QUICK | config)
+        self.server = server_half("fibecfed", settings, LORA)
+        self.client = client_half("fibecfed", settings, LORA)
         self.state = self.server.start(FEDERATION.open(0, 0).facts, 0, initial)
         self.memories: dict[int, Payload] = {}
         self.last: dict[int, TinySession] = {}
@@ -44,19 +44,19 @@ class Played:
     def step(self, number: int) -> RoundFacts:
         return RoundFacts(number, "prepare" if self.state.facts["layers"] is None else "train", 5, 3)
 
-    def told(self, number: int = 1) -> Payload:
+    def instruction(self, number: int = 1) -> Payload:
         client = ClientFacts(0, "one", 6, {}, {}, None, 0)
         return Payload.decode(self.server.plan(self.state, [client], self.step(number))[0].encode())
 
     def job(self, ordinal: int, memory: Payload | None = None, number: int = 1) -> ClientResult:
         self.last[ordinal] = FEDERATION.open(ordinal, 10 * number + ordinal)
-        return self.client.run(self.told(number), self.last[ordinal], memory)
+        return self.client.run(self.instruction(number), self.last[ordinal], memory)
 
     def round(self, number: int = 1) -> None:
         updates = []
         for ordinal in range(3):
             result = self.job(ordinal, self.memories.get(ordinal), number)
-            self.server.check(self.told(number), result.update)
+            self.server.check(self.instruction(number), result.update)
             if result.memory is not None:
                 self.memories[ordinal] = Payload.decode(result.memory.encode())
             examples = FEDERATION.examples_of[ordinal]
@@ -68,14 +68,14 @@ class Played:
         return {name for name in FACTORS if int(name.split(".")[1]) not in self.state.facts["layers"]}
 
 
-def count_backward(passes: list[int], layer: int, module: Any, given: Any, output: torch.Tensor) -> None:
+def count_backward(passes: list[int], layer: int, module: Any, inputs: Any, output: torch.Tensor) -> None:
     """A forward hook that counts the gradients that reach a layer's output."""
 
-    def seen(_: torch.Tensor) -> None:
+    def count(_: torch.Tensor) -> None:
         passes[layer] += 1
 
     if output.requires_grad:
-        output.register_hook(seen)  # type: ignore[no-untyped-call]
+        output.register_hook(count)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -83,33 +83,35 @@ def test_with_all_layers_all_rows_and_no_pacing_it_is_plain_averaging_bit_for_bi
     lora = Lora(r=4, lora_alpha=8, lora_dropout=dropout)
     common = {"batch_size": 4, "learning_rate": 0.05, "local_epochs": 1.5}
     ours = {"layer_count": "fixed", "layer_share": 1.0, "pacing": "none", "local_share": 1.0}
-    plain, made = run("fedavg", trainable=lora, **common), run("fibecfed", trainable=lora, **common, **ours)
-    assert made.adapter.tensors.keys() == plain.adapter.tensors.keys()
-    assert all(torch.equal(made.adapter.tensors[name], plain.adapter.tensors[name]) for name in plain.adapter.tensors)
+    plain, fibecfed = run("fedavg", trainable=lora, **common), run("fibecfed", trainable=lora, **common, **ours)
+    assert fibecfed.adapter.tensors.keys() == plain.adapter.tensors.keys()
+    assert all(
+        torch.equal(fibecfed.adapter.tensors[name], plain.adapter.tensors[name]) for name in plain.adapter.tensors
+    )
 
 
 class TestWhatTravels:
     def test_scores_are_all_that_a_preparation_sends(self) -> None:
-        for count, expected in (("fixed", ["layer_scores"]), ("spectrum", ["kept_share", "layer_scores"])):
-            result = Played(layer_count=count, lanczos_steps=4).job(1)
-            assert list(result.update) == expected
+        for count, names in (("fixed", ["layer_scores"]), ("spectrum", ["kept_share", "layer_scores"])):
+            result = StepwiseFederation(layer_count=count, lanczos_steps=4).job(1)
+            assert list(result.update) == names
             assert result.update.shape("layer_scores") == (3,)
 
     def test_the_chosen_layers_and_the_head_go_up_and_down_and_nothing_else(self) -> None:
-        played = Played()
-        played.round()
-        assert len(played.state.facts["layers"]) == 2
-        travelling = FACTORS - played.private | HEAD
-        told, result = played.told(), played.job(1, played.memories[1])
-        assert set(told) == set(result.update) == travelling
-        assert len(played.private) == 2
+        federation = StepwiseFederation()
+        federation.round()
+        assert len(federation.state.facts["layers"]) == 2
+        travelling = FACTORS - federation.private | HEAD
+        instruction, result = federation.instruction(), federation.job(1, federation.memories[1])
+        assert set(instruction) == set(result.update) == travelling
+        assert len(federation.private) == 2
 
     @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
     def test_a_message_has_the_bytes_of_the_chosen_layers_and_the_head(self, dtype: str, size: int) -> None:
         """Two layers of A (4, 8) and B (8, 4), and a head of three classes over eight: 128 and 27 numbers."""
-        played = Played(upload_dtype=dtype)
-        played.round()
-        messages = played.told(), played.job(1, played.memories[1]).update
+        federation = StepwiseFederation(upload_dtype=dtype)
+        federation.round()
+        messages = federation.instruction(), federation.job(1, federation.memories[1]).update
         assert list(map(data_bytes, messages)) == [155 * 4, 155 * size]
 
     def test_bytes_are_the_share_of_layers_of_plain_averaging_and_the_head(self) -> None:
@@ -122,100 +124,102 @@ class TestWhatTravels:
         assert 3 * (tensors(third) - head) == tensors(plain) - head
 
     def test_the_server_never_holds_a_private_factor(self) -> None:
-        played = Played()
+        federation = StepwiseFederation()
         for number in (1, 1, 2):
-            played.round(number)
-        assert not played.private & set(played.state)
+            federation.round(number)
+        assert not federation.private & set(federation.state)
 
     def test_the_export_holds_private_layers_at_their_start(self) -> None:
-        played = Played()
+        federation = StepwiseFederation()
         for number in (1, 1, 2):
-            played.round(number)
-        adapter, session = played.server.export(played.state), FEDERATION.open(0, 0)
+            federation.round(number)
+        adapter, session = federation.server.export(federation.state), FEDERATION.open(0, 0)
         assert adapter.tensors.keys() == FACTORS | HEAD
-        assert all(torch.equal(adapter.tensors[name], session.start(name)) for name in played.private)
+        assert all(torch.equal(adapter.tensors[name], session.start(name)) for name in federation.private)
 
     def test_an_initial_adapters_private_layers_are_told_and_exported(self) -> None:
-        given = {name: torch.full(FEDERATION.open(0, 0).trainables[name].shape, 0.25) for name in FACTORS}
-        played = Played(Payload(given))
-        assert set(played.told()) == {f"{name}/frozen" for name in FACTORS}
-        played.round()
-        assert {f"{name}/frozen" for name in played.private} <= set(played.told())
+        inputs = {name: torch.full(FEDERATION.open(0, 0).trainables[name].shape, 0.25) for name in FACTORS}
+        federation = StepwiseFederation(Payload(inputs))
+        assert set(federation.instruction()) == {f"{name}/frozen" for name in FACTORS}
+        federation.round()
+        assert {f"{name}/frozen" for name in federation.private} <= set(federation.instruction())
         session = FEDERATION.open(1, 0)
-        played.client.apply(played.told(), session, None, "own")
-        assert all(torch.equal(session.read()[name], given[name]) for name in FACTORS)
-        exported = played.server.export(played.state).tensors
-        assert all(torch.equal(exported[name], given[name]) for name in FACTORS)
+        federation.client.apply(federation.instruction(), session, None, "own")
+        assert all(torch.equal(session.read()[name], inputs[name]) for name in FACTORS)
+        tensors = federation.server.export(federation.state).tensors
+        assert all(torch.equal(tensors[name], inputs[name]) for name in FACTORS)
 
 
 class TestPrivateParts:
     def test_rows_that_were_not_chosen_keep_their_bits_in_every_round(self) -> None:
-        played = Played()
+        federation = StepwiseFederation()
         for number in (1, 1, 2):
-            played.round(number)
-        memory, session = played.memories[2], played.last[2]
-        for name in played.private:
+            federation.round(number)
+        memory, session = federation.memories[2], federation.last[2]
+        for name in federation.private:
             rows = memory[f"{name}/rows"]
-            start, trained = session.start(name), memory[f"{name}/private"]
+            start, value = session.start(name), memory[f"{name}/private"]
             assert 0 < int(rows.sum()) < len(rows)
-            assert torch.equal(trained[~rows], start[~rows])
-            assert (trained[rows] != start[rows]).any()
+            assert torch.equal(value[~rows], start[~rows])
+            assert (value[rows] != start[rows]).any()
 
     def test_without_local_rows_no_gradient_goes_below_the_lowest_layer_that_travels(self) -> None:
         """Scores are the server's to weigh: here the top layer alone is chosen."""
-        played = Played(local_share=0.0, layer_share=0.3)
+        federation = StepwiseFederation(local_share=0.0, layer_share=0.3)
         scores = Payload({"layer_scores": torch.tensor([0.0, 0.0, 1.0])})
-        played.memories[1] = played.job(1).memory or Payload({})
+        federation.memories[1] = federation.job(1).memory or Payload({})
         update = ClientUpdate(1, 9, 9.0, scores, {}, None)
-        played.state = played.server.aggregate(played.state, [update], RoundFacts(1, "prepare", 5, 3)).state
+        federation.state = federation.server.aggregate(
+            federation.state, [update], RoundFacts(1, "prepare", 5, 3)
+        ).state
         session, passes = FEDERATION.open(1, 5), [0, 0, 0]
         for layer, module in enumerate(session.layers()):
             module.register_forward_hook(functools.partial(count_backward, passes, layer))
-        result = played.client.run(played.told(), session, played.memories[1])
+        result = federation.client.run(federation.instruction(), session, federation.memories[1])
         assert passes == [0, 0, int(result.metrics["steps"])]
         after = session.read()
-        assert all(torch.equal(after[name], session.start(name)) for name in played.private)
+        assert all(torch.equal(after[name], session.start(name)) for name in federation.private)
 
     def test_the_own_view_has_the_clients_layers_and_the_shared_one_their_start(self) -> None:
-        played = Played()
+        federation = StepwiseFederation()
         for number in (1, 1):
-            played.round(number)
-        session, memory = FEDERATION.open(1, 0), played.memories[1]
-        played.client.apply(played.told(), session, memory, "own")
+            federation.round(number)
+        session, memory = FEDERATION.open(1, 0), federation.memories[1]
+        federation.client.apply(federation.instruction(), session, memory, "own")
         own = session.read()
-        assert all(torch.equal(own[name], memory[f"{name}/private"]) for name in played.private)
-        played.client.apply(played.told(), session, memory, "shared")
-        assert all(torch.equal(session.read()[name], session.start(name)) for name in played.private)
+        assert all(torch.equal(own[name], memory[f"{name}/private"]) for name in federation.private)
+        federation.client.apply(federation.instruction(), session, memory, "shared")
+        assert all(torch.equal(session.read()[name], session.start(name)) for name in federation.private)
 
     def test_private_layers_go_on_where_they_were(self) -> None:
         """The second round of a client that remembers differs from that of one that forgot."""
-        played = Played()
+        federation = StepwiseFederation()
         for number in (1, 1):
-            played.round(number)
-        kept, lost = played.job(1, played.memories[1], 2), played.job(1, None, 2)
-        assert kept.memory is not None
-        assert lost.memory is not None
-        name = min(played.private)
-        assert not torch.equal(kept.memory[f"{name}/private"], lost.memory[f"{name}/private"])
+            federation.round(number)
+        with_memory, without_memory = federation.job(1, federation.memories[1], 2), federation.job(1, None, 2)
+        assert with_memory.memory is not None
+        assert without_memory.memory is not None
+        name = min(federation.private)
+        assert not torch.equal(with_memory.memory[f"{name}/private"], without_memory.memory[f"{name}/private"])
 
 
 class TestMemory:
     def test_a_client_without_one_scores_inside_its_first_training_and_sends_no_scores(self) -> None:
-        played = Played()
-        played.round()
-        late = played.job(1, None)
-        assert set(late.update) == FACTORS - played.private | HEAD
+        federation = StepwiseFederation()
+        federation.round()
+        late = federation.job(1, None)
+        assert set(late.update) == FACTORS - federation.private | HEAD
         assert late.memory is not None
-        torch.testing.assert_close(late.memory["difficulty"], played.memories[1]["difficulty"])
-        early = played.job(1, played.memories[1])
+        torch.testing.assert_close(late.memory["difficulty"], federation.memories[1]["difficulty"])
+        early = federation.job(1, federation.memories[1])
         assert early.update.encode() == late.update.encode()
 
     @pytest.mark.parametrize("change", ["federation", "examples", "layers", "shapes", "rows"])
     def test_one_that_does_not_fit_is_made_anew(self, change: str) -> None:
-        played = Played()
+        federation = StepwiseFederation()
         for number in (1, 1):
-            played.round(number)
-        memory = played.memories[1]
+            federation.round(number)
+        memory = federation.memories[1]
         tensors, facts = dict(memory), dict(memory.facts)
         if change == "federation":
             facts["federation_seed"] = 99
@@ -224,62 +228,62 @@ class TestMemory:
         elif change == "examples":
             tensors["difficulty"] = tensors["difficulty"][:-1]
         elif change == "rows":
-            name = min(played.private) + "/rows"
+            name = min(federation.private) + "/rows"
             tensors[name] = tensors[name][:-1]
         else:
-            name = min(played.private) + "/private"
+            name = min(federation.private) + "/private"
             tensors[name] = tensors[name][:, :1]
-        result = played.job(1, Payload(tensors, facts), 2)
-        fresh = played.job(1, played.memories[1] if change == "examples" else None, 2)
+        result = federation.job(1, Payload(tensors, facts), 2)
+        fresh = federation.job(1, federation.memories[1] if change == "examples" else None, 2)
         assert result.memory is not None
         assert fresh.memory is not None
         assert result.memory.encode() == fresh.memory.encode()
 
     def test_without_a_curriculum_nothing_is_scored(self) -> None:
-        result = Played(pacing="none").job(1)
+        result = StepwiseFederation(pacing="none").job(1)
         assert result.memory is not None
         assert list(result.memory) == []
 
 
 class TestCurriculum:
     def test_only_the_easiest_are_seen_and_how_many_is_told(self) -> None:
-        played = Played(pacing_start=0.01, pacing_share=1.0, pacing="exponential")
-        played.round()
+        federation = StepwiseFederation(pacing_start=0.01, pacing_share=1.0, pacing="exponential")
+        federation.round()
         session = FEDERATION.open(2, 7)
-        seen: set[int] = set()
+        examples: set[int] = set()
         batches = session.batches
-        session.batches = lambda order, size: (seen.update(order), batches(order, size))[1]  # type: ignore[method-assign,assignment]
-        hard = played.memories[2]["difficulty"]
-        result = played.client.run(played.told(), session, played.memories[2])
+        session.batches = lambda order, size: (examples.update(order), batches(order, size))[1]  # type: ignore[method-assign,assignment]
+        hard = federation.memories[2]["difficulty"]
+        result = federation.client.run(federation.instruction(), session, federation.memories[2])
         assert result.metrics["admitted_share"] == pytest.approx(4 / 13)
         assert result.metrics["examples_seen"] == 4
         easiest = set(torch.argsort(hard, stable=True)[:4].tolist())
-        assert easiest <= seen
+        assert easiest <= examples
 
     @pytest.mark.parametrize("ordinal", [0, 1])
     def test_fewer_examples_than_a_batch_and_one_label_alone_are_trained_on(self, ordinal: int) -> None:
-        made = make_config("fibecfed", QUICK | {"batch_size": 64, "layer_count": "spectrum", "lanczos_steps": 4})
+        settings = make_config("fibecfed", QUICK | {"batch_size": 64, "layer_count": "spectrum", "lanczos_steps": 4})
         session = TinyFederation(trainable=LORA, examples=3).open(ordinal, 0)
         session._data = session._data[0], torch.zeros_like(session._data[1])
-        server, client = server_half("fibecfed", made, LORA), client_half("fibecfed", made, LORA)
+        server, client = server_half("fibecfed", settings, LORA), client_half("fibecfed", settings, LORA)
         state = server.start(session.facts, 0, None)
         facts = [ClientFacts(ordinal, "one", 3, {}, {}, None, 0)]
         result = client.run(server.plan(state, facts, RoundFacts(1, "prepare", 2, 1))[ordinal], session, None)
         update = ClientUpdate(ordinal, 3, result.weight, result.update, result.metrics, None)
         state = server.aggregate(state, [update], RoundFacts(1, "prepare", 2, 1)).state
-        told = server.plan(state, facts, RoundFacts(1, "train", 2, 1))[ordinal]
-        assert client.run(told, session, result.memory).metrics["examples_seen"] == 3
+        instruction = server.plan(state, facts, RoundFacts(1, "train", 2, 1))[ordinal]
+        assert client.run(instruction, session, result.memory).metrics["examples_seen"] == 3
 
 
 class TestServer:
     def test_the_layers_with_the_largest_weighted_scores_are_chosen(self) -> None:
-        played = Played(layer_share=0.3)
+        federation = StepwiseFederation(layer_share=0.3)
         scores = {0: [1.0, 0.0, 5.0], 1: [0.0, 4.0, 0.0]}
         updates = [
-            ClientUpdate(ordinal, 10, weight, Payload({"layer_scores": torch.tensor(told)}), {}, None)
-            for (ordinal, told), weight in zip(scores.items(), (1.0, 3.0), strict=True)
+            ClientUpdate(ordinal, 10, weight, Payload({"layer_scores": torch.tensor(values)}), {}, None)
+            for (ordinal, values), weight in zip(scores.items(), (1.0, 3.0), strict=True)
         ]
-        outcome = played.server.aggregate(played.state, updates, RoundFacts(1, "prepare", 5, 3))
+        outcome = federation.server.aggregate(federation.state, updates, RoundFacts(1, "prepare", 5, 3))
         assert outcome.state.facts["layers"] == [1]
         assert outcome.state["layer_scores/mean"].tolist() == [0.25, 3.0, 1.25]
 
@@ -288,12 +292,12 @@ class TestServer:
         [("layer_scores", torch.ones(2)), ("layer_scores", -torch.ones(3)), ("kept_share", torch.tensor([1.5]))],
     )
     def test_scores_of_other_layers_or_out_of_range_are_refused(self, name: str, value: torch.Tensor) -> None:
-        played = Played(layer_count="spectrum", lanczos_steps=4)
-        sent = {"layer_scores": torch.ones(3), "kept_share": torch.tensor([0.5])}
-        played.server.check(played.told(), Payload(sent))
-        with pytest.raises(UpdateRefused) as caught:
-            played.server.check(played.told(), Payload(sent | {name: value}))
-        assert caught.value.tensor == name
+        federation = StepwiseFederation(layer_count="spectrum", lanczos_steps=4)
+        scores = {"layer_scores": torch.ones(3), "kept_share": torch.tensor([0.5])}
+        federation.server.check(federation.instruction(), Payload(scores))
+        with pytest.raises(UpdateRefused) as error:
+            federation.server.check(federation.instruction(), Payload(scores | {name: value}))
+        assert error.value.tensor == name
 
     def test_trained_biases_are_refused(self) -> None:
         with pytest.raises(ValueError, match="bias must be 'none'"):

@@ -1,4 +1,4 @@
-"""Scores of examples, layers and rows, on a tiny model."""
+"""Tests of the scores of examples, layers and rows on a tiny model."""
 
 import math
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import difficulty, factor_maps, fisher_traces
-from federated.algorithms.fibecfed.layer_choice import chosen_layers, shares_after_warm_up
+from federated.algorithms.fibecfed.layer_choice import choose_layers, shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import dual_noise
 from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
-from federated.algorithms.fibecfed.sparsity import chosen_rows, row_importance, top_rows
+from federated.algorithms.fibecfed.sparsity import choose_rows, row_importance, top_rows
 from federated.contract import JobDeclined
 from federated.maths.per_example import squared_norms, squared_rows
 from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
@@ -68,17 +68,20 @@ class TestDifficulty:
     @pytest.mark.parametrize("order_by", ["fisher", "loss", "length", "random", "reversed"])
     def test_every_order_scores_every_example(self, order_by: str) -> None:
         session = trained_session()
-        layered = layer_tensors(session.facts)
-        made = difficulty(session, FibecFedConfig(order_by=order_by, score_batch_size=5), layered)  # type: ignore[arg-type]
-        assert made.shape == (12,)
-        expected = {"fisher": fisher_traces(session, layered, range(12), 12), "length": torch.full((12,), 6.0)}
-        expected["reversed"] = -expected["fisher"]
+        factors_by_layer = layer_tensors(session.facts)
+        scores = difficulty(session, FibecFedConfig(order_by=order_by, score_batch_size=5), factors_by_layer)  # type: ignore[arg-type]
+        assert scores.shape == (12,)
+        references = {
+            "fisher": fisher_traces(session, factors_by_layer, range(12), 12),
+            "length": torch.full((12,), 6.0),
+        }
+        references["reversed"] = -references["fisher"]
         batch = next(session.batches(range(12), 12))
-        expected["loss"] = session.loss(batch, "none").detach()
+        references["loss"] = session.loss(batch, "none").detach()
         if order_by == "random":
-            assert len(made.unique()) == 12
+            assert len(scores.unique()) == 12
         else:
-            torch.testing.assert_close(made, expected[order_by])
+            torch.testing.assert_close(scores, references[order_by])
 
 
 class TestNoise:
@@ -115,8 +118,8 @@ class TestLayers:
         tensors = tuple(
             TensorFacts(name=name, shape=(2, 2), dtype="F32", initialisation=start) for name in sorted(names)
         )
-        known: dict[str, Any] = {"model_type": "t", "task_type": "SEQ_CLS", "hidden": 2, "kv_width": 2}
-        return ModelFacts(tensors=tensors, layers=layers, weights_digest="sha256:" + "0" * 64, **known, **changes)
+        sizes: dict[str, Any] = {"model_type": "t", "task_type": "SEQ_CLS", "hidden": 2, "kv_width": 2}
+        return ModelFacts(tensors=tensors, layers=layers, weights_digest="sha256:" + "0" * 64, **sizes, **changes)
 
     def test_layers_are_told_apart_by_the_first_number_in_a_name(self) -> None:
         names = [f"h.layer.{layer}.experts.{e}.up.lora_A.weight" for layer in (10, 2) for e in (0, 1)]
@@ -137,18 +140,18 @@ class TestLayers:
             for name, shape in (("bias", (8,)), ("weight", (8, 8)))
         )
         last = TensorFacts(name="classifier.b.weight", shape=(3, 8), dtype="F32", initialisation=start)
-        kept = [one for one in facts.tensors if "classifier" not in one.name]
-        two = facts.model_copy(update={"tensors": (*dense, last, *kept)})
+        tensors = [one for one in facts.tensors if "classifier" not in one.name]
+        two = facts.model_copy(update={"tensors": (*dense, last, *tensors)})
         assert rest_of_head(facts) == []
         assert rest_of_head(two) == ["classifier.a.bias", "classifier.a.weight"]
 
     def test_the_most_sensitive_layers_are_chosen_and_of_equals_the_lower(self) -> None:
         config = FibecFedConfig(layer_factor=0.5)
-        assert chosen_layers(config, {0: 1.0, 1: 3.0, 2: 3.0, 3: 3.0}, share=1.0) == [1, 2]
+        assert choose_layers(config, {0: 1.0, 1: 3.0, 2: 3.0, 3: 3.0}, share=1.0) == [1, 2]
 
     def test_a_loss_that_cannot_be_differentiated_twice_is_declined(self) -> None:
         session = trained_session()
-        session.layers()[1].register_forward_hook(lambda *told: Once.apply(told[2]))
+        session.layers()[1].register_forward_hook(lambda *arguments: Once.apply(arguments[2]))
         names = [name for layer in layer_tensors(session.facts).values() for name in layer]
         with pytest.raises(JobDeclined, match=r"second_derivative_missing.*layer_count 'fixed'"):
             shares_after_warm_up(session, FibecFedConfig(preparation_steps=0), names)
@@ -172,7 +175,7 @@ class TestRows:
     @pytest.mark.parametrize(("share", "chosen"), [(0.0, False), (1.0, True)])
     def test_none_or_all_needs_no_warm_up(self, share: float, chosen: bool) -> None:
         session = trained_session()
-        rows = chosen_rows(session, FibecFedConfig(local_share=share), ["layers.0.query.lora_A.weight"])
+        rows = choose_rows(session, FibecFedConfig(local_share=share), ["layers.0.query.lora_A.weight"])
         assert rows["layers.0.query.lora_A.weight"].tolist() == [chosen, chosen]
         assert session.forward_examples == []
 

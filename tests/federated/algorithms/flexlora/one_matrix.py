@@ -1,4 +1,4 @@
-"""A model of one adapted matrix and a head, clients that change both, and what a dense sum makes of them."""
+"""Fixtures of FlexLoRA: a model of one adapted matrix and a head, clients that change both, dense reference sums."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,7 +68,7 @@ def best(matrix: Tensor, rank: int) -> Tensor:
     return (u[:, :rank] * sigma[:rank]) @ vh[:rank]
 
 
-def learned(server: ServerHalf, seed: int = 5) -> Payload:
+def initial_state(server: ServerHalf, seed: int = 5) -> Payload:
     """A state in which every component of W is there: one client of the highest rank has changed everything."""
     state = server.start(model(), 0, None)
     return through_bytes(server.aggregate(state, [update(1, 1, changes(RANK, seed))], STEP).state)
@@ -76,16 +76,16 @@ def learned(server: ServerHalf, seed: int = 5) -> Payload:
 
 def local_products(server: ServerHalf, state: Payload, ranks: Sequence[int], seed: int = 0) -> list[Tensor]:
     """s_k B_k A_k of clients that made `changes`, by the instructions they were sent."""
-    told = server.plan(state, [client(ordinal, rank) for ordinal, rank in enumerate(ranks)], STEP)
-    made = []
+    instructions = server.plan(state, [client(ordinal, rank) for ordinal, rank in enumerate(ranks)], STEP)
+    updates = []
     for ordinal, rank in enumerate(ranks):
-        changed = changes(rank, seed + ordinal)
-        b, a = (told[ordinal][name].double() + changed[name].double() for name in (B, A))
-        made.append(scale(rank) * b @ a)
-    return made
+        client_changes = changes(rank, seed + ordinal)
+        b, a = (instructions[ordinal][name].double() + client_changes[name].double() for name in (B, A))
+        updates.append(scale(rank) * b @ a)
+    return updates
 
 
-def aggregated(
+def aggregate_changes(
     server: ServerHalf,
     state: Payload,
     ranks: Sequence[int],
@@ -93,12 +93,12 @@ def aggregated(
     size: float = 1.0,
     seed: int = 0,
 ) -> Outcome:
-    told = [
+    updates = [
         update(ordinal, weight, changes(rank, seed + ordinal, size))
         for ordinal, (rank, weight) in enumerate(zip(ranks, weights, strict=True))
     ]
-    return server.aggregate(state, told, STEP)
+    return server.aggregate(state, updates, STEP)
 
 
-def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> bool:
-    return float((found - wanted).norm()) <= tolerance * float(wanted.norm())
+def close(actual: Tensor, reference: Tensor, tolerance: float = 1e-5) -> bool:
+    return float((actual - reference).norm()) <= tolerance * float(reference.norm())

@@ -1,4 +1,4 @@
-"""The worker's half, on a tiny model."""
+"""Tests of FlexLoRA's client half on a tiny model."""
 
 from typing import Any
 
@@ -21,7 +21,9 @@ A, B = f"{QUERY}.lora_A.weight", f"{QUERY}.lora_B.weight"
 STEP = RoundFacts(1, "train", 5, 2)
 
 
-def told(state: Payload, rank: int, step: RoundFacts = STEP, trainable: Lora = LORA, **changes: Any) -> Payload:
+def instruction_of(
+    state: Payload, rank: int, step: RoundFacts = STEP, trainable: Lora = LORA, **changes: Any
+) -> Payload:
     server = server_half("flexlora", make_config("flexlora", SETTINGS | changes), trainable)
     client = ClientFacts(1, "one", 12, {}, {"rank": rank}, None, 0)
     return Payload.decode(server.plan(state, [client], step)[1].encode())
@@ -30,13 +32,13 @@ def told(state: Payload, rank: int, step: RoundFacts = STEP, trainable: Lora = L
 def ran(rank: int = 2, trainable: Lora = LORA, **changes: Any) -> tuple[Payload, TinySession, ClientResult]:
     """Instruction, session after the run, and result, of a first round."""
     config = make_config("flexlora", SETTINGS | changes)
-    opened = TinyFederation(trainable=trainable).open(1, 5)
-    state = server_half("flexlora", config, trainable).start(opened.facts, 0, None)
-    instruction = told(state, rank, trainable=trainable, **changes)
-    return instruction, opened, client_half("flexlora", config, trainable).run(instruction, opened, None)
+    session = TinyFederation(trainable=trainable).open(1, 5)
+    state = server_half("flexlora", config, trainable).start(session.facts, 0, None)
+    instruction = instruction_of(state, rank, trainable=trainable, **changes)
+    return instruction, session, client_half("flexlora", config, trainable).run(instruction, session, None)
 
 
-def federated(rounds: int = 8, **changes: Any) -> Result:
+def run_federation(rounds: int = 8, **changes: Any) -> Result:
     settings = {0: {"rank": 1}, 1: {"rank": 2}, 2: {"rank": 4}}
     config = make_config("flexlora", SETTINGS | changes)
     federation = SimulatedFederation("flexlora", config, LORA, 3, rounds, settings=settings, evaluate_every=1)
@@ -44,7 +46,7 @@ def federated(rounds: int = 8, **changes: Any) -> Result:
 
 
 def test_the_update_is_the_difference_of_the_plain_loop_at_the_clients_rank() -> None:
-    instruction, opened, result = ran()
+    instruction, session, result = ran()
     by_hand = TinyFederation(trainable=LORA).open(1, 5)
     modules = list(instruction.facts["factors"])
     by_hand.resize(dict.fromkeys(modules, 2), dict.fromkeys(modules, 4 / 2**0.5))
@@ -53,7 +55,7 @@ def test_the_update_is_the_difference_of_the_plain_loop_at_the_clients_rank() ->
     assert all(torch.equal(result.update[name], by_hand.read()[name] - instruction[name]) for name in result.update)
     assert result.update.shape(A) == (2, 8)
     assert result.metrics["loss"] == metrics["loss"]
-    assert result.weight == opened.examples == 12
+    assert result.weight == session.examples == 12
     assert result.memory is None
 
 
@@ -82,42 +84,44 @@ class TestStacking:
     def second_round(self) -> tuple[Payload, TinySession, ClientResult]:
         config = make_config("flexlora", SETTINGS | {"aggregation": "stack"})
         server = server_half("flexlora", config, LORA)
-        result = federated(1, aggregation="stack")
-        opened = TinyFederation(trainable=LORA).open(1, 5)
-        instruction = told(result.state, 2, RoundFacts(2, "train", 5, 2), aggregation="stack")
-        made = client_half("flexlora", config, LORA).run(instruction, opened, None)
-        server.check(instruction, made.update)
-        return instruction, opened, made
+        result = run_federation(1, aggregation="stack")
+        session = TinyFederation(trainable=LORA).open(1, 5)
+        instruction = instruction_of(result.state, 2, RoundFacts(2, "train", 5, 2), aggregation="stack")
+        result = client_half("flexlora", config, LORA).run(instruction, session, None)
+        server.check(instruction, result.update)
+        return instruction, session, result
 
     def test_what_was_learned_keeps_its_bits(self) -> None:
-        instruction, opened, _ = self.second_round()
+        instruction, session, _ = self.second_round()
         before = instruction[f"{A}/learned"]
         assert len(before) == 7
-        assert opened.trainables[A].shape == (9, 8)
-        assert torch.equal(opened.trainables[A][:7], before)
-        scaled = instruction[f"{B}/learned"] / instruction.facts["scales"][QUERY]
-        assert torch.equal(opened.trainables[B][:, :7], scaled)
+        assert session.trainables[A].shape == (9, 8)
+        assert torch.equal(session.trainables[A][:7], before)
+        learned_b = instruction[f"{B}/learned"] / instruction.facts["scales"][QUERY]
+        assert torch.equal(session.trainables[B][:, :7], learned_b)
 
     def test_the_update_is_the_clients_own_part(self) -> None:
-        instruction, opened, made = self.second_round()
-        assert made.update.shape(A) == (2, 8)
-        assert torch.equal(made.update[A], opened.trainables[A].detach()[7:] - instruction[A])
-        assert made.update[B].any()
+        instruction, session, result = self.second_round()
+        assert result.update.shape(A) == (2, 8)
+        assert torch.equal(result.update[A], session.trainables[A].detach()[7:] - instruction[A])
+        assert result.update[B].any()
 
     def test_what_was_learned_does_not_count_in_the_clipped_gradient(self) -> None:
         """With a bound that always clips, one step of SGD moves the own part and the head by exactly that norm."""
         changes = {"aggregation": "stack", "optimizer": "sgd", "local_steps": 1, "max_grad_norm": 1e-3}
         config = make_config("flexlora", SETTINGS | changes)
-        state = federated(1, aggregation="stack").state
-        instruction = told(state, 2, RoundFacts(2, "train", 5, 2), **changes)
-        made = client_half("flexlora", config, LORA).run(instruction, TinyFederation(trainable=LORA).open(1, 5), None)
+        state = run_federation(1, aggregation="stack").state
+        instruction = instruction_of(state, 2, RoundFacts(2, "train", 5, 2), **changes)
+        result = client_half("flexlora", config, LORA).run(
+            instruction, TinyFederation(trainable=LORA).open(1, 5), None
+        )
         # The rate 0.05 times the bound; differences of float32 values of about 0.3 are good to a few of 1e-8.
-        assert made.metrics["update_norm"] == pytest.approx(0.05 * 1e-3, rel=2e-2)
+        assert result.metrics["update_norm"] == pytest.approx(0.05 * 1e-3, rel=2e-2)
 
 
 @pytest.mark.parametrize("rule", ["delta", "product", "rank_aware", "zero_pad", "stack"])
 def test_a_federation_of_mixed_ranks_learns_by_every_rule(rule: str) -> None:
-    losses = [record.metrics["loss"] for record in federated(aggregation=rule).rounds]
+    losses = [record.metrics["loss"] for record in run_federation(aggregation=rule).rounds]
     assert losses[-1] < 0.95 * losses[0]
 
 

@@ -1,4 +1,4 @@
-"""How much memory an aggregation takes: that of one matrix of all clients, however many matrices there are."""
+"""Test of an aggregation's memory: that of one matrix of all clients, for any number of matrices."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Federations over transformers and PEFT, with clients at ranks of their own."""
+"""Tests of FlexLoRA over transformers and PEFT, with clients at ranks of their own."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from worker_agent.training.session import Workbench
 RANKS = {0: {"rank": 1}, 1: {"rank": 4}, 2: {"rank": 2}}
 
 
-def federated(work: Work, bench: Workbench) -> Result:
+def run_federation(work: Work, bench: Workbench) -> Result:
     config = make_config("flexlora", work.config)
     federation = SimulatedFederation(
         "flexlora", config, work.trainable, 3, 2, seed=work.federation_seed, settings=RANKS
@@ -52,20 +52,20 @@ def test_peft_opens_the_adapter_as_the_model_that_was_evaluated(
     local = {"learning_rate": 0.05, "batch_size": 8, "local_steps": 3}
     work = work_of(model, trainable, REPEAT if model == "llama" else COLORS, local | config)
     bench = Workbench(node)
-    result = federated(work, bench)
-    expected = evaluated_logits("flexlora", work, bench, result)
+    result = run_federation(work, bench)
+    reference = evaluated_logits("flexlora", work, bench, result)
     base, folder = Path(node.models[model]), tmp_path / "adapter"
     write_adapter(folder, result.adapter, trainable, bench.open(work, data_of(work.task), 0, {}).facts, str(base), {})
     if model == "llama":
         kind, labels = AutoModelForCausalLM, {}
     else:
         kind, labels = AutoModelForSequenceClassification, {"num_labels": 3}
-    opened = peft.PeftModel.from_pretrained(kind.from_pretrained(base, **labels), folder)
+    peft_model = peft.PeftModel.from_pretrained(kind.from_pretrained(base, **labels), folder)
     bare = logits(kind.from_pretrained(base, **labels))
-    torch.testing.assert_close(logits(opened), expected, rtol=1e-6, atol=1e-6)
-    assert (expected - bare).abs().max() > 1e-3
+    torch.testing.assert_close(logits(peft_model), reference, rtol=1e-6, atol=1e-6)
+    assert (reference - bare).abs().max() > 1e-3
     merge(folder, base, tmp_path / "merged")
-    torch.testing.assert_close(logits(kind.from_pretrained(tmp_path / "merged")), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits(kind.from_pretrained(tmp_path / "merged")), reference, rtol=1e-4, atol=1e-5)
     ranks = {len(value) for name, value in result.adapter.tensors.items() if ".lora_A" in name}
     assert max(ranks) == config.get("export_rank", 4)
 
@@ -77,9 +77,9 @@ def test_a_client_with_a_small_rank_sends_a_small_update(node: AgentSettings) ->
     server, client = (half("flexlora", config, work.trainable) for half in (server_half, client_half))
     state = server.start(bench.open(work, "colors", 0, {}).facts, 7, None)
     clients = [ClientFacts(ordinal, "one", 9, {}, settings, None, 0) for ordinal, settings in RANKS.items()]
-    told = server.plan(state, clients, RoundFacts(1, "train", 2, 3))
+    instructions = server.plan(state, clients, RoundFacts(1, "train", 2, 3))
     for ordinal, settings in RANKS.items():
-        result = client.run(told[ordinal], bench.open(work, "colors", 5, {}), None)
+        result = client.run(instructions[ordinal], bench.open(work, "colors", 5, {}), None)
         shapes = {result.update.shape(name) for name in result.update if ".lora_" in name}
         assert shapes == {(settings["rank"], 16), (16, settings["rank"])}
         assert result.metrics["rank"] == settings["rank"]
