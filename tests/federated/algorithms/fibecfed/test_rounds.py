@@ -85,9 +85,7 @@ def test_with_all_layers_all_rows_and_no_pacing_it_is_plain_averaging_bit_for_bi
     ours = {"layer_count": "fixed", "layer_share": 1.0, "pacing": "none", "local_share": 1.0}
     plain, fibecfed = run("fedavg", trainable=lora, **common), run("fibecfed", trainable=lora, **common, **ours)
     assert fibecfed.adapter.tensors.keys() == plain.adapter.tensors.keys()
-    assert all(
-        torch.equal(fibecfed.adapter.tensors[name], plain.adapter.tensors[name]) for name in plain.adapter.tensors
-    )
+    assert all(torch.equal(fibecfed.adapter.tensors[name], value) for name, value in plain.adapter.tensors.items())
 
 
 class TestWhatTravels:
