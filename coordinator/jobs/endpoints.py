@@ -11,8 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.auth.principals import AnyPrincipal, OperatorPrincipal, Principal, WorkerPrincipal
-from coordinator.db.batching import Gathering
-from coordinator.db.sessions import WriteSession, asking, reading, utcnow, writing
+from coordinator.db.batching import Batcher
+from coordinator.db.sessions import WriteSession, autocommit_reads, reading, utcnow, writing
 from coordinator.errors import Conflict, CoordinatorError
 from coordinator.jobs import lifecycle, service
 from coordinator.jobs.service import Checked, Renewal, Submission
@@ -105,8 +105,8 @@ async def _awaited_lease(request: LeaseRequest, principal: Principal, connection
     time = asyncio.get_running_loop().time
     until = time() + request.wait_seconds
     async with open_wait(principal, connection=connection) as wait:
-        async with _watcher(connection).waiting(principal.id, wait.woken):
-            wait.woken.clear()
+        async with _watcher(connection).waiting(principal.id, wait.wakeup):
+            wait.wakeup.clear()
             lease = await _lease_now(request, principal)
             while lease is None and await wait.change(until - time()):
                 lease = await _lease((principal.id, request.boot_id))
@@ -138,12 +138,12 @@ def _watcher(connection: Request) -> Watcher:
 
 
 def _newest_offer() -> int:
-    with asking() as connection:
+    with autocommit_reads() as connection:
         return service.newest_offer(connection)
 
 
 def _offers_after(number: int) -> list[Offer]:
-    with asking() as connection:
+    with autocommit_reads() as connection:
         return list(service.offers_after(connection, number))
 
 
@@ -153,7 +153,7 @@ def _renew_all(asked: Sequence[Renewal]) -> list[RenewResponse | CoordinatorErro
 
 
 def _have_something(worker_ids: Sequence[str]) -> list[bool]:
-    with asking() as connection:
+    with autocommit_reads() as connection:
         found = service.with_something(connection, set(worker_ids))
     return [worker_id in found for worker_id in worker_ids]
 
@@ -173,9 +173,9 @@ def _settle_all(asked: Sequence[tuple[Submission, Checked]]) -> list[JobResponse
         return service.settle(session, asked, utcnow())
 
 
-_has_something, _lease = Gathering(_have_something), Gathering(_lease_all)
-_renew = Gathering(_renew_all, pause_seconds=0.2, patient=True)
-_check, _settle = Gathering(_check_all, patient=True), Gathering(_settle_all, patient=True)
+_has_something, _lease = Batcher(_have_something), Batcher(_lease_all)
+_renew = Batcher(_renew_all, pause_seconds=0.2, low_priority=True)
+_check, _settle = Batcher(_check_all, low_priority=True), Batcher(_settle_all, low_priority=True)
 
 
 async def _delivered(lease: Lease, boot_id: str, connection: Request) -> Lease | Response:

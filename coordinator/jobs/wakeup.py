@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 from anyio import CapacityLimiter, to_thread
 
-from coordinator.db.listener import Notices
+from coordinator.db.listener import Listener
 
 SETTLE_SECONDS = 5.0
 
@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 class Watcher:
     """For one event loop. `offers_after(number)` gives (number, job id, worker id); `newest()` the largest number.
 
-    `told()` gives what `Notices` listens on, where worker ids are told, with spaces between them.
+    `told()` gives what `Listener` listens on, where worker ids are told, with spaces between them.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Watcher:
         poll_seconds: float,
     ) -> None:
         self._newest, self._offers_after = newest, offers_after
-        self._notices = Notices(told, self._hear, poll_seconds)
+        self._notices = Listener(told, self._hear, poll_seconds)
         self._told: set[str] = set()
         self._untold: set[str] = set()
         self._listened = False
@@ -101,7 +101,7 @@ class Watcher:
     def _compare(self, found: set[str], *, listening: bool) -> None:
         """What was offered while it listened is missed if it is not told by the look after the one that found it."""
         if listening and self._untold - self._told:
-            self._notices.distrust()
+            self._notices.fall_back_to_polling()
         self._untold = found - self._told if listening and self._listened else set()
         self._listened, self._told = listening, set()
 

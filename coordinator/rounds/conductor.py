@@ -18,7 +18,7 @@ import torch
 from pydantic import TypeAdapter
 
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from coordinator.provenance import signing
 from coordinator.rounds import update_checks
 from coordinator.rounds.schemas import (
@@ -76,7 +76,7 @@ def plan(given: PlanInput) -> MadePlan:
     with _working(given.method) as (half, folder):
         clients = [_client(client) for client in given.clients]
         instructions = half.plan(_open(given.state_digest), clients, _step(given.method))
-        written: dict[int, Stored] = {}
+        written: dict[int, StoredObject] = {}
         for payload in {id(payload): payload for payload in instructions.values()}.values():
             written[id(payload)] = _put(payload, folder / "instruction")
         return MadePlan({ordinal: written[id(payload)] for ordinal, payload in sorted(instructions.items())})
@@ -122,7 +122,7 @@ def aggregate_shard(given: ShardInput) -> MadeShard | Omission:
             outcome = _outcome(half, given.whole, given.groups)
             notes = _put_notes(outcome, folder)
             state = _put(outcome.state, folder / STATE)
-            return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
+            return MadeShard(state, _finite(outcome.metrics), outcome.stop_reason, notes, environment())
         except update_checks.FAILURES as error:
             return update_checks.omission(given.whole, folder, error, partial(_made_for_nothing, half, given.groups))
 
@@ -195,7 +195,7 @@ def _open_note(digest: str | None) -> Payload | None:
     return None if digest is None else _open(digest)
 
 
-def _put(payload: Payload, path: Path) -> Stored:
+def _put(payload: Payload, path: Path) -> StoredObject:
     payload.write(path)
     return artifacts.put_file(path)
 
@@ -257,16 +257,16 @@ def _made_aggregate(half: ServerHalf, given: AggregateInput, outcome: Outcome, f
     notes = _put_notes(outcome, folder)
     made = _made_state(outcome.state, folder)
     kind, files = _put_adapter(half, given, folder) if given.method.kind == "train" else (None, {})
-    return MadeAggregate(made, _finite(outcome.metrics), outcome.finished, notes, kind, files, environment())
+    return MadeAggregate(made, _finite(outcome.metrics), outcome.stop_reason, notes, kind, files, environment())
 
 
-def _put_adapter(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, dict[str, Stored]]:
+def _put_adapter(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, dict[str, StoredObject]]:
     signing.ready()  # before anything is recorded: a key that cannot be used holds the round up, and says so
     kind, written = _export(half, given, folder)
     return kind, {path.name: artifacts.put_file(path) for path in written}
 
 
-def _put_notes(outcome: Outcome, folder: Path) -> dict[int, Stored]:
+def _put_notes(outcome: Outcome, folder: Path) -> dict[int, StoredObject]:
     return {ordinal: _put(note, folder / "note") for ordinal, note in sorted(outcome.notes.items())}
 
 

@@ -22,7 +22,7 @@ from coordinator.provenance.signing import FILE as SIGNATURE_FILE
 from coordinator.rounds import service
 from coordinator.rounds.schemas import AdapterFile, RoundResponse
 from coordinator.web.body_limits import MAX_TAGS, HeaderText, PathId, PathName, TagsText
-from coordinator.web.etags import is_known, tag
+from coordinator.web.etags import etag_of, matches_etag
 from coordinator.web.pagination import MAX_INTEGER, Listing, Page, Paging
 from coordinator.web.problem_details import problem_responses
 from coordinator.web.routes import Route
@@ -214,8 +214,8 @@ def _one_file(
 def _archive(principal: Principal, federation_id: str, number: int | None, if_none_match: str | None) -> Response:
     federation, round_, provenance = _made(principal, federation_id, number)
     files = service.adapter_files(round_)
-    etag = tag(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
-    if is_known(if_none_match, etag):
+    etag = etag_of(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
+    if matches_etag(if_none_match, etag):
         return Response(status_code=304, headers={"ETag": etag})
     for file in files.values():
         artifacts.check_whole(file.digest, file.size_bytes)
@@ -245,7 +245,7 @@ async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) 
                     entry.write(bytes(part))
                     yield sink.take()
             if file.digest != f"sha256:{hashed.hexdigest()}":
-                raise await run_in_threadpool(artifacts.reported, file.digest)
+                raise await run_in_threadpool(artifacts.report_damage, file.digest)
     yield sink.take()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from federated.protocol import Digest, ProtocolResponse
 
 
@@ -189,7 +189,7 @@ Input = StartInput | PlanInput | CheckInput | AggregateInput | ShardInput | Join
 class MadeState:
     """A state and the facts of it that steer the rounds: `phase` is the kind of the next one."""
 
-    state: Stored
+    state: StoredObject
     phase: str
     everybody: bool
 
@@ -198,7 +198,7 @@ class MadeState:
 class MadePlan:
     """Ordinal -> instruction; equal instructions are one artifact."""
 
-    instructions: Mapping[int, Stored]
+    instructions: Mapping[int, StoredObject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +216,9 @@ class MadeAggregate:
     state: MadeState
     metrics: Mapping[str, float]
     finished: str | None
-    notes: Mapping[int, Stored]
+    notes: Mapping[int, StoredObject]
     adapter_kind: str | None
-    adapter_files: Mapping[str, Stored]
+    adapter_files: Mapping[str, StoredObject]
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -240,10 +240,10 @@ class Cut:
 class MadeShard:
     """What a shard holds of the next state, and of what comes with it."""
 
-    state: Stored
+    state: StoredObject
     metrics: Mapping[str, float]
     finished: str | None
-    notes: Mapping[int, Stored]
+    notes: Mapping[int, StoredObject]
     environment: Mapping[str, Any]
 
 

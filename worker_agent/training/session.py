@@ -177,7 +177,7 @@ class Session:
         """Say how far the job is. Raises JobInterrupted if it was taken back."""
         self._report(done, total, metrics or {})
 
-    def note(self, fact: str) -> None:
+    def record_nondeterminism(self, fact: str) -> None:
         """Record, once, what breaks bit-for-bit repetition."""
         if fact not in self.notes:
             self.notes = (*self.notes, fact)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
 from coordinator.auth.principals import Principal
-from coordinator.db.sessions import told_of
+from coordinator.db.sessions import listen
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import job_answer
@@ -190,7 +190,7 @@ def newest_offer(connection: Connection) -> int:
 
 def offers_told() -> Any | None:
     """A connection on which the workers of new offers are told; None where the database tells nothing."""
-    return told_of(repository.OFFERED)
+    return listen(repository.OFFERED)
 
 
 def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:

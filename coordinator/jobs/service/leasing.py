@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from coordinator.clients.lifecycle import TAKES_PART
-from coordinator.db.batching import each
+from coordinator.db.batching import map_errors
 from coordinator.db.sessions import lock_row
 from coordinator.errors import Conflict, CoordinatorError, NotFound
 from coordinator.jobs import lifecycle, repository
@@ -52,7 +52,7 @@ def lease(session: Session, asked: Sequence[tuple[str, str]], now: datetime) -> 
     locked, so that two calls for the same worker do not both take the last slot, and then what they have leased, in
     the order in which everybody locks jobs.
     """
-    rows = workers.locked(session, {worker_id for worker_id, _ in asked})
+    rows = workers.lock(session, {worker_id for worker_id, _ in asked})
     leased, offered = repository.leased_by(session, rows), repository.offers_to(session, rows)
     jobs = Together(session, [job.id for job in leased], offered)
     theirs = [*leased, *(row[0] for row in offered)]
@@ -142,7 +142,7 @@ def hand_back(session: Session, job_id: str, boot_id: str, now: datetime) -> Non
 def renew(session: Session, asked: Sequence[Renewal], now: datetime) -> list[RenewResponse | CoordinatorError]:
     """Keeps each lease for another `lease_seconds`; NotFound or Conflict (`lease_lost`) for one that cannot be."""
     jobs = repository.locked_by_id(session, {job_id for _, job_id, _ in asked})
-    return each(asked, lambda one: _renew(jobs.get(one[1]), *one, now))
+    return map_errors(asked, lambda one: _renew(jobs.get(one[1]), *one, now))
 
 
 def _renew(found: Job | None, worker_id: str, job_id: str, request: RenewRequest, now: datetime) -> RenewResponse:

@@ -11,9 +11,9 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
-from coordinator.auth.credentials import signature_holds
+from coordinator.auth.credentials import is_signature_valid
 from coordinator.clients.lifecycle import TAKES_PART
-from coordinator.db.batching import each
+from coordinator.db.batching import map_errors
 from coordinator.errors import ArtifactDamaged, Conflict, CoordinatorError, Unavailable
 from coordinator.jobs import lifecycle, repository
 from coordinator.jobs.schemas import submission_document
@@ -47,7 +47,7 @@ def check(session: Session, asked: Sequence[Submission]) -> list[Checked | Coord
     NotFound, or Unprocessable, which names the field (the signature too), for one that is refused.
     """
     jobs = Together(session, {job_id for _, job_id, _ in asked})
-    return each(asked, lambda one: _check(jobs, *one))
+    return map_errors(asked, lambda one: _check(jobs, *one))
 
 
 def check_files(instruction_digest: str, update_digest: str) -> None:
@@ -56,13 +56,13 @@ def check_files(instruction_digest: str, update_digest: str) -> None:
         expects = artifacts.own_header(instruction_digest).facts["expects"]
         check_expected(artifacts.read_header(update_digest), expects)
     except ArtifactDamaged as damage:
-        raise artifacts.reported(damage.digest) from None
+        raise artifacts.report_damage(damage.digest) from None
     except FileNotFoundError:
-        raise artifacts.reported(update_digest) from None
+        raise artifacts.report_damage(update_digest) from None
     except HeaderError as error:
         for digest in (instruction_digest, update_digest):  # the worker must not pay for a bit that fell here
             if not artifacts.is_whole(digest):
-                raise artifacts.reported(digest) from None
+                raise artifacts.report_damage(digest) from None
         raise lifecycle.refused("update_refused", "/update/digest", str(error), error.tensor) from None
 
 
@@ -77,7 +77,7 @@ def settle(
     repository.lock_rounds_of(session, ids)  # before the jobs, as rounds do: two orders would lock each other out
     locked = repository.locked_by_id(session, ids)
     jobs = Together(session, locked)
-    return each(asked, lambda one: _settle(jobs, *one, now))
+    return map_errors(asked, lambda one: _settle(jobs, *one, now))
 
 
 def _check(jobs: Together, worker_id: str, job_id: str, request: SubmitRequest) -> Checked:
@@ -142,7 +142,7 @@ def _check_signature(public_key: str, statement: Statement, signature: str | Non
     if signature is None:
         detail = "is missing: this worker agent is older than the coordinator; upgrade it"
         raise lifecycle.refused("signature_missing", pointer, detail)
-    if not signature_holds(public_key, signature, statement.encode()):
+    if not is_signature_valid(public_key, signature, statement.encode()):
         detail = "is not this worker's over this job, round, algorithm, digest, weight and number of examples"
         raise lifecycle.refused("signature_invalid", pointer, detail)
 

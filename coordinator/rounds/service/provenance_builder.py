@@ -9,7 +9,15 @@ from sqlalchemy.orm import Session
 from coordinator.artifacts import service as artifacts
 from coordinator.models import Federation, Job, Round
 from coordinator.provenance import signing
-from coordinator.provenance.document import FILE, FORMAT, Broken, Head, Provenance, ToldRound, chained
+from coordinator.provenance.document import (
+    FILE,
+    FORMAT,
+    Head,
+    Provenance,
+    ProvenanceInvalid,
+    RoundRecord,
+    build_chain,
+)
 from coordinator.rounds import repository
 from coordinator.rounds.schemas import AggregateInput
 from coordinator.rounds.service import claims
@@ -29,7 +37,7 @@ def provenance_of(session: Session, federation: Federation, until: Round) -> Pro
             omissions.setdefault((kind, number), []).append(omission)
     rows = repository.aggregated_until(session, until)
     used = {update["key_id"] for row in rows for update in updates.get((row.kind, row.number), [])}
-    return chained(
+    return build_chain(
         Head.model_validate(
             {
                 "format": FORMAT,
@@ -87,15 +95,17 @@ def _made(round_: Round, updates: list[dict[str, Any]], omissions: list[dict[str
     return {**facts, **{name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in lists.items()}}
 
 
-def repeatable(session: Session, told: Provenance) -> list[tuple[ToldRound, AggregateInput]]:
+def repeatable(session: Session, told: Provenance) -> list[tuple[RoundRecord, AggregateInput]]:
     """The told rounds whose updates and states are all kept here, with what they were aggregated from, in order.
 
-    Raises Broken if this coordinator recorded something else.
+    Raises ProvenanceInvalid if this coordinator recorded something else.
     """
     federation = session.get(Federation, told.federation.id)
     until = repository.adapted(session, told.federation.id, told.rounds[-1].number)
     if federation is None or until is None:
-        raise Broken(f"federation {told.federation.id}", "this coordinator has no such federation with that round")
+        raise ProvenanceInvalid(
+            f"federation {told.federation.id}", "this coordinator has no such federation with that round"
+        )
     _check_same(told, provenance_of(session, federation, until))
     rows = repository.aggregated_until(session, until)
     inputs = (claims.aggregate_input(session, federation, row, row.notes or {}) for row in rows)
@@ -108,14 +118,14 @@ def _check_same(told: Provenance, own: Provenance) -> None:
     pairs += [(entry.name, entry, recorded) for entry, recorded in zip(told.rounds, own.rounds, strict=False)]
     for name, one, other in [*pairs, (FILE, told, own)]:
         if one != other:
-            raise Broken(name, "is not what this coordinator recorded")
+            raise ProvenanceInvalid(name, "is not what this coordinator recorded")
 
 
-def _kept(entry: ToldRound, given: AggregateInput) -> bool:
+def _kept(entry: RoundRecord, given: AggregateInput) -> bool:
     return all(artifacts.is_stored(digest) for digest in _needed(entry, given))
 
 
-def _needed(entry: ToldRound, given: AggregateInput) -> Iterator[str]:
+def _needed(entry: RoundRecord, given: AggregateInput) -> Iterator[str]:
     yield from (given.state_digest, entry.state_digest)
     for update in given.updates:
         yield from (update.digest, *([update.note_digest] if update.note_digest else []))

@@ -158,7 +158,7 @@ def _whole(count: object) -> int:
 def _held_up_uploads(session: Session, round_: Round) -> list[str]:
     """What keeps the round's workers from handing in, as far as the coordinator is what keeps them."""
     leased = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
-    return artifacts.held_up(session, leased, round_.opened_at) if leased else []
+    return artifacts.upload_problems(session, leased, round_.opened_at) if leased else []
 
 
 def waiting(step: lifecycle.Step) -> str:

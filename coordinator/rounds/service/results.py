@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from coordinator import events
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from coordinator.clients import service as clients
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Round
@@ -135,7 +135,7 @@ def _record_start(session: Session, round_: Round, made: MadeState) -> None:
 
 
 def _record_plan(
-    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, Stored], now: datetime
+    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, StoredObject], now: datetime
 ) -> None:
     _offer(session, federation, round_, "train", instructions, now)
     round_.planned = True
@@ -143,7 +143,7 @@ def _record_plan(
 
 
 def _record_evaluation(
-    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, Stored], now: datetime
+    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, StoredObject], now: datetime
 ) -> None:
     _offer(session, federation, round_, "evaluate", instructions, now)
     round_.evaluation_planned = True
@@ -156,7 +156,7 @@ def _offer(
     federation: Federation,
     round_: Round,
     kind: JobKind,
-    instructions: Mapping[int, Stored],
+    instructions: Mapping[int, StoredObject],
     now: datetime,
 ) -> None:
     """A job for each instruction whose client is still there."""

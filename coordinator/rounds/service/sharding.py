@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from coordinator.models import Federation, Round, Shard
 from coordinator.models.base import new_id
 from coordinator.queue.wakeups import AGGREGATE_SHARD, nudge
@@ -76,5 +76,5 @@ def due(session: Session, now: datetime) -> list[str]:
 
 
 def _made(row: Mapping[str, Any]) -> MadeShard:
-    notes = {int(ordinal): Stored(**stored) for ordinal, stored in row["notes"].items()}
-    return MadeShard(Stored(**row["state"]), row["metrics"], row["finished"], notes, row["environment"])
+    notes = {int(ordinal): StoredObject(**stored) for ordinal, stored in row["notes"].items()}
+    return MadeShard(StoredObject(**row["state"]), row["metrics"], row["finished"], notes, row["environment"])

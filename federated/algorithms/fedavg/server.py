@@ -34,7 +34,7 @@ from federated.algorithm_kit.update_schema import check_update, schema_like
 from federated.algorithms.fedavg.config import FedAvgConfig
 from federated.algorithms.fedavg.server_optimizers import moments, server_step
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
-from federated.maths.averaging import Recent, weighted_sum
+from federated.maths.averaging import RecentResults, weighted_sum
 from federated.maths.initialization import start
 from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import Lora, ModelFacts, TensorFacts
@@ -93,7 +93,7 @@ class FedAvgServer:
     def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
         """Tensor by tensor over all clients, evaluated when the next state is written or read."""
         updates = sorted(updates, key=lambda update: update.ordinal)
-        groups = Recent(partial(self._next_group, state, updates))
+        groups = RecentResults(partial(self._next_group, state, updates))
         tensors: dict[str, LazyTensor] = {}
         for name in state:
             if name.endswith((FROZEN, BASE)):
@@ -141,7 +141,7 @@ class FedAvgServer:
         return {key: tensor.float() for key, tensor in tensors_by_name.items()}
 
 
-def _from_group(groups: Recent[dict[str, Tensor]], name: str) -> Tensor:
+def _from_group(groups: RecentResults[dict[str, Tensor]], name: str) -> Tensor:
     return groups(name.partition("/")[0])[name]
 
 

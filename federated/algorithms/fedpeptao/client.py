@@ -72,7 +72,7 @@ class FedPepTAOClient:
             tensors[SHARES] = shares_of_prompts(session, batch, _session_values(instruction, session, None))
         metrics = {"examples_scored": float(batch.examples)}
         update = Payload({name: torch.tensor(values, dtype=torch.float32) for name, values in tensors.items()})
-        return ClientResult(update, float(session.examples), metrics, measured=True)
+        return ClientResult(update, float(session.examples), metrics, is_measurement=True)
 
 
 def _session_values(instruction: Payload, session: TrainingSession, memory: Payload | None) -> dict[str, Tensor]:

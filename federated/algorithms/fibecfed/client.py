@@ -61,7 +61,7 @@ class FibecFedClient:
             update_tensors["kept_share"] = torch.tensor([shares[self._config.layer_count]])
         metrics = {f"kept_{estimator}": share for estimator, share in shares.items()}
         memory = ClientMemory(difficulties).payload(session, None)
-        return ClientResult(Payload(update_tensors), float(session.examples), metrics, memory, measured=True)
+        return ClientResult(Payload(update_tensors), float(session.examples), metrics, memory, is_measurement=True)
 
     def _scores(self, instruction: "_Instruction") -> tuple[Tensor, Tensor | None]:
         scores = layer_scores(instruction.session, self._config, sorted(instruction.factors_by_layer))

@@ -13,7 +13,7 @@ from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.layers import first_factors
 from federated.contract import JobDeclined
 from federated.maths.generator import stream_key, words
-from federated.maths.per_example import linear_maps, observed, squared_norms
+from federated.maths.per_example import linear_maps, observe, squared_norms
 from federated.session import TrainingSession
 
 
@@ -70,7 +70,7 @@ def fisher_traces(
     def add_norms(_: str, inputs: Tensor, gradients: Tensor) -> None:
         batch_sums[0] = batch_sums[0] + squared_norms(inputs, gradients)
 
-    with observed(maps, add_norms):
+    with observe(maps, add_norms):
         for batch in session.batches(order, size):
             batch_sums[0] = torch.zeros(batch.examples, device=session.device)
             torch.autograd.backward(session.loss(batch, "sum"))

@@ -14,7 +14,7 @@ from federated.algorithm_kit.local_training import train
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import factor_maps
 from federated.algorithms.fibecfed.restoration import temporary_changes
-from federated.maths.per_example import observed, squared_rows
+from federated.maths.per_example import observe, squared_rows
 from federated.session import TrainingSession
 
 
@@ -39,7 +39,7 @@ def row_importance(session: TrainingSession, config: FibecFedConfig, names: Sequ
         importance[name].mul_(config.fisher_momentum).add_(squares, alpha=1 - config.fisher_momentum)
 
     warmup = config.model_copy(update={"local_steps": None, "local_epochs": config.fisher_epochs})
-    with observed(factor_maps(session, names), add_squares):
+    with observe(factor_maps(session, names), add_squares):
         train(session, warmup)
     return {name: values.cpu() for name, values in importance.items()}
 

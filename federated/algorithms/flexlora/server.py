@@ -45,7 +45,7 @@ from federated.contract import (
     Outcome,
     RoundFacts,
 )
-from federated.maths.averaging import Recent
+from federated.maths.averaging import RecentResults
 from federated.maths.initialization import start
 from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
 from federated.patterns import by_module_name
@@ -119,7 +119,7 @@ class FlexLoRAServer:
         updates = sorted(updates, key=lambda update: update.ordinal)
         matrices = {matrix.module: matrix for matrix in stored_matrices(state.facts) if matrix.a in state}
         energies: Energies = {}
-        pairs = Recent(lambda module: self._join_matrix(state, matrices[module], updates, energies, step))
+        pairs = RecentResults(lambda module: self._join_matrix(state, matrices[module], updates, energies, step))
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in state if "/" in name}
         for matrix in matrices.values():
             rank = self._next_rank(state, matrix, updates)
@@ -202,7 +202,7 @@ class FlexLoRAServer:
         self, state: Payload, matrices: Sequence[Matrix], ranks: Sequence[int], step: RoundFacts
     ) -> Payload:
         ranks_by_module = {matrix.module: (matrix, rank) for matrix, rank in zip(matrices, ranks, strict=True)}
-        starts = Recent(lambda module: self._start_of_client(state, *ranks_by_module[module], step), keep=1)
+        starts = RecentResults(lambda module: self._start_of_client(state, *ranks_by_module[module], step), keep=1)
         tensors: dict[str, Tensor | LazyTensor] = {}
         for matrix, rank in ranks_by_module.values():
             tensors |= lazy_factors(matrix, rank, partial(starts, matrix.module))
@@ -234,7 +234,7 @@ class FlexLoRAServer:
             if rank == len(a):
                 return b, a
             truncation = truncate(b, a, rank, key)
-            energies[matrix.module] = truncation.captured, truncation.total
+            energies[matrix.module] = truncation.energy, truncation.total_energy
             return truncation.b, truncation.a
         leading_b = torch.zeros(matrix.outputs, rank)
         leading_b[:, : len(a)] = b[:, :rank]
@@ -260,7 +260,7 @@ class FlexLoRAServer:
             truncation = truncate(b, a, self._next_rank(state, matrix, updates), key, like=w[1], search=search)
         except ValueError as error:
             raise FederationRefused(f"{matrix.module}: {error}") from error
-        energies[matrix.module] = truncation.captured, truncation.total
+        energies[matrix.module] = truncation.energy, truncation.total_energy
         return truncation.b, truncation.a
 
     def _trained_factors(

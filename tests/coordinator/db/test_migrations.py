@@ -1,4 +1,4 @@
-"""The migrations: up, down, with rows in them, equal to the models, and from an installed wheel."""
+"""Migrations: up and down, with rows, equal to the models, and from an installed wheel."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ from coordinator.models.base import UtcDateTime, new_id
 from coordinator.settings import get_settings
 from federated.signed_statement import key_id
 from tests.coordinator.clients import scene
-from tests.support.places import places, settled
+from tests.support.places import Places, settled
 from tests.support.service import Identity, forget_settings
 
 REPOSITORY = Path(__file__).parents[3]
@@ -43,9 +43,9 @@ TABLES = set(Base.metadata.tables)
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Path]:
+def empty(engine: Places, tmp_path: Path) -> Iterator[Path]:
     """The data folder of a coordinator whose database nobody migrated."""
-    with settled(places().empty(tmp_path)):
+    with settled(engine.empty(tmp_path)):
         yield tmp_path
 
 

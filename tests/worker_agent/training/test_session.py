@@ -206,8 +206,8 @@ class TestTensors:
 
     def test_a_note_is_kept_once(self, node: AgentSettings) -> None:
         session: TrainingSession = classifier(node)
-        session.note("batch_halved")
-        session.note("batch_halved")
+        session.record_nondeterminism("batch_halved")
+        session.record_nondeterminism("batch_halved")
         assert isinstance(session, Session)
         assert session.notes == ("batch_halved",)
 
