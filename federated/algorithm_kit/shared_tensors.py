@@ -82,7 +82,7 @@ def base_value_schema(state: Payload, names: Sequence[str]) -> dict[str, dict[st
     }
 
 
-def weighted_mean(
+def add_weighted_mean(
     state: Payload, name: str, updates: Sequence[ClientUpdate], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Current value of a tensor plus the weighted mean of the updates' changes, summed in the order of `updates`."""

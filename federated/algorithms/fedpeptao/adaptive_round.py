@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from federated.algorithm_kit.shared_tensors import weighted_mean
+from federated.algorithm_kit.shared_tensors import add_weighted_mean
 from federated.algorithms.fedpeptao.config import FedPepTAOConfig
 from federated.algorithms.fedpeptao.dual_adaptive import (
     ClientUpdateFacts,
@@ -27,7 +27,7 @@ MOMENTUM, DRIFT, CONTROL = "/momentum", "/drift", "/control"
 def averages(state: Payload, names: Sequence[str], updates: Sequence[ClientUpdate]) -> dict[str, LazyTensor]:
     """The averaged tensors, computed when they are read."""
     return {
-        name: LazyTensor(torch.float32, state.shape(name), partial(weighted_mean, state, name, updates))
+        name: LazyTensor(torch.float32, state.shape(name), partial(add_weighted_mean, state, name, updates))
         for name in names
     }
 
@@ -75,7 +75,7 @@ class AdaptiveRound:
 
     def _next(self, name: str) -> dict[str, Tensor]:
         state, config = self._state, self._config
-        mean = weighted_mean(state, name, self._updates, torch.float64)
+        mean = add_weighted_mean(state, name, self._updates, torch.float64)
         drift = state[name].double() - mean
         control = self._control(name)
         if config.control_variates:

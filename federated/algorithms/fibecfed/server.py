@@ -23,6 +23,7 @@ from torch import Tensor
 from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
+    add_weighted_mean,
     base_value_schema,
     difference_names,
     factor_scale,
@@ -31,7 +32,6 @@ from federated.algorithm_kit.shared_tensors import (
     reported_base_values,
     training_metrics,
     untrained_values,
-    weighted_mean,
     with_base,
 )
 from federated.algorithm_kit.update_schema import check_update, schema_like
@@ -144,7 +144,9 @@ class FibecFedServer(ServerHalf):
             return self._choose(state, updates)
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _auxiliary(state)}
         for name in _travelling(state):
-            tensors[name] = LazyTensor(torch.float32, state.shape(name), partial(weighted_mean, state, name, updates))
+            tensors[name] = LazyTensor(
+                torch.float32, state.shape(name), partial(add_weighted_mean, state, name, updates)
+            )
         metrics = _means(updates) | {"layers": float(len(state.facts["layers"]))}
         return Outcome(Payload({**tensors, **reported_base_values(updates)}, state.facts), metrics)
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from federated.algorithm_kit.shared_tensors import (
     FROZEN,
     UPLOAD_DTYPES,
+    add_weighted_mean,
     base_value_schema,
     difference_names,
     initial_tensors,
     reported_base_values,
     training_metrics,
     untrained_values,
-    weighted_mean,
     with_base,
 )
 from federated.algorithm_kit.update_schema import check_update, schema_like
@@ -125,7 +125,7 @@ class FlexLoRAServer:
             rank = self._next_rank(state, matrix, updates)
             tensors |= lazy_factors(matrix, rank, partial(pairs, matrix.module))
         for name in _plain_names(state, list(matrices.values())):
-            make = partial(weighted_mean, state, name, updates)
+            make = partial(add_weighted_mean, state, name, updates)
             tensors[name] = LazyTensor(torch.float32, state.shape(name), make)
         client_metrics = training_metrics(updates) | _rank_range(list(matrices.values()), updates)
         metrics = RoundMetrics(client_metrics, energies, {module: partial(pairs, module) for module in matrices})

@@ -17,7 +17,7 @@ from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.export.adapter_files import write_adapter
-from federated.maths.per_example import observed, squared_norms
+from federated.maths.per_example import observe, squared_norms
 from federated.protocol import Cloze, TaskDefinition
 from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation
@@ -75,11 +75,11 @@ class TestDifficulty:
         names = [name for layer in layer_tensors(session.facts).values() for name in layer]
         traces: dict[str, float] = {}
 
-        def observe(name: str, inputs: Tensor, gradients: Tensor) -> None:
+        def collect(name: str, inputs: Tensor, gradients: Tensor) -> None:
             traces[name] = float(squared_norms(inputs, gradients).sum())
 
         session.training(False)
-        with observed(factor_maps(session, names), observe):
+        with observe(factor_maps(session, names), collect):
             torch.autograd.backward(session.loss(next(session.batches(range(8), 8)), "sum"))
         assert traces.keys() == set(names)
         assert {traces[name] for name in names if ".lora_A." in name} == {0.0}

@@ -30,7 +30,7 @@ def run(algorithm: str, rounds: int = 3, trainable: Lora = LORA, **config: Any) 
     return simulation.run(federation, clients.open)
 
 
-class StepwiseFederation:
+class FederationRig:
     """One federation, step by step."""
 
     def __init__(self, initial: Payload | None = None, **config: Any) -> None:
@@ -85,33 +85,31 @@ def test_with_all_layers_all_rows_and_no_pacing_it_is_plain_averaging_bit_for_bi
     ours = {"layer_count": "fixed", "layer_share": 1.0, "pacing": "none", "local_share": 1.0}
     plain, fibecfed = run("fedavg", trainable=lora, **common), run("fibecfed", trainable=lora, **common, **ours)
     assert fibecfed.adapter.tensors.keys() == plain.adapter.tensors.keys()
-    assert all(
-        torch.equal(fibecfed.adapter.tensors[name], plain.adapter.tensors[name]) for name in plain.adapter.tensors
-    )
+    assert all(torch.equal(fibecfed.adapter.tensors[name], value) for name, value in plain.adapter.tensors.items())
 
 
 class TestWhatTravels:
     def test_scores_are_all_that_a_preparation_sends(self) -> None:
         for count, names in (("fixed", ["layer_scores"]), ("spectrum", ["kept_share", "layer_scores"])):
-            result = StepwiseFederation(layer_count=count, lanczos_steps=4).job(1)
+            result = FederationRig(layer_count=count, lanczos_steps=4).job(1)
             assert list(result.update) == names
             assert result.update.shape("layer_scores") == (3,)
 
     def test_the_chosen_layers_and_the_head_go_up_and_down_and_nothing_else(self) -> None:
-        federation = StepwiseFederation()
-        federation.round()
-        assert len(federation.state.facts["layers"]) == 2
-        travelling = FACTORS - federation.private | HEAD
-        instruction, result = federation.instruction(), federation.job(1, federation.memories[1])
+        rig = FederationRig()
+        rig.round()
+        assert len(rig.state.facts["layers"]) == 2
+        travelling = FACTORS - rig.private | HEAD
+        instruction, result = rig.instruction(), rig.job(1, rig.memories[1])
         assert set(instruction) == set(result.update) == travelling
-        assert len(federation.private) == 2
+        assert len(rig.private) == 2
 
     @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
     def test_a_message_has_the_bytes_of_the_chosen_layers_and_the_head(self, dtype: str, size: int) -> None:
         """Two layers of A (4, 8) and B (8, 4), and a head of three classes over eight: 128 and 27 numbers."""
-        federation = StepwiseFederation(upload_dtype=dtype)
-        federation.round()
-        messages = federation.instruction(), federation.job(1, federation.memories[1]).update
+        rig = FederationRig(upload_dtype=dtype)
+        rig.round()
+        messages = rig.instruction(), rig.job(1, rig.memories[1]).update
         assert list(map(data_bytes, messages)) == [155 * 4, 155 * size]
 
     def test_bytes_are_the_share_of_layers_of_plain_averaging_and_the_head(self) -> None:
@@ -124,39 +122,39 @@ class TestWhatTravels:
         assert 3 * (tensors(third) - head) == tensors(plain) - head
 
     def test_the_server_never_holds_a_private_factor(self) -> None:
-        federation = StepwiseFederation()
+        rig = FederationRig()
         for number in (1, 1, 2):
-            federation.round(number)
-        assert not federation.private & set(federation.state)
+            rig.round(number)
+        assert not rig.private & set(rig.state)
 
     def test_the_export_holds_private_layers_at_their_start(self) -> None:
-        federation = StepwiseFederation()
+        rig = FederationRig()
         for number in (1, 1, 2):
-            federation.round(number)
-        adapter, session = federation.server.export(federation.state), FEDERATION.open(0, 0)
+            rig.round(number)
+        adapter, session = rig.server.export(rig.state), FEDERATION.open(0, 0)
         assert adapter.tensors.keys() == FACTORS | HEAD
-        assert all(torch.equal(adapter.tensors[name], session.start(name)) for name in federation.private)
+        assert all(torch.equal(adapter.tensors[name], session.start(name)) for name in rig.private)
 
     def test_an_initial_adapters_private_layers_are_told_and_exported(self) -> None:
         inputs = {name: torch.full(FEDERATION.open(0, 0).trainables[name].shape, 0.25) for name in FACTORS}
-        federation = StepwiseFederation(Payload(inputs))
-        assert set(federation.instruction()) == {f"{name}/frozen" for name in FACTORS}
-        federation.round()
-        assert {f"{name}/frozen" for name in federation.private} <= set(federation.instruction())
+        rig = FederationRig(Payload(inputs))
+        assert set(rig.instruction()) == {f"{name}/frozen" for name in FACTORS}
+        rig.round()
+        assert {f"{name}/frozen" for name in rig.private} <= set(rig.instruction())
         session = FEDERATION.open(1, 0)
-        federation.client.apply(federation.instruction(), session, None, "own")
+        rig.client.apply(rig.instruction(), session, None, "own")
         assert all(torch.equal(session.read()[name], inputs[name]) for name in FACTORS)
-        tensors = federation.server.export(federation.state).tensors
+        tensors = rig.server.export(rig.state).tensors
         assert all(torch.equal(tensors[name], inputs[name]) for name in FACTORS)
 
 
 class TestPrivateParts:
     def test_rows_that_were_not_chosen_keep_their_bits_in_every_round(self) -> None:
-        federation = StepwiseFederation()
+        rig = FederationRig()
         for number in (1, 1, 2):
-            federation.round(number)
-        memory, session = federation.memories[2], federation.last[2]
-        for name in federation.private:
+            rig.round(number)
+        memory, session = rig.memories[2], rig.last[2]
+        for name in rig.private:
             rows = memory[f"{name}/rows"]
             start, value = session.start(name), memory[f"{name}/private"]
             assert 0 < int(rows.sum()) < len(rows)
@@ -165,61 +163,59 @@ class TestPrivateParts:
 
     def test_without_local_rows_no_gradient_goes_below_the_lowest_layer_that_travels(self) -> None:
         """Scores are the server's to weigh: here the top layer alone is chosen."""
-        federation = StepwiseFederation(local_share=0.0, layer_share=0.3)
+        rig = FederationRig(local_share=0.0, layer_share=0.3)
         scores = Payload({"layer_scores": torch.tensor([0.0, 0.0, 1.0])})
-        federation.memories[1] = federation.job(1).memory or Payload({})
+        rig.memories[1] = rig.job(1).memory or Payload({})
         update = ClientUpdate(1, 9, 9.0, scores, {}, None)
-        federation.state = federation.server.aggregate(
-            federation.state, [update], RoundFacts(1, "prepare", 5, 3)
-        ).state
+        rig.state = rig.server.aggregate(rig.state, [update], RoundFacts(1, "prepare", 5, 3)).state
         session, passes = FEDERATION.open(1, 5), [0, 0, 0]
         for layer, module in enumerate(session.layers()):
             module.register_forward_hook(functools.partial(count_backward, passes, layer))
-        result = federation.client.run(federation.instruction(), session, federation.memories[1])
+        result = rig.client.run(rig.instruction(), session, rig.memories[1])
         assert passes == [0, 0, int(result.metrics["steps"])]
         after = session.read()
-        assert all(torch.equal(after[name], session.start(name)) for name in federation.private)
+        assert all(torch.equal(after[name], session.start(name)) for name in rig.private)
 
     def test_the_own_view_has_the_clients_layers_and_the_shared_one_their_start(self) -> None:
-        federation = StepwiseFederation()
+        rig = FederationRig()
         for number in (1, 1):
-            federation.round(number)
-        session, memory = FEDERATION.open(1, 0), federation.memories[1]
-        federation.client.apply(federation.instruction(), session, memory, "own")
+            rig.round(number)
+        session, memory = FEDERATION.open(1, 0), rig.memories[1]
+        rig.client.apply(rig.instruction(), session, memory, "own")
         own = session.read()
-        assert all(torch.equal(own[name], memory[f"{name}/private"]) for name in federation.private)
-        federation.client.apply(federation.instruction(), session, memory, "shared")
-        assert all(torch.equal(session.read()[name], session.start(name)) for name in federation.private)
+        assert all(torch.equal(own[name], memory[f"{name}/private"]) for name in rig.private)
+        rig.client.apply(rig.instruction(), session, memory, "shared")
+        assert all(torch.equal(session.read()[name], session.start(name)) for name in rig.private)
 
     def test_private_layers_go_on_where_they_were(self) -> None:
         """The second round of a client that remembers differs from that of one that forgot."""
-        federation = StepwiseFederation()
+        rig = FederationRig()
         for number in (1, 1):
-            federation.round(number)
-        with_memory, without_memory = federation.job(1, federation.memories[1], 2), federation.job(1, None, 2)
+            rig.round(number)
+        with_memory, without_memory = rig.job(1, rig.memories[1], 2), rig.job(1, None, 2)
         assert with_memory.memory is not None
         assert without_memory.memory is not None
-        name = min(federation.private)
+        name = min(rig.private)
         assert not torch.equal(with_memory.memory[f"{name}/private"], without_memory.memory[f"{name}/private"])
 
 
 class TestMemory:
     def test_a_client_without_one_scores_inside_its_first_training_and_sends_no_scores(self) -> None:
-        federation = StepwiseFederation()
-        federation.round()
-        late = federation.job(1, None)
-        assert set(late.update) == FACTORS - federation.private | HEAD
+        rig = FederationRig()
+        rig.round()
+        late = rig.job(1, None)
+        assert set(late.update) == FACTORS - rig.private | HEAD
         assert late.memory is not None
-        torch.testing.assert_close(late.memory["difficulty"], federation.memories[1]["difficulty"])
-        early = federation.job(1, federation.memories[1])
+        torch.testing.assert_close(late.memory["difficulty"], rig.memories[1]["difficulty"])
+        early = rig.job(1, rig.memories[1])
         assert early.update.encode() == late.update.encode()
 
     @pytest.mark.parametrize("change", ["federation", "examples", "layers", "shapes", "rows"])
     def test_one_that_does_not_fit_is_made_anew(self, change: str) -> None:
-        federation = StepwiseFederation()
+        rig = FederationRig()
         for number in (1, 1):
-            federation.round(number)
-        memory = federation.memories[1]
+            rig.round(number)
+        memory = rig.memories[1]
         tensors, facts = dict(memory), dict(memory.facts)
         if change == "federation":
             facts["federation_seed"] = 99
@@ -228,33 +224,33 @@ class TestMemory:
         elif change == "examples":
             tensors["difficulty"] = tensors["difficulty"][:-1]
         elif change == "rows":
-            name = min(federation.private) + "/rows"
+            name = min(rig.private) + "/rows"
             tensors[name] = tensors[name][:-1]
         else:
-            name = min(federation.private) + "/private"
+            name = min(rig.private) + "/private"
             tensors[name] = tensors[name][:, :1]
-        result = federation.job(1, Payload(tensors, facts), 2)
-        fresh = federation.job(1, federation.memories[1] if change == "examples" else None, 2)
+        result = rig.job(1, Payload(tensors, facts), 2)
+        fresh = rig.job(1, rig.memories[1] if change == "examples" else None, 2)
         assert result.memory is not None
         assert fresh.memory is not None
         assert result.memory.encode() == fresh.memory.encode()
 
     def test_without_a_curriculum_nothing_is_scored(self) -> None:
-        result = StepwiseFederation(pacing="none").job(1)
+        result = FederationRig(pacing="none").job(1)
         assert result.memory is not None
         assert list(result.memory) == []
 
 
 class TestCurriculum:
     def test_only_the_easiest_are_seen_and_how_many_is_told(self) -> None:
-        federation = StepwiseFederation(pacing_start=0.01, pacing_share=1.0, pacing="exponential")
-        federation.round()
+        rig = FederationRig(pacing_start=0.01, pacing_share=1.0, pacing="exponential")
+        rig.round()
         session = FEDERATION.open(2, 7)
         examples: set[int] = set()
         batches = session.batches
         session.batches = lambda order, size: (examples.update(order), batches(order, size))[1]  # type: ignore[method-assign,assignment]
-        hard = federation.memories[2]["difficulty"]
-        result = federation.client.run(federation.instruction(), session, federation.memories[2])
+        hard = rig.memories[2]["difficulty"]
+        result = rig.client.run(rig.instruction(), session, rig.memories[2])
         assert result.metrics["admitted_share"] == pytest.approx(4 / 13)
         assert result.metrics["examples_seen"] == 4
         easiest = set(torch.argsort(hard, stable=True)[:4].tolist())
@@ -277,13 +273,13 @@ class TestCurriculum:
 
 class TestServer:
     def test_the_layers_with_the_largest_weighted_scores_are_chosen(self) -> None:
-        federation = StepwiseFederation(layer_share=0.3)
+        rig = FederationRig(layer_share=0.3)
         scores = {0: [1.0, 0.0, 5.0], 1: [0.0, 4.0, 0.0]}
         updates = [
             ClientUpdate(ordinal, 10, weight, Payload({"layer_scores": torch.tensor(values)}), {}, None)
             for (ordinal, values), weight in zip(scores.items(), (1.0, 3.0), strict=True)
         ]
-        outcome = federation.server.aggregate(federation.state, updates, RoundFacts(1, "prepare", 5, 3))
+        outcome = rig.server.aggregate(rig.state, updates, RoundFacts(1, "prepare", 5, 3))
         assert outcome.state.facts["layers"] == [1]
         assert outcome.state["layer_scores/mean"].tolist() == [0.25, 3.0, 1.25]
 
@@ -292,11 +288,11 @@ class TestServer:
         [("layer_scores", torch.ones(2)), ("layer_scores", -torch.ones(3)), ("kept_share", torch.tensor([1.5]))],
     )
     def test_scores_of_other_layers_or_out_of_range_are_refused(self, name: str, value: torch.Tensor) -> None:
-        federation = StepwiseFederation(layer_count="spectrum", lanczos_steps=4)
+        rig = FederationRig(layer_count="spectrum", lanczos_steps=4)
         scores = {"layer_scores": torch.ones(3), "kept_share": torch.tensor([0.5])}
-        federation.server.check(federation.instruction(), Payload(scores))
+        rig.server.check(rig.instruction(), Payload(scores))
         with pytest.raises(UpdateRefused) as error:
-            federation.server.check(federation.instruction(), Payload(scores | {name: value}))
+            rig.server.check(rig.instruction(), Payload(scores | {name: value}))
         assert error.value.tensor == name
 
     def test_trained_biases_are_refused(self) -> None:
