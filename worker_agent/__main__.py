@@ -21,7 +21,7 @@ from federated.private_files import NotPrivate, keep_private, own_folder
 from worker_agent.coordinator_api.enrollment import enroll as enroll_worker
 from worker_agent.coordinator_api.enrollment import rotate_key as replace_key
 from worker_agent.coordinator_api.identity import load_identity
-from worker_agent.display import open_display, shown
+from worker_agent.display import console_text, open_display
 from worker_agent.doctor import examine
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.node import approvals
@@ -66,29 +66,29 @@ def enroll(
     config: Config = None,
 ) -> None:
     """Make this node a worker of your organisation."""
-    with _told():
+    with _report_errors():
         settings = _own(_settings(config))
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
-        organization, address = shown(record.organization_name), shown(record.url)
-        _out.print(f"enrolled as [bold]{shown(record.worker_id)}[/] of {organization} at {address}")
+        organization, address = console_text(record.organization_name), console_text(record.url)
+        _out.print(f"enrolled as [bold]{console_text(record.worker_id)}[/] of {organization} at {address}")
         _out.print("next: worker-agent doctor, then worker-agent run")
 
 
 @app.command("rotate-key")
 def rotate_key(config: Config = None) -> None:
     """Make a new key pair and let the coordinator know it; the old one is worthless then. Stop `run` first."""
-    with _told():
+    with _report_errors():
         settings = _own(_settings(config))
         identity = load_identity(settings.folder)
         with only_agent(settings.folder):
-            made = replace_key(settings, coordinator_url(settings, identity))
-        _out.print(f"{shown(identity.record.worker_id)} signs with {made} from now on", soft_wrap=True)
+            key = replace_key(settings, coordinator_url(settings, identity))
+        _out.print(f"{console_text(identity.record.worker_id)} signs with {key} from now on", soft_wrap=True)
 
 
 @app.command()
 def run(config: Config = None) -> None:
     """Work until stopped: Ctrl-C or SIGTERM finishes or hands back what runs, twice hands it back at once."""
-    with _told():
+    with _report_errors():
         settings = _own(_settings(config))
         identity = load_identity(settings.folder)
         display = open_display(settings)
@@ -105,14 +105,14 @@ def run(config: Config = None) -> None:
 @app.command()
 def doctor(config: Config = None) -> None:
     """Look at URL, TLS, clock, key, device, models and data, and name what fails."""
-    with _told():
-        failed = []
+    with _report_errors():
+        failures = []
         for finding in examine(_settings(config)):
             mark = "[green]ok[/]    " if finding.well else "[red]FAILED[/]"
-            _out.print(f"{mark} {shown(finding.step)}: {shown(finding.text)}", soft_wrap=True)
-            failed += [] if finding.well else [finding.step]
-    if failed:
-        _err.print(f"failed: {shown(', '.join(failed))}")
+            _out.print(f"{mark} {console_text(finding.step)}: {console_text(finding.text)}", soft_wrap=True)
+            failures += [] if finding.well else [finding.step]
+    if failures:
+        _err.print(f"failed: {console_text(', '.join(failures))}")
         raise typer.Exit(1)
 
 
@@ -123,7 +123,7 @@ def data_show(
     config: Config = None,
 ) -> None:
     """Rows, label counts and token lengths of a data set; nothing leaves this node."""
-    with _told():
+    with _report_errors():
         settings, name = _settings(config), normal_form(name)
         if name not in settings.datasets:
             raise ConfigurationError(
@@ -135,8 +135,10 @@ def data_show(
             )
         except Exception as error:
             raise ConfigurationError(f"data set {name!r}: {error}") from error
-        _out.print(f"[bold]{shown(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
-        _out.print(f"columns: {shown(', '.join(summary.columns))}")
+        _out.print(
+            f"[bold]{console_text(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out"
+        )
+        _out.print(f"columns: {console_text(', '.join(summary.columns))}")
         _print_counts("label", summary.label_counts)
         _print_counts("tokens per text", summary.token_lengths or {})
 
@@ -149,17 +151,17 @@ def export(
     config: Config = None,
 ) -> None:
     """Write a client's own adapter: what the federation shares, with what never left this node."""
-    with _told():
+    with _report_errors():
         settings = _own(_settings(config))
         last = MemoryChain(settings.folder / "memory").last_job(federation, client)
         try:
-            written = importlib.import_module(EXPORT_MODULE).export_own(
+            paths = importlib.import_module(EXPORT_MODULE).export_own(
                 settings, last.lease, last.instruction, last.memory, out
             )
         except Exception as error:
             raise ConfigurationError(f"{client}: {error}") from error
-        for path in written:
-            _out.print(shown(path), soft_wrap=True)
+        for path in paths:
+            _out.print(console_text(path), soft_wrap=True)
 
 
 @app.command()
@@ -170,9 +172,9 @@ def approve(
     config: Config = None,
 ) -> None:
     """Approve what a federation asks of this node, where the policy says `approve = "ask"`; shows it first."""
-    with _told():
+    with _report_errors():
         settings = _own(_settings(config))
-        if approvals.approvals(settings.folder).outdated:
+        if approvals.approvals(settings.folder).legacy_entries:
             _err.print(f"[yellow]note:[/] {approvals.OUTDATED_TEXT}", soft_wrap=True)
         request = _request(approvals.pending(settings.folder, federation), federation, digest)
         if not yes and not typer.confirm("approve this, and nothing else of this federation?"):
@@ -193,12 +195,12 @@ def main() -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _report_errors() -> Iterator[None]:
     """An error that is the owner's to mend is one line, not a traceback."""
     try:
         yield
     except AgentError as error:
-        _err.print(f"[red]error:[/] {shown(error)}", soft_wrap=True)
+        _err.print(f"[red]error:[/] {console_text(error)}", soft_wrap=True)
         raise typer.Exit(error.exit_status) from None
 
 
@@ -214,25 +216,25 @@ def _settings(config: Path | None) -> AgentSettings:
 
 def _request(pending: Sequence[Request], federation: str, digest: str | None) -> Request:
     """The request to approve, shown; raises ConfigurationError where there is none, or none of several was named."""
-    chosen = [request for request in pending if digest in (None, request.digest)]
-    for request in chosen:
+    matches = [request for request in pending if digest in (None, request.digest)]
+    for request in matches:
         for title, text in approvals.in_words(request):
-            _out.print(f"[bold]{title}[/]: {_shown(text)}", soft_wrap=True, highlight=False)
+            _out.print(f"[bold]{title}[/]: {_full_text(text)}", soft_wrap=True, highlight=False)
         _out.print()
-    if not chosen:
-        named = "" if digest is None else f" with the digest {digest}"
+    if not matches:
+        suffix = "" if digest is None else f" with the digest {digest}"
         raise ConfigurationError(
-            f"nothing of federation {federation}{named} waits for approval. An agent must have been asked first: "
+            f"nothing of federation {federation}{suffix} waits for approval. An agent must have been asked first: "
             "register its client, start the federation, let worker-agent run decline it, and look again"
         )
-    if len(chosen) > 1:
+    if len(matches) > 1:
         raise ConfigurationError(
-            f"federation {federation} asked for {len(chosen)} different things: name one, --digest"
+            f"federation {federation} asked for {len(matches)} different things: name one, --digest"
         )
-    return chosen[0]
+    return matches[0]
 
 
-def _shown(text: str) -> str:
+def _full_text(text: str) -> str:
     """A text from outside as it may stand on a terminal, whole: what is not shown cannot be approved."""
     return escape(printable(text, max(1, len(text))))
 
@@ -252,18 +254,18 @@ def _token(file: Path | None) -> str:
             return file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigurationError(f"the token file cannot be read: {error}") from None
-    found = os.environ.get(TOKEN_VARIABLE)
-    return found or str(typer.prompt("enrolment token", hide_input=True))
+    token = os.environ.get(TOKEN_VARIABLE)
+    return token or str(typer.prompt("enrolment token", hide_input=True))
 
 
 def _tokenizer(settings: AgentSettings, model: str | None) -> str | None:
     """Folder of the tokenizer: of the model named, or of the only one allowed."""
-    chosen = model or (next(iter(settings.models)) if len(settings.models) == 1 else None)
-    if chosen is None:
+    model_id = model or (next(iter(settings.models)) if len(settings.models) == 1 else None)
+    if model_id is None:
         return None
-    if chosen not in settings.models:
-        raise ConfigurationError(f"no base model {chosen!r} in the settings")
-    folder: Any = importlib.import_module(MODEL_MODULE).model_folder(settings, chosen)
+    if model_id not in settings.models:
+        raise ConfigurationError(f"no base model {model_id!r} in the settings")
+    folder: Any = importlib.import_module(MODEL_MODULE).model_folder(settings, model_id)
     return str(folder)
 
 
@@ -272,7 +274,7 @@ def _print_counts(title: str, counts: Mapping[str, int]) -> None:
         return
     table = Table(title, "count")
     for name, count in counts.items():
-        table.add_row(shown(name), str(count))
+        table.add_row(console_text(name), str(count))
     _out.print(table)
 
 

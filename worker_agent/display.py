@@ -16,7 +16,7 @@ from worker_agent.settings import AgentSettings
 MAX_TITLE = 60
 
 
-def shown(text: object) -> str:
+def console_text(text: object) -> str:
     """Text for a console that reads markup: printable, and its brackets are brackets."""
     return escape(printable(text))
 
@@ -24,22 +24,22 @@ def shown(text: object) -> str:
 class Display(Protocol):
     """Told what the slots do; called from their threads."""
 
-    def started(self, slot: int, lease: Lease) -> None: ...
-    def progressed(self, slot: int, progress: JobProgress) -> None: ...
-    def ended(self, slot: int) -> None: ...
+    def start_job(self, slot: int, lease: Lease) -> None: ...
+    def show_progress(self, slot: int, progress: JobProgress) -> None: ...
+    def end_job(self, slot: int) -> None: ...
     def close(self) -> None: ...
 
 
 class NoBars:
     """For logs that a machine reads: the events in them say all."""
 
-    def started(self, slot: int, lease: Lease) -> None:
+    def start_job(self, slot: int, lease: Lease) -> None:
         """Nothing to draw."""
 
-    def progressed(self, slot: int, progress: JobProgress) -> None:
+    def show_progress(self, slot: int, progress: JobProgress) -> None:
         """Nothing to draw."""
 
-    def ended(self, slot: int) -> None:
+    def end_job(self, slot: int) -> None:
         """Nothing to draw."""
 
     def close(self) -> None:
@@ -56,19 +56,19 @@ class Bars:
         self._tasks: dict[int, TaskID] = {}
         self._bars.start()
 
-    def started(self, slot: int, lease: Lease) -> None:
+    def start_job(self, slot: int, lease: Lease) -> None:
         """A bar for this job; its length is told by the first progress."""
         place = "" if lease.round_number is None else f" {lease.round_number}/{lease.work.rounds}"
         name, dataset = (printable(text, MAX_TITLE) for text in (lease.federation_name, lease.dataset))
         title = f"{name}{place} {lease.kind} ({dataset})"
         self._tasks[slot] = self._bars.add_task(title, total=None, metrics="")
 
-    def progressed(self, slot: int, progress: JobProgress) -> None:
+    def show_progress(self, slot: int, progress: JobProgress) -> None:
         """Move the slot's bar."""
         metrics = " ".join(f"{printable(name, MAX_TITLE)} {value:.4g}" for name, value in progress.metrics.items())
         self._bars.update(self._tasks[slot], completed=progress.done, total=progress.total, metrics=metrics)
 
-    def ended(self, slot: int) -> None:
+    def end_job(self, slot: int) -> None:
         """Take the slot's bar away."""
         self._bars.remove_task(self._tasks.pop(slot))
 

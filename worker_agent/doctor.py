@@ -20,7 +20,7 @@ from worker_agent.coordinator_api.identity import Identity, load_identity
 from worker_agent.errors import AgentError, ConfigurationError, NoCoordinator
 from worker_agent.node.capabilities import allowed_algorithms
 from worker_agent.origins import Origins, origin_of
-from worker_agent.runtime.agent import DOUBLED, coordinator_url, only_agent
+from worker_agent.runtime.agent import DUPLICATE_ADVICE, coordinator_url, only_agent
 from worker_agent.settings import DATA_ENTRIES, AgentSettings
 
 MOST_SKEW_SECONDS = 30.0
@@ -83,9 +83,9 @@ def _key(settings: AgentSettings) -> str:
 def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator[Finding]:
     url = coordinator_url(settings, identity) if identity is not None else str(settings.url)
     with open_http(settings, url) as http:
-        reached = _reach(http, url)
-        yield from reached
-        if not all(finding.well for finding in reached):
+        findings = _reach(http, url)
+        yield from findings
+        if not all(finding.well for finding in findings):
             return
         yield _finding("clock", lambda: _clock(http))
         if identity is not None:
@@ -125,20 +125,22 @@ def _clock(http: httpx.Client) -> str:
         return "the coordinator tells no time"
     skew_seconds = -connection.clock.offset_seconds
     if abs(skew_seconds) > MOST_SKEW_SECONDS:
-        told = parsedate_to_datetime(date).isoformat()
-        raise ConfigurationError(f"this clock is {skew_seconds:+.0f} s off the coordinator's ({told}); set it by NTP")
+        server_time = parsedate_to_datetime(date).isoformat()
+        raise ConfigurationError(
+            f"this clock is {skew_seconds:+.0f} s off the coordinator's ({server_time}); set it by NTP"
+        )
     return f"{skew_seconds:+.0f} s off the coordinator's"
 
 
 def _version(http: httpx.Client) -> str:
     """For a node that nobody knows yet: that a coordinator answers, and no other service."""
-    told = Connection(http, None).ask("GET", "/version", CoordinatorVersion, repeat=False)
-    if told.protocol_version != PROTOCOL_VERSION:
+    coordinator = Connection(http, None).ask("GET", "/version", CoordinatorVersion, repeat=False)
+    if coordinator.protocol_version != PROTOCOL_VERSION:
         raise ConfigurationError(
-            f"version {told.version} speaks protocol {told.protocol_version}, this agent {PROTOCOL_VERSION}: "
-            "the older of the two must be upgraded"
+            f"version {coordinator.version} speaks protocol {coordinator.protocol_version}, this agent "
+            f"{PROTOCOL_VERSION}: the older of the two must be upgraded"
         )
-    return f"version {told.version}; protocol {PROTOCOL_VERSION}"
+    return f"version {coordinator.version}; protocol {PROTOCOL_VERSION}"
 
 
 def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Identity) -> Iterator[Finding]:
@@ -151,7 +153,7 @@ def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Ide
         return
     yield Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}")
     if own.doubled_at is not None:
-        yield Finding("no second agent", False, f"{own.doubled_at:%Y-%m-%d %H:%M} UTC: {DOUBLED}")
+        yield Finding("no second agent", False, f"{own.doubled_at:%Y-%m-%d %H:%M} UTC: {DUPLICATE_ADVICE}")
     origins = {origin for each in own.store_origins[:MOST_STORES] if (origin := origin_of(each)) is not None}
     yield from (Finding("store", True, _store(settings, url, origin)) for origin in sorted(origins))
 

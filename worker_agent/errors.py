@@ -5,17 +5,17 @@ AgentError
 │   └── NotEnrolled               this data folder belongs to no worker yet
 ├── CoordinatorAway               no usable answer: refused, timed out, broken off, 429, 502, 503, 504, or a proxy's
 │   ├── NoCoordinator             something else answers: a redirect, a web page, a proxy's refusal; to be mended
-│   │   └── BodyRefused           a proxy takes no body of this size
+│   │   └── BodyTooLarge           a proxy takes no body of this size
 │   └── StoreAway                 the same of the coordinator's store: there is the way through the coordinator
 ├── CoordinatorRefused            an answer with a reason: carries status, code, detail, tensor
-│   ├── NotAuthorised             401, 403: unknown, revoked or not allowed
+│   ├── NotAuthorized             401, 403: unknown, revoked or not allowed
 │   ├── NotThere                  404: no such job, upload or artifact, or not for this worker
 │   ├── LeaseLost                 409 lease_lost: the job is no longer this worker's
-│   ├── WorkerDoubled             409 worker_doubled: another agent runs with this worker's key, and came later
+│   ├── DuplicateWorker             409 worker_doubled: another agent runs with this worker's key, and came later
 │   └── RoundClosed               409 round_closed: too late, the update is not needed any more
 ├── NotUnderstood                 an answer that is not what the protocol says: another version, or not a coordinator
 │   └── LeaseInvalid              a job whose definition is not one: it names the job, so that it can be given back
-├── BytesDamaged                  bytes came that are not the announced ones: another SHA-256, more, or other ones
+├── CorruptBytes                  bytes came that are not the announced ones: another SHA-256, more, or other ones
 └── OutOfTime                     what was to be here by a certain time is not
 """
 
@@ -58,7 +58,7 @@ class NoCoordinator(CoordinatorAway):
     """
 
 
-class BodyRefused(NoCoordinator):
+class BodyTooLarge(NoCoordinator):
     """A proxy before the coordinator refuses a body for its size."""
 
 
@@ -70,15 +70,15 @@ class CoordinatorRefused(AgentError):
     """The coordinator answered with a problem document."""
 
     def __init__(self, problem: Problem, request_id: str | None = None) -> None:
-        named = "" if request_id is None else f" (request {request_id})"
-        super().__init__(f"{problem.status} {problem.code or problem.title}: {_reason(problem)}{named}")
+        request_text = "" if request_id is None else f" (request {request_id})"
+        super().__init__(f"{problem.status} {problem.code or problem.title}: {_reason(problem)}{request_text}")
         self.status = problem.status
         self.code = problem.code
         self.detail = _reason(problem)
         self.tensor = problem.tensor
 
 
-class NotAuthorised(CoordinatorRefused):
+class NotAuthorized(CoordinatorRefused):
     """The coordinator does not know this worker's key, or it was revoked."""
 
 
@@ -90,7 +90,7 @@ class LeaseLost(CoordinatorRefused):
     """The job belongs to another lease by now."""
 
 
-class WorkerDoubled(CoordinatorRefused):
+class DuplicateWorker(CoordinatorRefused):
     """Another agent with this worker's key was heard after this one. Starting this one again would stop that one."""
 
     exit_status = 3
@@ -112,7 +112,7 @@ class LeaseInvalid(NotUnderstood):
         self.job_id = job_id
 
 
-class BytesDamaged(AgentError):
+class CorruptBytes(AgentError):
     """Downloaded bytes do not have the announced number or digest."""
 
 
@@ -128,9 +128,9 @@ def refusal(problem: Problem, request_id: str | None = None) -> CoordinatorRefus
     by_code: dict[str, type[CoordinatorRefused]] = {
         "lease_lost": LeaseLost,
         "round_closed": RoundClosed,
-        WORKER_DOUBLED: WorkerDoubled,
+        WORKER_DOUBLED: DuplicateWorker,
     }
-    by_status: dict[int, type[CoordinatorRefused]] = {401: NotAuthorised, 403: NotAuthorised, 404: NotThere}
+    by_status: dict[int, type[CoordinatorRefused]] = {401: NotAuthorized, 403: NotAuthorized, 404: NotThere}
     return by_code.get(problem.code, by_status.get(problem.status, CoordinatorRefused))(problem, request_id)
 
 
@@ -138,7 +138,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later without anybody changing anything."""
     if isinstance(error, CoordinatorRefused):
         return error.status >= 500
-    return isinstance(error, CoordinatorAway | BytesDamaged) and not isinstance(error, NoCoordinator)
+    return isinstance(error, CoordinatorAway | CorruptBytes) and not isinstance(error, NoCoordinator)
 
 
 def _reason(problem: Problem) -> str:

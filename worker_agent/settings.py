@@ -171,11 +171,11 @@ def load_settings(file: Path | None = None, **overrides: Any) -> AgentSettings:
     """Settings from `file` (or FEDLOOM_WORKER_CONFIG, or ./worker-agent.toml). Raises pydantic.ValidationError."""
     if file is not None:
         os.environ[FILE_VARIABLE] = str(file)
-    chosen = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
-    return _anchored(AgentSettings(**overrides), chosen.resolve().parent)
+    file_path = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+    return _resolve_paths(AgentSettings(**overrides), file_path.resolve().parent)
 
 
-def _anchored(settings: AgentSettings, base: Path) -> AgentSettings:
+def _resolve_paths(settings: AgentSettings, base: Path) -> AgentSettings:
     def anchor(path: Path | None) -> Path | None:
         return None if path is None else (base / path.expanduser())
 

@@ -76,7 +76,7 @@ class CoordinatorClient:
         return self._once("/v1/workers/enroll", EnrollResponse, request, key)
 
     def rotate_key(self, request: RotateKeyRequest) -> RotateKeyResponse:
-        """Be known by another key from now on. NotAuthorised may mean that an earlier try came through."""
+        """Be known by another key from now on. NotAuthorized may mean that an earlier try came through."""
         return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyResponse, repeat=True, json=_json(request))
 
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
@@ -126,7 +126,7 @@ class CoordinatorClient:
         self._connection.send("GET", "/healthz", repeat=False)
 
     def who_am_i(self) -> OwnWorker:
-        """Ask as this worker. Raises NotAuthorised if the coordinator does not know it."""
+        """Ask as this worker. Raises NotAuthorized if the coordinator does not know it."""
         return self._connection.ask("GET", "/v1/workers/me", OwnWorker, repeat=False)
 
     def _once(self, path: str, answer: type[_Model], request: BaseModel, key: str) -> _Model:

@@ -27,7 +27,7 @@ from tenacity import (
 from tenacity.wait import wait_base, wait_random_exponential
 
 from federated import __version__
-from worker_agent.coordinator_api.deadlines import answered_within, keep_deadlines
+from worker_agent.coordinator_api.deadlines import keep_deadlines, response_deadline
 from worker_agent.coordinator_api.foreign_responses import proxy_refusal
 from worker_agent.coordinator_api.identity import Identity, Tokens
 from worker_agent.coordinator_api.responses import (
@@ -39,10 +39,10 @@ from worker_agent.coordinator_api.responses import (
     store_at,
 )
 from worker_agent.errors import (
-    BodyRefused,
-    BytesDamaged,
+    BodyTooLarge,
     ConfigurationError,
     CoordinatorAway,
+    CorruptBytes,
     NoCoordinator,
     NotUnderstood,
     StoreAway,
@@ -64,7 +64,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _Value = TypeVar("_Value")
 
 
-def apart(seconds: float) -> float:
+def jitter(seconds: float) -> float:
     """As long, but for a random tenth: agents that were answered at one moment do not come back at one moment."""
     return seconds * random.uniform(1 - _APART, 1 + _APART)  # noqa: S311 - no secret
 
@@ -116,12 +116,12 @@ class Clock:
     def learn(self, date: str | None) -> float:
         """Set the clock by a `Date` header; returns by how many seconds it moved."""
         try:
-            told = parsedate_to_datetime(date or "").timestamp()
+            server_seconds = parsedate_to_datetime(date or "").timestamp()
         except (ValueError, OverflowError, OSError):
             return 0.0
-        moved = told - self.now()
-        self.offset_seconds += moved
-        return moved
+        change_seconds = server_seconds - self.now()
+        self.offset_seconds += change_seconds
+        return change_seconds
 
 
 class SignedRequests(httpx.Auth):
@@ -166,7 +166,7 @@ class Connection:
     def once(self, method: str, path: str, **request: Any) -> httpx.Response:
         """As `send`, and never tried again."""
         seconds = request.get("timeout", self._http.timeout).read
-        with translated(), answered_within(seconds), self._answer(method, path, **request) as answer:
+        with translate_errors(), response_deadline(seconds), self._answer(method, path, **request) as answer:
             response = read_answer(answer)
         raise_for_problem(response, self._http.base_url)
         return response
@@ -175,7 +175,7 @@ class Connection:
         """Send bytes to a URL of the coordinator's store, which wants no token. Raises StoreAway."""
 
         def once() -> None:
-            with _store(url), answered_within(self._http.timeout.read):
+            with _store(url), response_deadline(self._http.timeout.read):
                 with self._http.stream("PUT", url, content=content) as answer:
                     raise_for_store(read_answer(answer))
 
@@ -188,21 +188,24 @@ class Connection:
         From the coordinator's store, if it sends us to one that is listed, else through the coordinator.
         """
         stores = self.origins.use_stores()
-        with translated(), self._open(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response:
+        with (
+            translate_errors(),
+            self._open(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response,
+        ):
             if not (stores and response.status_code == 307):
-                yield self._checked(response)
+                yield self._check_body(response)
                 return
             url = self.origins.target(response.headers.get("Location", ""))
         if url is None:
-            with translated(), self._open(path, headers | THROUGH_COORDINATOR, until) as response:
-                yield self._checked(response)
+            with translate_errors(), self._open(path, headers | THROUGH_COORDINATOR, until) as response:
+                yield self._check_body(response)
             return
         with _store(url), self._open(url, headers, until) as response:
             raise_for_store(response)
             check_unpacked(response)
             yield response
 
-    def _checked(self, response: httpx.Response) -> httpx.Response:
+    def _check_body(self, response: httpx.Response) -> httpx.Response:
         """The answer itself, if its body is what was asked for."""
         raise_for_problem(response if response.status_code < 300 else read_answer(response), self._http.base_url)
         check_unpacked(response)
@@ -213,14 +216,14 @@ class Connection:
         """An answer whose status and headers are here. A URL, other than a path, is not the coordinator's."""
         left_seconds = None if until is None else until - time.monotonic()
         with ExitStack() as stack:
-            with answered_within(_least(self._http.timeout.read, left_seconds)):
+            with response_deadline(_least(self._http.timeout.read, left_seconds)):
                 stream = (
                     self._answer("GET", place, headers=headers)
                     if isinstance(place, str)
                     else self._http.stream("GET", place, headers=headers)
                 )
                 response = stack.enter_context(stream)
-            with answered_within(None if until is None else until - time.monotonic()):
+            with response_deadline(None if until is None else until - time.monotonic()):
                 yield response
 
     @contextmanager
@@ -242,7 +245,7 @@ class Connection:
         def worth_another(error: BaseException) -> bool:
             if self.stopping.is_set():
                 return False
-            if isinstance(error, BytesDamaged | BodyRefused):  # who downloads counts the former itself
+            if isinstance(error, CorruptBytes | BodyTooLarge):  # who downloads counts the former itself
                 return False
             # A load balancer shows pages, too, while its coordinator starts anew.
             worth = is_transient(error) or isinstance(error, NoCoordinator)
@@ -250,14 +253,14 @@ class Connection:
 
         return Retrying(
             retry=retry_if_exception(worth_another),
-            wait=wait_as_asked(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+            wait=wait_retry_after(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
             stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(_within(until)),
             sleep=sleep_using_event(self.stopping),
             reraise=True,
         )(call)
 
 
-class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity names its own
+class wait_retry_after(wait_base):  # noqa: N801 - a strategy, named as tenacity names its own
     """Random pause that doubles, on top of the coordinator's `Retry-After`: those it told the same come apart."""
 
     def __init__(self, first_seconds: float, longest_seconds: float) -> None:
@@ -265,12 +268,12 @@ class wait_as_asked(wait_base):  # noqa: N801 - a strategy, named as tenacity na
 
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
-        asked = error.retry_after_seconds if isinstance(error, CoordinatorAway) else None
-        return self._random(retry_state) + (asked or 0.0)
+        retry_after_seconds = error.retry_after_seconds if isinstance(error, CoordinatorAway) else None
+        return self._random(retry_state) + (retry_after_seconds or 0.0)
 
 
 @contextmanager
-def translated(whom: str = "the coordinator", away: type[CoordinatorAway] = CoordinatorAway) -> Iterator[None]:
+def translate_errors(whom: str = "the coordinator", away: type[CoordinatorAway] = CoordinatorAway) -> Iterator[None]:
     """The one place where errors of httpx become errors of the agent. `whom`: who was asked."""
     try:
         yield
@@ -286,7 +289,7 @@ def translated(whom: str = "the coordinator", away: type[CoordinatorAway] = Coor
 def _store(url: httpx.URL) -> Iterator[None]:
     """Whatever a store does wrong is a StoreAway: there is the way through the coordinator."""
     try:
-        with translated(store_at(url), StoreAway):
+        with translate_errors(store_at(url), StoreAway):
             yield
     except (NotUnderstood, NoCoordinator) as error:
         raise StoreAway(f"{store_at(url)}: {error}") from error

@@ -27,7 +27,7 @@ class _Limit:
 
 
 @contextmanager
-def answered_within(seconds: float | None) -> Iterator[None]:
+def response_deadline(seconds: float | None) -> Iterator[None]:
     """What this thread reads inside the block ends so many seconds after its first read, else httpx.ReadTimeout."""
     before = getattr(_thread, "limit", None)
     _thread.limit = None if seconds is None else _Limit(seconds)
@@ -38,7 +38,7 @@ def answered_within(seconds: float | None) -> Iterator[None]:
 
 
 def keep_deadlines(client: httpx.Client) -> None:
-    """Make all connections of the client, those through proxies too, keep to `answered_within`."""
+    """Make all connections of the client, those through proxies too, keep to `response_deadline`."""
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
             # httpx takes no network backend of its caller's; httpcore, which it stands on, does.

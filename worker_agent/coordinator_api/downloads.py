@@ -21,7 +21,7 @@ import structlog
 
 from federated.protocol import ArtifactReference
 from worker_agent.coordinator_api.connection import FIRST_PAUSE_SECONDS, Connection
-from worker_agent.errors import BytesDamaged, CoordinatorAway, NotUnderstood, OutOfTime, StoreAway
+from worker_agent.errors import CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime, StoreAway
 from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, digest_of, move
 
 RESERVE_BYTES = 256 * 1024**2
@@ -57,7 +57,7 @@ class ArtifactCache:
     def fetch(self, reference: ArtifactReference, until: float | None = None) -> Download:
         """The artifact as a local file, by `until` (monotonic) if that is given.
 
-        Raises BytesDamaged, NotThere, CoordinatorAway, NotUnderstood, OutOfTime; OSError (ENOSPC) where there is not
+        Raises CorruptBytes, NotThere, CoordinatorAway, NotUnderstood, OutOfTime; OSError (ENOSPC) where there is not
         room enough for it, before anything is asked for.
         """
         path = self._folder / reference.digest.removeprefix("sha256:")
@@ -94,7 +94,7 @@ class ArtifactCache:
             except CoordinatorAway:
                 if partial.furthest_bytes == before_bytes or self._connection.stopping.is_set():
                     raise
-            except BytesDamaged:
+            except CorruptBytes:
                 failures += 1
                 self._connection.origins.avoid_stores()
                 if failures == DAMAGED_TIMES or self._connection.stopping.wait(failures * FIRST_PAUSE_SECONDS):
@@ -131,7 +131,7 @@ class _PartialFile:
             os.fsync(file.fileno())
         if "sha256:" + digest.hexdigest() != self._reference.digest:
             self.path.unlink()
-            raise BytesDamaged(f"artifact {self._reference.digest} came with other bytes")
+            raise CorruptBytes(f"artifact {self._reference.digest} came with other bytes")
 
     def _resume(self, file: BinaryIO) -> "hashlib._Hash":
         """The hash of what is there, at whose end the file then is; nothing that is longer than announced is kept."""
@@ -158,7 +158,7 @@ class _PartialFile:
         with self._connection.stream(path, headers, self._until) as response:
             try:
                 self._check_start(response, file.tell())
-            except BytesDamaged:
+            except CorruptBytes:
                 file.truncate(0)
                 raise
             if response.status_code == 200:
@@ -176,21 +176,21 @@ class _PartialFile:
         self.received_bytes += len(piece)
         if file.seek(0, os.SEEK_END) + len(piece) > self._reference.size_bytes:
             file.truncate(0)
-            raise BytesDamaged(f"artifact {self._reference.digest} came with more than the announced bytes")
+            raise CorruptBytes(f"artifact {self._reference.digest} came with more than the announced bytes")
         file.write(piece)
         self.furthest_bytes = max(self.furthest_bytes, file.tell())
 
     def _check_start(self, response: httpx.Response, present_bytes: int) -> None:
-        """Raises BytesDamaged for other bytes than were asked for, NotUnderstood for a status that brings none."""
+        """Raises CorruptBytes for other bytes than were asked for, NotUnderstood for a status that brings none."""
         size_bytes = self._reference.size_bytes
         if response.status_code not in {200, 206}:
             raise NotUnderstood(f"artifact {self._reference.digest} was answered with {response.status_code}")
         start = 0 if response.status_code == 200 else present_bytes
         ranges = {f"bytes {present_bytes}-{size_bytes - 1}/{total}" for total in (size_bytes, "*")}
         if response.status_code == 206 and response.headers.get("Content-Range", "").strip() not in ranges:
-            raise BytesDamaged(f"artifact {self._reference.digest} came with another part than was asked for")
+            raise CorruptBytes(f"artifact {self._reference.digest} came with another part than was asked for")
         if response.headers.get("Content-Length", f"{size_bytes - start}") != f"{size_bytes - start}":
-            raise BytesDamaged(f"artifact {self._reference.digest} came with another number of bytes than announced")
+            raise CorruptBytes(f"artifact {self._reference.digest} came with another number of bytes than announced")
 
 
 class _Distrust:
@@ -200,10 +200,10 @@ class _Distrust:
         self._failures: dict[str, tuple[int, float]] = {}
 
     def check(self, digest: str) -> None:
-        """Raises BytesDamaged while it is too soon to ask again."""
+        """Raises CorruptBytes while it is too soon to ask again."""
         times, not_before = self._failures.get(digest, (0, 0.0))
         if time.monotonic() < not_before:
-            raise BytesDamaged(
+            raise CorruptBytes(
                 f"artifact {digest} came with other bytes in {times} downloads; it is not asked for yet"
             )
 
@@ -212,7 +212,7 @@ class _Distrust:
         """Counts a download that ended with other bytes; one that went well forgets them."""
         try:
             yield
-        except BytesDamaged:
+        except CorruptBytes:
             times = self._failures.pop(digest, (0, 0.0))[0] + 1
             backoff_seconds = FIRST_DISTRUST_SECONDS * 2 ** min(times - TRUSTED_TIMES, 8)
             pause_seconds = min(backoff_seconds, LONGEST_DISTRUST_SECONDS) if times >= TRUSTED_TIMES else 0.0

@@ -22,7 +22,7 @@ from worker_agent.coordinator_api.identity import (
     save_record,
     signature,
 )
-from worker_agent.errors import ConfigurationError, NotAuthorised, NotEnrolled
+from worker_agent.errors import ConfigurationError, NotAuthorized, NotEnrolled
 from worker_agent.node.capabilities import Device, capabilities
 from worker_agent.settings import AgentSettings
 
@@ -75,10 +75,10 @@ def rotate_key(settings: AgentSettings, url: str) -> str:
     with open_http(settings, url) as http:
         try:
             CoordinatorClient(http, identity).rotate_key(RotateKeyRequest(public_key=public_key(key), proof=proof))
-        except NotAuthorised as refused:
+        except NotAuthorized as refused:
             try:
                 CoordinatorClient(http, replace(identity, key=key)).who_am_i()
-            except NotAuthorised:
+            except NotAuthorized:
                 raise refused from None
     adopt_next_key(settings.folder)
     return key_id(public_key(key))

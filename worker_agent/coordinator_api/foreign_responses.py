@@ -10,7 +10,7 @@ from http import HTTPStatus
 import httpx
 
 from federated.printable import printable
-from worker_agent.errors import BodyRefused, NoCoordinator
+from worker_agent.errors import BodyTooLarge, NoCoordinator
 from worker_agent.origins import origin_of
 
 PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
@@ -33,7 +33,7 @@ def passes_by_waiting(status: int) -> bool:
 
 def address_of(response: httpx.Response) -> str:
     """Where the request went, without a user, a password or a query."""
-    return _shown(response.request.url)
+    return _address_text(response.request.url)
 
 
 def is_page(response: httpx.Response) -> bool:
@@ -46,35 +46,39 @@ def media_type(response: httpx.Response) -> str:
     return printable(response.headers.get("Content-Type", "").partition(";")[0].strip().lower(), _MOST_CHARACTERS)
 
 
-def page_instead(response: httpx.Response) -> NoCoordinator:
+def web_page_error(response: httpx.Response) -> NoCoordinator:
     """The error for a web page in the place of an answer."""
-    said = f"{address_of(response)} answers with a web page ({_kind_of(response)})"
-    return NoCoordinator(f"{said}, not with a Fedloom coordinator: {_IN_BETWEEN}")
+    summary = f"{address_of(response)} answers with a web page ({_kind_of(response)})"
+    return NoCoordinator(f"{summary}, not with a Fedloom coordinator: {_IN_BETWEEN}")
 
 
-def redirected(response: httpx.Response, base: httpx.URL) -> NoCoordinator:
+def redirect_error(response: httpx.Response, base: httpx.URL) -> NoCoordinator:
     """The error for a redirect, which is not followed. `base`: the coordinator's URL as it is set."""
-    said = f"{address_of(response)} was redirected ({response.status_code})"
+    summary = f"{address_of(response)} was redirected ({response.status_code})"
     target = _target(response)
     if target is None:
-        return NoCoordinator(f"{said} to no address: {_IN_BETWEEN}")
+        return NoCoordinator(f"{summary} to no address: {_IN_BETWEEN}")
     there = _address_in(target, response.request.url.path.removeprefix(base.path.rstrip("/")))
-    if there is None or there == _shown(base):
-        return NoCoordinator(f"{said} to {_shown(target)}, which is no Fedloom coordinator's: {_IN_BETWEEN}")
+    if there is None or there == _address_text(base):
+        return NoCoordinator(
+            f"{summary} to {_address_text(target)}, which is no Fedloom coordinator's: {_IN_BETWEEN}"
+        )
     if base.scheme == "https" and target.scheme != "https":
-        return NoCoordinator(f"{said} to {there}, in the clear: the operator of {_shown(base)} must mend that")
-    return NoCoordinator(f'{said} to {there}: if that is your coordinator, put url = "{there}" into the settings')
+        return NoCoordinator(
+            f"{summary} to {there}, in the clear: the operator of {_address_text(base)} must mend that"
+        )
+    return NoCoordinator(f'{summary} to {there}: if that is your coordinator, put url = "{there}" into the settings')
 
 
-def refused(response: httpx.Response) -> NoCoordinator:
+def refusal_error(response: httpx.Response) -> NoCoordinator:
     """The error for a refusal that no coordinator wrote."""
     if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return _body_refused(response)
-    said = f"{address_of(response)} answers {_kind_of(response)}, not as a Fedloom coordinator does"
-    return NoCoordinator(f"{said}: {_REASONS.get(response.status_code, _IN_BETWEEN)}")
+        return _body_size_error(response)
+    summary = f"{address_of(response)} answers {_kind_of(response)}, not as a Fedloom coordinator does"
+    return NoCoordinator(f"{summary}: {_REASONS.get(response.status_code, _IN_BETWEEN)}")
 
 
-def unknown_path(response: httpx.Response) -> NoCoordinator:
+def unknown_path_error(response: httpx.Response) -> NoCoordinator:
     """The error for a coordinator that does not have the path."""
     return NoCoordinator(
         f"{address_of(response)}: the coordinator there has no such path; does `url` end with one too many, "
@@ -86,10 +90,10 @@ def _kind_of(response: httpx.Response) -> str:
     return f"{response.status_code} {media_type(response)}".rstrip()
 
 
-def _body_refused(response: httpx.Response) -> BodyRefused:
+def _body_size_error(response: httpx.Response) -> BodyTooLarge:
     size = response.request.headers.get("Content-Length", "some")
     chunk = ", or the coordinator's operator lower chunk_bytes" if "/chunks/" in response.request.url.path else ""
-    return BodyRefused(
+    return BodyTooLarge(
         f"{address_of(response)}: a proxy before the coordinator refuses a body of {size} bytes (413); its operator "
         f"must raise the limit (nginx: client_max_body_size){chunk}"
     )
@@ -119,9 +123,11 @@ def _address_in(target: httpx.URL, path: str) -> str | None:
     if origin_of(target) is None:
         return None
     if target.path in {"", "/"}:
-        return _shown(target)
-    return _shown(target.copy_with(path=target.path.removesuffix(path))) if target.path.endswith(path) else None
+        return _address_text(target)
+    return (
+        _address_text(target.copy_with(path=target.path.removesuffix(path))) if target.path.endswith(path) else None
+    )
 
 
-def _shown(url: httpx.URL) -> str:
+def _address_text(url: httpx.URL) -> str:
     return printable(f"{origin_of(url) or url.scheme}{url.path}".rstrip("/"), _MOST_CHARACTERS)

@@ -58,12 +58,12 @@ class Identity:
 
     def token(self, now_seconds: float) -> str:
         """A signed token for the 60 s from `now_seconds` (Unix time by the coordinator's clock)."""
-        issued = int(now_seconds)
+        issued_at = int(now_seconds)
         claims = {
             "iss": self.record.worker_id,
             "aud": AUDIENCE,
-            "iat": issued,
-            "exp": issued + TOKEN_SECONDS,
+            "iat": issued_at,
+            "exp": issued_at + TOKEN_SECONDS,
             "jti": uuid.uuid4().hex,
         }
         return jwt.encode(claims, self.key, algorithm="EdDSA", headers={"kid": self.record.worker_id})
@@ -78,14 +78,14 @@ class Tokens:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._held = (-math.inf, "")
+        self._current = (-math.inf, "")
 
     def at(self, now_seconds: float) -> str:
         """One that is good for some 30 s more by the coordinator's clock; another if that clock was set back."""
-        made_at, token = self._held
+        made_at, token = self._current
         if not 0 <= now_seconds - made_at < USED_SECONDS:
             token = self._identity.token(now_seconds)
-            self._held = (now_seconds, token)
+            self._current = (now_seconds, token)
         return token
 
 
@@ -101,12 +101,12 @@ def signature(key: Ed25519PrivateKey, message: bytes) -> str:
 
 def make_key(folder: Path) -> Ed25519PrivateKey:
     """The key of this data folder, made now if there is none: an enrolment that broke off goes on with its key."""
-    return _made(folder / "identity" / _KEY_FILE)
+    return _load_or_make_key(folder / "identity" / _KEY_FILE)
 
 
 def make_next_key(folder: Path) -> Ed25519PrivateKey:
     """The key that is to replace this folder's; a rotation that broke off goes on with the one it made."""
-    return _made(folder / "identity" / _NEXT_KEY_FILE)
+    return _load_or_make_key(folder / "identity" / _NEXT_KEY_FILE)
 
 
 def adopt_next_key(folder: Path) -> None:
@@ -135,7 +135,7 @@ def _text(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _made(path: Path) -> Ed25519PrivateKey:
+def _load_or_make_key(path: Path) -> Ed25519PrivateKey:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -100,13 +100,13 @@ def raise_for_problem(response: httpx.Response, base: httpx.URL) -> None:
     """Raise the error that an answer of 300 or more, or a web page, stands for. `base`: the coordinator's URL."""
     if response.status_code < 300:
         if foreign_responses.is_page(response):
-            raise foreign_responses.page_instead(response)
+            raise foreign_responses.web_page_error(response)
         return
     if response.status_code < 400:
-        raise foreign_responses.redirected(response, base)
+        raise foreign_responses.redirect_error(response, base)
     problem = _problem(response)
     if problem.status == 404 and problem.detail == NO_SUCH_PATH:
-        raise foreign_responses.unknown_path(response)
+        raise foreign_responses.unknown_path_error(response)
     if response.status_code in _AWAY or problem.code == _RUNNING:
         raise CoordinatorAway(
             f"{problem.status} {problem.detail or problem.title}",
@@ -142,7 +142,7 @@ def _problem(response: httpx.Response) -> Problem:
             _log.warning("problem_not_understood", status=response.status_code, reason=reason)
     # Every refusal of a coordinator is a problem document: this one is a proxy's or a load balancer's.
     if not foreign_responses.passes_by_waiting(response.status_code):
-        raise foreign_responses.refused(response)
+        raise foreign_responses.refusal_error(response)
     raise CoordinatorAway(
         f"{response.status_code} {response.reason_phrase} to {place_of(response)}: no answer of a coordinator",
         never_sent=response.status_code == 429,

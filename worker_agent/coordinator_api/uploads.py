@@ -8,7 +8,7 @@ import structlog
 
 from federated.protocol import ArtifactReference, UploadRequest, UploadResponse
 from worker_agent.coordinator_api.connection import Connection
-from worker_agent.errors import BytesDamaged, CoordinatorAway, CoordinatorRefused, NotUnderstood, StoreAway
+from worker_agent.errors import CoordinatorAway, CoordinatorRefused, CorruptBytes, NotUnderstood, StoreAway
 from worker_agent.storage.atomic_files import file_name
 
 UPLOAD_ROUNDS = 3
@@ -23,21 +23,21 @@ _log = structlog.get_logger(__name__)
 def upload(connection: Connection, source: Path, digest: str) -> ArtifactReference:
     """Send the file at `source`, or what is missing of it at the coordinator, which finds an upload by its digest.
 
-    Raises BytesDamaged if the coordinator assembled other bytes, NotUnderstood if it never has enough of them.
+    Raises CorruptBytes if the coordinator assembled other bytes, NotUnderstood if it never has enough of them.
     """
     request = UploadRequest(size_bytes=source.stat().st_size, digest=digest)
     body = request.model_dump(mode="json")
     answer = connection.ask("POST", "/v1/artifacts/uploads", UploadResponse, repeat=True, json=body)
     for _ in range(UPLOAD_ROUNDS):
-        answer = _settled(connection, _completed(connection, source, answer))
+        answer = _wait_for_assembly(connection, _send_missing(connection, source, answer))
         if answer.state == "complete" and answer.artifact is not None:
             return answer.artifact
         if answer.state == "failed":
-            raise BytesDamaged(f"upload of {source.name} failed: {(answer.problem or {}).get('detail', 'no reason')}")
+            raise CorruptBytes(f"upload of {source.name} failed: {(answer.problem or {}).get('detail', 'no reason')}")
     raise NotUnderstood(f"upload {answer.upload_id} is still {answer.state} after all its chunks were sent")
 
 
-def _completed(connection: Connection, source: Path, upload: UploadResponse) -> UploadResponse:
+def _send_missing(connection: Connection, source: Path, upload: UploadResponse) -> UploadResponse:
     if upload.state != "open":
         return upload
     path = _upload_path(upload.upload_id)
@@ -52,7 +52,7 @@ def _completed(connection: Connection, source: Path, upload: UploadResponse) -> 
         return connection.ask("POST", f"{path}/complete", UploadResponse, repeat=True)
     except CoordinatorRefused as error:
         if error.code == "digest_mismatch":
-            raise BytesDamaged(f"upload of {source.name}: {error.detail}") from error
+            raise CorruptBytes(f"upload of {source.name}: {error.detail}") from error
         if error.status != 409:
             raise
         return connection.ask("GET", path, UploadResponse, repeat=True)
@@ -79,7 +79,7 @@ def _put_to_store(connection: Connection, url: str | None, content: bytes) -> bo
     return True
 
 
-def _settled(connection: Connection, upload: UploadResponse) -> UploadResponse:
+def _wait_for_assembly(connection: Connection, upload: UploadResponse) -> UploadResponse:
     """Wait until the coordinator has put the chunks together."""
     deadline = time.monotonic() + ASSEMBLY_LIMIT_SECONDS
     for pause_seconds in _pauses():

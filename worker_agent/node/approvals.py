@@ -62,7 +62,7 @@ class Approvals:
     """What `approved.json` holds. `outdated`: entries of an earlier version, which name an id and approve nothing."""
 
     digests: frozenset[str]
-    outdated: tuple[str, ...]
+    legacy_entries: tuple[str, ...]
 
 
 def request_of(lease: Lease) -> Request:
@@ -90,7 +90,7 @@ def approvals(folder: Path) -> Approvals:
 
 def warn_of_outdated(folder: Path) -> None:
     """One line in the log, where there are approvals that approve nothing any more."""
-    entries = len(approvals(folder).outdated)
+    entries = len(approvals(folder).legacy_entries)
     if entries:
         _log.warning("approvals_outdated", entries=entries, reason=OUTDATED_TEXT)
 

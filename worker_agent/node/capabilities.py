@@ -72,8 +72,8 @@ def installed_algorithms() -> Mapping[str, int]:
 
 def allowed_algorithms(settings: AgentSettings) -> dict[str, int]:
     """Those of them that the policy allows."""
-    allowed = settings.policy.algorithms
-    return {name: number for name, number in installed_algorithms().items() if allowed is None or name in allowed}
+    allowlist = settings.policy.algorithms
+    return {name: number for name, number in installed_algorithms().items() if allowlist is None or name in allowlist}
 
 
 def find_device(settings: AgentSettings) -> Device:

@@ -14,16 +14,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 
 from federated.protocol import FailRequest
 from worker_agent.coordinator_api.client import CoordinatorClient
-from worker_agent.coordinator_api.connection import wait_as_asked
+from worker_agent.coordinator_api.connection import wait_retry_after
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.errors import (
     AgentError,
-    BodyRefused,
-    BytesDamaged,
+    BodyTooLarge,
     CoordinatorRefused,
+    CorruptBytes,
     LeaseLost,
     NoCoordinator,
-    NotAuthorised,
+    NotAuthorized,
     NotThere,
     RoundClosed,
     is_transient,
@@ -39,19 +39,19 @@ LONGEST_PAUSE_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
-def patiently(stopping: threading.Event, worth_another: Callable[[BaseException], bool]) -> Retrying:
+def retrying(stopping: threading.Event, should_retry: Callable[[BaseException], bool]) -> Retrying:
     """Again and again, with growing random pauses of at most 30 s, until `stopping` is set."""
 
-    def tell(state: RetryCallState) -> None:
+    def log_retry(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         again_in_seconds = round(state.next_action.sleep, 1) if state.next_action is not None else 0.0
         _log.warning(_event(error), reason=str(error), again_in_seconds=again_in_seconds)
 
     return Retrying(
-        retry=retry_if_exception(lambda error: not stopping.is_set() and worth_another(error)),
-        wait=wait_as_asked(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+        retry=retry_if_exception(lambda error: not stopping.is_set() and should_retry(error)),
+        wait=wait_retry_after(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
         sleep=sleep_using_event(stopping),
-        before_sleep=tell,
+        before_sleep=log_retry,
         reraise=True,
     )
 
@@ -80,17 +80,17 @@ class Delivery:
         that may be offered to this worker again.
         """
         try:
-            patiently(self.stopping, _may_pass)(self._hand_in, entry)
-        except (LeaseLost, NotAuthorised) as error:
+            retrying(self.stopping, _may_pass)(self._hand_in, entry)
+        except (LeaseLost, NotAuthorized) as error:
             self._keep_if_wanted(entry, error)
         except RoundClosed as error:
             _log.warning("submission_too_late", job=entry.job.job_id, reason=str(error))
             self.outbox.remove(entry)
         except CoordinatorRefused as error:
             self._give_up(entry, "result_refused", error, transient=False)
-        except BodyRefused as error:
+        except BodyTooLarge as error:
             self._give_up(entry, "upload_too_large_for_proxy", error, transient=False)
-        except (BytesDamaged, OSError) as error:
+        except (CorruptBytes, OSError) as error:
             if is_full(error):
                 _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
                 return
@@ -105,8 +105,10 @@ class Delivery:
             if update.memory_digest is not None:
                 self.memory.keep(job.federation_id, job.client_id, entry.folder / MEMORY_FILE, update.memory_digest)
             self.client.upload(entry.update, update.digest)
-            signed = update.model_copy(update={"signature": self.identity.sign(job.statement(update).encode())})
-            submission = submission.model_copy(update={"update": signed})
+            signed_update = update.model_copy(
+                update={"signature": self.identity.sign(job.statement(update).encode())}
+            )
+            submission = submission.model_copy(update={"update": signed_update})
         answer = self.client.submit(job.job_id, submission)
         self.outbox.remove(entry)
         _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=answer.state)
@@ -138,6 +140,6 @@ def _may_pass(error: BaseException) -> bool:
 
     Damaged bytes stay damaged: the job has to be done again. What a proxy finds too large stays too large.
     """
-    if isinstance(error, BytesDamaged | BodyRefused):
+    if isinstance(error, CorruptBytes | BodyTooLarge):
         return False
     return is_transient(error) or isinstance(error, NoCoordinator) or is_full(error)

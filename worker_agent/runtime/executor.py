@@ -100,7 +100,7 @@ class Executor:
     def run(
         self,
         task: Task,
-        cancelled: Callable[[], bool],
+        is_cancelled: Callable[[], bool],
         progress: Callable[[JobProgress], None],
         until: float = math.inf,
     ) -> Outcome:
@@ -110,12 +110,12 @@ class Executor:
         """
         child = self._living_child()
         try:
-            outcome = self._converse(child, task, lambda: cancelled() or time.monotonic() > until, progress)
+            outcome = self._converse(child, task, lambda: is_cancelled() or time.monotonic() > until, progress)
         except (EOFError, OSError):
-            return self._died(child)
+            return self._handle_crash(child)
         child.jobs += 1
         self._recycle(child)
-        if isinstance(outcome, Interrupted) and time.monotonic() > until and not cancelled():
+        if isinstance(outcome, Interrupted) and time.monotonic() > until and not is_cancelled():
             return out_of_time(self._settings.policy.max_job_seconds)
         return outcome
 
@@ -137,7 +137,7 @@ class Executor:
         self,
         child: "_Child",
         task: Task,
-        cancelled: Callable[[], bool],
+        is_cancelled: Callable[[], bool],
         progress: Callable[[JobProgress], None],
     ) -> Outcome:
         child.say(_order(task))
@@ -148,7 +148,7 @@ class Executor:
                 outcome = _outcome(message, progress)
                 if outcome is not None:
                     return outcome
-            if leave_by is None and cancelled():
+            if leave_by is None and is_cancelled():
                 child.say({"do": "cancel"})
                 leave_by = time.monotonic() + self._settings.cancel_seconds
             if leave_by is not None and time.monotonic() > leave_by:
@@ -156,7 +156,7 @@ class Executor:
                 child.kill()
                 return Interrupted()
 
-    def _died(self, child: "_Child") -> Failed:
+    def _handle_crash(self, child: "_Child") -> Failed:
         child.kill()
         self._child = None
         reason = _exit_reason(child.process.exitcode)
@@ -282,11 +282,11 @@ def _serve(pipe: "Connection[Any, Any]", settings_json: str, module: str) -> Non
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     settings = AgentSettings(**json.loads(settings_json))
     gc.disable()  # what is loaded stays: looking through it again and again would only delay the first job
-    loaded = importlib.import_module(module)
+    child_module = importlib.import_module(module)
     gc.freeze()
     gc.enable()
     with contextlib.suppress(EOFError):
-        loaded.serve(pipe, settings)
+        child_module.serve(pipe, settings)
     sys.stdout.flush()
     sys.stderr.flush()
     # Taking an interpreter with torch apart takes seconds, and serves nobody.

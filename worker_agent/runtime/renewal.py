@@ -23,8 +23,8 @@ class Renewal:
     """
 
     def __init__(self, client: CoordinatorClient, lease: Lease, boot_id: str) -> None:
-        self.lost = threading.Event()
-        self._ended = threading.Event()
+        self.lease_lost = threading.Event()
+        self._stop = threading.Event()
         self._client = client
         self._lease = lease
         self._boot_id = boot_id
@@ -42,21 +42,21 @@ class Renewal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Not joined: a renewal that is under way may wait for the network, and what it answers matters no more.
-        self._ended.set()
+        self._stop.set()
 
     def _renew(self) -> None:
         usual_seconds = max(self._lease.lease_seconds / 3, FASTEST_SECONDS)
         pause_seconds = usual_seconds
-        while not self._ended.wait(pause_seconds):
+        while not self._stop.wait(pause_seconds):
             request = RenewRequest(boot_id=self._boot_id, progress=self._progress)
             try:
                 self._client.renew(self._lease.job_id, request)
                 pause_seconds = usual_seconds
             except AgentError as error:
                 if isinstance(error, CoordinatorRefused) and not is_transient(error):
-                    if not self._ended.is_set():
+                    if not self._stop.is_set():
                         _log.warning("lease_lost", job=self._lease.job_id, reason=str(error))
-                        self.lost.set()
+                        self.lease_lost.set()
                     return
                 _log.warning("lease_not_renewed", job=self._lease.job_id, reason=str(error))
                 pause_seconds = usual_seconds / 4

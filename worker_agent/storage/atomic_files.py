@@ -16,13 +16,13 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Put `content` at `path` as a whole; whoever reads sees the old bytes or the new ones."""
-    unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    partial = path.with_name(path.name + UNFINISHED_SUFFIX)
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    move(unfinished, path)
+    move(partial, path)
 
 
 def move(source: Path, target: Path) -> None:

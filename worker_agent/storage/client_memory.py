@@ -50,10 +50,10 @@ class MemoryChain:
                 return
             serial = _serial(files[-1]) + 1 if files else 1
             target = place / f"{serial:08d}-{digest.removeprefix('sha256:')}.safetensors"
-            unfinished = target.with_suffix(UNFINISHED_SUFFIX)
-            _link_or_copy(source, unfinished)
-            sync(unfinished)
-            move(unfinished, target)
+            partial = target.with_suffix(UNFINISHED_SUFFIX)
+            _link_or_copy(source, partial)
+            sync(partial)
+            move(partial, target)
 
     def keep_job(self, lease: Lease, instruction: Path) -> None:
         """Remember what a client was told last, beside its memories: from both, its own adapter can be written."""
@@ -65,9 +65,9 @@ class MemoryChain:
                 (INSTRUCTION_FILE, lambda target: _link_or_copy(instruction, target)),
                 (LEASE_FILE, lambda target: target.write_text(lease.model_dump_json(), encoding="utf-8")),
             ):
-                unfinished = (place / name).with_suffix(UNFINISHED_SUFFIX)
-                write(unfinished)
-                move(unfinished, place / name)
+                partial = (place / name).with_suffix(UNFINISHED_SUFFIX)
+                write(partial)
+                move(partial, place / name)
 
     def last_job(self, federation_id: str, client_id: str) -> LastJob:
         """What `keep_job` kept last, and the newest memory. Raises ConfigurationError where there is nothing."""
@@ -78,8 +78,8 @@ class MemoryChain:
                 f"this worker remembers nothing of client {client_id} of federation {federation_id}"
             )
         files = _files(place)
-        known = Lease.model_validate_json(lease.read_bytes())
-        return LastJob(known, instruction, files[-1] if files else None)
+        last_lease = Lease.model_validate_json(lease.read_bytes())
+        return LastJob(last_lease, instruction, files[-1] if files else None)
 
     def find(self, federation_id: str, client_id: str, reference: MemoryReference | None) -> Path | None:
         """The memory a lease names, or None if it is not here whole (late joiner, lost disk): then recompute.
@@ -90,17 +90,17 @@ class MemoryChain:
             return None
         with self._lock:
             files = _files(self._place(federation_id, client_id))
-            named = next((file for file in files if _digest(file) == reference.digest), None)
-            if named is None or digest_of(named) != reference.digest:
+            memory_file = next((file for file in files if _digest(file) == reference.digest), None)
+            if memory_file is None or digest_of(memory_file) != reference.digest:
                 _log.warning(
                     "memory_missing", client=client_id, round=reference.round_number, digest=reference.digest
                 )
-                if named is not None:
-                    named.unlink()
+                if memory_file is not None:
+                    memory_file.unlink()
                 return None
-            for file in files[: files.index(named)]:
+            for file in files[: files.index(memory_file)]:
                 file.unlink()
-            return named
+            return memory_file
 
     def _place(self, federation_id: str, client_id: str) -> Path:
         return self._folder / file_name(federation_id) / file_name(client_id)

@@ -99,7 +99,7 @@ class Outbox:
     def keep(self, lease: Lease, submission: SubmitRequest) -> Entry:
         """Make what lies in the job's work folder a finished job. On disk when this returns."""
         work, target = self._folder / _WORK / file_name(lease.job_id), self._folder / file_name(lease.job_id)
-        job = _finished(lease, submission)
+        job = _finished_job(lease, submission)
         for name in (UPDATE_FILE, MEMORY_FILE):
             if (work / name).exists():
                 sync(work / name)
@@ -129,11 +129,11 @@ class Outbox:
 
     def remove(self, entry: Entry) -> None:
         """Forget a job that was submitted or is not wanted any more."""
-        gone = self._folder / _WORK / f"{entry.folder.name}-gone"
-        gone.parent.mkdir(exist_ok=True)
-        shutil.rmtree(gone, ignore_errors=True)
-        entry.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        trash = self._folder / _WORK / f"{entry.folder.name}-gone"
+        trash.parent.mkdir(exist_ok=True)
+        shutil.rmtree(trash, ignore_errors=True)
+        entry.folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def _read(self, folder: Path) -> Entry | None:
         try:
@@ -148,7 +148,7 @@ def _instruction_digest(lease: Lease) -> str | None:
     return lease.instruction.digest if lease.instruction is not None else None
 
 
-def _finished(lease: Lease, submission: SubmitRequest) -> FinishedJob:
+def _finished_job(lease: Lease, submission: SubmitRequest) -> FinishedJob:
     return FinishedJob(
         job_id=lease.job_id,
         kind=lease.kind,

@@ -70,13 +70,13 @@ class AdaptedModel:
                 raise KeyError(f"module {module!r} has no LoRA factors here")
             self.factors[module].resize(rank, scalings[module])
 
-    def require_gradients(self, frozen: Collection[str]) -> None:
+    def require_gradients(self, frozen_names: Collection[str]) -> None:
         """All trainables require a gradient but the frozen. Raises KeyError for a name that is not trainable."""
-        for name in frozen:
+        for name in frozen_names:
             if name not in self.trainables:
                 raise KeyError(f"tensor {name!r} is not trainable here")
         for name, parameter in self.trainables.items():
-            parameter.requires_grad_(name not in frozen)
+            parameter.requires_grad_(name not in frozen_names)
 
     def set(self, name: str, value: Tensor) -> None:
         """Set a tensor; one with a base value is given as the difference. Raises KeyError, ValueError."""
@@ -96,42 +96,42 @@ class AdaptedModel:
         return value if begin is None else value - begin
 
 
-def adapt(loaded: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> AdaptedModel:
+def adapt(source: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> AdaptedModel:
     """The base model with `trainable` on it; not yet at its start. Raises ModelError (trainable_invalid)."""
-    base, heads = loaded.model, _heads(loaded)
-    new = {name for name, _ in base.named_parameters() if name in loaded.new or name.split(".")[0] in heads}
-    wrapped = _wrap(base, trainable, loaded.task_type, _Modules.of(base, trainable, new, heads))
-    starts = _starts(wrapped, trainable, new, new_weight_std(base))
-    trained = sorted(name for name, value in wrapped.parameters.items() if wrapped.is_trained(name, value))
-    if not trained:
+    base, heads = source.model, _heads(source)
+    new = {name for name, _ in base.named_parameters() if name in source.new or name.split(".")[0] in heads}
+    wrapper = _wrap(base, trainable, source.task_type, _Modules.of(base, trainable, new, heads))
+    starts = _starts(wrapper, trainable, new, new_weight_std(base))
+    trained_names = sorted(name for name, value in wrapper.parameters.items() if wrapper.is_trained(name, value))
+    if not trained_names:
         raise ModelError("trainable_invalid", f"{trainable.kind}: nothing to train in a {base.config.model_type}")
-    seeded = sorted(name for name in new.difference(trained) if starts[name].kind != "base")
-    trainables = {name: _in_float32(wrapped.parameters[name]) for name in trained}
-    kept = {name: _in_float32(wrapped.parameters[name]) for name in seeded}
-    for name, parameter in wrapped.parameters.items():
+    seeded_names = sorted(name for name in new.difference(trained_names) if starts[name].kind != "base")
+    trainables = {name: _in_float32(wrapper.parameters[name]) for name in trained_names}
+    seeded_parameters = {name: _in_float32(wrapper.parameters[name]) for name in seeded_names}
+    for name, parameter in wrapper.parameters.items():
         parameter.requires_grad_(name in trainables)
     return AdaptedModel(
-        model=wrapped.model,
+        model=wrapper.model,
         base=base,
         facts=ModelFacts(
             **shape_of(base),
-            **wrapped.modules,
-            task_type=loaded.task_type,
+            **wrapper.modules,
+            task_type=source.task_type,
             tensors=tensor_facts(trainables, starts),
-            seeded=tensor_facts(kept, starts),
+            seeded=tensor_facts(seeded_parameters, starts),
             weights_digest="sha256:" + weights_sha256,
         ),
         trainables=trainables,
-        seeded=kept,
-        base_values={name: _copy(trainables[name]) for name in trained if starts[name].kind == "base"},
-        factors=factors_of(wrapped.model),
+        seeded=seeded_parameters,
+        base_values={name: _copy(trainables[name]) for name in trained_names if starts[name].kind == "base"},
+        factors=factors_of(wrapper.model),
     )
 
 
-def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
+def _starts(wrapper: "_Wrapper", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
     return {
         name: initialisation(name, tuple(value.shape), trainable, new, std)
-        for name, value in wrapped.parameters.items()
+        for name, value in wrapper.parameters.items()
     }
 
 
@@ -144,39 +144,39 @@ def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
-def _heads(loaded: LoadedBase) -> tuple[str, ...]:
+def _heads(source: LoadedBase) -> tuple[str, ...]:
     """A classifier's head: the modules PEFT knows as one, or else those that the files lack beside the backbone."""
-    if loaded.task_type != "SEQ_CLS":
+    if source.task_type != "SEQ_CLS":
         return ()
-    children = [name for name, _ in loaded.model.named_children()]
-    known = tuple(name for name in children if name in _HEADS)
-    lacking = {name.split(".")[0] for name in loaded.new} - {loaded.model.base_model_prefix}
-    return known or tuple(name for name in children if name in lacking)
+    children = [name for name, _ in source.model.named_children()]
+    peft_heads = tuple(name for name in children if name in _HEADS)
+    lacking = {name.split(".")[0] for name in source.new} - {source.model.base_model_prefix}
+    return peft_heads or tuple(name for name in children if name in lacking)
 
 
 @dataclass(frozen=True, slots=True)
 class _Modules:
     """`saved`: what PEFT wraps and an export must hold in full; `trained`: what of it is trained."""
 
-    saved: tuple[str, ...]
-    trained: tuple[str, ...]
+    in_full: tuple[str, ...]
+    with_gradient: tuple[str, ...]
 
     @classmethod
     def of(cls, base: PreTrainedModel, trainable: AnyTrainable, new: set[str], heads: Sequence[str]) -> "_Modules":
-        trained = modules_in_full(base, trainable, heads) if isinstance(trainable, Lora) else tuple(heads)
+        full_names = modules_in_full(base, trainable, heads) if isinstance(trainable, Lora) else tuple(heads)
         # PEFT wraps a module as a whole, so one of its parts cannot be named beside it.
-        saved = list(heads)
-        for module in sorted(trained):
-            if module not in saved and not lies_within(module, saved):
-                saved.append(module)
+        wrap_names = list(heads)
+        for module in sorted(full_names):
+            if module not in wrap_names and not lies_within(module, wrap_names):
+                wrap_names.append(module)
         for name, value in base.named_parameters():
-            if name in new and is_drawn(name, tuple(value.shape)) and not lies_within(name, saved):
-                saved.append(name.rpartition(".")[0])
-        return cls(tuple(sorted(set(saved))), trained)
+            if name in new and is_drawn(name, tuple(value.shape)) and not lies_within(name, wrap_names):
+                wrap_names.append(name.rpartition(".")[0])
+        return cls(tuple(sorted(set(wrap_names))), full_names)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wrapped:
+class _Wrapper:
     """A model, its parameters by canonical name, which of them are trained, and PEFT's resolved modules."""
 
     model: nn.Module
@@ -185,49 +185,51 @@ class _Wrapped:
     modules: Mapping[str, tuple[str, ...]]
 
 
-def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, modules: _Modules) -> _Wrapped:
+def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, modules: _Modules) -> _Wrapper:
     if isinstance(trainable, Full):
         names = weights_in_full(base, trainable)
         base.requires_grad_(True)
-        return _Wrapped(base, dict(base.named_parameters()), lambda name, _: name in names, {})
-    model = _peft_model(base, trainable, task_type, list(modules.saved))
+        return _Wrapper(base, dict(base.named_parameters()), lambda name, _: name in names, {})
+    model = _peft_model(base, trainable, task_type, list(modules.in_full))
     prefix = isinstance(trainable, Prefix)
-    named = _by_canonical_name(model, prefix=prefix)
+    parameters = _by_canonical_name(model, prefix=prefix)
 
     def is_trained(name: str, parameter: nn.Parameter) -> bool:
-        whole = lies_within(name, modules.saved)
-        return parameter.requires_grad and (not whole or lies_within(name, modules.trained))
+        whole = lies_within(name, modules.in_full)
+        return parameter.requires_grad and (not whole or lies_within(name, modules.with_gradient))
 
     targets = _target_modules(model)
-    resolved = {"target_modules": targets, "modules_to_save": modules.saved}
-    return _Wrapped(model, named, is_trained, resolved)
+    module_fields = {"target_modules": targets, "modules_to_save": modules.in_full}
+    return _Wrapper(model, parameters, is_trained, module_fields)
 
 
 def _by_canonical_name(model: peft.PeftModel, *, prefix: bool) -> dict[str, nn.Parameter]:
     """All parameters in use. Raises ModelError where two have one name."""
-    named: dict[str, nn.Parameter] = {}
-    for name, parameter in model.named_parameters():
+    parameters: dict[str, nn.Parameter] = {}
+    for name, value in model.named_parameters():
         canonical = canonical_name(name, prefix=prefix)
-        if canonical in named:
+        if canonical in parameters:
             raise ModelError("trainable_invalid", f"two weights have the name {canonical!r}; {_NAME_THEM}")
         if canonical is not None:
-            named[canonical] = parameter
-    return named
+            parameters[canonical] = value
+    return parameters
 
 
-def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, saved: list[str]) -> peft.PeftModel:
-    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": list(saved) or None}
+def _peft_model(
+    base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, full_modules: list[str]
+) -> peft.PeftModel:
+    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": list(full_modules) or None}
     try:
         if isinstance(trainable, Prefix):
             config = peft.PrefixTuningConfig(num_virtual_tokens=trainable.num_virtual_tokens, **common)
             model = peft.get_peft_model(base, config)
             _drop_prefix(model.prompt_encoder["default"], trainable.dropout)
             return model
-        targets = lora_targets(base, trainable, saved)
+        targets = lora_targets(base, trainable, full_modules)
         lora = trainable.model_dump(exclude={"kind", "modules_to_save"}) | dict(targets.fields)
         model = peft.get_peft_model(base, peft.LoraConfig(**lora, **common))
         _refuse_stacked(model)
-        targets.check(model, trainable, saved)
+        targets.check(model, trainable, full_modules)
         return model
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
         fields = trainable.model_dump_json(exclude_defaults=True)
@@ -246,14 +248,14 @@ def _refuse_stacked(model: peft.PeftModel) -> None:
 def _drop_prefix(encoder: nn.Module, share: float) -> None:
     """PEFT has no dropout on a prefix, P-tuning v2 has."""
 
-    def dropped(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+    def apply_dropout(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return nn.functional.dropout(output, share, module.training)
 
-    encoder.register_forward_hook(dropped)
+    encoder.register_forward_hook(apply_dropout)
 
 
 def _target_modules(model: peft.PeftModel) -> tuple[str, ...]:
-    chosen = getattr(model.peft_config["default"], "target_modules", None)
-    if isinstance(chosen, str):
-        chosen = model.targeted_module_names
-    return tuple(sorted(chosen or ()))
+    targets = getattr(model.peft_config["default"], "target_modules", None)
+    if isinstance(targets, str):
+        targets = model.targeted_module_names
+    return tuple(sorted(targets or ()))

@@ -20,16 +20,18 @@ def differentiable_twice(base: PreTrainedModel) -> Iterator[None]:
     Raises JobDeclined (second_derivative_missing) for a model that has no other way.
     """
     configuration: Any = base.config
-    chosen = configuration._attn_implementation
+    implementation = configuration._attn_implementation
     try:
-        if chosen not in _PLAIN:
+        if implementation not in _PLAIN:
             base.set_attn_implementation("eager")
     except ValueError as error:
-        detail = f"attn_implementation {chosen!r} cannot be differentiated twice, and there is no 'eager': {error}"
+        detail = (
+            f"attn_implementation {implementation!r} cannot be differentiated twice, and there is no 'eager': {error}"
+        )
         raise JobDeclined("second_derivative_missing", detail) from error
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        if chosen not in _PLAIN:
-            base.set_attn_implementation(chosen)
+        if implementation not in _PLAIN:
+            base.set_attn_implementation(implementation)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worker_agent.settings import MIN_EXAMPLES, MIN_HELD_OUT, AgentSettings, DatasetSettings
-from worker_agent.training.files import read_chosen, read_path
+from worker_agent.training.files import read_dataset, read_path
 from worker_agent.training.job_errors import DataError
 from worker_agent.training.labels import label_counts
 from worker_agent.training.tables import Table
@@ -39,16 +39,16 @@ class Split:
 def load_split(settings: AgentSettings, name: str) -> Split:
     """The data set `name`, split by its `test_path`, its own test part, or its seed. Raises DataError."""
     if name not in settings.datasets:
-        known = ", ".join(sorted(settings.datasets)) or "none"
-        raise DataError("data_missing", f"this node has no data set {name!r}; it has: {known}")
-    chosen = settings.datasets[name]
-    train, test = read_chosen(name, chosen)
-    if chosen.test_path is not None:
-        test = read_path(f"{name} (test)", chosen.test_path)[0]
+        names = ", ".join(sorted(settings.datasets)) or "none"
+        raise DataError("data_missing", f"this node has no data set {name!r}; it has: {names}")
+    dataset = settings.datasets[name]
+    train, test = read_dataset(name, dataset)
+    if dataset.test_path is not None:
+        test = read_path(f"{name} (test)", dataset.test_path)[0]
     if train.rows == 0:
         raise DataError("data_empty", f"{name} has no rows")
     train, test = _without_valueless(train, test)
-    split = Split(train, test) if test is not None else _drawn(train, chosen)
+    split = Split(train, test) if test is not None else _draw_split(train, dataset)
     if split.train.rows == 0:
         raise DataError("data_empty", f"{name} has {train.rows} rows, all of them held out")
     return split
@@ -71,11 +71,11 @@ def _without_valueless(train: Table, test: Table | None) -> tuple[Table, Table |
     return replace(train, valueless=valueless), None if test is None else replace(test, valueless=valueless)
 
 
-def _drawn(table: Table, chosen: DatasetSettings) -> Split:
+def _draw_split(table: Table, dataset: DatasetSettings) -> Split:
     order = list(range(table.rows))
-    random.Random(chosen.split_seed).shuffle(order)  # noqa: S311 - a split is no secret
-    held_out = round(table.rows * chosen.held_out)
-    if chosen.held_out > 0 and table.rows > 1:
+    random.Random(dataset.split_seed).shuffle(order)  # noqa: S311 - a split is no secret
+    held_out = round(table.rows * dataset.held_out)
+    if dataset.held_out > 0 and table.rows > 1:
         fewest = MIN_HELD_OUT if table.rows >= MIN_EXAMPLES + MIN_HELD_OUT else 1
         held_out = min(max(held_out, fewest), table.rows - 1)
     # Sorted, so that rows keep the file's order on both sides.
@@ -105,15 +105,15 @@ def describe_dataset(
 def _token_lengths(parts: Sequence[Table], mapping: Mapping[str, str], tokenizer_path: str) -> dict[str, int]:
     from worker_agent.training.tokens import load_tokenizer
 
-    classified = mapping.get("text") in parts[0].columns
-    wanted = ("text", "text_pair") if classified else ("instruction", "input", "output")
-    present = [name for name in wanted if mapping.get(name) in parts[0].columns] or wanted[:1]
+    is_classification = mapping.get("text") in parts[0].columns
+    columns_read = ("text", "text_pair") if is_classification else ("instruction", "input", "output")
+    present = [name for name in columns_read if mapping.get(name) in parts[0].columns] or columns_read[:1]
     tokenizer = load_tokenizer(Path(tokenizer_path))
     lengths: list[int] = []
     for part in parts:
         columns = [["" if cell is None else str(cell) for cell in values(part, name, mapping)] for name in present]
-        joined = ["\n".join(row) for row in zip(*columns, strict=True)]
-        lengths += [len(ids) for ids in tokenizer(joined, verbose=False)["input_ids"]]
+        texts = ["\n".join(row) for row in zip(*columns, strict=True)]
+        lengths += [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     lengths.sort()
     quantiles = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     return {name: lengths[min(int(share * len(lengths)), len(lengths) - 1)] for name, share in quantiles.items()}

@@ -10,7 +10,7 @@ from federated.protocol import TaskDefinition
 from worker_agent.training.forward import Forward, log_likelihoods, losses
 from worker_agent.training.metrics import METRICS, confusion
 from worker_agent.training.multiple_choice import Choices
-from worker_agent.training.tokens import IGNORED, Examples
+from worker_agent.training.tokens import IGNORE_INDEX, Examples
 
 BATCH_TOKENS = 8192
 FEWEST_TOKENS = 256
@@ -27,7 +27,7 @@ def evaluate(
     batch_tokens = BATCH_TOKENS
     while True:
         try:
-            return _evaluated(forward, examples, task, batch_tokens, progress)
+            return _evaluate_batches(forward, examples, task, batch_tokens, progress)
         except torch.OutOfMemoryError:
             if batch_tokens <= FEWEST_TOKENS:
                 raise
@@ -36,7 +36,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def _evaluated(
+def _evaluate_batches(
     forward: Forward,
     examples: Examples,
     task: TaskDefinition,
@@ -49,45 +49,45 @@ def _evaluated(
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     total = 0.0
     batches = list(_batches(examples, batch_tokens))
-    for done, indices in enumerate(batches, start=1):
-        read = _classified if examples.choices is None else partial(_chosen, examples.choices)
-        each, true, predicted = read(forward, examples, indices)
+    for number, indices in enumerate(batches, start=1):
+        predict = _predict_classes if examples.choices is None else partial(_predict_words, examples.choices)
+        each, true, predictions = predict(forward, examples, indices)
         total += float(each.double().sum())
-        counts += confusion(true, predicted, classes)
-        progress(done, len(batches))
+        counts += confusion(true, predictions, classes)
+        progress(number, len(batches))
     names = [name for name in task.metrics if name == "accuracy" or task.task != "causal_lm"]
     metrics = {str(name): METRICS[name](counts) for name in names}
     return {"loss": total / len(examples), **metrics, "examples": float(len(examples))}
 
 
-def _classified(forward: Forward, examples: Examples, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _predict_classes(forward: Forward, examples: Examples, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of each example; true and predicted classes."""
     batch = examples.batch(indices, forward.device)
     logits, targets = forward(batch)
     each = losses(logits, targets)
     if batch.cloze is not None:
-        logits, targets = batch.cloze.of_words(logits), batch.targets
-    return each, *_told(logits, targets)
+        logits, targets = batch.cloze.word_logits(logits), batch.targets
+    return each, *_classes_of(logits, targets)
 
 
-def _chosen(
+def _predict_words(
     choices: Choices, forward: Forward, examples: Examples, indices: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same of texts that are read with every word: the class is that of the likeliest."""
     logits, targets = forward(examples.with_every_word(choices, indices, forward.device))
     true = examples.targets[list(indices)].to(logits.device)
     each, likely = (
-        told.reshape(len(true), -1) for told in (losses(logits, targets), log_likelihoods(logits, targets))
+        scores.reshape(len(true), -1) for scores in (losses(logits, targets), log_likelihoods(logits, targets))
     )
     return each.gather(1, true[:, None]).squeeze(1), true, likely.argmax(dim=1)
 
 
-def _told(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _classes_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """True and predicted classes; of a causal model each real token is of class 1, and 1 if it was right."""
-    predicted = logits.argmax(-1)
+    predictions = logits.argmax(-1)
     if logits.dim() == 2:
-        return targets, predicted
-    right = (predicted == targets)[targets != IGNORED].long()
+        return targets, predictions
+    right = (predictions == targets)[targets != IGNORE_INDEX].long()
     return torch.ones_like(right), right
 
 

@@ -10,7 +10,7 @@ from federated.payloads.payload import Payload
 from federated.protocol import Lease
 from worker_agent.settings import AgentSettings
 from worker_agent.training.job_errors import JobRefused, ModelError
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 
 def export_own(
@@ -27,7 +27,7 @@ def export_own(
     if work.trainable.kind == "full":
         raise ModelError("trainable_invalid", "weights trained in full are no adapter")
     half = registry.client_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
-    session = Workbench(settings).open(work, lease.dataset, lease.seed, lease.settings)
+    session = SessionFactory(settings).open(work, lease.dataset, lease.seed, lease.settings)
     half.apply(Payload.open(instruction), session, None if memory is None else Payload.open(memory), "own")
     card: Mapping[str, object] = {
         "federation": lease.federation_name,

@@ -51,14 +51,14 @@ class Factors:
 
 def factors_of(model: nn.Module) -> Mapping[str, Factors]:
     """All adapted modules of a PEFT model by canonical name; none of a model without LoRA."""
-    found = {}
+    factors = {}
     for name, layer in model.named_modules():
         module = canonical_name(name, prefix=False)
         if module is not None and isinstance(layer, LoraLayer) and _ADAPTER in layer.r:
             a, b = _pair(layer)
             scaling = float(layer.scaling[_ADAPTER])
-            found[module] = Factors(module, layer, a, b, layer.r[_ADAPTER], layer.lora_alpha[_ADAPTER], scaling)
-    return found
+            factors[module] = Factors(module, layer, a, b, layer.r[_ADAPTER], layer.lora_alpha[_ADAPTER], scaling)
+    return factors
 
 
 def _pair(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:

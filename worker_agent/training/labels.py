@@ -36,9 +36,9 @@ class LabelNames:
         self._labels = tuple(labels)
         self._exact = {label: index for index, label in enumerate(labels)}
         self._ways: tuple[tuple[Callable[[str], object], dict[object, int]], ...] = tuple(
-            (way, _only_ones(labels, way)) for way in (_normal, _trimmed, _meaning)
+            (way, _unique_keys(labels, way)) for way in (_normal, _without_spaces, _meaning)
         )
-        self._numbered = all(_is_numbered(label, index) for index, label in enumerate(labels))
+        self._uses_indices = all(_is_numbered(label, index) for index, label in enumerate(labels))
 
     def index(self, value: Value) -> int | None:
         """The label's index (0 …), or None for a value that is no label, or could be two."""
@@ -46,20 +46,20 @@ class LabelNames:
         if text in self._exact:
             return self._exact[text]
         for way, labels in self._ways:
-            if (found := way(text)) is not None and found in labels:
-                return labels[found]
+            if (key := way(text)) is not None and key in labels:
+                return labels[key]
         return self._by_index(_meaning(text))
 
     def _by_index(self, meaning: Meaning | None) -> int | None:
-        if not self._numbered or meaning is None or meaning[0] != "number":
+        if not self._uses_indices or meaning is None or meaning[0] != "number":
             return None
         number = meaning[1]
         return int(number) if 0 <= number < len(self._labels) and number == int(number) else None
 
     def __str__(self) -> str:
         more = len(self._labels) - _MAX_LISTED
-        listed = ", ".join(self._labels[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
-        return f"{listed} (or an index below {len(self._labels)})" if self._numbered else listed
+        names = ", ".join(self._labels[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+        return f"{names} (or an index below {len(self._labels)})" if self._uses_indices else names
 
 
 def label_indices(table: Table, labels: Sequence[str], readable: Mapping[str, str]) -> list[int]:
@@ -67,14 +67,14 @@ def label_indices(table: Table, labels: Sequence[str], readable: Mapping[str, st
 
     Raises data_unknown_label, data_column_missing, data_column_type, policy_column.
     """
-    found, names = values(table, "label", readable), LabelNames(labels)
+    cells, names = values(table, "label", readable), LabelNames(labels)
     # By type too: a mapping takes 1, 1.0 and True for one key.
-    known = {(type(value), value): names.index(value) for value in found if value is not None}
-    indices = [None if value is None else known[type(value), value] for value in found]
+    index_by_cell = {(type(value), value): names.index(value) for value in cells if value is not None}
+    indices = [None if value is None else index_by_cell[type(value), value] for value in cells]
     unknown = [row for row, index in enumerate(indices) if index is None]
-    refuse_missing(table, ["label"], [row for row in unknown if _is_blank(found[row])])
+    refuse_missing(table, ["label"], [row for row in unknown if _is_blank(cells[row])])
     if unknown:
-        detail = f"{table.place(unknown[0])}: label {str(found[unknown[0]])[:64]!r} is not one of: {names}"
+        detail = f"{table.place(unknown[0])}: label {str(cells[unknown[0]])[:64]!r} is not one of: {names}"
         raise DataError("data_unknown_label", detail, column="label", count=len(unknown), of=table.rows)
     return [index for index in indices if index is not None]
 
@@ -92,22 +92,22 @@ def label_counts(
         return {label: counts[index] for index, label in enumerate(labels)}
     if not all(readable.get("label") in table.columns for table in tables):
         return {}
-    written = Counter(_written(value) for table in tables for value in values(table, "label", readable))
-    return dict(sorted(written.items(), key=lambda item: (-item[1], item[0])))
+    spellings = Counter(_spelling(value) for table in tables for value in values(table, "label", readable))
+    return dict(sorted(spellings.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _only_ones(labels: Sequence[str], way: Callable[[str], object]) -> dict[object, int]:
+def _unique_keys(labels: Sequence[str], way: Callable[[str], object]) -> dict[object, int]:
     """Index by what `way` makes of a label, of those that no other label is the same as."""
-    made = [way(label) for label in labels]
-    counts = Counter(made)
-    return {one: index for index, one in enumerate(made) if one is not None and counts[one] == 1}
+    keys = [way(label) for label in labels]
+    counts = Counter(keys)
+    return {one: index for index, one in enumerate(keys) if one is not None and counts[one] == 1}
 
 
 def _normal(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _trimmed(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return _normal(text).strip()
 
 
@@ -136,10 +136,10 @@ def _is_blank(value: Value | None) -> bool:
     return value is None or not str(value).strip()
 
 
-def _written(value: Value | None) -> str:
+def _spelling(value: Value | None) -> str:
     if value is None or _is_blank(value):
         return NO_VALUE
     if isinstance(value, bool | str):
-        return _trimmed(str(value))
+        return _without_spaces(str(value))
     number = Decimal(str(value))
     return str(int(number)) if number.is_finite() and abs(number) < 10**18 and number == int(number) else str(value)

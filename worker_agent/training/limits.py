@@ -21,11 +21,11 @@ def check_examples(examples: int, policy: PolicySettings) -> None:
         raise DataError("data_too_few", detail, count=examples, allowed=policy.min_examples)
 
 
-def check_used(used: int, policy: PolicySettings) -> None:
+def check_used(count: int, policy: PolicySettings) -> None:
     """Raises DataError (policy_few_examples) for a result that fewer than `min_examples` examples made."""
-    if used < policy.min_examples:
-        detail = f"the job used {used} examples, this node's min_examples is {policy.min_examples}"
-        raise DataError("policy_few_examples", detail, count=used, allowed=policy.min_examples)
+    if count < policy.min_examples:
+        detail = f"the job used {count} examples, this node's min_examples is {policy.min_examples}"
+        raise DataError("policy_few_examples", detail, count=count, allowed=policy.min_examples)
 
 
 def may_evaluate(held_out: int, policy: PolicySettings) -> bool:
@@ -70,6 +70,6 @@ def _efforts(lease: Lease, examples: int, words: int) -> Sequence[Effort | None]
     return [*rounds, evaluation] if lease.kind == "describe" else rounds
 
 
-def _refuse(code: str, what: str, asked: int, allowed: int) -> None:
-    detail = f"the job may take {asked} {what}, this node allows {allowed}"
-    raise EffortError(code, detail, asked=asked, allowed=allowed)
+def _refuse(code: str, what: str, amount: int, limit: int) -> None:
+    detail = f"the job may take {amount} {what}, this node allows {limit}"
+    raise EffortError(code, detail, asked=amount, allowed=limit)

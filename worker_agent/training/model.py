@@ -52,7 +52,7 @@ POSITIONS_AFTER_PADDING = {
 }
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 DEFAULT_REVISION = "main"
-NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,8 @@ def model_folder(settings: AgentSettings, model_id: str, revision: str | None = 
     Raises ModelError (model_missing, model_mismatch).
     """
     if model_id not in settings.models:
-        allowed = ", ".join(sorted(settings.models)) or "none"
-        raise ModelError(
-            "model_missing", f"this node does not allow the base model {model_id!r}; it allows: {allowed}"
-        )
+        names = ", ".join(sorted(settings.models)) or "none"
+        raise ModelError("model_missing", f"this node does not allow the base model {model_id!r}; it allows: {names}")
     source = settings.models[model_id]
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -97,14 +95,14 @@ def model_folder(settings: AgentSettings, model_id: str, revision: str | None = 
     if revision not in (None, present):
         detail = f"the federation wants revision {revision[:80]!r} of {model_id}, this node has {present!r}"
         raise ModelError("model_mismatch", f'{detail}; its owner can set: {model_id} = "{hub_id}@REVISION"')
-    return _fetched(hub_id, own_revision or None)
+    return _download(hub_id, own_revision or None)
 
 
-def _fetched(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=NEEDED))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=DOWNLOAD_PATTERNS))
     except (OSError, ValueError) as error:
         raise ModelError("model_missing", f"{hub_id} is neither a folder here nor to be had: {error}") from error
 
@@ -143,12 +141,14 @@ def _cached_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
 
 def check_weights(reference: BaseModelReference, folder: Path) -> str:
     """Hex digest of the weights in `folder`. Raises ModelError (model_mismatch) unless it is the federation's."""
-    found = weights_sha256(folder)
-    if reference.weights_sha256 not in (None, found):
-        wanted = str(reference.weights_sha256)
-        detail = f"the weights of {reference.id} here are {found[:12]}…, the federation's are {wanted[:12]}…"
+    digest = weights_sha256(folder)
+    if reference.weights_sha256 not in (None, digest):
+        expected_digest = str(reference.weights_sha256)
+        detail = (
+            f"the weights of {reference.id} here are {digest[:12]}…, the federation's are {expected_digest[:12]}…"
+        )
         raise ModelError("model_mismatch", detail)
-    return found
+    return digest
 
 
 def check_model(settings: AgentSettings, model_id: str) -> str:
@@ -212,16 +212,16 @@ def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: 
         with _quiet():
             model, info = kind.from_pretrained(str(folder), **options)
     except (OSError, ValueError) as error:
-        wanted = task.task if task.cloze is None else "a cloze"
-        raise ModelError("model_missing", f"{folder} cannot be loaded for {wanted}: {error}") from error
+        purpose = task.task if task.cloze is None else "a cloze"
+        raise ModelError("model_missing", f"{folder} cannot be loaded for {purpose}: {error}") from error
     _check_complete(folder, task, info["missing_keys"], model.base_model_prefix)
     if "device_map" not in options:
         model.to(placement.device)
     model.config.use_cache = False
     # A classifier finds the last token of a text by this id; a model of text and images reads it in its inner part.
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | mismatched, task_type)
+    replacements = {entry[0] for entry in info["mismatched_keys"]}
+    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | replacements, task_type)
 
 
 def _check_complete(folder: Path, task: TaskDefinition, missing_weights: Collection[str], backbone: str) -> None:
@@ -252,12 +252,12 @@ def _kind(folder: Path, task: TaskDefinition) -> tuple[Any, TaskType]:
 
 def _spread(folder: Path, placement: Placement) -> dict[str, Any]:
     if placement.quantization != "none":
-        return {"quantization_config": _quantized(placement), "device_map": {"": placement.device}}
+        return {"quantization_config": _quantization_config(placement), "device_map": {"": placement.device}}
     device_map = spread_over(placement.device, sum(path.stat().st_size for path in weights_files(folder)))
     return {} if device_map is None else {"device_map": device_map}
 
 
-def _quantized(placement: Placement) -> Any:
+def _quantization_config(placement: Placement) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         detail = f"quantization = {placement.quantization!r} needs bitsandbytes: pip install bitsandbytes"
         raise ModelError("quantization_missing", detail)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from federated.trainable import PROMPT_EMBEDDINGS
 
 _PROMPT_PARAMETER = "prompt_encoder.default.embedding.weight"
-_INSERTED = re.compile(r"\.(base_layer|modules_to_save\.default|default)(?=\.|$)")
+_PEFT_COMPONENT = re.compile(r"\.(base_layer|modules_to_save\.default|default)(?=\.|$)")
 
 
 def canonical_name(parameter: str, *, prefix: bool) -> str | None:
@@ -19,7 +19,7 @@ def canonical_name(parameter: str, *, prefix: bool) -> str | None:
     if ".original_module." in parameter:
         return None
     wrapping = "base_model." if prefix else "base_model.model."
-    return _INSERTED.sub("", parameter.removeprefix(wrapping))
+    return _PEFT_COMPONENT.sub("", parameter.removeprefix(wrapping))
 
 
 def lies_within(name: str, modules: Collection[str]) -> bool:

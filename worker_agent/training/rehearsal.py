@@ -11,7 +11,7 @@ from federated.trainable import Full, Lora
 from worker_agent.settings import AgentSettings
 from worker_agent.training.data import describe_dataset
 from worker_agent.training.job_errors import ModelError
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 from worker_agent.training.trial import try_model
 
 MAX_LENGTH = 512
@@ -19,18 +19,20 @@ MAX_LENGTH = 512
 
 def rehearse(settings: AgentSettings, model_id: str, dataset: str) -> str:
     """Take a step with a model over a data set; return the task and what was trained. Raises JobRefused."""
-    task, bench = _task(settings, dataset), Workbench(settings)
+    task, sessions = _task(settings, dataset), SessionFactory(settings)
     if task is None:
         return "not tried: the columns are those of no usual task"
     try:
-        return _step(bench, model_id, dataset, task, Lora())
+        return _step(sessions, model_id, dataset, task, Lora())
     except ModelError as error:
         if error.code != "trainable_invalid":
             raise
-    return _step(bench, model_id, dataset, task, Full())
+    return _step(sessions, model_id, dataset, task, Full())
 
 
-def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, trainable: AnyTrainable) -> str:
+def _step(
+    sessions: SessionFactory, model_id: str, dataset: str, task: TaskDefinition, trainable: AnyTrainable
+) -> str:
     work = Work(
         task=task,
         base_model=BaseModelReference(id=model_id),
@@ -41,7 +43,7 @@ def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, t
         federation_seed=0,
         rounds=1,
     )
-    session = bench.open(work, dataset, 0, {})
+    session = sessions.open(work, dataset, 0, {})
     gradients = not isinstance(trainable, Full)
     try_model(session, trainable, gradients=gradients)
     kind = "a classifier" if task.labels else "a language model"

@@ -31,7 +31,7 @@ from worker_agent.training.model import (
     text_facts,
 )
 from worker_agent.training.prompts import without_prompts
-from worker_agent.training.tokens import Examples, TokenBatch, Tokenisation, load_tokenizer, tokenise
+from worker_agent.training.tokens import Examples, TokenBatch, Tokenization, load_tokenizer, tokenize
 from worker_agent.training.vocabulary import check_embeddings, check_words
 
 KEPT_DATASETS = 8
@@ -39,7 +39,7 @@ FEWEST_TOKENS = 8
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 
-def unreported(done: int, total: int, metrics: Mapping[str, float]) -> None:
+def ignore_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
     """Where nobody waits for progress."""
 
 
@@ -59,7 +59,7 @@ class Session:
 
     def __init__(
         self,
-        adapted: AdaptedModel,
+        adapted_model: AdaptedModel,
         data: ClientData,
         task: TaskDefinition,
         *,
@@ -67,22 +67,22 @@ class Session:
         federation_seed: int,
         settings: Mapping[str, Any],
         dtype: torch.dtype,
-        report: Report = unreported,
+        report: Report = ignore_progress,
     ) -> None:
         self.data = data
         self.seed, self.federation_seed = seed, federation_seed
         self.settings = settings
-        self.facts = adapted.facts
-        self.model = adapted.model
-        self.trainables = adapted.trainables
+        self.facts = adapted_model.facts
+        self.model = adapted_model.model
+        self.trainables = adapted_model.trainables
         self.examples = len(data.train)
         self.used: set[int] = set()
         self.notes: tuple[str, ...] = ()
-        self._adapted, self._task, self._report = adapted, task, report
-        self.forward = Forward(adapted, dtype)
+        self._adapted_model, self._task, self._report = adapted_model, task, report
+        self.forward = Forward(adapted_model, dtype)
         self.device = self.forward.device
-        self._facts_of = {facts.name: facts for facts in (*adapted.facts.tensors, *adapted.facts.seeded)}
-        adapted.restore(federation_seed)
+        self._facts_of = {facts.name: facts for facts in (*adapted_model.facts.tensors, *adapted_model.facts.seeded)}
+        adapted_model.restore(federation_seed)
 
     @property
     def words(self) -> int:
@@ -93,29 +93,29 @@ class Session:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Set trainable or seeded tensors by canonical name. Raises KeyError, ValueError, naming the tensor."""
         for name in tensors:
-            self._adapted.set(name, tensors[name])
+            self._adapted_model.set(name, tensors[name])
 
     def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
         """Other ranks and scales for the factors of these modules, until the next session is made of the model.
 
         Raises KeyError, ValueError, naming the module.
         """
-        self._adapted.resize(ranks, scalings)
+        self._adapted_model.resize(ranks, scalings)
 
     def leave_out_prompts(self, layers: Collection[int]) -> None:
         """Take the prompts out of these layers, until the next session is made of the model."""
         virtual_tokens = len(self.trainables[PROMPT_EMBEDDINGS])
         for layer in layers:
-            self._adapted.hold(without_prompts(self.layers()[layer], virtual_tokens))
+            self._adapted_model.hold(without_prompts(self.layers()[layer], virtual_tokens))
 
     def read(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Copies (float32, CPU) of these trainable tensors, or of all. Raises KeyError."""
-        return {name: self._adapted.get(name) for name in (self.trainables if names is None else names)}
+        return {name: self._adapted_model.get(name) for name in (self.trainables if names is None else names)}
 
     def values(self) -> dict[str, Tensor]:
         """Copies (float32, CPU) of all trainable and seeded tensors as they are, differences added to their base."""
-        kept = {**self._adapted.trainables, **self._adapted.seeded}
-        return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in kept.items()}
+        parameters = {**self._adapted_model.trainables, **self._adapted_model.seeded}
+        return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in parameters.items()}
 
     def start(self, name: str) -> Tensor:
         """The seeded start of a tensor (float32, CPU); zeros for one that travels as a difference."""
@@ -123,19 +123,19 @@ class Session:
 
     def layers(self) -> Sequence[nn.Module]:
         """The transformer layers, lowest first."""
-        lists = (module for module in self._adapted.base.modules() if isinstance(module, nn.ModuleList))
+        lists = (module for module in self._adapted_model.base.modules() if isinstance(module, nn.ModuleList))
         return next(list(layers) for layers in lists if len(layers) == self.facts.layers)
 
     def embeddings(self) -> nn.Module:
         """What makes the first hidden states: an encoder's whole embedding block, a decoder's token table."""
-        backbone: Any = self._adapted.base.base_model
+        backbone: Any = self._adapted_model.base.base_model
         block = getattr(backbone, "embeddings", None)
         module: nn.Module = block if isinstance(block, nn.Module) else backbone.get_input_embeddings()
         return module
 
     def freeze(self, names: Collection[str]) -> None:
         """Take these trainables out of the gradient; all others require it. Raises KeyError."""
-        self._adapted.require_gradients(names)
+        self._adapted_model.require_gradients(names)
 
     def training(self, mode: bool) -> None:
         """Switch the model between training (dropout) and evaluation."""
@@ -159,7 +159,7 @@ class Session:
 
     def differentiable_twice(self) -> AbstractContextManager[None]:
         """While the block runs, the gradient of `loss` has a gradient. Raises JobDeclined where it cannot."""
-        return differentiable_twice(self._adapted.base)
+        return differentiable_twice(self._adapted_model.base)
 
     def evaluate(self) -> dict[str, float]:
         """`loss`, the task's metrics and `examples` on the held-out split, with the model as it is.
@@ -183,7 +183,7 @@ class Session:
             self.notes = (*self.notes, fact)
 
 
-class Workbench:
+class SessionFactory:
     """Keeps the model loaded and the examples tokenised between jobs; its sessions are used one after another.
 
     The model is known by its weights, task, labels, trainable, place and format; another one takes its place. The
@@ -203,14 +203,14 @@ class Workbench:
         dataset: str,
         seed: int,
         client_settings: Mapping[str, Any],
-        report: Report = unreported,
+        report: Report = ignore_progress,
     ) -> Session:
         """A session for one job of a client. Raises DataError, ModelError."""
         device = choose_device(self.settings.device)
         dtype = choose_dtype(self.settings.dtype, device)
         data = self._client_data(work, dataset)
         return Session(
-            self._adapted(work, device, dtype),
+            self._adapted_model(work, device, dtype),
             data,
             work.task,
             seed=seed,
@@ -225,12 +225,12 @@ class Workbench:
         had_one, self._model = self._model is not None, None
         return had_one
 
-    def _adapted(self, work: Work, device: torch.device, dtype: torch.dtype) -> AdaptedModel:
+    def _adapted_model(self, work: Work, device: torch.device, dtype: torch.dtype) -> AdaptedModel:
         folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)
         digest = check_weights(work.base_model, folder)
         # What is trained must be loaded in full precision; what stays as it is need not be.
-        stored = torch.float32 if isinstance(work.trainable, Full) else dtype
-        place = Placement(device, stored, self.settings.quantization)
+        weights_dtype = torch.float32 if isinstance(work.trainable, Full) else dtype
+        place = Placement(device, weights_dtype, self.settings.quantization)
         key = (
             digest,
             str(folder),
@@ -243,12 +243,12 @@ class Workbench:
         if self._model is None or self._model[0] != key:
             self._model = None
             tokenizer = self._tokenizer_in(folder)
-            loaded = load_base(folder, work.task, place, tokenizer.pad_token_id)
-            check_embeddings(loaded.model, tokenizer)
-            adapted = adapt(loaded, work.trainable, digest)
+            base = load_base(folder, work.task, place, tokenizer.pad_token_id)
+            check_embeddings(base.model, tokenizer)
+            model = adapt(base, work.trainable, digest)
             if self.settings.gradient_checkpointing:
-                checkpoint_activations(adapted.base, work.trainable)
-            self._model = (key, adapted)
+                checkpoint_activations(model.base, work.trainable)
+            self._model = (key, model)
         return self._model[1]
 
     def _tokenizer_in(self, folder: Path) -> PreTrainedTokenizerBase:
@@ -266,11 +266,17 @@ class Workbench:
         if limit < FEWEST_TOKENS:
             detail = f"{virtual_tokens} virtual tokens leave {limit} of {most_tokens} positions for the text"
             raise ModelError("trainable_invalid", detail)
-        chosen = self.settings.datasets.get(dataset)
-        key = (dataset, chosen and fingerprint(chosen), str(folder), work.task.model_dump_json(), limit)
+        dataset_settings = self.settings.datasets.get(dataset)
+        key = (
+            dataset,
+            dataset_settings and fingerprint(dataset_settings),
+            str(folder),
+            work.task.model_dump_json(),
+            limit,
+        )
         if key not in self._data:
             split = load_split(self.settings, dataset)
-            how = Tokenisation(
+            how = Tokenization(
                 task=work.task,
                 columns=self.settings.datasets[dataset].readable,
                 tokenizer=tokenizer,
@@ -278,7 +284,7 @@ class Workbench:
                 segments=facts.segments,
                 decoder=not facts.fills_gaps,
             )
-            data = ClientData(tokenise(split.train, how), tokenise(split.held_out, how))
+            data = ClientData(tokenize(split.train, how), tokenize(split.held_out, how))
             check_words(data.train, how.tokenizer, dataset)
             while len(self._data) >= self._kept_datasets:
                 self._data.pop(next(iter(self._data)))
@@ -289,8 +295,8 @@ class Workbench:
 def open_session(
     work: Work, dataset: str, settings: AgentSettings, seed: int, client_settings: Mapping[str, Any]
 ) -> Session:
-    """A session with a model of its own; a `Workbench` opens many, one after another, and loads once.
+    """A session with a model of its own; a `SessionFactory` opens many, one after another, and loads once.
 
     Raises DataError, ModelError.
     """
-    return Workbench(settings).open(work, dataset, seed, client_settings)
+    return SessionFactory(settings).open(work, dataset, seed, client_settings)

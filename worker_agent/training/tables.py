@@ -29,20 +29,20 @@ class Table:
         """The row as its owner finds it: data set, file and line."""
         return f"{self.name}, {self.unit} {row if self.numbers is None else self.numbers[row]}"
 
-    def column(self, wanted: str, readable: Mapping[str, str]) -> Sequence[Any]:
+    def column(self, name: str, readable: Mapping[str, str]) -> Sequence[Any]:
         """The column that `readable` gives for `wanted`.
 
         Raises policy_column for one that is not readable, data_column_missing for one that is not there.
         """
-        if wanted not in readable:
+        if name not in readable:
             names = ", ".join(sorted(readable)) or "none"
-            detail = f"{self.name}: column {wanted!r} is not among those that may be read: {names}"
-            raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=wanted)
-        actual = readable[wanted]
+            detail = f"{self.name}: column {name!r} is not among those that may be read: {names}"
+            raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=name)
+        actual = readable[name]
         if actual not in self.columns:
-            seen = ", ".join(sorted(self.columns)) or "none"
-            detail = f"{self.name} has no column {actual!r} ({wanted}); it has: {seen}"
-            raise DataError("data_column_missing", detail, column=wanted)
+            present = ", ".join(sorted(self.columns)) or "none"
+            detail = f"{self.name} has no column {actual!r} ({name}); it has: {present}"
+            raise DataError("data_column_missing", detail, column=name)
         return self.columns[actual]
 
     def take(self, rows: Sequence[int]) -> "Table":

@@ -57,25 +57,27 @@ def lora_targets(base: PreTrainedModel, trainable: Lora, full_modules: Sequence[
         "alpha_pattern": _by_name(base, "alpha_pattern", trainable.alpha_pattern, names),
         "layers_to_transform": None,
     }
-    wanted, layers = _target_patterns(base, trainable), trainable.layers_to_transform
-    if wanted is None or isinstance(wanted, str):
+    target_patterns, layers = _target_patterns(base, trainable), trainable.layers_to_transform
+    if target_patterns is None or isinstance(target_patterns, str):
         # PEFT would adapt a map that is trained in full too, and then finds no map in its place.
         full_maps = [name for name in full_modules if isinstance(base.get_submodule(name), nn.Linear)]
-        return LoraTargets(None, fields | {"target_modules": wanted, "exclude_modules": full_maps or None})
-    _refuse_unfitting(base, "target_modules", wanted, names)
-    patterns = compile_patterns(wanted)
+        return LoraTargets(None, fields | {"target_modules": target_patterns, "exclude_modules": full_maps or None})
+    _refuse_unfitting(base, "target_modules", target_patterns, names)
+    patterns = compile_patterns(target_patterns)
     module_set = frozenset(
         name
         for name in names
         if patterns.first(name) is not None
-        and (not layers or name in wanted or _layer_of(name) in layers)
+        and (not layers or name in target_patterns or _layer_of(name) in layers)
         and name not in full_modules
         and not lies_within(name, full_modules)
     )
     if not module_set:
         raise _error("target_modules", f"fits no module of a {base.config.model_type} that is not trained in full")
-    as_they_are = not layers and all(map(is_name, wanted))
-    return LoraTargets(module_set, fields | {"target_modules": list(wanted) if as_they_are else sorted(module_set)})
+    as_they_are = not layers and all(map(is_name, target_patterns))
+    return LoraTargets(
+        module_set, fields | {"target_modules": list(target_patterns) if as_they_are else sorted(module_set)}
+    )
 
 
 def modules_in_full(base: PreTrainedModel, trainable: Lora, heads: Sequence[str]) -> tuple[str, ...]:

@@ -26,11 +26,11 @@ from worker_agent.training.multiple_choice import Choices, with_words
 from worker_agent.training.tables import Table
 from worker_agent.training.values import refuse_empty, rows_of_text, texts
 
-IGNORED = -100
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenisation:
+class Tokenization:
     """How rows become tokens: the task, the columns that may be read, and at most `limit` tokens an example.
 
     `decoder`: a cloze is for a model that has no other way to fill a gap than to read on.
@@ -97,12 +97,12 @@ class Examples:
         """These examples, padded on the right to the longest of them; of a choice those with the right word."""
         if self.choices is None:
             return self._batch(indices, indices, self.targets[list(indices)], device)
-        right = self.choices.right(indices, self.targets)
+        right = self.choices.true_words(indices, self.targets)
         return self._batch(indices, right, self.choices.starts[list(indices)], device)
 
     def with_every_word(self, choices: Choices, indices: Sequence[int], device: torch.device) -> TokenBatch:
         """These examples with each word, example by example."""
-        every = choices.every(indices)
+        every = choices.all_words(indices)
         owners = [sequence // choices.words for sequence in every]
         return self._batch(owners, every, choices.starts[owners], device)
 
@@ -114,20 +114,20 @@ class Examples:
         self, indices: Sequence[int], sequences: Sequence[int], targets: Tensor, device: torch.device
     ) -> TokenBatch:
         lengths = torch.tensor([self.offsets[one + 1] - self.offsets[one] for one in sequences])
-        ids = self._padded(self.ids, sequences, self.pad_id)
+        ids = self._pad(self.ids, sequences, self.pad_id)
         positions = torch.arange(ids.shape[1])
         inputs = {"input_ids": ids, "attention_mask": (positions < lengths[:, None]).long()}
         if self.segments is not None:
-            inputs["token_type_ids"] = self._padded(self.segments, sequences, 0)
+            inputs["token_type_ids"] = self._pad(self.segments, sequences, 0)
         first_target = int(targets.min()) if self.causal else 0
         if self.causal:
             response = (positions >= targets[:, None]) & (positions < lengths[:, None])
-            targets = torch.where(response, ids, IGNORED)
-        moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+            targets = torch.where(response, ids, IGNORE_INDEX)
+        device_inputs = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
         cloze = None if self.gaps is None else self.gaps.batch(indices)
-        return TokenBatch(indices, moved, targets.to(device, non_blocking=True), first_target, cloze)
+        return TokenBatch(indices, device_inputs, targets.to(device, non_blocking=True), first_target, cloze)
 
-    def _padded(self, flat: Tensor, sequences: Sequence[int], filler: int) -> Tensor:
+    def _pad(self, flat: Tensor, sequences: Sequence[int], filler: int) -> Tensor:
         pieces = [flat[self.offsets[one] : self.offsets[one + 1]] for one in sequences]
         return pad_sequence(pieces, batch_first=True, padding_value=filler).long()
 
@@ -148,31 +148,33 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenise(table: Table, how: Tokenisation) -> Examples:
+def tokenize(table: Table, how: Tokenization) -> Examples:
     """All rows of `table`.
 
     Raises DataError for a column or a value that is not there, one that is no text, an unknown label, and a row of
     which the model would read nothing.
     """
     if how.task.task == "causal_lm":
-        return _instructions(table, how)
+        return _instruction_examples(table, how)
     if how.task.cloze is not None:
-        return _read_on(table, how, how.task.cloze) if how.decoder else _gapped(table, how, how.task.cloze)
-    return _classified(table, how)
+        return (
+            _choice_examples(table, how, how.task.cloze) if how.decoder else _gap_examples(table, how, how.task.cloze)
+        )
+    return _text_examples(table, how)
 
 
-def _classified(table: Table, how: Tokenisation) -> Examples:
+def _text_examples(table: Table, how: Tokenization) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how)
     pair = texts(table, "text_pair", how.columns) if _is_paired(table, how.columns) else None
     first = texts(table, "text", how.columns)
     targets = label_indices(table, how.task.labels or (), how.columns)
-    encoded = how.tokenizer(
+    encoding = how.tokenizer(
         first, pair, truncation=True, max_length=how.limit, return_attention_mask=False, return_token_type_ids=True
     )
-    refuse_empty(table, ["text"], map(len, encoded["input_ids"]), "the text is no token for this model")
-    segments = encoded["token_type_ids"] if how.segments and pair is not None else None
-    return _examples(encoded["input_ids"], targets, segments, how)
+    refuse_empty(table, ["text"], map(len, encoding["input_ids"]), "the text is no token for this model")
+    segments = encoding["token_type_ids"] if how.segments and pair is not None else None
+    return _examples(encoding["input_ids"], targets, segments, how)
 
 
 def _is_paired(table: Table, columns: Mapping[str, str]) -> bool:
@@ -186,7 +188,7 @@ def _is_paired(table: Table, columns: Mapping[str, str]) -> bool:
     return actual != "text_pair" or actual in table.columns
 
 
-def _gapped(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
+def _gap_examples(table: Table, how: Tokenization, cloze: Cloze) -> Examples:
     words = word_ids(how.tokenizer, cloze)
     if table.rows == 0:
         return _examples([], [], None, how, Gaps(torch.zeros(0, dtype=torch.int64), words))
@@ -197,7 +199,7 @@ def _gapped(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
     return _examples(rows, targets, None, how, Gaps(positions, words))
 
 
-def _read_on(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
+def _choice_examples(table: Table, how: Tokenization, cloze: Cloze) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how, choices=Choices(len(cloze.words), torch.zeros(0, dtype=torch.int64)))
     rows, starts = with_words(how.tokenizer, cloze, _values(table, how, cloze), how.limit)
@@ -209,33 +211,35 @@ def _read_on(table: Table, how: Tokenisation, cloze: Cloze) -> Examples:
     return _examples(rows, targets, None, how, choices=choices)
 
 
-def _values(table: Table, how: Tokenisation, cloze: Cloze) -> list[dict[str, str]]:
+def _values(table: Table, how: Tokenization, cloze: Cloze) -> list[dict[str, str]]:
     """What stands in the columns that a template names, row by row."""
     names = [name for name in templates.parse(cloze.template).columns if name != GAP]
     return rows_of_text(table, names, how.columns)
 
 
-def _instructions(table: Table, how: Tokenisation) -> Examples:
+def _instruction_examples(table: Table, how: Tokenization) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how)
     template = how.task.template or TextTemplate()
     prompt, response = templates.parse(template.prompt), templates.parse(template.response)
-    asked = [prompt.fill(row) for row in rows_of_text(table, prompt.columns, how.columns)]
-    answers = rows_of_text(table, response.columns, how.columns, every=True)
-    answered = [response.fill(row) for row in answers]
+    prompt_texts = [prompt.fill(row) for row in rows_of_text(table, prompt.columns, how.columns)]
+    response_rows = rows_of_text(table, response.columns, how.columns, every=True)
+    response_texts = [response.fill(row) for row in response_rows]
     end = how.tokenizer.eos_token_id if how.tokenizer.eos_token_id is not None else how.tokenizer.sep_token_id
-    ending = [] if end is None else [end]
-    opened = [ids[:-1] if ids[-1:] == ending else ids for ids in how.tokenizer(asked, verbose=False)["input_ids"]]
-    closed = how.tokenizer(answered, add_special_tokens=False, verbose=False)["input_ids"]
-    closed = [ids + ending for ids in closed]
-    refuse_empty(table, prompt.columns, map(len, opened), "the prompt is no token for this model")
-    refuse_empty(table, response.columns, map(len, closed), "the response is no token for this model")
-    joined = [_joined(before, after, how.limit) for before, after in zip(opened, closed, strict=True)]
-    rows, starts = [ids for ids, _ in joined], [start for _, start in joined]
+    end_ids = [] if end is None else [end]
+    prompts = [
+        ids[:-1] if ids[-1:] == end_ids else ids for ids in how.tokenizer(prompt_texts, verbose=False)["input_ids"]
+    ]
+    responses = how.tokenizer(response_texts, add_special_tokens=False, verbose=False)["input_ids"]
+    responses = [ids + end_ids for ids in responses]
+    refuse_empty(table, prompt.columns, map(len, prompts), "the prompt is no token for this model")
+    refuse_empty(table, response.columns, map(len, responses), "the response is no token for this model")
+    sequences = [_join(before, after, how.limit) for before, after in zip(prompts, responses, strict=True)]
+    rows, starts = [ids for ids, _ in sequences], [start for _, start in sequences]
     return _examples(rows, starts, None, how)
 
 
-def _joined(prompt: list[int], response: list[int], limit: int) -> tuple[list[int], int]:
+def _join(prompt: list[int], response: list[int], limit: int) -> tuple[list[int], int]:
     # One token of the prompt stays: the first token of a response is predicted from the one before it.
     kept_prompt = prompt[: max(1, limit - len(response))]
     return (kept_prompt + response)[:limit], len(kept_prompt)
@@ -245,7 +249,7 @@ def _examples(
     rows: Sequence[Sequence[int]],
     targets: Sequence[int],
     segments: Sequence[Sequence[int]] | None,
-    how: Tokenisation,
+    how: Tokenization,
     gaps: Gaps | None = None,
     choices: Choices | None = None,
 ) -> Examples:

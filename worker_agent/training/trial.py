@@ -18,10 +18,10 @@ from worker_agent.node.disclosure import whereabouts
 from worker_agent.training.forward import losses
 from worker_agent.training.job_errors import ModelError
 from worker_agent.training.session import Session
-from worker_agent.training.tokens import IGNORED, TokenBatch
+from worker_agent.training.tokens import IGNORE_INDEX, TokenBatch
 
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-EXACT, ROUNDED = 1e-3, 0.1
+EXACT_TOLERANCE, ROUNDING_TOLERANCE = 1e-3, 0.1
 """How far two answers that must be one may differ, of the largest value in them; in float32, and below it."""
 
 
@@ -54,7 +54,7 @@ class _Trial:
 
     def __init__(self, session: Session, kind: str) -> None:
         self._session, self._kind = session, kind
-        self._rounding = EXACT if session.forward.exact else ROUNDED
+        self._rounding = EXACT_TOLERANCE if session.forward.exact else ROUNDING_TOLERANCE
         self._shortest = _extreme(session, min)
         self._longest = _extreme(session, max)
 
@@ -81,11 +81,11 @@ class _Trial:
         pad = _tokens(self._longest) - _tokens(self._shortest)
         if pad == 0:
             return
-        padded, targets = self._session.forward(_padded(self._shortest, pad, self._session.data.train.pad_id))
+        padded_logits, targets = self._session.forward(_pad(self._shortest, pad, self._session.data.train.pad_id))
         if alone.dim() == 3:
-            kept = (targets != IGNORED)[:, : alone.shape[1]]
-            alone, padded = alone[kept], padded[:, : alone.shape[1]][kept]
-        if self._differ(alone, padded):
+            is_target = (targets != IGNORE_INDEX)[:, : alone.shape[1]]
+            alone, padded_logits = alone[is_target], padded_logits[:, : alone.shape[1]][is_target]
+        if self._differ(alone, padded_logits):
             detail = f"a {self._session.facts.model_type} answers otherwise when an example is padded"
             raise ModelError("model_padding", f"{detail}; look at pad_token_id in its config.json and its tokenizer")
 
@@ -129,11 +129,13 @@ def _tokens(batch: TokenBatch) -> int:
     return batch.inputs["input_ids"].shape[1]
 
 
-def _padded(batch: TokenBatch, pad: int, pad_id: int) -> TokenBatch:
+def _pad(batch: TokenBatch, pad: int, pad_id: int) -> TokenBatch:
     """The batch with so many tokens more, as it were beside a longer example."""
     inputs = {
         name: functional.pad(value, (0, pad), value=pad_id if name == "input_ids" else 0)
         for name, value in batch.inputs.items()
     }
-    targets = functional.pad(batch.targets, (0, pad), value=IGNORED) if batch.targets.dim() == 2 else batch.targets
+    targets = (
+        functional.pad(batch.targets, (0, pad), value=IGNORE_INDEX) if batch.targets.dim() == 2 else batch.targets
+    )
     return replace(batch, inputs=inputs, targets=targets)

@@ -18,25 +18,25 @@ MISSING_TYPES = {"NAType", "NaTType"}
 """Of pandas, by name: it need not be installed."""
 
 
-def values(table: Table, wanted: str, readable: Mapping[str, str]) -> list[Value | None]:
+def values(table: Table, name: str, readable: Mapping[str, str]) -> list[Value | None]:
     """A column's values; None where a row has none.
 
     Raises policy_column, data_column_missing where there is no such column, and data_column_type.
     """
-    found = [value if type(value) is str else _plain(value) for value in table.column(wanted, readable)]
-    foreign = [row for row, value in enumerate(found) if _foreign(value) is not None]
+    cells = [value if type(value) is str else _plain(value) for value in table.column(name, readable)]
+    foreign = [row for row, value in enumerate(cells) if _foreign(value) is not None]
     if foreign:
         row, mend = foreign[0], "write text, a number or a truth value there, or name another column"
-        detail = f"{table.place(row)}: column {readable[wanted]!r} ({wanted}) holds {_foreign(found[row])}; {mend}"
-        raise DataError("data_column_type", detail, column=wanted, count=len(foreign), of=table.rows)
-    return found
+        detail = f"{table.place(row)}: column {readable[name]!r} ({name}) holds {_foreign(cells[row])}; {mend}"
+        raise DataError("data_column_type", detail, column=name, count=len(foreign), of=table.rows)
+    return cells
 
 
-def texts(table: Table, wanted: str, readable: Mapping[str, str]) -> list[str]:
+def texts(table: Table, name: str, readable: Mapping[str, str]) -> list[str]:
     """A column as text. Raises as `values` does, and data_column_missing also where rows have no value."""
-    found = values(table, wanted, readable)
-    refuse_missing(table, [wanted], [row for row, value in enumerate(found) if value is None])
-    return [str(value) for value in found]
+    cells = values(table, name, readable)
+    refuse_missing(table, [name], [row for row, value in enumerate(cells) if value is None])
+    return [str(value) for value in cells]
 
 
 def rows_of_text(
@@ -67,8 +67,8 @@ def refuse_empty(table: Table, columns: Sequence[str], tokens: Iterable[int], pr
     empty = [row for row, count in enumerate(tokens) if count == 0]
     if empty:
         detail = f"{table.place(empty[0])}: {problem} ({', '.join(columns)}); fill it in, or take the row out"
-        wanted = next(iter(columns), None)
-        raise DataError("data_text_empty", detail, column=wanted, count=len(empty), of=table.rows)
+        column = next(iter(columns), None)
+        raise DataError("data_text_empty", detail, column=column, count=len(empty), of=table.rows)
 
 
 def without_values(columns: Sequence[Sequence[Any]]) -> bool:

@@ -19,7 +19,7 @@ from tests.worker_agent.running_agent import CHILD, offer, running, wait_until, 
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import ATTEMPTS, Connection, open_http
-from worker_agent.coordinator_api.foreign_responses import redirected
+from worker_agent.coordinator_api.foreign_responses import redirect_error
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.display import NoBars
 from worker_agent.errors import AgentError, CoordinatorAway, NoCoordinator, is_transient
@@ -110,7 +110,7 @@ class TestDoctor:
     def test_does_not_advise_to_go_on_in_the_clear(self) -> None:
         request = httpx.Request("GET", "https://a.example/healthz")
         answer = httpx.Response(301, headers={"Location": "http://a.example/healthz"}, request=request)
-        told = str(redirected(answer, httpx.URL("https://a.example")))
+        told = str(redirect_error(answer, httpx.URL("https://a.example")))
         assert "to http://a.example, in the clear: the operator of https://a.example must mend that" in told
 
     def test_names_the_versions_to_a_node_that_is_not_enrolled(

@@ -25,7 +25,7 @@ from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import Connection, open_http
 from worker_agent.coordinator_api.downloads import DAMAGED_TIMES, TRUSTED_TIMES
 from worker_agent.coordinator_api.responses import MOST_ANSWER_BYTES, MOST_VALUES
-from worker_agent.errors import AgentError, BytesDamaged, CoordinatorAway, NotUnderstood, OutOfTime
+from worker_agent.errors import AgentError, CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime
 from worker_agent.settings import AgentSettings
 from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, is_full
 
@@ -80,9 +80,9 @@ class TestADownload:
     @pytest.mark.parametrize(
         ("reply", "error"),
         [
-            (whole("200 OK", bytes(101)), "BytesDamaged"),
-            (chunked("200 OK", MORE_BYTES), "BytesDamaged"),
-            (whole("206 Partial Content", bytes(100), Content_Range="bytes 0-99/100"), "BytesDamaged"),
+            (whole("200 OK", bytes(101)), "CorruptBytes"),
+            (chunked("200 OK", MORE_BYTES), "CorruptBytes"),
+            (whole("206 Partial Content", bytes(100), Content_Range="bytes 0-99/100"), "CorruptBytes"),
             (whole("204 No Content", b""), "NotUnderstood"),
             (chunked("404 Not Found", MORE_BYTES), "NoCoordinator"),
             (chunked("404 Not Found", MORE_BYTES, Content_Type="application/problem+json"), "NoCoordinator"),
@@ -136,10 +136,10 @@ class TestADownload:
         with hostile(whole("200 OK", bytes(100))) as server, open_http(AgentSettings(), server.url) as http:
             cache = CoordinatorClient(http, None).cache(tmp_path)
             for _ in range(TRUSTED_TIMES):
-                with pytest.raises(BytesDamaged, match="other bytes"):
+                with pytest.raises(CorruptBytes, match="other bytes"):
                     cache.fetch(REFERENCE)
             assert len(server.heads) == TRUSTED_TIMES * DAMAGED_TIMES
-            with pytest.raises(BytesDamaged, match="not asked for yet"):
+            with pytest.raises(CorruptBytes, match="not asked for yet"):
                 cache.fetch(REFERENCE)
             assert len(server.heads) == TRUSTED_TIMES * DAMAGED_TIMES
 

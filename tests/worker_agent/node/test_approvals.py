@@ -229,7 +229,7 @@ class TestApprovals:
         (tmp_path / "approved.json").write_text(json.dumps({"fed_1": "2026-01-01T00:00:00+00:00"}))
         assert approvals.approvals(tmp_path) == approvals.Approvals(frozenset(), ("fed_1",))
         approvals.approve(tmp_path, request_of(lease_of(CLOZE)))
-        assert approvals.approvals(tmp_path).outdated == ()
+        assert approvals.approvals(tmp_path).legacy_entries == ()
 
     @pytest.mark.parametrize("content", ["{", "[]"])
     def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:

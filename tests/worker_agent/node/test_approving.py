@@ -112,7 +112,7 @@ class TestCommand:
         approvals.keep(folder, make_lease())
         first, second = approve(config, said="n\n"), approve(config, "--yes")
         assert all("approve nothing" in result.output for result in (first, second))
-        assert approvals.approvals(folder).outdated == ()
+        assert approvals.approvals(folder).legacy_entries == ()
 
 
 class TestAgent:

@@ -16,7 +16,7 @@ from federated.protocol import Cloze, FailureFacts, TaskDefinition, TextTemplate
 from tests.support.tiny_models import bert_folder
 from worker_agent.training.job_errors import DataError
 from worker_agent.training.tables import Table
-from worker_agent.training.tokens import Examples, Tokenisation, load_tokenizer, tokenise
+from worker_agent.training.tokens import Examples, Tokenization, load_tokenizer, tokenize
 from worker_agent.training.values import texts
 
 REPEAT = TaskDefinition(task="causal_lm")
@@ -37,7 +37,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def examples_of(rows: Mapping[str, list[Any]], task: TaskDefinition, tokenizer: Any, **how: Any) -> Examples:
     chosen = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **how}
-    return tokenise(Table("mine", rows), Tokenisation(task, tokenizer=tokenizer, **chosen))
+    return tokenize(Table("mine", rows), Tokenization(task, tokenizer=tokenizer, **chosen))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ class TestASecondText:
         rows = {"text": ["cat"], "text_pair": [None], "other": [None], "label": ["red"]}
         table = Table("mine", rows, valueless=frozenset({"text_pair", "other"}))
         how = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **columns}
-        examples = tokenise(table, Tokenisation(COLORS, tokenizer=tokenizer, **how))
+        examples = tokenize(table, Tokenization(COLORS, tokenizer=tokenizer, **how))
         assert words(tokenizer, examples.ids) == ["[CLS]", "cat", "[SEP]"]
         assert examples.segments is None
 
