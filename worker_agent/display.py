@@ -1,6 +1,5 @@
 """What a person sees: a progress bar per slot on a terminal, one JSON object per line otherwise."""
 
-import contextlib
 import sys
 from typing import Protocol
 
@@ -9,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from federated.printable import printable, printable_event
+from federated.logs import configure, for_terminal, renderers
+from federated.printable import printable
 from federated.protocol import JobProgress, Lease
 from worker_agent.settings import AgentSettings
 
@@ -77,46 +77,18 @@ class Bars:
         self._bars.stop()
 
 
-class _StandardError:
-    """The stream that is standard error at the moment of writing: bars put themselves before it.
-
-    A line that cannot be written, as on a full disk, is lost; it must not end the thread that had something to say.
-    """
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-
-
 def open_display(settings: AgentSettings) -> Display:
-    """Set up logging as `settings.log_format` says, and the bars where a person looks on."""
-    terminal = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    """Configure logging by `settings.log_format`; with progress bars if standard error is a terminal."""
+    terminal = for_terminal(settings.log_format)
     configure_logs(terminal)
     return Bars(Console(stderr=True)) if terminal and sys.stderr.isatty() else NoBars()
 
 
 def configure_logs(terminal: bool) -> None:
-    """Lines to standard error: for eyes, or as JSON."""
-    shared: list[structlog.typing.Processor] = [
+    """Send this process's log to standard error: as text for a terminal, or as JSON."""
+    first: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[structlog.typing.Processor] = [
-        structlog.processors.dict_tracebacks,
-        structlog.processors.JSONRenderer(),
-    ]
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        last = [structlog.processors.format_exc_info, printable_event, renderer]
-    structlog.configure(
-        processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
-        cache_logger_on_first_use=False,
-    )
+    configure([*first, *renderers(terminal=terminal, json_exceptions=structlog.processors.dict_tracebacks)])

@@ -59,7 +59,7 @@ def test_a_bar_shows_names_as_text(text: str) -> None:
     "how",
     [
         {"configured": "worker_agent.display", "name": "configure_logs", "call": "configure_logs(terminal=True)"},
-        {"configured": "coordinator", "name": "logs", "call": "logs.configure('console', 'tests')"},
+        {"configured": "coordinator.telemetry", "name": "logs", "call": "logs.configure('console', 'tests')"},
     ],
     ids=["worker-agent", "coordinator"],
 )
