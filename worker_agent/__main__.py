@@ -31,7 +31,7 @@ from worker_agent.settings import DATA_ENTRIES, AgentSettings, load_settings
 from worker_agent.storage.client_memory import MemoryChain
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
-DATA_MODULE = "worker_agent.training.data"
+SUMMARY_MODULE = "worker_agent.training.summary"
 EXPORT_MODULE = "worker_agent.training.export"
 MODEL_MODULE = "worker_agent.training.model"
 
@@ -130,7 +130,7 @@ def data_show(
                 f"no data set {name!r}; there are: {', '.join(sorted(settings.datasets)) or 'none'}"
             )
         try:
-            summary = importlib.import_module(DATA_MODULE).describe_dataset(
+            summary = importlib.import_module(SUMMARY_MODULE).describe_dataset(
                 settings, name, tokenizer_path=_tokenizer(settings, model)
             )
         except Exception as error:

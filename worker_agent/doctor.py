@@ -183,7 +183,7 @@ def _model(settings: AgentSettings, model_id: str) -> str:
 def _data(settings: AgentSettings, name: str) -> str:
     if not name:
         return _nothing("data set", "[datasets.NAME]")
-    summary = _training("data").describe_dataset(settings, name)
+    summary = _training("summary").describe_dataset(settings, name)
     counts, policy = f"{summary.rows} rows to train on, {summary.held_out_rows} held out", settings.policy
     if summary.rows < policy.min_examples:
         raise ConfigurationError(f"{counts}: too few, no update leaves below min_examples = {policy.min_examples}")

@@ -9,9 +9,9 @@ from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.task import MAX_LABELS
 from federated.trainable import Full, Lora
 from worker_agent.settings import AgentSettings
-from worker_agent.training.data import describe_dataset
 from worker_agent.training.job_errors import ModelError
 from worker_agent.training.session import SessionFactory
+from worker_agent.training.summary import describe_dataset
 from worker_agent.training.trial import try_model
 
 MAX_LENGTH = 512

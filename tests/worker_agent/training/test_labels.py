@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from federated.protocol import FailureFacts
 from tests.support.tiny_models import write_rows
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.data import describe_dataset, load_split
+from worker_agent.training.data import load_split
 from worker_agent.training.job_errors import DataError
 from worker_agent.training.labels import LabelNames, label_counts, label_indices
+from worker_agent.training.summary import describe_dataset
 from worker_agent.training.tables import Table
 
 COMPOSED, DECOMPOSED = "\u00c4rzte", "A\u0308rzte"
