@@ -27,7 +27,7 @@ from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.node import approvals
 from worker_agent.node.approvals import Request
 from worker_agent.runtime.agent import Agent, coordinator_url, only_agent, open_worker
-from worker_agent.settings import DATA_ENTRIES, AgentSettings, load_settings
+from worker_agent.settings import DATA_ENTRIES, DEFAULT_FILE, FILE_VARIABLE, AgentSettings, load_settings
 from worker_agent.storage.client_memory import MemoryChain
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
@@ -36,36 +36,49 @@ EXPORT_MODULE = "worker_agent.training.export"
 MODEL_MODULE = "worker_agent.training.model"
 
 app = typer.Typer(
-    help="Trains at your site for federations you allow; your data stays here.",
+    help="Train for the federations that you allow. Your data stays on this node.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-data = typer.Typer(help="Your data sets; what is shown stays on this node.", no_args_is_help=True)
+data = typer.Typer(help="Show your data sets. Nothing leaves this node.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
+_CONFIG_DEFAULT = f"${FILE_VARIABLE}, or {DEFAULT_FILE}"
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="settings file; default worker-agent.toml", exists=True, dir_okay=False),
+    typer.Option("--config", help="Settings file.", show_default=_CONFIG_DEFAULT, exists=True, dir_okay=False),
 ]
+Federation = Annotated[str, typer.Argument(help="Id of the federation, fed_….")]
 _out = Console()
 _err = Console(stderr=True)
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        _out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def _private() -> None:
+def _prepare(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_print_version)] = False,
+) -> None:
     keep_private()
 
 
 @app.command()
 def enroll(
-    url: Annotated[str | None, typer.Option(help="the coordinator's URL; default: `url` of the settings")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="URL of the coordinator.", show_default="`url` of the settings")
+    ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help=f"file with the enrolment token; else ${TOKEN_VARIABLE}, else you are asked")
+        Path | None,
+        typer.Option(help="File with the enrollment token.", show_default=f"${TOKEN_VARIABLE}, or a prompt"),
     ] = None,
     config: Config = None,
 ) -> None:
-    """Make this node a worker of your organisation."""
+    """Enroll this node as a worker of your organization."""
     with _report_errors():
         settings = _own(_settings(config))
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
@@ -76,7 +89,7 @@ def enroll(
 
 @app.command("rotate-key")
 def rotate_key(config: Config = None) -> None:
-    """Make a new key pair and let the coordinator know it; the old one is worthless then. Stop `run` first."""
+    """Replace this worker's key pair. The old key becomes invalid. Stop `run` first."""
     with _report_errors():
         settings = _own(_settings(config))
         identity = load_identity(settings.folder)
@@ -87,7 +100,7 @@ def rotate_key(config: Config = None) -> None:
 
 @app.command()
 def run(config: Config = None) -> None:
-    """Work until stopped: Ctrl-C or SIGTERM finishes or hands back what runs, twice hands it back at once."""
+    """Run the agent until Ctrl-C or SIGTERM. A second signal returns running jobs at once."""
     with _report_errors():
         settings = _own(_settings(config))
         identity = load_identity(settings.folder)
@@ -104,7 +117,7 @@ def run(config: Config = None) -> None:
 
 @app.command()
 def doctor(config: Config = None) -> None:
-    """Look at URL, TLS, clock, key, device, models and data, and name what fails."""
+    """Check URL, TLS, clock, key, device, models and data, and report what fails."""
     with _report_errors():
         failures = []
         for finding in examine(_settings(config)):
@@ -118,11 +131,16 @@ def doctor(config: Config = None) -> None:
 
 @data.command("show")
 def data_show(
-    name: Annotated[str, typer.Argument(help="name of the data set in the settings")],
-    model: Annotated[str | None, typer.Option(help="base model by whose tokenizer lengths are counted")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the data set in the settings.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Base model whose tokenizer counts the tokens.", show_default="the only one in the settings"
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
-    """Rows, label counts and token lengths of a data set; nothing leaves this node."""
+    """Show rows, label counts and token lengths of a data set. Nothing leaves this node."""
     with _report_errors():
         settings, name = _settings(config), normal_form(name)
         if name not in settings.datasets:
@@ -145,12 +163,12 @@ def data_show(
 
 @app.command()
 def export(
-    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")],
-    client: Annotated[str, typer.Argument(help="id of the client, one of this worker's data sets in it")],
-    out: Annotated[Path, typer.Argument(help="folder to write the adapter into")],
+    federation: Federation,
+    client: Annotated[str, typer.Argument(help="Id of the client, one of this worker's data sets in it.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the adapter into.")],
     config: Config = None,
 ) -> None:
-    """Write a client's own adapter: what the federation shares, with what never left this node."""
+    """Write a client's own adapter: the shared values with the private ones that never left this node."""
     with _report_errors():
         settings = _own(_settings(config))
         last = MemoryChain(settings.folder / "memory").last_job(federation, client)
@@ -166,18 +184,18 @@ def export(
 
 @app.command()
 def approve(
-    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")],
-    digest: Annotated[str | None, typer.Option(help="of the request to approve, where there are several")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="approve without a question")] = False,
+    federation: Federation,
+    digest: Annotated[str | None, typer.Option(help="Digest of the request, needed if there are several.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without confirmation.")] = False,
     config: Config = None,
 ) -> None:
-    """Approve what a federation asks of this node, where the policy says `approve = "ask"`; shows it first."""
+    """Show and approve a federation's request to this node, if the policy says `approve = "ask"`."""
     with _report_errors():
         settings = _own(_settings(config))
         if approvals.approvals(settings.folder).legacy_entries:
             _err.print(f"[yellow]note:[/] {approvals.OUTDATED_TEXT}", soft_wrap=True)
         request = _request(approvals.pending(settings.folder, federation), federation, digest)
-        if not yes and not typer.confirm("approve this, and nothing else of this federation?"):
+        if not yes and not typer.confirm("approve this request, and nothing else of this federation?"):
             raise ConfigurationError("not approved")
         approvals.approve(settings.folder, request)
         _out.print("approved; if its client here was declined, restore it: POST /v1/clients/{id}/restore")
@@ -186,17 +204,17 @@ def approve(
 @app.command()
 def version() -> None:
     """Show the version."""
-    _out.print(__version__)
+    _print_version(True)
 
 
 def main() -> None:
-    """Entry point of the command `worker-agent`."""
+    """Run the command `worker-agent`."""
     app()
 
 
 @contextmanager
 def _report_errors() -> Iterator[None]:
-    """An error that is the owner's to mend is one line, not a traceback."""
+    """Print an error that the owner can fix as one line, without a traceback."""
     try:
         yield
     except AgentError as error:
@@ -215,7 +233,7 @@ def _settings(config: Path | None) -> AgentSettings:
 
 
 def _request(pending: Sequence[Request], federation: str, digest: str | None) -> Request:
-    """The request to approve, shown; raises ConfigurationError where there is none, or none of several was named."""
+    """Print the matching requests and return the only one. Raises ConfigurationError for none or several."""
     matches = [request for request in pending if digest in (None, request.digest)]
     for request in matches:
         for title, text in approvals.in_words(request):
@@ -224,23 +242,23 @@ def _request(pending: Sequence[Request], federation: str, digest: str | None) ->
     if not matches:
         suffix = "" if digest is None else f" with the digest {digest}"
         raise ConfigurationError(
-            f"nothing of federation {federation}{suffix} waits for approval. An agent must have been asked first: "
-            "register its client, start the federation, let worker-agent run decline it, and look again"
+            f"nothing of federation {federation}{suffix} waits for approval. An agent must receive a request first: "
+            "register its client, start the federation, let worker-agent run decline it, and try again"
         )
     if len(matches) > 1:
         raise ConfigurationError(
-            f"federation {federation} asked for {len(matches)} different things: name one, --digest"
+            f"federation {federation} made {len(matches)} different requests: name one with --digest"
         )
     return matches[0]
 
 
 def _full_text(text: str) -> str:
-    """A text from outside as it may stand on a terminal, whole: what is not shown cannot be approved."""
+    """A text from outside, safe for a terminal and complete: nobody can approve what is not shown."""
     return escape(printable(text, max(1, len(text))))
 
 
 def _own(settings: AgentSettings) -> AgentSettings:
-    """The settings of a node whose data folder, made if need be, is its own user's alone."""
+    """Create the data folder if needed, check that only its own user can access it, and return the settings."""
     try:
         own_folder(settings.folder, DATA_ENTRIES)
     except NotPrivate as error:
@@ -255,11 +273,11 @@ def _token(file: Path | None) -> str:
         except OSError as error:
             raise ConfigurationError(f"the token file cannot be read: {error}") from None
     token = os.environ.get(TOKEN_VARIABLE)
-    return token or str(typer.prompt("enrolment token", hide_input=True))
+    return token or str(typer.prompt("enrollment token", hide_input=True))
 
 
 def _tokenizer(settings: AgentSettings, model: str | None) -> str | None:
-    """Folder of the tokenizer: of the model named, or of the only one allowed."""
+    """Folder of the tokenizer of `model`, or of the only allowed model."""
     model_id = model or (next(iter(settings.models)) if len(settings.models) == 1 else None)
     if model_id is None:
         return None

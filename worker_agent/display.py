@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar per slot on a terminal, one JSON object per line otherwise."""
+"""Display of the agent: a progress bar for each slot on a terminal, and one JSON object a line otherwise."""
 
 import sys
 from typing import Protocol
@@ -17,12 +17,12 @@ MAX_TITLE = 60
 
 
 def console_text(text: object) -> str:
-    """Text for a console that reads markup: printable, and its brackets are brackets."""
+    """Printable text for a console that interprets markup, with its brackets escaped."""
     return escape(printable(text))
 
 
 class Display(Protocol):
-    """Told what the slots do; called from their threads."""
+    """Observer of the slots; their threads call it."""
 
     def start_job(self, slot: int, lease: Lease) -> None: ...
     def show_progress(self, slot: int, progress: JobProgress) -> None: ...
@@ -31,7 +31,7 @@ class Display(Protocol):
 
 
 class NoBars:
-    """For logs that a machine reads: the events in them say all."""
+    """No display, for logs that a machine reads and that contain all events."""
 
     def start_job(self, slot: int, lease: Lease) -> None:
         """Nothing to draw."""
@@ -47,7 +47,7 @@ class NoBars:
 
 
 class Bars:
-    """A bar per slot, below the log lines."""
+    """One bar for each slot, below the log lines."""
 
     def __init__(self, console: Console) -> None:
         title = TextColumn("{task.description}", markup=False)
@@ -57,23 +57,23 @@ class Bars:
         self._bars.start()
 
     def start_job(self, slot: int, lease: Lease) -> None:
-        """A bar for this job; its length is told by the first progress."""
+        """Add a bar for this job. Its length is unknown until the first progress."""
         place = "" if lease.round_number is None else f" {lease.round_number}/{lease.work.rounds}"
         name, dataset = (printable(text, MAX_TITLE) for text in (lease.federation_name, lease.dataset))
         title = f"{name}{place} {lease.kind} ({dataset})"
         self._tasks[slot] = self._bars.add_task(title, total=None, metrics="")
 
     def show_progress(self, slot: int, progress: JobProgress) -> None:
-        """Move the slot's bar."""
+        """Update the slot's bar."""
         metrics = " ".join(f"{printable(name, MAX_TITLE)} {value:.4g}" for name, value in progress.metrics.items())
         self._bars.update(self._tasks[slot], completed=progress.done, total=progress.total, metrics=metrics)
 
     def end_job(self, slot: int) -> None:
-        """Take the slot's bar away."""
+        """Remove the slot's bar."""
         self._bars.remove_task(self._tasks.pop(slot))
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._bars.stop()
 
 

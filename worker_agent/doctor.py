@@ -1,4 +1,4 @@
-"""Looks at everything a run needs, in the order in which it is needed, and names the step that fails."""
+"""Checks of `worker-agent doctor`: everything a run needs, in the order of need, with the step that fails."""
 
 import importlib
 import ssl
@@ -30,7 +30,7 @@ TRAINING = "worker_agent.training"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one step went. `text` says what was found, or what is wrong and what to do."""
+    """Result of one step. `text` is its result, or the fault and the remedy."""
 
     step: str
     well: bool
@@ -38,13 +38,13 @@ class Finding:
 
 
 class Health(ProtocolResponse):
-    """What a coordinator answers at `/healthz`."""
+    """A coordinator's response at `/healthz`."""
 
     status: Literal["ok"]
 
 
 def examine(settings: AgentSettings) -> Iterator[Finding]:
-    """All findings in order. A step that cannot be looked at because an earlier one failed is left out."""
+    """All findings in order, without the steps that an earlier failure makes impossible."""
     yield _finding("folder", lambda: _folder(settings))
     key = _finding("key", lambda: _key(settings))
     yield key
@@ -61,7 +61,7 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
 
 
 def _finding(step: str, look: Callable[[], str]) -> Finding:
-    """What went wrong in a library is a finding too, whatever its type."""
+    """The finding of one check; an exception of any type is a failure."""
     try:
         return Finding(step, True, look())
     except Exception as error:
@@ -71,7 +71,7 @@ def _finding(step: str, look: Callable[[], str]) -> Finding:
 def _folder(settings: AgentSettings) -> str:
     check_private([settings.folder, *(settings.folder / name for name in DATA_ENTRIES)])
     return (
-        f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} is not there"
+        f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} does not exist"
     )
 
 
@@ -95,7 +95,7 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
 
 
 def _reach(http: httpx.Client, url: str) -> list[Finding]:
-    """URL and TLS apart: a host that answers with a certificate we do not trust is there."""
+    """Findings for URL and TLS, separately: a host with a certificate that we do not trust is reachable."""
     try:
         Connection(http, None).ask("GET", "/healthz", Health, repeat=False)
     except NoCoordinator as error:
@@ -104,9 +104,9 @@ def _reach(http: httpx.Client, url: str) -> list[Finding]:
         tls = _tls_problem(error)
         if tls is None:
             return [Finding("url", False, f"{url}: {error}")]
-        advice = "give the certificate of its authority as `ca_file`, or mend the coordinator's certificate"
+        advice = "set `ca_file` to the certificate of its authority, or fix the coordinator's certificate"
         return [Finding("url", True, url), Finding("tls", False, f"{tls}; {advice}")]
-    secure = "verified" if url.startswith("https") else "none: this is plain http, fit for this machine alone"
+    secure = "verified" if url.startswith("https") else "none: plain http is safe on this machine only"
     return [Finding("url", True, url), Finding("tls", True, secure)]
 
 
@@ -122,7 +122,7 @@ def _clock(http: httpx.Client) -> str:
     connection = Connection(http, None)
     date = connection.once("GET", "/healthz").headers.get("Date")
     if date is None:
-        return "the coordinator tells no time"
+        return "the coordinator sends no time"
     skew_seconds = -connection.clock.offset_seconds
     if abs(skew_seconds) > MOST_SKEW_SECONDS:
         server_time = parsedate_to_datetime(date).isoformat()
@@ -133,7 +133,7 @@ def _clock(http: httpx.Client) -> str:
 
 
 def _version(http: httpx.Client) -> str:
-    """For a node that nobody knows yet: that a coordinator answers, and no other service."""
+    """Check for a node that is not enrolled: a coordinator responds, and no other service."""
     coordinator = Connection(http, None).ask("GET", "/version", CoordinatorVersion, repeat=False)
     if coordinator.protocol_version != PROTOCOL_VERSION:
         raise ConfigurationError(
@@ -144,7 +144,7 @@ def _version(http: httpx.Client) -> str:
 
 
 def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Identity) -> Iterator[Finding]:
-    """Whether the coordinator knows it, and no second one by its key; and its stores, as far as they are origins."""
+    """Findings on whether the coordinator knows this worker, on a second agent with its key, and on the stores."""
     step = "coordinator knows this worker"
     try:
         own = CoordinatorClient(http, identity).who_am_i()
@@ -160,10 +160,10 @@ def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Ide
 
 def _store(settings: AgentSettings, url: str, origin: str) -> str:
     if Origins(httpx.URL(url), settings.hosts).target(origin) is not None:
-        return f"{origin}: in hosts; transfers go there directly"
+        return f"{origin}: in hosts; transfers use it directly"
     slower = f"{origin}: not in hosts; transfers go through the coordinator (slower)"
     if url.startswith("https:") and not origin.startswith("https:"):
-        return f"{slower}; it cannot be allowed: its bytes would travel in the clear"
+        return f"{slower}; it cannot be allowed, because its bytes would be sent unencrypted"
     return f'{slower}; to allow it add hosts = ["{origin}"]'
 
 
@@ -186,9 +186,9 @@ def _data(settings: AgentSettings, name: str) -> str:
     summary = _training("summary").describe_dataset(settings, name)
     counts, policy = f"{summary.rows} rows to train on, {summary.held_out_rows} held out", settings.policy
     if summary.rows < policy.min_examples:
-        raise ConfigurationError(f"{counts}: too few, no update leaves below min_examples = {policy.min_examples}")
+        raise ConfigurationError(f"{counts}: too few: no update is sent below min_examples = {policy.min_examples}")
     if summary.held_out_rows < policy.min_held_out:
-        return f"{counts}: too few to evaluate, no metric of them leaves below min_held_out = {policy.min_held_out}"
+        return f"{counts}: too few to evaluate: no metric is sent below min_held_out = {policy.min_held_out}"
     return counts
 
 
@@ -200,7 +200,7 @@ def _models_and_data(settings: AgentSettings) -> Iterator[tuple[str, Callable[[]
 
 
 def _rehearsals(settings: AgentSettings, sound: Collection[str]) -> Iterator[Finding]:
-    """A step with each sound model over each sound data set; none while an agent needs the device."""
+    """One training step with each valid model over each valid data set; none while an agent uses the device."""
     models = [model_id for model_id in sorted(settings.models) if f"model {model_id}" in sound]
     names = [name for name in sorted(settings.datasets) if f"data {name}" in sound]
     try:
@@ -217,5 +217,5 @@ def _nothing(what: str, where: str = "policy.algorithms") -> str:
 
 
 def _training(module: str) -> Any:
-    """Imported when it is needed: it loads torch."""
+    """Import late, because it loads torch."""
     return importlib.import_module(f"{TRAINING}.{module}")

@@ -1,4 +1,4 @@
-"""The commands, as an owner of a node types them."""
+"""The commands as the owner of a node types them."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -166,7 +166,7 @@ class TestDoctor:
         assert output.count("store:") == 1
         config.write_text('hosts = ["https://s3.example.org"]\n' + config.read_text())
         output = runner.invoke(app, ["doctor", "--config", str(config)]).output
-        assert "ok     store: https://s3.example.org: in hosts; transfers go there directly" in output
+        assert "ok     store: https://s3.example.org: in hosts; transfers use it directly" in output
 
     def test_a_host_that_speaks_no_tls_is_named(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
@@ -262,3 +262,14 @@ def test_the_version_is_shown(runner: CliRunner) -> None:
     result = runner.invoke(app, ["version"])
     assert result.exit_code == 0
     assert result.output.strip()
+
+
+def test_the_version_is_an_option_too(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, runner.invoke(app, ["version"]).output)
+
+
+def test_help_begins_with_a_summary_and_names_defaults(runner: CliRunner) -> None:
+    summary = next(line for line in runner.invoke(app, ["--help"]).output.splitlines()[2:] if line.strip())
+    assert summary.split()[:2] == ["Train", "for"]
+    assert "worker-agent.toml" in runner.invoke(app, ["run", "--help"]).output

@@ -1,4 +1,4 @@
-"""What the other side calls itself does nothing to the terminal of whoever looks on."""
+"""Texts from outside on a terminal: they are displayed and never interpreted."""
 
 import io
 import re

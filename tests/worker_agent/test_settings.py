@@ -1,4 +1,4 @@
-"""The settings file: folders in it are taken from where it lies."""
+"""The settings file: relative folders are relative to it."""
 
 from pathlib import Path
 

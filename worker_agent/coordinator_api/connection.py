@@ -1,6 +1,6 @@
-"""One HTTP request to the coordinator: signed, by the coordinator's clock, tried again where that is safe.
+"""HTTP connection to the coordinator: requests are signed by the coordinator's clock and retried where that is safe.
 
-Errors of httpx become errors of `worker_agent.errors` here and nowhere else; `responses` reads what is answered.
+Errors of httpx become errors of `worker_agent.errors` here and nowhere else. `responses` reads the responses.
 """
 
 import math
@@ -53,8 +53,8 @@ from worker_agent.settings import AgentSettings
 
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0
-# Longer than the pause between heartbeats, so that those need no new connection and no new TLS handshake; shorter
-# than servers keep a connection without a request (the coordinator 20 s), so that none is closed as it is used.
+# Longer than the pause between heartbeats, so that those reuse a connection and its TLS handshake. Shorter than
+# servers keep an idle connection (the coordinator 20 s), so that none is closed while it is used.
 LIMITS = httpx.Limits(keepalive_expiry=15.0)
 _APART = 0.1
 THROUGH_COORDINATOR = {"Fedloom-Transfer": "through-coordinator"}
@@ -65,7 +65,7 @@ _Value = TypeVar("_Value")
 
 
 def jitter(seconds: float) -> float:
-    """As long, but for a random tenth: agents that were answered at one moment do not come back at one moment."""
+    """`seconds` with up to 10 % jitter, so that agents with simultaneous responses do not return together."""
     return seconds * random.uniform(1 - _APART, 1 + _APART)  # noqa: S311 - no secret
 
 
@@ -82,7 +82,7 @@ def open_http(settings: AgentSettings, url: str) -> httpx.Client:
         verify=_tls(settings),
         headers=headers,
         limits=LIMITS,
-        # None is kept: whoever answers could fill this memory with them.
+        # No cookie is stored: any peer could fill this memory with them.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
     keep_deadlines(client)
@@ -104,7 +104,7 @@ def _tls(settings: AgentSettings) -> bool | ssl.SSLContext:
 
 
 class Clock:
-    """The coordinator's time, as its answers' `Date` tells it. Never ahead of it: `Date` is cut to the second."""
+    """The coordinator's time from the `Date` of its responses. Never ahead of it, since `Date` drops fractions."""
 
     def __init__(self) -> None:
         self.offset_seconds = 0.0
@@ -114,7 +114,7 @@ class Clock:
         return time.time() + self.offset_seconds
 
     def learn(self, date: str | None) -> float:
-        """Set the clock by a `Date` header; returns by how many seconds it moved."""
+        """Set the clock by a `Date` header and return the change in seconds."""
         try:
             server_seconds = parsedate_to_datetime(date or "").timestamp()
         except (ValueError, OverflowError, OSError):
@@ -125,7 +125,7 @@ class Clock:
 
 
 class SignedRequests(httpx.Auth):
-    """A token for each request, good by the coordinator's clock."""
+    """Authentication with a token that is valid by the coordinator's clock."""
 
     def __init__(self, identity: Identity, clock: Clock) -> None:
         self._tokens = Tokens(identity)
@@ -137,9 +137,9 @@ class SignedRequests(httpx.Auth):
 
 
 class Connection:
-    """Requests of one worker. `stopping` cuts pauses between attempts short and ends the retrying.
+    """Requests of one worker. `stopping` cuts pauses between attempts short and ends retries.
 
-    Nothing is ever sent to an origin but the coordinator's own and those in `hosts`, nor with a token to these.
+    Requests go only to the coordinator's origin and, without a token, to those in `hosts`.
     """
 
     def __init__(
@@ -156,15 +156,15 @@ class Connection:
         self._auth = SignedRequests(identity, self.clock) if identity is not None else None
 
     def ask(self, method: str, path: str, answer: type[_Model], *, repeat: bool, **request: Any) -> _Model:
-        """Send and read the JSON answer. `repeat`: sending twice does no harm, so it is tried again on failure."""
+        """Send and parse the JSON response. `repeat`: sending twice does no harm, so failures are retried."""
         return parse(self.send(method, path, repeat=repeat, **request), answer)
 
     def send(self, method: str, path: str, *, repeat: bool, **request: Any) -> httpx.Response:
-        """Send and return an answer below 300. Raises CoordinatorAway, CoordinatorRefused or NotUnderstood."""
+        """Send and return a response below 300. Raises CoordinatorAway, CoordinatorRefused or NotUnderstood."""
         return self.retrying(lambda: self.once(method, path, **request), repeat=repeat)
 
     def once(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """As `send`, and never tried again."""
+        """As `send`, without retries."""
         seconds = request.get("timeout", self._http.timeout).read
         with translate_errors(), response_deadline(seconds), self._answer(method, path, **request) as answer:
             response = read_answer(answer)
@@ -172,7 +172,7 @@ class Connection:
         return response
 
     def put_to_store(self, url: httpx.URL, content: bytes) -> None:
-        """Send bytes to a URL of the coordinator's store, which wants no token. Raises StoreAway."""
+        """Send bytes to a URL of the coordinator's store, which needs no token. Raises StoreAway."""
 
         def once() -> None:
             with _store(url), response_deadline(self._http.timeout.read):
@@ -183,9 +183,9 @@ class Connection:
 
     @contextmanager
     def stream(self, path: str, headers: dict[str, str], until: float | None = None) -> Iterator[httpx.Response]:
-        """One GET whose body is read in pieces inside the block, by `until`; not tried again.
+        """One GET whose body is read in pieces inside the block, by `until`, without retries.
 
-        From the coordinator's store, if it sends us to one that is listed, else through the coordinator.
+        It follows a redirect of the coordinator to a listed store, and otherwise reads through the coordinator.
         """
         stores = self.origins.use_stores()
         with (
@@ -206,14 +206,14 @@ class Connection:
             yield response
 
     def _check_body(self, response: httpx.Response) -> httpx.Response:
-        """The answer itself, if its body is what was asked for."""
+        """The same response, if it is a success with an uncompressed body."""
         raise_for_problem(response if response.status_code < 300 else read_answer(response), self._http.base_url)
         check_unpacked(response)
         return response
 
     @contextmanager
     def _open(self, place: str | httpx.URL, headers: dict[str, str], until: float | None) -> Iterator[httpx.Response]:
-        """An answer whose status and headers are here. A URL, other than a path, is not the coordinator's."""
+        """A response with status and headers, its body unread. A path is the coordinator's, a URL is a store's."""
         left_seconds = None if until is None else until - time.monotonic()
         with ExitStack() as stack:
             with response_deadline(_least(self._http.timeout.read, left_seconds)):
@@ -228,7 +228,7 @@ class Connection:
 
     @contextmanager
     def _answer(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
-        """The coordinator's answer, its body unread. What was refused while our clock was wrong is sent once more."""
+        """The coordinator's response, its body unread. A request refused because of our clock is sent once more."""
         with self._http.stream(method, path, auth=self._auth, **request) as response:
             moved_seconds = self.clock.learn(response.headers.get("Date"))
             late = response.status_code == 401 and abs(moved_seconds) > _SKEW_WORTH_A_RETRY_SECONDS
@@ -240,19 +240,19 @@ class Connection:
             yield response
 
     def retrying(self, call: Callable[[], _Value], *, repeat: bool, until: float | None = None) -> _Value:
-        """Run `call` up to five times with growing, random pauses, as far as that is safe and ends by `until`."""
+        """Run `call` up to five times with growing random pauses, if that is safe and ends by `until`."""
 
-        def worth_another(error: BaseException) -> bool:
+        def should_retry(error: BaseException) -> bool:
             if self.stopping.is_set():
                 return False
-            if isinstance(error, CorruptBytes | BodyTooLarge):  # who downloads counts the former itself
+            if isinstance(error, CorruptBytes | BodyTooLarge):  # a download counts the former itself
                 return False
-            # A load balancer shows pages, too, while its coordinator starts anew.
+            # A load balancer sends pages, too, while its coordinator restarts.
             worth = is_transient(error) or isinstance(error, NoCoordinator)
             return worth and (repeat or (isinstance(error, CoordinatorAway) and error.never_sent))
 
         return Retrying(
-            retry=retry_if_exception(worth_another),
+            retry=retry_if_exception(should_retry),
             wait=wait_retry_after(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
             stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(_within(until)),
             sleep=sleep_using_event(self.stopping),
@@ -261,7 +261,7 @@ class Connection:
 
 
 class wait_retry_after(wait_base):  # noqa: N801 - a strategy, named as tenacity names its own
-    """Random pause that doubles, on top of the coordinator's `Retry-After`: those it told the same come apart."""
+    """Random pause that doubles, on top of the coordinator's `Retry-After`, so that agents do not return together."""
 
     def __init__(self, first_seconds: float, longest_seconds: float) -> None:
         self._random = wait_random_exponential(multiplier=first_seconds, max=longest_seconds)
@@ -274,7 +274,7 @@ class wait_retry_after(wait_base):  # noqa: N801 - a strategy, named as tenacity
 
 @contextmanager
 def translate_errors(whom: str = "the coordinator", away: type[CoordinatorAway] = CoordinatorAway) -> Iterator[None]:
-    """The one place where errors of httpx become errors of the agent. `whom`: who was asked."""
+    """Turn errors of httpx into errors of the agent. `whom`: the peer, for messages."""
     try:
         yield
     except httpx.ProxyError as error:
@@ -287,7 +287,7 @@ def translate_errors(whom: str = "the coordinator", away: type[CoordinatorAway] 
 
 @contextmanager
 def _store(url: httpx.URL) -> Iterator[None]:
-    """Whatever a store does wrong is a StoreAway: there is the way through the coordinator."""
+    """Turn every fault of a store into StoreAway, after which the transfer goes through the coordinator."""
     try:
         with translate_errors(store_at(url), StoreAway):
             yield

@@ -1,6 +1,7 @@
-"""Makes this node a worker: a key pair made here, a one-time token spent at the coordinator, the answer kept.
+"""Enrollment of this node as a worker, and rotation of its key.
 
-And changes its key: the new pair lies on the disk before the coordinator hears of it.
+The key pair is generated here, and a one-time token registers it with the coordinator. A rotation writes the new pair
+to disk before it is sent.
 """
 
 from dataclasses import replace
@@ -28,9 +29,9 @@ from worker_agent.settings import AgentSettings
 
 
 def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
-    """Spend `token` at the coordinator at `url`. Raises ConfigurationError where this folder is enrolled already.
+    """Enroll with `token` at the coordinator at `url`. Raises ConfigurationError if this folder is enrolled already.
 
-    The device is told later, with the first heartbeat: finding it takes torch.
+    The first heartbeat reports the device, because finding it takes torch.
     """
     _check_free(settings)
     key = make_key(settings.folder)
@@ -52,9 +53,9 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
 
 
 def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilities) -> EnrollRequest:
-    """Without data sets and models where these would be more than the coordinator hears from a stranger.
+    """The signed request, without data sets and models if it would exceed the limit for unknown workers.
 
-    The first heartbeat tells them.
+    The first heartbeat reports them.
     """
     request = EnrollRequest(token=token, name=name, public_key=public_key(key), capabilities=ability)
     message = enrolment_message(request.token, request.name, request.public_key)
@@ -68,7 +69,7 @@ def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilitie
 def rotate_key(settings: AgentSettings, url: str) -> str:
     """Replace this worker's key at the coordinator at `url` and here; returns the new key's id.
 
-    Where the answer of an earlier call was lost, the coordinator knows the next key already, and that one alone.
+    If the response of an earlier call was lost, the coordinator already knows the next key, and only that one.
     """
     identity, key = load_identity(settings.folder), make_next_key(settings.folder)
     proof = signature(key, rotation_message(identity.record.worker_id, public_key(key)))
@@ -89,5 +90,5 @@ def _check_free(settings: AgentSettings) -> None:
         record = load_identity(settings.folder).record
     except NotEnrolled:
         return
-    advice = f"to enrol anew, move {settings.folder / 'identity'} away"
+    advice = f"to enroll again, move {settings.folder / 'identity'} away"
     raise ConfigurationError(f"this folder is worker {record.worker_id} at {record.url} already; {advice}")

@@ -1,7 +1,7 @@
-"""Answers that no coordinator gives: a redirect, a web page, a proxy's refusal. Each says what has to be changed.
+"""Responses that no coordinator sends: a redirect, a web page, a refusal by a proxy. Each error says what to change.
 
-None of them passes by waiting. What may pass, as the page of a load balancer whose coordinator starts anew (5xx), is
-not among them.
+Waiting resolves none of them. Temporary ones, such as the page of a load balancer while its coordinator restarts
+(5xx), are not among them.
 """
 
 import re
@@ -27,33 +27,33 @@ _REASONS = {
 
 
 def passes_by_waiting(status: int) -> bool:
-    """Whether an error that is no coordinator's may be over soon."""
+    """Whether an error status from something other than a coordinator may be temporary."""
     return status in PASSING or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _REASONS)
 
 
 def address_of(response: httpx.Response) -> str:
-    """Where the request went, without a user, a password or a query."""
+    """URL of the request, without user, password and query."""
     return _address_text(response.request.url)
 
 
 def is_page(response: httpx.Response) -> bool:
-    """Whether an answer is a web page, by its type; by its first character too, if its body was read."""
+    """Whether a response is a web page, by its type, or by its first character if its body was read."""
     return media_type(response) in PAGE_TYPES or (response.is_closed and response.content.lstrip()[:1] == b"<")
 
 
 def media_type(response: httpx.Response) -> str:
-    """The type of the body, without parameters; empty where none is told."""
+    """Media type of the body, without parameters; empty if there is none."""
     return printable(response.headers.get("Content-Type", "").partition(";")[0].strip().lower(), _MOST_CHARACTERS)
 
 
 def web_page_error(response: httpx.Response) -> NoCoordinator:
-    """The error for a web page in the place of an answer."""
+    """The error for a web page in place of a response."""
     summary = f"{address_of(response)} answers with a web page ({_kind_of(response)})"
     return NoCoordinator(f"{summary}, not with a Fedloom coordinator: {_IN_BETWEEN}")
 
 
 def redirect_error(response: httpx.Response, base: httpx.URL) -> NoCoordinator:
-    """The error for a redirect, which is not followed. `base`: the coordinator's URL as it is set."""
+    """The error for a redirect, which is not followed. `base`: the coordinator's URL in the settings."""
     summary = f"{address_of(response)} was redirected ({response.status_code})"
     target = _target(response)
     if target is None:
@@ -71,7 +71,7 @@ def redirect_error(response: httpx.Response, base: httpx.URL) -> NoCoordinator:
 
 
 def refusal_error(response: httpx.Response) -> NoCoordinator:
-    """The error for a refusal that no coordinator wrote."""
+    """The error for a refusal that does not come from a coordinator."""
     if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _body_size_error(response)
     summary = f"{address_of(response)} answers {_kind_of(response)}, not as a Fedloom coordinator does"
@@ -79,7 +79,7 @@ def refusal_error(response: httpx.Response) -> NoCoordinator:
 
 
 def unknown_path_error(response: httpx.Response) -> NoCoordinator:
-    """The error for a coordinator that does not have the path."""
+    """The error for a coordinator without this path."""
     return NoCoordinator(
         f"{address_of(response)}: the coordinator there has no such path; does `url` end with one too many, "
         "or is the coordinator of another version?"
@@ -100,7 +100,7 @@ def _body_size_error(response: httpx.Response) -> BodyTooLarge:
 
 
 def proxy_refusal(error: httpx.ProxyError, whom: str) -> NoCoordinator | None:
-    """The error for a proxy of this network that refuses to connect to `whom`; None for one that may later."""
+    """The error for a proxy of this network that refuses to connect to `whom`; None if it may do so later."""
     status = re.match(r"\d{3}\b", str(error))
     if status is None or passes_by_waiting(int(status[0])):
         return None
@@ -119,7 +119,7 @@ def _target(response: httpx.Response) -> httpx.URL | None:
 
 
 def _address_in(target: httpx.URL, path: str) -> str | None:
-    """What `url` would have to be for `path` to lead to `target`; None where it cannot."""
+    """The value of `url` with which `path` leads to `target`, or None."""
     if origin_of(target) is None:
         return None
     if target.path in {"", "/"}:

@@ -1,6 +1,6 @@
-"""Answers as they come: read by pieces up to a bound, never unpacked; and the errors that they stand for.
+"""Reading of responses, in pieces up to a bound and never decompressed, and the errors that they stand for.
 
-Whoever answers may be anybody: nothing here takes more memory than the bounds say, whatever is sent.
+The peer may be anybody: whatever it sends, nothing here takes more memory than the bounds allow.
 """
 
 from typing import TypeVar
@@ -16,10 +16,10 @@ from worker_agent.errors import CoordinatorAway, NotUnderstood, StoreAway, refus
 MOST_ANSWER_BYTES = 16 * 1024**2
 MOST_ERROR_BYTES = 64 * 1024
 MOST_VALUES = 100_000
-"""Values in one JSON document: each takes some fifty bytes in memory, and two in the document."""
+"""Limit of values in one JSON document: each takes about fifty bytes in memory, and two in the document."""
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 NO_SUCH_PATH = "Not Found"
-"""The detail of a coordinator's 404 for a path that leads to nothing in it, whatever its id."""
+"""The detail of a coordinator's 404 for an unknown path, independent of any id."""
 _REASON_CHARACTERS = 1000
 _FAULTS_TOLD = 5
 _AWAY = frozenset({429, 502, 503, 504})
@@ -31,9 +31,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def read_answer(response: httpx.Response) -> httpx.Response:
-    """The streamed answer with its body. Of an answer of 300 or more only the beginning is kept.
+    """The streamed response with its body; of a response of 300 or more only the beginning.
 
-    Raises NotUnderstood for a body that is longer than any of the protocol, or packed.
+    Raises NotUnderstood for a body that is longer than any of the protocol, or compressed.
     """
     if response.status_code >= 300:
         return _with_body(response, b"" if is_packed(response) else _read(response, MOST_ERROR_BYTES))
@@ -45,12 +45,12 @@ def read_answer(response: httpx.Response) -> httpx.Response:
 
 
 def is_packed(response: httpx.Response) -> bool:
-    """Whether the body is compressed, which was not asked for."""
+    """Whether the body is compressed, which no request allows."""
     return response.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity"}
 
 
 def check_unpacked(response: httpx.Response) -> None:
-    """Raises NotUnderstood for a compressed body: a small one may unpack to any size."""
+    """Raises NotUnderstood for a compressed body, because a small one may expand to any size."""
     if is_packed(response):
         encoding = response.headers["Content-Encoding"][:40]
         raise NotUnderstood(
@@ -76,7 +76,7 @@ def _with_body(response: httpx.Response, content: bytes) -> httpx.Response:
 
 
 def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
-    """The answer's JSON as `answer`. Raises NotUnderstood."""
+    """The response's JSON as `answer`. Raises NotUnderstood."""
     check_values(response)
     try:
         return answer.model_validate_json(response.content)
@@ -91,13 +91,13 @@ def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
 
 
 def check_values(response: httpx.Response) -> None:
-    """Raises NotUnderstood for a JSON document of more values than any of the protocol; it is not parsed."""
+    """Raises NotUnderstood, without parsing, for a JSON document with more values than any of the protocol."""
     if sum(map(response.content.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise NotUnderstood(f"the answer to {place_of(response)} holds more than {MOST_VALUES} values")
 
 
 def raise_for_problem(response: httpx.Response, base: httpx.URL) -> None:
-    """Raise the error that an answer of 300 or more, or a web page, stands for. `base`: the coordinator's URL."""
+    """Raise the error for a response of 300 or more, or for a web page. `base`: the coordinator's URL."""
     if response.status_code < 300:
         if foreign_responses.is_page(response):
             raise foreign_responses.web_page_error(response)
@@ -117,13 +117,13 @@ def raise_for_problem(response: httpx.Response, base: httpx.URL) -> None:
 
 
 def raise_for_store(response: httpx.Response) -> None:
-    """Raise StoreAway for what the coordinator's store refuses; the URL is left out, it is as good as a key."""
+    """Raise StoreAway for a refusal by the store, without its URL, which grants access like a key."""
     if response.status_code >= 300:
         raise StoreAway(f"{store_at(response.url)} answered {response.status_code}")
 
 
 def store_at(url: httpx.URL) -> str:
-    """How the store is named in a message."""
+    """Name of the store for messages."""
     return f"the store at {url.host}"
 
 
@@ -133,14 +133,14 @@ def place_of(response: httpx.Response) -> str:
 
 
 def _problem(response: httpx.Response) -> Problem:
-    """The answer's problem document. Raises CoordinatorAway, or NoCoordinator, where there is none."""
+    """The response's problem document. Raises CoordinatorAway or NoCoordinator if there is none."""
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
         try:
             return Problem.model_validate_json(response.content)
         except ValidationError as error:
             reason = str(error)[:_REASON_CHARACTERS]
             _log.warning("problem_not_understood", status=response.status_code, reason=reason)
-    # Every refusal of a coordinator is a problem document: this one is a proxy's or a load balancer's.
+    # Every refusal of a coordinator is a problem document, so this one comes from a proxy or a load balancer.
     if not foreign_responses.passes_by_waiting(response.status_code):
         raise foreign_responses.refusal_error(response)
     raise CoordinatorAway(

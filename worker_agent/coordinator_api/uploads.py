@@ -1,4 +1,4 @@
-"""Uploads of artifacts: in chunks, going on where a broken one stopped."""
+"""Uploads of artifacts: in chunks, resumed after an interruption."""
 
 import time
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ _log = structlog.get_logger(__name__)
 
 
 def upload(connection: Connection, source: Path, digest: str) -> ArtifactReference:
-    """Send the file at `source`, or what is missing of it at the coordinator, which finds an upload by its digest.
+    """Send the file at `source`, or the part that the coordinator, which finds an upload by its digest, still lacks.
 
-    Raises CorruptBytes if the coordinator assembled other bytes, NotUnderstood if it never has enough of them.
+    Raises CorruptBytes if the coordinator assembled different bytes, NotUnderstood if it never completes.
     """
     request = UploadRequest(size_bytes=source.stat().st_size, digest=digest)
     body = request.model_dump(mode="json")
@@ -59,14 +59,14 @@ def _send_missing(connection: Connection, source: Path, upload: UploadResponse) 
 
 
 def _check_chunks(upload: UploadResponse, source: Path) -> None:
-    """Raises NotUnderstood for chunks that would not fit the file, or this memory."""
+    """Raises NotUnderstood for chunks that do not fit the file or this node's memory."""
     size_bytes, chunk_bytes = source.stat().st_size, upload.chunk_bytes
     if not (0 < chunk_bytes <= MOST_CHUNK_BYTES and upload.chunks == -(-size_bytes // chunk_bytes) <= MOST_CHUNKS):
         raise NotUnderstood(f"{upload.chunks} chunks of {chunk_bytes} bytes do not make {size_bytes} bytes")
 
 
 def _put_to_store(connection: Connection, url: str | None, content: bytes) -> bool:
-    """Whether a store that the owner of this node listed took the chunk; else it goes through the coordinator."""
+    """Send the chunk to a store that this node's owner listed. False: it has to go through the coordinator."""
     target = connection.origins.target(url) if url is not None and connection.origins.use_stores() else None
     if target is None:
         return False
@@ -80,7 +80,7 @@ def _put_to_store(connection: Connection, url: str | None, content: bytes) -> bo
 
 
 def _wait_for_assembly(connection: Connection, upload: UploadResponse) -> UploadResponse:
-    """Wait until the coordinator has put the chunks together."""
+    """Wait until the coordinator has assembled the chunks."""
     deadline = time.monotonic() + ASSEMBLY_LIMIT_SECONDS
     for pause_seconds in _pauses():
         if upload.state != "assembling":

@@ -1,8 +1,8 @@
-"""Requests that federations made of this node, and approvals of its owner: small files in the data folder.
+"""Requests of federations to this node, and approvals by its owner: small files in the data folder.
 
-An approval is of a digest over a federation's owner, the data set, the client's settings and the whole work. What
-asks for anything else under the same id is another request. A request is kept when the policy refuses it, so that
-the owner can read it: `asked/<federation>.<digest>.json`, the newest `MOST_REQUESTS`.
+An approval covers a digest of a federation's owner, the data set, the client's settings and the whole work. Any other
+content under the same federation id is another request. When the policy refuses a request, it is stored for the owner
+to read: `asked/<federation>.<digest>.json`, the newest `MOST_REQUESTS`.
 """
 
 import json

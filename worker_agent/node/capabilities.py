@@ -1,4 +1,7 @@
-"""What this worker tells the coordinator it can do. Device facts need torch, so a short child process finds them."""
+"""Capabilities that this worker reports to the coordinator.
+
+Facts about the device need torch, so a short-lived child process collects them.
+"""
 
 import importlib
 import json

@@ -1,6 +1,7 @@
-"""The one place where an agent decides what it tells of a failure: a code, facts without content, a reference.
+"""Disclosure of failures: the one place that decides what leaves this node about one.
 
-The whole text goes to this node's log under that reference, and nowhere else.
+That is a code, facts without content, and a reference. The full text goes to this node's log under the reference, and
+nowhere else.
 """
 
 import re

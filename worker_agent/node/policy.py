@@ -1,7 +1,7 @@
-"""What the owner of this node allows: pure functions from a lease to a refusal or None.
+"""Policy of this node's owner: pure functions from a lease to a refusal or None.
 
-A refusal is told to the coordinator with its rule and facts, and takes the client out until its owner changes
-something. A limit that cannot be checked refuses.
+The coordinator receives a refusal's rule and facts. The client then takes no part until its owner changes something.
+A limit that cannot be checked refuses.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -1,4 +1,7 @@
-"""The agent: submits what lies in the outbox, says it is there, and keeps its slots at work. Never imports torch."""
+"""The agent: it submits finished jobs from the outbox, sends heartbeats and runs one thread for each slot.
+
+It never imports torch.
+"""
 
 import fcntl
 import os

@@ -1,7 +1,7 @@
-"""Hands finished jobs in: memory kept, update uploaded, result signed and submitted, entry forgotten; in that order.
+"""Delivery of finished jobs: store the memory, upload the update, sign and submit the result, remove the entry.
 
-Signed only now, since the key may have changed while the entry lay in the outbox. Each step may be done again after a
-crash without harm, so the entry is the only note of progress.
+The update is signed only now, because the key may have changed while the entry lay in the outbox. Each step may be
+repeated after a crash without harm, so the entry is the only record of progress.
 """
 
 import contextlib

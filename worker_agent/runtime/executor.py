@@ -1,8 +1,8 @@
-"""One lease -> one outcome, in a warm child process (`spawn`); torch is loaded there and never here.
+"""Executor: runs a lease to an outcome in a warm child process (`spawn`), the only process that loads torch.
 
-Parent and child talk JSON over a pipe; tensors go through files in the job's folder. A child that dies, for
-whatever reason, ends its job with that reason and nothing else. It is replaced after `jobs_per_executor` jobs, or
-when its memory grew by `executor_growth_bytes` since its first job. If this process is killed, the child ends too.
+Parent and child exchange JSON over a pipe; tensors go through files in the job's folder. A child that dies ends its
+job with that reason and nothing else. It is replaced after `jobs_per_executor` jobs, or when its memory has grown by
+`executor_growth_bytes` since its first job. If this process is killed, the child ends too.
 """
 
 import contextlib

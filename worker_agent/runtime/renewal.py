@@ -1,4 +1,4 @@
-"""Keeps one lease while its job runs, in a thread of its own: a training step of any length loses nothing."""
+"""Renewal of one lease while its job runs, in a thread of its own, so that a long training step does not lose it."""
 
 import threading
 from types import TracebackType

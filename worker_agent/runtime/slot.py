@@ -1,4 +1,4 @@
-"""One slot of the agent: lease -> policy -> files -> executor -> outbox -> delivery, one job after the other."""
+"""One slot of the agent: lease, policy, files, executor, outbox and delivery, for one job after the other."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""Files that are whole after a crash: written aside, forced to disk, put in place by a rename."""
+"""Files that are complete after a crash: written under another name, flushed to disk, then renamed."""
 
 import errno
 import hashlib

@@ -1,8 +1,8 @@
-"""What this worker remembers of a client between rounds: files by digest, in the order they were made.
+"""Memories of clients between rounds: files by digest, in the order of their creation.
 
-`<folder>/<federation>/<client>/<serial>-<hex>.safetensors`. The lease names the one to start from: the newest that
-the coordinator accepted. That one and what came after it are kept, so that a job done twice starts twice alike.
-Beside them lie the lease and the instruction of the last job that was done.
+The path is `<folder>/<federation>/<client>/<serial>-<hex>.safetensors`. The lease names the memory to start from, the
+newest that the coordinator accepted. It and all later ones are kept, so that a repeated job starts from the same
+state. The lease and the instruction of the last finished job lie beside them.
 """
 
 import os

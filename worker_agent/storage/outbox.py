@@ -1,7 +1,7 @@
-"""What is finished and not yet submitted: one folder per job, in place only when all of it is on disk.
+"""Outbox: jobs that are finished and not yet submitted, one folder for each, visible only when complete on disk.
 
-`<folder>/.work/<job>/` is where a job writes; `keep` makes it `<folder>/<job>/` by one rename. What lies there after
-a crash is submitted without being done again.
+A job writes into `<folder>/.work/<job>/`, and `keep` turns that into `<folder>/<job>/` with one rename. After a crash
+these jobs are submitted and not done again.
 """
 
 import shutil

@@ -1,8 +1,8 @@
-"""A trainable (plain data) on a base model: the PEFT model, its facts, and its trainable tensors by canonical name.
+"""A trainable (plain data) applied to a base model: the PEFT model, its facts, and its trainable tensors by name.
 
 PEFT's own draws are always overwritten: every tensor starts as `federated.maths.initialization` says, or from the
-base model's value. A classifier's head always starts anew from the seed, also over files that hold one: it would
-travel as a difference to weights that the exported adapter does not have.
+base model's value. A classifier's head always starts from the seed, even if the files contain one: otherwise it would
+be sent as a difference to weights that the exported adapter does not have.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Attention whose gradient has a gradient: fused kernels have none."""
+"""Attention that is differentiable twice, which fused kernels are not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

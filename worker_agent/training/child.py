@@ -1,4 +1,4 @@
-"""The child process of an executor: one warm workbench, jobs one after another, JSON over a pipe.
+"""The child process of an executor: one session factory, jobs one after the other, JSON over a pipe.
 
 parent -> child  run (lease, instruction, memory, folder), cancel (while a job runs), stop
 child -> parent  ready, progress, done, failed, interrupted

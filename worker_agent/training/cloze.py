@@ -1,4 +1,4 @@
-"""Classification by a gap in the text that an encoder fills: where it is, and which words stand for the classes."""
+"""Cloze classification with an encoder: the gap in each text, and the label words that may fill it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

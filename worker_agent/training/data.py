@@ -1,6 +1,6 @@
-"""A node's data sets by name: their split, and what their owner sees of them.
+"""Data sets of a node by name, split into training and held-out rows.
 
-Rows stay columns (`Table`): only those a task names are looked at. Every problem is a DataError that names it.
+Rows stay columns (`Table`): only those that a task names are read. Every problem is a DataError that names it.
 """
 
 import random

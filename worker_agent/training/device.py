@@ -1,4 +1,4 @@
-"""Which device trains here, and in which number format."""
+"""Training device and number format."""
 
 import contextlib
 import os

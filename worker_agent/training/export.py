@@ -1,4 +1,4 @@
-"""A client's own adapter, from what this worker remembers of it. Loads torch: the command line imports it late."""
+"""Export of a client's own adapter from this worker's memory. Loads torch, so the command line imports it late."""
 
 from collections.abc import Mapping
 from pathlib import Path

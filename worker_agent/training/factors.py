@@ -1,4 +1,4 @@
-"""The LoRA factors of one adapted module: their rank and scale can be changed for a job, and put back after it."""
+"""LoRA factors of one adapted module. Their rank and scale can be changed for a job and restored after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Rows out of JSONL, JSON, CSV, Parquet, a `datasets` folder or the hub. A file is read whole, or refused.
+"""Readers for JSONL, JSON, CSV, Parquet, `datasets` folders and the hub. A file is read completely or refused.
 
-Nothing is guessed: what does not fit its own header, or names a column twice, is a ValueError with its line.
+Nothing is guessed: a row that does not fit its header, or a column that occurs twice, is a ValueError with its line.
 """
 
 import csv

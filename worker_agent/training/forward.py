@@ -1,4 +1,4 @@
-"""From a batch to logits and losses, for a classifier and for a causal model."""
+"""Forward pass from a batch to logits and losses, for a classifier and for a causal model."""
 
 import inspect
 from typing import Any

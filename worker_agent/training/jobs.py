@@ -1,4 +1,4 @@
-"""The three kinds of job on an open workbench, each to the document that is submitted."""
+"""The three kinds of job, each run on a session to the document that is submitted."""
 
 import platform
 import random

@@ -1,6 +1,7 @@
-"""Labels of rows: which class a value names. A label's name goes before its index, whatever the value's type.
+"""Labels of rows: the class that a value names.
 
-A value that could be two of the labels is neither.
+A label's name takes precedence over its index, for any type of value. A value that could be two of the labels is
+neither.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The owner's limits that need the data: enough examples behind all that leaves, and no more work than allowed."""
+"""The owner's limits that need the data: enough examples behind every result, and no more work than allowed."""
 
 from collections.abc import Sequence
 

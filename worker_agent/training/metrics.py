@@ -1,4 +1,4 @@
-"""Metrics of a classifier from its confusion counts, and their sources."""
+"""Metrics of a classifier from its confusion counts, with their sources."""
 
 import math
 

@@ -1,7 +1,7 @@
-"""The base model: which one the owner of this node allows, what its weights are, and how it is loaded.
+"""Base models: the ones this node allows, the digest of their weights, and loading.
 
-Digest of the weights: the SHA-256 of `model.safetensors`; of several files, the SHA-256 of one line per file,
-`<file name> <sha256 in hex>` and a line feed each, sorted by name. Weights are read from safetensors alone.
+The digest is the SHA-256 of `model.safetensors`. For several files it is the SHA-256 of one line per file,
+`<file name> <sha256 in hex>` and a line feed, sorted by name. Weights are read from safetensors alone.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What is said of a model with a trainable on it: names, shapes and starts, and never a weight."""
+"""Facts about a model with a trainable on it: names, shapes and initial values, and never a weight."""
 
 import math
 from collections.abc import Collection, Mapping

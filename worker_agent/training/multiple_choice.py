@@ -1,4 +1,4 @@
-"""Classification by a decoder: it reads a text with each label word in the gap, and the likeliest tells the class."""
+"""Classification with a decoder: it reads a text with each label word in the gap, and predicts the likeliest."""
 
 import itertools
 from collections.abc import Mapping, Sequence

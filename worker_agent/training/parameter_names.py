@@ -1,4 +1,4 @@
-"""Canonical names of a PEFT model's parameters: those of the bare model, with PEFT's own factors beside them."""
+"""Canonical names of a PEFT model's parameters: those of the bare model, and PEFT's own factors beside them."""
 
 import re
 from collections.abc import Collection

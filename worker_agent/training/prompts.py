@@ -1,4 +1,4 @@
-"""A transformer layer without its prompts: what PEFT's prefix tuning has no words for."""
+"""Removal of the prompts from single transformer layers, which PEFT's prefix tuning cannot express."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""A rehearsal of this node's models over its data sets: what a description of each would say, without a federation.
+"""Rehearsal of this node's models over its data sets: one step of each pair, without a federation.
 
-The task is read off the data set's columns. LoRA is tried where PEFT knows the model's modules; else the model reads
-alone, and nothing goes back.
+The task is inferred from the data set's columns. LoRA is tried where PEFT knows the model's modules. Otherwise there
+is a forward pass only.
 """
 
 from federated.contract import AnyTrainable

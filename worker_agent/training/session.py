@@ -1,4 +1,4 @@
-"""The one implementation of `federated.session.TrainingSession`: an adapted model over one client's examples."""
+"""The implementation of `federated.session.TrainingSession`: an adapted model over one client's examples."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager

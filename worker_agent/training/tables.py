@@ -1,4 +1,4 @@
-"""Rows as columns, and where in its file each row stands."""
+"""Tables: rows stored as columns, with the place of each row in its file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

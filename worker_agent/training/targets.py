@@ -1,7 +1,7 @@
-"""Modules and weights of a base model that a trainable means: patterns in, plain names out.
+"""Modules and weights of a base model that a trainable names: from patterns to plain names.
 
-PEFT takes a name for a regular expression in some places and for the end of a name in others. It is given names
-alone, and what it made of them is held against what was meant.
+PEFT reads a name as a regular expression in some places and as the end of a name in others. It receives plain names
+only, and its result is compared with the intended one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

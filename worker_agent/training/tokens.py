@@ -1,9 +1,9 @@
-"""Rows to token ids, once; batches are cut out of them and padded to their longest example.
+"""Tokenization of rows, once. Batches are cut out of the result and padded to their longest example.
 
-A classifier's example is text (and text_pair), or a cloze with its gap, which a decoder reads with each of the label
-words; a causal model's is prompt + response + end of sequence, where the loss counts the response and its end alone.
-When such an example is too long, the prompt is cut at its end and the response kept; a response that is too long by
-itself is cut at its end, and then has no end token.
+A classifier's example is text (and text_pair), or a cloze with its gap, which a decoder reads with each label word. A
+causal model's example is prompt + response + end of sequence, and the loss counts only the response and its end. If
+such an example is too long, the prompt is cut at its end. A response that is too long by itself is cut at its end and
+then has no end token.
 """
 
 from collections.abc import Mapping, Sequence

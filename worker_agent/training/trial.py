@@ -1,7 +1,7 @@
-"""A trial of a model over the shortest and the longest example: what fails here would fail in every job.
+"""Trial of a model over the shortest and the longest example: what fails here would fail in every job.
 
-It looks at values, and not at the kind of the model: finite losses and gradients, the same answer to an example alone
-and padded, and in a causal model none that a later token changes.
+It checks values, not the kind of the model: losses and gradients are finite, an example has the same logits alone and
+padded, and no logit of a causal model depends on a later token.
 """
 
 import math

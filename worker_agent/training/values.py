@@ -1,6 +1,6 @@
-"""Values of a row as a person means them: text, numbers and truth values, or none, however that is written.
+"""Values of cells: text, numbers and truth values, or None, in whatever form a file writes them.
 
-Lists, objects, bytes, dates and whatever else a cell can hold are refused by column, row and type.
+Lists, objects, bytes, dates and all other types are refused by column, row and type.
 """
 
 import math

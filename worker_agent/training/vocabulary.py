@@ -1,4 +1,4 @@
-"""Checks of a tokenizer against the model that embeds its tokens and the texts that it is to read."""
+"""Checks of a tokenizer against the model that embeds its tokens and the texts to read."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whoever answers in the place of a coordinator is recognised, and the owner of the node is told what to change."""
+"""Foreign responses: the agent recognizes them and tells the node's owner what to change."""
 
 import json
 import socket

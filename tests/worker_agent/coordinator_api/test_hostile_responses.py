@@ -1,4 +1,4 @@
-"""Whatever a coordinator sends, the agent takes no more of it than was announced: on disk, in memory, of its time."""
+"""Hostile responses: they take no more disk, memory and time of the agent than was announced."""
 
 import functools
 import gzip

@@ -1,4 +1,4 @@
-"""Which calls are made again, when, and under which key; against a real server on loopback."""
+"""Retries against a real server on loopback: the calls, their times and their idempotency keys."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Chunked uploads and ranged downloads, broken off and taken up again."""
+"""Chunked uploads and ranged downloads, interrupted and resumed."""
 
 import hashlib
 import os

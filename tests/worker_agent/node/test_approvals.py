@@ -1,4 +1,4 @@
-"""What the owner of a node approves: a digest of what a federation asks for, and nothing beside it."""
+"""Approvals of a node: each covers the digest of one request and nothing else."""
 
 import copy
 import json

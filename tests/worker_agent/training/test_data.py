@@ -1,4 +1,4 @@
-"""Data sets by name, out of files of every kind, and what is said when they are not what the task needs."""
+"""Data sets by name from files of every kind, and the errors for those that do not suit the task."""
 
 import csv
 import json

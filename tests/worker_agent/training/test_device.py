@@ -1,4 +1,4 @@
-"""Which device trains, and in which format."""
+"""Choice of the training device and number format."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Labels of rows: the class that a value names, whatever it is written as."""
+"""Labels of rows: the class that a value names, in any spelling."""
 
 import math
 import unicodedata

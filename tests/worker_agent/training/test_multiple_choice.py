@@ -1,4 +1,4 @@
-"""Classification by a decoder that reads a text with each label word in its gap."""
+"""Classification with a decoder that reads a text with each label word in its gap."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The doctor's rehearsal: a step with each model over each data set, before any federation asks for one."""
+"""The doctor's rehearsal: a step with each model over each data set, before any federation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""LoRA factors at another rank and scale than the model was made with, for one job."""
+"""LoRA factors at another rank and scale than the model was built with, for one job."""
 
 from collections.abc import Iterator
 

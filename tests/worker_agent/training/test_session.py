@@ -1,4 +1,4 @@
-"""The session: batches, losses, metrics, and a model that is as new for every job."""
+"""The session: batches, losses, metrics, and a model that is fresh for every job."""
 
 from pathlib import Path
 from typing import Any

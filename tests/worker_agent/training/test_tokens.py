@@ -1,4 +1,4 @@
-"""Rows to tokens: what a model sees, what a loss counts, and what is cut."""
+"""Tokenization of rows: the input of a model, the tokens that a loss counts, and truncation."""
 
 import copy
 import datetime

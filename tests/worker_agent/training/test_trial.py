@@ -1,4 +1,4 @@
-"""A trial before any round, over the zoo: what can be trained passes, and all else is refused by a stable code."""
+"""The trial before any round, over the zoo: trainable models pass, and others are refused with a stable code."""
 
 from pathlib import Path
 from typing import Any
