@@ -33,12 +33,12 @@ PACKAGES = (
     "accelerate",
     "bitsandbytes",
 )
-# Of a CPU's features, those that decide which kernels torch takes, and so which bits come out.
+# CPU features that decide which kernels torch uses, and thus the bits of a result.
 VECTOR_FLAGS = frozenset({"avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve"})
 
 
 class Device(BaseModel):
-    """Where this worker trains. Memory: of one device, or of the host without one; free: as it is now."""
+    """The training device. Memory: of one device, or of the host without one. Free memory: at this moment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -49,7 +49,7 @@ class Device(BaseModel):
 
 
 def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
-    """Names of what the policy lets out, versions, and the device."""
+    """Names that the policy permits, versions, and the device."""
     policy = settings.policy
     datasets = sorted(name for name in settings.datasets if policy.datasets is None or name in policy.datasets)
     return Capabilities(
@@ -69,18 +69,18 @@ def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
 
 
 def installed_algorithms() -> Mapping[str, int]:
-    """Name -> revision of every algorithm of this installation."""
+    """Name -> revision of every installed algorithm."""
     return {name: algorithm.revision for name, algorithm in registry.algorithms().items()}
 
 
 def allowed_algorithms(settings: AgentSettings) -> dict[str, int]:
-    """Those of them that the policy allows."""
+    """Name -> revision of the installed algorithms that the policy allows."""
     allowlist = settings.policy.algorithms
     return {name: number for name, number in installed_algorithms().items() if allowlist is None or name in allowlist}
 
 
 def find_device(settings: AgentSettings) -> Device:
-    """The device that `settings.device` means on this host; torch is asked in a child, unless it must be the CPU.
+    """The device of `settings.device` on this host, found by torch in a child process unless it is the CPU.
 
     Raises ConfigurationError.
     """
@@ -99,7 +99,7 @@ def find_device(settings: AgentSettings) -> Device:
         answer = json.loads(ours.recv_bytes())
     except EOFError:
         process.join()
-        answer = {"problem": f"the process that looked at it ended with exit code {process.exitcode}"}
+        answer = {"problem": f"the process that inspects it ended with exit code {process.exitcode}"}
     finally:
         process.join()
         ours.close()
@@ -124,7 +124,7 @@ def _describe(pipe: "Connection[Any, Any]", settings_json: str) -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what decides the bits of a result."""
+    """Versions of the packages that decide the bits of a result."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -135,13 +135,13 @@ def package_versions() -> dict[str, str]:
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """The vector features of this CPU, sorted; empty where the system does not tell."""
+    """The vector features of this CPU, sorted; empty if the system does not report them."""
     flags = _cpu_fact("flags", "Features").split()
     return tuple(sorted(VECTOR_FLAGS.intersection(flags)))
 
 
 def cpu_name() -> str | None:
-    """The CPU's name as the system tells it."""
+    """The CPU's name as the system reports it."""
     return _cpu_fact("model name") or platform.processor() or None
 
 

@@ -23,9 +23,9 @@ NOT_APPROVED = "policy_approval"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a job is not done here. `rule` is a stable code, and `facts` are what is told beside it.
+    """Refusal of a job. `rule` is a stable code; it is disclosed together with `facts`.
 
-    `text`, for the node's log, names what would have to change.
+    `text` is for the node's log and names the necessary change.
     """
 
     rule: str
@@ -35,7 +35,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a lease is held against. `algorithms`: name -> revision installed; `approved`: digests."""
+    """The state of the node that a lease is checked against. `algorithms`: name -> installed revision."""
 
     settings: AgentSettings
     algorithms: Mapping[str, int]
@@ -48,24 +48,24 @@ def check(lease: Lease, node: Node) -> Refusal | None:
 
 
 def organization(lease: Lease, node: Node) -> Refusal | None:
-    """Only federations of the listed organisations; one that does not say whose it is, is not of them."""
+    """Only federations of the listed organizations. A federation without an owner's name is not of them."""
     allowlist = node.settings.policy.organizations
     if allowlist is None or lease.owner_name in allowlist:
         return None
-    owner = lease.owner_name or "an organisation it is not told"
+    owner = lease.owner_name or "an unknown organization"
     return Refusal("policy_organization", f"this node does not work for {owner}")
 
 
 def approval(lease: Lease, node: Node) -> Refusal | None:
-    """With `approve = "ask"`, the node's owner approves what a federation asks for; anything else asks anew."""
+    """With `approve = "ask"`, only requests that the node's owner approved."""
     if node.settings.policy.approve == "always" or approval_digest(lease) in node.approved_digests:
         return None
     how = f"on the node, run: worker-agent approve {lease.federation_id}"
-    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this federation as it is; {how}")
+    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this request of the federation; {how}")
 
 
 def algorithm(lease: Lease, node: Node) -> Refusal | None:
-    """An allowed algorithm, installed here in the federation's revision."""
+    """Only allowed algorithms, installed here in the federation's revision."""
     name, revision = lease.work.algorithm, lease.work.algorithm_revision
     allowlist = node.settings.policy.algorithms
     if allowlist is not None and name not in allowlist:
@@ -77,7 +77,7 @@ def algorithm(lease: Lease, node: Node) -> Refusal | None:
 
 
 def dataset(lease: Lease, node: Node) -> Refusal | None:
-    """A data set of this node, and one that is let out to federations."""
+    """Only data sets of this node that federations may use."""
     if lease.dataset not in node.settings.datasets:
         return Refusal("data_missing", f"this node has no data set named {lease.dataset!r}")
     allowlist = node.settings.policy.datasets
@@ -87,7 +87,7 @@ def dataset(lease: Lease, node: Node) -> Refusal | None:
 
 
 def model(lease: Lease, node: Node) -> Refusal | None:
-    """A base model the node's owner listed."""
+    """Only base models that the node's owner listed."""
     model_id = lease.work.base_model.id
     if model_id in node.settings.models:
         return None
@@ -95,7 +95,7 @@ def model(lease: Lease, node: Node) -> Refusal | None:
 
 
 def rank(lease: Lease, node: Node) -> Refusal | None:
-    """No adapted matrix above the node's largest rank, as far as the algorithm says beforehand what it will ask."""
+    """No matrix above the node's maximum rank, as far as the algorithm states its ranks in advance."""
     limit = node.settings.policy.max_rank
     if limit is None:
         return None
@@ -104,7 +104,7 @@ def rank(lease: Lease, node: Node) -> Refusal | None:
 
 
 def _config_of(lease: Lease) -> AlgorithmConfig:
-    """The federation's config; the plain one, which asks for the trainable's ranks, where it cannot be read here."""
+    """The federation's config, or the default one, with the trainable's ranks, if it cannot be read here."""
     try:
         return registry.make_config(lease.work.algorithm, lease.work.config)
     except (registry.UnknownAlgorithm, ValidationError):
@@ -112,14 +112,14 @@ def _config_of(lease: Lease) -> AlgorithmConfig:
 
 
 def check_instruction(path: Path, node: Node) -> Refusal | None:
-    """What a lease does not say: a factor to train, in the downloaded instruction, above the largest rank."""
+    """The refusal of an instruction with a factor above the maximum rank, which the lease does not show."""
     limit = node.settings.policy.max_rank
     if limit is None:
         return None
     try:
         tensors = read_header(path).tensors
     except HeaderError:
-        # No matter of policy: whoever opens it says what is wrong with it.
+        # Not a matter of policy: opening the instruction reports the fault.
         return None
     for name, entry in tensors.items():
         if name.endswith((".lora_A.weight", ".lora_embedding_A")) and entry.shape and entry.shape[0] > limit:
@@ -133,34 +133,34 @@ def _above(rule: str, what: str, value: int, limit: int) -> Refusal:
 
 
 def steps(lease: Lease, node: Node) -> Refusal | None:
-    """No more local steps than the node allows, as far as that is known without the data.
+    """No more local steps than the node allows, as far as they are known without the data.
 
-    A description stands for all jobs that follow. What depends on the number of examples is held against the limits
-    once they are loaded.
+    A description represents all later jobs. Effort that depends on the number of examples is checked once they are
+    loaded.
     """
     limit = node.settings.policy.max_local_steps
     if limit is None or lease.kind == "evaluate":
         return None
     config = _config_of(lease)
-    # What a round is for stands in its instruction: the lease may call it what it likes.
+    # The kind of a round is in its instruction; the lease proves nothing about it.
     for kind in ROUND_KINDS:
         effort = config.most_effort(kind, 1)
         if effort is None:
-            return Refusal("policy_unbounded", f"{lease.work.algorithm} does not say how much its jobs do")
+            return Refusal("policy_unbounded", f"{lease.work.algorithm} does not state the effort of its jobs")
         if effort.steps > limit:
             return _above("policy_steps", "local steps:", effort.steps, limit)
     return None
 
 
 def download(lease: Lease, node: Node) -> Refusal | None:
-    """An instruction no larger than this node downloads."""
+    """No instruction larger than this node downloads."""
     limit = node.settings.policy.max_download_bytes
     if limit is None or lease.instruction is None or lease.instruction.size_bytes <= limit:
         return None
     return _above("policy_download", "bytes of the instruction:", lease.instruction.size_bytes, limit)
 
 
-# From whom, then with what; the first that forbids is the one that is told.
+# First the origin, then the content. The first rule that refuses is the one reported.
 RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
     organization,
     approval,

@@ -32,18 +32,18 @@ from worker_agent.storage.outbox import Outbox
 
 POLLING_SECONDS = 0.05
 FASTEST_SECONDS = 0.1
-"""Between two heartbeats, however often the coordinator wants them."""
+"""Shortest pause between two heartbeats, whatever the coordinator requests."""
 LAST_WORDS_SECONDS = 5.0
 DUPLICATE_ADVICE = (
-    "another agent with this worker's key was heard, and refused: somebody has a copy of this data folder. "
-    "Stop that agent, and shut its copy out: stop this one, run worker-agent rotate-key, and start it again"
+    "the coordinator refused another agent with this worker's key: somebody has a copy of this data folder. "
+    "Stop that agent and lock its copy out: stop this one, run worker-agent rotate-key, and start this one again"
 )
 
 _log = structlog.get_logger(__name__)
 
 
 class Agent:
-    """One life of a worker: a boot id of its own, a heartbeat, and a thread per slot."""
+    """One run of a worker, with its own boot id, a heartbeat, and a thread for each slot."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Agent:
         self._slots = [Slot(number, self._context, executor) for number, executor in enumerate(executors)]
 
     def stop(self) -> None:
-        """Finish, or hand the leases back; told twice, hand them back at once. May be called by a signal handler."""
+        """Finish or return the leases; a second call returns them at once. Safe in a signal handler."""
         self._stop_requests += 1
 
     def run(self) -> None:
-        """Work until told to stop.
+        """Work until `stop` is called.
 
         Raises AgentError if the coordinator does not know this worker at the start, and DuplicateWorker once another
         agent has taken its place.
@@ -91,7 +91,7 @@ class Agent:
             leftovers = threading.Thread(target=self._deliver_leftovers, name="outbox", daemon=True)
             leftovers.start()
             own_capabilities = capabilities(self._settings, find_device(self._settings))
-            # First what was finished in an earlier life: a heartbeat of the new one may have it offered again.
+            # Deliver finished jobs first: after a heartbeat with the new boot id they may be offered again.
             leftovers.join(self._settings.heartbeat_seconds)
             pause_seconds = retrying(self._context.stopping, is_transient)(self._beat, own_capabilities)
             threading.Thread(target=self._keep_beating, args=(own_capabilities, pause_seconds), daemon=True).start()
@@ -99,7 +99,7 @@ class Agent:
             for slot in self._slots:
                 threading.Thread(target=slot.run, name=f"slot-{slot.number}", daemon=True).start()
         except Exception as error:
-            # Raised again where `run` waits: this thread has nobody to tell.
+            # `run` raises it again, because this thread has no caller.
             self._error = error
 
     def _deliver_leftovers(self) -> None:
@@ -108,7 +108,7 @@ class Agent:
             self._context.delivery.deliver(entry)
 
     def _beat(self, own_capabilities: Capabilities) -> float:
-        """One heartbeat; returns the seconds until the next, as the coordinator wants them."""
+        """Send one heartbeat and return the seconds until the next, as the coordinator requests."""
         request = HeartbeatRequest(boot_id=self._context.boot_id, capabilities=own_capabilities)
         answer = self._context.client.heartbeat(request)
         if answer.doubled_at is not None and not self._duplicate_logged:
@@ -136,7 +136,7 @@ class Agent:
                 is_connected = True
 
     def _finish(self) -> None:
-        """Give running jobs `stop_seconds` to end, then take them back, then end the executors."""
+        """Give running jobs `stop_seconds` to end, then return their leases, then end the executors."""
         self._wait_while_busy(self._settings.stop_seconds, lambda: self._stop_requests > 1)
         self._context.hand_back.set()
         self._wait_while_busy(self._settings.cancel_seconds + LAST_WORDS_SECONDS, lambda: False)
@@ -152,7 +152,7 @@ class Agent:
 
 @contextmanager
 def only_agent(folder: Path) -> Iterator[None]:
-    """Holds the data folder for one agent. Raises ConfigurationError while another holds it."""
+    """Lock the data folder for one agent. Raises ConfigurationError while another agent holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -167,7 +167,7 @@ def only_agent(folder: Path) -> Iterator[None]:
 
 
 def coordinator_url(settings: AgentSettings, identity: Identity) -> str:
-    """Where the coordinator is: as configured, else as it was at enrolment."""
+    """URL of the coordinator from the settings, or else from the enrollment."""
     return str(settings.url) if "url" in settings.model_fields_set else identity.record.url
 
 

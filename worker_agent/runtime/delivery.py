@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 def retrying(stopping: threading.Event, should_retry: Callable[[BaseException], bool]) -> Retrying:
-    """Again and again, with growing random pauses of at most 30 s, until `stopping` is set."""
+    """Retries with growing random pauses of at most 30 s, until `stopping` is set."""
 
     def log_retry(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -64,7 +64,7 @@ def _event(error: BaseException | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where finished jobs come from and go to."""
+    """Delivery of finished jobs from the outbox to the coordinator."""
 
     client: CoordinatorClient
     outbox: Outbox
@@ -74,15 +74,15 @@ class Delivery:
     identity: Identity
 
     def deliver(self, entry: Entry) -> None:
-        """Hand in one finished job; waits while the coordinator is away. Never raises AgentError.
+        """Submit one finished job; wait while the coordinator is away. Never raises AgentError.
 
-        The entry stays in the outbox where it may still be wanted: when stopped, and after a lost lease of a job
-        that may be offered to this worker again.
+        The entry stays in the outbox while it may still be needed: when the agent stops, and after a lost lease of a
+        job that may be offered to this worker again.
         """
         try:
             retrying(self.stopping, _may_pass)(self._hand_in, entry)
         except (LeaseLost, NotAuthorized) as error:
-            self._keep_if_wanted(entry, error)
+            self._keep_if_needed(entry, error)
         except RoundClosed as error:
             _log.warning("submission_too_late", job=entry.job.job_id, reason=str(error))
             self.outbox.remove(entry)
@@ -113,7 +113,7 @@ class Delivery:
         self.outbox.remove(entry)
         _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=answer.state)
 
-    def _keep_if_wanted(self, entry: Entry, error: CoordinatorRefused) -> None:
+    def _keep_if_needed(self, entry: Entry, error: CoordinatorRefused) -> None:
         _log.warning("submission_kept", job=entry.job.job_id, reason=str(error))
         if isinstance(error, LeaseLost):
             with contextlib.suppress(AgentError):
@@ -127,7 +127,7 @@ class Delivery:
             return False
 
     def _give_up(self, entry: Entry, code: str, error: Exception, transient: bool) -> None:
-        """The coordinator will never take this result: say so, lest the job waits for its deadline."""
+        """Fail a job whose result the coordinator will never accept, so that it does not wait for its deadline."""
         outside = disclose("submission_given_up", code, str(error), job=entry.job.job_id)
         request = FailRequest(boot_id=self.boot_id, code=code, facts=outside, transient=transient)
         with contextlib.suppress(AgentError):
@@ -136,9 +136,9 @@ class Delivery:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether to wait and try again: for the network, the coordinator, its right address, or room on this disk.
+    """Whether to wait and retry: for the network, the coordinator, its correct address, or space on this disk.
 
-    Damaged bytes stay damaged: the job has to be done again. What a proxy finds too large stays too large.
+    Corrupt bytes stay corrupt, so the job has to be repeated. A body too large for a proxy stays too large.
     """
     if isinstance(error, CorruptBytes | BodyTooLarge):
         return False

@@ -10,16 +10,16 @@ from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.errors import AgentError, CoordinatorRefused, is_transient
 
 FASTEST_SECONDS = 0.1
-"""However short a lease is: the coordinator decides its length, and not how often this node asks it."""
+"""Shortest pause between renewals, however short a lease the coordinator grants."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Renewal:
-    """Inside the `with` block the lease is renewed every third of its length.
+    """Renews the lease every third of its length inside the `with` block.
 
-    `lost` is set when the job is no longer ours. While the coordinator is away the job goes on, and its result waits
-    in the outbox.
+    `lease_lost` is set when the job is no longer ours. While the coordinator is away the job continues, and its
+    result waits in the outbox.
     """
 
     def __init__(self, client: CoordinatorClient, lease: Lease, boot_id: str) -> None:
@@ -30,8 +30,8 @@ class Renewal:
         self._boot_id = boot_id
         self._progress: JobProgress | None = None
 
-    def tell(self, progress: JobProgress) -> None:
-        """What the next renewal reports: how far the job is. Metrics of a job under way are of few examples."""
+    def report(self, progress: JobProgress) -> None:
+        """Set the progress for the next renewal, without metrics, which cover few examples while a job runs."""
         self._progress = JobProgress(done=progress.done, total=progress.total)
 
     def __enter__(self) -> "Renewal":
@@ -41,7 +41,7 @@ class Renewal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not joined: a renewal that is under way may wait for the network, and what it answers matters no more.
+        # Not joined: a pending renewal may wait for the network, and its response no longer matters.
         self._stop.set()
 
     def _renew(self) -> None:

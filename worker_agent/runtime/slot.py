@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AgentContext:
-    """What the slots of one agent share. `hand_back`: running jobs are to be left and their leases given back."""
+    """Objects that the slots of one agent share. `hand_back`: cancel running jobs and return their leases."""
 
     settings: AgentSettings
     client: CoordinatorClient
@@ -69,7 +69,7 @@ class AgentContext:
 
 
 class Slot:
-    """Does jobs until the agent stops. `busy` while it holds a lease."""
+    """Does jobs until the agent stops. `busy`: it holds a lease."""
 
     def __init__(self, number: int, context: AgentContext, executor: Executor) -> None:
         self.number = number
@@ -79,12 +79,12 @@ class Slot:
         self._rest_seconds = 0.0
 
     def run(self) -> None:
-        """The slot's thread."""
+        """Main function of the slot's thread."""
         while not self._context.stopping.is_set():
             try:
                 self._turn()
             except Exception:
-                # A slot that ended by a mistake of ours would leave an agent that beats and never works.
+                # If a fault of ours ended the slot, the agent would send heartbeats and never work.
                 _log.exception("slot_broke")
                 self._context.stopping.wait(LONGEST_PAUSE_SECONDS)
 
@@ -101,7 +101,7 @@ class Slot:
         self._rest()
 
     def _rest(self) -> None:
-        """After a failure that the next job would meet too: until some room was made on the disk, or for a while."""
+        """Back off after a failure that would hit the next job as well, until disk space is freed or time is up."""
         seconds, self._rest_seconds = self._rest_seconds, 0.0
         until, free_bytes = time.monotonic() + seconds, self._free_bytes()
         while time.monotonic() < until and not self._context.stopping.wait(min(1.0, seconds)):
@@ -120,18 +120,18 @@ class Slot:
             self._give_back(error.job_id, Failed(LEASE_INVALID, str(error), transient=False))
             lease = None
         except DuplicateWorker:
-            # The next heartbeat is refused as well, and ends the agent with the reason.
+            # The next heartbeat is refused as well and ends the agent with the reason.
             self._context.stopping.wait(LONGEST_PAUSE_SECONDS)
             return None
         except AgentError:
             return None
         if lease is None and time.monotonic() - asked_at < FASTEST_POLL_SECONDS:
-            # A coordinator that answers at once must not be asked a thousand times a second.
+            # A coordinator that responds at once must not be polled a thousand times a second.
             self._context.stopping.wait(FASTEST_POLL_SECONDS)
         return lease
 
     def _take(self, lease: Lease) -> None:
-        """Nothing that goes wrong with one job ends the slot."""
+        """Process a lease. No failure of one job ends the slot."""
         with structlog.contextvars.bound_contextvars(job=lease.job_id, kind=lease.kind, round=lease.round_number):
             try:
                 self._decide(lease)
@@ -140,7 +140,7 @@ class Slot:
                 self._decline(lease, late.code, late.detail, late.facts)
             except AgentError as error:
                 code = ARTIFACT_DAMAGED if isinstance(error, CorruptBytes) else "coordinator_trouble"
-                # Told at all, it was told to a coordinator: whatever else answered there is gone.
+                # This report reaches a coordinator or nobody, so another server in its place is gone by then.
                 self._fail(lease, Failed(code, str(error), is_transient(error) or isinstance(error, NoCoordinator)))
             except Exception as error:
                 _log.exception("job_broke")
@@ -168,7 +168,7 @@ class Slot:
         self._work(lease, node)
 
     def _keep_for_approval(self, lease: Lease) -> None:
-        """Whether the owner can read it later or not, it is declined now."""
+        """Store the request for the owner. The job is declined even if that fails."""
         try:
             approvals.keep(self._context.settings.folder, lease)
         except (OSError, AgentError) as error:
@@ -187,7 +187,7 @@ class Slot:
             self._context.cache.trim(self._context.settings.cache_bytes, keep_files=2 * self._context.settings.slots)
 
     def _execute(self, lease: Lease, node: policy.Node, renewal: Renewal, until: float) -> None:
-        """`until`: the time (monotonic) at which this node has given the job enough."""
+        """Run the job and handle its outcome. `until`: the deadline (monotonic) of this node for the job."""
         download = self._context.cache.fetch(lease.instruction, until) if lease.instruction is not None else None
         refusal = policy.check_instruction(download.path, node) if download else None
         if refusal is not None:
@@ -198,13 +198,13 @@ class Slot:
         task = Task(lease, download.path if download else None, memory, folder)
 
         def report(progress: JobProgress) -> None:
-            renewal.tell(progress)
+            renewal.report(progress)
             self._context.display.show_progress(self.number, progress)
 
-        def is_cancelled() -> bool:
+        def is_canceled() -> bool:
             return renewal.lease_lost.is_set() or self._context.hand_back.is_set()
 
-        match self.executor.run(task, is_cancelled, report, until):
+        match self.executor.run(task, is_canceled, report, until):
             case Finished(submission):
                 self._hand_in(task, submission, download.transferred_bytes if download else 0)
             case Failed() as failure if failure.declined:
@@ -236,7 +236,7 @@ class Slot:
         self._give_back(lease.job_id, failure, lease.dataset)
 
     def _give_back(self, job_id: str, failure: Failed, dataset: str | None = None) -> None:
-        """Fail a leased job. If even that does not get through, the lease runs out by itself."""
+        """Fail a leased job. If the report does not get through, the lease expires by itself."""
         outside = disclose("job_failed", failure.code, failure.detail, failure.facts, dataset, job=job_id)
         request = FailRequest(
             boot_id=self._context.boot_id, code=failure.code, facts=outside, transient=failure.transient
@@ -246,7 +246,7 @@ class Slot:
             self._context.client.fail(job_id, request)
 
 
-_STOPPING = Failed(AGENT_STOPPING, "the worker agent was told to stop and gave the job back", transient=True)
+_STOPPING = Failed(AGENT_STOPPING, "the worker agent stopped and returned the job", transient=True)
 
 
 def _worth_asking_again(error: BaseException) -> bool:

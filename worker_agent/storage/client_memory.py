@@ -26,7 +26,7 @@ INSTRUCTION_FILE = "last-instruction.payload"
 
 @dataclass(frozen=True, slots=True)
 class LastJob:
-    """What a client was told last, and what is remembered of it since."""
+    """The last instruction to a client, and its newest memory."""
 
     lease: Lease
     instruction: Path
@@ -41,7 +41,7 @@ class MemoryChain:
         self._lock = threading.Lock()
 
     def keep(self, federation_id: str, client_id: str, source: Path, digest: str) -> None:
-        """Add the file at `source` as the client's newest memory. One that is there already stays as it is."""
+        """Add the file at `source` as the client's newest memory. An existing one stays unchanged."""
         place = self._place(federation_id, client_id)
         place.mkdir(parents=True, exist_ok=True)
         with self._lock:
@@ -56,7 +56,7 @@ class MemoryChain:
             move(partial, target)
 
     def keep_job(self, lease: Lease, instruction: Path) -> None:
-        """Remember what a client was told last, beside its memories: from both, its own adapter can be written."""
+        """Store lease and instruction beside the memories, from which the client's own adapter can be written."""
         place = self._place(lease.federation_id, lease.client_id)
         if not place.is_dir():
             return
@@ -70,21 +70,19 @@ class MemoryChain:
                 move(partial, place / name)
 
     def last_job(self, federation_id: str, client_id: str) -> LastJob:
-        """What `keep_job` kept last, and the newest memory. Raises ConfigurationError where there is nothing."""
+        """The last job of `keep_job`, and the newest memory. Raises ConfigurationError if there is none."""
         place = self._place(federation_id, client_id)
         lease, instruction = place / LEASE_FILE, place / INSTRUCTION_FILE
         if not (lease.is_file() and instruction.is_file()):
-            raise ConfigurationError(
-                f"this worker remembers nothing of client {client_id} of federation {federation_id}"
-            )
+            raise ConfigurationError(f"this worker has no memory of client {client_id} of federation {federation_id}")
         files = _files(place)
         last_lease = Lease.model_validate_json(lease.read_bytes())
         return LastJob(last_lease, instruction, files[-1] if files else None)
 
     def find(self, federation_id: str, client_id: str, reference: MemoryReference | None) -> Path | None:
-        """The memory a lease names, or None if it is not here whole (late joiner, lost disk): then recompute.
+        """The memory of a lease, or None to recompute it if it is missing or damaged (late joiner, lost disk).
 
-        Drops what is older than the named one, which no lease will name again.
+        Deletes older memories, which no lease will name again.
         """
         if reference is None:
             return None
@@ -119,7 +117,7 @@ def _digest(file: Path) -> str:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name costs nothing; file systems without hard links get a copy."""
+    """Create a hard link, which costs nothing, or a copy on file systems without them."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

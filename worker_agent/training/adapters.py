@@ -34,7 +34,7 @@ _NAME_THEM = "name the modules to adapt in target_modules, such as q_proj and v_
 class AdaptedModel:
     """`trainables` and `seeded` (neither trained nor in the base model's files) by canonical name, sorted.
 
-    `base_values` (float32, CPU): where the tensors begin that travel as a difference.
+    `base_values` (float32, CPU): initial values of the tensors that are sent as a difference.
     """
 
     model: nn.Module
@@ -47,7 +47,7 @@ class AdaptedModel:
     hooks: list[RemovableHandle] = field(default_factory=list)
 
     def restore(self, federation_seed: int) -> None:
-        """Every tensor at its start and rank, all trainables requiring a gradient, none held, and no dropout."""
+        """Reset every tensor, rank and hook, require a gradient for all trainables, and switch to evaluation."""
         for factors in self.factors.values():
             factors.restore()
         while self.hooks:
@@ -60,18 +60,18 @@ class AdaptedModel:
         self.model.eval()
 
     def hold(self, hook: RemovableHandle) -> None:
-        """Keep a hook in place until the model is restored."""
+        """Keep a hook until the model is restored."""
         self.hooks.append(hook)
 
     def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
-        """Other ranks and scales for the factors of these modules. Raises KeyError, ValueError."""
+        """Change ranks and scales of these modules' factors. Raises KeyError, ValueError."""
         for module, rank in ranks.items():
             if module not in self.factors:
                 raise KeyError(f"module {module!r} has no LoRA factors here")
             self.factors[module].resize(rank, scalings[module])
 
     def require_gradients(self, frozen_names: Collection[str]) -> None:
-        """All trainables require a gradient but the frozen. Raises KeyError for a name that is not trainable."""
+        """Require a gradient for all trainables except the frozen ones. Raises KeyError for an unknown name."""
         for name in frozen_names:
             if name not in self.trainables:
                 raise KeyError(f"tensor {name!r} is not trainable here")
@@ -79,7 +79,7 @@ class AdaptedModel:
             parameter.requires_grad_(name not in frozen_names)
 
     def set(self, name: str, value: Tensor) -> None:
-        """Set a tensor; one with a base value is given as the difference. Raises KeyError, ValueError."""
+        """Set a tensor; `value` is the difference if it has a base value. Raises KeyError, ValueError."""
         parameter = self.trainables.get(name, self.seeded.get(name))
         if parameter is None:
             raise KeyError(f"tensor {name!r} is not trainable here")
@@ -90,14 +90,14 @@ class AdaptedModel:
             parameter.copy_(value if begin is None else begin + value.to("cpu", torch.float32))
 
     def get(self, name: str) -> Tensor:
-        """A copy (float32, CPU) in the form `set` takes. Raises KeyError."""
+        """A copy (float32, CPU) in the form that `set` accepts. Raises KeyError."""
         value = _copy(self.trainables[name])
         begin = self.base_values.get(name)
         return value if begin is None else value - begin
 
 
 def adapt(source: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> AdaptedModel:
-    """The base model with `trainable` on it; not yet at its start. Raises ModelError (trainable_invalid)."""
+    """The base model with `trainable` on it, before `restore`. Raises ModelError (trainable_invalid)."""
     base, heads = source.model, _heads(source)
     new = {name for name, _ in base.named_parameters() if name in source.new or name.split(".")[0] in heads}
     wrapper = _wrap(base, trainable, source.task_type, _Modules.of(base, trainable, new, heads))
@@ -145,7 +145,7 @@ def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _heads(source: LoadedBase) -> tuple[str, ...]:
-    """A classifier's head: the modules PEFT knows as one, or else those that the files lack beside the backbone."""
+    """A classifier's head: the modules PEFT knows as one, or else those outside the backbone that the files lack."""
     if source.task_type != "SEQ_CLS":
         return ()
     children = [name for name, _ in source.model.named_children()]
@@ -156,7 +156,7 @@ def _heads(source: LoadedBase) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Modules:
-    """`saved`: what PEFT wraps and an export must hold in full; `trained`: what of it is trained."""
+    """`in_full`: modules that PEFT wraps and an export contains in full. `with_gradient`: those of them to train."""
 
     in_full: tuple[str, ...]
     with_gradient: tuple[str, ...]
@@ -164,7 +164,7 @@ class _Modules:
     @classmethod
     def of(cls, base: PreTrainedModel, trainable: AnyTrainable, new: set[str], heads: Sequence[str]) -> "_Modules":
         full_names = modules_in_full(base, trainable, heads) if isinstance(trainable, Lora) else tuple(heads)
-        # PEFT wraps a module as a whole, so one of its parts cannot be named beside it.
+        # PEFT wraps a whole module, so its parts must not be named in addition.
         wrap_names = list(heads)
         for module in sorted(full_names):
             if module not in wrap_names and not lies_within(module, wrap_names):
@@ -177,7 +177,7 @@ class _Modules:
 
 @dataclass(frozen=True, slots=True)
 class _Wrapper:
-    """A model, its parameters by canonical name, which of them are trained, and PEFT's resolved modules."""
+    """A model, its parameters by canonical name, a predicate for trained ones, and PEFT's resolved modules."""
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
@@ -204,7 +204,7 @@ def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, m
 
 
 def _by_canonical_name(model: peft.PeftModel, *, prefix: bool) -> dict[str, nn.Parameter]:
-    """All parameters in use. Raises ModelError where two have one name."""
+    """All parameters in use. Raises ModelError if two have the same name."""
     parameters: dict[str, nn.Parameter] = {}
     for name, value in model.named_parameters():
         canonical = canonical_name(name, prefix=prefix)
@@ -238,7 +238,7 @@ def _peft_model(
 
 
 def _refuse_stacked(model: peft.PeftModel) -> None:
-    """Raises ModelError for factors of several weights in one tensor, as those of fused experts."""
+    """Raises ModelError for factors of several weights in one tensor, such as fused experts."""
     for name, module in model.named_modules():
         if isinstance(module, ParamWrapper):
             detail = f"{canonical_name(name, prefix=False)!r} stacks its weights in one tensor, which has no factors"
@@ -246,7 +246,7 @@ def _refuse_stacked(model: peft.PeftModel) -> None:
 
 
 def _drop_prefix(encoder: nn.Module, share: float) -> None:
-    """PEFT has no dropout on a prefix, P-tuning v2 has."""
+    """Add dropout on the prefix, as in P-tuning v2, which PEFT lacks."""
 
     def apply_dropout(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return nn.functional.dropout(output, share, module.training)

@@ -9,15 +9,15 @@ from transformers import PreTrainedModel
 
 from federated.contract import JobDeclined
 
-# Torch's own attention is differentiable twice in its plain form, which `sdpa_kernel` asks for.
+# Torch's own attention is differentiable twice in its plain form, which `sdpa_kernel` selects.
 _PLAIN = ("eager", "sdpa")
 
 
 @contextmanager
 def differentiable_twice(base: PreTrainedModel) -> Iterator[None]:
-    """While the block runs, the model attends without a fused kernel.
+    """Run the model without fused attention kernels inside the block.
 
-    Raises JobDeclined (second_derivative_missing) for a model that has no other way.
+    Raises JobDeclined (second_derivative_missing) for a model without another implementation.
     """
     configuration: Any = base.config
     implementation = configuration._attn_implementation

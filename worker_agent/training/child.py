@@ -32,13 +32,13 @@ DETAIL_CHARACTERS = 20_000
 
 
 def serve(connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
-    """Run jobs until the parent says stop or goes away (EOFError)."""
+    """Run jobs until the parent sends stop or ends (EOFError)."""
     repeatable(settings.training_threads)
     _Child(connection, settings).serve()
 
 
 class _Child:
-    """One pipe and one workbench."""
+    """One pipe and one session factory."""
 
     def __init__(self, connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
         self._connection = connection
@@ -50,14 +50,14 @@ class _Child:
         self._say({"say": "ready"})
         while not self._stopping:
             message = self._hear()
-            # A cancel for a job that ended meanwhile is late, and means nothing.
+            # A cancel for a job that has ended meanwhile is ignored.
             if message["do"] == "run":
                 self._say(self._outcome(message))
             elif message["do"] == "stop":
                 return
 
     def _outcome(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Any failure but a refusal leaves a model in an unknown state, so the next job loads it again."""
+        """Run a job. A failure other than a refusal leaves the model in an unknown state: the next job reloads it."""
         try:
             return self._run(message)
         except JobRefused as error:
@@ -105,7 +105,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _failure_of(error: Exception) -> dict[str, Any]:
-    """Transient is what may go well at another time or in another process."""
+    """The message for a failure. It is transient if the job may succeed later or in another process."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return _failure_message("out_of_memory", str(error), transient=True)
     if is_full(error):
@@ -125,7 +125,7 @@ def _failure_of(error: Exception) -> dict[str, Any]:
 def _failure_message(
     code: str, detail: str, *, transient: bool = False, declined: bool = False, facts: FailureFacts | None = None
 ) -> dict[str, Any]:
-    """`detail` is for this node's log; code and facts are what travels."""
+    """`detail` is for this node's log; code and facts are sent."""
     return {
         "say": "failed",
         "code": stable_code(code),

@@ -25,7 +25,7 @@ class GapBatch:
         return logits[torch.arange(len(logits), device=logits.device), self.positions.to(logits.device)]
 
     def word_targets(self, classes: Tensor) -> Tensor:
-        """Token ids of the words for these classes."""
+        """Token ids of these classes' words."""
         return self.words.to(classes.device)[classes]
 
     def word_logits(self, logits: Tensor) -> Tensor:
@@ -35,18 +35,18 @@ class GapBatch:
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Of all examples: `positions` (examples,) int64, `words` (classes,) int64."""
+    """Gaps of all examples: `positions` (examples,) int64, `words` (classes,) int64."""
 
     positions: Tensor
     words: Tensor
 
     def batch(self, indices: Sequence[int]) -> GapBatch:
-        """Those of some examples."""
+        """The gaps of these examples."""
         return GapBatch(self.positions[list(indices)], self.words)
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, cloze: Cloze) -> Tensor:
-    """The token of each label word, as it stands inside a text. Raises ModelError (cloze_impossible)."""
+    """The token of each label word inside a text. Raises ModelError (cloze_impossible)."""
     if tokenizer.mask_token_id is None:
         raise ModelError("cloze_impossible", "the tokenizer of this model has no mask token")
     token_ids = []
@@ -66,9 +66,9 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, cloze: Cloze) -> Tensor:
 def with_gaps(
     tokenizer: PreTrainedTokenizerBase, template: Template, rows: Sequence[Mapping[str, str]], limit: int
 ) -> list[list[int]]:
-    """Token ids of each row in the template, at most `limit`; of a row that is too long the longest value is cut.
+    """Token ids of each row in the template, at most `limit`; the longest value of a row that is too long is cut.
 
-    Raises DataError (cloze_too_long) if the template alone leaves no room.
+    Raises DataError (cloze_too_long) if the template alone exceeds the limit.
     """
     clean_rows = [{name: value.replace(tokenizer.mask_token, " ") for name, value in row.items()} for row in rows]
 
@@ -84,7 +84,7 @@ def with_gaps(
 
 
 def fill_gap(template: Template, row: Mapping[str, str], gap: str) -> str:
-    """The template with a row's values, and this text in its gap."""
+    """The template with a row's values and `gap` in its gap."""
     return template.fill({**row, GAP: gap})
 
 
@@ -94,7 +94,7 @@ def truncate_values(
     row: Mapping[str, str],
     limit: int,
 ) -> list[list[int]]:
-    """What `encoded` makes of a row whose longest value is cut until none of it has more than `limit` tokens.
+    """The encodings of a row, whose longest value is cut until none of them has more than `limit` tokens.
 
     Raises DataError (cloze_too_long) if no value is left to cut.
     """

@@ -15,7 +15,7 @@ from worker_agent.training.values import without_values
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What is trained on, and what never is."""
+    """Rows to train on, and rows that are never trained on."""
 
     train: Table
     held_out: Table
@@ -40,7 +40,7 @@ def load_split(settings: AgentSettings, name: str) -> Split:
 
 
 def fingerprint(dataset: DatasetSettings) -> tuple[object, ...]:
-    """Changes when the settings or the files of a data set do (by size and time of change)."""
+    """A value that changes with the settings and the files of a data set (by size and modification time)."""
     files = [path for path in (dataset.path, dataset.test_path) if path is not None]
     files += [inner for path in files if path.is_dir() for inner in sorted(path.rglob("*"))]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
@@ -48,7 +48,7 @@ def fingerprint(dataset: DatasetSettings) -> tuple[object, ...]:
 
 
 def _without_valueless(train: Table, test: Table | None) -> tuple[Table, Table | None]:
-    """Both parts, knowing which columns have no value in any row of either."""
+    """Both parts, with `valueless` set to the columns without a value in any row of either."""
     parts = [train] if test is None else [train, test]
     valueless = frozenset(
         name for name in train.columns if without_values([part.columns.get(name, ()) for part in parts])

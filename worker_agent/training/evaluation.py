@@ -19,10 +19,10 @@ FEWEST_TOKENS = 256
 def evaluate(
     forward: Forward, examples: Examples, task: TaskDefinition, progress: Callable[[int, int], None]
 ) -> dict[str, float]:
-    """`loss`, the task's metrics and `examples`; without examples only `examples`, 0.
+    """`loss`, the task's metrics and `examples`; without examples only `examples`, which is 0.
 
     A causal model's accuracy is the share of response tokens predicted from the true ones before them; matthews and
-    f1 are not defined for it. Batches are made smaller until they fit into memory.
+    f1 are not defined for it. Batches shrink until they fit into memory.
     """
     batch_tokens = BATCH_TOKENS
     while True:
@@ -61,7 +61,7 @@ def _evaluate_batches(
 
 
 def _predict_classes(forward: Forward, examples: Examples, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of each example; true and predicted classes."""
+    """Loss of each example, true classes and predicted classes."""
     batch = examples.batch(indices, forward.device)
     logits, targets = forward(batch)
     each = losses(logits, targets)
@@ -73,7 +73,7 @@ def _predict_classes(forward: Forward, examples: Examples, indices: Sequence[int
 def _predict_words(
     choices: Choices, forward: Forward, examples: Examples, indices: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of texts that are read with every word: the class is that of the likeliest."""
+    """The same for texts that are read with every word; the likeliest word gives the class."""
     logits, targets = forward(examples.with_every_word(choices, indices, forward.device))
     true = examples.targets[list(indices)].to(logits.device)
     each, likely = (
@@ -83,7 +83,7 @@ def _predict_words(
 
 
 def _classes_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """True and predicted classes; of a causal model each real token is of class 1, and 1 if it was right."""
+    """True and predicted classes. For a causal model, each target token has class 1 and prediction 1 if correct."""
     predictions = logits.argmax(-1)
     if logits.dim() == 2:
         return targets, predictions
@@ -92,7 +92,7 @@ def _classes_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _batches(examples: Examples, batch_tokens: int) -> Iterator[list[int]]:
-    """Examples of like length together, so that little is padding; a function of the examples alone."""
+    """Batches of examples of similar length, so that little is padding. They depend on the examples only."""
     order = sorted(range(len(examples)), key=lambda index: (-examples.length(index), index))
     while order:
         size = max(1, batch_tokens // max(examples.length(order[0]), 1))

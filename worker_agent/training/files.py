@@ -17,11 +17,11 @@ from worker_agent.training.tables import Table
 JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 TEST_SPLITS = ("test", "validation")
 LONGEST_CELL = 2**31 - 1
-"""Characters; the csv module's own bound is 131,072."""
+"""In characters; the default of the csv module is 131,072."""
 
 
 def read_dataset(name: str, dataset: DatasetSettings) -> tuple[Table, Table | None]:
-    """The rows of a data set and, where a `datasets` folder has one, its test part. Raises DataError."""
+    """The rows of a data set and, if a `datasets` folder has one, its test part. Raises DataError."""
     if (dataset.path is None) == (dataset.hub is None):
         raise DataError("data_missing", f"{name} needs exactly one of path and hub in the settings")
     if dataset.path is not None:
@@ -30,7 +30,7 @@ def read_dataset(name: str, dataset: DatasetSettings) -> tuple[Table, Table | No
 
 
 def read_path(name: str, path: Path) -> tuple[Table, Table | None]:
-    """The rows at `path` and, where a `datasets` folder has one, its test part. Raises DataError (data_missing)."""
+    """The rows at `path` and, if a `datasets` folder has one, its test part. Raises DataError (data_missing)."""
     if not path.exists():
         raise DataError("data_missing", f"{name}: there is nothing at {path}")
     readers = {".csv": _read_csv, ".parquet": _read_parquet} | dict.fromkeys(JSON_SUFFIXES, _read_json)
@@ -45,7 +45,7 @@ def read_path(name: str, path: Path) -> tuple[Table, Table | None]:
 
 
 def _read_json(name: str, path: Path) -> Table:
-    """Objects one a line, or an array of objects."""
+    """One object per line, or an array of objects."""
     with path.open(encoding="utf-8-sig") as file:
         is_array = file.read(4096).lstrip().startswith("[")
     rows = _array(path) if is_array else _lines(path)
@@ -87,7 +87,7 @@ def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _duplicate(names: Sequence[str]) -> str | None:
-    """A name that comes more than once."""
+    """A name that occurs more than once, or None."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
@@ -104,7 +104,7 @@ def _read_csv(name: str, path: Path) -> Table:
         first, header = next(lines, (1, []))
         if (duplicate := _duplicate([column.strip() for column in header if column.strip()])) is not None:
             raise ValueError(f"line {first}: the header has the column {duplicate!r} twice; rename one of them")
-        # Trailing commas in a header name nothing; below them nothing may stand.
+        # Trailing commas in a header name no column, and the cells below them must be empty.
         width = max((place + 1 for place, column in enumerate(header) if column.strip()), default=0)
         rows, numbers = [], []
         for number, cells in lines:
@@ -118,8 +118,8 @@ def _read_csv(name: str, path: Path) -> Table:
 
 
 def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, list[Any]]]:
-    """The rows that are not blank, each with the line on which it begins."""
-    # Strict: otherwise one lone quotation mark swallows all rows up to the next.
+    """The rows that are not blank, each with its first line number."""
+    # Strict: otherwise a single quotation mark would merge all rows up to the next one.
     reader, line = csv.reader(file, strict=True), 1
     try:
         for cells in reader:
@@ -175,7 +175,7 @@ def _of_dataset(name: str, dataset: Any) -> Table:
 
 
 def _with_names(columns: Mapping[str, Sequence[Any]], features: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    """Class labels by their names: a data set's own numbering need not be the federation's."""
+    """Replace class labels by their names, because a data set may number them differently from the federation."""
     columns_by_name = dict(columns)
     for column, feature in features.items():
         names = getattr(feature, "names", None)

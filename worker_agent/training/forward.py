@@ -15,7 +15,7 @@ from worker_agent.training.tokens import IGNORE_INDEX, TokenBatch
 class Forward:
     """Runs the model; matrix products in `dtype`, logits and losses in float32.
 
-    `exact`: every product is one of float32 numbers, so what must be equal is equal but for its last digits.
+    `exact`: all products are float32, so that equal values differ in their last digits only.
     """
 
     def __init__(self, adapted_model: AdaptedModel, dtype: torch.dtype) -> None:
@@ -23,18 +23,18 @@ class Forward:
         embeddings: Any = adapted_model.base.get_input_embeddings()
         self.device: torch.device = embeddings.weight.device
         whole = dtype == torch.float32 and not getattr(adapted_model.base, "is_quantized", False)
-        self.exact = whole and self.device.type == "cpu"  # a GPU may shorten them
+        self.exact = whole and self.device.type == "cpu"  # a GPU may round them
         self._model: nn.Module = adapted_model.model
         self._dtype = dtype
-        # A vocabulary is wide: logits are wanted from the token before the first response on.
+        # Vocabularies are large, so logits are computed only from the token before the first response on.
         self._keeps_logits = "logits_to_keep" in inspect.signature(adapted_model.base.forward).parameters
 
     def __call__(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Logits and what they are to predict.
+        """Logits and their targets.
 
         A classifier's are (examples, classes) and (examples,), a cloze's (examples, vocabulary) and (examples,); a
-        causal model's are (examples, positions, vocabulary) and (examples, positions), -100 where nothing is to be
-        predicted.
+        causal model's are (examples, positions, vocabulary) and (examples, positions), -100 where there is no
+        target.
         """
         first = max(batch.first_target - 1, 0)
         logits_to_keep = batch.targets.shape[1] - first if self.causal else 0
@@ -56,6 +56,6 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def log_likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each example of a causal model (float32): of its response tokens together."""
+    """Log-likelihood of all response tokens of each example of a causal model (float32)."""
     each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE_INDEX)
     return -each.sum(dim=1)

@@ -26,16 +26,16 @@ MEMORY_FILE = "memory.safetensors"
 
 
 class InstructionInvalid(Exception):
-    """A job whose instruction or configuration cannot be read; trying again does not help."""
+    """The instruction or configuration of a job cannot be read; a retry does not help."""
 
 
 class AlgorithmMissing(Exception):
-    """This agent does not have the federation's algorithm, or another revision of it."""
+    """This agent lacks the federation's algorithm, or has another revision of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """Where a job's payloads are read from, and the folder that update and memory are written into."""
+    """Payloads of a job, and the folder for its update and memory."""
 
     instruction: Path | None
     memory: Path | None
@@ -52,7 +52,7 @@ class JobDone:
 
 
 class _Clock:
-    """Seconds by phase."""
+    """Durations by phase, in seconds."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -90,7 +90,7 @@ def _describe(sessions: SessionFactory, lease: Lease, files: JobFiles, report: R
 
 
 def _labels(session: Session, labels: Sequence[str], fewest: int) -> tuple[str, ...]:
-    """The labels that so many examples have: that a single one has some label says what it has."""
+    """The labels of at least `fewest` examples; a rarer label would disclose the labels of single examples."""
     classes = [session.data.train.targets, session.data.held_out.targets]
     counts = torch.bincount(torch.cat(classes), minlength=len(labels)).tolist() if labels else []
     return tuple(label for label, count in zip(labels, counts, strict=True) if count >= fewest)
@@ -128,7 +128,7 @@ def _evaluate(sessions: SessionFactory, lease: Lease, files: JobFiles, report: R
 
 
 def _open(sessions: SessionFactory, lease: Lease, report: Report, clock: _Clock) -> Session:
-    """The model at its start and all generators at the job's seed; loading a model draws from them before.
+    """A session with all generators at the job's seed, set after loading the model, which draws from them.
 
     Raises DataError and EffortError for a job outside the owner's limits.
     """
@@ -194,12 +194,12 @@ def _submission(
 
 
 def _sendable(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without numbers that no coordinator takes: a loss that ran away must not cost the update."""
+    """The metrics without numbers that no coordinator accepts: a diverged loss must not cost the update."""
     return {name: value for name, value in metrics.items() if is_metric(value)}
 
 
 def _environment(session: Session) -> dict[str, str]:
-    """What decides the bits of a result."""
+    """The environment that decides the bits of a result."""
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
     return versions | {
         "python": platform.python_version(),

@@ -16,7 +16,7 @@ from worker_agent.training.tables import Table
 from worker_agent.training.values import Value, refuse_missing, values
 
 Meaning: TypeAlias = tuple[str, bool | Decimal]
-"""Of a number or a truth value, however it is written; `1` and `true` differ by its first element."""
+"""Meaning of a number or a truth value in any spelling; its first element distinguishes `1` from `true`."""
 
 NO_VALUE = "(no value)"
 _MAX_NUMBER = 64
@@ -28,9 +28,10 @@ _TRUTHS = {"true": True, "false": False}
 class LabelNames:
     """The labels of a federation, in its order.
 
-    A value is the label that has exactly its text; else the only one that has it in Unicode's normal form C; else the
-    only one that has it but for white space around it; else the only one that is the same number (`1.0` is `1`) or
-    truth value (`TRUE` is `true`); else the one at this index, where no label says another number than its index.
+    A value matches the label with exactly its text. Otherwise it matches the only label with the same text in normal
+    form C of Unicode, or else the only one without surrounding white space, or else the only one with the same number
+    (`1.0` is `1`) or truth value (`TRUE` is `true`), or else the label at this index, if no label contains another
+    number than its index.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -42,7 +43,7 @@ class LabelNames:
         self._uses_indices = all(_is_numbered(label, index) for index, label in enumerate(labels))
 
     def index(self, value: Value) -> int | None:
-        """The label's index (0 …), or None for a value that is no label, or could be two."""
+        """The label's index (0 …), or None for a value that matches no label, or two."""
         text = str(value)
         if text in self._exact:
             return self._exact[text]
@@ -69,7 +70,7 @@ def label_indices(table: Table, labels: Sequence[str], readable: Mapping[str, st
     Raises data_unknown_label, data_column_missing, data_column_type, policy_column.
     """
     cells, names = values(table, "label", readable), LabelNames(labels)
-    # By type too: a mapping takes 1, 1.0 and True for one key.
+    # By type too, because a mapping treats 1, 1.0 and True as one key.
     index_by_cell = {(type(value), value): names.index(value) for value in cells if value is not None}
     indices = [None if value is None else index_by_cell[type(value), value] for value in cells]
     unknown = [row for row, index in enumerate(indices) if index is None]
@@ -83,10 +84,10 @@ def label_indices(table: Table, labels: Sequence[str], readable: Mapping[str, st
 def label_counts(
     tables: Sequence[Table], readable: Mapping[str, str], labels: Sequence[str] | None
 ) -> dict[str, int]:
-    """How many rows have which label: of `labels` (raises as `label_indices` does), else as they are written.
+    """Number of rows by label: by `labels` (raises as `label_indices` does), or else by spelling.
 
-    Without `labels`, what would be one label is counted as one: whole floats as integers, text in normal form C and
-    without white space around it; and rows without a value as such.
+    Without `labels`, spellings of one label count together: whole floats as integers, text in normal form C without
+    surrounding white space. Rows without a value are counted separately.
     """
     if labels is not None:
         counts = Counter(index for table in tables for index in label_indices(table, labels, readable))
@@ -98,7 +99,7 @@ def label_counts(
 
 
 def _unique_keys(labels: Sequence[str], way: Callable[[str], object]) -> dict[object, int]:
-    """Index by what `way` makes of a label, of those that no other label is the same as."""
+    """Index by key `way(label)`, for keys that only one label has."""
     keys = [way(label) for label in labels]
     counts = Counter(keys)
     return {one: index for index, one in enumerate(keys) if one is not None and counts[one] == 1}
@@ -113,7 +114,7 @@ def _without_spaces(text: str) -> str:
 
 
 def _meaning(text: str) -> Meaning | None:
-    """The number or truth value that a text is, if it is one."""
+    """The number or truth value of a text, or None."""
     bare = text.strip()
     if bare.casefold() in _TRUTHS:
         return "truth", _TRUTHS[bare.casefold()]
@@ -126,7 +127,7 @@ def _meaning(text: str) -> Meaning | None:
 
 
 def _is_numbered(label: str, index: int) -> bool:
-    """Whether the label says no number but its index, and is no truth value: then an index can mean nothing else."""
+    """Whether the label has no number except its index and is no truth value, so that an index is unambiguous."""
     meaning = _meaning(label)
     if meaning is not None:
         return False

@@ -18,7 +18,7 @@ def accuracy(counts: Tensor) -> float:
 
 
 def matthews(counts: Tensor) -> float:
-    """Matthews correlation for any number of classes (Gorodkin 2004); 0 where one class alone occurs on a side."""
+    """Matthews correlation for any number of classes (Gorodkin 2004); 0 if one side has a single class."""
     cells = counts.double()
     total, right = cells.sum(), cells.diagonal().sum()
     true_sizes, predicted_sizes = cells.sum(1), cells.sum(0)
@@ -27,7 +27,7 @@ def matthews(counts: Tensor) -> float:
 
 
 def f1(counts: Tensor) -> float:
-    """With two classes that of class 1; with more the mean over the classes that occur or were said (macro)."""
+    """F1 of class 1 for two classes; for more, the mean over all classes that occur or are predicted (macro)."""
     cells = counts.double()
     right, sizes = cells.diagonal(), cells.sum(0) + cells.sum(1)
     each = torch.where(sizes > 0, 2 * right / sizes.clamp(min=1), 0.0)

@@ -13,35 +13,35 @@ from federated.task import GAP
 from worker_agent.training.cloze import fill_gap, truncate_values
 from worker_agent.training.job_errors import ModelError
 
-FIRST_GAP = "the cloze template begins with its gap, and for this model nothing stands before the first token"
+FIRST_GAP = "the cloze template begins with its gap, and this model has no token before it"
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Of all examples: with how many `words` each is read, and from where on (examples,) these texts differ."""
+    """Choices of all examples: the number of `words`, and the first position `starts` (examples,) that differs."""
 
     words: int
     starts: Tensor
 
     def true_words(self, indices: Sequence[int], classes: Tensor) -> list[int]:
-        """Which sequences are these examples' with the word of their class."""
+        """Indices of these examples' sequences with the word of their class."""
         return [index * self.words + int(classes[index]) for index in indices]
 
     def all_words(self, indices: Sequence[int]) -> list[int]:
-        """Which sequences are these examples' with each word, example by example."""
+        """Indices of these examples' sequences with each word, example by example."""
         return [index * self.words + word for index in indices for word in range(self.words)]
 
 
 def with_words(
     tokenizer: PreTrainedTokenizerBase, cloze: Cloze, rows: Sequence[Mapping[str, str]], limit: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Token ids of each row with each word, row by row, at most `limit`; and the first place that differs in each.
+    """Token ids of each row with each word, row by row, at most `limit`, and each row's first differing position.
 
-    Of a row that is too long the longest value is cut, for all words alike. The end token that some tokenizers put
-    after every text is left out. A place of 0: what the row has before the gap is no token.
+    The longest value of a row that is too long is cut, equally for all words. The end token that some tokenizers
+    append to every text is left out. A position of 0 means that the row's text before the gap has no token.
 
-    Raises ModelError (cloze_impossible) for words that cannot be told apart and a template that begins with its gap,
-    DataError (cloze_too_long) if the template alone leaves no room.
+    Raises ModelError (cloze_impossible) for indistinguishable words and a template that begins with its gap,
+    DataError (cloze_too_long) if the template alone exceeds the limit.
     """
     _refuse_unknown(tokenizer, cloze)
     many, template = len(cloze.words), templates.parse(cloze.template)
@@ -76,7 +76,7 @@ def _refuse_unknown(tokenizer: PreTrainedTokenizerBase, cloze: Cloze) -> None:
 
 
 def _first_difference(cloze: Cloze, encodings: Sequence[Sequence[int]]) -> int:
-    """The first place at which the tokens with one word are not those with another."""
+    """The first position at which the tokens differ between words."""
     pairs = zip(cloze.words, encodings, strict=True)
     for (one, first), (other, second) in itertools.combinations(sorted(pairs, key=lambda pair: len(pair[1])), 2):
         if first == second[: len(first)]:

@@ -12,7 +12,7 @@ _PEFT_COMPONENT = re.compile(r"\.(base_layer|modules_to_save\.default|default)(?
 def canonical_name(parameter: str, *, prefix: bool) -> str | None:
     """The canonical name of a parameter of a PEFT model, or None for a copy that is never used.
 
-    `prefix`: the model is wrapped for a prefix, where the base model stands one level higher than with LoRA.
+    `prefix`: the model is wrapped for a prefix, where the base model is one level higher than with LoRA.
     """
     if parameter == _PROMPT_PARAMETER:
         return PROMPT_EMBEDDINGS
@@ -23,6 +23,6 @@ def canonical_name(parameter: str, *, prefix: bool) -> str | None:
 
 
 def lies_within(name: str, modules: Collection[str]) -> bool:
-    """Whether a parameter or module belongs to one of `modules`, which are whole names."""
+    """Whether a parameter or module lies inside one of `modules`, which are full names."""
     parts = name.split(".")
     return any(".".join(parts[:depth]) in modules for depth in range(1, len(parts)))

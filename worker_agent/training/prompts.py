@@ -7,7 +7,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 def without_prompts(layer: nn.Module, virtual_tokens: int) -> RemovableHandle:
-    """Let a layer attend to the text alone, until the handle is removed; positions stay shifted, as in all layers."""
+    """Make a layer attend to the text only, until the handle is removed. Positions stay shifted, as in all layers."""
 
     def drop_prompts(
         module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]

@@ -18,10 +18,10 @@ MAX_LENGTH = 512
 
 
 def rehearse(settings: AgentSettings, model_id: str, dataset: str) -> str:
-    """Take a step with a model over a data set; return the task and what was trained. Raises JobRefused."""
+    """Run one training step of a model over a data set and return its description. Raises JobRefused."""
     task, sessions = _task(settings, dataset), SessionFactory(settings)
     if task is None:
-        return "not tried: the columns are those of no usual task"
+        return "not tried: the columns suit no standard task"
     try:
         return _step(sessions, model_id, dataset, task, Lora())
     except ModelError as error:
@@ -53,7 +53,7 @@ def _step(
 
 
 def _task(settings: AgentSettings, dataset: str) -> TaskDefinition | None:
-    """The task that the data set's columns are usual for, if they are for one. Raises DataError."""
+    """The standard task that the data set's columns suit, or None. Raises DataError."""
     summary = describe_dataset(settings, dataset)
     readable = settings.datasets[dataset].readable
     there = {name for name, column in readable.items() if column in summary.columns}

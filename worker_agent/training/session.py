@@ -40,7 +40,7 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 
 
 def ignore_progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
-    """Where nobody waits for progress."""
+    """A report that nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class ClientData:
 
 
 class Session:
-    """A model with its adapter over the examples of one client, for one job. `used`: those that a loss was taken of.
+    """A model with its adapter over one client's examples, for one job. `used`: examples of which a loss was taken.
 
-    Making one restores the model: a model belongs to the session that was made of it last.
+    Creating one restores the model, which belongs to its latest session.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Session:
 
     @property
     def words(self) -> int:
-        """With how many words an evaluation reads each example."""
+        """The number of words with which an evaluation reads each example."""
         choices = self.data.held_out.choices
         return 1 if choices is None else choices.words
 
@@ -96,14 +96,14 @@ class Session:
             self._adapted_model.set(name, tensors[name])
 
     def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
-        """Other ranks and scales for the factors of these modules, until the next session is made of the model.
+        """Change ranks and scales of these modules' factors, until the next session of the model.
 
         Raises KeyError, ValueError, naming the module.
         """
         self._adapted_model.resize(ranks, scalings)
 
     def leave_out_prompts(self, layers: Collection[int]) -> None:
-        """Take the prompts out of these layers, until the next session is made of the model."""
+        """Remove the prompts from these layers, until the next session of the model."""
         virtual_tokens = len(self.trainables[PROMPT_EMBEDDINGS])
         for layer in layers:
             self._adapted_model.hold(without_prompts(self.layers()[layer], virtual_tokens))
@@ -113,12 +113,12 @@ class Session:
         return {name: self._adapted_model.get(name) for name in (self.trainables if names is None else names)}
 
     def values(self) -> dict[str, Tensor]:
-        """Copies (float32, CPU) of all trainable and seeded tensors as they are, differences added to their base."""
+        """Copies (float32, CPU) of all trainable and seeded tensors, with differences added to their base."""
         parameters = {**self._adapted_model.trainables, **self._adapted_model.seeded}
         return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in parameters.items()}
 
     def start(self, name: str) -> Tensor:
-        """The seeded start of a tensor (float32, CPU); zeros for one that travels as a difference."""
+        """The seeded initial value of a tensor (float32, CPU); zeros for one that is sent as a difference."""
         return start(self.federation_seed, self._facts_of[name])
 
     def layers(self) -> Sequence[nn.Module]:
@@ -127,14 +127,14 @@ class Session:
         return next(list(layers) for layers in lists if len(layers) == self.facts.layers)
 
     def embeddings(self) -> nn.Module:
-        """What makes the first hidden states: an encoder's whole embedding block, a decoder's token table."""
+        """The module of the first hidden states: an encoder's whole embedding block, a decoder's token table."""
         backbone: Any = self._adapted_model.base.base_model
         block = getattr(backbone, "embeddings", None)
         module: nn.Module = block if isinstance(block, nn.Module) else backbone.get_input_embeddings()
         return module
 
     def freeze(self, names: Collection[str]) -> None:
-        """Take these trainables out of the gradient; all others require it. Raises KeyError."""
+        """Freeze exactly these trainables; all others require a gradient. Raises KeyError."""
         self._adapted_model.require_gradients(names)
 
     def training(self, mode: bool) -> None:
@@ -158,13 +158,13 @@ class Session:
         return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
 
     def differentiable_twice(self) -> AbstractContextManager[None]:
-        """While the block runs, the gradient of `loss` has a gradient. Raises JobDeclined where it cannot."""
+        """Make `loss` differentiable twice inside the block. Raises JobDeclined if the model cannot."""
         return differentiable_twice(self._adapted_model.base)
 
     def evaluate(self) -> dict[str, float]:
-        """`loss`, the task's metrics and `examples` on the held-out split, with the model as it is.
+        """`loss`, the task's metrics and `examples` on the held-out split, with the current model.
 
-        A classifier's f1 is that of class 1 of two, and macro over more; see `evaluation` for a causal model.
+        A classifier's f1 is that of class 1 for two classes, macro for more. See `evaluation` for a causal model.
         """
         was_training = self.model.training
         self.training(False)
@@ -174,20 +174,20 @@ class Session:
             self.training(was_training)
 
     def progress(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Say how far the job is. Raises JobInterrupted if it was taken back."""
+        """Report the job's progress. Raises JobInterrupted if the job was canceled."""
         self._report(done, total, metrics or {})
 
     def note(self, fact: str) -> None:
-        """Record, once, what breaks bit-for-bit repetition."""
+        """Record, once, a fact that breaks bit-for-bit repetition."""
         if fact not in self.notes:
             self.notes = (*self.notes, fact)
 
 
 class SessionFactory:
-    """Keeps the model loaded and the examples tokenised between jobs; its sessions are used one after another.
+    """Opens sessions one after the other, and caches the model and tokenized examples between jobs.
 
-    The model is known by its weights, task, labels, trainable, place and format; another one takes its place. The
-    examples are known by their files, tokenizer, task and length; of `kept_datasets` data sets they are kept.
+    One model is cached, by its weights, task, labels, trainable, placement and format. The examples of `kept_datasets`
+    data sets are cached, by their files, tokenizer, task and length.
     """
 
     def __init__(self, settings: AgentSettings, kept_datasets: int = KEPT_DATASETS) -> None:
@@ -221,14 +221,14 @@ class SessionFactory:
         )
 
     def clear(self) -> bool:
-        """Forget the model, in whatever state a job that broke off left it; the examples stay. False for none."""
+        """Drop the model, which an interrupted job left in an unknown state, and keep the examples. False if none."""
         had_one, self._model = self._model is not None, None
         return had_one
 
     def _adapted_model(self, work: Work, device: torch.device, dtype: torch.dtype) -> AdaptedModel:
         folder = model_folder(self.settings, work.base_model.id, work.base_model.revision)
         digest = check_weights(work.base_model, folder)
-        # What is trained must be loaded in full precision; what stays as it is need not be.
+        # Trained weights must be loaded in full precision; frozen ones need not be.
         weights_dtype = torch.float32 if isinstance(work.trainable, Full) else dtype
         place = Placement(device, weights_dtype, self.settings.quantization)
         key = (
@@ -252,7 +252,7 @@ class SessionFactory:
         return self._model[1]
 
     def _tokenizer_in(self, folder: Path) -> PreTrainedTokenizerBase:
-        """The tokenizer in a model's folder, read once while jobs are for that model."""
+        """The tokenizer in a model's folder, read once for consecutive jobs with that model."""
         if self._tokenizer is None or self._tokenizer[0] != folder:
             self._tokenizer = folder, load_tokenizer(folder)
         return self._tokenizer[1]
@@ -295,7 +295,7 @@ class SessionFactory:
 def open_session(
     work: Work, dataset: str, settings: AgentSettings, seed: int, client_settings: Mapping[str, Any]
 ) -> Session:
-    """A session with a model of its own; a `SessionFactory` opens many, one after another, and loads once.
+    """A session with its own model. A `SessionFactory` opens many, one after the other, and loads once.
 
     Raises DataError, ModelError.
     """

@@ -14,7 +14,7 @@ from worker_agent.training.values import values
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """What the owner of a node sees of a data set; `token_lengths` are quantiles (tokens), or None untokenised."""
+    """Summary of a data set; `token_lengths` are quantiles in tokens, or None without a tokenizer."""
 
     name: str
     columns: tuple[str, ...]
@@ -29,7 +29,7 @@ def describe_dataset(
 ) -> DatasetSummary:
     """Rows, label counts (train and held out) and token lengths of a data set. Raises DataError.
 
-    With `labels`, counts are by those names, and a label outside them is an error.
+    With `labels`, counts are by those names, and any other label is an error.
     """
     split = load_split(settings, name)
     mapping = settings.datasets[name].readable

@@ -9,10 +9,10 @@ from worker_agent.training.job_errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of equal length; `name` is what errors call it. A value a row does not have is None.
+    """Columns of equal length. `name` is for error messages. A missing value is None.
 
-    `numbers` are the rows' in their file, counted in `unit` ("rows.csv line"); None: row i is row i. `valueless` are
-    the columns in which no row of the whole data set has a value, held-out rows included.
+    `numbers` are the rows' numbers in their file, counted in `unit` ("rows.csv line"); None: row i has number i.
+    `valueless` are the columns without a value in any row of the whole data set, including held-out rows.
     """
 
     name: str
@@ -26,13 +26,13 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def place(self, row: int) -> str:
-        """The row as its owner finds it: data set, file and line."""
+        """The place of a row for its owner: data set, file and line."""
         return f"{self.name}, {self.unit} {row if self.numbers is None else self.numbers[row]}"
 
     def column(self, name: str, readable: Mapping[str, str]) -> Sequence[Any]:
-        """The column that `readable` gives for `wanted`.
+        """The column that `readable` maps `name` to.
 
-        Raises policy_column for one that is not readable, data_column_missing for one that is not there.
+        Raises policy_column if it is not readable, data_column_missing if it does not exist.
         """
         if name not in readable:
             names = ", ".join(sorted(readable)) or "none"

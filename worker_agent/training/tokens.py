@@ -31,9 +31,9 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, slots=True)
 class Tokenization:
-    """How rows become tokens: the task, the columns that may be read, and at most `limit` tokens an example.
+    """Parameters of tokenization: the task, the readable columns, and at most `limit` tokens per example.
 
-    `decoder`: a cloze is for a model that has no other way to fill a gap than to read on.
+    `decoder`: the model has no masked-language head, so it fills a gap by continuing the text.
     """
 
     task: TaskDefinition
@@ -48,9 +48,8 @@ class Tokenization:
 class TokenBatch:
     """Some examples on a device. `inputs` are the model's.
 
-    `targets` are (examples,) labels, or token ids of the inputs' shape with -100 where nothing is to be predicted;
-    `first_target` is the first position at which one of them is. `cloze`: where the gaps are, and which words fill
-    them.
+    `targets` are (examples,) labels, or token ids of the inputs' shape with -100 where there is no target.
+    `first_target` is the first position with a target. `cloze`: the gaps and the words that may fill them.
     """
 
     indices: Sequence[int]
@@ -72,9 +71,9 @@ class TokenBatch:
 class Examples:
     """Tokenised examples end to end: sequence i is `ids[offsets[i]:offsets[i + 1]]` (int32).
 
-    An example is one sequence, or with `choices` one for each word. `targets` (int64) are class indices, or where the
-    response starts in each example of a causal model. `segments` (int8) tells text from text_pair, or is None where
-    the model does not ask.
+    An example is one sequence, or with `choices` one for each word. `targets` (int64) are class indices, or the start
+    of the response in each example of a causal model. `segments` (int8) distinguishes text from text_pair, or is None if
+    the model does not need it.
     """
 
     ids: Tensor
@@ -90,11 +89,11 @@ class Examples:
         return (len(self.offsets) - 1) // self._many
 
     def length(self, index: int) -> int:
-        """Tokens of an example, with every word of a choice."""
+        """Tokens of an example, summed over the words of a choice."""
         return self.offsets[(index + 1) * self._many] - self.offsets[index * self._many]
 
     def batch(self, indices: Sequence[int], device: torch.device) -> TokenBatch:
-        """These examples, padded on the right to the longest of them; of a choice those with the right word."""
+        """These examples, padded on the right to the longest of them; for choices, with the word of their class."""
         if self.choices is None:
             return self._batch(indices, indices, self.targets[list(indices)], device)
         right = self.choices.true_words(indices, self.targets)
@@ -135,7 +134,7 @@ class Examples:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a model's folder, with a padding token.
 
-    Raises ModelError (model_missing), also for one without a word: the library makes it where the files are gone.
+    Raises ModelError (model_missing), also for an empty vocabulary, which the library creates if files are missing.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
@@ -149,10 +148,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def tokenize(table: Table, how: Tokenization) -> Examples:
-    """All rows of `table`.
+    """All rows of `table` as examples.
 
-    Raises DataError for a column or a value that is not there, one that is no text, an unknown label, and a row of
-    which the model would read nothing.
+    Raises DataError for a missing column or value, a value that is not text, an unknown label, and a row without a
+    token for the model.
     """
     if how.task.task == "causal_lm":
         return _instruction_examples(table, how)
@@ -178,9 +177,9 @@ def _text_examples(table: Table, how: Tokenization) -> Examples:
 
 
 def _is_paired(table: Table, columns: Mapping[str, str]) -> bool:
-    """Whether rows have a second text: a column without any value is none.
+    """Whether rows have a second text. A column without any value does not count.
 
-    A table of columns that names it means it; otherwise a file may have it or not.
+    If the settings map the column explicitly, it must exist; otherwise it is optional.
     """
     actual = columns.get("text_pair")
     if actual is None or actual in table.valueless:
@@ -203,16 +202,14 @@ def _choice_examples(table: Table, how: Tokenization, cloze: Cloze) -> Examples:
     if table.rows == 0:
         return _examples([], [], None, how, choices=Choices(len(cloze.words), torch.zeros(0, dtype=torch.int64)))
     rows, starts = with_words(how.tokenizer, cloze, _values(table, how, cloze), how.limit)
-    refuse_empty(
-        table, templates.parse(cloze.template).columns, starts, "for this model no token stands before the gap"
-    )
+    refuse_empty(table, templates.parse(cloze.template).columns, starts, "this model has no token before the gap")
     targets = label_indices(table, how.task.labels or (), how.columns)
     choices = Choices(len(cloze.words), torch.tensor(starts, dtype=torch.int64))
     return _examples(rows, targets, None, how, choices=choices)
 
 
 def _values(table: Table, how: Tokenization, cloze: Cloze) -> list[dict[str, str]]:
-    """What stands in the columns that a template names, row by row."""
+    """The values of the columns that a template names, row by row."""
     names = [name for name in templates.parse(cloze.template).columns if name != GAP]
     return rows_of_text(table, names, how.columns)
 
@@ -240,7 +237,7 @@ def _instruction_examples(table: Table, how: Tokenization) -> Examples:
 
 
 def _join(prompt: list[int], response: list[int], limit: int) -> tuple[list[int], int]:
-    # One token of the prompt stays: the first token of a response is predicted from the one before it.
+    # At least one token of the prompt stays, because it predicts the first token of the response.
     kept_prompt = prompt[: max(1, limit - len(response))]
     return (kept_prompt + response)[:limit], len(kept_prompt)
 

@@ -22,14 +22,14 @@ from worker_agent.training.tokens import IGNORE_INDEX, TokenBatch
 
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 EXACT_TOLERANCE, ROUNDING_TOLERANCE = 1e-3, 0.1
-"""How far two answers that must be one may differ, of the largest value in them; in float32, and below it."""
+"""Tolerated difference of equal logits, relative to the largest of them: in float32, and in lower precision."""
 
 
 def try_model(session: Session, trainable: AnyTrainable, *, gradients: bool) -> None:
-    """Read, and with `gradients` go back over, the shortest and the longest example of a client.
+    """Run forward passes, and with `gradients` a backward pass, over a client's shortest and longest examples.
 
-    Leaves gradients at None and the weights as they are. Raises ModelError (model_not_finite, model_padding,
-    model_not_causal, trainable_invalid, model_unfit); what the machine lacks is raised as it comes.
+    Leaves gradients at None and the weights unchanged. Raises ModelError (model_not_finite, model_padding,
+    model_not_causal, trainable_invalid, model_unfit). Errors for lack of memory are raised unchanged.
     """
     try:
         _Trial(session, trainable.kind).run(gradients)
@@ -50,7 +50,7 @@ def try_model(session: Session, trainable: AnyTrainable, *, gradients: bool) -> 
 
 
 class _Trial:
-    """One session's shortest and longest example, of those that are trained on and those that are held out."""
+    """The shortest and longest example of a session, among training and held-out examples."""
 
     def __init__(self, session: Session, kind: str) -> None:
         self._session, self._kind = session, kind
@@ -59,7 +59,7 @@ class _Trial:
         self._longest = _extreme(session, max)
 
     def run(self, gradients: bool) -> None:
-        """All looks, the cheapest first."""
+        """Run all checks, the cheapest first."""
         self._session.training(False)
         with torch.no_grad():
             alone, longest = (self._answer(batch) for batch in (self._shortest, self._longest))
@@ -70,7 +70,7 @@ class _Trial:
             self._step_back()
 
     def _answer(self, batch: TokenBatch) -> Tensor:
-        """The logits of an example; its loss is finite."""
+        """The logits of an example. Raises ModelError if its loss is not finite."""
         logits, targets = self._session.forward(batch)
         if not bool(losses(logits, targets).isfinite().all()):
             detail = "the loss of an example is not finite before anything was trained"
@@ -86,7 +86,7 @@ class _Trial:
             is_target = (targets != IGNORE_INDEX)[:, : alone.shape[1]]
             alone, padded_logits = alone[is_target], padded_logits[:, : alone.shape[1]][is_target]
         if self._differ(alone, padded_logits):
-            detail = f"a {self._session.facts.model_type} answers otherwise when an example is padded"
+            detail = f"a {self._session.facts.model_type} gives other results when an example is padded"
             raise ModelError("model_padding", f"{detail}; look at pad_token_id in its config.json and its tokenizer")
 
     def _compare_with_another_end(self, answer: Tensor) -> None:
@@ -94,8 +94,8 @@ class _Trial:
         ids[:, -1] = torch.where(ids[:, -1] == 0, 1, ids[:, -1] - 1)
         other = replace(self._longest, inputs={**self._longest.inputs, "input_ids": ids})
         if self._differ(answer, self._session.forward(other)[0]):
-            detail = f"in a {self._session.facts.model_type} a token sees later ones"
-            raise ModelError("model_not_causal", f"{detail}; take a model that reads from left to right (a decoder)")
+            detail = f"in a {self._session.facts.model_type} a token depends on later ones"
+            raise ModelError("model_not_causal", f"{detail}; use a model that reads from left to right (a decoder)")
 
     def _differ(self, one: Tensor, other: Tensor) -> bool:
         if one.numel() == 0:
@@ -117,7 +117,7 @@ class _Trial:
 
 
 def _extreme(session: Session, choose: Callable[..., int]) -> TokenBatch:
-    """The first example of the smallest or the largest length, as a batch of its own."""
+    """The first example of the smallest or largest length, as a batch."""
     parts = [part for part in (session.data.train, session.data.held_out) if len(part)]
     best = [(part, choose(range(len(part)), key=part.length)) for part in parts]
     lengths = [part.length(index) for part, index in best]
@@ -130,7 +130,7 @@ def _tokens(batch: TokenBatch) -> int:
 
 
 def _pad(batch: TokenBatch, pad: int, pad_id: int) -> TokenBatch:
-    """The batch with so many tokens more, as it were beside a longer example."""
+    """The batch with `pad` more tokens, as it would be beside a longer example."""
     inputs = {
         name: functional.pad(value, (0, pad), value=pad_id if name == "input_ids" else 0)
         for name, value in batch.inputs.items()
