@@ -226,8 +226,8 @@ def _settings(config: Path | None) -> AgentSettings:
     try:
         return load_settings(config)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, bad['loc']))}: {bad['msg']}" for bad in error.errors())
-        raise ConfigurationError(f"settings: {wrong}") from None
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigurationError(f"settings: {faults}") from None
     except ValueError as error:
         raise ConfigurationError(f"settings: {error}") from None
 

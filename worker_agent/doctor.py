@@ -23,8 +23,8 @@ from worker_agent.origins import Origins, origin_of
 from worker_agent.runtime.agent import DUPLICATE_ADVICE, coordinator_url, only_agent
 from worker_agent.settings import DATA_ENTRIES, AgentSettings
 
-MOST_SKEW_SECONDS = 30.0
-MOST_STORES = 8
+MAX_SKEW_SECONDS = 30.0
+MAX_STORES = 8
 TRAINING = "worker_agent.training"
 
 
@@ -97,7 +97,7 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
 def _reach(http: httpx.Client, url: str) -> list[Finding]:
     """Findings for URL and TLS, separately: a host with a certificate that we do not trust is reachable."""
     try:
-        Connection(http, None).ask("GET", "/healthz", Health, repeat=False)
+        Connection(http, None).call("GET", "/healthz", Health, repeat=False)
     except NoCoordinator as error:
         return [Finding("url", False, str(error))]
     except AgentError as error:
@@ -124,7 +124,7 @@ def _clock(http: httpx.Client) -> str:
     if date is None:
         return "the coordinator sends no time"
     skew_seconds = -connection.clock.offset_seconds
-    if abs(skew_seconds) > MOST_SKEW_SECONDS:
+    if abs(skew_seconds) > MAX_SKEW_SECONDS:
         server_time = parsedate_to_datetime(date).isoformat()
         raise ConfigurationError(
             f"this clock is {skew_seconds:+.0f} s off the coordinator's ({server_time}); set it by NTP"
@@ -134,7 +134,7 @@ def _clock(http: httpx.Client) -> str:
 
 def _version(http: httpx.Client) -> str:
     """Check for a node that is not enrolled: a coordinator responds, and no other service."""
-    coordinator = Connection(http, None).ask("GET", "/version", CoordinatorVersion, repeat=False)
+    coordinator = Connection(http, None).call("GET", "/version", CoordinatorVersion, repeat=False)
     if coordinator.protocol_version != PROTOCOL_VERSION:
         raise ConfigurationError(
             f"version {coordinator.version} speaks protocol {coordinator.protocol_version}, this agent "
@@ -154,7 +154,7 @@ def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Ide
     yield Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}")
     if own.doubled_at is not None:
         yield Finding("no second agent", False, f"{own.doubled_at:%Y-%m-%d %H:%M} UTC: {DUPLICATE_ADVICE}")
-    origins = {origin for each in own.store_origins[:MOST_STORES] if (origin := origin_of(each)) is not None}
+    origins = {origin for each in own.store_origins[:MAX_STORES] if (origin := origin_of(each)) is not None}
     yield from (Finding("store", True, _store(settings, url, origin)) for origin in sorted(origins))
 
 

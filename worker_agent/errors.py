@@ -142,5 +142,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _reason(problem: Problem) -> str:
-    fields = "; ".join(f"{bad.get('pointer', '')} {bad.get('detail', '')}".strip() for bad in problem.errors[:8])
+    fields = "; ".join(
+        f"{error.get('pointer', '')} {error.get('detail', '')}".strip() for error in problem.errors[:8]
+    )
     return f"{problem.detail or problem.title}{f' ({fields})' if fields else ''}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import httpx
 
 AVOIDED_SECONDS = 300.0
-MOST_PORT = 65535
+MAX_PORT = 65535
 
 
 def origin_of(url: str | httpx.URL) -> str | None:
@@ -15,7 +15,7 @@ def origin_of(url: str | httpx.URL) -> str | None:
         parts = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         return None
-    if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > MOST_PORT:
+    if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > MAX_PORT:
         return None
     port = "" if parts.port is None else f":{parts.port}"
     host = parts.raw_host.decode("ascii").lower()

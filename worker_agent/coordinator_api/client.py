@@ -77,12 +77,14 @@ class CoordinatorClient:
 
     def rotate_key(self, request: RotateKeyRequest) -> RotateKeyResponse:
         """Replace the key. NotAuthorized may mean that an earlier attempt succeeded."""
-        return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyResponse, repeat=True, json=_json(request))
+        return self._connection.call(
+            "POST", "/v1/workers/me/key", RotateKeyResponse, repeat=True, json=_json(request)
+        )
 
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Report that this worker is alive, and its capabilities."""
         path = "/v1/workers/me/heartbeat"
-        return self._connection.ask("POST", path, HeartbeatResponse, repeat=True, json=_json(request))
+        return self._connection.call("POST", path, HeartbeatResponse, repeat=True, json=_json(request))
 
     def lease(self, request: LeaseRequest) -> Lease | None:
         """A job, or None if none was offered within `request.wait_seconds`. Raises LeaseInvalid."""
@@ -93,11 +95,11 @@ class CoordinatorClient:
 
     def renew(self, job_id: str, request: RenewRequest) -> RenewResponse:
         """Renew a lease. Raises LeaseLost."""
-        return self._connection.ask("POST", _job(job_id, "renew"), RenewResponse, repeat=True, json=_json(request))
+        return self._connection.call("POST", _job(job_id, "renew"), RenewResponse, repeat=True, json=_json(request))
 
     def submit(self, job_id: str, request: SubmitRequest) -> JobResponse:
         """Submit the result of a job. Raises RoundClosed, LeaseLost, CoordinatorRefused naming a tensor (422)."""
-        return self._connection.ask("POST", _job(job_id, "submit"), JobResponse, repeat=True, json=_json(request))
+        return self._connection.call("POST", _job(job_id, "submit"), JobResponse, repeat=True, json=_json(request))
 
     def fail(self, job_id: str, request: FailRequest) -> JobResponse:
         """Return a job with the reason for its failure."""
@@ -111,7 +113,7 @@ class CoordinatorClient:
         """The current state of a job; waits up to `wait_seconds` for a change."""
         wait = {"wait": wait_seconds} if wait_seconds else None
         timeout = self._long_poll(wait_seconds)
-        return self._connection.ask("GET", _job(job_id), JobResponse, repeat=True, params=wait, timeout=timeout)
+        return self._connection.call("GET", _job(job_id), JobResponse, repeat=True, params=wait, timeout=timeout)
 
     def upload(self, source: Path, digest: str) -> ArtifactReference:
         """Send an artifact in chunks; see `uploads.upload`."""
@@ -127,12 +129,12 @@ class CoordinatorClient:
 
     def who_am_i(self) -> OwnWorker:
         """This worker as the coordinator knows it. Raises NotAuthorized if it does not."""
-        return self._connection.ask("GET", "/v1/workers/me", OwnWorker, repeat=False)
+        return self._connection.call("GET", "/v1/workers/me", OwnWorker, repeat=False)
 
-    def _once(self, path: str, answer: type[_Model], request: BaseModel, key: str) -> _Model:
+    def _once(self, path: str, response_type: type[_Model], request: BaseModel, key: str) -> _Model:
         """A POST that is retried with one key, so that it is executed once."""
         headers = {IDEMPOTENCY_HEADER: key}
-        return self._connection.ask("POST", path, answer, repeat=True, json=_json(request), headers=headers)
+        return self._connection.call("POST", path, response_type, repeat=True, json=_json(request), headers=headers)
 
     def _long_poll(self, wait_seconds: float) -> httpx.Timeout:
         usual = self._http.timeout

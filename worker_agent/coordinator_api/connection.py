@@ -35,7 +35,7 @@ from worker_agent.coordinator_api.responses import (
     parse,
     raise_for_problem,
     raise_for_store,
-    read_answer,
+    read_response,
     store_at,
 )
 from worker_agent.errors import (
@@ -155,19 +155,19 @@ class Connection:
         self._http = http
         self._auth = SignedRequests(identity, self.clock) if identity is not None else None
 
-    def ask(self, method: str, path: str, answer: type[_Model], *, repeat: bool, **request: Any) -> _Model:
+    def call(self, method: str, path: str, response_type: type[_Model], *, repeat: bool, **options: Any) -> _Model:
         """Send and parse the JSON response. `repeat`: sending twice does no harm, so failures are retried."""
-        return parse(self.send(method, path, repeat=repeat, **request), answer)
+        return parse(self.send(method, path, repeat=repeat, **options), response_type)
 
-    def send(self, method: str, path: str, *, repeat: bool, **request: Any) -> httpx.Response:
+    def send(self, method: str, path: str, *, repeat: bool, **options: Any) -> httpx.Response:
         """Send and return a response below 300. Raises CoordinatorAway, CoordinatorRefused or NotUnderstood."""
-        return self.retrying(lambda: self.once(method, path, **request), repeat=repeat)
+        return self.retrying(lambda: self.once(method, path, **options), repeat=repeat)
 
-    def once(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def once(self, method: str, path: str, **options: Any) -> httpx.Response:
         """As `send`, without retries."""
-        seconds = request.get("timeout", self._http.timeout).read
-        with translate_errors(), response_deadline(seconds), self._answer(method, path, **request) as answer:
-            response = read_answer(answer)
+        seconds = options.get("timeout", self._http.timeout).read
+        with translate_errors(), response_deadline(seconds), self._respond(method, path, **options) as stream:
+            response = read_response(stream)
         raise_for_problem(response, self._http.base_url)
         return response
 
@@ -176,8 +176,8 @@ class Connection:
 
         def once() -> None:
             with _store(url), response_deadline(self._http.timeout.read):
-                with self._http.stream("PUT", url, content=content) as answer:
-                    raise_for_store(read_answer(answer))
+                with self._http.stream("PUT", url, content=content) as stream:
+                    raise_for_store(read_response(stream))
 
         self.retrying(once, repeat=True)
 
@@ -207,7 +207,7 @@ class Connection:
 
     def _check_body(self, response: httpx.Response) -> httpx.Response:
         """The same response, if it is a success with an uncompressed body."""
-        raise_for_problem(response if response.status_code < 300 else read_answer(response), self._http.base_url)
+        raise_for_problem(response if response.status_code < 300 else read_response(response), self._http.base_url)
         check_unpacked(response)
         return response
 
@@ -218,7 +218,7 @@ class Connection:
         with ExitStack() as stack:
             with response_deadline(_least(self._http.timeout.read, left_seconds)):
                 stream = (
-                    self._answer("GET", place, headers=headers)
+                    self._respond("GET", place, headers=headers)
                     if isinstance(place, str)
                     else self._http.stream("GET", place, headers=headers)
                 )
@@ -227,15 +227,15 @@ class Connection:
                 yield response
 
     @contextmanager
-    def _answer(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
+    def _respond(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
         """The coordinator's response, its body unread. A request refused because of our clock is sent once more."""
-        with self._http.stream(method, path, auth=self._auth, **request) as response:
+        with self._http.stream(method, path, auth=self._auth, **options) as response:
             moved_seconds = self.clock.learn(response.headers.get("Date"))
             late = response.status_code == 401 and abs(moved_seconds) > _SKEW_WORTH_A_RETRY_SECONDS
             if self._auth is None or not late:
                 yield response
                 return
-        with self._http.stream(method, path, auth=self._auth, **request) as response:
+        with self._http.stream(method, path, auth=self._auth, **options) as response:
             self.clock.learn(response.headers.get("Date"))
             yield response
 
@@ -273,16 +273,16 @@ class wait_retry_after(wait_base):  # noqa: N801 - a strategy, named as tenacity
 
 
 @contextmanager
-def translate_errors(whom: str = "the coordinator", away: type[CoordinatorAway] = CoordinatorAway) -> Iterator[None]:
-    """Turn errors of httpx into errors of the agent. `whom`: the peer, for messages."""
+def translate_errors(peer: str = "the coordinator", away: type[CoordinatorAway] = CoordinatorAway) -> Iterator[None]:
+    """Turn errors of httpx into errors of the agent. `peer`: its name in messages."""
     try:
         yield
     except httpx.ProxyError as error:
-        raise proxy_refusal(error, whom) or away(f"cannot reach {whom}: {error}", never_sent=True) from error
+        raise proxy_refusal(error, peer) or away(f"cannot reach {peer}: {error}", never_sent=True) from error
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise away(f"cannot reach {whom}: {error}", never_sent=True) from error
+        raise away(f"cannot reach {peer}: {error}", never_sent=True) from error
     except httpx.HTTPError as error:
-        raise away(f"{whom} did not answer: {type(error).__name__} {error}".rstrip()) from error
+        raise away(f"{peer} did not respond: {type(error).__name__} {error}".rstrip()) from error
 
 
 @contextmanager

@@ -30,7 +30,7 @@ TRUSTED_TIMES = 3
 FIRST_DISTRUST_SECONDS = 60.0
 LONGEST_DISTRUST_SECONDS = 3600.0
 _RESERVE_SHARE = 20
-_MOST_DISTRUSTED = 1024
+_MAX_BACKOFFS = 1024
 _PIECE_BYTES = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -121,7 +121,7 @@ class _PartialFile:
     def advance(self) -> None:
         """One attempt to download the missing part. When it returns, the file is complete, checked and on disk."""
         if self._until is not None and time.monotonic() >= self._until:
-            raise OutOfTime(f"artifact {self._reference.digest} was not here in time")
+            raise OutOfTime(f"artifact {self._reference.digest} did not arrive in time")
         with self.path.open("a+b") as file:
             digest = self._resume(file)
             if file.tell() < self._reference.size_bytes:
@@ -131,7 +131,7 @@ class _PartialFile:
             os.fsync(file.fileno())
         if "sha256:" + digest.hexdigest() != self._reference.digest:
             self.path.unlink()
-            raise CorruptBytes(f"artifact {self._reference.digest} came with other bytes")
+            raise CorruptBytes(f"artifact {self._reference.digest} arrived with different bytes")
 
     def _resume(self, file: BinaryIO) -> "hashlib._Hash":
         """The hash of the present bytes, with the file at its end. A file longer than announced is emptied."""
@@ -149,8 +149,8 @@ class _PartialFile:
         disk = shutil.disk_usage(self.path.parent)
         reserve_bytes = min(RESERVE_BYTES, disk.total // _RESERVE_SHARE)
         if disk.free < missing_bytes + reserve_bytes:
-            detail = f"{missing_bytes} bytes are still to come, {disk.free} are free, {reserve_bytes} stay free"
-            raise OSError(errno.ENOSPC, f"no room for artifact {self._reference.digest}: {detail}")
+            detail = f"{missing_bytes} bytes are missing, {disk.free} are free, {reserve_bytes} stay free"
+            raise OSError(errno.ENOSPC, f"no space for artifact {self._reference.digest}: {detail}")
 
     def _receive(self, file: BinaryIO, digest: "hashlib._Hash") -> "hashlib._Hash":
         headers = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
@@ -176,7 +176,7 @@ class _PartialFile:
         self.received_bytes += len(piece)
         if file.seek(0, os.SEEK_END) + len(piece) > self._reference.size_bytes:
             file.truncate(0)
-            raise CorruptBytes(f"artifact {self._reference.digest} came with more than the announced bytes")
+            raise CorruptBytes(f"artifact {self._reference.digest} arrived with more bytes than announced")
         file.write(piece)
         self.furthest_bytes = max(self.furthest_bytes, file.tell())
 
@@ -184,13 +184,15 @@ class _PartialFile:
         """Raises CorruptBytes for bytes that were not requested, NotUnderstood for a status without any."""
         size_bytes = self._reference.size_bytes
         if response.status_code not in {200, 206}:
-            raise NotUnderstood(f"artifact {self._reference.digest} was answered with {response.status_code}")
+            raise NotUnderstood(
+                f"artifact {self._reference.digest}: the status of the response is {response.status_code}"
+            )
         start = 0 if response.status_code == 200 else present_bytes
         ranges = {f"bytes {present_bytes}-{size_bytes - 1}/{total}" for total in (size_bytes, "*")}
         if response.status_code == 206 and response.headers.get("Content-Range", "").strip() not in ranges:
-            raise CorruptBytes(f"artifact {self._reference.digest} came with another part than was asked for")
+            raise CorruptBytes(f"artifact {self._reference.digest} arrived with a part that was not requested")
         if response.headers.get("Content-Length", f"{size_bytes - start}") != f"{size_bytes - start}":
-            raise CorruptBytes(f"artifact {self._reference.digest} came with another number of bytes than announced")
+            raise CorruptBytes(f"artifact {self._reference.digest} has another number of bytes than announced")
 
 
 class _Distrust:
@@ -204,7 +206,7 @@ class _Distrust:
         times, not_before = self._failures.get(digest, (0, 0.0))
         if time.monotonic() < not_before:
             raise CorruptBytes(
-                f"artifact {digest} came with other bytes in {times} downloads; it is not asked for yet"
+                f"artifact {digest} arrived with different bytes in {times} downloads; the next one has to wait"
             )
 
     @contextmanager
@@ -217,7 +219,7 @@ class _Distrust:
             backoff_seconds = FIRST_DISTRUST_SECONDS * 2 ** min(times - TRUSTED_TIMES, 8)
             pause_seconds = min(backoff_seconds, LONGEST_DISTRUST_SECONDS) if times >= TRUSTED_TIMES else 0.0
             self._failures[digest] = (times, time.monotonic() + pause_seconds)
-            while len(self._failures) > _MOST_DISTRUSTED:
+            while len(self._failures) > _MAX_BACKOFFS:
                 del self._failures[next(iter(self._failures))]
             raise
         self._failures.pop(digest, None)
@@ -226,7 +228,7 @@ class _Distrust:
 @contextmanager
 def _locked_until(lock: threading.Lock, until: float | None) -> Iterator[None]:
     if not lock.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic())):
-        raise OutOfTime("another download of the same artifact is not done in time")
+        raise OutOfTime("another download of the same artifact did not finish in time")
     try:
         yield
     finally:

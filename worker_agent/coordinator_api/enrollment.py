@@ -38,14 +38,16 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
     try:
         request = _request(token, settings.name, key, capabilities(settings, Device(device="cpu")))
     except ValidationError as error:
-        raise ConfigurationError("; ".join(f"{bad['loc'][0]}: {bad['msg']}" for bad in error.errors())) from None
+        raise ConfigurationError(
+            "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        ) from None
     with open_http(settings, url) as http:
-        answer = CoordinatorClient(http, None).enroll(request)
+        response = CoordinatorClient(http, None).enroll(request)
     record = WorkerRecord(
         url=url,
-        worker_id=answer.worker_id,
-        organization_id=answer.organization_id,
-        organization_name=answer.organization_name,
+        worker_id=response.worker_id,
+        organization_id=response.organization_id,
+        organization_name=response.organization_name,
         name=settings.name,
     )
     save_record(settings.folder, record)

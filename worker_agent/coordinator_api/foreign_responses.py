@@ -15,14 +15,14 @@ from worker_agent.origins import origin_of
 
 PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 PASSING = frozenset({408, 425, 429})
-_MOST_CHARACTERS = 200
+_MAX_CHARACTERS = 200
 _IN_BETWEEN = "`url` names something else, or a proxy or a login page is in between"
 _REASONS = {
-    401: "a proxy in between wants a login: its operator must let the API through without one",
+    401: "a proxy in between requires a login: its operator must let the API through without one",
     403: "a proxy in between forbids it: its operator must let this node through",
     404: f"{_IN_BETWEEN}; is a path missing in `url`, such as https://example.org/fedloom?",
-    407: "a proxy in between wants a user and a password: put them into the address in HTTPS_PROXY or HTTP_PROXY",
-    511: "this network wants a login before it lets anything through",
+    407: "a proxy in between requires a user and a password: put them into the address in HTTPS_PROXY or HTTP_PROXY",
+    511: "this network requires a login before it lets anything through",
 }
 
 
@@ -43,12 +43,12 @@ def is_page(response: httpx.Response) -> bool:
 
 def media_type(response: httpx.Response) -> str:
     """Media type of the body, without parameters; empty if there is none."""
-    return printable(response.headers.get("Content-Type", "").partition(";")[0].strip().lower(), _MOST_CHARACTERS)
+    return printable(response.headers.get("Content-Type", "").partition(";")[0].strip().lower(), _MAX_CHARACTERS)
 
 
 def web_page_error(response: httpx.Response) -> NoCoordinator:
     """The error for a web page in place of a response."""
-    summary = f"{address_of(response)} answers with a web page ({_kind_of(response)})"
+    summary = f"{address_of(response)} responds with a web page ({_kind_of(response)})"
     return NoCoordinator(f"{summary}, not with a Fedloom coordinator: {_IN_BETWEEN}")
 
 
@@ -65,7 +65,7 @@ def redirect_error(response: httpx.Response, base: httpx.URL) -> NoCoordinator:
         )
     if base.scheme == "https" and target.scheme != "https":
         return NoCoordinator(
-            f"{summary} to {there}, in the clear: the operator of {_address_text(base)} must mend that"
+            f"{summary} to {there}, without encryption: the operator of {_address_text(base)} must fix that"
         )
     return NoCoordinator(f'{summary} to {there}: if that is your coordinator, put url = "{there}" into the settings')
 
@@ -74,14 +74,14 @@ def refusal_error(response: httpx.Response) -> NoCoordinator:
     """The error for a refusal that does not come from a coordinator."""
     if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _body_size_error(response)
-    summary = f"{address_of(response)} answers {_kind_of(response)}, not as a Fedloom coordinator does"
+    summary = f"{address_of(response)} responds {_kind_of(response)}, unlike a Fedloom coordinator"
     return NoCoordinator(f"{summary}: {_REASONS.get(response.status_code, _IN_BETWEEN)}")
 
 
 def unknown_path_error(response: httpx.Response) -> NoCoordinator:
     """The error for a coordinator without this path."""
     return NoCoordinator(
-        f"{address_of(response)}: the coordinator there has no such path; does `url` end with one too many, "
+        f"{address_of(response)}: the coordinator there has no such path; does `url` end with a path too many, "
         "or is the coordinator of another version?"
     )
 
@@ -94,20 +94,20 @@ def _body_size_error(response: httpx.Response) -> BodyTooLarge:
     size = response.request.headers.get("Content-Length", "some")
     chunk = ", or the coordinator's operator lower chunk_bytes" if "/chunks/" in response.request.url.path else ""
     return BodyTooLarge(
-        f"{address_of(response)}: a proxy before the coordinator refuses a body of {size} bytes (413); its operator "
-        f"must raise the limit (nginx: client_max_body_size){chunk}"
+        f"{address_of(response)}: a proxy in front of the coordinator refuses a body of {size} bytes (413); "
+        f"its operator must raise the limit (nginx: client_max_body_size){chunk}"
     )
 
 
-def proxy_refusal(error: httpx.ProxyError, whom: str) -> NoCoordinator | None:
-    """The error for a proxy of this network that refuses to connect to `whom`; None if it may do so later."""
+def proxy_refusal(error: httpx.ProxyError, peer: str) -> NoCoordinator | None:
+    """The error for a proxy of this network that refuses to connect to `peer`; None if it may do so later."""
     status = re.match(r"\d{3}\b", str(error))
     if status is None or passes_by_waiting(int(status[0])):
         return None
     advice = (
         _REASONS[407] if status[0] == "407" else "its operator must let this node through, or name it in NO_PROXY"
     )
-    return NoCoordinator(f"the proxy in HTTPS_PROXY refuses to connect to {whom} ({printable(error)}): {advice}")
+    return NoCoordinator(f"the proxy in HTTPS_PROXY refuses to connect to {peer} ({printable(error)}): {advice}")
 
 
 def _target(response: httpx.Response) -> httpx.URL | None:
@@ -130,4 +130,4 @@ def _address_in(target: httpx.URL, path: str) -> str | None:
 
 
 def _address_text(url: httpx.URL) -> str:
-    return printable(f"{origin_of(url) or url.scheme}{url.path}".rstrip("/"), _MOST_CHARACTERS)
+    return printable(f"{origin_of(url) or url.scheme}{url.path}".rstrip("/"), _MAX_CHARACTERS)

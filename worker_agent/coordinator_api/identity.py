@@ -125,7 +125,7 @@ def load_identity(folder: Path) -> Identity:
     try:
         record = WorkerRecord.model_validate_json((place / _WORKER_FILE).read_bytes())
     except FileNotFoundError:
-        raise NotEnrolled(f"{folder} holds no enrolled worker; run: worker-agent enroll") from None
+        raise NotEnrolled(f"{folder} contains no enrolled worker; run: worker-agent enroll") from None
     except ValidationError as error:
         raise ConfigurationError(f"{place / _WORKER_FILE} is damaged: {error}") from None
     return Identity(record, _load_key(place / _KEY_FILE))

@@ -13,9 +13,9 @@ from federated.protocol import Problem
 from worker_agent.coordinator_api import foreign_responses
 from worker_agent.errors import CoordinatorAway, NotUnderstood, StoreAway, refusal
 
-MOST_ANSWER_BYTES = 16 * 1024**2
-MOST_ERROR_BYTES = 64 * 1024
-MOST_VALUES = 100_000
+MAX_RESPONSE_BYTES = 16 * 1024**2
+MAX_ERROR_BYTES = 64 * 1024
+MAX_VALUES = 100_000
 """Limit of values in one JSON document: each takes about fifty bytes in memory, and two in the document."""
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 NO_SUCH_PATH = "Not Found"
@@ -30,17 +30,17 @@ _log = structlog.get_logger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def read_answer(response: httpx.Response) -> httpx.Response:
+def read_response(response: httpx.Response) -> httpx.Response:
     """The streamed response with its body; of a response of 300 or more only the beginning.
 
     Raises NotUnderstood for a body that is longer than any of the protocol, or compressed.
     """
     if response.status_code >= 300:
-        return _with_body(response, b"" if is_packed(response) else _read(response, MOST_ERROR_BYTES))
+        return _with_body(response, b"" if is_packed(response) else _read(response, MAX_ERROR_BYTES))
     check_unpacked(response)
-    content = _read(response, MOST_ANSWER_BYTES + 1)
-    if len(content) > MOST_ANSWER_BYTES:
-        raise NotUnderstood(f"the answer to {place_of(response)} is longer than {MOST_ANSWER_BYTES} bytes")
+    content = _read(response, MAX_RESPONSE_BYTES + 1)
+    if len(content) > MAX_RESPONSE_BYTES:
+        raise NotUnderstood(f"the response to {place_of(response)} is longer than {MAX_RESPONSE_BYTES} bytes")
     return _with_body(response, content)
 
 
@@ -54,7 +54,7 @@ def check_unpacked(response: httpx.Response) -> None:
     if is_packed(response):
         encoding = response.headers["Content-Encoding"][:40]
         raise NotUnderstood(
-            f"the answer to {place_of(response)} is compressed ({encoding!r}), which was not asked for"
+            f"the response to {place_of(response)} is compressed ({encoding!r}), which was not requested"
         )
 
 
@@ -75,25 +75,25 @@ def _with_body(response: httpx.Response, content: bytes) -> httpx.Response:
     )
 
 
-def parse(response: httpx.Response, answer: type[_Model]) -> _Model:
-    """The response's JSON as `answer`. Raises NotUnderstood."""
+def parse(response: httpx.Response, response_type: type[_Model]) -> _Model:
+    """The response's JSON as `response_type`. Raises NotUnderstood."""
     check_values(response)
     try:
-        return answer.model_validate_json(response.content)
+        return response_type.model_validate_json(response.content)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)[:_FAULTS_TOLD]
         places = (f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}" for fault in faults)
         reason = "; ".join(places)[:_REASON_CHARACTERS]
-        doubt = "does a Fedloom coordinator of this version answer at that `url`?"
+        doubt = "does a Fedloom coordinator of this version respond at that `url`?"
         raise NotUnderstood(
-            f"the answer to {place_of(response)} is no {answer.__name__}: {reason}; {doubt}"
+            f"the response to {place_of(response)} is no {response_type.__name__}: {reason}; {doubt}"
         ) from None
 
 
 def check_values(response: httpx.Response) -> None:
     """Raises NotUnderstood, without parsing, for a JSON document with more values than any of the protocol."""
-    if sum(map(response.content.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise NotUnderstood(f"the answer to {place_of(response)} holds more than {MOST_VALUES} values")
+    if sum(map(response.content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise NotUnderstood(f"the response to {place_of(response)} has more than {MAX_VALUES} values")
 
 
 def raise_for_problem(response: httpx.Response, base: httpx.URL) -> None:
@@ -119,7 +119,7 @@ def raise_for_problem(response: httpx.Response, base: httpx.URL) -> None:
 def raise_for_store(response: httpx.Response) -> None:
     """Raise StoreAway for a refusal by the store, without its URL, which grants access like a key."""
     if response.status_code >= 300:
-        raise StoreAway(f"{store_at(response.url)} answered {response.status_code}")
+        raise StoreAway(f"{store_at(response.url)} responded {response.status_code}")
 
 
 def store_at(url: httpx.URL) -> str:
@@ -144,7 +144,7 @@ def _problem(response: httpx.Response) -> Problem:
     if not foreign_responses.passes_by_waiting(response.status_code):
         raise foreign_responses.refusal_error(response)
     raise CoordinatorAway(
-        f"{response.status_code} {response.reason_phrase} to {place_of(response)}: no answer of a coordinator",
+        f"{response.status_code} {response.reason_phrase} to {place_of(response)}: not a response of a coordinator",
         never_sent=response.status_code == 429,
         retry_after_seconds=_retry_after(response),
     )

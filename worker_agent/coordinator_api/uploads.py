@@ -14,8 +14,8 @@ from worker_agent.storage.atomic_files import file_name
 UPLOAD_ROUNDS = 3
 ASSEMBLY_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 ASSEMBLY_LIMIT_SECONDS = 3600.0
-MOST_CHUNKS = 100_000
-MOST_CHUNK_BYTES = 256 * 1024**2
+MAX_CHUNKS = 100_000
+MAX_CHUNK_BYTES = 256 * 1024**2
 
 _log = structlog.get_logger(__name__)
 
@@ -27,14 +27,16 @@ def upload(connection: Connection, source: Path, digest: str) -> ArtifactReferen
     """
     request = UploadRequest(size_bytes=source.stat().st_size, digest=digest)
     body = request.model_dump(mode="json")
-    answer = connection.ask("POST", "/v1/artifacts/uploads", UploadResponse, repeat=True, json=body)
+    response = connection.call("POST", "/v1/artifacts/uploads", UploadResponse, repeat=True, json=body)
     for _ in range(UPLOAD_ROUNDS):
-        answer = _wait_for_assembly(connection, _send_missing(connection, source, answer))
-        if answer.state == "complete" and answer.artifact is not None:
-            return answer.artifact
-        if answer.state == "failed":
-            raise CorruptBytes(f"upload of {source.name} failed: {(answer.problem or {}).get('detail', 'no reason')}")
-    raise NotUnderstood(f"upload {answer.upload_id} is still {answer.state} after all its chunks were sent")
+        response = _wait_for_assembly(connection, _send_missing(connection, source, response))
+        if response.state == "complete" and response.artifact is not None:
+            return response.artifact
+        if response.state == "failed":
+            raise CorruptBytes(
+                f"upload of {source.name} failed: {(response.problem or {}).get('detail', 'no reason')}"
+            )
+    raise NotUnderstood(f"upload {response.upload_id} is still {response.state} after all its chunks were sent")
 
 
 def _send_missing(connection: Connection, source: Path, upload: UploadResponse) -> UploadResponse:
@@ -49,19 +51,19 @@ def _send_missing(connection: Connection, source: Path, upload: UploadResponse) 
             if not _put_to_store(connection, upload.chunk_urls.get(index), content):
                 connection.send("PUT", f"{path}/chunks/{index}", repeat=True, content=content)
     try:
-        return connection.ask("POST", f"{path}/complete", UploadResponse, repeat=True)
+        return connection.call("POST", f"{path}/complete", UploadResponse, repeat=True)
     except CoordinatorRefused as error:
         if error.code == "digest_mismatch":
             raise CorruptBytes(f"upload of {source.name}: {error.detail}") from error
         if error.status != 409:
             raise
-        return connection.ask("GET", path, UploadResponse, repeat=True)
+        return connection.call("GET", path, UploadResponse, repeat=True)
 
 
 def _check_chunks(upload: UploadResponse, source: Path) -> None:
     """Raises NotUnderstood for chunks that do not fit the file or this node's memory."""
     size_bytes, chunk_bytes = source.stat().st_size, upload.chunk_bytes
-    if not (0 < chunk_bytes <= MOST_CHUNK_BYTES and upload.chunks == -(-size_bytes // chunk_bytes) <= MOST_CHUNKS):
+    if not (0 < chunk_bytes <= MAX_CHUNK_BYTES and upload.chunks == -(-size_bytes // chunk_bytes) <= MAX_CHUNKS):
         raise NotUnderstood(f"{upload.chunks} chunks of {chunk_bytes} bytes do not make {size_bytes} bytes")
 
 
@@ -87,7 +89,7 @@ def _wait_for_assembly(connection: Connection, upload: UploadResponse) -> Upload
             return upload
         if connection.stopping.wait(pause_seconds) or time.monotonic() > deadline:
             raise CoordinatorAway(f"upload {upload.upload_id} is still being assembled")
-        upload = connection.ask("GET", _upload_path(upload.upload_id), UploadResponse, repeat=True)
+        upload = connection.call("GET", _upload_path(upload.upload_id), UploadResponse, repeat=True)
     return upload
 
 

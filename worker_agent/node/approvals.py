@@ -2,7 +2,7 @@
 
 An approval covers a digest of a federation's owner, the data set, the client's settings and the whole work. Any other
 content under the same federation id is another request. When the policy refuses a request, it is stored for the owner
-to read: `asked/<federation>.<digest>.json`, the newest `MOST_REQUESTS`.
+to read: `asked/<federation>.<digest>.json`, the newest `MAX_REQUESTS`.
 """
 
 import json
@@ -23,9 +23,11 @@ from federated.task import columns_read
 from worker_agent.errors import ConfigurationError, NotUnderstood
 from worker_agent.storage.atomic_files import file_name, write_file
 
-MOST_REQUESTS = 100
-OUTDATED_TEXT = "approvals of an earlier version name a federation and not what it asks for, and approve nothing"
-LARGEST_REQUEST_BYTES = 1024 * 1024
+MAX_REQUESTS = 100
+OUTDATED_TEXT = (
+    "approvals of an earlier version name a federation without the content of its request, and approve nothing"
+)
+MAX_REQUEST_BYTES = 1024 * 1024
 _APPROVALS_FILE = "approved.json"
 _REQUESTS_FOLDER = "asked"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -115,13 +117,13 @@ def keep(folder: Path, lease: Lease) -> None:
     """
     request = request_of(lease)
     content = request.model_dump_json(indent=1).encode()
-    if len(content) > LARGEST_REQUEST_BYTES:
+    if len(content) > MAX_REQUEST_BYTES:
         raise NotUnderstood(f"the request of federation {request.federation_id!r} is too long: {len(content)} bytes")
     requests = folder / _REQUESTS_FOLDER
     with _writing:
         requests.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_file(requests / _name(request), content, mode=0o600)
-        for file in _newest_first(requests)[MOST_REQUESTS:]:
+        for file in _newest_first(requests)[MAX_REQUESTS:]:
             file.unlink(missing_ok=True)
 
 

@@ -90,37 +90,37 @@ def find_device(settings: AgentSettings) -> Device:
             device="cpu", device_name=cpu_name(), memory_bytes=memory.total, free_memory_bytes=memory.available
         )
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    arguments = (theirs, settings.model_dump_json())
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, settings.model_dump_json())
     process = context.Process(target=_describe, args=arguments, name="describe-device", daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        answer = json.loads(ours.recv_bytes())
+        message = json.loads(receiver.recv_bytes())
     except EOFError:
         process.join()
-        answer = {"problem": f"the process that inspects it ended with exit code {process.exitcode}"}
+        message = {"problem": f"the process that inspects it ended with exit code {process.exitcode}"}
     finally:
         process.join()
-        ours.close()
-    if "problem" in answer:
-        raise ConfigurationError(f"device {settings.device!r}: {answer['problem']}; run: worker-agent doctor")
-    return Device.model_validate(answer)
+        receiver.close()
+    if "problem" in message:
+        raise ConfigurationError(f"device {settings.device!r}: {message['problem']}; run: worker-agent doctor")
+    return Device.model_validate(message)
 
 
 def _describe(pipe: "Connection[Any, Any]", settings_json: str) -> None:
     settings = AgentSettings(**json.loads(settings_json))
     try:
         facts = importlib.import_module(DEVICE_MODULE).describe_device(settings)
-        answer = {
+        message = {
             "device": facts.kind,
             "device_name": facts.name,
             "memory_bytes": facts.memory_bytes,
             "free_memory_bytes": facts.free_memory_bytes,
         }
     except Exception as error:
-        answer = {"problem": str(error)}
-    pipe.send_bytes(json.dumps(answer).encode())
+        message = {"problem": str(error)}
+    pipe.send_bytes(json.dumps(message).encode())
 
 
 def package_versions() -> dict[str, str]:

@@ -60,8 +60,8 @@ def approval(lease: Lease, node: Node) -> Refusal | None:
     """With `approve = "ask"`, only requests that the node's owner approved."""
     if node.settings.policy.approve == "always" or approval_digest(lease) in node.approved_digests:
         return None
-    how = f"on the node, run: worker-agent approve {lease.federation_id}"
-    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this request of the federation; {how}")
+    advice = f"on the node, run: worker-agent approve {lease.federation_id}"
+    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this request of the federation; {advice}")
 
 
 def algorithm(lease: Lease, node: Node) -> Refusal | None:

@@ -31,7 +31,7 @@ from worker_agent.storage.client_memory import MemoryChain
 from worker_agent.storage.outbox import Outbox
 
 POLLING_SECONDS = 0.05
-FASTEST_SECONDS = 0.1
+MIN_PAUSE_SECONDS = 0.1
 """Shortest pause between two heartbeats, whatever the coordinator requests."""
 LAST_WORDS_SECONDS = 5.0
 DUPLICATE_ADVICE = (
@@ -110,11 +110,11 @@ class Agent:
     def _beat(self, own_capabilities: Capabilities) -> float:
         """Send one heartbeat and return the seconds until the next, as the coordinator requests."""
         request = HeartbeatRequest(boot_id=self._context.boot_id, capabilities=own_capabilities)
-        answer = self._context.client.heartbeat(request)
-        if answer.doubled_at is not None and not self._duplicate_logged:
+        response = self._context.client.heartbeat(request)
+        if response.doubled_at is not None and not self._duplicate_logged:
             self._duplicate_logged = True
-            _log.warning("worker_doubled", heard_at=answer.doubled_at.isoformat(), reason=DUPLICATE_ADVICE)
-        return max(answer.heartbeat_seconds, FASTEST_SECONDS)
+            _log.warning("worker_doubled", heard_at=response.doubled_at.isoformat(), reason=DUPLICATE_ADVICE)
+        return max(response.heartbeat_seconds, MIN_PAUSE_SECONDS)
 
     def _keep_beating(self, own_capabilities: Capabilities, pause_seconds: float) -> None:
         _log.info("started", boot=self._context.boot_id, device=own_capabilities.device, slots=own_capabilities.slots)

@@ -109,9 +109,9 @@ class Delivery:
                 update={"signature": self.identity.sign(job.statement(update).encode())}
             )
             submission = submission.model_copy(update={"update": signed_update})
-        answer = self.client.submit(job.job_id, submission)
+        response = self.client.submit(job.job_id, submission)
         self.outbox.remove(entry)
-        _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=answer.state)
+        _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=response.state)
 
     def _keep_if_needed(self, entry: Entry, error: CoordinatorRefused) -> None:
         _log.warning("submission_kept", job=entry.job.job_id, reason=str(error))

@@ -181,12 +181,12 @@ class _Child:
 
     def __init__(self, settings: AgentSettings, module: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, settings.model_dump_json(), module)
+        self._pipe, child_pipe = context.Pipe()
+        arguments = (child_pipe, settings.model_dump_json(), module)
         # A daemon, so that it does not keep this process from ending.
         self.process: SpawnProcess = context.Process(target=_serve, args=arguments, name="executor", daemon=True)
         self.process.start()
-        theirs.close()
+        child_pipe.close()
         self.jobs = 0
         self.first_bytes = 0
 

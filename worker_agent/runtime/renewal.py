@@ -9,7 +9,7 @@ from federated.protocol import JobProgress, Lease, RenewRequest
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.errors import AgentError, CoordinatorRefused, is_transient
 
-FASTEST_SECONDS = 0.1
+MIN_PAUSE_SECONDS = 0.1
 """Shortest pause between renewals, however short a lease the coordinator grants."""
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class Renewal:
         self._stop.set()
 
     def _renew(self) -> None:
-        usual_seconds = max(self._lease.lease_seconds / 3, FASTEST_SECONDS)
+        usual_seconds = max(self._lease.lease_seconds / 3, MIN_PAUSE_SECONDS)
         pause_seconds = usual_seconds
         while not self._stop.wait(pause_seconds):
             request = RenewRequest(boot_id=self._boot_id, progress=self._progress)

@@ -44,7 +44,7 @@ from worker_agent.storage.atomic_files import is_full
 from worker_agent.storage.client_memory import MemoryChain
 from worker_agent.storage.outbox import UPDATE_FILE, Outbox
 
-FASTEST_POLL_SECONDS = 0.5
+MIN_POLL_SECONDS = 0.5
 REST_SECONDS = {DISK_FULL: 60.0, ARTIFACT_DAMAGED: 5.0}
 LEASE_INVALID = "lease_invalid"
 WORTH_ANOTHER_BYTES = 1024 * 1024
@@ -113,7 +113,7 @@ class Slot:
 
     def _next(self) -> Lease | None:
         request = LeaseRequest(boot_id=self._context.boot_id, wait_seconds=self._context.settings.lease_wait_seconds)
-        asked_at = time.monotonic()
+        started_at = time.monotonic()
         try:
             lease = retrying(self._context.stopping, _worth_asking_again)(self._context.client.lease, request)
         except LeaseInvalid as error:
@@ -125,9 +125,9 @@ class Slot:
             return None
         except AgentError:
             return None
-        if lease is None and time.monotonic() - asked_at < FASTEST_POLL_SECONDS:
+        if lease is None and time.monotonic() - started_at < MIN_POLL_SECONDS:
             # A coordinator that responds at once must not be polled a thousand times a second.
-            self._context.stopping.wait(FASTEST_POLL_SECONDS)
+            self._context.stopping.wait(MIN_POLL_SECONDS)
         return lease
 
     def _take(self, lease: Lease) -> None:

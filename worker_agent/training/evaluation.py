@@ -13,7 +13,7 @@ from worker_agent.training.multiple_choice import Choices
 from worker_agent.training.tokens import IGNORE_INDEX, Examples
 
 BATCH_TOKENS = 8192
-FEWEST_TOKENS = 256
+MIN_TOKENS = 256
 
 
 def evaluate(
@@ -29,7 +29,7 @@ def evaluate(
         try:
             return _evaluate_batches(forward, examples, task, batch_tokens, progress)
         except torch.OutOfMemoryError:
-            if batch_tokens <= FEWEST_TOKENS:
+            if batch_tokens <= MIN_TOKENS:
                 raise
         # Outside the handler: the exception keeps the failed pass's tensors alive.
         batch_tokens //= 2

@@ -39,8 +39,8 @@ class Factors:
 
     def _set(self, rank: int, alpha: float, scaling: float) -> None:
         if len(self.a) != rank:
-            # The parameters stay the same objects, which session, optimizer and model share. They are NaN until set, so
-            # that a missing value shows at once.
+            # The parameters stay the same objects, which session, optimizer and model share. They are NaN until
+            # set, so that a missing value shows at once.
             self.a.data = self.a.data.new_full((rank, *self.a.shape[1:]), torch.nan)
             self.b.data = self.b.data.new_full((self.b.shape[0], rank), torch.nan)
             self.a.grad = self.b.grad = None

@@ -127,8 +127,8 @@ def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, list[Any]]]:
                 yield line, list(cells)
             line = reader.line_num + 1
     except csv.Error as error:
-        mend = 'a cell with quotation marks in it stands in such, and they are doubled ("")'
-        raise ValueError(f"the row that begins on line {line} is not CSV ({error}); {mend}") from None
+        advice = 'a cell with quotation marks in it stands in such, and they are doubled ("")'
+        raise ValueError(f"the row that begins on line {line} is not CSV ({error}); {advice}") from None
 
 
 def _read_parquet(name: str, path: Path) -> Table:

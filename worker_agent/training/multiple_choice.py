@@ -44,11 +44,11 @@ def with_words(
     DataError (cloze_too_long) if the template alone exceeds the limit.
     """
     _refuse_unknown(tokenizer, cloze)
-    many, template = len(cloze.words), templates.parse(cloze.template)
+    word_count, template = len(cloze.words), templates.parse(cloze.template)
     encodings = _encode(tokenizer, [fill_gap(template, row, word) for row in rows for word in cloze.words])
     sequences, starts = [], []
     for number, row in enumerate(rows):
-        row_encodings = encodings[number * many : (number + 1) * many]
+        row_encodings = encodings[number * word_count : (number + 1) * word_count]
         if max(map(len, row_encodings)) > limit:
             row_encodings = truncate_values(
                 tokenizer,

@@ -35,7 +35,7 @@ from worker_agent.training.tokens import Examples, TokenBatch, Tokenization, loa
 from worker_agent.training.vocabulary import check_embeddings, check_words
 
 KEPT_DATASETS = 8
-FEWEST_TOKENS = 8
+MIN_TOKENS = 8
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -186,8 +186,8 @@ class Session:
 class SessionFactory:
     """Opens sessions one after the other, and caches the model and tokenized examples between jobs.
 
-    One model is cached, by its weights, task, labels, trainable, placement and format. The examples of `kept_datasets`
-    data sets are cached, by their files, tokenizer, task and length.
+    One model is cached, by its weights, task, labels, trainable, placement and format. The examples of
+    `kept_datasets` data sets are cached, by their files, tokenizer, task and length.
     """
 
     def __init__(self, settings: AgentSettings, kept_datasets: int = KEPT_DATASETS) -> None:
@@ -263,7 +263,7 @@ class SessionFactory:
         facts, tokenizer = text_facts(folder), self._tokenizer_in(folder)
         most_tokens = tokenizer.model_max_length if facts.most_tokens is None else facts.most_tokens
         limit = min(work.task.max_length, most_tokens - virtual_tokens)
-        if limit < FEWEST_TOKENS:
+        if limit < MIN_TOKENS:
             detail = f"{virtual_tokens} virtual tokens leave {limit} of {most_tokens} positions for the text"
             raise ModelError("trainable_invalid", detail)
         dataset_settings = self.settings.datasets.get(dataset)
@@ -276,7 +276,7 @@ class SessionFactory:
         )
         if key not in self._data:
             split = load_split(self.settings, dataset)
-            how = Tokenization(
+            tokenization = Tokenization(
                 task=work.task,
                 columns=self.settings.datasets[dataset].readable,
                 tokenizer=tokenizer,
@@ -284,8 +284,8 @@ class SessionFactory:
                 segments=facts.segments,
                 decoder=not facts.fills_gaps,
             )
-            data = ClientData(tokenize(split.train, how), tokenize(split.held_out, how))
-            check_words(data.train, how.tokenizer, dataset)
+            data = ClientData(tokenize(split.train, tokenization), tokenize(split.held_out, tokenization))
+            check_words(data.train, tokenization.tokenizer, dataset)
             while len(self._data) >= self._kept_datasets:
                 self._data.pop(next(iter(self._data)))
             self._data[key] = data

@@ -69,11 +69,11 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Tokenised examples end to end: sequence i is `ids[offsets[i]:offsets[i + 1]]` (int32).
+    """Tokenized examples end to end: sequence i is `ids[offsets[i]:offsets[i + 1]]` (int32).
 
     An example is one sequence, or with `choices` one for each word. `targets` (int64) are class indices, or the start
-    of the response in each example of a causal model. `segments` (int8) distinguishes text from text_pair, or is None if
-    the model does not need it.
+    of the response in each example of a causal model. `segments` (int8) distinguishes text from text_pair, or is None
+    if the model does not need it.
     """
 
     ids: Tensor
@@ -86,11 +86,11 @@ class Examples:
     choices: Choices | None = None
 
     def __len__(self) -> int:
-        return (len(self.offsets) - 1) // self._many
+        return (len(self.offsets) - 1) // self._sequences_each
 
     def length(self, index: int) -> int:
         """Tokens of an example, summed over the words of a choice."""
-        return self.offsets[(index + 1) * self._many] - self.offsets[index * self._many]
+        return self.offsets[(index + 1) * self._sequences_each] - self.offsets[index * self._sequences_each]
 
     def batch(self, indices: Sequence[int], device: torch.device) -> TokenBatch:
         """These examples, padded on the right to the longest of them; for choices, with the word of their class."""
@@ -106,7 +106,7 @@ class Examples:
         return self._batch(owners, every, choices.starts[owners], device)
 
     @property
-    def _many(self) -> int:
+    def _sequences_each(self) -> int:
         return 1 if self.choices is None else self.choices.words
 
     def _batch(
@@ -147,33 +147,40 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenize(table: Table, how: Tokenization) -> Examples:
+def tokenize(table: Table, options: Tokenization) -> Examples:
     """All rows of `table` as examples.
 
     Raises DataError for a missing column or value, a value that is not text, an unknown label, and a row without a
     token for the model.
     """
-    if how.task.task == "causal_lm":
-        return _instruction_examples(table, how)
-    if how.task.cloze is not None:
+    if options.task.task == "causal_lm":
+        return _instruction_examples(table, options)
+    if options.task.cloze is not None:
         return (
-            _choice_examples(table, how, how.task.cloze) if how.decoder else _gap_examples(table, how, how.task.cloze)
+            _choice_examples(table, options, options.task.cloze)
+            if options.decoder
+            else _gap_examples(table, options, options.task.cloze)
         )
-    return _text_examples(table, how)
+    return _text_examples(table, options)
 
 
-def _text_examples(table: Table, how: Tokenization) -> Examples:
+def _text_examples(table: Table, options: Tokenization) -> Examples:
     if table.rows == 0:
-        return _examples([], [], None, how)
-    pair = texts(table, "text_pair", how.columns) if _is_paired(table, how.columns) else None
-    first = texts(table, "text", how.columns)
-    targets = label_indices(table, how.task.labels or (), how.columns)
-    encoding = how.tokenizer(
-        first, pair, truncation=True, max_length=how.limit, return_attention_mask=False, return_token_type_ids=True
+        return _examples([], [], None, options)
+    pair = texts(table, "text_pair", options.columns) if _is_paired(table, options.columns) else None
+    first = texts(table, "text", options.columns)
+    targets = label_indices(table, options.task.labels or (), options.columns)
+    encoding = options.tokenizer(
+        first,
+        pair,
+        truncation=True,
+        max_length=options.limit,
+        return_attention_mask=False,
+        return_token_type_ids=True,
     )
-    refuse_empty(table, ["text"], map(len, encoding["input_ids"]), "the text is no token for this model")
-    segments = encoding["token_type_ids"] if how.segments and pair is not None else None
-    return _examples(encoding["input_ids"], targets, segments, how)
+    refuse_empty(table, ["text"], map(len, encoding["input_ids"]), "the text has no token for this model")
+    segments = encoding["token_type_ids"] if options.segments and pair is not None else None
+    return _examples(encoding["input_ids"], targets, segments, options)
 
 
 def _is_paired(table: Table, columns: Mapping[str, str]) -> bool:
@@ -187,53 +194,58 @@ def _is_paired(table: Table, columns: Mapping[str, str]) -> bool:
     return actual != "text_pair" or actual in table.columns
 
 
-def _gap_examples(table: Table, how: Tokenization, cloze: Cloze) -> Examples:
-    words = word_ids(how.tokenizer, cloze)
+def _gap_examples(table: Table, options: Tokenization, cloze: Cloze) -> Examples:
+    words = word_ids(options.tokenizer, cloze)
     if table.rows == 0:
-        return _examples([], [], None, how, Gaps(torch.zeros(0, dtype=torch.int64), words))
-    values = _values(table, how, cloze)
-    rows = with_gaps(how.tokenizer, templates.parse(cloze.template), values, how.limit)
-    positions = torch.tensor([row.index(how.tokenizer.mask_token_id) for row in rows])
-    targets = label_indices(table, how.task.labels or (), how.columns)
-    return _examples(rows, targets, None, how, Gaps(positions, words))
+        return _examples([], [], None, options, Gaps(torch.zeros(0, dtype=torch.int64), words))
+    values = _values(table, options, cloze)
+    rows = with_gaps(options.tokenizer, templates.parse(cloze.template), values, options.limit)
+    positions = torch.tensor([row.index(options.tokenizer.mask_token_id) for row in rows])
+    targets = label_indices(table, options.task.labels or (), options.columns)
+    return _examples(rows, targets, None, options, Gaps(positions, words))
 
 
-def _choice_examples(table: Table, how: Tokenization, cloze: Cloze) -> Examples:
+def _choice_examples(table: Table, options: Tokenization, cloze: Cloze) -> Examples:
     if table.rows == 0:
-        return _examples([], [], None, how, choices=Choices(len(cloze.words), torch.zeros(0, dtype=torch.int64)))
-    rows, starts = with_words(how.tokenizer, cloze, _values(table, how, cloze), how.limit)
+        return _examples([], [], None, options, choices=Choices(len(cloze.words), torch.zeros(0, dtype=torch.int64)))
+    rows, starts = with_words(options.tokenizer, cloze, _values(table, options, cloze), options.limit)
     refuse_empty(table, templates.parse(cloze.template).columns, starts, "this model has no token before the gap")
-    targets = label_indices(table, how.task.labels or (), how.columns)
+    targets = label_indices(table, options.task.labels or (), options.columns)
     choices = Choices(len(cloze.words), torch.tensor(starts, dtype=torch.int64))
-    return _examples(rows, targets, None, how, choices=choices)
+    return _examples(rows, targets, None, options, choices=choices)
 
 
-def _values(table: Table, how: Tokenization, cloze: Cloze) -> list[dict[str, str]]:
+def _values(table: Table, options: Tokenization, cloze: Cloze) -> list[dict[str, str]]:
     """The values of the columns that a template names, row by row."""
     names = [name for name in templates.parse(cloze.template).columns if name != GAP]
-    return rows_of_text(table, names, how.columns)
+    return rows_of_text(table, names, options.columns)
 
 
-def _instruction_examples(table: Table, how: Tokenization) -> Examples:
+def _instruction_examples(table: Table, options: Tokenization) -> Examples:
     if table.rows == 0:
-        return _examples([], [], None, how)
-    template = how.task.template or TextTemplate()
+        return _examples([], [], None, options)
+    template = options.task.template or TextTemplate()
     prompt, response = templates.parse(template.prompt), templates.parse(template.response)
-    prompt_texts = [prompt.fill(row) for row in rows_of_text(table, prompt.columns, how.columns)]
-    response_rows = rows_of_text(table, response.columns, how.columns, every=True)
+    prompt_texts = [prompt.fill(row) for row in rows_of_text(table, prompt.columns, options.columns)]
+    response_rows = rows_of_text(table, response.columns, options.columns, every=True)
     response_texts = [response.fill(row) for row in response_rows]
-    end = how.tokenizer.eos_token_id if how.tokenizer.eos_token_id is not None else how.tokenizer.sep_token_id
+    end = (
+        options.tokenizer.eos_token_id
+        if options.tokenizer.eos_token_id is not None
+        else options.tokenizer.sep_token_id
+    )
     end_ids = [] if end is None else [end]
     prompts = [
-        ids[:-1] if ids[-1:] == end_ids else ids for ids in how.tokenizer(prompt_texts, verbose=False)["input_ids"]
+        ids[:-1] if ids[-1:] == end_ids else ids
+        for ids in options.tokenizer(prompt_texts, verbose=False)["input_ids"]
     ]
-    responses = how.tokenizer(response_texts, add_special_tokens=False, verbose=False)["input_ids"]
+    responses = options.tokenizer(response_texts, add_special_tokens=False, verbose=False)["input_ids"]
     responses = [ids + end_ids for ids in responses]
-    refuse_empty(table, prompt.columns, map(len, prompts), "the prompt is no token for this model")
-    refuse_empty(table, response.columns, map(len, responses), "the response is no token for this model")
-    sequences = [_join(before, after, how.limit) for before, after in zip(prompts, responses, strict=True)]
+    refuse_empty(table, prompt.columns, map(len, prompts), "the prompt has no token for this model")
+    refuse_empty(table, response.columns, map(len, responses), "the response has no token for this model")
+    sequences = [_join(before, after, options.limit) for before, after in zip(prompts, responses, strict=True)]
     rows, starts = [ids for ids, _ in sequences], [start for _, start in sequences]
-    return _examples(rows, starts, None, how)
+    return _examples(rows, starts, None, options)
 
 
 def _join(prompt: list[int], response: list[int], limit: int) -> tuple[list[int], int]:
@@ -246,7 +258,7 @@ def _examples(
     rows: Sequence[Sequence[int]],
     targets: Sequence[int],
     segments: Sequence[Sequence[int]] | None,
-    how: Tokenization,
+    options: Tokenization,
     gaps: Gaps | None = None,
     choices: Choices | None = None,
 ) -> Examples:
@@ -255,8 +267,8 @@ def _examples(
         offsets=[0, *accumulate(map(len, rows))],
         targets=torch.tensor(targets, dtype=torch.int64),
         segments=None if segments is None else _flat(segments, torch.int8),
-        pad_id=int(how.tokenizer.pad_token_id or 0),
-        causal=how.task.task == "causal_lm" or choices is not None,
+        pad_id=int(options.tokenizer.pad_token_id or 0),
+        causal=options.task.task == "causal_lm" or choices is not None,
         gaps=gaps,
         choices=choices,
     )

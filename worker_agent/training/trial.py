@@ -62,14 +62,14 @@ class _Trial:
         """Run all checks, the cheapest first."""
         self._session.training(False)
         with torch.no_grad():
-            alone, longest = (self._answer(batch) for batch in (self._shortest, self._longest))
+            alone, longest = (self._logits(batch) for batch in (self._shortest, self._longest))
             self._compare_padded(alone)
             if self._session.forward.causal:
-                self._compare_with_another_end(longest)
+                self._compare_with_other_ending(longest)
         if gradients:
             self._step_back()
 
-    def _answer(self, batch: TokenBatch) -> Tensor:
+    def _logits(self, batch: TokenBatch) -> Tensor:
         """The logits of an example. Raises ModelError if its loss is not finite."""
         logits, targets = self._session.forward(batch)
         if not bool(losses(logits, targets).isfinite().all()):
@@ -89,11 +89,11 @@ class _Trial:
             detail = f"a {self._session.facts.model_type} gives other results when an example is padded"
             raise ModelError("model_padding", f"{detail}; look at pad_token_id in its config.json and its tokenizer")
 
-    def _compare_with_another_end(self, answer: Tensor) -> None:
+    def _compare_with_other_ending(self, logits: Tensor) -> None:
         ids = self._longest.inputs["input_ids"].clone()
         ids[:, -1] = torch.where(ids[:, -1] == 0, 1, ids[:, -1] - 1)
         other = replace(self._longest, inputs={**self._longest.inputs, "input_ids": ids})
-        if self._differ(answer, self._session.forward(other)[0]):
+        if self._differ(logits, self._session.forward(other)[0]):
             detail = f"in a {self._session.facts.model_type} a token depends on later ones"
             raise ModelError("model_not_causal", f"{detail}; use a model that reads from left to right (a decoder)")
 

@@ -26,8 +26,8 @@ def values(table: Table, name: str, readable: Mapping[str, str]) -> list[Value |
     cells = [value if type(value) is str else _plain(value) for value in table.column(name, readable)]
     foreign = [row for row, value in enumerate(cells) if _foreign(value) is not None]
     if foreign:
-        row, mend = foreign[0], "write text, a number or a truth value there, or name another column"
-        detail = f"{table.place(row)}: column {readable[name]!r} ({name}) holds {_foreign(cells[row])}; {mend}"
+        row, advice = foreign[0], "write text, a number or a truth value there, or name another column"
+        detail = f"{table.place(row)}: column {readable[name]!r} ({name}) holds {_foreign(cells[row])}; {advice}"
         raise DataError("data_column_type", detail, column=name, count=len(foreign), of=table.rows)
     return cells
 

@@ -182,17 +182,17 @@ class TestRequests:
         assert approvals.pending(tmp_path, "fed_1") == []
 
     def test_the_oldest_make_room(self, tmp_path: Path) -> None:
-        for number in range(approvals.MOST_REQUESTS + 5):
+        for number in range(approvals.MAX_REQUESTS + 5):
             approvals.keep(tmp_path, make_lease(settings={"number": number}))
             for file in (tmp_path / "asked").iterdir():
                 os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 10**9))
         kept = approvals.pending(tmp_path, "fed_1")
-        assert [request.settings["number"] for request in kept] == list(range(approvals.MOST_REQUESTS + 4, 4, -1))
-        assert len(list((tmp_path / "asked").iterdir())) == approvals.MOST_REQUESTS
+        assert [request.settings["number"] for request in kept] == list(range(approvals.MAX_REQUESTS + 4, 4, -1))
+        assert len(list((tmp_path / "asked").iterdir())) == approvals.MAX_REQUESTS
 
     def test_what_takes_too_much_room_is_not_kept(self, tmp_path: Path) -> None:
         with pytest.raises(NotUnderstood, match="bytes to say"):
-            approvals.keep(tmp_path, make_lease(settings={"a": "x" * approvals.LARGEST_REQUEST_BYTES}))
+            approvals.keep(tmp_path, make_lease(settings={"a": "x" * approvals.MAX_REQUEST_BYTES}))
         assert not (tmp_path / "asked").exists()
 
     @pytest.mark.parametrize("federation_id", ["../up", "a/b", "", ".", "x" * 200, "fed 1"])

@@ -122,7 +122,7 @@ class TestNoValue:
     def test_is_no_class_however_it_is_written(self, labels: tuple[str, ...], nothing: Any) -> None:
         error = refusal(labels, [labels[0], nothing])
         assert (error.code, error.facts) == ("data_column_missing", FailureFacts(column="label", count=1, of=2))
-        assert error.detail == "mine, row 1: no value for 'label'; fill it in, or take the row out"
+        assert error.detail == "mine, row 1: no value for 'label'; fill it in, or remove the row"
 
     @pytest.mark.parametrize("label", ['"label": null', '"label": NaN', '"other": "None"'])
     def test_in_json_is_null_nan_and_a_key_that_is_not_there(self, tmp_path: Path, label: str) -> None:
