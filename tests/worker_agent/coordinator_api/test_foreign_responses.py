@@ -73,7 +73,7 @@ STRANGERS = {
     "login of a network": (page("511 Network Authentication Required"), "this network requires a login"),
     "another service's error": (
         whole("404 Not Found", b'{"detail": "Not Found"}', Content_Type="application/json"),
-        "answers 404 application/json",
+        "responds 404 application/json",
     ),
     "another path": (problem(detail="Not Found"), "does `url` end with a path too many"),
     "another service": (

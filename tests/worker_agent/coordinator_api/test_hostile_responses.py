@@ -136,7 +136,7 @@ class TestADownload:
         with hostile(whole("200 OK", bytes(100))) as server, open_http(AgentSettings(), server.url) as http:
             cache = CoordinatorClient(http, None).cache(tmp_path)
             for _ in range(TRUSTED_TIMES):
-                with pytest.raises(CorruptBytes, match="other bytes"):
+                with pytest.raises(CorruptBytes, match="different bytes"):
                     cache.fetch(REFERENCE)
             assert len(server.heads) == TRUSTED_TIMES * DAMAGED_TIMES
             with pytest.raises(CorruptBytes, match="not asked for yet"):

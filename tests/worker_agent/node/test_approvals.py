@@ -150,7 +150,7 @@ class TestDigest:
 
     @pytest.mark.parametrize("number", [float("nan"), float("inf")])
     def test_what_has_no_digest_is_not_worked_on(self, settings: AgentSettings, number: float) -> None:
-        with pytest.raises(NotUnderstood, match="no digest"):
+        with pytest.raises(NotUnderstood, match="without a digest"):
             check(make_lease(settings={"a": [number]}), asking(settings))
 
 
@@ -191,7 +191,7 @@ class TestRequests:
         assert len(list((tmp_path / "asked").iterdir())) == approvals.MAX_REQUESTS
 
     def test_what_takes_too_much_room_is_not_kept(self, tmp_path: Path) -> None:
-        with pytest.raises(NotUnderstood, match="bytes to say"):
+        with pytest.raises(NotUnderstood, match="is too long"):
             approvals.keep(tmp_path, make_lease(settings={"a": "x" * approvals.MAX_REQUEST_BYTES}))
         assert not (tmp_path / "asked").exists()
 

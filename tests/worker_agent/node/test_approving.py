@@ -86,7 +86,7 @@ class TestCommand:
         for lease in (crafted, harmless):
             approvals.keep(folder, lease)
         several = approve(config, "--yes")
-        assert (several.exit_code, "asked for 2 different things" in several.output) == (1, True)
+        assert (several.exit_code, "made 2 different requests" in several.output) == (1, True)
         digests = [approvals.approval_digest(lease) for lease in (harmless, crafted)]
         assert all(digest in several.output for digest in digests)
         assert approve(config, "--yes", "--digest", "sha256:" + "0" * 64).exit_code == 1
