@@ -54,8 +54,8 @@ _out = Console()
 _err = Console(stderr=True)
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         _out.print(__version__)
         raise typer.Exit
 

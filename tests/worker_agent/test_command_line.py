@@ -151,11 +151,8 @@ class TestDoctor:
         self.enrolled(runner, config)
         coordinator.doubled_at = "2026-01-02T03:04:05Z"
         result = runner.invoke(app, ["doctor", "--config", str(config)])
-        assert (
-        said = "the coordinator refused another agent with this worker's key"
-        assert f"FAILED no second agent: 2026-01-02 03:04 UTC: {said}" in result.output
-            in result.output
-        )
+        advice = "the coordinator refused another agent with this worker's key"
+        assert f"FAILED no second agent: 2026-01-02 03:04 UTC: {advice}" in result.output
         assert "worker-agent rotate-key" in result.output
 
     def test_a_store_that_is_not_listed_is_named_with_what_to_add(
