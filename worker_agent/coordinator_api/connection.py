@@ -188,10 +188,8 @@ class Connection:
         It follows a redirect of the coordinator to a listed store, and otherwise reads through the coordinator.
         """
         stores = self.origins.use_stores()
-        with (
-            translate_errors(),
-            self._open(path, headers if stores else headers | THROUGH_COORDINATOR, until) as response,
-        ):
+        first_headers = headers if stores else headers | THROUGH_COORDINATOR
+        with translate_errors(), self._open(path, first_headers, until) as response:
             if not (stores and response.status_code == 307):
                 yield self._check_body(response)
                 return

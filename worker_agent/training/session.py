@@ -266,14 +266,8 @@ class SessionFactory:
         if limit < MIN_TOKENS:
             detail = f"{virtual_tokens} virtual tokens leave {limit} of {most_tokens} positions for the text"
             raise ModelError("trainable_invalid", detail)
-        dataset_settings = self.settings.datasets.get(dataset)
-        key = (
-            dataset,
-            dataset_settings and fingerprint(dataset_settings),
-            str(folder),
-            work.task.model_dump_json(),
-            limit,
-        )
+        source = self.settings.datasets.get(dataset)
+        key = (dataset, source and fingerprint(source), str(folder), work.task.model_dump_json(), limit)
         if key not in self._data:
             split = load_split(self.settings, dataset)
             tokenization = Tokenization(

@@ -67,7 +67,7 @@ STRANGERS = {
     ),
     "portal without a type": (whole("200 OK", b"\n" + PAGE), "responds with a web page (200)"),
     "not found": (page("404 Not Found"), "responds 404 text/html, unlike a Fedloom coordinator"),
-    "no method": (page("405 Method Not Allowed"), f"does: {IN_BETWEEN}"),
+    "no method": (page("405 Method Not Allowed"), f"unlike a Fedloom coordinator: {IN_BETWEEN}"),
     "login wanted": (page("401 Unauthorized"), "a proxy in between requires a login"),
     "forbidden": (page("403 Forbidden"), "a proxy in between forbids it"),
     "login of a network": (page("511 Network Authentication Required"), "this network requires a login"),
