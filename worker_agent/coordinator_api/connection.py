@@ -56,7 +56,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0
 # Longer than the pause between heartbeats, so that those reuse a connection and its TLS handshake. Shorter than
 # servers keep an idle connection (the coordinator 20 s), so that none is closed while it is used.
 LIMITS = httpx.Limits(keepalive_expiry=15.0)
-_APART = 0.1
+_JITTER = 0.1
 THROUGH_COORDINATOR = {"Fedloom-Transfer": "through-coordinator"}
 _SKEW_WORTH_A_RETRY_SECONDS = 2.0
 
@@ -66,14 +66,11 @@ _Value = TypeVar("_Value")
 
 def jitter(seconds: float) -> float:
     """`seconds` with up to 10 % jitter, so that agents with simultaneous responses do not return together."""
-    return seconds * random.uniform(1 - _APART, 1 + _APART)  # noqa: S311 - no secret
+    return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
 
 
 def open_http(settings: AgentSettings, url: str) -> httpx.Client:
-    """A client for the coordinator at `url` with the timeouts and the certificates of `settings`.
-
-    Raises ConfigurationError.
-    """
+    """A client for `url` with the timeouts and certificates of `settings`. Raises ConfigurationError."""
     timeout = httpx.Timeout(settings.request_timeout_seconds, connect=min(10.0, settings.request_timeout_seconds))
     headers = {"User-Agent": f"fedloom-worker-agent/{__version__}", "Accept-Encoding": "identity"}
     client = httpx.Client(
