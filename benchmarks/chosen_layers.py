@@ -60,7 +60,7 @@ def seconds_of_epochs(session: TrainingSession, frozen: Sequence[Sequence[str]],
     told: list[list[float]] = [[] for _ in frozen]
     for turn in range(turns + 1):
         for index in sorted(range(len(frozen)), reverse=turn % 2 == 1):
-            session.freeze(frozen[index])
+            session.train_all_except(frozen[index])
             began = time.perf_counter()
             train(session, config)
             if turn:

@@ -27,7 +27,7 @@ from benchmarks.shapes import llama_facts
 from federated import registry
 from federated.contract import ClientUpdate, RoundFacts
 from federated.maths.generator import stream_key
-from federated.maths.low_rank import Search, Truncated, cheapest, stack, truncate
+from federated.maths.low_rank import LowRankProduct, Search, cheapest, stack, truncate
 from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import Lora
 
@@ -72,17 +72,17 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.randn(rows, columns, generator=generator)
 
 
-def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
+def dense_truncate(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
     """The authors' way: add up the products, full SVD."""
     summed = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
     for b, a in pairs:
         summed += b @ a
     u, sigma, vh = torch.linalg.svd(summed, full_matrices=False)
     squares = sigma.double().square()
-    return Truncated(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
+    return LowRankProduct(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
 
 
-def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
+def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
     """torch's randomized SVD of the formed sum, as oversampled and as often iterated as ours."""
     b, a = stack(pairs)
     summed = b @ a
@@ -90,16 +90,16 @@ def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
         torch.manual_seed(0)
         u, sigma, v = torch.svd_lowrank(summed, q=rank + Search().oversampling, niter=2)
     captured = float(sigma[:rank].double().square().sum())
-    return Truncated(u[:, :rank] * sigma[:rank], v[:, :rank].T, captured, float(summed.double().square().sum()))
+    return LowRankProduct(u[:, :rank] * sigma[:rank], v[:, :rank].T, captured, float(summed.double().square().sum()))
 
 
-def ours(pairs: Sequence[Pair], rank: int) -> Truncated:
+def ours(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
     """As the server half calls it: stack and truncate, by whatever path is cheapest."""
     b, a = stack(pairs)
     return truncate(b, a, rank, _KEY)
 
 
-def _timed(work: Callable[[], Truncated], repeats: int) -> tuple[float, Truncated]:
+def _timed(work: Callable[[], LowRankProduct], repeats: int) -> tuple[float, LowRankProduct]:
     """Median seconds and the last answer."""
     seconds = []
     for _ in range(repeats):
@@ -136,7 +136,7 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
     fast, made = _timed(lambda: ours(pairs, rank), repeats)
     peer, by_peer = _timed(lambda: lowrank_truncate(pairs, rank), repeats)
     slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
-    best = exact.captured / exact.total
+    best = exact.energy / exact.total_energy
     found = {
         "size": size,
         "sum_of_ranks": width,
@@ -148,8 +148,8 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
         "speedup": slow / fast,
         "svd_lowrank_speedup": slow / peer,
         "exact_energy": best,
-        "energy_lost": best - made.captured / made.total,
-        "svd_lowrank_energy_lost": best - by_peer.captured / by_peer.total,
+        "energy_lost": best - made.energy / made.total_energy,
+        "svd_lowrank_energy_lost": best - by_peer.energy / by_peer.total_energy,
     }
     print(f"wide stack, {kind}: {json.dumps(found)}", flush=True)
     return found

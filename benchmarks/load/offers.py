@@ -37,7 +37,7 @@ def offer_round(federation_id: str, committed: Committed) -> None:
 
 def _offer_all(session: Session, federation: Federation, clients: Sequence[Client], round_id: str) -> list[str]:
     seeds = [schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate") for client in clients]
-    asked = [jobs.Asked(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
+    asked = [jobs.JobRequest(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
     return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, asked, utcnow())]
 
 

@@ -61,13 +61,13 @@ def test_so_it_is_with_postgresql_and_a_copy_of_the_bucket(data_folder: Path, ba
     with support.serving() as before:
         key, worker_id = _used(before)
         run("Back up PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
-        bucket = {found["path"]: obstore.get(objects.opened(), found["path"]).bytes() for found in _objects()}
+        bucket = {found["path"]: obstore.get(objects.open_store(), found["path"]).bytes() for found in _objects()}
         before.admin.post("/v1/organizations", json={"name": "Later"}).raise_for_status()
     with settled(places().empty(tmp_path / "restored")):
         assert _objects() == []
         run("Restore PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
         for path, content in bucket.items():
-            obstore.put(objects.opened(), path, content)
+            obstore.put(objects.open_store(), path, content)
         with support.serving() as after:
             _check(after, key, worker_id)
 
@@ -77,7 +77,7 @@ def _pg_url() -> str:
 
 
 def _objects() -> list[Any]:
-    return [found for batch in obstore.list(objects.opened()) for found in batch]
+    return [found for batch in obstore.list(objects.open_store()) for found in batch]
 
 
 def _used(service: Service) -> tuple[str, str]:

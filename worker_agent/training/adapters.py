@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 
 from federated.contract import AnyTrainable
 from federated.maths.initialization import start
-from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix, TaskType
+from federated.trainable import Full, Initialization, Lora, ModelFacts, Prefix, TaskType
 from worker_agent.training.factors import Factors, factors_of
 from worker_agent.training.job_errors import ModelError
 from worker_agent.training.model import LoadedBase
-from worker_agent.training.model_facts import initialisation, is_drawn, new_weight_std, shape_of, tensor_facts
+from worker_agent.training.model_facts import initialization, is_drawn, new_weight_std, shape_of, tensor_facts
 from worker_agent.training.parameter_names import canonical_name, lies_within
 from worker_agent.training.targets import lora_targets, modules_in_full, weights_in_full
 
@@ -128,9 +128,9 @@ def adapt(source: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> A
     )
 
 
-def _starts(wrapper: "_Wrapper", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
+def _starts(wrapper: "_Wrapper", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialization]:
     return {
-        name: initialisation(name, tuple(value.shape), trainable, new, std)
+        name: initialization(name, tuple(value.shape), trainable, new, std)
         for name, value in wrapper.parameters.items()
     }
 

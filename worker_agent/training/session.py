@@ -133,7 +133,7 @@ class Session:
         module: nn.Module = block if isinstance(block, nn.Module) else backbone.get_input_embeddings()
         return module
 
-    def freeze(self, names: Collection[str]) -> None:
+    def train_all_except(self, names: Collection[str]) -> None:
         """Freeze exactly these trainables; all others require a gradient. Raises KeyError."""
         self._adapted_model.require_gradients(names)
 
@@ -177,7 +177,7 @@ class Session:
         """Report the job's progress. Raises JobInterrupted if the job was canceled."""
         self._report(done, total, metrics or {})
 
-    def note(self, fact: str) -> None:
+    def record_nondeterminism(self, fact: str) -> None:
         """Record, once, a fact that breaks bit-for-bit repetition."""
         if fact not in self.notes:
             self.notes = (*self.notes, fact)
