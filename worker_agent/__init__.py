@@ -1,1 +1,1 @@
-"""The process at a participating organisation: it pulls jobs over HTTPS, trains locally, uploads updates."""
+"""The process at a participating organization. It fetches jobs over HTTPS, trains locally and uploads updates."""

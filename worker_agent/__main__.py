@@ -21,74 +21,87 @@ from federated.private_files import NotPrivate, keep_private, own_folder
 from worker_agent.coordinator_api.enrollment import enroll as enroll_worker
 from worker_agent.coordinator_api.enrollment import rotate_key as replace_key
 from worker_agent.coordinator_api.identity import load_identity
-from worker_agent.display import open_display, shown
+from worker_agent.display import console_text, open_display
 from worker_agent.doctor import examine
 from worker_agent.errors import AgentError, ConfigurationError
 from worker_agent.node import approvals
 from worker_agent.node.approvals import Request
 from worker_agent.runtime.agent import Agent, coordinator_url, only_agent, open_worker
-from worker_agent.settings import DATA_ENTRIES, AgentSettings, load_settings
+from worker_agent.settings import DATA_ENTRIES, DEFAULT_FILE, FILE_VARIABLE, AgentSettings, load_settings
 from worker_agent.storage.client_memory import MemoryChain
 
 TOKEN_VARIABLE = "FEDLOOM_ENROLLMENT_TOKEN"  # noqa: S105 - the name of a variable
-DATA_MODULE = "worker_agent.training.data"
+SUMMARY_MODULE = "worker_agent.training.summary"
 EXPORT_MODULE = "worker_agent.training.export"
 MODEL_MODULE = "worker_agent.training.model"
 
 app = typer.Typer(
-    help="Trains at your site for federations you allow; your data stays here.",
+    help="Train for the federations that you allow. Your data stays on this node.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-data = typer.Typer(help="Your data sets; what is shown stays on this node.", no_args_is_help=True)
+data = typer.Typer(help="Show your data sets. Nothing leaves this node.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
+_CONFIG_DEFAULT = f"${FILE_VARIABLE}, or {DEFAULT_FILE}"
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="settings file; default worker-agent.toml", exists=True, dir_okay=False),
+    typer.Option("--config", help="Settings file.", show_default=_CONFIG_DEFAULT, exists=True, dir_okay=False),
 ]
+Federation = Annotated[str, typer.Argument(help="Id of the federation, fed_….")]
 _out = Console()
 _err = Console(stderr=True)
 
 
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
+        _out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def _private() -> None:
+def _prepare(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_print_version)] = False,
+) -> None:
     keep_private()
 
 
 @app.command()
 def enroll(
-    url: Annotated[str | None, typer.Option(help="the coordinator's URL; default: `url` of the settings")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="URL of the coordinator.", show_default="`url` of the settings")
+    ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help=f"file with the enrolment token; else ${TOKEN_VARIABLE}, else you are asked")
+        Path | None,
+        typer.Option(help="File with the enrollment token.", show_default=f"${TOKEN_VARIABLE}, or a prompt"),
     ] = None,
     config: Config = None,
 ) -> None:
-    """Make this node a worker of your organisation."""
-    with _told():
+    """Enroll this node as a worker of your organization."""
+    with _report_errors():
         settings = _own(_settings(config))
         record = enroll_worker(settings, url or str(settings.url), _token(token_file))
-        organization, address = shown(record.organization_name), shown(record.url)
-        _out.print(f"enrolled as [bold]{shown(record.worker_id)}[/] of {organization} at {address}")
+        organization, address = console_text(record.organization_name), console_text(record.url)
+        _out.print(f"enrolled as [bold]{console_text(record.worker_id)}[/] of {organization} at {address}")
         _out.print("next: worker-agent doctor, then worker-agent run")
 
 
 @app.command("rotate-key")
 def rotate_key(config: Config = None) -> None:
-    """Make a new key pair and let the coordinator know it; the old one is worthless then. Stop `run` first."""
-    with _told():
+    """Replace this worker's key pair. The old key becomes invalid. Stop `run` first."""
+    with _report_errors():
         settings = _own(_settings(config))
         identity = load_identity(settings.folder)
         with only_agent(settings.folder):
-            made = replace_key(settings, coordinator_url(settings, identity))
-        _out.print(f"{shown(identity.record.worker_id)} signs with {made} from now on", soft_wrap=True)
+            key = replace_key(settings, coordinator_url(settings, identity))
+        _out.print(f"{console_text(identity.record.worker_id)} signs with {key} from now on", soft_wrap=True)
 
 
 @app.command()
 def run(config: Config = None) -> None:
-    """Work until stopped: Ctrl-C or SIGTERM finishes or hands back what runs, twice hands it back at once."""
-    with _told():
+    """Run the agent until Ctrl-C or SIGTERM. A second signal returns running jobs at once."""
+    with _report_errors():
         settings = _own(_settings(config))
         identity = load_identity(settings.folder)
         display = open_display(settings)
@@ -104,78 +117,85 @@ def run(config: Config = None) -> None:
 
 @app.command()
 def doctor(config: Config = None) -> None:
-    """Look at URL, TLS, clock, key, device, models and data, and name what fails."""
-    with _told():
-        failed = []
+    """Check URL, TLS, clock, key, device, models and data, and report what fails."""
+    with _report_errors():
+        failures = []
         for finding in examine(_settings(config)):
             mark = "[green]ok[/]    " if finding.well else "[red]FAILED[/]"
-            _out.print(f"{mark} {shown(finding.step)}: {shown(finding.text)}", soft_wrap=True)
-            failed += [] if finding.well else [finding.step]
-    if failed:
-        _err.print(f"failed: {shown(', '.join(failed))}")
+            _out.print(f"{mark} {console_text(finding.step)}: {console_text(finding.text)}", soft_wrap=True)
+            failures += [] if finding.well else [finding.step]
+    if failures:
+        _err.print(f"failed: {console_text(', '.join(failures))}")
         raise typer.Exit(1)
 
 
 @data.command("show")
 def data_show(
-    name: Annotated[str, typer.Argument(help="name of the data set in the settings")],
-    model: Annotated[str | None, typer.Option(help="base model by whose tokenizer lengths are counted")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the data set in the settings.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Base model whose tokenizer counts the tokens.", show_default="the only one in the settings"
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
-    """Rows, label counts and token lengths of a data set; nothing leaves this node."""
-    with _told():
+    """Show rows, label counts and token lengths of a data set. Nothing leaves this node."""
+    with _report_errors():
         settings, name = _settings(config), normal_form(name)
         if name not in settings.datasets:
             raise ConfigurationError(
                 f"no data set {name!r}; there are: {', '.join(sorted(settings.datasets)) or 'none'}"
             )
         try:
-            summary = importlib.import_module(DATA_MODULE).describe_dataset(
+            summary = importlib.import_module(SUMMARY_MODULE).describe_dataset(
                 settings, name, tokenizer_path=_tokenizer(settings, model)
             )
         except Exception as error:
             raise ConfigurationError(f"data set {name!r}: {error}") from error
-        _out.print(f"[bold]{shown(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out")
-        _out.print(f"columns: {shown(', '.join(summary.columns))}")
+        _out.print(
+            f"[bold]{console_text(name)}[/]: {summary.rows} rows to train on, {summary.held_out_rows} held out"
+        )
+        _out.print(f"columns: {console_text(', '.join(summary.columns))}")
         _print_counts("label", summary.label_counts)
         _print_counts("tokens per text", summary.token_lengths or {})
 
 
 @app.command()
 def export(
-    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")],
-    client: Annotated[str, typer.Argument(help="id of the client, one of this worker's data sets in it")],
-    out: Annotated[Path, typer.Argument(help="folder to write the adapter into")],
+    federation: Federation,
+    client: Annotated[str, typer.Argument(help="Id of the client, one of this worker's data sets in it.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the adapter into.")],
     config: Config = None,
 ) -> None:
-    """Write a client's own adapter: what the federation shares, with what never left this node."""
-    with _told():
+    """Write a client's own adapter: the shared values with the private ones that never left this node."""
+    with _report_errors():
         settings = _own(_settings(config))
         last = MemoryChain(settings.folder / "memory").last_job(federation, client)
         try:
-            written = importlib.import_module(EXPORT_MODULE).export_own(
+            paths = importlib.import_module(EXPORT_MODULE).export_own(
                 settings, last.lease, last.instruction, last.memory, out
             )
         except Exception as error:
             raise ConfigurationError(f"{client}: {error}") from error
-        for path in written:
-            _out.print(shown(path), soft_wrap=True)
+        for path in paths:
+            _out.print(console_text(path), soft_wrap=True)
 
 
 @app.command()
 def approve(
-    federation: Annotated[str, typer.Argument(help="id of the federation, fed_…")],
-    digest: Annotated[str | None, typer.Option(help="of the request to approve, where there are several")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="approve without a question")] = False,
+    federation: Federation,
+    digest: Annotated[str | None, typer.Option(help="Digest of the request, needed if there are several.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without confirmation.")] = False,
     config: Config = None,
 ) -> None:
-    """Approve what a federation asks of this node, where the policy says `approve = "ask"`; shows it first."""
-    with _told():
+    """Show and approve a federation's request to this node, if the policy says `approve = "ask"`."""
+    with _report_errors():
         settings = _own(_settings(config))
-        if approvals.approvals(settings.folder).outdated:
+        if approvals.approvals(settings.folder).legacy_entries:
             _err.print(f"[yellow]note:[/] {approvals.OUTDATED_TEXT}", soft_wrap=True)
         request = _request(approvals.pending(settings.folder, federation), federation, digest)
-        if not yes and not typer.confirm("approve this, and nothing else of this federation?"):
+        if not yes and not typer.confirm("approve this request, and nothing else of this federation?"):
             raise ConfigurationError("not approved")
         approvals.approve(settings.folder, request)
         _out.print("approved; if its client here was declined, restore it: POST /v1/clients/{id}/restore")
@@ -184,21 +204,21 @@ def approve(
 @app.command()
 def version() -> None:
     """Show the version."""
-    _out.print(__version__)
+    _print_version(True)
 
 
 def main() -> None:
-    """Entry point of the command `worker-agent`."""
+    """Run the command `worker-agent`."""
     app()
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """An error that is the owner's to mend is one line, not a traceback."""
+def _report_errors() -> Iterator[None]:
+    """Print an error that the owner can fix as one line, without a traceback."""
     try:
         yield
     except AgentError as error:
-        _err.print(f"[red]error:[/] {shown(error)}", soft_wrap=True)
+        _err.print(f"[red]error:[/] {console_text(error)}", soft_wrap=True)
         raise typer.Exit(error.exit_status) from None
 
 
@@ -206,39 +226,39 @@ def _settings(config: Path | None) -> AgentSettings:
     try:
         return load_settings(config)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, bad['loc']))}: {bad['msg']}" for bad in error.errors())
-        raise ConfigurationError(f"settings: {wrong}") from None
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigurationError(f"settings: {faults}") from None
     except ValueError as error:
         raise ConfigurationError(f"settings: {error}") from None
 
 
 def _request(pending: Sequence[Request], federation: str, digest: str | None) -> Request:
-    """The request to approve, shown; raises ConfigurationError where there is none, or none of several was named."""
-    chosen = [request for request in pending if digest in (None, request.digest)]
-    for request in chosen:
+    """Print the matching requests and return the only one. Raises ConfigurationError for none or several."""
+    matches = [request for request in pending if digest in (None, request.digest)]
+    for request in matches:
         for title, text in approvals.in_words(request):
-            _out.print(f"[bold]{title}[/]: {_shown(text)}", soft_wrap=True, highlight=False)
+            _out.print(f"[bold]{title}[/]: {_full_text(text)}", soft_wrap=True, highlight=False)
         _out.print()
-    if not chosen:
-        named = "" if digest is None else f" with the digest {digest}"
+    if not matches:
+        suffix = "" if digest is None else f" with the digest {digest}"
         raise ConfigurationError(
-            f"nothing of federation {federation}{named} waits for approval. An agent must have been asked first: "
-            "register its client, start the federation, let worker-agent run decline it, and look again"
+            f"nothing of federation {federation}{suffix} waits for approval. An agent must receive a request first: "
+            "register its client, start the federation, let worker-agent run decline it, and try again"
         )
-    if len(chosen) > 1:
+    if len(matches) > 1:
         raise ConfigurationError(
-            f"federation {federation} asked for {len(chosen)} different things: name one, --digest"
+            f"federation {federation} made {len(matches)} different requests: name one with --digest"
         )
-    return chosen[0]
+    return matches[0]
 
 
-def _shown(text: str) -> str:
-    """A text from outside as it may stand on a terminal, whole: what is not shown cannot be approved."""
+def _full_text(text: str) -> str:
+    """A text from outside, safe for a terminal and complete: nobody can approve what is not shown."""
     return escape(printable(text, max(1, len(text))))
 
 
 def _own(settings: AgentSettings) -> AgentSettings:
-    """The settings of a node whose data folder, made if need be, is its own user's alone."""
+    """Create the data folder if needed, check that only its own user can access it, and return the settings."""
     try:
         own_folder(settings.folder, DATA_ENTRIES)
     except NotPrivate as error:
@@ -252,18 +272,18 @@ def _token(file: Path | None) -> str:
             return file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigurationError(f"the token file cannot be read: {error}") from None
-    found = os.environ.get(TOKEN_VARIABLE)
-    return found or str(typer.prompt("enrolment token", hide_input=True))
+    token = os.environ.get(TOKEN_VARIABLE)
+    return token or str(typer.prompt("enrollment token", hide_input=True))
 
 
 def _tokenizer(settings: AgentSettings, model: str | None) -> str | None:
-    """Folder of the tokenizer: of the model named, or of the only one allowed."""
-    chosen = model or (next(iter(settings.models)) if len(settings.models) == 1 else None)
-    if chosen is None:
+    """Folder of the tokenizer of `model`, or of the only allowed model."""
+    model_id = model or (next(iter(settings.models)) if len(settings.models) == 1 else None)
+    if model_id is None:
         return None
-    if chosen not in settings.models:
-        raise ConfigurationError(f"no base model {chosen!r} in the settings")
-    folder: Any = importlib.import_module(MODEL_MODULE).model_folder(settings, chosen)
+    if model_id not in settings.models:
+        raise ConfigurationError(f"no base model {model_id!r} in the settings")
+    folder: Any = importlib.import_module(MODEL_MODULE).model_folder(settings, model_id)
     return str(folder)
 
 
@@ -272,7 +292,7 @@ def _print_counts(title: str, counts: Mapping[str, int]) -> None:
         return
     table = Table(title, "count")
     for name, count in counts.items():
-        table.add_row(shown(name), str(count))
+        table.add_row(console_text(name), str(count))
     _out.print(table)
 
 

@@ -1,6 +1,5 @@
-"""What a person sees: a progress bar per slot on a terminal, one JSON object per line otherwise."""
+"""Display of the agent: a progress bar for each slot on a terminal, and one JSON object a line otherwise."""
 
-import contextlib
 import sys
 from typing import Protocol
 
@@ -9,37 +8,38 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from federated.printable import printable, printable_event
+from federated.logs import configure, for_terminal, renderers
+from federated.printable import printable
 from federated.protocol import JobProgress, Lease
 from worker_agent.settings import AgentSettings
 
 MAX_TITLE = 60
 
 
-def shown(text: object) -> str:
-    """Text for a console that reads markup: printable, and its brackets are brackets."""
+def console_text(text: object) -> str:
+    """Printable text for a console that interprets markup, with its brackets escaped."""
     return escape(printable(text))
 
 
 class Display(Protocol):
-    """Told what the slots do; called from their threads."""
+    """Observer of the slots; their threads call it."""
 
-    def started(self, slot: int, lease: Lease) -> None: ...
-    def progressed(self, slot: int, progress: JobProgress) -> None: ...
-    def ended(self, slot: int) -> None: ...
+    def start_job(self, slot: int, lease: Lease) -> None: ...
+    def show_progress(self, slot: int, progress: JobProgress) -> None: ...
+    def end_job(self, slot: int) -> None: ...
     def close(self) -> None: ...
 
 
 class NoBars:
-    """For logs that a machine reads: the events in them say all."""
+    """No display, for logs that a machine reads and that contain all events."""
 
-    def started(self, slot: int, lease: Lease) -> None:
+    def start_job(self, slot: int, lease: Lease) -> None:
         """Nothing to draw."""
 
-    def progressed(self, slot: int, progress: JobProgress) -> None:
+    def show_progress(self, slot: int, progress: JobProgress) -> None:
         """Nothing to draw."""
 
-    def ended(self, slot: int) -> None:
+    def end_job(self, slot: int) -> None:
         """Nothing to draw."""
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class NoBars:
 
 
 class Bars:
-    """A bar per slot, below the log lines."""
+    """One bar for each slot, below the log lines."""
 
     def __init__(self, console: Console) -> None:
         title = TextColumn("{task.description}", markup=False)
@@ -56,67 +56,39 @@ class Bars:
         self._tasks: dict[int, TaskID] = {}
         self._bars.start()
 
-    def started(self, slot: int, lease: Lease) -> None:
-        """A bar for this job; its length is told by the first progress."""
+    def start_job(self, slot: int, lease: Lease) -> None:
+        """Add a bar for this job. Its length is unknown until the first progress."""
         place = "" if lease.round_number is None else f" {lease.round_number}/{lease.work.rounds}"
         name, dataset = (printable(text, MAX_TITLE) for text in (lease.federation_name, lease.dataset))
         title = f"{name}{place} {lease.kind} ({dataset})"
         self._tasks[slot] = self._bars.add_task(title, total=None, metrics="")
 
-    def progressed(self, slot: int, progress: JobProgress) -> None:
-        """Move the slot's bar."""
+    def show_progress(self, slot: int, progress: JobProgress) -> None:
+        """Update the slot's bar."""
         metrics = " ".join(f"{printable(name, MAX_TITLE)} {value:.4g}" for name, value in progress.metrics.items())
         self._bars.update(self._tasks[slot], completed=progress.done, total=progress.total, metrics=metrics)
 
-    def ended(self, slot: int) -> None:
-        """Take the slot's bar away."""
+    def end_job(self, slot: int) -> None:
+        """Remove the slot's bar."""
         self._bars.remove_task(self._tasks.pop(slot))
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._bars.stop()
 
 
-class _StandardError:
-    """The stream that is standard error at the moment of writing: bars put themselves before it.
-
-    A line that cannot be written, as on a full disk, is lost; it must not end the thread that had something to say.
-    """
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-
-
 def open_display(settings: AgentSettings) -> Display:
-    """Set up logging as `settings.log_format` says, and the bars where a person looks on."""
-    terminal = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    """Configure logging by `settings.log_format`; with progress bars if standard error is a terminal."""
+    terminal = for_terminal(settings.log_format)
     configure_logs(terminal)
     return Bars(Console(stderr=True)) if terminal and sys.stderr.isatty() else NoBars()
 
 
 def configure_logs(terminal: bool) -> None:
-    """Lines to standard error: for eyes, or as JSON."""
-    shared: list[structlog.typing.Processor] = [
+    """Send this process's log to standard error: as text for a terminal, or as JSON."""
+    first: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[structlog.typing.Processor] = [
-        structlog.processors.dict_tracebacks,
-        structlog.processors.JSONRenderer(),
-    ]
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        last = [structlog.processors.format_exc_info, printable_event, renderer]
-    structlog.configure(
-        processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
-        cache_logger_on_first_use=False,
-    )
+    configure([*first, *renderers(terminal=terminal, json_exceptions=structlog.processors.dict_tracebacks)])

@@ -1,4 +1,4 @@
-"""Looks at everything a run needs, in the order in which it is needed, and names the step that fails."""
+"""Checks of `worker-agent doctor`: everything a run needs, in the order of need, with the step that fails."""
 
 import importlib
 import ssl
@@ -20,17 +20,17 @@ from worker_agent.coordinator_api.identity import Identity, load_identity
 from worker_agent.errors import AgentError, ConfigurationError, NoCoordinator
 from worker_agent.node.capabilities import allowed_algorithms
 from worker_agent.origins import Origins, origin_of
-from worker_agent.runtime.agent import DOUBLED, coordinator_url, only_agent
+from worker_agent.runtime.agent import DUPLICATE_ADVICE, coordinator_url, only_agent
 from worker_agent.settings import DATA_ENTRIES, AgentSettings
 
-MOST_SKEW_SECONDS = 30.0
-MOST_STORES = 8
+MAX_SKEW_SECONDS = 30.0
+MAX_STORES = 8
 TRAINING = "worker_agent.training"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one step went. `text` says what was found, or what is wrong and what to do."""
+    """Result of one step. `text` is its result, or the fault and the remedy."""
 
     step: str
     well: bool
@@ -38,13 +38,13 @@ class Finding:
 
 
 class Health(ProtocolResponse):
-    """What a coordinator answers at `/healthz`."""
+    """A coordinator's response at `/healthz`."""
 
     status: Literal["ok"]
 
 
 def examine(settings: AgentSettings) -> Iterator[Finding]:
-    """All findings in order. A step that cannot be looked at because an earlier one failed is left out."""
+    """All findings in order, without the steps that an earlier failure makes impossible."""
     yield _finding("folder", lambda: _folder(settings))
     key = _finding("key", lambda: _key(settings))
     yield key
@@ -61,7 +61,7 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
 
 
 def _finding(step: str, look: Callable[[], str]) -> Finding:
-    """What went wrong in a library is a finding too, whatever its type."""
+    """The finding of one check; an exception of any type is a failure."""
     try:
         return Finding(step, True, look())
     except Exception as error:
@@ -71,7 +71,7 @@ def _finding(step: str, look: Callable[[], str]) -> Finding:
 def _folder(settings: AgentSettings) -> str:
     check_private([settings.folder, *(settings.folder / name for name in DATA_ENTRIES)])
     return (
-        f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} is not there"
+        f"{settings.folder} is this user's alone" if settings.folder.exists() else f"{settings.folder} does not exist"
     )
 
 
@@ -83,9 +83,9 @@ def _key(settings: AgentSettings) -> str:
 def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator[Finding]:
     url = coordinator_url(settings, identity) if identity is not None else str(settings.url)
     with open_http(settings, url) as http:
-        reached = _reach(http, url)
-        yield from reached
-        if not all(finding.well for finding in reached):
+        findings = _reach(http, url)
+        yield from findings
+        if not all(finding.well for finding in findings):
             return
         yield _finding("clock", lambda: _clock(http))
         if identity is not None:
@@ -95,18 +95,18 @@ def _coordinator(settings: AgentSettings, identity: Identity | None) -> Iterator
 
 
 def _reach(http: httpx.Client, url: str) -> list[Finding]:
-    """URL and TLS apart: a host that answers with a certificate we do not trust is there."""
+    """Findings for URL and TLS, separately: a host with a certificate that we do not trust is reachable."""
     try:
-        Connection(http, None).ask("GET", "/healthz", Health, repeat=False)
+        Connection(http, None).call("GET", "/healthz", Health, repeat=False)
     except NoCoordinator as error:
         return [Finding("url", False, str(error))]
     except AgentError as error:
         tls = _tls_problem(error)
         if tls is None:
             return [Finding("url", False, f"{url}: {error}")]
-        advice = "give the certificate of its authority as `ca_file`, or mend the coordinator's certificate"
+        advice = "set `ca_file` to the certificate of its authority, or fix the coordinator's certificate"
         return [Finding("url", True, url), Finding("tls", False, f"{tls}; {advice}")]
-    secure = "verified" if url.startswith("https") else "none: this is plain http, fit for this machine alone"
+    secure = "verified" if url.startswith("https") else "none: plain http is safe on this machine only"
     return [Finding("url", True, url), Finding("tls", True, secure)]
 
 
@@ -122,27 +122,29 @@ def _clock(http: httpx.Client) -> str:
     connection = Connection(http, None)
     date = connection.once("GET", "/healthz").headers.get("Date")
     if date is None:
-        return "the coordinator tells no time"
+        return "the coordinator sends no time"
     skew_seconds = -connection.clock.offset_seconds
-    if abs(skew_seconds) > MOST_SKEW_SECONDS:
-        told = parsedate_to_datetime(date).isoformat()
-        raise ConfigurationError(f"this clock is {skew_seconds:+.0f} s off the coordinator's ({told}); set it by NTP")
+    if abs(skew_seconds) > MAX_SKEW_SECONDS:
+        server_time = parsedate_to_datetime(date).isoformat()
+        raise ConfigurationError(
+            f"this clock is {skew_seconds:+.0f} s off the coordinator's ({server_time}); set it by NTP"
+        )
     return f"{skew_seconds:+.0f} s off the coordinator's"
 
 
 def _version(http: httpx.Client) -> str:
-    """For a node that nobody knows yet: that a coordinator answers, and no other service."""
-    told = Connection(http, None).ask("GET", "/version", CoordinatorVersion, repeat=False)
-    if told.protocol_version != PROTOCOL_VERSION:
+    """Check for a node that is not enrolled: a coordinator responds, and no other service."""
+    coordinator = Connection(http, None).call("GET", "/version", CoordinatorVersion, repeat=False)
+    if coordinator.protocol_version != PROTOCOL_VERSION:
         raise ConfigurationError(
-            f"version {told.version} speaks protocol {told.protocol_version}, this agent {PROTOCOL_VERSION}: "
-            "the older of the two must be upgraded"
+            f"version {coordinator.version} speaks protocol {coordinator.protocol_version}, this agent "
+            f"{PROTOCOL_VERSION}: the older of the two must be upgraded"
         )
-    return f"version {told.version}; protocol {PROTOCOL_VERSION}"
+    return f"version {coordinator.version}; protocol {PROTOCOL_VERSION}"
 
 
 def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Identity) -> Iterator[Finding]:
-    """Whether the coordinator knows it, and no second one by its key; and its stores, as far as they are origins."""
+    """Findings on whether the coordinator knows this worker, on a second agent with its key, and on the stores."""
     step = "coordinator knows this worker"
     try:
         own = CoordinatorClient(http, identity).who_am_i()
@@ -151,17 +153,17 @@ def _worker(settings: AgentSettings, http: httpx.Client, url: str, identity: Ide
         return
     yield Finding(step, True, f"yes; protocol {PROTOCOL_VERSION}")
     if own.doubled_at is not None:
-        yield Finding("no second agent", False, f"{own.doubled_at:%Y-%m-%d %H:%M} UTC: {DOUBLED}")
-    origins = {origin for each in own.store_origins[:MOST_STORES] if (origin := origin_of(each)) is not None}
+        yield Finding("no second agent", False, f"{own.doubled_at:%Y-%m-%d %H:%M} UTC: {DUPLICATE_ADVICE}")
+    origins = {origin for each in own.store_origins[:MAX_STORES] if (origin := origin_of(each)) is not None}
     yield from (Finding("store", True, _store(settings, url, origin)) for origin in sorted(origins))
 
 
 def _store(settings: AgentSettings, url: str, origin: str) -> str:
     if Origins(httpx.URL(url), settings.hosts).target(origin) is not None:
-        return f"{origin}: in hosts; transfers go there directly"
+        return f"{origin}: in hosts; transfers use it directly"
     slower = f"{origin}: not in hosts; transfers go through the coordinator (slower)"
     if url.startswith("https:") and not origin.startswith("https:"):
-        return f"{slower}; it cannot be allowed: its bytes would travel in the clear"
+        return f"{slower}; it cannot be allowed, because its bytes would be sent unencrypted"
     return f'{slower}; to allow it add hosts = ["{origin}"]'
 
 
@@ -181,12 +183,12 @@ def _model(settings: AgentSettings, model_id: str) -> str:
 def _data(settings: AgentSettings, name: str) -> str:
     if not name:
         return _nothing("data set", "[datasets.NAME]")
-    summary = _training("data").describe_dataset(settings, name)
+    summary = _training("summary").describe_dataset(settings, name)
     counts, policy = f"{summary.rows} rows to train on, {summary.held_out_rows} held out", settings.policy
     if summary.rows < policy.min_examples:
-        raise ConfigurationError(f"{counts}: too few, no update leaves below min_examples = {policy.min_examples}")
+        raise ConfigurationError(f"{counts}: too few: no update is sent below min_examples = {policy.min_examples}")
     if summary.held_out_rows < policy.min_held_out:
-        return f"{counts}: too few to evaluate, no metric of them leaves below min_held_out = {policy.min_held_out}"
+        return f"{counts}: too few to evaluate: no metric is sent below min_held_out = {policy.min_held_out}"
     return counts
 
 
@@ -198,7 +200,7 @@ def _models_and_data(settings: AgentSettings) -> Iterator[tuple[str, Callable[[]
 
 
 def _rehearsals(settings: AgentSettings, sound: Collection[str]) -> Iterator[Finding]:
-    """A step with each sound model over each sound data set; none while an agent needs the device."""
+    """One training step with each valid model over each valid data set; none while an agent uses the device."""
     models = [model_id for model_id in sorted(settings.models) if f"model {model_id}" in sound]
     names = [name for name in sorted(settings.datasets) if f"data {name}" in sound]
     try:
@@ -215,5 +217,5 @@ def _nothing(what: str, where: str = "policy.algorithms") -> str:
 
 
 def _training(module: str) -> Any:
-    """Imported when it is needed: it loads torch."""
+    """Import late, because it loads torch."""
     return importlib.import_module(f"{TRAINING}.{module}")

@@ -1,4 +1,4 @@
-"""The addresses this agent may speak to: the coordinator's own origin, and those that this node's owner listed."""
+"""Origins that this agent may contact: the coordinator's own and those that the node's owner listed."""
 
 import time
 from collections.abc import Iterable
@@ -6,16 +6,16 @@ from collections.abc import Iterable
 import httpx
 
 AVOIDED_SECONDS = 300.0
-MOST_PORT = 65535
+MAX_PORT = 65535
 
 
 def origin_of(url: str | httpx.URL) -> str | None:
-    """Scheme, host and, where it is not the scheme's own, port of an http or https URL; None for anything else."""
+    """Scheme, host and non-default port of an http or https URL; None for anything else."""
     try:
         parts = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         return None
-    if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > MOST_PORT:
+    if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > MAX_PORT:
         return None
     port = "" if parts.port is None else f":{parts.port}"
     host = parts.raw_host.decode("ascii").lower()
@@ -23,7 +23,7 @@ def origin_of(url: str | httpx.URL) -> str | None:
 
 
 def bare_origin(url: str) -> str | None:
-    """The origin of a URL that names nothing else: no user, no path, no query; None for any other."""
+    """The origin of a URL without user, path and query; None for any other URL."""
     origin = origin_of(url)
     if origin is None:
         return None
@@ -32,7 +32,7 @@ def bare_origin(url: str) -> str | None:
 
 
 class Origins:
-    """Where transfers may go beside the coordinator. No name is resolved, and nothing is sent, to find out."""
+    """Origins that transfers may use besides the coordinator. The checks resolve no name and send nothing."""
 
     def __init__(self, own: httpx.URL, stores: Iterable[str]) -> None:
         self._own = own
@@ -41,16 +41,16 @@ class Origins:
         self._avoided_until = 0.0
 
     def use_stores(self) -> bool:
-        """Whether a listed store is worth a try: there is one, and none failed a moment ago."""
+        """Whether to use a listed store: there is one, and none failed recently."""
         return self._has_stores and time.monotonic() >= self._avoided_until
 
     def avoid_stores(self) -> bool:
-        """Let everything go through the coordinator for five minutes. False if it did so already."""
+        """Send everything through the coordinator for five minutes. False if that was already so."""
         before, self._avoided_until = self.use_stores(), time.monotonic() + AVOIDED_SECONDS
         return before
 
     def target(self, location: str) -> httpx.URL | None:
-        """Where `location` leads, if this agent may speak to it; never from https to http."""
+        """The URL of `location` if this agent may contact it, or None. Never from https to http."""
         try:
             url = self._own.join(location)
         except (httpx.InvalidURL, ValueError):

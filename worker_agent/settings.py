@@ -1,6 +1,6 @@
 """Settings of a worker agent: one TOML file, overridden by environment variables `FEDLOOM_WORKER_…`.
 
-Nothing here is ever sent, but names of data sets and models and the limits of the policy.
+Only the names of data sets and models and the limits of the policy are ever sent.
 """
 
 import os
@@ -19,15 +19,15 @@ from worker_agent.origins import bare_origin
 DEFAULT_FILE = Path("worker-agent.toml")
 FILE_VARIABLE = "FEDLOOM_WORKER_CONFIG"
 USUAL_COLUMNS = ("text", "text_pair", "label", "instruction", "input", "output")
-"""What may be read of a data set whose owner lists no columns."""
+"""Columns that may be read of a data set whose owner lists none."""
 MIN_EXAMPLES = 32
 MIN_HELD_OUT = 10
 DATA_ENTRIES = ("identity", "outbox", "memory", "cache", "approved.json", "asked", "agent.lock")
-"""What lies in an agent's data folder."""
+"""Entries of an agent's data folder."""
 
 
 class Section(BaseModel):
-    """Base of the tables in the file: unknown keys are refused, so that a typing error is not a silent default."""
+    """Base of the tables in the file. Unknown keys are refused, so that a typo is not a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -35,9 +35,9 @@ class Section(BaseModel):
 class DatasetSettings(Section):
     """One data set by name. Exactly one of `path` (JSONL, JSON, CSV, Parquet, a `datasets` folder) or `hub`.
 
-    `columns` are those that federations may read: a list of the file's columns, or a table from what a task asks for
-    (text, text_pair, label, or a template's columns) to the file's. Without it, those of `USUAL_COLUMNS` alone.
-    Without a `test_path`, `held_out` of the rows are drawn by `split_seed` and never trained on.
+    `columns` are those that federations may read: a list of the file's columns, or a table from the columns of a task
+    (text, text_pair, label, or those of a template) to the file's. Without it, only those of `USUAL_COLUMNS`.
+    Without a `test_path`, the fraction `held_out` of the rows is drawn by `split_seed` and never trained on.
     """
 
     path: Path | None = None
@@ -51,28 +51,32 @@ class DatasetSettings(Section):
 
     @property
     def readable(self) -> dict[str, str]:
-        """What a task may ask for -> the column of the file."""
+        """Column of a task -> column of the file."""
         if isinstance(self.columns, dict):
             return dict(self.columns)
         return {name: name for name in (USUAL_COLUMNS if self.columns is None else self.columns)}
 
 
 class PolicySettings(Section):
-    """What the owner of this node allows. A job outside is declined with the rule's name.
+    """Rules of this node's owner. A job that breaks one is declined with the rule's name.
 
-    Limits hold for every kind of job, and a job whose algorithm does not say how much it would do is outside them.
-    Below `min_examples` no update and no metric leaves, below `min_held_out` no evaluation.
+    Limits apply to every kind of job. A job whose algorithm does not state its effort exceeds them.
+    Below `min_examples` no update and no metric is sent, below `min_held_out` no evaluation.
     """
 
     approve: Literal["always", "ask"] = "always"
-    algorithms: tuple[str, ...] | None = Field(default=None, description="null: every algorithm this agent has")
+    algorithms: tuple[str, ...] | None = Field(default=None, description="null: every installed algorithm")
     datasets: tuple[Name, ...] | None = None
     max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
-    max_local_steps: int | None = Field(default=None, ge=1, description="of the optimiser, in any job")
+    max_local_steps: int | None = Field(default=None, ge=1, description="of the optimizer, in any job")
     max_passes: int | None = Field(
-        default=None, ge=1, description="over the examples, beside those steps; null: 100 where steps are bounded"
+        default=None,
+        ge=1,
+        description="over the examples, in addition to the limit on steps; null: 100 if steps are limited",
     )
-    max_job_seconds: float | None = Field(default=24 * 3600.0, gt=0, description="from its start to its result")
+    max_job_seconds: float | None = Field(
+        default=24 * 3600.0, gt=0, description="from the start of the job to its result"
+    )
     min_examples: int = Field(default=MIN_EXAMPLES, ge=1)
     min_held_out: int = Field(default=MIN_HELD_OUT, ge=1)
     max_download_bytes: int | None = Field(default=None, ge=1, description="of one job's instruction")
@@ -80,7 +84,7 @@ class PolicySettings(Section):
 
 
 class AgentSettings(BaseSettings):
-    """All settings. Relative paths are relative to the file they stand in."""
+    """All settings. Relative paths are relative to the settings file."""
 
     model_config = SettingsConfigDict(env_prefix="FEDLOOM_WORKER_", env_nested_delimiter="__", extra="forbid")
 
@@ -92,7 +96,7 @@ class AgentSettings(BaseSettings):
     name: Name = "worker"
     folder: Path = Field(default=Path("worker-data"), description="key, memory, outbox and cache of this worker")
     ca_file: Path | None = Field(default=None, description="certificates to trust instead of the system's")
-    client_certificate: Path | None = Field(default=None, description="PEM shown to whoever asks for one, with chain")
+    client_certificate: Path | None = Field(default=None, description="PEM with chain, for servers that request one")
     client_key: Path | None = Field(default=None, description="PEM of its private key, without a passphrase")
     slots: Annotated[int, Field(ge=1, le=64)] = 1
     datasets: dict[Name, DatasetSettings] = Field(default_factory=dict, max_length=MAX_OFFERED)
@@ -113,10 +117,10 @@ class AgentSettings(BaseSettings):
     request_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     lease_wait_seconds: Annotated[float, Field(ge=0, le=30)] = 20.0
     stop_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=10.0, description="after SIGTERM: time a running job has to finish before its lease is handed back"
+        default=10.0, description="after SIGTERM: time for a running job to finish before its lease is returned"
     )
     cancel_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=10.0, description="time an executor has to leave a cancelled job before it is killed"
+        default=10.0, description="time for an executor to leave a canceled job before it is killed"
     )
     cache_bytes: Annotated[int, Field(ge=0)] = Field(default=8 * 1024**3, description="of downloaded instructions")
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -131,7 +135,7 @@ class AgentSettings(BaseSettings):
     @field_validator("datasets", mode="before")
     @classmethod
     def _differ(cls, value: object) -> object:
-        """One of two would be taken without a word."""
+        """Refuse two names that are the same in normal form: one of them would be ignored silently."""
         names = [normal_form(str(name)) for name in value] if isinstance(value, Mapping) else []
         if len(set(names)) < len(names):
             raise ValueError("two data sets have one name, written in two forms of Unicode")
@@ -144,14 +148,14 @@ class AgentSettings(BaseSettings):
         for host in value:
             origin = bare_origin(host)
             if origin is None:
-                raise ValueError(f"{host!r} is no origin: https://HOST, or https://HOST:PORT, without a path")
+                raise ValueError(f"{host!r} is not an origin: use https://HOST or https://HOST:PORT, without a path")
             origins.append(origin)
         return tuple(origins)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "AgentSettings":
         if (self.client_certificate is None) != (self.client_key is None):
-            raise ValueError("client_certificate and client_key are given together, or neither")
+            raise ValueError("set both client_certificate and client_key, or neither")
         return self
 
     @classmethod
@@ -171,11 +175,11 @@ def load_settings(file: Path | None = None, **overrides: Any) -> AgentSettings:
     """Settings from `file` (or FEDLOOM_WORKER_CONFIG, or ./worker-agent.toml). Raises pydantic.ValidationError."""
     if file is not None:
         os.environ[FILE_VARIABLE] = str(file)
-    chosen = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
-    return _anchored(AgentSettings(**overrides), chosen.resolve().parent)
+    file_path = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+    return _resolve_paths(AgentSettings(**overrides), file_path.resolve().parent)
 
 
-def _anchored(settings: AgentSettings, base: Path) -> AgentSettings:
+def _resolve_paths(settings: AgentSettings, base: Path) -> AgentSettings:
     def anchor(path: Path | None) -> Path | None:
         return None if path is None else (base / path.expanduser())
 
@@ -184,7 +188,7 @@ def _anchored(settings: AgentSettings, base: Path) -> AgentSettings:
         for name, dataset in settings.datasets.items()
     }
     models = {
-        # "name" and "owner/name" may be a hub's: a folder is what lies there.
+        # "name" and "owner/name" may be on a hub; only an existing folder is a path.
         name: str(base / Path(source).expanduser()) if (base / Path(source).expanduser()).is_dir() else source
         for name, source in settings.models.items()
     }

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from benchmarks.load.wire import Answer, Wire
-from worker_agent.coordinator_api.connection import apart
+from worker_agent.coordinator_api.connection import jitter
 from worker_agent.coordinator_api.identity import Identity, Tokens, WorkerRecord
 
 HEARTBEAT_SECONDS = 10.0
@@ -68,7 +68,7 @@ class Agent:
         while True:
             body = {"boot_id": self._boot_id, "capabilities": self._load.capabilities}
             await self._post("heartbeat", "/v1/workers/me/heartbeat", body)
-            await asyncio.sleep(apart(HEARTBEAT_SECONDS))
+            await asyncio.sleep(jitter(HEARTBEAT_SECONDS))
 
     async def _work_once(self) -> None:
         wait_seconds = min(LONG_POLL_SECONDS, max(0.0, self._load.until - time.monotonic()))

@@ -13,7 +13,7 @@ from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.session import TrainingSession
 from federated.simulation import Result, RoundRecord, SimulatedFederation
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 BASE = "base"
 _TOLD = ("accuracy", "own_accuracy", "loss", "examples")
@@ -77,9 +77,9 @@ def _work(job: Job, site: Site) -> Work:
 
 
 @functools.lru_cache(maxsize=1)
-def _workbench(site: Site, base: Path, device: str) -> Workbench:
+def _workbench(site: Site, base: Path, device: str) -> SessionFactory:
     settings = AgentSettings(datasets=site.datasets(), models={BASE: str(base)}, device=device)
-    return Workbench(settings, kept_datasets=site.clients)
+    return SessionFactory(settings, kept_datasets=site.clients)
 
 
 def _evaluations(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, dict[str, float]]]:

@@ -27,7 +27,7 @@ from federated.merge import merge
 from federated.session import TrainingSession
 from federated.simulation import SimulatedFederation, run
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 BATCH_SIZE = 64
 
@@ -55,7 +55,7 @@ def trained_alone(site: Site, dataset: str, times_steps: int) -> float:
 
 def simulated(site: Site, datasets: Sequence[str], folder: Path, times_steps: int = 1) -> Path:
     """The adapter of this federation with one client per data set; local steps are multiplied by `times_steps`."""
-    work, bench = work_of(site.body), Workbench(site.settings())
+    work, bench = work_of(site.body), SessionFactory(site.settings())
     config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
@@ -79,7 +79,7 @@ def untrained(site: Site, dataset: str) -> float:
     """Accuracy of the adapter every federation starts from: the seeded head over the untouched base model."""
     work = work_of(site.body)
     server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
-    facts = Workbench(site.settings()).open(work, dataset, 0, {}).facts
+    facts = SessionFactory(site.settings()).open(work, dataset, 0, {}).facts
     first = server.export(server.start(facts, work.federation_seed, None))
     folder = site.folder / "untrained"
     write_adapter(folder, first, work.trainable, facts, work.base_model.id, {"data": "none"})

@@ -23,6 +23,7 @@ BREAKS = {
     "pure-federated": ("federated/contract.py", "import httpx"),
     "one-decoder": ("coordinator/rounds/service/claims.py", "import federated.payloads.payload"),
     "worker-tower": ("worker_agent/node/policy.py", "import worker_agent.runtime.executor"),
+    "acyclic-agent": ("worker_agent/training/data.py", "import worker_agent.training.summary"),
     "light-agent": ("worker_agent/runtime/executor.py", "import torch"),
 }
 

@@ -79,7 +79,7 @@ STEPS: tuple[Step, ...] = (
     Step("training", "entered", "worker_agent.training.child:_Child._report"),
     Step("update_written", "left", "worker_agent.training.jobs:_train"),
     Step("evaluated", "left", "worker_agent.training.jobs:_evaluate"),
-    Step("result_untold", "left", "worker_agent.training.child:_Child._done"),
+    Step("result_untold", "left", "worker_agent.training.child:_Child._run"),
 )
 
 

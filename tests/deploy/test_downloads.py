@@ -11,7 +11,7 @@ from federated.contract import ClientFacts, ClientUpdate, RoundFacts
 from federated.export.adapter_files import write_adapter
 from federated.trainable import Full, Lora
 from tests.support.training import COLORS, FEDERATION_SEED, make_node, work_of
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 pytestmark = pytest.mark.once
 
@@ -27,7 +27,7 @@ def test_every_algorithms_export_is_the_model_its_clients_evaluated(tmp_path: Pa
                 continue
             config = registry.make_config(name, {})
             work = work_of("bert", trainable)
-            bench = Workbench(node)
+            bench = SessionFactory(node)
             session = bench.open(work, "colors", 3, {})
             facts = session.facts
             server = registry.server_half(name, config, trainable)

@@ -275,4 +275,4 @@ def test_a_worker_writes_its_clients_own_adapter(running: Consortium, tmp_path: 
     assert len({shared, *written}) == 3
     refused = running.owner.command("export", federation_id, "cli_unknown", str(tmp_path / "none"))
     assert refused.returncode == 1
-    assert "remembers nothing of client cli_unknown" in refused.stderr
+    assert "has no memory of client cli_unknown" in refused.stderr

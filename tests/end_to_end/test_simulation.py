@@ -14,7 +14,7 @@ from federated.session import TrainingSession
 from federated.simulation import Result, SimulatedFederation, run
 from tests.support.nodes import DATASET, Consortium
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 pytestmark = pytest.mark.once
 
@@ -26,7 +26,7 @@ PREPARED = {"layer_count": "spectrum"}
 def simulated(work: Work, sites: list[AgentSettings], folder: Path, evaluate_every: int | None = None) -> Result:
     """How the federation ends; the adapter's files lie in `folder`. On as many threads as the workers train on."""
     torch.set_num_threads(sites[0].training_threads)
-    benches = [Workbench(site) for site in sites]
+    benches = [SessionFactory(site) for site in sites]
 
     def session(ordinal: int, seed: int) -> TrainingSession:
         return benches[ordinal].open(work, DATASET, seed, {})

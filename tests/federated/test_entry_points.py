@@ -1,4 +1,4 @@
-"""Algorithms of other distributions: found by their entry points, and left out with a reason where they are unusable."""
+"""Algorithms of other distributions: found by their entry points, or left out with a reason."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -17,10 +17,10 @@ from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora, Prefix
 from tests.support.training import COLORS, REPEAT, data_of, evaluated_logits, logits, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 
-def federated(node: AgentSettings, work: Work, bench: Workbench) -> Result:
+def federated(node: AgentSettings, work: Work, bench: SessionFactory) -> Result:
     settings = {"learning_rate": 0.05, "batch_size": 8, **work.config}
     federation = SimulatedFederation(
         "fedavg", make_config("fedavg", settings), work.trainable, 2, 2, seed=work.federation_seed
@@ -44,7 +44,7 @@ def test_peft_opens_the_adapter_as_the_model_that_was_trained(
     node: AgentSettings, tmp_path: Path, model: str, trainable: Lora | Prefix, config: dict[str, Any]
 ) -> None:
     work = work_of(model, trainable, REPEAT if model == "llama" else COLORS, config)
-    bench = Workbench(node)
+    bench = SessionFactory(node)
     result = federated(node, work, bench)
     expected = evaluated_logits("fedavg", work, bench, result)
     base, folder = Path(node.models[model]), tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""Distributions of others, as pip would have installed them: a package and its entry point in a folder of the path."""
+"""Distributions of others, as pip would have installed them: a package and its entry point."""
 
 import shutil
 from pathlib import Path

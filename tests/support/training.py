@@ -14,7 +14,7 @@ from federated.simulation import Result
 from federated.trainable import Lora, ModelFacts
 from tests.support import tiny_models
 from worker_agent.settings import AgentSettings, DatasetSettings, PolicySettings
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 
 COLORS = TaskDefinition(
     task="sequence_classification", labels=("red", "green", "blue"), metrics=("accuracy", "matthews", "f1")
@@ -97,7 +97,7 @@ def logits(model: Any) -> Tensor:
     return found
 
 
-def evaluated_logits(algorithm: str, work: Work, bench: Workbench, result: Result) -> Tensor:
+def evaluated_logits(algorithm: str, work: Work, bench: SessionFactory, result: Result) -> Tensor:
     """Those of a session that applied the state a simulation ended with."""
     config = registry.make_config(algorithm, work.config)
     opened = bench.open(work, data_of(work.task), 0, {})

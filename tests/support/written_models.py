@@ -16,7 +16,7 @@ from federated.trainable import Lora
 from tests.support import tiny_models, zoo
 from tests.support.training import COLORS, REPEAT, work_of
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 
 TASKS = {
     "classifier": COLORS,
@@ -96,7 +96,7 @@ def opened_session(name: str, root: Path, task: TaskDefinition, trainable: AnyTr
     """A session of a kind of the zoo. Raises ModelError."""
     work = work_of(name, trainable, task)
     data = "colors" if task.labels else "instructions"
-    return work, Workbench(node_of(name, root)).open(work, data, 0, {})
+    return work, SessionFactory(node_of(name, root)).open(work, data, 0, {})
 
 
 def evaluated(name: str, root: Path, task: str, trainable: AnyTrainable) -> Evaluated:

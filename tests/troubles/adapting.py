@@ -14,7 +14,7 @@ from tests.support import tiny_models, zoo
 from tests.support.training import COLORS, FEW_EXAMPLES, REPEAT, logits_of, work_of
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.job_errors import JobRefused
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 from worker_agent.training.trial import try_model
 
 TASKS = {"classifier": COLORS, "causal_lm": REPEAT}
@@ -41,7 +41,7 @@ class Zoo:
         folder = str(zoo.folder(model, self.root))
         node = self.node.model_copy(update={"models": {model: folder}, **settings})
         data = "instructions" if task == "causal_lm" else "colors"
-        return Workbench(node).open(work_of(model, trainable, TASKS[task]), data, 3, {})
+        return SessionFactory(node).open(work_of(model, trainable, TASKS[task]), data, 3, {})
 
     def refusal(self, model: str, trainable: AnyTrainable, task: str = "classifier") -> JobRefused | None:
         """The refusal of a trial before any round; None if the model passes."""

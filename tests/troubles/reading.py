@@ -12,7 +12,7 @@ from federated.protocol import TaskDefinition
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.data import load_split
 from worker_agent.training.job_errors import DataError
-from worker_agent.training.tokens import Examples, Tokenisation, load_tokenizer, tokenise
+from worker_agent.training.tokens import Examples, Tokenization, load_tokenizer, tokenize
 
 LIMIT = 32
 
@@ -45,8 +45,8 @@ class Reader:
     def examples(self, name: str, content: str | bytes, task: TaskDefinition, **dataset: Any) -> Examples:
         """The file's examples. Raises DataError."""
         settings = self.settings(name, content, **dataset)
-        how = Tokenisation(task, settings.datasets["mine"].readable, self.tokenizer, LIMIT, segments=True)
-        return tokenise(load_split(settings, "mine").train, how)
+        how = Tokenization(task, settings.datasets["mine"].readable, self.tokenizer, LIMIT, segments=True)
+        return tokenize(load_split(settings, "mine").train, how)
 
     def classes(self, name: str, content: str | bytes, task: TaskDefinition, **dataset: Any) -> list[int]:
         """The class of each row. Raises DataError."""

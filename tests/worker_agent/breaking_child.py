@@ -1,4 +1,4 @@
-"""The real child of an executor, which knows the algorithms of the tests as well."""
+"""The real child of an executor, extended with the algorithms of the tests."""
 
 from multiprocessing.connection import Connection
 from typing import Any

@@ -1,4 +1,4 @@
-"""A node with a canary in every cell, column name and path, and the search for it in all that its agent sent."""
+"""A node with a canary in every cell, column name and path, and a search for canaries in all that its agent sent."""
 
 import json
 from pathlib import Path

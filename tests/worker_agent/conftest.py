@@ -1,4 +1,4 @@
-"""What the tests of the agent share."""
+"""Fixtures for the tests of the agent."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Faults in a call of the worker API, each once: the answer is another, breaks off, or is lost."""
+"""Faults in a call of the worker API, each once: another response, a broken one, or none."""
 
 import time
 from collections.abc import MutableMapping

@@ -1,4 +1,4 @@
-"""A server that sends whatever bytes a test wants, and records what it was asked: not even HTTP is kept to."""
+"""A server that sends arbitrary bytes, even outside HTTP, and records the requests."""
 
 import socket
 import threading

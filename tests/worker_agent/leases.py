@@ -1,4 +1,4 @@
-"""Leases for tests of the agent, and what is handed in for one."""
+"""Leases for tests of the agent, and the submissions for them."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""A process of its own that asks hostile coordinators, and prints what came of it: error, bytes on disk, memory.
+"""A process that calls hostile coordinators and prints the result: error, bytes on disk, memory.
 
 `python -m tests.worker_agent.measured_call`; each line of its input is a JSON list [URL, CALL, FOLDER, SIZE], where
 CALL is one of those in `_measured`.

@@ -1,4 +1,4 @@
-"""A coordinator's worker API on a real loopback port, in memory: records what it is asked, and fails when told to."""
+"""The coordinator's worker API in memory on a real loopback port. It records requests and fails on demand."""
 
 import hashlib
 import re

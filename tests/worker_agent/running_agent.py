@@ -1,4 +1,4 @@
-"""An agent with the scripted child: in a thread of the test, or as a process of its own that can be killed."""
+"""An agent with the scripted child, in a thread of the test or as a process that can be killed."""
 
 import hashlib
 import signal

@@ -1,4 +1,4 @@
-"""A real child process that keeps to the executor's contract and does what `lease.settings["do"]` says."""
+"""A real child process that follows the executor's contract and does what `lease.settings["do"]` says."""
 
 import hashlib
 import json

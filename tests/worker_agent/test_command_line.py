@@ -1,4 +1,4 @@
-"""The commands, as an owner of a node types them."""
+"""The commands as the owner of a node types them."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -151,7 +151,8 @@ class TestDoctor:
         self.enrolled(runner, config)
         coordinator.doubled_at = "2026-01-02T03:04:05Z"
         result = runner.invoke(app, ["doctor", "--config", str(config)])
-        assert "FAILED no second agent: 2026-01-02 03:04 UTC: another agent with this worker's key" in result.output
+        advice = "the coordinator refused another agent with this worker's key"
+        assert f"FAILED no second agent: 2026-01-02 03:04 UTC: {advice}" in result.output
         assert "worker-agent rotate-key" in result.output
 
     def test_a_store_that_is_not_listed_is_named_with_what_to_add(
@@ -166,7 +167,7 @@ class TestDoctor:
         assert output.count("store:") == 1
         config.write_text('hosts = ["https://s3.example.org"]\n' + config.read_text())
         output = runner.invoke(app, ["doctor", "--config", str(config)]).output
-        assert "ok     store: https://s3.example.org: in hosts; transfers go there directly" in output
+        assert "ok     store: https://s3.example.org: in hosts; transfers use it directly" in output
 
     def test_a_host_that_speaks_no_tls_is_named(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator
@@ -262,3 +263,14 @@ def test_the_version_is_shown(runner: CliRunner) -> None:
     result = runner.invoke(app, ["version"])
     assert result.exit_code == 0
     assert result.output.strip()
+
+
+def test_the_version_is_an_option_too(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, runner.invoke(app, ["version"]).output)
+
+
+def test_help_begins_with_a_summary_and_names_defaults(runner: CliRunner) -> None:
+    summary = next(line for line in runner.invoke(app, ["--help"]).output.splitlines()[2:] if line.strip())
+    assert summary.split()[:2] == ["Train", "for"]
+    assert "worker-agent.toml" in runner.invoke(app, ["run", "--help"]).output

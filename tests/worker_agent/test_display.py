@@ -1,4 +1,4 @@
-"""What the other side calls itself does nothing to the terminal of whoever looks on."""
+"""Texts from outside on a terminal: they are displayed and never interpreted."""
 
 import io
 import re
@@ -46,9 +46,9 @@ def assert_inert(output: str) -> None:
 def test_a_bar_shows_names_as_text(text: str) -> None:
     written = io.StringIO()
     bars = Bars(Console(file=written, force_terminal=True, width=300, color_system=None))
-    bars.started(0, make_lease(federation_name=text, dataset=text))
+    bars.start_job(0, make_lease(federation_name=text, dataset=text))
     progress = JobProgress(done=1, total=2)  # an algorithm's own, whose names nobody has looked at
-    bars.progressed(0, progress.model_copy(update={"metrics": {text: 0.5}}))
+    bars.show_progress(0, progress.model_copy(update={"metrics": {text: 0.5}}))
     bars.close()
     assert_inert(written.getvalue())
     assert "1/3 train" in written.getvalue()
@@ -59,7 +59,7 @@ def test_a_bar_shows_names_as_text(text: str) -> None:
     "how",
     [
         {"configured": "worker_agent.display", "name": "configure_logs", "call": "configure_logs(terminal=True)"},
-        {"configured": "coordinator", "name": "logs", "call": "logs.configure('console', 'tests')"},
+        {"configured": "coordinator.telemetry", "name": "logs", "call": "logs.configure('console', 'tests')"},
     ],
     ids=["worker-agent", "coordinator"],
 )

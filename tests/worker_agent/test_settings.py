@@ -1,4 +1,4 @@
-"""The settings file: folders in it are taken from where it lies."""
+"""The settings file: relative folders are relative to it."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_model_that_is_no_folder_there_stays_a_hubs_name(written: Path) -> Non
 
 
 def test_a_client_certificate_and_its_key_are_named_together(written: Path) -> None:
-    with pytest.raises(ValidationError, match="client_certificate and client_key are given together"):
+    with pytest.raises(ValidationError, match="set both client_certificate and client_key"):
         load_settings(client_certificate="agent.pem")
     settings = load_settings(client_certificate="agent.pem", client_key="agent-key.pem")
     assert settings.client_key == written.parent / "agent-key.pem"

@@ -1,9 +1,9 @@
-"""Every call of the coordinator's HTTP API that a worker makes.
+"""Client for the part of the coordinator's HTTP API that a worker uses.
 
-What may be sent twice without harm is tried again here (see `Connection.retrying`). Enrolling, failing and declining
-may be because they carry an `Idempotency-Key`: the coordinator does them once and answers the same again. Leasing is
-not tried again, unless the request never left: the next call is handed what a lost answer held. All errors are those
-of `worker_agent.errors`.
+Calls that may be sent twice without harm are retried here (see `Connection.retrying`). Enrolling, failing and
+declining are retried because they carry an `Idempotency-Key`: the coordinator executes them once and repeats its
+response. Leasing is retried only if the request was never sent: the next call returns the lease of a lost response.
+All errors are those of `worker_agent.errors`.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class CoordinatorClient:
-    """The coordinator, as one worker sees it; for any number of threads. `http` is the caller's to close.
+    """Calls of one worker, for any number of threads. The caller closes `http`.
 
-    `hosts`: origins, beside the coordinator's own, that transfers may go to.
+    `hosts`: origins besides the coordinator's that transfers may use.
     """
 
     def __init__(
@@ -67,22 +67,24 @@ class CoordinatorClient:
 
     @property
     def clock(self) -> Clock:
-        """The coordinator's clock as learnt so far."""
+        """The coordinator's clock as known so far."""
         return self._connection.clock
 
     def enroll(self, request: EnrollRequest) -> EnrollResponse:
-        """Become a worker. Uses the enrolment token up; the same request in another process is answered the same."""
+        """Enroll. This uses up the token; the same request from another process gets the same response."""
         key = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
         return self._once("/v1/workers/enroll", EnrollResponse, request, key)
 
     def rotate_key(self, request: RotateKeyRequest) -> RotateKeyResponse:
-        """Be known by another key from now on. NotAuthorised may mean that an earlier try came through."""
-        return self._connection.ask("POST", "/v1/workers/me/key", RotateKeyResponse, repeat=True, json=_json(request))
+        """Replace the key. NotAuthorized may mean that an earlier attempt succeeded."""
+        return self._connection.call(
+            "POST", "/v1/workers/me/key", RotateKeyResponse, repeat=True, json=_json(request)
+        )
 
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
-        """Say that this worker is there, and what it can."""
+        """Report that this worker is alive, and its capabilities."""
         path = "/v1/workers/me/heartbeat"
-        return self._connection.ask("POST", path, HeartbeatResponse, repeat=True, json=_json(request))
+        return self._connection.call("POST", path, HeartbeatResponse, repeat=True, json=_json(request))
 
     def lease(self, request: LeaseRequest) -> Lease | None:
         """A job, or None if none was offered within `request.wait_seconds`. Raises LeaseInvalid."""
@@ -92,26 +94,26 @@ class CoordinatorClient:
         return None if response.status_code == 204 else _lease(response)
 
     def renew(self, job_id: str, request: RenewRequest) -> RenewResponse:
-        """Keep a lease. Raises LeaseLost."""
-        return self._connection.ask("POST", _job(job_id, "renew"), RenewResponse, repeat=True, json=_json(request))
+        """Renew a lease. Raises LeaseLost."""
+        return self._connection.call("POST", _job(job_id, "renew"), RenewResponse, repeat=True, json=_json(request))
 
     def submit(self, job_id: str, request: SubmitRequest) -> JobResponse:
-        """Hand in what a job made. Raises RoundClosed, LeaseLost, CoordinatorRefused naming a tensor (422)."""
-        return self._connection.ask("POST", _job(job_id, "submit"), JobResponse, repeat=True, json=_json(request))
+        """Submit the result of a job. Raises RoundClosed, LeaseLost, CoordinatorRefused naming a tensor (422)."""
+        return self._connection.call("POST", _job(job_id, "submit"), JobResponse, repeat=True, json=_json(request))
 
     def fail(self, job_id: str, request: FailRequest) -> JobResponse:
-        """Give a job back with the reason why it could not be done."""
+        """Return a job with the reason for its failure."""
         return self._once(_job(job_id, "fail"), JobResponse, request, uuid.uuid4().hex)
 
     def decline(self, job_id: str, request: DeclineRequest) -> JobResponse:
-        """Refuse a job because the owner of this node does not allow it, or its data or model do not fit."""
+        """Decline a job that the owner of this node does not allow, or that data or model do not suit."""
         return self._once(_job(job_id, "decline"), JobResponse, request, uuid.uuid4().hex)
 
     def show(self, job_id: str, wait_seconds: float = 0.0) -> JobResponse:
-        """A job as it stands; waits up to `wait_seconds` for its state to change."""
+        """The current state of a job; waits up to `wait_seconds` for a change."""
         wait = {"wait": wait_seconds} if wait_seconds else None
         timeout = self._long_poll(wait_seconds)
-        return self._connection.ask("GET", _job(job_id), JobResponse, repeat=True, params=wait, timeout=timeout)
+        return self._connection.call("GET", _job(job_id), JobResponse, repeat=True, params=wait, timeout=timeout)
 
     def upload(self, source: Path, digest: str) -> ArtifactReference:
         """Send an artifact in chunks; see `uploads.upload`."""
@@ -122,17 +124,17 @@ class CoordinatorClient:
         return ArtifactCache(self._connection, folder)
 
     def probe(self) -> None:
-        """Ask whether the service is up, without saying who asks."""
+        """Check that the service is up, without identification."""
         self._connection.send("GET", "/healthz", repeat=False)
 
     def who_am_i(self) -> OwnWorker:
-        """Ask as this worker. Raises NotAuthorised if the coordinator does not know it."""
-        return self._connection.ask("GET", "/v1/workers/me", OwnWorker, repeat=False)
+        """This worker as the coordinator knows it. Raises NotAuthorized if it does not."""
+        return self._connection.call("GET", "/v1/workers/me", OwnWorker, repeat=False)
 
-    def _once(self, path: str, answer: type[_Model], request: BaseModel, key: str) -> _Model:
-        """A POST that is tried again under one key, so that it is done once."""
+    def _once(self, path: str, response_type: type[_Model], request: BaseModel, key: str) -> _Model:
+        """A POST that is retried with one key, so that it is executed once."""
         headers = {IDEMPOTENCY_HEADER: key}
-        return self._connection.ask("POST", path, answer, repeat=True, json=_json(request), headers=headers)
+        return self._connection.call("POST", path, response_type, repeat=True, json=_json(request), headers=headers)
 
     def _long_poll(self, wait_seconds: float) -> httpx.Timeout:
         usual = self._http.timeout
@@ -145,7 +147,7 @@ def _json(request: BaseModel) -> object:
 
 
 def _lease(response: httpx.Response) -> Lease:
-    """Raises LeaseInvalid for a job that cannot be read, NotUnderstood for an answer that names none."""
+    """The lease in a response. Raises LeaseInvalid if the job cannot be read, NotUnderstood if there is none."""
     check_values(response)
     try:
         return Lease.model_validate_json(response.content)

@@ -1,4 +1,7 @@
-"""A time limit for a whole answer. httpx has one for each piece of it, which a byte a minute never passes."""
+"""Time limit for a whole response.
+
+httpx limits the time for each read only, and a server that sends a byte a minute never exceeds that limit.
+"""
 
 import threading
 import time
@@ -14,7 +17,7 @@ _thread = threading.local()
 
 
 class _Limit:
-    """Begins to run with the first read, when the request has been sent: uploading may take its time."""
+    """Limit that starts with the first read, after the request was sent, so that an upload may take long."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -27,8 +30,8 @@ class _Limit:
 
 
 @contextmanager
-def answered_within(seconds: float | None) -> Iterator[None]:
-    """What this thread reads inside the block ends so many seconds after its first read, else httpx.ReadTimeout."""
+def response_deadline(seconds: float | None) -> Iterator[None]:
+    """Limit the reads of this thread inside the block to `seconds` from the first one. Raises httpx.ReadTimeout."""
     before = getattr(_thread, "limit", None)
     _thread.limit = None if seconds is None else _Limit(seconds)
     try:
@@ -38,10 +41,10 @@ def answered_within(seconds: float | None) -> Iterator[None]:
 
 
 def keep_deadlines(client: httpx.Client) -> None:
-    """Make all connections of the client, those through proxies too, keep to `answered_within`."""
+    """Make all connections of the client, including those through proxies, obey `response_deadline`."""
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
-            # httpx takes no network backend of its caller's; httpcore, which it stands on, does.
+            # httpx accepts no network backend from its caller; httpcore underneath does.
             transport._pool._network_backend = _Backend(transport._pool._network_backend)
 
 
@@ -63,7 +66,7 @@ class _Stream(httpcore.NetworkStream):
             return self._stream.read(max_bytes, timeout)
         left_seconds = limit.left_seconds()
         if left_seconds <= 0:
-            raise httpcore.ReadTimeout("the whole answer took too long")
+            raise httpcore.ReadTimeout("the whole response took too long")
         return self._stream.read(max_bytes, left_seconds if timeout is None else min(timeout, left_seconds))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

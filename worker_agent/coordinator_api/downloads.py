@@ -1,6 +1,6 @@
-"""Downloads of artifacts: as many bytes as were announced and no more, going on where a broken one stopped.
+"""Downloads of artifacts: resumed after an interruption, and never more bytes than announced.
 
-What comes is written as it comes, never unpacked, and held against its SHA-256 before it is used.
+Bytes are written as they arrive and never decompressed. The SHA-256 is checked before they are used.
 """
 
 import errno
@@ -21,7 +21,7 @@ import structlog
 
 from federated.protocol import ArtifactReference
 from worker_agent.coordinator_api.connection import FIRST_PAUSE_SECONDS, Connection
-from worker_agent.errors import BytesDamaged, CoordinatorAway, NotUnderstood, OutOfTime, StoreAway
+from worker_agent.errors import CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime, StoreAway
 from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, digest_of, move
 
 RESERVE_BYTES = 256 * 1024**2
@@ -30,7 +30,7 @@ TRUSTED_TIMES = 3
 FIRST_DISTRUST_SECONDS = 60.0
 LONGEST_DISTRUST_SECONDS = 3600.0
 _RESERVE_SHARE = 20
-_MOST_DISTRUSTED = 1024
+_MAX_BACKOFFS = 1024
 _PIECE_BYTES = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Where an artifact lies now, and how many bytes came over the network for it in this call."""
+    """The local file of an artifact, and the bytes transferred for it in this call."""
 
     path: Path
     transferred_bytes: int
@@ -55,14 +55,14 @@ class ArtifactCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, reference: ArtifactReference, until: float | None = None) -> Download:
-        """The artifact as a local file, by `until` (monotonic) if that is given.
+        """The artifact as a local file. `until`: deadline (monotonic) or None.
 
-        Raises BytesDamaged, NotThere, CoordinatorAway, NotUnderstood, OutOfTime; OSError (ENOSPC) where there is not
-        room enough for it, before anything is asked for.
+        Raises CorruptBytes, NotThere, CoordinatorAway, NotUnderstood, OutOfTime, and OSError (ENOSPC) before any
+            request if the disk has too little space.
         """
         path = self._folder / reference.digest.removeprefix("sha256:")
         with _locked_until(self._locks[reference.digest], until):
-            # Looked at again: bytes that were damaged on this disk since would be trained on without a word.
+            # Checked again: otherwise bytes that were damaged on this disk since would be trained on silently.
             if path.exists() and digest_of(path) == reference.digest:
                 path.touch()
                 return Download(path, 0)
@@ -71,7 +71,7 @@ class ArtifactCache:
                 return Download(path, self._download(reference, path, until))
 
     def trim(self, keep_bytes: int, keep_files: int) -> None:
-        """Delete the files that were used longest ago, until `keep_bytes` are left or `keep_files` files."""
+        """Delete the least recently used files until `keep_bytes` or `keep_files` files are left."""
         files = sorted((file for file in self._folder.iterdir()), key=lambda file: -file.stat().st_mtime)
         total_bytes = 0
         for position, file in enumerate(files):
@@ -80,7 +80,7 @@ class ArtifactCache:
                 file.unlink(missing_ok=True)
 
     def _download(self, reference: ArtifactReference, path: Path, until: float | None) -> int:
-        """Attempts that bring nothing are counted by the connection; one that got further starts the count anew."""
+        """Download in attempts. The connection counts attempts without progress; any progress restarts its count."""
         partial = _PartialFile(self._connection, reference, path.with_name(path.name + UNFINISHED_SUFFIX), until)
         failures = 0
         while True:
@@ -94,7 +94,7 @@ class ArtifactCache:
             except CoordinatorAway:
                 if partial.furthest_bytes == before_bytes or self._connection.stopping.is_set():
                     raise
-            except BytesDamaged:
+            except CorruptBytes:
                 failures += 1
                 self._connection.origins.avoid_stores()
                 if failures == DAMAGED_TIMES or self._connection.stopping.wait(failures * FIRST_PAUSE_SECONDS):
@@ -105,9 +105,9 @@ class ArtifactCache:
 
 
 class _PartialFile:
-    """A download that is not whole yet.
+    """An incomplete download.
 
-    `received_bytes` counts what came over the network, `furthest_bytes` is the longest that the file ever was.
+    `received_bytes` counts the bytes from the network, `furthest_bytes` is the greatest length of the file so far.
     """
 
     def __init__(self, connection: Connection, reference: ArtifactReference, path: Path, until: float | None) -> None:
@@ -119,9 +119,9 @@ class _PartialFile:
         self._until = until
 
     def advance(self) -> None:
-        """One attempt to get what is missing; returns with the whole, checked file on disk."""
+        """One attempt to download the missing part. When it returns, the file is complete, checked and on disk."""
         if self._until is not None and time.monotonic() >= self._until:
-            raise OutOfTime(f"artifact {self._reference.digest} was not here in time")
+            raise OutOfTime(f"artifact {self._reference.digest} did not arrive in time")
         with self.path.open("a+b") as file:
             digest = self._resume(file)
             if file.tell() < self._reference.size_bytes:
@@ -131,10 +131,10 @@ class _PartialFile:
             os.fsync(file.fileno())
         if "sha256:" + digest.hexdigest() != self._reference.digest:
             self.path.unlink()
-            raise BytesDamaged(f"artifact {self._reference.digest} came with other bytes")
+            raise CorruptBytes(f"artifact {self._reference.digest} arrived with different bytes")
 
     def _resume(self, file: BinaryIO) -> "hashlib._Hash":
-        """The hash of what is there, at whose end the file then is; nothing that is longer than announced is kept."""
+        """The hash of the present bytes, with the file at its end. A file longer than announced is emptied."""
         if os.fstat(file.fileno()).st_size > self._reference.size_bytes:
             file.truncate(0)
         file.seek(0)
@@ -149,8 +149,8 @@ class _PartialFile:
         disk = shutil.disk_usage(self.path.parent)
         reserve_bytes = min(RESERVE_BYTES, disk.total // _RESERVE_SHARE)
         if disk.free < missing_bytes + reserve_bytes:
-            detail = f"{missing_bytes} bytes are still to come, {disk.free} are free, {reserve_bytes} stay free"
-            raise OSError(errno.ENOSPC, f"no room for artifact {self._reference.digest}: {detail}")
+            detail = f"{missing_bytes} bytes are missing, {disk.free} are free, {reserve_bytes} stay free"
+            raise OSError(errno.ENOSPC, f"no space for artifact {self._reference.digest}: {detail}")
 
     def _receive(self, file: BinaryIO, digest: "hashlib._Hash") -> "hashlib._Hash":
         headers = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
@@ -158,13 +158,13 @@ class _PartialFile:
         with self._connection.stream(path, headers, self._until) as response:
             try:
                 self._check_start(response, file.tell())
-            except BytesDamaged:
+            except CorruptBytes:
                 file.truncate(0)
                 raise
             if response.status_code == 200:
                 file.truncate(0)
                 digest = hashlib.sha256()
-            # As they come: pieces of a fixed size would be lost unfinished when the connection breaks.
+            # Pieces as they arrive: an incomplete piece of a fixed size would be lost when the connection breaks.
             for piece in response.iter_raw():
                 self._keep(file, piece)
                 digest.update(piece)
@@ -176,48 +176,50 @@ class _PartialFile:
         self.received_bytes += len(piece)
         if file.seek(0, os.SEEK_END) + len(piece) > self._reference.size_bytes:
             file.truncate(0)
-            raise BytesDamaged(f"artifact {self._reference.digest} came with more than the announced bytes")
+            raise CorruptBytes(f"artifact {self._reference.digest} arrived with more bytes than announced")
         file.write(piece)
         self.furthest_bytes = max(self.furthest_bytes, file.tell())
 
     def _check_start(self, response: httpx.Response, present_bytes: int) -> None:
-        """Raises BytesDamaged for other bytes than were asked for, NotUnderstood for a status that brings none."""
+        """Raises CorruptBytes for bytes that were not requested, NotUnderstood for a status without any."""
         size_bytes = self._reference.size_bytes
         if response.status_code not in {200, 206}:
-            raise NotUnderstood(f"artifact {self._reference.digest} was answered with {response.status_code}")
+            raise NotUnderstood(
+                f"artifact {self._reference.digest}: the status of the response is {response.status_code}"
+            )
         start = 0 if response.status_code == 200 else present_bytes
         ranges = {f"bytes {present_bytes}-{size_bytes - 1}/{total}" for total in (size_bytes, "*")}
         if response.status_code == 206 and response.headers.get("Content-Range", "").strip() not in ranges:
-            raise BytesDamaged(f"artifact {self._reference.digest} came with another part than was asked for")
+            raise CorruptBytes(f"artifact {self._reference.digest} arrived with a part that was not requested")
         if response.headers.get("Content-Length", f"{size_bytes - start}") != f"{size_bytes - start}":
-            raise BytesDamaged(f"artifact {self._reference.digest} came with another number of bytes than announced")
+            raise CorruptBytes(f"artifact {self._reference.digest} has another number of bytes than announced")
 
 
 class _Distrust:
-    """Digests under which other bytes came again and again: these are asked for less and less often."""
+    """Backoff for digests under which different bytes arrived repeatedly."""
 
     def __init__(self) -> None:
         self._failures: dict[str, tuple[int, float]] = {}
 
     def check(self, digest: str) -> None:
-        """Raises BytesDamaged while it is too soon to ask again."""
+        """Raises CorruptBytes while it is too early for another download."""
         times, not_before = self._failures.get(digest, (0, 0.0))
         if time.monotonic() < not_before:
-            raise BytesDamaged(
-                f"artifact {digest} came with other bytes in {times} downloads; it is not asked for yet"
+            raise CorruptBytes(
+                f"artifact {digest} arrived with different bytes in {times} downloads; the next one has to wait"
             )
 
     @contextmanager
     def count_failure(self, digest: str) -> Iterator[None]:
-        """Counts a download that ended with other bytes; one that went well forgets them."""
+        """Count a download that ended with different bytes. A success resets the count."""
         try:
             yield
-        except BytesDamaged:
+        except CorruptBytes:
             times = self._failures.pop(digest, (0, 0.0))[0] + 1
             backoff_seconds = FIRST_DISTRUST_SECONDS * 2 ** min(times - TRUSTED_TIMES, 8)
             pause_seconds = min(backoff_seconds, LONGEST_DISTRUST_SECONDS) if times >= TRUSTED_TIMES else 0.0
             self._failures[digest] = (times, time.monotonic() + pause_seconds)
-            while len(self._failures) > _MOST_DISTRUSTED:
+            while len(self._failures) > _MAX_BACKOFFS:
                 del self._failures[next(iter(self._failures))]
             raise
         self._failures.pop(digest, None)
@@ -226,7 +228,7 @@ class _Distrust:
 @contextmanager
 def _locked_until(lock: threading.Lock, until: float | None) -> Iterator[None]:
     if not lock.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic())):
-        raise OutOfTime("another download of the same artifact is not done in time")
+        raise OutOfTime("another download of the same artifact did not finish in time")
     try:
         yield
     finally:

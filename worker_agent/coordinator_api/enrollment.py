@@ -1,6 +1,7 @@
-"""Makes this node a worker: a key pair made here, a one-time token spent at the coordinator, the answer kept.
+"""Enrollment of this node as a worker, and rotation of its key.
 
-And changes its key: the new pair lies on the disk before the coordinator hears of it.
+The key pair is generated here, and a one-time token registers it with the coordinator. A rotation writes the new pair
+to disk before it is sent.
 """
 
 from dataclasses import replace
@@ -22,29 +23,31 @@ from worker_agent.coordinator_api.identity import (
     save_record,
     signature,
 )
-from worker_agent.errors import ConfigurationError, NotAuthorised, NotEnrolled
+from worker_agent.errors import ConfigurationError, NotAuthorized, NotEnrolled
 from worker_agent.node.capabilities import Device, capabilities
 from worker_agent.settings import AgentSettings
 
 
 def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
-    """Spend `token` at the coordinator at `url`. Raises ConfigurationError where this folder is enrolled already.
+    """Enroll with `token` at the coordinator at `url`. Raises ConfigurationError if this folder is enrolled already.
 
-    The device is told later, with the first heartbeat: finding it takes torch.
+    The first heartbeat reports the device, because finding it takes torch.
     """
     _check_free(settings)
     key = make_key(settings.folder)
     try:
         request = _request(token, settings.name, key, capabilities(settings, Device(device="cpu")))
     except ValidationError as error:
-        raise ConfigurationError("; ".join(f"{bad['loc'][0]}: {bad['msg']}" for bad in error.errors())) from None
+        raise ConfigurationError(
+            "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        ) from None
     with open_http(settings, url) as http:
-        answer = CoordinatorClient(http, None).enroll(request)
+        response = CoordinatorClient(http, None).enroll(request)
     record = WorkerRecord(
         url=url,
-        worker_id=answer.worker_id,
-        organization_id=answer.organization_id,
-        organization_name=answer.organization_name,
+        worker_id=response.worker_id,
+        organization_id=response.organization_id,
+        organization_name=response.organization_name,
         name=settings.name,
     )
     save_record(settings.folder, record)
@@ -52,9 +55,9 @@ def enroll(settings: AgentSettings, url: str, token: str) -> WorkerRecord:
 
 
 def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilities) -> EnrollRequest:
-    """Without data sets and models where these would be more than the coordinator hears from a stranger.
+    """The signed request, without data sets and models if it would exceed the limit for unknown workers.
 
-    The first heartbeat tells them.
+    The first heartbeat reports them.
     """
     request = EnrollRequest(token=token, name=name, public_key=public_key(key), capabilities=ability)
     message = enrollment_message(request.token, request.name, request.public_key)
@@ -68,17 +71,17 @@ def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilitie
 def rotate_key(settings: AgentSettings, url: str) -> str:
     """Replace this worker's key at the coordinator at `url` and here; returns the new key's id.
 
-    Where the answer of an earlier call was lost, the coordinator knows the next key already, and that one alone.
+    If the response of an earlier call was lost, the coordinator already knows the next key, and only that one.
     """
     identity, key = load_identity(settings.folder), make_next_key(settings.folder)
     proof = signature(key, rotation_message(identity.record.worker_id, public_key(key)))
     with open_http(settings, url) as http:
         try:
             CoordinatorClient(http, identity).rotate_key(RotateKeyRequest(public_key=public_key(key), proof=proof))
-        except NotAuthorised as refused:
+        except NotAuthorized as refused:
             try:
                 CoordinatorClient(http, replace(identity, key=key)).who_am_i()
-            except NotAuthorised:
+            except NotAuthorized:
                 raise refused from None
     adopt_next_key(settings.folder)
     return key_id(public_key(key))
@@ -89,5 +92,5 @@ def _check_free(settings: AgentSettings) -> None:
         record = load_identity(settings.folder).record
     except NotEnrolled:
         return
-    advice = f"to enrol anew, move {settings.folder / 'identity'} away"
+    advice = f"to enroll again, move {settings.folder / 'identity'} away"
     raise ConfigurationError(f"this folder is worker {record.worker_id} at {record.url} already; {advice}")

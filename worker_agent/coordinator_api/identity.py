@@ -1,8 +1,8 @@
-"""Who this worker is: an Ed25519 key pair made here, the id the coordinator gave it, and that coordinator's URL.
+"""Identity of this worker: an Ed25519 key pair generated here, the id that the coordinator gave, and its URL.
 
-The private key never leaves `<folder>/identity/key.pem` (mode 0600). Requests carry a token signed with it: a JWT
-(RFC 7519, EdDSA) for one minute, used for the first half of it. Updates are signed with it too, and the requests that
-register it.
+The private key never leaves `<folder>/identity/key.pem` (mode 0600). Each request carries a token signed with it: a
+JWT (RFC 7519, EdDSA) that is valid for one minute and used for the first half of it. The key also signs updates and
+the requests that register it.
 """
 
 import base64
@@ -35,7 +35,7 @@ _WORKER_FILE = "worker.json"
 
 
 class WorkerRecord(BaseModel):
-    """What the coordinator answered at enrolment, and where it is."""
+    """The coordinator's response at enrollment, and its URL."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -58,12 +58,12 @@ class Identity:
 
     def token(self, now_seconds: float) -> str:
         """A signed token for the 60 s from `now_seconds` (Unix time by the coordinator's clock)."""
-        issued = int(now_seconds)
+        issued_at = int(now_seconds)
         claims = {
             "iss": self.record.worker_id,
             "aud": AUDIENCE,
-            "iat": issued,
-            "exp": issued + TOKEN_SECONDS,
+            "iat": issued_at,
+            "exp": issued_at + TOKEN_SECONDS,
             "jti": uuid.uuid4().hex,
         }
         return jwt.encode(claims, self.key, algorithm="EdDSA", headers={"kid": self.record.worker_id})
@@ -74,18 +74,18 @@ class Identity:
 
 
 class Tokens:
-    """The tokens of one worker, each for 30 s: neither side signs and checks anew for every request."""
+    """The tokens of one worker, each used for 30 s, so that neither side signs or verifies for every request."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._held = (-math.inf, "")
+        self._current = (-math.inf, "")
 
     def at(self, now_seconds: float) -> str:
-        """One that is good for some 30 s more by the coordinator's clock; another if that clock was set back."""
-        made_at, token = self._held
+        """A token valid for at least 30 s more by the coordinator's clock; a new one if that clock went back."""
+        made_at, token = self._current
         if not 0 <= now_seconds - made_at < USED_SECONDS:
             token = self._identity.token(now_seconds)
-            self._held = (now_seconds, token)
+            self._current = (now_seconds, token)
         return token
 
 
@@ -100,22 +100,22 @@ def signature(key: Ed25519PrivateKey, message: bytes) -> str:
 
 
 def make_key(folder: Path) -> Ed25519PrivateKey:
-    """The key of this data folder, made now if there is none: an enrolment that broke off goes on with its key."""
-    return _made(folder / "identity" / _KEY_FILE)
+    """The key of this data folder, created if there is none, so that an interrupted enrollment resumes."""
+    return _load_or_make_key(folder / "identity" / _KEY_FILE)
 
 
 def make_next_key(folder: Path) -> Ed25519PrivateKey:
-    """The key that is to replace this folder's; a rotation that broke off goes on with the one it made."""
-    return _made(folder / "identity" / _NEXT_KEY_FILE)
+    """The key that will replace this folder's, created if there is none, so that an interrupted rotation resumes."""
+    return _load_or_make_key(folder / "identity" / _NEXT_KEY_FILE)
 
 
 def adopt_next_key(folder: Path) -> None:
-    """The next key becomes the key; the one before it is gone."""
+    """Replace the key with the next one. The old one is deleted."""
     move(folder / "identity" / _NEXT_KEY_FILE, folder / "identity" / _KEY_FILE)
 
 
 def save_record(folder: Path, record: WorkerRecord) -> None:
-    """Remember an enrolment."""
+    """Store the record of an enrollment."""
     write_file(folder / "identity" / _WORKER_FILE, record.model_dump_json(indent=2).encode(), mode=0o600)
 
 
@@ -125,7 +125,7 @@ def load_identity(folder: Path) -> Identity:
     try:
         record = WorkerRecord.model_validate_json((place / _WORKER_FILE).read_bytes())
     except FileNotFoundError:
-        raise NotEnrolled(f"{folder} holds no enrolled worker; run: worker-agent enroll") from None
+        raise NotEnrolled(f"{folder} contains no enrolled worker; run: worker-agent enroll") from None
     except ValidationError as error:
         raise ConfigurationError(f"{place / _WORKER_FILE} is damaged: {error}") from None
     return Identity(record, _load_key(place / _KEY_FILE))
@@ -135,7 +135,7 @@ def _text(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _made(path: Path) -> Ed25519PrivateKey:
+def _load_or_make_key(path: Path) -> Ed25519PrivateKey:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

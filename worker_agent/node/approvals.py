@@ -1,8 +1,8 @@
-"""Requests that federations made of this node, and approvals of its owner: small files in the data folder.
+"""Requests of federations to this node, and approvals by its owner: small files in the data folder.
 
-An approval is of a digest over a federation's owner, the data set, the client's settings and the whole work. What
-asks for anything else under the same id is another request. A request is kept when the policy refuses it, so that
-the owner can read it: `asked/<federation>.<digest>.json`, the newest `MOST_REQUESTS`.
+An approval covers a digest of a federation's owner, the data set, the client's settings and the whole work. Any other
+content under the same federation id is another request. When the policy refuses a request, it is stored for the owner
+to read: `asked/<federation>.<digest>.json`, the newest `MAX_REQUESTS`.
 """
 
 import json
@@ -23,9 +23,11 @@ from federated.task import columns_read
 from worker_agent.errors import ConfigurationError, NotUnderstood
 from worker_agent.storage.atomic_files import file_name, write_file
 
-MOST_REQUESTS = 100
-OUTDATED_TEXT = "approvals of an earlier version name a federation and not what it asks for, and approve nothing"
-LARGEST_REQUEST_BYTES = 1024 * 1024
+MAX_REQUESTS = 100
+OUTDATED_TEXT = (
+    "approvals of an earlier version name a federation without the content of its request, and approve nothing"
+)
+MAX_REQUEST_BYTES = 1024 * 1024
 _APPROVALS_FILE = "approved.json"
 _REQUESTS_FOLDER = "asked"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -35,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Request(BaseModel):
-    """What a federation asks of this node, as far as it is the owner's to decide."""
+    """A federation's request to this node, as far as the owner decides about it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,28 +50,30 @@ class Request(BaseModel):
 
     @property
     def digest(self) -> str:
-        """The digest under which this and nothing else is approved. Raises NotUnderstood."""
+        """The digest that approves this request and nothing else. Raises NotUnderstood."""
         try:
-            # Read anew, so that a default of 16 and 16.0 from a file are one. And not as JSON, which turns NaN into
-            # null: an approval of one would be one of the other.
+            # Validated again, so that a default of 16 equals 16.0 from a file. JSON would turn NaN into
+            # null, so that an approval of one would be an approval of the other.
             return definition_digest(type(self).model_validate(self.model_dump()).model_dump())
         except ValueError as error:
-            raise NotUnderstood(f"federation {self.federation_id!r} asks for what has no digest: {error}") from None
+            raise NotUnderstood(
+                f"federation {self.federation_id!r} has a request without a digest: {error}"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Approvals:
-    """What `approved.json` holds. `outdated`: entries of an earlier version, which name an id and approve nothing."""
+    """Content of `approved.json`. `legacy_entries`: entries of an earlier version, which approve nothing."""
 
     digests: frozenset[str]
-    outdated: tuple[str, ...]
+    legacy_entries: tuple[str, ...]
 
 
 def request_of(lease: Lease) -> Request:
-    """What a lease asks for, without what belongs to this one job.
+    """The request of a lease, without the values of this one job.
 
-    And without the digest that the weights of this node's base model must have: it stands in a lease once the first
-    client was described, and where they have another the job is declined, whatever was approved.
+    It also lacks the required digest of the base model's weights. A lease contains that once the first client was
+    described, and a node whose weights have another digest declines the job, whatever it approved.
     """
     base_model = lease.work.base_model.model_copy(update={"weights_sha256": None})
     fields = {name: getattr(lease, name) for name in Request.model_fields}
@@ -77,7 +81,7 @@ def request_of(lease: Lease) -> Request:
 
 
 def approval_digest(lease: Lease) -> str:
-    """The digest that must be approved before this lease is worked on. Raises NotUnderstood."""
+    """The digest that must be approved before work on this lease. Raises NotUnderstood."""
     return request_of(lease).digest
 
 
@@ -89,14 +93,14 @@ def approvals(folder: Path) -> Approvals:
 
 
 def warn_of_outdated(folder: Path) -> None:
-    """One line in the log, where there are approvals that approve nothing any more."""
-    entries = len(approvals(folder).outdated)
+    """Log one line if there are approvals that no longer approve anything."""
+    entries = len(approvals(folder).legacy_entries)
     if entries:
         _log.warning("approvals_outdated", entries=entries, reason=OUTDATED_TEXT)
 
 
 def approve(folder: Path, request: Request) -> None:
-    """Approve what was asked; a running agent honours it from the next job on. Entries that approve nothing go."""
+    """Approve a request, from the next job of a running agent on. Entries that approve nothing are deleted."""
     folder.mkdir(parents=True, exist_ok=True)
     digests = approvals(folder).digests
     entries = {name: entry for name, entry in _read(folder / _APPROVALS_FILE).items() if name in digests}
@@ -107,24 +111,24 @@ def approve(folder: Path, request: Request) -> None:
 
 
 def keep(folder: Path, lease: Lease) -> None:
-    """Keep what was refused for want of an approval, for the owner to read; the oldest make room.
+    """Store an unapproved request for the owner to read, and delete the oldest ones.
 
-    Raises NotUnderstood for what cannot be kept, OSError.
+    Raises NotUnderstood for a request that is too large or has no digest, and OSError.
     """
     request = request_of(lease)
     content = request.model_dump_json(indent=1).encode()
-    if len(content) > LARGEST_REQUEST_BYTES:
-        raise NotUnderstood(f"what federation {request.federation_id!r} asks for takes {len(content)} bytes to say")
+    if len(content) > MAX_REQUEST_BYTES:
+        raise NotUnderstood(f"the request of federation {request.federation_id!r} is too long: {len(content)} bytes")
     requests = folder / _REQUESTS_FOLDER
     with _writing:
         requests.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_file(requests / _name(request), content, mode=0o600)
-        for file in _newest_first(requests)[MOST_REQUESTS:]:
+        for file in _newest_first(requests)[MAX_REQUESTS:]:
             file.unlink(missing_ok=True)
 
 
 def pending(folder: Path, federation_id: str) -> list[Request]:
-    """What this federation asked for and is not approved, newest first. Raises NotUnderstood for what is no id."""
+    """Unapproved requests of this federation, newest first. Raises NotUnderstood if it is not a valid id."""
     prefix, approved_digests = f"{file_name(federation_id)}.", approvals(folder).digests
     files = [file for file in _newest_first(folder / _REQUESTS_FOLDER) if file.name.startswith(prefix)]
     requests = filter(None, map(_request_in, files))
@@ -132,10 +136,10 @@ def pending(folder: Path, federation_id: str) -> list[Request]:
 
 
 def in_words(request: Request) -> Iterator[tuple[str, str]]:
-    """All that an approval of this request is of: a title and a text each, texts from outside quoted where needed."""
+    """All content that an approval covers, as pairs of title and text. Texts from outside are quoted where needed."""
     work = request.work
     yield "federation", f"{_text(request.federation_name)} ({_text(request.federation_id)})"
-    yield "owner", _text(request.owner_name) if request.owner_name else "not told"
+    yield "owner", _text(request.owner_name) if request.owner_name else "unknown"
     yield "data set", _text(request.dataset)
     yield "columns", ", ".join(map(_text, columns_read(work.task)))
     yield "settings", _value(request.settings)
@@ -145,7 +149,7 @@ def in_words(request: Request) -> Iterator[tuple[str, str]]:
 
 
 def _value(value: object) -> str:
-    """A value of JSON in words; everything in it is there."""
+    """A JSON value in words, complete."""
     if isinstance(value, Mapping):
         return "; ".join(f"{_text(str(name))}: {_inner(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list):
@@ -161,7 +165,7 @@ def _inner(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """A text from outside: quoted, with what cannot be seen written out, where it is not plain words."""
+    """A text from outside; quoted, with invisible characters escaped, unless it is plain words."""
     return text if _PLAIN_TEXT.fullmatch(text) else repr(text)
 
 
@@ -175,7 +179,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _request_in(file: Path) -> Request | None:
-    """What a file of `asked` holds; None, and a line in the log, if it is not what its name says."""
+    """The request in a file of `asked`; None, with a line in the log, if it does not match its name."""
     try:
         request = Request.model_validate_json(file.read_bytes())
         if file.name == _name(request):

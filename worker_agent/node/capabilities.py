@@ -1,4 +1,7 @@
-"""What this worker tells the coordinator it can do. Device facts need torch, so a short child process finds them."""
+"""Capabilities that this worker reports to the coordinator.
+
+Facts about the device need torch, so a short-lived child process collects them.
+"""
 
 import importlib
 import json
@@ -30,12 +33,12 @@ PACKAGES = (
     "accelerate",
     "bitsandbytes",
 )
-# Of a CPU's features, those that decide which kernels torch takes, and so which bits come out.
+# CPU features that decide which kernels torch uses, and thus the bits of a result.
 VECTOR_FLAGS = frozenset({"avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve"})
 
 
 class Device(BaseModel):
-    """Where this worker trains. Memory: of one device, or of the host without one; free: as it is now."""
+    """The training device. Memory: of one device, or of the host without one. Free memory: at this moment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,7 +49,7 @@ class Device(BaseModel):
 
 
 def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
-    """Names of what the policy lets out, versions, and the device."""
+    """Names that the policy permits, versions, and the device."""
     policy = settings.policy
     datasets = sorted(name for name in settings.datasets if policy.datasets is None or name in policy.datasets)
     return Capabilities(
@@ -66,18 +69,18 @@ def capabilities(settings: AgentSettings, device: Device) -> Capabilities:
 
 
 def installed_algorithms() -> Mapping[str, int]:
-    """Name -> revision of every algorithm of this installation."""
+    """Name -> revision of every installed algorithm."""
     return {name: algorithm.revision for name, algorithm in registry.algorithms().items()}
 
 
 def allowed_algorithms(settings: AgentSettings) -> dict[str, int]:
-    """Those of them that the policy allows."""
-    allowed = settings.policy.algorithms
-    return {name: number for name, number in installed_algorithms().items() if allowed is None or name in allowed}
+    """Name -> revision of the installed algorithms that the policy allows."""
+    allowlist = settings.policy.algorithms
+    return {name: number for name, number in installed_algorithms().items() if allowlist is None or name in allowlist}
 
 
 def find_device(settings: AgentSettings) -> Device:
-    """The device that `settings.device` means on this host; torch is asked in a child, unless it must be the CPU.
+    """The device of `settings.device` on this host, found by torch in a child process unless it is the CPU.
 
     Raises ConfigurationError.
     """
@@ -87,41 +90,41 @@ def find_device(settings: AgentSettings) -> Device:
             device="cpu", device_name=cpu_name(), memory_bytes=memory.total, free_memory_bytes=memory.available
         )
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    arguments = (theirs, settings.model_dump_json())
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, settings.model_dump_json())
     process = context.Process(target=_describe, args=arguments, name="describe-device", daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        answer = json.loads(ours.recv_bytes())
+        message = json.loads(receiver.recv_bytes())
     except EOFError:
         process.join()
-        answer = {"problem": f"the process that looked at it ended with exit code {process.exitcode}"}
+        message = {"problem": f"the process that inspects it ended with exit code {process.exitcode}"}
     finally:
         process.join()
-        ours.close()
-    if "problem" in answer:
-        raise ConfigurationError(f"device {settings.device!r}: {answer['problem']}; run: worker-agent doctor")
-    return Device.model_validate(answer)
+        receiver.close()
+    if "problem" in message:
+        raise ConfigurationError(f"device {settings.device!r}: {message['problem']}; run: worker-agent doctor")
+    return Device.model_validate(message)
 
 
 def _describe(pipe: "Connection[Any, Any]", settings_json: str) -> None:
     settings = AgentSettings(**json.loads(settings_json))
     try:
         facts = importlib.import_module(DEVICE_MODULE).describe_device(settings)
-        answer = {
+        message = {
             "device": facts.kind,
             "device_name": facts.name,
             "memory_bytes": facts.memory_bytes,
             "free_memory_bytes": facts.free_memory_bytes,
         }
     except Exception as error:
-        answer = {"problem": str(error)}
-    pipe.send_bytes(json.dumps(answer).encode())
+        message = {"problem": str(error)}
+    pipe.send_bytes(json.dumps(message).encode())
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what decides the bits of a result."""
+    """Versions of the packages that decide the bits of a result."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -132,13 +135,13 @@ def package_versions() -> dict[str, str]:
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """The vector features of this CPU, sorted; empty where the system does not tell."""
+    """The vector features of this CPU, sorted; empty if the system does not report them."""
     flags = _cpu_fact("flags", "Features").split()
     return tuple(sorted(VECTOR_FLAGS.intersection(flags)))
 
 
 def cpu_name() -> str | None:
-    """The CPU's name as the system tells it."""
+    """The CPU's name as the system reports it."""
     return _cpu_fact("model name") or platform.processor() or None
 
 

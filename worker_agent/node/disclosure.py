@@ -1,6 +1,7 @@
-"""The one place where an agent decides what it tells of a failure: a code, facts without content, a reference.
+"""Disclosure of failures: the one place that decides what leaves this node about one.
 
-The whole text goes to this node's log under that reference, and nowhere else.
+That is a code, facts without content, and a reference. The full text goes to this node's log under the reference, and
+nowhere else.
 """
 
 import re
@@ -24,24 +25,24 @@ _log = structlog.get_logger(__name__)
 def disclose(
     event: str, code: str, detail: str, facts: FailureFacts | None = None, dataset: str | None = None, **where: str
 ) -> FailureFacts:
-    """Write the failure into this node's log, as `event`, and return what may be told of it."""
+    """Log the failure as `event`, and return the facts that may be disclosed."""
     reference = secrets.token_hex(REFERENCE_DIGITS // 2)
     _log.warning(event, code=code, reason=detail, reference=reference, dataset=dataset, **where)
     outside = (facts or FailureFacts()).model_copy(update={"reference": reference})
     try:
         return outside.model_validate(outside.model_dump() | {"dataset": dataset})
     except ValidationError:
-        # No data set of this node has such a name; the coordinator that sent it knows it.
+        # No data set of this node has such a name. The coordinator sent the name, so it knows it.
         return outside
 
 
 def stable_code(code: str) -> str:
-    """The code, if it is one; else the general one."""
+    """The code if it is valid, else the general one."""
     return code if _CODE.fullmatch(code) else "job_declined"
 
 
 def whereabouts(error: BaseException) -> FailureFacts:
-    """The kind of an exception and the last line of Fedloom's own code that it passed, and nothing of its text."""
+    """The type of an exception and the last line of Fedloom's code in its traceback, without its text."""
     return FailureFacts(error=type_name(error), place=_place(error))
 
 

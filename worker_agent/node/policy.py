@@ -1,7 +1,7 @@
-"""What the owner of this node allows: pure functions from a lease to a refusal or None.
+"""Policy of this node's owner: pure functions from a lease to a refusal or None.
 
-A refusal is told to the coordinator with its rule and facts, and takes the client out until its owner changes
-something. A limit that cannot be checked refuses.
+The coordinator receives a refusal's rule and facts. The client then takes no part until its owner changes something.
+A limit that cannot be checked refuses.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -23,9 +23,9 @@ NOT_APPROVED = "policy_approval"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a job is not done here. `rule` is a stable code, and `facts` are what is told beside it.
+    """Refusal of a job. `rule` is a stable code; it is disclosed together with `facts`.
 
-    `text`, for the node's log, names what would have to change.
+    `text` is for the node's log and names the necessary change.
     """
 
     rule: str
@@ -35,11 +35,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a lease is held against. `algorithms`: name -> revision installed; `approved`: digests."""
+    """The state of the node that a lease is checked against. `algorithms`: name -> installed revision."""
 
     settings: AgentSettings
     algorithms: Mapping[str, int]
-    approved: Collection[str] = ()
+    approved_digests: Collection[str] = ()
 
 
 def check(lease: Lease, node: Node) -> Refusal | None:
@@ -48,27 +48,27 @@ def check(lease: Lease, node: Node) -> Refusal | None:
 
 
 def organization(lease: Lease, node: Node) -> Refusal | None:
-    """Only federations of the listed organisations; one that does not say whose it is, is not of them."""
-    allowed = node.settings.policy.organizations
-    if allowed is None or lease.owner_name in allowed:
+    """Only federations of the listed organizations. A federation without an owner's name is not of them."""
+    allowlist = node.settings.policy.organizations
+    if allowlist is None or lease.owner_name in allowlist:
         return None
-    owner = lease.owner_name or "an organisation it is not told"
+    owner = lease.owner_name or "an unknown organization"
     return Refusal("policy_organization", f"this node does not work for {owner}")
 
 
 def approval(lease: Lease, node: Node) -> Refusal | None:
-    """With `approve = "ask"`, the node's owner approves what a federation asks for; anything else asks anew."""
-    if node.settings.policy.approve == "always" or approval_digest(lease) in node.approved:
+    """With `approve = "ask"`, only requests that the node's owner approved."""
+    if node.settings.policy.approve == "always" or approval_digest(lease) in node.approved_digests:
         return None
-    how = f"on the node, run: worker-agent approve {lease.federation_id}"
-    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this federation as it is; {how}")
+    advice = f"on the node, run: worker-agent approve {lease.federation_id}"
+    return Refusal(NOT_APPROVED, f"the owner of this node has not approved this request of the federation; {advice}")
 
 
 def algorithm(lease: Lease, node: Node) -> Refusal | None:
-    """An allowed algorithm, installed here in the federation's revision."""
+    """Only allowed algorithms, installed here in the federation's revision."""
     name, revision = lease.work.algorithm, lease.work.algorithm_revision
-    allowed = node.settings.policy.algorithms
-    if allowed is not None and name not in allowed:
+    allowlist = node.settings.policy.algorithms
+    if allowlist is not None and name not in allowlist:
         return Refusal("policy_algorithm", f"this node does not allow the algorithm {name!r}")
     if node.algorithms.get(name) != revision:
         here = f"revision {node.algorithms[name]}" if name in node.algorithms else "no such algorithm"
@@ -77,34 +77,34 @@ def algorithm(lease: Lease, node: Node) -> Refusal | None:
 
 
 def dataset(lease: Lease, node: Node) -> Refusal | None:
-    """A data set of this node, and one that is let out to federations."""
+    """Only data sets of this node that federations may use."""
     if lease.dataset not in node.settings.datasets:
         return Refusal("data_missing", f"this node has no data set named {lease.dataset!r}")
-    allowed = node.settings.policy.datasets
-    if allowed is not None and lease.dataset not in allowed:
+    allowlist = node.settings.policy.datasets
+    if allowlist is not None and lease.dataset not in allowlist:
         return Refusal("policy_dataset", f"this node does not allow the data set {lease.dataset!r} in federations")
     return None
 
 
 def model(lease: Lease, node: Node) -> Refusal | None:
-    """A base model the node's owner listed."""
-    wanted = lease.work.base_model.id
-    if wanted in node.settings.models:
+    """Only base models that the node's owner listed."""
+    model_id = lease.work.base_model.id
+    if model_id in node.settings.models:
         return None
-    return Refusal("model_missing", f"this node has no base model {wanted!r}; its owner can add it under [models]")
+    return Refusal("model_missing", f"this node has no base model {model_id!r}; its owner can add it under [models]")
 
 
 def rank(lease: Lease, node: Node) -> Refusal | None:
-    """No adapted matrix above the node's largest rank, as far as the algorithm says beforehand what it will ask."""
-    most = node.settings.policy.max_rank
-    if most is None:
+    """No matrix above the node's maximum rank, as far as the algorithm states its ranks in advance."""
+    limit = node.settings.policy.max_rank
+    if limit is None:
         return None
-    asked = _config_of(lease).largest_rank(lease.work.trainable, most)
-    return None if asked <= most else _above("policy_rank", "rank", asked, most)
+    largest = _config_of(lease).largest_rank(lease.work.trainable, limit)
+    return None if largest <= limit else _above("policy_rank", "rank", largest, limit)
 
 
 def _config_of(lease: Lease) -> AlgorithmConfig:
-    """The federation's config; the plain one, which asks for the trainable's ranks, where it cannot be read here."""
+    """The federation's config, or the default one, with the trainable's ranks, if it cannot be read here."""
     try:
         return registry.make_config(lease.work.algorithm, lease.work.config)
     except (registry.UnknownAlgorithm, ValidationError):
@@ -112,55 +112,55 @@ def _config_of(lease: Lease) -> AlgorithmConfig:
 
 
 def check_instruction(path: Path, node: Node) -> Refusal | None:
-    """What a lease does not say: a factor to train, in the downloaded instruction, above the largest rank."""
-    most = node.settings.policy.max_rank
-    if most is None:
+    """The refusal of an instruction with a factor above the maximum rank, which the lease does not show."""
+    limit = node.settings.policy.max_rank
+    if limit is None:
         return None
     try:
         tensors = read_header(path).tensors
     except HeaderError:
-        # No matter of policy: whoever opens it says what is wrong with it.
+        # Not a matter of policy: opening the instruction reports the fault.
         return None
     for name, entry in tensors.items():
-        if name.endswith((".lora_A.weight", ".lora_embedding_A")) and entry.shape and entry.shape[0] > most:
-            return _above("policy_rank", f"{name!r}: rank", entry.shape[0], most)
+        if name.endswith((".lora_A.weight", ".lora_embedding_A")) and entry.shape and entry.shape[0] > limit:
+            return _above("policy_rank", f"{name!r}: rank", entry.shape[0], limit)
     return None
 
 
-def _above(rule: str, what: str, asked: int, most: int) -> Refusal:
-    text = f"{what} {asked} is above this node's limit of {most}"
-    return Refusal(rule, text, FailureFacts(asked=min(asked, MAX_LARGE), allowed=min(most, MAX_LARGE)))
+def _above(rule: str, what: str, value: int, limit: int) -> Refusal:
+    text = f"{what} {value} is above this node's limit of {limit}"
+    return Refusal(rule, text, FailureFacts(asked=min(value, MAX_LARGE), allowed=min(limit, MAX_LARGE)))
 
 
 def steps(lease: Lease, node: Node) -> Refusal | None:
-    """No more local steps than the node allows, as far as that is known without the data.
+    """No more local steps than the node allows, as far as they are known without the data.
 
-    A description stands for all jobs that follow. What depends on the number of examples is held against the limits
-    once they are loaded.
+    A description represents all later jobs. Effort that depends on the number of examples is checked once they are
+    loaded.
     """
-    most = node.settings.policy.max_local_steps
-    if most is None or lease.kind == "evaluate":
+    limit = node.settings.policy.max_local_steps
+    if limit is None or lease.kind == "evaluate":
         return None
     config = _config_of(lease)
-    # What a round is for stands in its instruction: the lease may call it what it likes.
+    # The kind of a round is in its instruction; the lease proves nothing about it.
     for kind in ROUND_KINDS:
         effort = config.most_effort(kind, 1)
         if effort is None:
-            return Refusal("policy_unbounded", f"{lease.work.algorithm} does not say how much its jobs do")
-        if effort.steps > most:
-            return _above("policy_steps", "local steps:", effort.steps, most)
+            return Refusal("policy_unbounded", f"{lease.work.algorithm} does not state the effort of its jobs")
+        if effort.steps > limit:
+            return _above("policy_steps", "local steps:", effort.steps, limit)
     return None
 
 
 def download(lease: Lease, node: Node) -> Refusal | None:
-    """An instruction no larger than this node downloads."""
-    most = node.settings.policy.max_download_bytes
-    if most is None or lease.instruction is None or lease.instruction.size_bytes <= most:
+    """No instruction larger than this node downloads."""
+    limit = node.settings.policy.max_download_bytes
+    if limit is None or lease.instruction is None or lease.instruction.size_bytes <= limit:
         return None
-    return _above("policy_download", "bytes of the instruction:", lease.instruction.size_bytes, most)
+    return _above("policy_download", "bytes of the instruction:", lease.instruction.size_bytes, limit)
 
 
-# From whom, then with what; the first that forbids is the one that is told.
+# First the origin, then the content. The first rule that refuses is the one reported.
 RULES: tuple[Callable[[Lease, Node], Refusal | None], ...] = (
     organization,
     approval,

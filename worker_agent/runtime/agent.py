@@ -1,4 +1,7 @@
-"""The agent: submits what lies in the outbox, says it is there, and keeps its slots at work. Never imports torch."""
+"""The agent: it submits finished jobs from the outbox, sends heartbeats and runs one thread for each slot.
+
+It never imports torch.
+"""
 
 import fcntl
 import os
@@ -14,33 +17,33 @@ import structlog
 
 from federated.protocol import Capabilities, HeartbeatRequest
 from worker_agent.coordinator_api.client import CoordinatorClient
-from worker_agent.coordinator_api.connection import apart, open_http
+from worker_agent.coordinator_api.connection import jitter, open_http
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.display import Display
-from worker_agent.errors import AgentError, ConfigurationError, WorkerDoubled, is_transient
+from worker_agent.errors import AgentError, ConfigurationError, DuplicateWorker, is_transient
 from worker_agent.node.approvals import warn_of_outdated
 from worker_agent.node.capabilities import capabilities, find_device
-from worker_agent.runtime.delivery import Delivery, patiently
+from worker_agent.runtime.delivery import Delivery, retrying
 from worker_agent.runtime.executor import CHILD_MODULE, Executor
-from worker_agent.runtime.slot import Slot, Workplace
+from worker_agent.runtime.slot import AgentContext, Slot
 from worker_agent.settings import AgentSettings
 from worker_agent.storage.client_memory import MemoryChain
 from worker_agent.storage.outbox import Outbox
 
 POLLING_SECONDS = 0.05
-FASTEST_SECONDS = 0.1
-"""Between two heartbeats, however often the coordinator wants them."""
+MIN_PAUSE_SECONDS = 0.1
+"""Shortest pause between two heartbeats, whatever the coordinator requests."""
 LAST_WORDS_SECONDS = 5.0
-DOUBLED = (
-    "another agent with this worker's key was heard, and refused: somebody has a copy of this data folder. "
-    "Stop that agent, and shut its copy out: stop this one, run worker-agent rotate-key, and start it again"
+DUPLICATE_ADVICE = (
+    "the coordinator refused another agent with this worker's key: somebody has a copy of this data folder. "
+    "Stop that agent and lock its copy out: stop this one, run worker-agent rotate-key, and start this one again"
 )
 
 _log = structlog.get_logger(__name__)
 
 
 class Agent:
-    """One life of a worker: a boot id of its own, a heartbeat, and a thread per slot."""
+    """One run of a worker, with its own boot id, a heartbeat, and a thread for each slot."""
 
     def __init__(
         self,
@@ -52,30 +55,30 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._stop_requests = 0
-        self._double_told = False
+        self._duplicate_logged = False
         self._error: Exception | None = None
         stopping = threading.Event()
-        self._at = _workplace(
+        self._context = _make_context(
             settings, identity, CoordinatorClient(http, identity, stopping, settings.hosts), display, stopping
         )
         executors = (Executor(settings, child_module) for _ in range(settings.slots))
-        self._slots = [Slot(number, self._at, executor) for number, executor in enumerate(executors)]
+        self._slots = [Slot(number, self._context, executor) for number, executor in enumerate(executors)]
 
     def stop(self) -> None:
-        """Finish, or hand the leases back; told twice, hand them back at once. May be called by a signal handler."""
+        """Finish or return the leases; a second call returns them at once. Safe in a signal handler."""
         self._stop_requests += 1
 
     def run(self) -> None:
-        """Work until told to stop.
+        """Work until `stop` is called.
 
-        Raises AgentError if the coordinator does not know this worker at the start, WorkerDoubled once another agent
-        has taken its place.
+        Raises AgentError if the coordinator does not know this worker at the start, and DuplicateWorker once another
+        agent has taken its place.
         """
         threading.Thread(target=self._start, name="start", daemon=True).start()
         while self._stop_requests == 0 and self._error is None:
             time.sleep(POLLING_SECONDS)
         _log.info("stopping", busy_slots=sum(slot.busy for slot in self._slots))
-        self._at.stopping.set()
+        self._context.stopping.set()
         self._finish()
         if self._error is not None:
             raise self._error
@@ -84,72 +87,72 @@ class Agent:
         try:
             if self._settings.policy.approve == "ask":
                 warn_of_outdated(self._settings.folder)
-            self._at.outbox.open()
+            self._context.outbox.open()
             leftovers = threading.Thread(target=self._deliver_leftovers, name="outbox", daemon=True)
             leftovers.start()
-            ability = capabilities(self._settings, find_device(self._settings))
-            # First what was finished in an earlier life: a heartbeat of the new one may have it offered again.
+            own_capabilities = capabilities(self._settings, find_device(self._settings))
+            # Deliver finished jobs first: after a heartbeat with the new boot id they may be offered again.
             leftovers.join(self._settings.heartbeat_seconds)
-            pause_seconds = patiently(self._at.stopping, is_transient)(self._beat, ability)
-            threading.Thread(target=self._keep_beating, args=(ability, pause_seconds), daemon=True).start()
+            pause_seconds = retrying(self._context.stopping, is_transient)(self._beat, own_capabilities)
+            threading.Thread(target=self._keep_beating, args=(own_capabilities, pause_seconds), daemon=True).start()
             leftovers.join()
             for slot in self._slots:
                 threading.Thread(target=slot.run, name=f"slot-{slot.number}", daemon=True).start()
         except Exception as error:
-            # Raised again where `run` waits: this thread has nobody to tell.
+            # `run` raises it again, because this thread has no caller.
             self._error = error
 
     def _deliver_leftovers(self) -> None:
-        for entry in list(self._at.outbox.entries()):
+        for entry in list(self._context.outbox.entries()):
             _log.info("found_in_outbox", job=entry.job.job_id, kind=entry.job.kind, round=entry.job.round_number)
-            self._at.delivery.deliver(entry)
+            self._context.delivery.deliver(entry)
 
-    def _beat(self, ability: Capabilities) -> float:
-        """One heartbeat; returns the seconds until the next, as the coordinator wants them."""
-        request = HeartbeatRequest(boot_id=self._at.boot_id, capabilities=ability)
-        answer = self._at.client.heartbeat(request)
-        if answer.doubled_at is not None and not self._double_told:
-            self._double_told = True
-            _log.warning("worker_doubled", heard_at=answer.doubled_at.isoformat(), reason=DOUBLED)
-        return max(answer.heartbeat_seconds, FASTEST_SECONDS)
+    def _beat(self, own_capabilities: Capabilities) -> float:
+        """Send one heartbeat and return the seconds until the next, as the coordinator requests."""
+        request = HeartbeatRequest(boot_id=self._context.boot_id, capabilities=own_capabilities)
+        response = self._context.client.heartbeat(request)
+        if response.doubled_at is not None and not self._duplicate_logged:
+            self._duplicate_logged = True
+            _log.warning("worker_doubled", heard_at=response.doubled_at.isoformat(), reason=DUPLICATE_ADVICE)
+        return max(response.heartbeat_seconds, MIN_PAUSE_SECONDS)
 
-    def _keep_beating(self, ability: Capabilities, pause_seconds: float) -> None:
-        _log.info("started", boot=self._at.boot_id, device=ability.device, slots=ability.slots)
-        heard = True
-        while not self._at.stopping.wait(apart(pause_seconds)):
+    def _keep_beating(self, own_capabilities: Capabilities, pause_seconds: float) -> None:
+        _log.info("started", boot=self._context.boot_id, device=own_capabilities.device, slots=own_capabilities.slots)
+        is_connected = True
+        while not self._context.stopping.wait(jitter(pause_seconds)):
             try:
-                pause_seconds = self._beat(ability)
-            except WorkerDoubled as error:
+                pause_seconds = self._beat(own_capabilities)
+            except DuplicateWorker as error:
                 _log.error("worker_doubled", reason=str(error))
                 self._error = error
                 return
             except AgentError as error:
-                if heard:
+                if is_connected:
                     _log.warning("heartbeat_failed", reason=str(error))
-                heard = False
+                is_connected = False
             else:
-                if not heard:
+                if not is_connected:
                     _log.info("heartbeat_back")
-                heard = True
+                is_connected = True
 
     def _finish(self) -> None:
-        """Give running jobs `stop_seconds` to end, then take them back, then end the executors."""
+        """Give running jobs `stop_seconds` to end, then return their leases, then end the executors."""
         self._wait_while_busy(self._settings.stop_seconds, lambda: self._stop_requests > 1)
-        self._at.hand_back.set()
+        self._context.hand_back.set()
         self._wait_while_busy(self._settings.cancel_seconds + LAST_WORDS_SECONDS, lambda: False)
         for slot in self._slots:
             slot.executor.close()
         _log.info("stopped")
 
-    def _wait_while_busy(self, seconds: float, hurried: Callable[[], bool]) -> None:
+    def _wait_while_busy(self, seconds: float, stop_now: Callable[[], bool]) -> None:
         deadline = time.monotonic() + seconds
-        while any(slot.busy for slot in self._slots) and time.monotonic() < deadline and not hurried():
+        while any(slot.busy for slot in self._slots) and time.monotonic() < deadline and not stop_now():
             time.sleep(POLLING_SECONDS)
 
 
 @contextmanager
 def only_agent(folder: Path) -> Iterator[None]:
-    """Holds the data folder for one agent. Raises ConfigurationError while another holds it."""
+    """Lock the data folder for one agent. Raises ConfigurationError while another agent holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -164,7 +167,7 @@ def only_agent(folder: Path) -> Iterator[None]:
 
 
 def coordinator_url(settings: AgentSettings, identity: Identity) -> str:
-    """Where the coordinator is: as configured, else as it was at enrolment."""
+    """URL of the coordinator from the settings, or else from the enrollment."""
     return str(settings.url) if "url" in settings.model_fields_set else identity.record.url
 
 
@@ -173,16 +176,16 @@ def open_worker(settings: AgentSettings, identity: Identity) -> httpx.Client:
     return open_http(settings, coordinator_url(settings, identity))
 
 
-def _workplace(
+def _make_context(
     settings: AgentSettings,
     identity: Identity,
     client: CoordinatorClient,
     display: Display,
     stopping: threading.Event,
-) -> Workplace:
+) -> AgentContext:
     boot_id = uuid.uuid4().hex
     outbox, memory = Outbox(settings.folder / "outbox"), MemoryChain(settings.folder / "memory")
-    return Workplace(
+    return AgentContext(
         settings=settings,
         client=client,
         cache=client.cache(settings.folder / "cache"),

@@ -1,7 +1,7 @@
-"""Hands finished jobs in: memory kept, update uploaded, result signed and submitted, entry forgotten; in that order.
+"""Delivery of finished jobs: store the memory, upload the update, sign and submit the result, remove the entry.
 
-Signed only now, since the key may have changed while the entry lay in the outbox. Each step may be done again after a
-crash without harm, so the entry is the only note of progress.
+The update is signed only now, because the key may have changed while the entry lay in the outbox. Each step may be
+repeated after a crash without harm, so the entry is the only record of progress.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_e
 
 from federated.protocol import FailRequest
 from worker_agent.coordinator_api.client import CoordinatorClient
-from worker_agent.coordinator_api.connection import wait_as_asked
+from worker_agent.coordinator_api.connection import wait_retry_after
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.errors import (
     AgentError,
-    BodyRefused,
-    BytesDamaged,
+    BodyTooLarge,
     CoordinatorRefused,
+    CorruptBytes,
     LeaseLost,
     NoCoordinator,
-    NotAuthorised,
+    NotAuthorized,
     NotThere,
     RoundClosed,
     is_transient,
@@ -39,19 +39,19 @@ LONGEST_PAUSE_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
-def patiently(stopping: threading.Event, worth_another: Callable[[BaseException], bool]) -> Retrying:
-    """Again and again, with growing random pauses of at most 30 s, until `stopping` is set."""
+def retrying(stopping: threading.Event, should_retry: Callable[[BaseException], bool]) -> Retrying:
+    """Retries with growing random pauses of at most 30 s, until `stopping` is set."""
 
-    def tell(state: RetryCallState) -> None:
+    def log_retry(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         again_in_seconds = round(state.next_action.sleep, 1) if state.next_action is not None else 0.0
         _log.warning(_event(error), reason=str(error), again_in_seconds=again_in_seconds)
 
     return Retrying(
-        retry=retry_if_exception(lambda error: not stopping.is_set() and worth_another(error)),
-        wait=wait_as_asked(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+        retry=retry_if_exception(lambda error: not stopping.is_set() and should_retry(error)),
+        wait=wait_retry_after(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
         sleep=sleep_using_event(stopping),
-        before_sleep=tell,
+        before_sleep=log_retry,
         reraise=True,
     )
 
@@ -64,7 +64,7 @@ def _event(error: BaseException | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where finished jobs come from and go to."""
+    """Delivery of finished jobs from the outbox to the coordinator."""
 
     client: CoordinatorClient
     outbox: Outbox
@@ -74,23 +74,23 @@ class Delivery:
     identity: Identity
 
     def deliver(self, entry: Entry) -> None:
-        """Hand in one finished job; waits while the coordinator is away. Never raises AgentError.
+        """Submit one finished job; wait while the coordinator is away. Never raises AgentError.
 
-        The entry stays in the outbox where it may still be wanted: when stopped, and after a lost lease of a job
-        that may be offered to this worker again.
+        The entry stays in the outbox while it may still be needed: when the agent stops, and after a lost lease of a
+        job that may be offered to this worker again.
         """
         try:
-            patiently(self.stopping, _may_pass)(self._hand_in, entry)
-        except (LeaseLost, NotAuthorised) as error:
-            self._keep_if_wanted(entry, error)
+            retrying(self.stopping, _may_pass)(self._hand_in, entry)
+        except (LeaseLost, NotAuthorized) as error:
+            self._keep_if_needed(entry, error)
         except RoundClosed as error:
             _log.warning("submission_too_late", job=entry.job.job_id, reason=str(error))
             self.outbox.remove(entry)
         except CoordinatorRefused as error:
             self._give_up(entry, "result_refused", error, transient=False)
-        except BodyRefused as error:
+        except BodyTooLarge as error:
             self._give_up(entry, "upload_too_large_for_proxy", error, transient=False)
-        except (BytesDamaged, OSError) as error:
+        except (CorruptBytes, OSError) as error:
             if is_full(error):
                 _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
                 return
@@ -105,13 +105,15 @@ class Delivery:
             if update.memory_digest is not None:
                 self.memory.keep(job.federation_id, job.client_id, entry.folder / MEMORY_FILE, update.memory_digest)
             self.client.upload(entry.update, update.digest)
-            signed = update.model_copy(update={"signature": self.identity.sign(job.statement(update).encode())})
-            submission = submission.model_copy(update={"update": signed})
-        answer = self.client.submit(job.job_id, submission)
+            signed_update = update.model_copy(
+                update={"signature": self.identity.sign(job.statement(update).encode())}
+            )
+            submission = submission.model_copy(update={"update": signed_update})
+        response = self.client.submit(job.job_id, submission)
         self.outbox.remove(entry)
-        _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=answer.state)
+        _log.info("job_submitted", job=job.job_id, kind=job.kind, round=job.round_number, state=response.state)
 
-    def _keep_if_wanted(self, entry: Entry, error: CoordinatorRefused) -> None:
+    def _keep_if_needed(self, entry: Entry, error: CoordinatorRefused) -> None:
         _log.warning("submission_kept", job=entry.job.job_id, reason=str(error))
         if isinstance(error, LeaseLost):
             with contextlib.suppress(AgentError):
@@ -125,7 +127,7 @@ class Delivery:
             return False
 
     def _give_up(self, entry: Entry, code: str, error: Exception, transient: bool) -> None:
-        """The coordinator will never take this result: say so, lest the job waits for its deadline."""
+        """Fail a job whose result the coordinator will never accept, so that it does not wait for its deadline."""
         outside = disclose("submission_given_up", code, str(error), job=entry.job.job_id)
         request = FailRequest(boot_id=self.boot_id, code=code, facts=outside, transient=transient)
         with contextlib.suppress(AgentError):
@@ -134,10 +136,10 @@ class Delivery:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether to wait and try again: for the network, the coordinator, its right address, or room on this disk.
+    """Whether to wait and retry: for the network, the coordinator, its correct address, or space on this disk.
 
-    Damaged bytes stay damaged: the job has to be done again. What a proxy finds too large stays too large.
+    Corrupt bytes stay corrupt, so the job has to be repeated. A body too large for a proxy stays too large.
     """
-    if isinstance(error, BytesDamaged | BodyRefused):
+    if isinstance(error, CorruptBytes | BodyTooLarge):
         return False
     return is_transient(error) or isinstance(error, NoCoordinator) or is_full(error)

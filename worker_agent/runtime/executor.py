@@ -1,8 +1,8 @@
-"""One lease -> one outcome, in a warm child process (`spawn`); torch is loaded there and never here.
+"""Executor: runs a lease to an outcome in a warm child process (`spawn`), the only process that loads torch.
 
-Parent and child talk JSON over a pipe; tensors go through files in the job's folder. A child that dies, for
-whatever reason, ends its job with that reason and nothing else. It is replaced after `jobs_per_executor` jobs, or
-when its memory grew by `executor_growth_bytes` since its first job. If this process is killed, the child ends too.
+Parent and child exchange JSON over a pipe; tensors go through files in the job's folder. A child that dies ends its
+job with that reason and nothing else. It is replaced after `jobs_per_executor` jobs, or when its memory has grown by
+`executor_growth_bytes` since its first job. If this process is killed, the child ends too.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A lease with the files it needs; results go into `folder`."""
+    """A lease with its files; results go into `folder`."""
 
     lease: Lease
     instruction: Path | None
@@ -50,16 +50,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job is done; update and memory, if any, lie in the task's folder."""
+    """The job is done. Its update and memory, if any, are in the task's folder."""
 
     submission: SubmitRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job is not done. `declined`: until the owner changes data or model it cannot be.
+    """The job is not done. `declined`: it fails again until the owner changes data or model.
 
-    `detail` is for this node's log alone; `code` and `facts` are what is told of it.
+    `detail` is for this node's log only; `code` and `facts` are disclosed.
     """
 
     code: str
@@ -71,14 +71,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The job was taken back while it ran."""
+    """The job was canceled while it ran."""
 
 
 Outcome = Finished | Failed | Interrupted
 
 
 class Executor:
-    """Runs jobs one at a time; belongs to one slot and is used by one thread.
+    """Runs jobs one at a time, for one slot and one thread.
 
     `child_module` is imported in the child by name and must have `serve(connection, settings)`.
     """
@@ -100,27 +100,27 @@ class Executor:
     def run(
         self,
         task: Task,
-        cancelled: Callable[[], bool],
+        is_canceled: Callable[[], bool],
         progress: Callable[[JobProgress], None],
         until: float = math.inf,
     ) -> Outcome:
-        """Do one job. `cancelled` is asked ten times a second; then the child has `cancel_seconds` to leave it.
+        """Do one job. `is_canceled` is polled ten times a second. The child then has `cancel_seconds` to leave it.
 
-        A job that is not done at `until` (time.monotonic) is taken from the child the same way, and declined.
+        A job that is not done at `until` (time.monotonic) is canceled the same way, and declined.
         """
         child = self._living_child()
         try:
-            outcome = self._converse(child, task, lambda: cancelled() or time.monotonic() > until, progress)
+            outcome = self._converse(child, task, lambda: is_canceled() or time.monotonic() > until, progress)
         except (EOFError, OSError):
-            return self._died(child)
+            return self._handle_crash(child)
         child.jobs += 1
         self._recycle(child)
-        if isinstance(outcome, Interrupted) and time.monotonic() > until and not cancelled():
+        if isinstance(outcome, Interrupted) and time.monotonic() > until and not is_canceled():
             return out_of_time(self._settings.policy.max_job_seconds)
         return outcome
 
     def close(self) -> None:
-        """End the child: it is asked to, then made to."""
+        """End the child: ask it to stop, then kill it."""
         if self._child is not None:
             self._child.stop(STOP_SECONDS)
             self._child = None
@@ -137,7 +137,7 @@ class Executor:
         self,
         child: "_Child",
         task: Task,
-        cancelled: Callable[[], bool],
+        is_canceled: Callable[[], bool],
         progress: Callable[[JobProgress], None],
     ) -> Outcome:
         child.say(_order(task))
@@ -148,20 +148,20 @@ class Executor:
                 outcome = _outcome(message, progress)
                 if outcome is not None:
                     return outcome
-            if leave_by is None and cancelled():
+            if leave_by is None and is_canceled():
                 child.say({"do": "cancel"})
                 leave_by = time.monotonic() + self._settings.cancel_seconds
             if leave_by is not None and time.monotonic() > leave_by:
-                _log.warning("executor_killed", pid=child.process.pid, reason="did not leave a cancelled job")
+                _log.warning("executor_killed", pid=child.process.pid, reason="did not leave a canceled job")
                 child.kill()
                 return Interrupted()
 
-    def _died(self, child: "_Child") -> Failed:
+    def _handle_crash(self, child: "_Child") -> Failed:
         child.kill()
         self._child = None
         reason = _exit_reason(child.process.exitcode)
         _log.error("executor_died", pid=child.process.pid, reason=reason)
-        return Failed("executor_died", f"the training process was ended: {reason}", transient=True)
+        return Failed("executor_died", f"the training process ended: {reason}", transient=True)
 
     def _recycle(self, child: "_Child") -> None:
         if not child.is_alive():
@@ -181,12 +181,12 @@ class _Child:
 
     def __init__(self, settings: AgentSettings, module: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, settings.model_dump_json(), module)
-        # A daemon: it must not keep this process from ending.
+        self._pipe, child_pipe = context.Pipe()
+        arguments = (child_pipe, settings.model_dump_json(), module)
+        # A daemon, so that it does not keep this process from ending.
         self.process: SpawnProcess = context.Process(target=_serve, args=arguments, name="executor", daemon=True)
         self.process.start()
-        theirs.close()
+        child_pipe.close()
         self.jobs = 0
         self.first_bytes = 0
 
@@ -194,7 +194,7 @@ class _Child:
         self._pipe.send_bytes(json.dumps(message).encode())
 
     def hear(self, seconds: float) -> dict[str, Any] | None:
-        """The next message, or None. Raises EOFError when the child is gone and has nothing left to say."""
+        """The next message, or None. Raises EOFError when the child has ended and no message is left."""
         if self._pipe.poll(0) or wait([self._pipe, self.process.sentinel], timeout=seconds):
             if not self._pipe.poll(0):
                 if self.process.is_alive():
@@ -205,7 +205,7 @@ class _Child:
         return None
 
     def is_alive(self) -> bool:
-        """Whether it can do a job. A killed process cannot be reaped before its last thread has ended."""
+        """Whether the child can do a job. A killed process is a zombie until its last thread has ended."""
         try:
             return self.process.is_alive() and psutil.Process(self.process.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -230,7 +230,7 @@ class _Child:
 
 
 def out_of_time(allowed_seconds: float | None) -> Failed:
-    """The outcome of a job that took longer than the owner of this node allows."""
+    """Outcome of a job that exceeded the time limit of this node's owner."""
     detail = f"the job was not done within this node's max_job_seconds, {allowed_seconds}"
     facts = FailureFacts(allowed=min(MAX_LARGE, int(allowed_seconds or 0)))
     return Failed("policy_seconds", detail, transient=False, declined=True, facts=facts)
@@ -247,7 +247,7 @@ def _order(task: Task) -> dict[str, Any]:
 
 
 def _outcome(message: dict[str, Any], progress: Callable[[JobProgress], None]) -> Outcome | None:
-    """What a child's message means for the job; None while it goes on."""
+    """Outcome of the job in a child's message; None while the job continues."""
     try:
         match message.pop("say", None):
             case "done":
@@ -259,37 +259,37 @@ def _outcome(message: dict[str, Any], progress: Callable[[JobProgress], None]) -
             case "progress":
                 progress(JobProgress.model_validate(message))
     except (KeyError, TypeError, ValidationError) as error:
-        return Failed("executor_not_understood", f"the training process said what it must not: {error}", False)
+        return Failed("executor_not_understood", f"the training process sent an invalid message: {error}", False)
     return None
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Without numbers that JSON cannot carry: a loss that is NaN at one step must not cost the lease."""
+    """The values without numbers that JSON cannot represent: one NaN loss must not cost the lease."""
     return {name: v for name, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 def _exit_reason(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        hint = " (the system ends processes so when memory runs out)" if -code == signal.SIGKILL else ""
+        hint = " (the system sends it when memory runs out)" if -code == signal.SIGKILL else ""
         return f"signal {name}{hint}"
     return f"exit code {code}"
 
 
 def _serve(pipe: "Connection[Any, Any]", settings_json: str, module: str) -> None:
-    """The child's life. Ctrl-C in a terminal reaches all processes; here only the parent decides."""
+    """Main function of the child. It ignores Ctrl-C, which a terminal sends to all processes; the parent decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     settings = AgentSettings(**json.loads(settings_json))
-    gc.disable()  # what is loaded stays: looking through it again and again would only delay the first job
-    loaded = importlib.import_module(module)
+    gc.disable()  # imported objects stay, and scanning them repeatedly would only delay the first job
+    child_module = importlib.import_module(module)
     gc.freeze()
     gc.enable()
     with contextlib.suppress(EOFError):
-        loaded.serve(pipe, settings)
+        child_module.serve(pipe, settings)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Taking an interpreter with torch apart takes seconds, and serves nobody.
+    # The regular shutdown of an interpreter with torch takes seconds and has no benefit.
     os._exit(0)
 
 

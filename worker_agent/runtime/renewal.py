@@ -1,4 +1,4 @@
-"""Keeps one lease while its job runs, in a thread of its own: a training step of any length loses nothing."""
+"""Renewal of one lease while its job runs, in a thread of its own, so that a long training step does not lose it."""
 
 import threading
 from types import TracebackType
@@ -9,29 +9,29 @@ from federated.protocol import JobProgress, Lease, RenewRequest
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.errors import AgentError, CoordinatorRefused, is_transient
 
-FASTEST_SECONDS = 0.1
-"""However short a lease is: the coordinator decides its length, and not how often this node asks it."""
+MIN_PAUSE_SECONDS = 0.1
+"""Shortest pause between renewals, however short a lease the coordinator grants."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Renewal:
-    """Inside the `with` block the lease is renewed every third of its length.
+    """Renews the lease every third of its length inside the `with` block.
 
-    `lost` is set when the job is no longer ours. While the coordinator is away the job goes on, and its result waits
-    in the outbox.
+    `lease_lost` is set when the job is no longer ours. While the coordinator is away the job continues, and its
+    result waits in the outbox.
     """
 
     def __init__(self, client: CoordinatorClient, lease: Lease, boot_id: str) -> None:
-        self.lost = threading.Event()
-        self._ended = threading.Event()
+        self.lease_lost = threading.Event()
+        self._stop = threading.Event()
         self._client = client
         self._lease = lease
         self._boot_id = boot_id
         self._progress: JobProgress | None = None
 
-    def tell(self, progress: JobProgress) -> None:
-        """What the next renewal reports: how far the job is. Metrics of a job under way are of few examples."""
+    def report(self, progress: JobProgress) -> None:
+        """Set the progress for the next renewal, without metrics, which cover few examples while a job runs."""
         self._progress = JobProgress(done=progress.done, total=progress.total)
 
     def __enter__(self) -> "Renewal":
@@ -41,22 +41,22 @@ class Renewal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not joined: a renewal that is under way may wait for the network, and what it answers matters no more.
-        self._ended.set()
+        # Not joined: a pending renewal may wait for the network, and its response no longer matters.
+        self._stop.set()
 
     def _renew(self) -> None:
-        usual_seconds = max(self._lease.lease_seconds / 3, FASTEST_SECONDS)
+        usual_seconds = max(self._lease.lease_seconds / 3, MIN_PAUSE_SECONDS)
         pause_seconds = usual_seconds
-        while not self._ended.wait(pause_seconds):
+        while not self._stop.wait(pause_seconds):
             request = RenewRequest(boot_id=self._boot_id, progress=self._progress)
             try:
                 self._client.renew(self._lease.job_id, request)
                 pause_seconds = usual_seconds
             except AgentError as error:
                 if isinstance(error, CoordinatorRefused) and not is_transient(error):
-                    if not self._ended.is_set():
+                    if not self._stop.is_set():
                         _log.warning("lease_lost", job=self._lease.job_id, reason=str(error))
-                        self.lost.set()
+                        self.lease_lost.set()
                     return
                 _log.warning("lease_not_renewed", job=self._lease.job_id, reason=str(error))
                 pause_seconds = usual_seconds / 4

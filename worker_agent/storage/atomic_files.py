@@ -1,4 +1,4 @@
-"""Files that are whole after a crash: written aside, forced to disk, put in place by a rename."""
+"""Files that are complete after a crash: written under another name, flushed to disk, then renamed."""
 
 import errno
 import hashlib
@@ -15,24 +15,24 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Put `content` at `path` as a whole; whoever reads sees the old bytes or the new ones."""
-    unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    """Write `content` to `path` atomically: a reader gets the old bytes or the new ones."""
+    partial = path.with_name(path.name + UNFINISHED_SUFFIX)
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    move(unfinished, path)
+    move(partial, path)
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename within one file system and make the new name last."""
+    """Rename within one file system and flush the new name to disk."""
     source.replace(target)
     sync(target.parent)
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes, or a folder's names, to disk."""
+    """Flush a file's bytes, or a folder's names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -50,12 +50,12 @@ def digest_of(path: Path) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written for want of room, or of leave to take more of it."""
+    """Whether a write failed because the disk is full or a quota is exhausted."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def file_name(identifier: str) -> str:
-    """The id itself, if it may name a file here. Raises NotUnderstood: ids come from outside."""
+    """The id, if it is a valid file name. Raises NotUnderstood, since ids come from outside."""
     if _ID.fullmatch(identifier) is None:
         raise NotUnderstood(f"the id {identifier[:140]!r} cannot name a file")
     return identifier

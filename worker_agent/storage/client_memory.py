@@ -1,8 +1,8 @@
-"""What this worker remembers of a client between rounds: files by digest, in the order they were made.
+"""Memories of clients between rounds: files by digest, in the order of their creation.
 
-`<folder>/<federation>/<client>/<serial>-<hex>.safetensors`. The lease names the one to start from: the newest that
-the coordinator accepted. That one and what came after it are kept, so that a job done twice starts twice alike.
-Beside them lie the lease and the instruction of the last job that was done.
+The path is `<folder>/<federation>/<client>/<serial>-<hex>.safetensors`. The lease names the memory to start from, the
+newest that the coordinator accepted. It and all later ones are kept, so that a repeated job starts from the same
+state. The lease and the instruction of the last finished job lie beside them.
 """
 
 import os
@@ -26,7 +26,7 @@ INSTRUCTION_FILE = "last-instruction.payload"
 
 @dataclass(frozen=True, slots=True)
 class LastJob:
-    """What a client was told last, and what is remembered of it since."""
+    """The last instruction to a client, and its newest memory."""
 
     lease: Lease
     instruction: Path
@@ -41,7 +41,7 @@ class MemoryChain:
         self._lock = threading.Lock()
 
     def keep(self, federation_id: str, client_id: str, source: Path, digest: str) -> None:
-        """Add the file at `source` as the client's newest memory. One that is there already stays as it is."""
+        """Add the file at `source` as the client's newest memory. An existing one stays unchanged."""
         place = self._place(federation_id, client_id)
         place.mkdir(parents=True, exist_ok=True)
         with self._lock:
@@ -50,13 +50,13 @@ class MemoryChain:
                 return
             serial = _serial(files[-1]) + 1 if files else 1
             target = place / f"{serial:08d}-{digest.removeprefix('sha256:')}.safetensors"
-            unfinished = target.with_suffix(UNFINISHED_SUFFIX)
-            _link_or_copy(source, unfinished)
-            sync(unfinished)
-            move(unfinished, target)
+            partial = target.with_suffix(UNFINISHED_SUFFIX)
+            _link_or_copy(source, partial)
+            sync(partial)
+            move(partial, target)
 
     def keep_job(self, lease: Lease, instruction: Path) -> None:
-        """Remember what a client was told last, beside its memories: from both, its own adapter can be written."""
+        """Store lease and instruction beside the memories, from which the client's own adapter can be written."""
         place = self._place(lease.federation_id, lease.client_id)
         if not place.is_dir():
             return
@@ -65,42 +65,40 @@ class MemoryChain:
                 (INSTRUCTION_FILE, lambda target: _link_or_copy(instruction, target)),
                 (LEASE_FILE, lambda target: target.write_text(lease.model_dump_json(), encoding="utf-8")),
             ):
-                unfinished = (place / name).with_suffix(UNFINISHED_SUFFIX)
-                write(unfinished)
-                move(unfinished, place / name)
+                partial = (place / name).with_suffix(UNFINISHED_SUFFIX)
+                write(partial)
+                move(partial, place / name)
 
     def last_job(self, federation_id: str, client_id: str) -> LastJob:
-        """What `keep_job` kept last, and the newest memory. Raises ConfigurationError where there is nothing."""
+        """The last job of `keep_job`, and the newest memory. Raises ConfigurationError if there is none."""
         place = self._place(federation_id, client_id)
         lease, instruction = place / LEASE_FILE, place / INSTRUCTION_FILE
         if not (lease.is_file() and instruction.is_file()):
-            raise ConfigurationError(
-                f"this worker remembers nothing of client {client_id} of federation {federation_id}"
-            )
+            raise ConfigurationError(f"this worker has no memory of client {client_id} of federation {federation_id}")
         files = _files(place)
-        known = Lease.model_validate_json(lease.read_bytes())
-        return LastJob(known, instruction, files[-1] if files else None)
+        last_lease = Lease.model_validate_json(lease.read_bytes())
+        return LastJob(last_lease, instruction, files[-1] if files else None)
 
     def find(self, federation_id: str, client_id: str, reference: MemoryReference | None) -> Path | None:
-        """The memory a lease names, or None if it is not here whole (late joiner, lost disk): then recompute.
+        """The memory of a lease, or None to recompute it if it is missing or damaged (late joiner, lost disk).
 
-        Drops what is older than the named one, which no lease will name again.
+        Deletes older memories, which no lease will name again.
         """
         if reference is None:
             return None
         with self._lock:
             files = _files(self._place(federation_id, client_id))
-            named = next((file for file in files if _digest(file) == reference.digest), None)
-            if named is None or digest_of(named) != reference.digest:
+            memory_file = next((file for file in files if _digest(file) == reference.digest), None)
+            if memory_file is None or digest_of(memory_file) != reference.digest:
                 _log.warning(
                     "memory_missing", client=client_id, round=reference.round_number, digest=reference.digest
                 )
-                if named is not None:
-                    named.unlink()
+                if memory_file is not None:
+                    memory_file.unlink()
                 return None
-            for file in files[: files.index(named)]:
+            for file in files[: files.index(memory_file)]:
                 file.unlink()
-            return named
+            return memory_file
 
     def _place(self, federation_id: str, client_id: str) -> Path:
         return self._folder / file_name(federation_id) / file_name(client_id)
@@ -119,7 +117,7 @@ def _digest(file: Path) -> str:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name costs nothing; file systems without hard links get a copy."""
+    """Create a hard link, which costs nothing, or a copy on file systems without them."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

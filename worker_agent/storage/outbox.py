@@ -1,7 +1,7 @@
-"""What is finished and not yet submitted: one folder per job, in place only when all of it is on disk.
+"""Outbox: jobs that are finished and not yet submitted, one folder for each, visible only when complete on disk.
 
-`<folder>/.work/<job>/` is where a job writes; `keep` makes it `<folder>/<job>/` by one rename. What lies there after
-a crash is submitted without being done again.
+A job writes into `<folder>/.work/<job>/`, and `keep` turns that into `<folder>/<job>/` with one rename. After a crash
+these jobs are submitted and not done again.
 """
 
 import shutil
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class FinishedJob(BaseModel):
-    """Which work this was, and what it made. The seed and the instruction are what the result depends on."""
+    """A job's work and its result, which depends on the seed and the instruction."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -44,7 +44,7 @@ class FinishedJob(BaseModel):
     submission: SubmitRequest
 
     def statement(self, update: UpdateSubmission) -> Statement:
-        """What this worker says of the job's update when it hands it in."""
+        """The statement that this worker signs about the job's update."""
         return Statement(
             federation_id=self.federation_id,
             job_id=self.job_id,
@@ -67,19 +67,19 @@ class Entry:
 
     @property
     def update(self) -> Path:
-        """The update's bytes, there if `job.submission.update` is."""
+        """File with the update's bytes, present if `job.submission.update` is."""
         return self.folder / UPDATE_FILE
 
 
 class Outbox:
-    """All finished jobs of this worker. One process at a time may own the folder."""
+    """All finished jobs of this worker. One process at a time may use the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def open(self) -> None:
-        """Throw away what a crash left half done, and what nobody asked for in a week."""
+        """Delete jobs that a crash left unfinished, and those that nobody requested for a week."""
         shutil.rmtree(self._folder / _WORK, ignore_errors=True)
         for entry in self.entries():
             if time.time() - (entry.folder / _JOB_FILE).stat().st_mtime > LONGEST_KEPT_SECONDS:
@@ -93,13 +93,13 @@ class Outbox:
         return folder
 
     def discard(self, job_id: str) -> None:
-        """Throw away what a job wrote that was not finished."""
+        """Delete the files of an unfinished job."""
         shutil.rmtree(self._folder / _WORK / file_name(job_id), ignore_errors=True)
 
     def keep(self, lease: Lease, submission: SubmitRequest) -> Entry:
-        """Make what lies in the job's work folder a finished job. On disk when this returns."""
+        """Turn the job's work folder into a finished job, which is on disk when this returns."""
         work, target = self._folder / _WORK / file_name(lease.job_id), self._folder / file_name(lease.job_id)
-        job = _finished(lease, submission)
+        job = _finished_job(lease, submission)
         for name in (UPDATE_FILE, MEMORY_FILE):
             if (work / name).exists():
                 sync(work / name)
@@ -109,7 +109,7 @@ class Outbox:
         return Entry(job, target)
 
     def entries(self) -> Iterator[Entry]:
-        """All finished jobs, oldest first. What cannot be read is thrown away: its job will be offered again."""
+        """All finished jobs, oldest first. Unreadable ones are deleted, because their jobs will be offered again."""
         folders = (path for path in self._folder.iterdir() if path.is_dir() and path.name != _WORK)
         for folder in sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name)):
             entry = self._read(folder)
@@ -117,7 +117,7 @@ class Outbox:
                 yield entry
 
     def find(self, lease: Lease) -> Entry | None:
-        """The finished job that answers this lease: same job, same seed, same instruction."""
+        """The finished job for this lease: same job, same seed, same instruction."""
         folder = self._folder / file_name(lease.job_id)
         entry = self._read(folder) if folder.is_dir() else None
         if entry is None:
@@ -128,12 +128,12 @@ class Outbox:
         return None
 
     def remove(self, entry: Entry) -> None:
-        """Forget a job that was submitted or is not wanted any more."""
-        gone = self._folder / _WORK / f"{entry.folder.name}-gone"
-        gone.parent.mkdir(exist_ok=True)
-        shutil.rmtree(gone, ignore_errors=True)
-        entry.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        """Delete a job that was submitted or is no longer needed."""
+        trash = self._folder / _WORK / f"{entry.folder.name}-gone"
+        trash.parent.mkdir(exist_ok=True)
+        shutil.rmtree(trash, ignore_errors=True)
+        entry.folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def _read(self, folder: Path) -> Entry | None:
         try:
@@ -148,7 +148,7 @@ def _instruction_digest(lease: Lease) -> str | None:
     return lease.instruction.digest if lease.instruction is not None else None
 
 
-def _finished(lease: Lease, submission: SubmitRequest) -> FinishedJob:
+def _finished_job(lease: Lease, submission: SubmitRequest) -> FinishedJob:
     return FinishedJob(
         job_id=lease.job_id,
         kind=lease.kind,

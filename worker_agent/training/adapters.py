@@ -1,8 +1,8 @@
-"""A trainable (plain data) on a base model: the PEFT model, its facts, and its trainable tensors by canonical name.
+"""A trainable (plain data) applied to a base model: the PEFT model, its facts, and its trainable tensors by name.
 
 PEFT's own draws are always overwritten: every tensor starts as `federated.maths.initialization` says, or from the
-base model's value. A classifier's head always starts anew from the seed, also over files that hold one: it would
-travel as a difference to weights that the exported adapter does not have.
+base model's value. A classifier's head always starts from the seed, even if the files contain one: otherwise it would
+be sent as a difference to weights that the exported adapter does not have.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ from federated.trainable import Full, Initialization, Lora, ModelFacts, Prefix, 
 from worker_agent.training.factors import Factors, factors_of
 from worker_agent.training.job_errors import ModelError
 from worker_agent.training.model import LoadedBase
-from worker_agent.training.model_facts import initialisation, is_drawn, new_weight_std, shape_of, tensor_facts
+from worker_agent.training.model_facts import initialization, is_drawn, new_weight_std, shape_of, tensor_facts
 from worker_agent.training.parameter_names import canonical_name, lies_within
 from worker_agent.training.targets import lora_targets, modules_in_full, weights_in_full
 
@@ -34,7 +34,7 @@ _NAME_THEM = "name the modules to adapt in target_modules, such as q_proj and v_
 class AdaptedModel:
     """`trainables` and `seeded` (neither trained nor in the base model's files) by canonical name, sorted.
 
-    `base_values` (float32, CPU): where the tensors begin that travel as a difference.
+    `base_values` (float32, CPU): initial values of the tensors that are sent as a difference.
     """
 
     model: nn.Module
@@ -47,7 +47,7 @@ class AdaptedModel:
     hooks: list[RemovableHandle] = field(default_factory=list)
 
     def restore(self, federation_seed: int) -> None:
-        """Every tensor at its start and rank, all trainables requiring a gradient, none held, and no dropout."""
+        """Reset every tensor, rank and hook, require a gradient for all trainables, and switch to evaluation."""
         for factors in self.factors.values():
             factors.restore()
         while self.hooks:
@@ -60,26 +60,26 @@ class AdaptedModel:
         self.model.eval()
 
     def hold(self, hook: RemovableHandle) -> None:
-        """Keep a hook in place until the model is restored."""
+        """Keep a hook until the model is restored."""
         self.hooks.append(hook)
 
     def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
-        """Other ranks and scales for the factors of these modules. Raises KeyError, ValueError."""
+        """Change ranks and scales of these modules' factors. Raises KeyError, ValueError."""
         for module, rank in ranks.items():
             if module not in self.factors:
                 raise KeyError(f"module {module!r} has no LoRA factors here")
             self.factors[module].resize(rank, scalings[module])
 
-    def require_gradients(self, frozen: Collection[str]) -> None:
-        """All trainables require a gradient but the frozen. Raises KeyError for a name that is not trainable."""
-        for name in frozen:
+    def require_gradients(self, frozen_names: Collection[str]) -> None:
+        """Require a gradient for all trainables except the frozen ones. Raises KeyError for an unknown name."""
+        for name in frozen_names:
             if name not in self.trainables:
                 raise KeyError(f"tensor {name!r} is not trainable here")
         for name, parameter in self.trainables.items():
-            parameter.requires_grad_(name not in frozen)
+            parameter.requires_grad_(name not in frozen_names)
 
     def set(self, name: str, value: Tensor) -> None:
-        """Set a tensor; one with a base value is given as the difference. Raises KeyError, ValueError."""
+        """Set a tensor; `value` is the difference if it has a base value. Raises KeyError, ValueError."""
         parameter = self.trainables.get(name, self.seeded.get(name))
         if parameter is None:
             raise KeyError(f"tensor {name!r} is not trainable here")
@@ -90,48 +90,48 @@ class AdaptedModel:
             parameter.copy_(value if begin is None else begin + value.to("cpu", torch.float32))
 
     def get(self, name: str) -> Tensor:
-        """A copy (float32, CPU) in the form `set` takes. Raises KeyError."""
+        """A copy (float32, CPU) in the form that `set` accepts. Raises KeyError."""
         value = _copy(self.trainables[name])
         begin = self.base_values.get(name)
         return value if begin is None else value - begin
 
 
-def adapt(loaded: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> AdaptedModel:
-    """The base model with `trainable` on it; not yet at its start. Raises ModelError (trainable_invalid)."""
-    base, heads = loaded.model, _heads(loaded)
-    new = {name for name, _ in base.named_parameters() if name in loaded.new or name.split(".")[0] in heads}
-    wrapped = _wrap(base, trainable, loaded.task_type, _Modules.of(base, trainable, new, heads))
-    starts = _starts(wrapped, trainable, new, new_weight_std(base))
-    trained = sorted(name for name, value in wrapped.parameters.items() if wrapped.is_trained(name, value))
-    if not trained:
+def adapt(source: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> AdaptedModel:
+    """The base model with `trainable` on it, before `restore`. Raises ModelError (trainable_invalid)."""
+    base, heads = source.model, _heads(source)
+    new = {name for name, _ in base.named_parameters() if name in source.new or name.split(".")[0] in heads}
+    wrapper = _wrap(base, trainable, source.task_type, _Modules.of(base, trainable, new, heads))
+    starts = _starts(wrapper, trainable, new, new_weight_std(base))
+    trained_names = sorted(name for name, value in wrapper.parameters.items() if wrapper.is_trained(name, value))
+    if not trained_names:
         raise ModelError("trainable_invalid", f"{trainable.kind}: nothing to train in a {base.config.model_type}")
-    seeded = sorted(name for name in new.difference(trained) if starts[name].kind != "base")
-    trainables = {name: _in_float32(wrapped.parameters[name]) for name in trained}
-    kept = {name: _in_float32(wrapped.parameters[name]) for name in seeded}
-    for name, parameter in wrapped.parameters.items():
+    seeded_names = sorted(name for name in new.difference(trained_names) if starts[name].kind != "base")
+    trainables = {name: _in_float32(wrapper.parameters[name]) for name in trained_names}
+    seeded_parameters = {name: _in_float32(wrapper.parameters[name]) for name in seeded_names}
+    for name, parameter in wrapper.parameters.items():
         parameter.requires_grad_(name in trainables)
     return AdaptedModel(
-        model=wrapped.model,
+        model=wrapper.model,
         base=base,
         facts=ModelFacts(
             **shape_of(base),
-            **wrapped.modules,
-            task_type=loaded.task_type,
+            **wrapper.modules,
+            task_type=source.task_type,
             tensors=tensor_facts(trainables, starts),
-            seeded=tensor_facts(kept, starts),
+            seeded=tensor_facts(seeded_parameters, starts),
             weights_digest="sha256:" + weights_sha256,
         ),
         trainables=trainables,
-        seeded=kept,
-        base_values={name: _copy(trainables[name]) for name in trained if starts[name].kind == "base"},
-        factors=factors_of(wrapped.model),
+        seeded=seeded_parameters,
+        base_values={name: _copy(trainables[name]) for name in trained_names if starts[name].kind == "base"},
+        factors=factors_of(wrapper.model),
     )
 
 
-def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialization]:
+def _starts(wrapper: "_Wrapper", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialization]:
     return {
-        name: initialisation(name, tuple(value.shape), trainable, new, std)
-        for name, value in wrapped.parameters.items()
+        name: initialization(name, tuple(value.shape), trainable, new, std)
+        for name, value in wrapper.parameters.items()
     }
 
 
@@ -144,40 +144,40 @@ def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
-def _heads(loaded: LoadedBase) -> tuple[str, ...]:
-    """A classifier's head: the modules PEFT knows as one, or else those that the files lack beside the backbone."""
-    if loaded.task_type != "SEQ_CLS":
+def _heads(source: LoadedBase) -> tuple[str, ...]:
+    """A classifier's head: the modules PEFT knows as one, or else those outside the backbone that the files lack."""
+    if source.task_type != "SEQ_CLS":
         return ()
-    children = [name for name, _ in loaded.model.named_children()]
-    known = tuple(name for name in children if name in _HEADS)
-    lacking = {name.split(".")[0] for name in loaded.new} - {loaded.model.base_model_prefix}
-    return known or tuple(name for name in children if name in lacking)
+    children = [name for name, _ in source.model.named_children()]
+    peft_heads = tuple(name for name in children if name in _HEADS)
+    lacking = {name.split(".")[0] for name in source.new} - {source.model.base_model_prefix}
+    return peft_heads or tuple(name for name in children if name in lacking)
 
 
 @dataclass(frozen=True, slots=True)
 class _Modules:
-    """`saved`: what PEFT wraps and an export must hold in full; `trained`: what of it is trained."""
+    """`in_full`: modules that PEFT wraps and an export contains in full. `with_gradient`: those of them to train."""
 
-    saved: tuple[str, ...]
-    trained: tuple[str, ...]
+    in_full: tuple[str, ...]
+    with_gradient: tuple[str, ...]
 
     @classmethod
     def of(cls, base: PreTrainedModel, trainable: AnyTrainable, new: set[str], heads: Sequence[str]) -> "_Modules":
-        trained = modules_in_full(base, trainable, heads) if isinstance(trainable, Lora) else tuple(heads)
-        # PEFT wraps a module as a whole, so one of its parts cannot be named beside it.
-        saved = list(heads)
-        for module in sorted(trained):
-            if module not in saved and not lies_within(module, saved):
-                saved.append(module)
+        full_names = modules_in_full(base, trainable, heads) if isinstance(trainable, Lora) else tuple(heads)
+        # PEFT wraps a whole module, so its parts must not be named in addition.
+        wrap_names = list(heads)
+        for module in sorted(full_names):
+            if module not in wrap_names and not lies_within(module, wrap_names):
+                wrap_names.append(module)
         for name, value in base.named_parameters():
-            if name in new and is_drawn(name, tuple(value.shape)) and not lies_within(name, saved):
-                saved.append(name.rpartition(".")[0])
-        return cls(tuple(sorted(set(saved))), trained)
+            if name in new and is_drawn(name, tuple(value.shape)) and not lies_within(name, wrap_names):
+                wrap_names.append(name.rpartition(".")[0])
+        return cls(tuple(sorted(set(wrap_names))), full_names)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wrapped:
-    """A model, its parameters by canonical name, which of them are trained, and PEFT's resolved modules."""
+class _Wrapper:
+    """A model, its parameters by canonical name, a predicate for trained ones, and PEFT's resolved modules."""
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
@@ -185,49 +185,51 @@ class _Wrapped:
     modules: Mapping[str, tuple[str, ...]]
 
 
-def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, modules: _Modules) -> _Wrapped:
+def _wrap(base: PreTrainedModel, trainable: AnyTrainable, task_type: TaskType, modules: _Modules) -> _Wrapper:
     if isinstance(trainable, Full):
         names = weights_in_full(base, trainable)
         base.requires_grad_(True)
-        return _Wrapped(base, dict(base.named_parameters()), lambda name, _: name in names, {})
-    model = _peft_model(base, trainable, task_type, list(modules.saved))
+        return _Wrapper(base, dict(base.named_parameters()), lambda name, _: name in names, {})
+    model = _peft_model(base, trainable, task_type, list(modules.in_full))
     prefix = isinstance(trainable, Prefix)
-    named = _by_canonical_name(model, prefix=prefix)
+    parameters = _by_canonical_name(model, prefix=prefix)
 
     def is_trained(name: str, parameter: nn.Parameter) -> bool:
-        whole = lies_within(name, modules.saved)
-        return parameter.requires_grad and (not whole or lies_within(name, modules.trained))
+        whole = lies_within(name, modules.in_full)
+        return parameter.requires_grad and (not whole or lies_within(name, modules.with_gradient))
 
     targets = _target_modules(model)
-    resolved = {"target_modules": targets, "modules_to_save": modules.saved}
-    return _Wrapped(model, named, is_trained, resolved)
+    module_fields = {"target_modules": targets, "modules_to_save": modules.in_full}
+    return _Wrapper(model, parameters, is_trained, module_fields)
 
 
 def _by_canonical_name(model: peft.PeftModel, *, prefix: bool) -> dict[str, nn.Parameter]:
-    """All parameters in use. Raises ModelError where two have one name."""
-    named: dict[str, nn.Parameter] = {}
-    for name, parameter in model.named_parameters():
+    """All parameters in use. Raises ModelError if two have the same name."""
+    parameters: dict[str, nn.Parameter] = {}
+    for name, value in model.named_parameters():
         canonical = canonical_name(name, prefix=prefix)
-        if canonical in named:
+        if canonical in parameters:
             raise ModelError("trainable_invalid", f"two weights have the name {canonical!r}; {_NAME_THEM}")
         if canonical is not None:
-            named[canonical] = parameter
-    return named
+            parameters[canonical] = value
+    return parameters
 
 
-def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, saved: list[str]) -> peft.PeftModel:
-    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": list(saved) or None}
+def _peft_model(
+    base: PreTrainedModel, trainable: Lora | Prefix, task_type: str, full_modules: list[str]
+) -> peft.PeftModel:
+    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": list(full_modules) or None}
     try:
         if isinstance(trainable, Prefix):
             config = peft.PrefixTuningConfig(num_virtual_tokens=trainable.num_virtual_tokens, **common)
             model = peft.get_peft_model(base, config)
             _drop_prefix(model.prompt_encoder["default"], trainable.dropout)
             return model
-        targets = lora_targets(base, trainable, saved)
+        targets = lora_targets(base, trainable, full_modules)
         lora = trainable.model_dump(exclude={"kind", "modules_to_save"}) | dict(targets.fields)
         model = peft.get_peft_model(base, peft.LoraConfig(**lora, **common))
         _refuse_stacked(model)
-        targets.check(model, trainable, saved)
+        targets.check(model, trainable, full_modules)
         return model
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
         fields = trainable.model_dump_json(exclude_defaults=True)
@@ -236,7 +238,7 @@ def _peft_model(base: PreTrainedModel, trainable: Lora | Prefix, task_type: str,
 
 
 def _refuse_stacked(model: peft.PeftModel) -> None:
-    """Raises ModelError for factors of several weights in one tensor, as those of fused experts."""
+    """Raises ModelError for factors of several weights in one tensor, such as fused experts."""
     for name, module in model.named_modules():
         if isinstance(module, ParamWrapper):
             detail = f"{canonical_name(name, prefix=False)!r} stacks its weights in one tensor, which has no factors"
@@ -244,16 +246,16 @@ def _refuse_stacked(model: peft.PeftModel) -> None:
 
 
 def _drop_prefix(encoder: nn.Module, share: float) -> None:
-    """PEFT has no dropout on a prefix, P-tuning v2 has."""
+    """Add dropout on the prefix, as in P-tuning v2, which PEFT lacks."""
 
-    def dropped(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+    def apply_dropout(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return nn.functional.dropout(output, share, module.training)
 
-    encoder.register_forward_hook(dropped)
+    encoder.register_forward_hook(apply_dropout)
 
 
 def _target_modules(model: peft.PeftModel) -> tuple[str, ...]:
-    chosen = getattr(model.peft_config["default"], "target_modules", None)
-    if isinstance(chosen, str):
-        chosen = model.targeted_module_names
-    return tuple(sorted(chosen or ()))
+    targets = getattr(model.peft_config["default"], "target_modules", None)
+    if isinstance(targets, str):
+        targets = model.targeted_module_names
+    return tuple(sorted(targets or ()))

@@ -1,4 +1,4 @@
-"""Attention whose gradient has a gradient: fused kernels have none."""
+"""Attention that is differentiable twice, which fused kernels are not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,27 +9,29 @@ from transformers import PreTrainedModel
 
 from federated.contract import JobDeclined
 
-# Torch's own attention is differentiable twice in its plain form, which `sdpa_kernel` asks for.
+# Torch's own attention is differentiable twice in its plain form, which `sdpa_kernel` selects.
 _PLAIN = ("eager", "sdpa")
 
 
 @contextmanager
 def differentiable_twice(base: PreTrainedModel) -> Iterator[None]:
-    """While the block runs, the model attends without a fused kernel.
+    """Run the model without fused attention kernels inside the block.
 
-    Raises JobDeclined (second_derivative_missing) for a model that has no other way.
+    Raises JobDeclined (second_derivative_missing) for a model without another implementation.
     """
     configuration: Any = base.config
-    chosen = configuration._attn_implementation
+    implementation = configuration._attn_implementation
     try:
-        if chosen not in _PLAIN:
+        if implementation not in _PLAIN:
             base.set_attn_implementation("eager")
     except ValueError as error:
-        detail = f"attn_implementation {chosen!r} cannot be differentiated twice, and there is no 'eager': {error}"
+        detail = (
+            f"attn_implementation {implementation!r} cannot be differentiated twice, and there is no 'eager': {error}"
+        )
         raise JobDeclined("second_derivative_missing", detail) from error
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        if chosen not in _PLAIN:
-            base.set_attn_implementation(chosen)
+        if implementation not in _PLAIN:
+            base.set_attn_implementation(implementation)

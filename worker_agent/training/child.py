@@ -1,4 +1,4 @@
-"""The child process of an executor: one warm workbench, jobs one after another, JSON over a pipe.
+"""The child process of an executor: one session factory, jobs one after the other, JSON over a pipe.
 
 parent -> child  run (lease, instruction, memory, folder), cancel (while a job runs), stop
 child -> parent  ready, progress, done, failed, interrupted
@@ -25,71 +25,71 @@ from worker_agent.storage.atomic_files import is_full
 from worker_agent.training.device import repeatable
 from worker_agent.training.job_errors import JobRefused
 from worker_agent.training.jobs import AlgorithmMissing, InstructionInvalid, JobFiles, run_job
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 REPORT_SECONDS = 0.2
 DETAIL_CHARACTERS = 20_000
 
 
 def serve(connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
-    """Run jobs until the parent says stop or goes away (EOFError)."""
+    """Run jobs until the parent sends stop or ends (EOFError)."""
     repeatable(settings.training_threads)
     _Child(connection, settings).serve()
 
 
 class _Child:
-    """One pipe and one workbench."""
+    """One pipe and one session factory."""
 
     def __init__(self, connection: "Connection[Any, Any]", settings: AgentSettings) -> None:
         self._connection = connection
-        self._bench = Workbench(settings)
-        self._reported = 0.0
+        self._sessions = SessionFactory(settings)
+        self._last_report = 0.0
         self._stopping = False
 
     def serve(self) -> None:
         self._say({"say": "ready"})
         while not self._stopping:
             message = self._hear()
-            # A cancel for a job that ended meanwhile is late, and means nothing.
+            # A cancel for a job that has ended meanwhile is ignored.
             if message["do"] == "run":
                 self._say(self._outcome(message))
             elif message["do"] == "stop":
                 return
 
     def _outcome(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Any failure but a refusal leaves a model in an unknown state, so the next job loads it again."""
+        """Run a job. A failure other than a refusal leaves the model in an unknown state: the next job reloads it."""
         try:
-            return self._done(message)
+            return self._run(message)
         except JobRefused as error:
-            return _failed(error.code, error.detail, declined=True, facts=error.facts)
+            return _failure_message(error.code, error.detail, declined=True, facts=error.facts)
         except JobDeclined as error:
-            return _failed(error.code, error.detail, declined=True)
+            return _failure_message(error.code, error.detail, declined=True)
         except EOFError:
             raise
         except JobInterrupted:
             outcome: dict[str, Any] = {"say": "interrupted"}
         except Exception as error:
-            outcome = _failure(error)
-        if self._bench.clear():
+            outcome = _failure_of(error)
+        if self._sessions.clear():
             gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return outcome
 
-    def _done(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, message: Mapping[str, Any]) -> dict[str, Any]:
         files = JobFiles(
             instruction=_path(message["instruction"]), memory=_path(message["memory"]), folder=Path(message["folder"])
         )
-        done = run_job(self._bench, Lease.model_validate(message["lease"]), files, self._report)
-        submission = done.submission.model_dump(mode="json")
-        return {"say": "done", "submission": submission, "update": done.update, "memory": done.memory}
+        result = run_job(self._sessions, Lease.model_validate(message["lease"]), files, self._report)
+        submission = result.submission.model_dump(mode="json")
+        return {"say": "done", "submission": submission, "update": result.update, "memory": result.memory}
 
     def _report(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         if self._connection.poll(0):
             self._stopping = self._hear()["do"] == "stop"
             raise JobInterrupted
-        if done == total or time.monotonic() - self._reported >= REPORT_SECONDS:
-            self._reported = time.monotonic()
+        if done == total or time.monotonic() - self._last_report >= REPORT_SECONDS:
+            self._last_report = time.monotonic()
             self._say({"say": "progress", "done": done, "total": total, "metrics": dict(metrics)})
 
     def _say(self, message: Mapping[str, Any]) -> None:
@@ -104,12 +104,12 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    """Transient is what may go well at another time or in another process."""
+def _failure_of(error: Exception) -> dict[str, Any]:
+    """The message for a failure. It is transient if the job may succeed later or in another process."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return _failed("out_of_memory", str(error), transient=True)
+        return _failure_message("out_of_memory", str(error), transient=True)
     if is_full(error):
-        return _failed(DISK_FULL, str(error), transient=True)
+        return _failure_message(DISK_FULL, str(error), transient=True)
     final = {
         AlgorithmMissing: "algorithm_missing",
         InstructionInvalid: "instruction_invalid",
@@ -117,15 +117,15 @@ def _failure(error: Exception) -> dict[str, Any]:
     }
     for kind, code in final.items():
         if isinstance(error, kind):
-            return _failed(code, str(error))
+            return _failure_message(code, str(error))
     detail = "".join(traceback.format_exception(error))
-    return _failed("training_failed", detail, transient=True, facts=whereabouts(error))
+    return _failure_message("training_failed", detail, transient=True, facts=whereabouts(error))
 
 
-def _failed(
+def _failure_message(
     code: str, detail: str, *, transient: bool = False, declined: bool = False, facts: FailureFacts | None = None
 ) -> dict[str, Any]:
-    """`detail` is for this node's log; code and facts are what travels."""
+    """`detail` is for this node's log; code and facts are sent."""
     return {
         "say": "failed",
         "code": stable_code(code),

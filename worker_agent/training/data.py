@@ -1,36 +1,21 @@
-"""A node's data sets by name: their split, and what their owner sees of them.
+"""Data sets of a node by name, split into training and held-out rows.
 
-Rows stay columns (`Table`): only those a task names are looked at. Every problem is a DataError that names it.
+Rows stay columns (`Table`): only those that a task names are read. Every problem is a DataError that names it.
 """
 
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from worker_agent.settings import MIN_EXAMPLES, MIN_HELD_OUT, AgentSettings, DatasetSettings
-from worker_agent.training.files import read_chosen, read_path
+from worker_agent.training.files import read_dataset, read_path
 from worker_agent.training.job_errors import DataError
-from worker_agent.training.labels import label_counts
 from worker_agent.training.tables import Table
-from worker_agent.training.values import values, without_values
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetSummary:
-    """What the owner of a node sees of a data set; `token_lengths` are quantiles (tokens), or None untokenised."""
-
-    name: str
-    columns: tuple[str, ...]
-    rows: int
-    held_out_rows: int
-    label_counts: Mapping[str, int]
-    token_lengths: Mapping[str, int] | None
+from worker_agent.training.values import without_values
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What is trained on, and what never is."""
+    """Rows to train on, and rows that are never trained on."""
 
     train: Table
     held_out: Table
@@ -39,23 +24,23 @@ class Split:
 def load_split(settings: AgentSettings, name: str) -> Split:
     """The data set `name`, split by its `test_path`, its own test part, or its seed. Raises DataError."""
     if name not in settings.datasets:
-        known = ", ".join(sorted(settings.datasets)) or "none"
-        raise DataError("data_missing", f"this node has no data set {name!r}; it has: {known}")
-    chosen = settings.datasets[name]
-    train, test = read_chosen(name, chosen)
-    if chosen.test_path is not None:
-        test = read_path(f"{name} (test)", chosen.test_path)[0]
+        names = ", ".join(sorted(settings.datasets)) or "none"
+        raise DataError("data_missing", f"this node has no data set {name!r}; it has: {names}")
+    dataset = settings.datasets[name]
+    train, test = read_dataset(name, dataset)
+    if dataset.test_path is not None:
+        test = read_path(f"{name} (test)", dataset.test_path)[0]
     if train.rows == 0:
         raise DataError("data_empty", f"{name} has no rows")
     train, test = _without_valueless(train, test)
-    split = Split(train, test) if test is not None else _drawn(train, chosen)
+    split = Split(train, test) if test is not None else _draw_split(train, dataset)
     if split.train.rows == 0:
         raise DataError("data_empty", f"{name} has {train.rows} rows, all of them held out")
     return split
 
 
 def fingerprint(dataset: DatasetSettings) -> tuple[object, ...]:
-    """Changes when the settings or the files of a data set do (by size and time of change)."""
+    """A value that changes with the settings and the files of a data set (by size and modification time)."""
     files = [path for path in (dataset.path, dataset.test_path) if path is not None]
     files += [inner for path in files if path.is_dir() for inner in sorted(path.rglob("*"))]
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
@@ -63,7 +48,7 @@ def fingerprint(dataset: DatasetSettings) -> tuple[object, ...]:
 
 
 def _without_valueless(train: Table, test: Table | None) -> tuple[Table, Table | None]:
-    """Both parts, knowing which columns have no value in any row of either."""
+    """Both parts, with `valueless` set to the columns without a value in any row of either."""
     parts = [train] if test is None else [train, test]
     valueless = frozenset(
         name for name in train.columns if without_values([part.columns.get(name, ()) for part in parts])
@@ -71,49 +56,12 @@ def _without_valueless(train: Table, test: Table | None) -> tuple[Table, Table |
     return replace(train, valueless=valueless), None if test is None else replace(test, valueless=valueless)
 
 
-def _drawn(table: Table, chosen: DatasetSettings) -> Split:
+def _draw_split(table: Table, dataset: DatasetSettings) -> Split:
     order = list(range(table.rows))
-    random.Random(chosen.split_seed).shuffle(order)  # noqa: S311 - a split is no secret
-    held_out = round(table.rows * chosen.held_out)
-    if chosen.held_out > 0 and table.rows > 1:
+    random.Random(dataset.split_seed).shuffle(order)  # noqa: S311 - a split is no secret
+    held_out = round(table.rows * dataset.held_out)
+    if dataset.held_out > 0 and table.rows > 1:
         fewest = MIN_HELD_OUT if table.rows >= MIN_EXAMPLES + MIN_HELD_OUT else 1
         held_out = min(max(held_out, fewest), table.rows - 1)
     # Sorted, so that rows keep the file's order on both sides.
     return Split(table.take(sorted(order[held_out:])), table.take(sorted(order[:held_out])))
-
-
-def describe_dataset(
-    settings: AgentSettings, name: str, labels: Sequence[str] | None = None, tokenizer_path: str | None = None
-) -> DatasetSummary:
-    """Rows, label counts (train and held out) and token lengths of a data set. Raises DataError.
-
-    With `labels`, counts are by those names, and a label outside them is an error.
-    """
-    split = load_split(settings, name)
-    mapping = settings.datasets[name].readable
-    parts = [part for part in (split.train, split.held_out) if part.rows]
-    return DatasetSummary(
-        name=name,
-        columns=tuple(sorted(split.train.columns)),
-        rows=split.train.rows,
-        held_out_rows=split.held_out.rows,
-        label_counts=label_counts(parts, mapping, labels),
-        token_lengths=None if tokenizer_path is None else _token_lengths(parts, mapping, tokenizer_path),
-    )
-
-
-def _token_lengths(parts: Sequence[Table], mapping: Mapping[str, str], tokenizer_path: str) -> dict[str, int]:
-    from worker_agent.training.tokens import load_tokenizer
-
-    classified = mapping.get("text") in parts[0].columns
-    wanted = ("text", "text_pair") if classified else ("instruction", "input", "output")
-    present = [name for name in wanted if mapping.get(name) in parts[0].columns] or wanted[:1]
-    tokenizer = load_tokenizer(Path(tokenizer_path))
-    lengths: list[int] = []
-    for part in parts:
-        columns = [["" if cell is None else str(cell) for cell in values(part, name, mapping)] for name in present]
-        joined = ["\n".join(row) for row in zip(*columns, strict=True)]
-        lengths += [len(ids) for ids in tokenizer(joined, verbose=False)["input_ids"]]
-    lengths.sort()
-    quantiles = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    return {name: lengths[min(int(share * len(lengths)), len(lengths) - 1)] for name, share in quantiles.items()}

@@ -1,4 +1,4 @@
-"""Which device trains here, and in which number format."""
+"""Training device and number format."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What `doctor` shows and the coordinator is told. Memory is that of one device, or of the host without one."""
+    """Facts for `doctor` and the coordinator. Memory is that of one device, or of the host without one."""
 
     kind: str
     name: str
@@ -26,7 +26,7 @@ class DeviceFacts:
 
 
 def choose_device(setting: str) -> torch.device:
-    """The device for `auto` (CUDA before MPS before CPU) or the one named. Raises ModelError (device_missing)."""
+    """The device `setting`, or for `auto` CUDA, else MPS, else CPU. Raises ModelError (device_missing)."""
     if setting == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -34,7 +34,7 @@ def choose_device(setting: str) -> torch.device:
     try:
         device = torch.device(setting)
     except RuntimeError:
-        raise ModelError("device_missing", f"device {setting!r} in the settings is not one") from None
+        raise ModelError("device_missing", f"device {setting!r} in the settings is not a device") from None
     if not _is_there(device):
         raise ModelError("device_missing", f"device {setting!r} in the settings is not on this machine")
     return device
@@ -49,7 +49,7 @@ def _is_there(device: torch.device) -> bool:
 
 
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """The format of matrix products: bfloat16 on a GPU where it is native, else float32, unless one is named."""
+    """Format of matrix products: `setting`, or for `auto` bfloat16 on a GPU with native support, else float32."""
     if setting != "auto":
         return _DTYPES[setting]
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -58,7 +58,7 @@ def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast to `dtype`; nothing at all for float32. Trained parameters stay float32 either way."""
+    """Autocast to `dtype`, or nothing for float32. Trained parameters stay float32 in both cases."""
     if dtype is torch.float32:
         yield
         return
@@ -67,7 +67,7 @@ def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def spread_over(device: torch.device, weights_bytes: int) -> str | None:
-    """A `device_map` where several GPUs are there and one does not hold the weights twice over, else None."""
+    """A `device_map` if there are several GPUs and one cannot hold the weights twice, else None."""
     if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
         return None
     _, total_bytes = torch.cuda.mem_get_info()
@@ -87,10 +87,10 @@ def describe_device(settings: AgentSettings) -> DeviceFacts:
 
 
 def repeatable(threads: int) -> None:
-    """Make this process compute the same bits again: fixed threads, deterministic kernels where there are any."""
+    """Make results of this process repeatable bit for bit: fixed threads, and deterministic kernels if they exist."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    # Filling every new tensor costs time and serves only to find reads of memory that was never written.
+    # Filling every new tensor costs time and only helps to find reads of uninitialized memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The LoRA factors of one adapted module: their rank and scale can be changed for a job, and put back after it."""
+"""LoRA factors of one adapted module. Their rank and scale can be changed for a job and restored after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """`a` (rank, in) and `b` (out, rank) of one module; `rank`, `alpha`, `scaling` are those it was made with."""
+    """`a` (rank, in) and `b` (out, rank) of one module; `rank`, `alpha` and `scaling` are its original ones."""
 
     module: str
     layer: Any
@@ -26,7 +26,7 @@ class Factors:
     scaling: float
 
     def resize(self, rank: int, scaling: float) -> None:
-        """Another rank and scale; the values are then undefined. Raises ValueError."""
+        """Change rank and scale; the values are undefined afterwards. Raises ValueError."""
         if rank < 1:
             raise ValueError(f"module {self.module!r}: rank {rank} is below 1")
         if self.a.dim() != 2:
@@ -34,13 +34,13 @@ class Factors:
         self._set(rank, scaling * rank, scaling)
 
     def restore(self) -> None:
-        """The rank and scale it was made with; the values are undefined if they had been changed."""
+        """Reset rank and scale; the values are undefined if these had changed."""
         self._set(self.rank, self.alpha, self.scaling)
 
     def _set(self, rank: int, alpha: float, scaling: float) -> None:
         if len(self.a) != rank:
-            # The parameters stay the same objects: session, optimiser and model go on to share them.
-            # Not a number until they are set: one that was forgotten shows at once.
+            # The parameters stay the same objects, which session, optimizer and model share. They are NaN until
+            # set, so that a missing value shows at once.
             self.a.data = self.a.data.new_full((rank, *self.a.shape[1:]), torch.nan)
             self.b.data = self.b.data.new_full((self.b.shape[0], rank), torch.nan)
             self.a.grad = self.b.grad = None
@@ -50,15 +50,15 @@ class Factors:
 
 
 def factors_of(model: nn.Module) -> Mapping[str, Factors]:
-    """All adapted modules of a PEFT model by canonical name; none of a model without LoRA."""
-    found = {}
+    """All adapted modules of a PEFT model by canonical name; empty for a model without LoRA."""
+    factors = {}
     for name, layer in model.named_modules():
         module = canonical_name(name, prefix=False)
         if module is not None and isinstance(layer, LoraLayer) and _ADAPTER in layer.r:
             a, b = _pair(layer)
             scaling = float(layer.scaling[_ADAPTER])
-            found[module] = Factors(module, layer, a, b, layer.r[_ADAPTER], layer.lora_alpha[_ADAPTER], scaling)
-    return found
+            factors[module] = Factors(module, layer, a, b, layer.r[_ADAPTER], layer.lora_alpha[_ADAPTER], scaling)
+    return factors
 
 
 def _pair(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:

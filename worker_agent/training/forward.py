@@ -1,4 +1,4 @@
-"""From a batch to logits and losses, for a classifier and for a causal model."""
+"""Forward pass from a batch to logits and losses, for a classifier and for a causal model."""
 
 import inspect
 from typing import Any
@@ -9,53 +9,53 @@ from torch.nn import functional
 
 from worker_agent.training.adapters import AdaptedModel
 from worker_agent.training.device import precision
-from worker_agent.training.tokens import IGNORED, TokenBatch
+from worker_agent.training.tokens import IGNORE_INDEX, TokenBatch
 
 
 class Forward:
     """Runs the model; matrix products in `dtype`, logits and losses in float32.
 
-    `exact`: every product is one of float32 numbers, so what must be equal is equal but for its last digits.
+    `exact`: all products are float32, so that equal values differ in their last digits only.
     """
 
-    def __init__(self, adapted: AdaptedModel, dtype: torch.dtype) -> None:
-        self.causal = adapted.facts.task_type == "CAUSAL_LM"
-        embeddings: Any = adapted.base.get_input_embeddings()
+    def __init__(self, adapted_model: AdaptedModel, dtype: torch.dtype) -> None:
+        self.causal = adapted_model.facts.task_type == "CAUSAL_LM"
+        embeddings: Any = adapted_model.base.get_input_embeddings()
         self.device: torch.device = embeddings.weight.device
-        whole = dtype == torch.float32 and not getattr(adapted.base, "is_quantized", False)
-        self.exact = whole and self.device.type == "cpu"  # a GPU may shorten them
-        self._model: nn.Module = adapted.model
+        whole = dtype == torch.float32 and not getattr(adapted_model.base, "is_quantized", False)
+        self.exact = whole and self.device.type == "cpu"  # a GPU may round them
+        self._model: nn.Module = adapted_model.model
         self._dtype = dtype
-        # A vocabulary is wide: logits are wanted from the token before the first response on.
-        self._keeps_logits = "logits_to_keep" in inspect.signature(adapted.base.forward).parameters
+        # Vocabularies are large, so logits are computed only from the token before the first response on.
+        self._keeps_logits = "logits_to_keep" in inspect.signature(adapted_model.base.forward).parameters
 
     def __call__(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Logits and what they are to predict.
+        """Logits and their targets.
 
         A classifier's are (examples, classes) and (examples,), a cloze's (examples, vocabulary) and (examples,); a
-        causal model's are (examples, positions, vocabulary) and (examples, positions), -100 where nothing is to be
-        predicted.
+        causal model's are (examples, positions, vocabulary) and (examples, positions), -100 where there is no
+        target.
         """
         first = max(batch.first_target - 1, 0)
-        kept = batch.targets.shape[1] - first if self.causal else 0
-        options: dict[str, Any] = {"logits_to_keep": kept} if self.causal and self._keeps_logits else {}
+        logits_to_keep = batch.targets.shape[1] - first if self.causal else 0
+        options: dict[str, Any] = {"logits_to_keep": logits_to_keep} if self.causal and self._keeps_logits else {}
         with precision(self.device, self._dtype):
             logits = self._model(**batch.inputs, **options).logits
         if batch.cloze is not None:
-            return batch.cloze.at_the_gaps(logits).float(), batch.cloze.wanted(batch.targets).to(logits.device)
+            return batch.cloze.gap_logits(logits).float(), batch.cloze.word_targets(batch.targets).to(logits.device)
         logits = logits.float()
         targets = batch.targets.to(logits.device)
-        return (logits[:, -kept:-1], targets[:, first + 1 :]) if self.causal else (logits, targets)
+        return (logits[:, -logits_to_keep:-1], targets[:, first + 1 :]) if self.causal else (logits, targets)
 
 
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each example (float32); a causal example's is the mean over its response tokens."""
     if logits.dim() == 2:
         return functional.cross_entropy(logits, targets, reduction="none")
-    return -log_likelihoods(logits, targets) / (targets != IGNORED).sum(dim=1).clamp(min=1)
+    return -log_likelihoods(logits, targets) / (targets != IGNORE_INDEX).sum(dim=1).clamp(min=1)
 
 
 def log_likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each example of a causal model (float32): of its response tokens together."""
-    each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+    """Log-likelihood of all response tokens of each example of a causal model (float32)."""
+    each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE_INDEX)
     return -each.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Why a job cannot be done on this node, one tree; the code travels to the coordinator, the text stays here.
+"""Errors for jobs that this node cannot do, as one tree. The code goes to the coordinator, the text stays here.
 
 JobRefused
 ├── DataError     data_missing, data_column_missing, data_column_type, data_unknown_label, data_text_empty,
@@ -13,10 +13,10 @@ from federated.protocol import FailureFacts
 
 
 class JobRefused(Exception):
-    """Nothing will change until the owner of this node changes data, model or settings.
+    """Base of these errors. A retry fails until the owner of this node changes data, model or settings.
 
-    `detail` is for this node's log and its owner alone: it may hold values and paths. `facts` are what travels: the
-    column that was asked for, and counts.
+    `detail` is for this node's log and its owner only, since it may hold values and paths. `facts` go to the
+    coordinator: the requested column, and counts.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class JobRefused(Exception):
 
 
 class DataError(JobRefused):
-    """The data set is not there, not allowed, or not what the task needs."""
+    """The data set is missing, not allowed, or unsuitable for the task."""
 
 
 class ModelError(JobRefused):
-    """The base model is not allowed, not there, other than the federation's, or cannot run here."""
+    """The base model is not allowed, missing, different from the federation's, or cannot run here."""
 
 
 class EffortError(JobRefused):

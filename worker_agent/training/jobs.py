@@ -1,4 +1,4 @@
-"""The three kinds of job on an open workbench, each to the document that is submitted."""
+"""The three kinds of job, each run on a session to the document that is submitted."""
 
 import platform
 import random
@@ -18,7 +18,7 @@ from federated.payloads.header import HeaderError
 from federated.payloads.payload import Payload
 from federated.protocol import Description, Lease, SubmitRequest, UpdateSubmission, Work, is_metric
 from worker_agent.training import limits
-from worker_agent.training.session import Report, Session, Workbench
+from worker_agent.training.session import Report, Session, SessionFactory
 from worker_agent.training.trial import try_model
 
 UPDATE_FILE = "update.safetensors"
@@ -26,16 +26,16 @@ MEMORY_FILE = "memory.safetensors"
 
 
 class InstructionInvalid(Exception):
-    """A job whose instruction or configuration cannot be read; trying again does not help."""
+    """The instruction or configuration of a job cannot be read; a retry does not help."""
 
 
 class AlgorithmMissing(Exception):
-    """This agent does not have the federation's algorithm, or another revision of it."""
+    """This agent lacks the federation's algorithm, or has another revision of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """Where a job's payloads are read from, and the folder that update and memory are written into."""
+    """Payloads of a job, and the folder for its update and memory."""
 
     instruction: Path | None
     memory: Path | None
@@ -52,7 +52,7 @@ class JobDone:
 
 
 class _Clock:
-    """Seconds by phase."""
+    """Durations by phase, in seconds."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -65,77 +65,77 @@ class _Clock:
         return {**self._seconds, "total": time.perf_counter() - self._began}
 
 
-def run_job(bench: Workbench, lease: Lease, files: JobFiles, report: Report) -> JobDone:
+def run_job(sessions: SessionFactory, lease: Lease, files: JobFiles, report: Report) -> JobDone:
     """Do one job.
 
     Raises JobRefused, InstructionInvalid, AlgorithmMissing, JobInterrupted (from `report`), and what a half raises.
     """
     clock = _Clock()
     kinds = {"describe": _describe, "train": _train, "evaluate": _evaluate}
-    return kinds[lease.kind](bench, lease, files, report, clock)
+    return kinds[lease.kind](sessions, lease, files, report, clock)
 
 
-def _describe(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
+def _describe(sessions: SessionFactory, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
     algorithm, _ = _algorithm(lease.work)
-    session = _open(bench, lease, report, clock)
+    session = _open(sessions, lease, report, clock)
     try_model(session, lease.work.trainable, gradients=algorithm.gradients)
     held_out = len(session.data.held_out)
     description = Description(
         model=session.facts,
         examples=session.examples,
-        evaluation_examples=held_out if limits.may_evaluate(held_out, bench.settings.policy) else 0,
-        labels=_labels(session, lease.work.task.labels or (), bench.settings.policy.min_examples),
+        evaluation_examples=held_out if limits.may_evaluate(held_out, sessions.settings.policy) else 0,
+        labels=_labels(session, lease.work.task.labels or (), sessions.settings.policy.min_examples),
     )
     return JobDone(_submission(session, clock, {}, description=description))
 
 
 def _labels(session: Session, labels: Sequence[str], fewest: int) -> tuple[str, ...]:
-    """The labels that so many examples have: that a single one has some label says what it has."""
+    """The labels of at least `fewest` examples; a rarer label would disclose the labels of single examples."""
     classes = [session.data.train.targets, session.data.held_out.targets]
     counts = torch.bincount(torch.cat(classes), minlength=len(labels)).tolist() if labels else []
     return tuple(label for label, count in zip(labels, counts, strict=True) if count >= fewest)
 
 
-def _train(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
+def _train(sessions: SessionFactory, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
     half, instruction = _client_half(lease.work), _instruction(files)
-    session = _open(bench, lease, report, clock)
+    session = _open(sessions, lease, report, clock)
     began = time.perf_counter()
     result = half.run(instruction, session, _memory(files))
     if not result.is_measurement:
-        limits.check_used(len(session.used), bench.settings.policy)
+        limits.check_used(len(session.used), sessions.settings.policy)
     metrics = dict(result.metrics)
     clock.add("training", metrics.pop("seconds", time.perf_counter() - began))
     digest = result.update.write(files.folder / UPDATE_FILE)
-    remembered = None if result.memory is None else result.memory.write(files.folder / MEMORY_FILE)
+    memory_digest = None if result.memory is None else result.memory.write(files.folder / MEMORY_FILE)
     update = UpdateSubmission(
-        digest=digest, weight=result.weight, examples=session.examples, memory_digest=remembered
+        digest=digest, weight=result.weight, examples=session.examples, memory_digest=memory_digest
     )
-    kept = None if remembered is None else MEMORY_FILE
-    return JobDone(_submission(session, clock, metrics, update=update), UPDATE_FILE, kept)
+    memory_file = None if memory_digest is None else MEMORY_FILE
+    return JobDone(_submission(session, clock, metrics, update=update), UPDATE_FILE, memory_file)
 
 
-def _evaluate(bench: Workbench, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
+def _evaluate(sessions: SessionFactory, lease: Lease, files: JobFiles, report: Report, clock: _Clock) -> JobDone:
     half, instruction, memory = _client_half(lease.work), _instruction(files), _memory(files)
-    found: dict[View, dict[str, float]] = {}
+    metrics_by_view: dict[View, dict[str, float]] = {}
     for view in lease.views:
-        session = _open(bench, lease, report, clock)
-        if not limits.may_evaluate(len(session.data.held_out), bench.settings.policy):
-            found[view] = {"examples": 0.0}
+        session = _open(sessions, lease, report, clock)
+        if not limits.may_evaluate(len(session.data.held_out), sessions.settings.policy):
+            metrics_by_view[view] = {"examples": 0.0}
             continue
         half.apply(instruction, session, memory, view)
-        found[view] = dict(session.evaluate())
-    return JobDone(_submission(session, clock, {}, evaluation=found))
+        metrics_by_view[view] = dict(session.evaluate())
+    return JobDone(_submission(session, clock, {}, evaluation=metrics_by_view))
 
 
-def _open(bench: Workbench, lease: Lease, report: Report, clock: _Clock) -> Session:
-    """The model at its start and all generators at the job's seed; loading a model draws from them before.
+def _open(sessions: SessionFactory, lease: Lease, report: Report, clock: _Clock) -> Session:
+    """A session with all generators at the job's seed, set after loading the model, which draws from them.
 
     Raises DataError and EffortError for a job outside the owner's limits.
     """
     began = time.perf_counter()
-    session = bench.open(lease.work, lease.dataset, lease.seed, lease.settings, report)
-    limits.check_examples(session.examples, bench.settings.policy)
-    limits.check_effort(lease, session.examples, bench.settings.policy, session.words)
+    session = sessions.open(lease.work, lease.dataset, lease.seed, lease.settings, report)
+    limits.check_examples(session.examples, sessions.settings.policy)
+    limits.check_effort(lease, session.examples, sessions.settings.policy, session.words)
     random.seed(lease.seed)
     np.random.seed(lease.seed % 2**32)
     torch.manual_seed(lease.seed)
@@ -156,8 +156,8 @@ def _algorithm(work: Work) -> tuple[Algorithm, AlgorithmConfig]:
     except ValidationError as error:
         raise InstructionInvalid(f"the configuration of {work.algorithm}: {error}") from error
     if algorithm.revision != work.algorithm_revision:
-        wanted = f"revision {work.algorithm_revision} of {work.algorithm}"
-        raise AlgorithmMissing(f"the federation needs {wanted}, this agent has {algorithm.revision}")
+        revision = f"revision {work.algorithm_revision} of {work.algorithm}"
+        raise AlgorithmMissing(f"the federation needs {revision}, this agent has {algorithm.revision}")
     return algorithm, config
 
 
@@ -185,7 +185,7 @@ def _submission(
     return SubmitRequest(
         description=description,
         update=update,
-        evaluation=evaluation and {view: _sendable(found) for view, found in evaluation.items()},
+        evaluation=evaluation and {view: _sendable(metrics) for view, metrics in evaluation.items()},
         metrics=_sendable(metrics),
         seconds=clock.total(),
         not_reproducible=session.notes,
@@ -194,12 +194,12 @@ def _submission(
 
 
 def _sendable(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without numbers that no coordinator takes: a loss that ran away must not cost the update."""
+    """The metrics without numbers that no coordinator accepts: a diverged loss must not cost the update."""
     return {name: value for name, value in metrics.items() if is_metric(value)}
 
 
 def _environment(session: Session) -> dict[str, str]:
-    """What decides the bits of a result."""
+    """The environment that decides the bits of a result."""
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
     return versions | {
         "python": platform.python_version(),

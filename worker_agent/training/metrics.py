@@ -1,4 +1,4 @@
-"""Metrics of a classifier from its confusion counts, and their sources."""
+"""Metrics of a classifier from its confusion counts, with their sources."""
 
 import math
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def confusion(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
+def confusion(targets: Tensor, predictions: Tensor, classes: int) -> Tensor:
     """(classes, classes) counts, int64: rows are the true classes."""
-    cells = targets.long() * classes + predicted.long()
+    cells = targets.long() * classes + predictions.long()
     return torch.bincount(cells.cpu(), minlength=classes * classes).reshape(classes, classes)
 
 
@@ -18,16 +18,16 @@ def accuracy(counts: Tensor) -> float:
 
 
 def matthews(counts: Tensor) -> float:
-    """Matthews correlation for any number of classes (Gorodkin 2004); 0 where one class alone occurs on a side."""
+    """Matthews correlation for any number of classes (Gorodkin 2004); 0 if one side has a single class."""
     cells = counts.double()
     total, right = cells.sum(), cells.diagonal().sum()
-    truly, said = cells.sum(1), cells.sum(0)
-    spread = (total**2 - (said**2).sum()) * (total**2 - (truly**2).sum())
-    return float((right * total - truly @ said) / math.sqrt(spread)) if spread > 0 else 0.0
+    true_sizes, predicted_sizes = cells.sum(1), cells.sum(0)
+    spread = (total**2 - (predicted_sizes**2).sum()) * (total**2 - (true_sizes**2).sum())
+    return float((right * total - true_sizes @ predicted_sizes) / math.sqrt(spread)) if spread > 0 else 0.0
 
 
 def f1(counts: Tensor) -> float:
-    """With two classes that of class 1; with more the mean over the classes that occur or were said (macro)."""
+    """F1 of class 1 for two classes; for more, the mean over all classes that occur or are predicted (macro)."""
     cells = counts.double()
     right, sizes = cells.diagonal(), cells.sum(0) + cells.sum(1)
     each = torch.where(sizes > 0, 2 * right / sizes.clamp(min=1), 0.0)

@@ -1,7 +1,7 @@
-"""The base model: which one the owner of this node allows, what its weights are, and how it is loaded.
+"""Base models: the ones this node allows, the digest of their weights, and loading.
 
-Digest of the weights: the SHA-256 of `model.safetensors`; of several files, the SHA-256 of one line per file,
-`<file name> <sha256 in hex>` and a line feed each, sorted by name. Weights are read from safetensors alone.
+The digest is the SHA-256 of `model.safetensors`. For several files it is the SHA-256 of one line per file,
+`<file name> <sha256 in hex>` and a line feed, sorted by name. Weights are read from safetensors alone.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from worker_agent.training.job_errors import ModelError
 
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-# These count positions from the padding token's id on.
+# In these models, positions start after the padding token's id.
 POSITIONS_AFTER_PADDING = {
     "camembert",
     "data2vec-text",
@@ -52,12 +52,12 @@ POSITIONS_AFTER_PADDING = {
 }
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 DEFAULT_REVISION = "main"
-NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A base model in evaluation mode. `new`: parameters that its files do not have; `task_type`: PEFT's name."""
+    """A base model in evaluation mode. `new`: parameters that its files lack; `task_type`: PEFT's name."""
 
     model: PreTrainedModel
     new: frozenset[str]
@@ -66,7 +66,7 @@ class LoadedBase:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how a base model is loaded; part of what a warm model is known by."""
+    """Device and format of a base model; part of the key of a loaded model."""
 
     device: torch.device
     dtype: torch.dtype
@@ -74,18 +74,16 @@ class Placement:
 
 
 def model_folder(settings: AgentSettings, model_id: str, revision: str | None = None) -> Path:
-    """The folder of a base model this node allows; one from the hub is fetched first (unless HF_HUB_OFFLINE).
+    """The folder of an allowed base model, downloaded from the hub if needed (unless HF_HUB_OFFLINE).
 
-    Fetched is the revision that the owner of this node fixed, or the hub's default, whatever the federation names:
-    one that names another is refused. A folder has none; its weights are held against the federation's digest.
+    The revision is the one that this node's owner fixed, or the hub's default. A federation that names another is
+    refused. A folder has no revision; its weights are checked against the federation's digest.
 
     Raises ModelError (model_missing, model_mismatch).
     """
     if model_id not in settings.models:
-        allowed = ", ".join(sorted(settings.models)) or "none"
-        raise ModelError(
-            "model_missing", f"this node does not allow the base model {model_id!r}; it allows: {allowed}"
-        )
+        names = ", ".join(sorted(settings.models)) or "none"
+        raise ModelError("model_missing", f"this node does not allow the base model {model_id!r}; it allows: {names}")
     source = settings.models[model_id]
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -97,20 +95,20 @@ def model_folder(settings: AgentSettings, model_id: str, revision: str | None = 
     if revision not in (None, present):
         detail = f"the federation wants revision {revision[:80]!r} of {model_id}, this node has {present!r}"
         raise ModelError("model_mismatch", f'{detail}; its owner can set: {model_id} = "{hub_id}@REVISION"')
-    return _fetched(hub_id, own_revision or None)
+    return _download(hub_id, own_revision or None)
 
 
-def _fetched(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=NEEDED))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=DOWNLOAD_PATTERNS))
     except (OSError, ValueError) as error:
-        raise ModelError("model_missing", f"{hub_id} is neither a folder here nor to be had: {error}") from error
+        raise ModelError("model_missing", f"{hub_id} is neither a folder here nor available: {error}") from error
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hex digest of a model's weights, as the module says. Raises ModelError (model_missing)."""
+    """Hex digest of a model's weights, as in the module docstring. Raises ModelError (model_missing)."""
     digests = {path.name: _cached_sha256(*_identity(path)) for path in weights_files(folder)}
     if len(digests) == 1:
         return next(iter(digests.values()))
@@ -142,17 +140,19 @@ def _cached_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
 
 
 def check_weights(reference: BaseModelReference, folder: Path) -> str:
-    """Hex digest of the weights in `folder`. Raises ModelError (model_mismatch) unless it is the federation's."""
-    found = weights_sha256(folder)
-    if reference.weights_sha256 not in (None, found):
-        wanted = str(reference.weights_sha256)
-        detail = f"the weights of {reference.id} here are {found[:12]}…, the federation's are {wanted[:12]}…"
+    """Hex digest of the weights in `folder`. Raises ModelError (model_mismatch) if the federation's differs."""
+    digest = weights_sha256(folder)
+    if reference.weights_sha256 not in (None, digest):
+        expected_digest = str(reference.weights_sha256)
+        detail = (
+            f"the weights of {reference.id} here are {digest[:12]}…, the federation's are {expected_digest[:12]}…"
+        )
         raise ModelError("model_mismatch", detail)
-    return found
+    return digest
 
 
 def check_model(settings: AgentSettings, model_id: str) -> str:
-    """Hex digest of an allowed model's weights; its configuration was read. Raises ModelError (model_missing)."""
+    """Hex digest of an allowed model's weights; also reads its configuration. Raises ModelError (model_missing)."""
     folder = model_folder(settings, model_id)
     _config(folder)
     return weights_sha256(folder)
@@ -168,9 +168,9 @@ def _config(folder: Path) -> PretrainedConfig:
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """The most tokens a model takes at once (None: as many as its tokenizer says), and which kinds of text it knows.
+    """Facts about a model's input. `most_tokens`: the longest input (None: the tokenizer's limit).
 
-    `segments`: it tells a second text from the first. `fills_gaps`: it has a masked-language head.
+    `segments`: it distinguishes a second text from the first. `fills_gaps`: it has a masked-language head.
     """
 
     most_tokens: int | None
@@ -179,7 +179,7 @@ class TextFacts:
 
 
 def text_facts(folder: Path) -> TextFacts:
-    """From a model's configuration. Raises ModelError (model_missing)."""
+    """Facts from a model's configuration. Raises ModelError (model_missing)."""
     whole = _config(folder)
     config: Any = whole.get_text_config()
     positions = next((limit for name in _POSITIONS if (limit := getattr(config, name, None))), None)
@@ -189,7 +189,7 @@ def text_facts(folder: Path) -> TextFacts:
 
 
 def checkpoint_activations(model: PreTrainedModel, trainable: AnyTrainable) -> None:
-    """Recompute activations in the backward pass; not with a prefix, which the recomputation would lose."""
+    """Recompute activations in the backward pass, except with a prefix, which the recomputation would lose."""
     if isinstance(trainable, Prefix):
         return
     current: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -197,7 +197,7 @@ def checkpoint_activations(model: PreTrainedModel, trainable: AnyTrainable) -> N
 
 
 def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: int | None) -> LoadedBase:
-    """The base model for a task, in evaluation mode; a batch is padded with `pad_id`.
+    """The base model for a task, in evaluation mode. Batches are padded with `pad_id`.
 
     Raises ModelError (model_missing, model_incomplete, quantization_missing, cloze_impossible).
     """
@@ -212,20 +212,20 @@ def load_base(folder: Path, task: TaskDefinition, placement: Placement, pad_id: 
         with _quiet():
             model, info = kind.from_pretrained(str(folder), **options)
     except (OSError, ValueError) as error:
-        wanted = task.task if task.cloze is None else "a cloze"
-        raise ModelError("model_missing", f"{folder} cannot be loaded for {wanted}: {error}") from error
+        purpose = task.task if task.cloze is None else "a cloze"
+        raise ModelError("model_missing", f"{folder} cannot be loaded for {purpose}: {error}") from error
     _check_complete(folder, task, info["missing_keys"], model.base_model_prefix)
     if "device_map" not in options:
         model.to(placement.device)
     model.config.use_cache = False
-    # A classifier finds the last token of a text by this id; a model of text and images reads it in its inner part.
+    # A classifier finds the last token of a text by this id. A multimodal model reads it in its inner configuration.
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = pad_id
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | mismatched, task_type)
+    replacements = {entry[0] for entry in info["mismatched_keys"]}
+    return LoadedBase(model.eval(), frozenset(info["missing_keys"]) | replacements, task_type)
 
 
 def _check_complete(folder: Path, task: TaskDefinition, missing_weights: Collection[str], backbone: str) -> None:
-    """Raise ModelError unless all that is drawn is a classifier's own head, or a pooler."""
+    """Raise ModelError unless all missing weights belong to a classifier's head or a pooler."""
     if task.cloze is not None and missing_weights:
         raise ModelError(
             "cloze_impossible", f"{folder} has no language head: {min(missing_weights)!r} is not in its files"
@@ -238,26 +238,26 @@ def _check_complete(folder: Path, task: TaskDefinition, missing_weights: Collect
     ]
     if lacking:
         detail = f"{len(lacking)} weights that {task.task} needs, {min(lacking)!r} among them, are not in {folder}"
-        raise ModelError("model_incomplete", f"{detail}; take the whole model, or one that was made for this task")
+        raise ModelError("model_incomplete", f"{detail}; use the whole model, or one that was built for this task")
 
 
 def _kind(folder: Path, task: TaskDefinition) -> tuple[Any, TaskType]:
     if task.task == "sequence_classification" and task.cloze is None:
         return AutoModelForSequenceClassification, "SEQ_CLS"
     if task.cloze is not None and text_facts(folder).fills_gaps:
-        # PEFT has no type for masked-language models; this one hands a model's own output on as it is.
+        # PEFT has no type for masked-language models. This one returns a model's own output unchanged.
         return AutoModelForMaskedLM, "FEATURE_EXTRACTION"
     return AutoModelForCausalLM, "CAUSAL_LM"
 
 
 def _spread(folder: Path, placement: Placement) -> dict[str, Any]:
     if placement.quantization != "none":
-        return {"quantization_config": _quantized(placement), "device_map": {"": placement.device}}
+        return {"quantization_config": _quantization_config(placement), "device_map": {"": placement.device}}
     device_map = spread_over(placement.device, sum(path.stat().st_size for path in weights_files(folder)))
     return {} if device_map is None else {"device_map": device_map}
 
 
-def _quantized(placement: Placement) -> Any:
+def _quantization_config(placement: Placement) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         detail = f"quantization = {placement.quantization!r} needs bitsandbytes: pip install bitsandbytes"
         raise ModelError("quantization_missing", detail)
@@ -271,7 +271,7 @@ def _quantized(placement: Placement) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # A new head is what a federation is for; the library warns of it, and draws a bar for every load.
+    # A new head is expected, but the library warns about it, and it draws a bar for every load.
     library: Any = transformers_logging
     verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What is said of a model with a trainable on it: names, shapes and starts, and never a weight."""
+"""Facts about a model with a trainable on it: names, shapes and initial values, and never a weight."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -15,14 +15,14 @@ _ZEROS = Initialization(kind="zeros")
 
 
 def is_drawn(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter that the files lack is drawn or zero; a norm's scale is one wherever it is made."""
+    """Whether a parameter that the files lack is drawn or zero. A norm's scale is always one."""
     return len(shape) > 1 or name.endswith("bias")
 
 
-def initialisation(
+def initialization(
     name: str, shape: tuple[int, ...], trainable: AnyTrainable, new: Collection[str], head_std: float
 ) -> Initialization:
-    """How a tensor starts: LoRA's factors as PEFT draws them, what the files lack as the model draws it."""
+    """Initial value of a tensor: LoRA's factors as PEFT draws them, missing weights as the model draws them."""
     if name == PROMPT_EMBEDDINGS and isinstance(trainable, Prefix):
         return Initialization(kind="normal", scale=trainable.init_std)
     if name.endswith(".lora_A.weight"):
@@ -38,7 +38,7 @@ def initialisation(
 
 
 def tensor_facts(tensors: Mapping[str, Tensor], starts: Mapping[str, Initialization]) -> tuple[TensorFacts, ...]:
-    """Facts of these tensors, in their order; they are trained, sent and stored as float32."""
+    """Facts about these tensors, in their order. They are trained, sent and stored as float32."""
     return tuple(
         TensorFacts(name=name, shape=tuple(value.shape), dtype="F32", initialisation=starts[name])
         for name, value in tensors.items()
@@ -46,7 +46,7 @@ def tensor_facts(tensors: Mapping[str, Tensor], starts: Mapping[str, Initializat
 
 
 def shape_of(base: PreTrainedModel) -> dict[str, Any]:
-    """Layers, hidden width, and number and joint width of the key-value heads (fewer where queries share them)."""
+    """Layers, hidden width, and number and total width of the key-value heads (fewer if queries share them)."""
     config = base.config.get_text_config()
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

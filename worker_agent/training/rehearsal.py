@@ -1,7 +1,7 @@
-"""A rehearsal of this node's models over its data sets: what a description of each would say, without a federation.
+"""Rehearsal of this node's models over its data sets: one step of each pair, without a federation.
 
-The task is read off the data set's columns. LoRA is tried where PEFT knows the model's modules; else the model reads
-alone, and nothing goes back.
+The task is inferred from the data set's columns. LoRA is tried where PEFT knows the model's modules. Otherwise there
+is a forward pass only.
 """
 
 from federated.contract import AnyTrainable
@@ -9,28 +9,30 @@ from federated.protocol import BaseModelReference, TaskDefinition, Work
 from federated.task import MAX_LABELS
 from federated.trainable import Full, Lora
 from worker_agent.settings import AgentSettings
-from worker_agent.training.data import describe_dataset
 from worker_agent.training.job_errors import ModelError
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
+from worker_agent.training.summary import describe_dataset
 from worker_agent.training.trial import try_model
 
 MAX_LENGTH = 512
 
 
 def rehearse(settings: AgentSettings, model_id: str, dataset: str) -> str:
-    """Take a step with a model over a data set; return the task and what was trained. Raises JobRefused."""
-    task, bench = _task(settings, dataset), Workbench(settings)
+    """Run one training step of a model over a data set and return its description. Raises JobRefused."""
+    task, sessions = _task(settings, dataset), SessionFactory(settings)
     if task is None:
-        return "not tried: the columns are those of no usual task"
+        return "not tried: the columns suit no standard task"
     try:
-        return _step(bench, model_id, dataset, task, Lora())
+        return _step(sessions, model_id, dataset, task, Lora())
     except ModelError as error:
         if error.code != "trainable_invalid":
             raise
-    return _step(bench, model_id, dataset, task, Full())
+    return _step(sessions, model_id, dataset, task, Full())
 
 
-def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, trainable: AnyTrainable) -> str:
+def _step(
+    sessions: SessionFactory, model_id: str, dataset: str, task: TaskDefinition, trainable: AnyTrainable
+) -> str:
     work = Work(
         task=task,
         base_model=BaseModelReference(id=model_id),
@@ -41,7 +43,7 @@ def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, t
         federation_seed=0,
         rounds=1,
     )
-    session = bench.open(work, dataset, 0, {})
+    session = sessions.open(work, dataset, 0, {})
     gradients = not isinstance(trainable, Full)
     try_model(session, trainable, gradients=gradients)
     kind = "a classifier" if task.labels else "a language model"
@@ -51,7 +53,7 @@ def _step(bench: Workbench, model_id: str, dataset: str, task: TaskDefinition, t
 
 
 def _task(settings: AgentSettings, dataset: str) -> TaskDefinition | None:
-    """The task that the data set's columns are usual for, if they are for one. Raises DataError."""
+    """The standard task that the data set's columns suit, or None. Raises DataError."""
     summary = describe_dataset(settings, dataset)
     readable = settings.datasets[dataset].readable
     there = {name for name, column in readable.items() if column in summary.columns}

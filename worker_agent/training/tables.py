@@ -1,4 +1,4 @@
-"""Rows as columns, and where in its file each row stands."""
+"""Tables: rows stored as columns, with the place of each row in its file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +9,10 @@ from worker_agent.training.job_errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of equal length; `name` is what errors call it. A value a row does not have is None.
+    """Columns of equal length. `name` is for error messages. A missing value is None.
 
-    `numbers` are the rows' in their file, counted in `unit` ("rows.csv line"); None: row i is row i. `valueless` are
-    the columns in which no row of the whole data set has a value, held-out rows included.
+    `numbers` are the rows' numbers in their file, counted in `unit` ("rows.csv line"); None: row i has number i.
+    `valueless` are the columns without a value in any row of the whole data set, including held-out rows.
     """
 
     name: str
@@ -26,23 +26,23 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def place(self, row: int) -> str:
-        """The row as its owner finds it: data set, file and line."""
+        """The place of a row for its owner: data set, file and line."""
         return f"{self.name}, {self.unit} {row if self.numbers is None else self.numbers[row]}"
 
-    def column(self, wanted: str, readable: Mapping[str, str]) -> Sequence[Any]:
-        """The column that `readable` gives for `wanted`.
+    def column(self, name: str, readable: Mapping[str, str]) -> Sequence[Any]:
+        """The column that `readable` maps `name` to.
 
-        Raises policy_column for one that is not readable, data_column_missing for one that is not there.
+        Raises policy_column if it is not readable, data_column_missing if it does not exist.
         """
-        if wanted not in readable:
+        if name not in readable:
             names = ", ".join(sorted(readable)) or "none"
-            detail = f"{self.name}: column {wanted!r} is not among those that may be read: {names}"
-            raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=wanted)
-        actual = readable[wanted]
+            detail = f"{self.name}: column {name!r} is not among those that may be read: {names}"
+            raise DataError("policy_column", f"{detail}; its owner can list it in `columns`", column=name)
+        actual = readable[name]
         if actual not in self.columns:
-            seen = ", ".join(sorted(self.columns)) or "none"
-            detail = f"{self.name} has no column {actual!r} ({wanted}); it has: {seen}"
-            raise DataError("data_column_missing", detail, column=wanted)
+            present = ", ".join(sorted(self.columns)) or "none"
+            detail = f"{self.name} has no column {actual!r} ({name}); it has: {present}"
+            raise DataError("data_column_missing", detail, column=name)
         return self.columns[actual]
 
     def take(self, rows: Sequence[int]) -> "Table":

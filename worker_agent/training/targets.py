@@ -1,7 +1,7 @@
-"""Modules and weights of a base model that a trainable means: patterns in, plain names out.
+"""Modules and weights of a base model that a trainable names: from patterns to plain names.
 
-PEFT takes a name for a regular expression in some places and for the end of a name in others. It is given names
-alone, and what it made of them is held against what was meant.
+PEFT reads a name as a regular expression in some places and as the end of a name in others. It receives plain names
+only, and its result is compared with the intended one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,13 +25,13 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class LoraTargets:
-    """What PEFT is given. `modules`: the names that it is to adapt, or None where it chooses itself."""
+    """Arguments for PEFT. `modules`: the names of the modules to adapt, or None if PEFT chooses."""
 
     modules: frozenset[str] | None
     fields: Mapping[str, Any]
 
     def check(self, model: peft.PeftModel, trainable: Lora, full_modules: Sequence[str]) -> None:
-        """Raise ModelError unless modules, ranks and alphas came out as the patterns say."""
+        """Raise ModelError unless modules, ranks and alphas match the patterns."""
         factors_by_module = factors_of(model)
         if self.modules is not None and self.modules != frozenset(model.targeted_module_names):
             odd = min(self.modules.symmetric_difference(model.targeted_module_names))
@@ -47,9 +47,9 @@ class LoraTargets:
 
 
 def lora_targets(base: PreTrainedModel, trainable: Lora, full_modules: Sequence[str]) -> LoraTargets:
-    """The fields of `peft.LoraConfig` that name modules. `full_modules` are trained in full, and so not adapted.
+    """The fields of `peft.LoraConfig` that name modules. `full_modules` are trained in full, and thus not adapted.
 
-    Raises ModelError (trainable_invalid), naming the field and the pattern that fits no module.
+    Raises ModelError (trainable_invalid) with the field and the pattern that fits no module.
     """
     names = module_names(base)
     fields = {
@@ -57,29 +57,31 @@ def lora_targets(base: PreTrainedModel, trainable: Lora, full_modules: Sequence[
         "alpha_pattern": _by_name(base, "alpha_pattern", trainable.alpha_pattern, names),
         "layers_to_transform": None,
     }
-    wanted, layers = _target_patterns(base, trainable), trainable.layers_to_transform
-    if wanted is None or isinstance(wanted, str):
-        # PEFT would adapt a map that is trained in full too, and then finds no map in its place.
+    target_patterns, layers = _target_patterns(base, trainable), trainable.layers_to_transform
+    if target_patterns is None or isinstance(target_patterns, str):
+        # Otherwise PEFT would also adapt a linear map that is trained in full, and fail on it.
         full_maps = [name for name in full_modules if isinstance(base.get_submodule(name), nn.Linear)]
-        return LoraTargets(None, fields | {"target_modules": wanted, "exclude_modules": full_maps or None})
-    _refuse_unfitting(base, "target_modules", wanted, names)
-    patterns = compile_patterns(wanted)
+        return LoraTargets(None, fields | {"target_modules": target_patterns, "exclude_modules": full_maps or None})
+    _refuse_unfitting(base, "target_modules", target_patterns, names)
+    patterns = compile_patterns(target_patterns)
     module_set = frozenset(
         name
         for name in names
         if patterns.first(name) is not None
-        and (not layers or name in wanted or _layer_of(name) in layers)
+        and (not layers or name in target_patterns or _layer_of(name) in layers)
         and name not in full_modules
         and not lies_within(name, full_modules)
     )
     if not module_set:
         raise _error("target_modules", f"fits no module of a {base.config.model_type} that is not trained in full")
-    as_they_are = not layers and all(map(is_name, wanted))
-    return LoraTargets(module_set, fields | {"target_modules": list(wanted) if as_they_are else sorted(module_set)})
+    as_they_are = not layers and all(map(is_name, target_patterns))
+    return LoraTargets(
+        module_set, fields | {"target_modules": list(target_patterns) if as_they_are else sorted(module_set)}
+    )
 
 
 def modules_in_full(base: PreTrainedModel, trainable: Lora, heads: Sequence[str]) -> tuple[str, ...]:
-    """Names of the modules that are trained in full; the heads unless others are named. Raises ModelError."""
+    """Names of the modules to train in full: the heads unless the trainable names others. Raises ModelError."""
     if trainable.modules_to_save is None:
         return tuple(heads)
     names = module_names(base)
@@ -89,7 +91,7 @@ def modules_in_full(base: PreTrainedModel, trainable: Lora, heads: Sequence[str]
 
 
 def weights_in_full(base: PreTrainedModel, trainable: Full) -> frozenset[str]:
-    """Names of the parameters that are trained. Raises ModelError for a pattern that fits none."""
+    """Names of the parameters to train. Raises ModelError for a pattern that fits none."""
     names = [name for name, _ in base.named_parameters()]
     if trainable.names is None:
         return frozenset(names)
@@ -100,12 +102,12 @@ def weights_in_full(base: PreTrainedModel, trainable: Full) -> frozenset[str]:
 
 
 def module_names(base: nn.Module) -> list[str]:
-    """The names of all modules, but for the model itself."""
+    """The names of all modules except the model itself."""
     return [name for name, _ in base.named_modules() if name]
 
 
 def _target_patterns(base: PreTrainedModel, trainable: Lora) -> tuple[str, ...] | str | None:
-    """Patterns; or 'all-linear', or None, which PEFT understands by itself."""
+    """Patterns, or 'all-linear' or None, which PEFT interprets itself."""
     targets = trainable.target_modules
     if targets is None and trainable.layers_to_transform:
         choice = CHOICES_OF_PEFT.get(base.config.model_type)
@@ -116,7 +118,7 @@ def _target_patterns(base: PreTrainedModel, trainable: Lora) -> tuple[str, ...] 
 
 
 def _layer_of(name: str) -> int | None:
-    """The layer a module lies in, as PEFT finds it: the first number from the third component on, not the last."""
+    """The layer of a module, as PEFT finds it: the first number from the third component on, except the last."""
     return next((int(part) for part in name.split(".")[2:-1] if part.isdecimal()), None)
 
 

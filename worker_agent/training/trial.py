@@ -1,7 +1,7 @@
-"""A trial of a model over the shortest and the longest example: what fails here would fail in every job.
+"""Trial of a model over the shortest and the longest example: what fails here would fail in every job.
 
-It looks at values, and not at the kind of the model: finite losses and gradients, the same answer to an example alone
-and padded, and in a causal model none that a later token changes.
+It checks values, not the kind of the model: losses and gradients are finite, an example has the same logits alone and
+padded, and no logit of a causal model depends on a later token.
 """
 
 import math
@@ -18,18 +18,18 @@ from worker_agent.node.disclosure import whereabouts
 from worker_agent.training.forward import losses
 from worker_agent.training.job_errors import ModelError
 from worker_agent.training.session import Session
-from worker_agent.training.tokens import IGNORED, TokenBatch
+from worker_agent.training.tokens import IGNORE_INDEX, TokenBatch
 
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-EXACT, ROUNDED = 1e-3, 0.1
-"""How far two answers that must be one may differ, of the largest value in them; in float32, and below it."""
+EXACT_TOLERANCE, ROUNDING_TOLERANCE = 1e-3, 0.1
+"""Tolerated difference of equal logits, relative to the largest of them: in float32, and in lower precision."""
 
 
 def try_model(session: Session, trainable: AnyTrainable, *, gradients: bool) -> None:
-    """Read, and with `gradients` go back over, the shortest and the longest example of a client.
+    """Run forward passes, and with `gradients` a backward pass, over a client's shortest and longest examples.
 
-    Leaves gradients at None and the weights as they are. Raises ModelError (model_not_finite, model_padding,
-    model_not_causal, trainable_invalid, model_unfit); what the machine lacks is raised as it comes.
+    Leaves gradients at None and the weights unchanged. Raises ModelError (model_not_finite, model_padding,
+    model_not_causal, trainable_invalid, model_unfit). Errors for lack of memory are raised unchanged.
     """
     try:
         _Trial(session, trainable.kind).run(gradients)
@@ -50,27 +50,27 @@ def try_model(session: Session, trainable: AnyTrainable, *, gradients: bool) -> 
 
 
 class _Trial:
-    """One session's shortest and longest example, of those that are trained on and those that are held out."""
+    """The shortest and longest example of a session, among training and held-out examples."""
 
     def __init__(self, session: Session, kind: str) -> None:
         self._session, self._kind = session, kind
-        self._rounding = EXACT if session.forward.exact else ROUNDED
+        self._rounding = EXACT_TOLERANCE if session.forward.exact else ROUNDING_TOLERANCE
         self._shortest = _extreme(session, min)
         self._longest = _extreme(session, max)
 
     def run(self, gradients: bool) -> None:
-        """All looks, the cheapest first."""
+        """Run all checks, the cheapest first."""
         self._session.training(False)
         with torch.no_grad():
-            alone, longest = (self._answer(batch) for batch in (self._shortest, self._longest))
+            alone, longest = (self._logits(batch) for batch in (self._shortest, self._longest))
             self._compare_padded(alone)
             if self._session.forward.causal:
-                self._compare_with_another_end(longest)
+                self._compare_with_other_ending(longest)
         if gradients:
             self._step_back()
 
-    def _answer(self, batch: TokenBatch) -> Tensor:
-        """The logits of an example; its loss is finite."""
+    def _logits(self, batch: TokenBatch) -> Tensor:
+        """The logits of an example. Raises ModelError if its loss is not finite."""
         logits, targets = self._session.forward(batch)
         if not bool(losses(logits, targets).isfinite().all()):
             detail = "the loss of an example is not finite before anything was trained"
@@ -81,21 +81,21 @@ class _Trial:
         pad = _tokens(self._longest) - _tokens(self._shortest)
         if pad == 0:
             return
-        padded, targets = self._session.forward(_padded(self._shortest, pad, self._session.data.train.pad_id))
+        padded_logits, targets = self._session.forward(_pad(self._shortest, pad, self._session.data.train.pad_id))
         if alone.dim() == 3:
-            kept = (targets != IGNORED)[:, : alone.shape[1]]
-            alone, padded = alone[kept], padded[:, : alone.shape[1]][kept]
-        if self._differ(alone, padded):
-            detail = f"a {self._session.facts.model_type} answers otherwise when an example is padded"
+            is_target = (targets != IGNORE_INDEX)[:, : alone.shape[1]]
+            alone, padded_logits = alone[is_target], padded_logits[:, : alone.shape[1]][is_target]
+        if self._differ(alone, padded_logits):
+            detail = f"a {self._session.facts.model_type} gives other results when an example is padded"
             raise ModelError("model_padding", f"{detail}; look at pad_token_id in its config.json and its tokenizer")
 
-    def _compare_with_another_end(self, answer: Tensor) -> None:
+    def _compare_with_other_ending(self, logits: Tensor) -> None:
         ids = self._longest.inputs["input_ids"].clone()
         ids[:, -1] = torch.where(ids[:, -1] == 0, 1, ids[:, -1] - 1)
         other = replace(self._longest, inputs={**self._longest.inputs, "input_ids": ids})
-        if self._differ(answer, self._session.forward(other)[0]):
-            detail = f"in a {self._session.facts.model_type} a token sees later ones"
-            raise ModelError("model_not_causal", f"{detail}; take a model that reads from left to right (a decoder)")
+        if self._differ(logits, self._session.forward(other)[0]):
+            detail = f"in a {self._session.facts.model_type} a token depends on later ones"
+            raise ModelError("model_not_causal", f"{detail}; use a model that reads from left to right (a decoder)")
 
     def _differ(self, one: Tensor, other: Tensor) -> bool:
         if one.numel() == 0:
@@ -117,7 +117,7 @@ class _Trial:
 
 
 def _extreme(session: Session, choose: Callable[..., int]) -> TokenBatch:
-    """The first example of the smallest or the largest length, as a batch of its own."""
+    """The first example of the smallest or largest length, as a batch."""
     parts = [part for part in (session.data.train, session.data.held_out) if len(part)]
     best = [(part, choose(range(len(part)), key=part.length)) for part in parts]
     lengths = [part.length(index) for part, index in best]
@@ -129,11 +129,13 @@ def _tokens(batch: TokenBatch) -> int:
     return batch.inputs["input_ids"].shape[1]
 
 
-def _padded(batch: TokenBatch, pad: int, pad_id: int) -> TokenBatch:
-    """The batch with so many tokens more, as it were beside a longer example."""
+def _pad(batch: TokenBatch, pad: int, pad_id: int) -> TokenBatch:
+    """The batch with `pad` more tokens, as it would be beside a longer example."""
     inputs = {
         name: functional.pad(value, (0, pad), value=pad_id if name == "input_ids" else 0)
         for name, value in batch.inputs.items()
     }
-    targets = functional.pad(batch.targets, (0, pad), value=IGNORED) if batch.targets.dim() == 2 else batch.targets
+    targets = (
+        functional.pad(batch.targets, (0, pad), value=IGNORE_INDEX) if batch.targets.dim() == 2 else batch.targets
+    )
     return replace(batch, inputs=inputs, targets=targets)

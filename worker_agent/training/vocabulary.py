@@ -1,4 +1,4 @@
-"""Checks of a tokenizer against the model that embeds its tokens and the texts that it is to read."""
+"""Checks of a tokenizer against the model that embeds its tokens and the texts to read."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     embeddings = len(table.weight)
     if len(tokenizer) > embeddings:
         detail = f"the tokenizer has {len(tokenizer)} tokens, the model embeds {embeddings}"
-        raise ModelError("tokenizer_mismatch", f"{detail}; take the tokenizer that belongs to it, or grow the model")
+        raise ModelError("tokenizer_mismatch", f"{detail}; use the tokenizer that belongs to it, or grow the model")
 
 
 def check_words(examples: Examples, tokenizer: PreTrainedTokenizerBase, dataset: str) -> None:
-    """Raises ModelError (model_missing) for a tokenizer to which every word of the examples is unknown."""
+    """Raises ModelError (model_missing) for a tokenizer that knows no word of the examples."""
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=examples.ids.dtype)
     if len(examples) and bool(torch.isin(examples.ids, special).all()):
         detail = f"this model's tokenizer knows no word of {dataset}"
-        raise ModelError("model_missing", f"{detail}; look whether the tokenizer in its folder is the model's own")
+        raise ModelError("model_missing", f"{detail}; check that the tokenizer in its folder is the model's own")

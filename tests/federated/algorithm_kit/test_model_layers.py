@@ -15,7 +15,7 @@ from tests.support import tiny_models
 from tests.support.tiny_session import TinyFederation
 from tests.support.training import first_instruction, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 
 def albert_folder(folder: Path) -> Path:
@@ -36,7 +36,7 @@ def test_layers_that_are_one_module_are_declined_with_the_modules_seen(
 ) -> None:
     settings = node.model_copy(update={"models": {"albert": str(albert_folder(tmp_path))}})
     work = work_of("albert", trainable).model_copy(update={"algorithm": algorithm})
-    session = Workbench(settings).open(work, "colors", 3, {})
+    session = SessionFactory(settings).open(work, "colors", 3, {})
     told = Payload.decode(first_instruction(work, session.facts).encode())
     half = client_half(algorithm, make_config(algorithm, {}), trainable)
     with pytest.raises(JobDeclined, match=r"this albert cannot be told apart.*albert_layer_groups \(1\)") as caught:

@@ -20,7 +20,7 @@ from federated.trainable import Lora, ModelFacts, adapter_config
 from tests.support.rounds_by_hand import Sample, samples
 from tests.support.training import COLORS, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 A16 = Lora(r=2, lora_alpha=16)
 PATTERNS = Lora(r=2, lora_alpha=16, alpha_pattern={"layer.0.attention.*.query": 3, "value": 64}, lora_dropout=0.1)
@@ -28,7 +28,7 @@ BARELY = {"local_steps": 1, "batch_size": 1, "learning_rate": 1e-9}
 
 
 def ran(
-    bench: Workbench, name: str, trainable: Lora, config: dict[str, Any], initial: Payload | None = None
+    bench: SessionFactory, name: str, trainable: Lora, config: dict[str, Any], initial: Payload | None = None
 ) -> Result:
     work = work_of("bert", trainable, COLORS, config)
     federation = SimulatedFederation(
@@ -37,7 +37,7 @@ def ran(
     return simulation.run(federation, lambda ordinal, seed: bench.open(work, "colors", seed, {}))
 
 
-def facts_of(bench: Workbench, trainable: Lora) -> ModelFacts:
+def facts_of(bench: SessionFactory, trainable: Lora) -> ModelFacts:
     return bench.open(work_of("bert", trainable, COLORS), "colors", 0, {}).facts
 
 
@@ -55,7 +55,7 @@ def facts_of(bench: Workbench, trainable: Lora) -> ModelFacts:
 def test_the_first_evaluation_is_the_last_one_of_the_adapter(
     node: AgentSettings, tmp_path: Path, first: tuple[Lora, str, dict[str, Any]], then: Lora, name: str
 ) -> None:
-    bench, (trainable, began_with, settings) = Workbench(node), first
+    bench, (trainable, began_with, settings) = SessionFactory(node), first
     learned = {"local_steps": 6, "batch_size": 8, "learning_rate": 0.02, **settings}
     ended = ran(bench, began_with, trainable, learned)
     tensors, config, _ = write_adapter(tmp_path, ended.adapter, trainable, facts_of(bench, trainable), "bert", {})

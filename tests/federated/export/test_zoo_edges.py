@@ -20,7 +20,7 @@ from federated.trainable import Full, Lora
 from tests.support import zoo
 from tests.support.training import work_of
 from tests.support.written_models import EXAMPLES, TASKS, config_of, evaluated, node_of
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 LINEAR = Lora(r=2, lora_alpha=4, target_modules="all-linear")
 pytestmark = [
@@ -45,7 +45,7 @@ class TestLedgers:
     )
     def test_a_merged_ledger_is_what_was_evaluated(self, root: Path, tmp_path: Path, name: str, task: str) -> None:
         work, trainable = work_of(name, Full(), TASKS[task]), Full()
-        bench, data = Workbench(node_of(name, root)), "colors" if TASKS[task].labels else "instructions"
+        bench, data = SessionFactory(node_of(name, root)), "colors" if TASKS[task].labels else "instructions"
         config = make_config(
             "fedkseed", {"local_steps": 2, "batch_size": 2, "candidates": 128, "learning_rate": 1e-3}
         )

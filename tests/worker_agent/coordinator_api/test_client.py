@@ -22,7 +22,7 @@ from worker_agent.errors import (
     CoordinatorRefused,
     LeaseInvalid,
     LeaseLost,
-    NotAuthorised,
+    NotAuthorized,
     NotThere,
     NotUnderstood,
     RoundClosed,
@@ -59,7 +59,7 @@ class TestSigning:
         self, client: CoordinatorClient, coordinator: RecordingCoordinator
     ) -> None:
         coordinator.fail(HEARTBEAT, Fault(401, body={"code": "worker_revoked", "detail": "Enrol it again."}))
-        with pytest.raises(NotAuthorised, match="Enrol it again") as refused:
+        with pytest.raises(NotAuthorized, match="Enrol it again") as refused:
             client.heartbeat(HeartbeatRequest(boot_id=BOOT))
         assert (refused.value.code, coordinator.count(HEARTBEAT)) == ("worker_revoked", 1)
 
@@ -96,8 +96,8 @@ class TestTranslation:
             (409, "lease_lost", LeaseLost),
             (409, "round_closed", RoundClosed),
             (409, "other", CoordinatorRefused),
-            (401, "key_invalid", NotAuthorised),
-            (403, "not_yours", NotAuthorised),
+            (401, "key_invalid", NotAuthorized),
+            (403, "not_yours", NotAuthorized),
             (404, "no_job", NotThere),
         ],
     )

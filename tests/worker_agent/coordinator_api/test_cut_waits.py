@@ -1,4 +1,4 @@
-"""Waits for a job that something between agent and coordinator ends: begun again, and the next job is done."""
+"""Long polls that something between agent and coordinator cuts: they start again, and the next job is done."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Whoever answers in the place of a coordinator is recognised, and the owner of the node is told what to change."""
+"""Foreign responses: the agent recognizes them and tells the node's owner what to change."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ from tests.worker_agent.running_agent import CHILD, offer, running, wait_until, 
 from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import ATTEMPTS, Connection, open_http
-from worker_agent.coordinator_api.foreign_responses import redirected
+from worker_agent.coordinator_api.foreign_responses import redirect_error
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.display import NoBars
 from worker_agent.errors import AgentError, CoordinatorAway, NoCoordinator, is_transient
@@ -63,22 +63,22 @@ STRANGERS = {
     "nowhere": (page("302 Found"), f"was redirected (302) to no address: {IN_BETWEEN}"),
     "portal": (
         page("200 OK"),
-        f"answers with a web page (200 text/html), not with a Fedloom coordinator: {IN_BETWEEN}",
+        f"responds with a web page (200 text/html), not with a Fedloom coordinator: {IN_BETWEEN}",
     ),
-    "portal without a type": (whole("200 OK", b"\n" + PAGE), "answers with a web page (200)"),
-    "not found": (page("404 Not Found"), "answers 404 text/html, not as a Fedloom coordinator does"),
-    "no method": (page("405 Method Not Allowed"), f"does: {IN_BETWEEN}"),
-    "login wanted": (page("401 Unauthorized"), "a proxy in between wants a login"),
+    "portal without a type": (whole("200 OK", b"\n" + PAGE), "responds with a web page (200)"),
+    "not found": (page("404 Not Found"), "responds 404 text/html, unlike a Fedloom coordinator"),
+    "no method": (page("405 Method Not Allowed"), f"unlike a Fedloom coordinator: {IN_BETWEEN}"),
+    "login wanted": (page("401 Unauthorized"), "a proxy in between requires a login"),
     "forbidden": (page("403 Forbidden"), "a proxy in between forbids it"),
-    "login of a network": (page("511 Network Authentication Required"), "this network wants a login"),
+    "login of a network": (page("511 Network Authentication Required"), "this network requires a login"),
     "another service's error": (
         whole("404 Not Found", b'{"detail": "Not Found"}', Content_Type="application/json"),
-        "answers 404 application/json",
+        "responds 404 application/json",
     ),
-    "another path": (problem(detail="Not Found"), "does `url` end with one too many"),
+    "another path": (problem(detail="Not Found"), "does `url` end with a path too many"),
     "another service": (
         whole("200 OK", b'{"status": "UP"}', Content_Type="application/json"),
-        "does a Fedloom coordinator of this version answer at that `url`?",
+        "does a Fedloom coordinator of this version respond at that `url`?",
     ),
 }
 PERMANENT = pytest.mark.parametrize(("reply", "word"), STRANGERS.values(), ids=list(STRANGERS))
@@ -110,8 +110,8 @@ class TestDoctor:
     def test_does_not_advise_to_go_on_in_the_clear(self) -> None:
         request = httpx.Request("GET", "https://a.example/healthz")
         answer = httpx.Response(301, headers={"Location": "http://a.example/healthz"}, request=request)
-        told = str(redirected(answer, httpx.URL("https://a.example")))
-        assert "to http://a.example, in the clear: the operator of https://a.example must mend that" in told
+        told = str(redirect_error(answer, httpx.URL("https://a.example")))
+        assert "to http://a.example, without encryption: the operator of https://a.example must fix that" in told
 
     def test_names_the_versions_to_a_node_that_is_not_enrolled(
         self, tmp_path: Path, coordinator: RecordingCoordinator
@@ -200,7 +200,7 @@ class TestABodyThatIsTooLarge:
         with hostile(page("413 Request Entity Too Large")) as server, open_http(AgentSettings(), server.url) as http:
             with pytest.raises(NoCoordinator) as refused:
                 Connection(http, None).send("POST", "/v1/jobs/job_1/submit", repeat=True, content=bytes(2_000_000))
-        assert "a proxy before the coordinator refuses a body of 2000000 bytes" in str(refused.value)
+        assert "a proxy in front of the coordinator refuses a body of 2000000 bytes" in str(refused.value)
         assert "chunk" not in str(refused.value)
         assert len(server.heads) == 1
 
@@ -218,7 +218,7 @@ class TestAProxyOfTheNetwork:
     @pytest.mark.parametrize(
         ("status", "word"),
         [
-            ("407 Proxy Authentication Required", "wants a user and a password"),
+            ("407 Proxy Authentication Required", "requires a user and a password"),
             ("403 Forbidden", "name it in NO_PROXY"),
             ("502 Bad Gateway", None),
         ],

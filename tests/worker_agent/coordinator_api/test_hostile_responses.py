@@ -1,4 +1,4 @@
-"""Whatever a coordinator sends, the agent takes no more of it than was announced: on disk, in memory, of its time."""
+"""Hostile responses: they take no more disk, memory and time of the agent than was announced."""
 
 import functools
 import gzip
@@ -24,8 +24,8 @@ from worker_agent.coordinator_api import downloads
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import Connection, open_http
 from worker_agent.coordinator_api.downloads import DAMAGED_TIMES, TRUSTED_TIMES
-from worker_agent.coordinator_api.responses import MOST_ANSWER_BYTES, MOST_VALUES
-from worker_agent.errors import AgentError, BytesDamaged, CoordinatorAway, NotUnderstood, OutOfTime
+from worker_agent.coordinator_api.responses import MAX_RESPONSE_BYTES, MAX_VALUES
+from worker_agent.errors import AgentError, CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime
 from worker_agent.settings import AgentSettings
 from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, is_full
 
@@ -80,9 +80,9 @@ class TestADownload:
     @pytest.mark.parametrize(
         ("reply", "error"),
         [
-            (whole("200 OK", bytes(101)), "BytesDamaged"),
-            (chunked("200 OK", MORE_BYTES), "BytesDamaged"),
-            (whole("206 Partial Content", bytes(100), Content_Range="bytes 0-99/100"), "BytesDamaged"),
+            (whole("200 OK", bytes(101)), "CorruptBytes"),
+            (chunked("200 OK", MORE_BYTES), "CorruptBytes"),
+            (whole("206 Partial Content", bytes(100), Content_Range="bytes 0-99/100"), "CorruptBytes"),
             (whole("204 No Content", b""), "NotUnderstood"),
             (chunked("404 Not Found", MORE_BYTES), "NoCoordinator"),
             (chunked("404 Not Found", MORE_BYTES, Content_Type="application/problem+json"), "NoCoordinator"),
@@ -136,10 +136,10 @@ class TestADownload:
         with hostile(whole("200 OK", bytes(100))) as server, open_http(AgentSettings(), server.url) as http:
             cache = CoordinatorClient(http, None).cache(tmp_path)
             for _ in range(TRUSTED_TIMES):
-                with pytest.raises(BytesDamaged, match="other bytes"):
+                with pytest.raises(CorruptBytes, match="different bytes"):
                     cache.fetch(REFERENCE)
             assert len(server.heads) == TRUSTED_TIMES * DAMAGED_TIMES
-            with pytest.raises(BytesDamaged, match="not asked for yet"):
+            with pytest.raises(CorruptBytes, match="has to wait"):
                 cache.fetch(REFERENCE)
             assert len(server.heads) == TRUSTED_TIMES * DAMAGED_TIMES
 
@@ -167,7 +167,7 @@ class TestADownload:
         with hostile(whole("200 OK", CONTENT)) as server, open_http(AgentSettings(), server.url) as http:
             cache = CoordinatorClient(http, None).cache(tmp_path)
             for size_bytes in (free_bytes, 10**18):
-                with pytest.raises(OSError, match="no room for artifact") as full:
+                with pytest.raises(OSError, match="no space for artifact") as full:
                     cache.fetch(ArtifactReference(digest=DIGEST, size_bytes=size_bytes))
                 assert is_full(full.value)
         assert server.connections == 0
@@ -180,7 +180,7 @@ class TestAnyOtherAnswer:
     def test_is_read_up_to_a_bound(self, call: str, status: str, tmp_path: Path, measured: Measured) -> None:
         with hostile(chunked(status, MORE_BYTES, Content_Type="application/problem+json")) as server:
             found = measured(server.url, call, tmp_path)
-        assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found
+        assert found["grown"] < GROWTH_BYTES + 3 * MAX_RESPONSE_BYTES, found
         assert found["error"] in {"NotUnderstood", "NoCoordinator", "CoordinatorAway", "StoreAway"}, found
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
@@ -198,19 +198,19 @@ class TestAnyOtherAnswer:
         with hostile(json_of(body)) as server:
             found = measured(server.url, "heartbeat", tmp_path)
         assert found["error"] == "NotUnderstood", found["error"]
-        assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found["grown"]
+        assert found["grown"] < GROWTH_BYTES + 3 * MAX_RESPONSE_BYTES, found["grown"]
         assert len(found["text"]) < 2_000
 
     def test_is_no_lease_that_hurts(self, tmp_path: Path, measured: Measured) -> None:
         with hostile(json_of(MANY_IN_A_LEASE)) as server:
             found = measured(server.url, "lease", tmp_path)
         assert found["error"] == "NotUnderstood", found["error"]
-        assert found["grown"] < GROWTH_BYTES + 3 * MOST_ANSWER_BYTES, found["grown"]
+        assert found["grown"] < GROWTH_BYTES + 3 * MAX_RESPONSE_BYTES, found["grown"]
 
     def test_with_as_many_wrong_values_as_may_be_is_named_in_few_words(
         self, tmp_path: Path, measured: Measured
     ) -> None:
-        body = b'{"server_time":[' + b",".join([b"{}"] * (MOST_VALUES // 2 - 10)) + b"]}"
+        body = b'{"server_time":[' + b",".join([b"{}"] * (MAX_VALUES // 2 - 10)) + b"]}"
         with hostile(json_of(body)) as server:
             found = measured(server.url, "heartbeat", tmp_path)
         assert found["error"] == "NotUnderstood"

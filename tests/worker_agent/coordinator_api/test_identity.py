@@ -1,4 +1,4 @@
-"""The worker's key and what it remembers of its enrolment."""
+"""The worker's key and its record of the enrollment."""
 
 import stat
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which calls are made again, when, and under which key; against a real server on loopback."""
+"""Retries against a real server on loopback: the calls, their times and their idempotency keys."""
 
 import socket
 import threading
@@ -19,7 +19,7 @@ from tests.worker_agent.faults import Fault
 from tests.worker_agent.leases import SUBMISSION
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from worker_agent.coordinator_api.client import CoordinatorClient
-from worker_agent.coordinator_api.connection import apart, open_http, wait_as_asked
+from worker_agent.coordinator_api.connection import jitter, open_http, wait_retry_after
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.errors import (
     CoordinatorAway,
@@ -87,7 +87,7 @@ class TestTryingAgain:
         state = RetryCallState(Retrying(), None, (), {})
         state.outcome = Future(1)
         state.outcome.set_exception(CoordinatorAway("busy", retry_after_seconds=7.0))
-        pauses = [wait_as_asked(0.1, 1.0)(state) for _ in range(20)]
+        pauses = [wait_retry_after(0.1, 1.0)(state) for _ in range(20)]
         assert all(7.0 <= pause <= 8.0 for pause in pauses)
         assert len(set(pauses)) > 10
 
@@ -145,5 +145,5 @@ class TestTryingAgain:
 
 
 def test_pauses_of_agents_that_were_answered_together_differ_by_up_to_a_tenth() -> None:
-    pauses = sorted(apart(10.0) for _ in range(1_000))
+    pauses = sorted(jitter(10.0) for _ in range(1_000))
     assert 9.0 <= pauses[0] < 9.5 < 10.5 < pauses[-1] <= 11.0

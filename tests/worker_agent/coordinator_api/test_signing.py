@@ -1,4 +1,4 @@
-"""Updates are signed when they are handed in, and the key can be replaced by another."""
+"""Signatures of updates at submission, and rotation of the key."""
 
 from base64 import urlsafe_b64decode
 from dataclasses import replace

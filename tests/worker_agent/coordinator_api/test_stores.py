@@ -1,4 +1,4 @@
-"""The agent speaks to its coordinator and to the stores its owner listed; all else goes through the coordinator."""
+"""Transfers through the stores that the node's owner listed, and through the coordinator otherwise."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Chunked uploads and ranged downloads, broken off and taken up again."""
+"""Chunked uploads and ranged downloads, interrupted and resumed."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from federated.protocol import ArtifactReference
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import CHUNK_BYTES, RecordingCoordinator
 from worker_agent.coordinator_api.client import CoordinatorClient
-from worker_agent.errors import BytesDamaged, CoordinatorAway, NotThere
+from worker_agent.errors import CoordinatorAway, CorruptBytes, NotThere
 from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX
 
 CONTENT = b"0123456789abcdefghijABCDEFGHIJ-----"
@@ -67,7 +67,7 @@ class TestUpload:
         assert coordinator.count("GET /v1/artifacts/uploads/upl_1") == 3
 
     def test_other_bytes_than_announced_are_an_error(self, client: CoordinatorClient, source: Path) -> None:
-        with pytest.raises(BytesDamaged, match=r"update\.safetensors"):
+        with pytest.raises(CorruptBytes, match=r"update\.safetensors"):
             client.upload(source, "sha256:" + "0" * 64)
 
 

@@ -1,4 +1,4 @@
-"""What the owner of a node approves: a digest of what a federation asks for, and nothing beside it."""
+"""Approvals of a node: each covers the digest of one request and nothing else."""
 
 import copy
 import json
@@ -150,7 +150,7 @@ class TestDigest:
 
     @pytest.mark.parametrize("number", [float("nan"), float("inf")])
     def test_what_has_no_digest_is_not_worked_on(self, settings: AgentSettings, number: float) -> None:
-        with pytest.raises(NotUnderstood, match="no digest"):
+        with pytest.raises(NotUnderstood, match="without a digest"):
             check(make_lease(settings={"a": [number]}), asking(settings))
 
 
@@ -182,17 +182,17 @@ class TestRequests:
         assert approvals.pending(tmp_path, "fed_1") == []
 
     def test_the_oldest_make_room(self, tmp_path: Path) -> None:
-        for number in range(approvals.MOST_REQUESTS + 5):
+        for number in range(approvals.MAX_REQUESTS + 5):
             approvals.keep(tmp_path, make_lease(settings={"number": number}))
             for file in (tmp_path / "asked").iterdir():
                 os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 10**9))
         kept = approvals.pending(tmp_path, "fed_1")
-        assert [request.settings["number"] for request in kept] == list(range(approvals.MOST_REQUESTS + 4, 4, -1))
-        assert len(list((tmp_path / "asked").iterdir())) == approvals.MOST_REQUESTS
+        assert [request.settings["number"] for request in kept] == list(range(approvals.MAX_REQUESTS + 4, 4, -1))
+        assert len(list((tmp_path / "asked").iterdir())) == approvals.MAX_REQUESTS
 
     def test_what_takes_too_much_room_is_not_kept(self, tmp_path: Path) -> None:
-        with pytest.raises(NotUnderstood, match="bytes to say"):
-            approvals.keep(tmp_path, make_lease(settings={"a": "x" * approvals.LARGEST_REQUEST_BYTES}))
+        with pytest.raises(NotUnderstood, match="is too long"):
+            approvals.keep(tmp_path, make_lease(settings={"a": "x" * approvals.MAX_REQUEST_BYTES}))
         assert not (tmp_path / "asked").exists()
 
     @pytest.mark.parametrize("federation_id", ["../up", "a/b", "", ".", "x" * 200, "fed 1"])
@@ -229,7 +229,7 @@ class TestApprovals:
         (tmp_path / "approved.json").write_text(json.dumps({"fed_1": "2026-01-01T00:00:00+00:00"}))
         assert approvals.approvals(tmp_path) == approvals.Approvals(frozenset(), ("fed_1",))
         approvals.approve(tmp_path, request_of(lease_of(CLOZE)))
-        assert approvals.approvals(tmp_path).outdated == ()
+        assert approvals.approvals(tmp_path).legacy_entries == ()
 
     @pytest.mark.parametrize("content", ["{", "[]"])
     def test_a_damaged_file_is_named(self, tmp_path: Path, content: str) -> None:

@@ -1,4 +1,4 @@
-"""`worker-agent approve`, and an agent that asks: declined, shown, approved, done."""
+"""`worker-agent approve`, with an agent whose policy asks: a job is declined, shown, approved and done."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ class TestCommand:
         approvals.keep(folder, make_lease(federation_id="fed_2"))
         result = approve(config, "--yes")
         assert (result.exit_code, "nothing of federation fed_1 waits for approval" in result.output) == (1, True)
-        assert "An agent must have been asked first" in result.output
+        assert "An agent must receive a request first" in result.output
         assert approvals.approvals(folder).digests == frozenset()
 
     def test_what_was_asked_is_shown_before_the_question(self, config: Path, folder: Path) -> None:
@@ -86,7 +86,7 @@ class TestCommand:
         for lease in (crafted, harmless):
             approvals.keep(folder, lease)
         several = approve(config, "--yes")
-        assert (several.exit_code, "asked for 2 different things" in several.output) == (1, True)
+        assert (several.exit_code, "made 2 different requests" in several.output) == (1, True)
         digests = [approvals.approval_digest(lease) for lease in (harmless, crafted)]
         assert all(digest in several.output for digest in digests)
         assert approve(config, "--yes", "--digest", "sha256:" + "0" * 64).exit_code == 1
@@ -112,7 +112,7 @@ class TestCommand:
         approvals.keep(folder, make_lease())
         first, second = approve(config, said="n\n"), approve(config, "--yes")
         assert all("approve nothing" in result.output for result in (first, second))
-        assert approvals.approvals(folder).outdated == ()
+        assert approvals.approvals(folder).legacy_entries == ()
 
 
 class TestAgent:

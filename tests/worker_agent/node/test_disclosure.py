@@ -1,6 +1,6 @@
-"""Nothing of a node's rows, names of columns, labels, paths or messages is in anything that its agent sends.
+"""Disclosure: an agent sends no row, column name, label, path or message of its node.
 
-A canary stands in every cell, column name, path and exception; all that reaches the coordinator is searched for it.
+Every cell, column name, path and exception holds a canary, and all that reaches the coordinator is searched for it.
 """
 
 import ast

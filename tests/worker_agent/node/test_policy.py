@@ -1,4 +1,4 @@
-"""The owner's rules, as a table: what is asked, what is allowed, which rule answers."""
+"""The owner's rules as a table: the request, the setting, and the rule that refuses."""
 
 from pathlib import Path
 from typing import Any

@@ -25,7 +25,7 @@ from tests.worker_agent.running_agent import (
 )
 from worker_agent.coordinator_api.identity import Identity
 from worker_agent.display import NoBars
-from worker_agent.errors import ConfigurationError, NotAuthorised, WorkerDoubled
+from worker_agent.errors import ConfigurationError, DuplicateWorker, NotAuthorized
 from worker_agent.runtime.agent import Agent, only_agent
 from worker_agent.settings import AgentSettings, PolicySettings
 
@@ -261,7 +261,7 @@ class TestStopping:
         self, settings: AgentSettings, identity: Identity, http: httpx.Client, coordinator: RecordingCoordinator
     ) -> None:
         coordinator.fail(HEARTBEAT, Fault(401, body={"code": "worker_revoked"}))
-        with pytest.raises(NotAuthorised, match="worker_revoked"):
+        with pytest.raises(NotAuthorized, match="worker_revoked"):
             Agent(settings, identity, http, NoBars()).run()
         assert coordinator.count(LEASE) == 0
 
@@ -276,7 +276,7 @@ class TestStopping:
             run = pool.submit(agent.run)
             wait_until(lambda: coordinator.count(LEASE) > 0)
             coordinator.fail(HEARTBEAT, doubled)
-            with pytest.raises(WorkerDoubled, match="Two agents run with one key"):
+            with pytest.raises(DuplicateWorker, match="Two agents run with one key"):
                 run.result(60)
         assert coordinator.count(LEASE) == 1
 

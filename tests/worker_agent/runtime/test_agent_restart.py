@@ -1,4 +1,4 @@
-"""What an agent leaves behind when it ends, and what the next one makes of it."""
+"""Restart of an agent: the state on disk at its end, and its use by the next one."""
 
 import os
 import signal

@@ -110,5 +110,5 @@ class TestLastJob:
     def test_of_a_client_that_keeps_nothing_nothing_is_kept(self, chain: MemoryChain, tmp_path: Path) -> None:
         (tmp_path / "instruction").write_bytes(b"told")
         chain.keep_job(make_lease(), tmp_path / "instruction")
-        with pytest.raises(ConfigurationError, match="remembers nothing of client clt_1 of federation fed_1"):
+        with pytest.raises(ConfigurationError, match="has no memory of client clt_1 of federation fed_1"):
             chain.last_job("fed_1", "clt_1")

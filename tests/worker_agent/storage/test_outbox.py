@@ -1,4 +1,4 @@
-"""What is finished and not yet submitted survives a crash; what is half done does not."""
+"""The outbox: finished jobs survive a crash, and unfinished ones do not."""
 
 import os
 import signal

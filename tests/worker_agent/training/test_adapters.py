@@ -1,4 +1,4 @@
-"""A trainable on a base model: names, shapes and starts, and the export that PEFT opens with the same logits."""
+"""A trainable on a base model: names, shapes, initial values, and an export that PEFT loads with the same logits."""
 
 import json
 import math

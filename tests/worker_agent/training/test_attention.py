@@ -1,4 +1,4 @@
-"""A loss whose gradient has a gradient, whatever attention the model was loaded with."""
+"""Losses that are differentiable twice, with any attention implementation."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The child of an executor, as a real process: every kind of job, every refusal, and the same bytes warm or fresh."""
+"""The child of an executor as a real process: every kind of job, every refusal, and the same bytes warm or fresh."""
 
 import hashlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Classification by a gap that the model's own masked-language head fills."""
+"""Cloze classification with the model's own masked-language head."""
 
 from pathlib import Path
 from typing import Any

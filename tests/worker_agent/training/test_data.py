@@ -1,4 +1,4 @@
-"""Data sets by name, out of files of every kind, and what is said when they are not what the task needs."""
+"""Data sets by name from files of every kind, and the errors for those that do not suit the task."""
 
 import csv
 import json
@@ -12,9 +12,10 @@ from pyarrow import parquet
 
 from tests.support.tiny_models import bert_folder, color_rows, write_rows
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.data import describe_dataset, fingerprint, load_split
+from worker_agent.training.data import fingerprint, load_split
 from worker_agent.training.job_errors import DataError
 from worker_agent.training.labels import label_indices
+from worker_agent.training.summary import describe_dataset
 
 ROWS = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(10)]
 

@@ -1,4 +1,4 @@
-"""Which device trains, and in which format."""
+"""Choice of the training device and number format."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from worker_agent.training.job_errors import ModelError
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("setting", "told"), [("toaster", "is not one"), ("cuda:99", "is not on this machine")])
+@pytest.mark.parametrize(("setting", "told"), [("toaster", "is not a device"), ("cuda:99", "is not on this machine")])
 def test_a_device_that_is_not_there_is_refused_by_its_name(setting: str, told: str) -> None:
     with pytest.raises(ModelError, match=f"'{setting}' in the settings {told}") as caught:
         choose_device(setting)

@@ -1,4 +1,4 @@
-"""Files of rows: what is read as it stands, and what is refused by file and line."""
+"""Files of rows: values are read unchanged, and faults are refused by file and line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Labels of rows: the class that a value names, whatever it is written as."""
+"""Labels of rows: the class that a value names, in any spelling."""
 
 import math
 import unicodedata
@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from federated.protocol import FailureFacts
 from tests.support.tiny_models import write_rows
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.data import describe_dataset, load_split
+from worker_agent.training.data import load_split
 from worker_agent.training.job_errors import DataError
 from worker_agent.training.labels import LabelNames, label_counts, label_indices
+from worker_agent.training.summary import describe_dataset
 from worker_agent.training.tables import Table
 
 COMPOSED, DECOMPOSED = "\u00c4rzte", "A\u0308rzte"
@@ -121,7 +122,7 @@ class TestNoValue:
     def test_is_no_class_however_it_is_written(self, labels: tuple[str, ...], nothing: Any) -> None:
         error = refusal(labels, [labels[0], nothing])
         assert (error.code, error.facts) == ("data_column_missing", FailureFacts(column="label", count=1, of=2))
-        assert error.detail == "mine, row 1: no value for 'label'; fill it in, or take the row out"
+        assert error.detail == "mine, row 1: no value for 'label'; fill it in, or remove the row"
 
     @pytest.mark.parametrize("label", ['"label": null', '"label": NaN', '"other": "None"'])
     def test_in_json_is_null_nan_and_a_key_that_is_not_there(self, tmp_path: Path, label: str) -> None:

@@ -1,4 +1,4 @@
-"""The metrics of a classifier, held against scikit-learn's."""
+"""Metrics of a classifier, compared with scikit-learn's."""
 
 import pytest
 import torch

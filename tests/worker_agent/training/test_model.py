@@ -1,4 +1,4 @@
-"""Base models: which are allowed, what their weights are, and that nothing but safetensors is read."""
+"""Base models: the allowlist, the digest of their weights, and reading of safetensors alone."""
 
 import hashlib
 import os

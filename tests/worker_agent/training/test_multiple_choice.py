@@ -1,4 +1,4 @@
-"""Classification by a decoder that reads a text with each label word in its gap."""
+"""Classification with a decoder that reads a text with each label word in its gap."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,5 +198,5 @@ class TestTexts:
         cloze = Cloze(template="{mask} : {text}", words=("cat", "dog"))
         assert with_words(tokenizer, cloze, [{"text": "red"}], 9)[1] == [1]
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
-        with pytest.raises(ModelError, match="nothing stands before the first token"):
+        with pytest.raises(ModelError, match="has no token before it"):
             with_words(tokenizer, cloze, [{"text": "red"}], 9)

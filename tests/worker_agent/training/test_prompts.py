@@ -7,7 +7,7 @@ from torch import Tensor
 from federated.trainable import Prefix
 from tests.support.training import COLORS, REPEAT, make_node, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 
 VIRTUAL_TOKENS = 3
 PREFIX = Prefix(num_virtual_tokens=VIRTUAL_TOKENS, init_std=1.0)
@@ -19,7 +19,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
     return make_node(tmp_path_factory.mktemp("node"))
 
 
-def opened(bench: Workbench, model: str) -> Session:
+def opened(bench: SessionFactory, model: str) -> Session:
     work = work_of(model, PREFIX, REPEAT if model == "llama" else COLORS)
     return bench.open(work, "instructions" if model == "llama" else "colors", 3, {})
 
@@ -33,7 +33,7 @@ def logits(session: Session) -> Tensor:
 
 @MODELS
 def test_without_any_prompt_only_the_positions_are_shifted(node: AgentSettings, model: str) -> None:
-    session = opened(Workbench(node), model)
+    session = opened(SessionFactory(node), model)
     with_prompts = logits(session)
     session.leave_out_prompts(range(session.facts.layers))
     found = logits(session)
@@ -50,7 +50,7 @@ def test_without_any_prompt_only_the_positions_are_shifted(node: AgentSettings, 
 
 @MODELS
 def test_each_layer_is_left_out_by_itself_until_the_next_session(node: AgentSettings, model: str) -> None:
-    bench = Workbench(node)
+    bench = SessionFactory(node)
     session = opened(bench, model)
     plain = logits(session)
     told = []
@@ -65,7 +65,7 @@ def test_each_layer_is_left_out_by_itself_until_the_next_session(node: AgentSett
 
 
 def test_what_is_left_out_gets_no_gradient(node: AgentSettings) -> None:
-    session = opened(Workbench(node), "bert")
+    session = opened(SessionFactory(node), "bert")
     session.leave_out_prompts([1])
     session.loss(next(session.batches([0, 1], 2))).backward()  # type: ignore[no-untyped-call]
     gradient = session.trainables["prompt_embeddings"].grad

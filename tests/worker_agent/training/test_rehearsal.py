@@ -1,4 +1,4 @@
-"""The doctor's rehearsal: a step with each model over each data set, before any federation asks for one."""
+"""The doctor's rehearsal: a step with each model over each data set, before any federation."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_each_model_takes_a_step_over_each_data_set_of_a_usual_task_or_says_what
         assert classifies.well, classifies
         assert ("name target_modules" in classifies.text) == (name in NO_DEFAULT)
         assert writes.well == (name == "llama"), writes
-        assert found[f"{name} over notes"].text == "not tried: the columns are those of no usual task"
+        assert found[f"{name} over notes"].text == "not tried: the columns suit no standard task"
     assert "model_incomplete" in found["llama-headless over instructions"].text
     assert "model_not_causal" in found["roberta over instructions"].text
 

@@ -1,4 +1,4 @@
-"""LoRA factors at another rank and scale than the model was made with, for one job."""
+"""LoRA factors at another rank and scale than the model was built with, for one job."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from federated.contract import AnyTrainable
 from federated.trainable import Full, Lora
 from tests.support.training import COLORS, REPEAT, logits_of, make_node, train_some_steps, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 
 LORA = Lora(r=4, lora_alpha=8, rank_pattern={"layer.0.attention.self.query": 3})
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -24,11 +24,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentSettings]:
 
 
 @pytest.fixture
-def bench(node: AgentSettings) -> Workbench:
-    return Workbench(node)
+def bench(node: AgentSettings) -> SessionFactory:
+    return SessionFactory(node)
 
 
-def opened(bench: Workbench, trainable: AnyTrainable = LORA, model: str = "bert") -> Session:
+def opened(bench: SessionFactory, trainable: AnyTrainable = LORA, model: str = "bert") -> Session:
     task, data = (REPEAT, "instructions") if model == "llama" else (COLORS, "colors")
     return bench.open(work_of(model, trainable, task), data, 3, {})
 
@@ -52,7 +52,7 @@ def resized(session: Session, rank: int, scale: float) -> Session:
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])
-def test_a_resized_model_is_its_base_with_the_scaled_product_added(bench: Workbench, model: str) -> None:
+def test_a_resized_model_is_its_base_with_the_scaled_product_added(bench: SessionFactory, model: str) -> None:
     session = resized(opened(bench, Lora(r=4), model=model), 2, 0.7)
     _, with_factors = logits_of(session)
     products = {
@@ -71,7 +71,7 @@ def test_a_resized_model_is_its_base_with_the_scaled_product_added(bench: Workbe
     bench.clear()
 
 
-def test_a_resized_model_trains_at_its_new_rank(bench: Workbench) -> None:
+def test_a_resized_model_trains_at_its_new_rank(bench: SessionFactory) -> None:
     session = resized(opened(bench), 7, 0.5)
     before = session.read()
     train_some_steps(session)
@@ -81,7 +81,7 @@ def test_a_resized_model_trains_at_its_new_rank(bench: Workbench) -> None:
     assert all((after[name] != before[name]).any() for name in before if ".lora_" in name)
 
 
-def test_the_next_session_of_the_same_model_is_at_the_trainables_rank_scale_and_start(bench: Workbench) -> None:
+def test_the_next_session_of_the_same_model_is_at_the_trainables_rank_scale_and_start(bench: SessionFactory) -> None:
     fresh = opened(bench)
     starts, (_, logits), model = fresh.read(), logits_of(fresh), fresh.model
     train_some_steps(resized(fresh, 1, 9.0))
@@ -94,7 +94,7 @@ def test_the_next_session_of_the_same_model_is_at_the_trainables_rank_scale_and_
     again.load(
         {f"{module}.lora_B.weight": torch.ones(16, len(starts[f"{module}.lora_A.weight"])) for module in modules}
     )
-    separate = opened(Workbench(bench.settings))
+    separate = opened(SessionFactory(bench.settings))
     separate.load({f"{module}.lora_B.weight": again.read()[f"{module}.lora_B.weight"] for module in modules})
     assert torch.equal(logits_of(again)[1], logits_of(separate)[1])
     told = []
@@ -105,14 +105,14 @@ def test_the_next_session_of_the_same_model_is_at_the_trainables_rank_scale_and_
     assert told[0] == told[1]
 
 
-def test_one_module_alone_can_be_resized(bench: Workbench) -> None:
+def test_one_module_alone_can_be_resized(bench: SessionFactory) -> None:
     session = opened(bench)
     session.resize({VALUE: 2}, {VALUE: 1.5})
     assert session.trainables[f"{VALUE}.lora_A.weight"].shape == (2, 16)
     assert session.trainables[f"{QUERY}.lora_A.weight"].shape == (3, 16)
 
 
-def test_a_resized_embedding_is_its_base_with_the_scaled_product_added(bench: Workbench) -> None:
+def test_a_resized_embedding_is_its_base_with_the_scaled_product_added(bench: SessionFactory) -> None:
     name = "bert.embeddings.word_embeddings"
     session = resized(opened(bench, Lora(r=2, target_modules=("word_embeddings",))), 3, 0.5)
     a, b = (session.trainables[f"{name}.lora_embedding_{factor}"] for factor in "AB")
@@ -126,7 +126,7 @@ def test_a_resized_embedding_is_its_base_with_the_scaled_product_added(bench: Wo
     torch.testing.assert_close(logits_of(session)[1], with_factors, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_resized_is_named(bench: Workbench, node: AgentSettings) -> None:
+def test_what_cannot_be_resized_is_named(bench: SessionFactory, node: AgentSettings) -> None:
     session = opened(bench)
     with pytest.raises(KeyError, match=r"'bert\.pooler' has no LoRA factors"):
         session.resize({"bert.pooler": 2}, {"bert.pooler": 1.0})

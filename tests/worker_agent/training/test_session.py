@@ -1,4 +1,4 @@
-"""The session: batches, losses, metrics, and a model that is as new for every job."""
+"""The session: batches, losses, metrics, and a model that is fresh for every job."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.tiny_models import color_rows, instruction_rows, write_rows
 from tests.support.training import COLORS, FEDERATION_SEED, REPEAT, logits_of, make_node, train_some_steps, work_of
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.job_errors import DataError, ModelError
-from worker_agent.training.session import Session, Workbench, open_session
+from worker_agent.training.session import Session, SessionFactory, open_session
 from worker_agent.training.tokens import TokenBatch
 
 
@@ -214,7 +214,7 @@ class TestTensors:
 
 class TestWorkbench:
     def test_a_model_is_loaded_once_and_as_new_for_every_job(self, node: AgentSettings) -> None:
-        bench = Workbench(node)
+        bench = SessionFactory(node)
         for trainable in (Lora(r=2), Full()):
             first = bench.open(work_of("bert", trainable), "colors", 1, {})
             expected = logits_of(first)[1]
@@ -227,13 +227,13 @@ class TestWorkbench:
             assert second.seed == 2
 
     def test_another_trainable_takes_another_model(self, node: AgentSettings) -> None:
-        bench = Workbench(node)
+        bench = SessionFactory(node)
         first = bench.open(work_of("bert", Lora(r=2)), "colors", 1, {})
         assert bench.open(work_of("bert", Lora(r=3)), "colors", 1, {}).model is not first.model
 
     def test_examples_are_tokenised_once_until_their_file_changes(self, node: AgentSettings, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "rows.jsonl", color_rows(20))
-        bench = Workbench(node.model_copy(update={"datasets": {"mine": DatasetSettings(path=path)}}))
+        bench = SessionFactory(node.model_copy(update={"datasets": {"mine": DatasetSettings(path=path)}}))
         first = bench.open(work_of("bert"), "mine", 1, {})
         assert bench.open(work_of("bert"), "mine", 2, {}).data is first.data
         write_rows(path, color_rows(30))

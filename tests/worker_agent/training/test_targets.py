@@ -1,4 +1,4 @@
-"""Which modules a trainable means: those that PEFT alone finds, named before PEFT is asked, or a refusal by field."""
+"""Modules that a trainable names: the same that PEFT finds, named before PEFT runs, or a refusal by field."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows to tokens: what a model sees, what a loss counts, and what is cut."""
+"""Tokenization of rows: the input of a model, the tokens that a loss counts, and truncation."""
 
 import copy
 import datetime
@@ -16,7 +16,7 @@ from federated.protocol import Cloze, FailureFacts, TaskDefinition, TextTemplate
 from tests.support.tiny_models import bert_folder
 from worker_agent.training.job_errors import DataError
 from worker_agent.training.tables import Table
-from worker_agent.training.tokens import Examples, Tokenisation, load_tokenizer, tokenise
+from worker_agent.training.tokens import Examples, Tokenization, load_tokenizer, tokenize
 from worker_agent.training.values import texts
 
 REPEAT = TaskDefinition(task="causal_lm")
@@ -37,7 +37,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def examples_of(rows: Mapping[str, list[Any]], task: TaskDefinition, tokenizer: Any, **how: Any) -> Examples:
     chosen = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **how}
-    return tokenise(Table("mine", rows), Tokenisation(task, tokenizer=tokenizer, **chosen))
+    return tokenize(Table("mine", rows), Tokenization(task, tokenizer=tokenizer, **chosen))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ class TestClassification:
         with pytest.raises(DataError) as caught:
             examples_of({"text": ["cat", None], "label": [0, 0]}, COLORS, tokenizer)
         assert str(caught.value) == (
-            "data_column_missing: mine, row 1: no value for 'text'; fill it in, or take the row out"
+            "data_column_missing: mine, row 1: no value for 'text'; fill it in, or remove the row"
         )
 
     def test_a_missing_text_column_is_named(self, tokenizer: Any) -> None:
@@ -214,7 +214,7 @@ class TestASecondText:
         rows = {"text": ["cat"], "text_pair": [None], "other": [None], "label": ["red"]}
         table = Table("mine", rows, valueless=frozenset({"text_pair", "other"}))
         how = {"columns": {name: name for name in rows}, "limit": 32, "segments": True, **columns}
-        examples = tokenise(table, Tokenisation(COLORS, tokenizer=tokenizer, **how))
+        examples = tokenize(table, Tokenization(COLORS, tokenizer=tokenizer, **how))
         assert words(tokenizer, examples.ids) == ["[CLS]", "cat", "[SEP]"]
         assert examples.segments is None
 
@@ -233,7 +233,7 @@ class TestNoToken:
     def test_a_text_that_is_no_token_is_refused_with_its_row(self, bare: Any, text: str) -> None:
         error = refused({"text": ["cat", text], "label": ["red", "red"]}, COLORS, bare)
         assert (error.code, error.facts) == ("data_text_empty", FailureFacts(column="text", count=1, of=2))
-        assert "mine, row 1: the text is no token for this model (text)" in error.detail
+        assert "mine, row 1: the text has no token for this model (text)" in error.detail
 
     def test_an_empty_text_between_the_marks_of_a_tokenizer_is_read(self, tokenizer: Any) -> None:
         examples = examples_of({"text": [""], "label": ["red"]}, COLORS, tokenizer)
@@ -243,7 +243,7 @@ class TestNoToken:
         columns = {"instruction": ["say", ""], "input": ["", ""], "output": ["red", "red"]}
         error = refused(columns, REPEAT, bare)
         assert (error.code, error.facts) == ("data_text_empty", FailureFacts(column="instruction", count=1, of=2))
-        assert "mine, row 1: the prompt is no token for this model (instruction, input)" in error.detail
+        assert "mine, row 1: the prompt has no token for this model (instruction, input)" in error.detail
 
     def test_an_empty_response_is_its_end_or_nothing_to_learn(self, bare: Any) -> None:
         columns = {"what": ["cat"], "answer": [""]}

@@ -1,4 +1,4 @@
-"""A trial before any round, over the zoo: what can be trained passes, and all else is refused by a stable code."""
+"""The trial before any round, over the zoo: trainable models pass, and others are refused with a stable code."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.zoo_architectures import EMBEDDINGS, Task
 from worker_agent.settings import AgentSettings, DatasetSettings
 from worker_agent.training.factors import factors_of
 from worker_agent.training.job_errors import JobRefused
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 from worker_agent.training.trial import try_model
 
 TASKS: dict[Task, TaskDefinition] = {
@@ -52,16 +52,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
 
 
 @pytest.fixture
-def bench(node: AgentSettings) -> Workbench:
-    return Workbench(node)
+def bench(node: AgentSettings) -> SessionFactory:
+    return SessionFactory(node)
 
 
-def opened(bench: Workbench, model: str, trainable: AnyTrainable, task: Task = "classifier") -> Session:
+def opened(bench: SessionFactory, model: str, trainable: AnyTrainable, task: Task = "classifier") -> Session:
     work = work_of(model, trainable, TASKS[task])
     return bench.open(work, "instructions" if task == "causal_lm" else "colors", 3, {})
 
 
-def refusal(bench: Workbench, model: str, trainable: AnyTrainable, task: Task = "classifier") -> JobRefused | None:
+def refusal(
+    bench: SessionFactory, model: str, trainable: AnyTrainable, task: Task = "classifier"
+) -> JobRefused | None:
     try:
         try_model(opened(bench, model, trainable, task), trainable, gradients=True)
     except JobRefused as error:
@@ -72,7 +74,7 @@ def refusal(bench: Workbench, model: str, trainable: AnyTrainable, task: Task = 
 class TestTheZoo:
     @pytest.mark.parametrize("model", zoo.KINDS)
     def test_passes_where_a_task_can_be_trained_and_is_refused_by_name_where_it_cannot(
-        self, bench: Workbench, model: str
+        self, bench: SessionFactory, model: str
     ) -> None:
         for task in TASKS:
             error = refusal(bench, model, Full(), task)
@@ -85,7 +87,7 @@ class TestTheZoo:
     @pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:The following (rank|alpha)_pattern keys")
     @pytest.mark.parametrize("model", [name for name, kind in zoo.KINDS.items() if not kind.of])
     def test_adapts_every_linear_map_under_a_name_of_its_own_or_says_why_not(
-        self, bench: Workbench, model: str
+        self, bench: SessionFactory, model: str
     ) -> None:
         error = refusal(bench, model, Lora(r=2, target_modules="all-linear"))
         if model in STACKED:
@@ -96,7 +98,7 @@ class TestTheZoo:
             assert error is None, error
 
     @pytest.mark.parametrize("model", [name for name, kind in zoo.KINDS.items() if not kind.of])
-    def test_takes_a_prefix_or_says_before_any_round_that_it_cannot(self, bench: Workbench, model: str) -> None:
+    def test_takes_a_prefix_or_says_before_any_round_that_it_cannot(self, bench: SessionFactory, model: str) -> None:
         error = refusal(bench, model, Prefix(num_virtual_tokens=3))
         if model in WITHOUT_PREFIX:
             assert error is not None
@@ -111,27 +113,29 @@ class TestWhatAnOwnerMends:
         weights = load_file(folder / "model.safetensors")
         weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.inf
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        error = refusal(Workbench(node.model_copy(update={"models": {"llama": str(folder)}})), "llama", Lora(r=2))
+        error = refusal(
+            SessionFactory(node.model_copy(update={"models": {"llama": str(folder)}})), "llama", Lora(r=2)
+        )
         assert error is not None
         assert error.code == "model_not_finite"
 
-    def test_an_encoder_that_is_to_write(self, bench: Workbench) -> None:
+    def test_an_encoder_that_is_to_write(self, bench: SessionFactory) -> None:
         error = refusal(bench, "roberta", Lora(r=2), "causal_lm")
         assert error is not None
         assert error.code == "model_not_causal"
 
-    def test_a_head_that_is_not_in_the_files(self, bench: Workbench) -> None:
+    def test_a_head_that_is_not_in_the_files(self, bench: SessionFactory) -> None:
         error = refusal(bench, "llama-headless", Lora(r=2), "causal_lm")
         assert error is not None
         assert (error.code, "'lm_head.weight'" in error.detail) == ("model_incomplete", True)
 
-    def test_a_tokenizer_without_words(self, bench: Workbench) -> None:
+    def test_a_tokenizer_without_words(self, bench: SessionFactory) -> None:
         for model in ("bert-without-tokenizer", "gpt2-without-tokenizer"):
             error = refusal(bench, model, Lora(r=2))
             assert error is not None
             assert (error.code, "no tokenizer" in error.detail) == ("model_missing", True)
 
-    def test_more_tokens_than_embeddings(self, bench: Workbench) -> None:
+    def test_more_tokens_than_embeddings(self, bench: SessionFactory) -> None:
         error = refusal(bench, "llama-too-many-tokens", Lora(r=2))
         assert error is not None
         assert (error.code, f"tokens, the model embeds {EMBEDDINGS};" in error.detail) == ("tokenizer_mismatch", True)
@@ -141,12 +145,12 @@ class TestWhatAnOwnerMends:
         other = DatasetSettings(path=tiny_models.write_rows(tmp_path / "other.jsonl", rows))
         bert = tiny_models.bert_folder(tmp_path / "bert")
         own = node.model_copy(update={"datasets": {"colors": other}, "models": {"bert": str(bert)}})
-        error = refusal(Workbench(own), "bert", Lora(r=2))
+        error = refusal(SessionFactory(own), "bert", Lora(r=2))
         assert error is not None
         assert (error.code, "knows no word" in error.detail) == ("model_missing", True)
 
 
-def test_a_trial_leaves_no_gradient_and_every_weight_as_it_was(bench: Workbench) -> None:
+def test_a_trial_leaves_no_gradient_and_every_weight_as_it_was(bench: SessionFactory) -> None:
     session = opened(bench, "llama", Lora(r=2), "causal_lm")
     before = session.read()
     try_model(session, Lora(r=2), gradients=True)
@@ -155,7 +159,7 @@ def test_a_trial_leaves_no_gradient_and_every_weight_as_it_was(bench: Workbench)
     assert not session.model.training
 
 
-def test_an_algorithm_without_gradients_needs_no_memory_for_them(bench: Workbench) -> None:
+def test_an_algorithm_without_gradients_needs_no_memory_for_them(bench: SessionFactory) -> None:
     session = opened(bench, "llama", Full(), "causal_lm")
     backward: list[Any] = []
     for value in session.trainables.values():
@@ -166,7 +170,7 @@ def test_an_algorithm_without_gradients_needs_no_memory_for_them(bench: Workbenc
     assert backward
 
 
-def test_factors_of_another_rank_are_no_numbers_until_they_are_set(bench: Workbench) -> None:
+def test_factors_of_another_rank_are_no_numbers_until_they_are_set(bench: SessionFactory) -> None:
     session = opened(bench, "llama", Lora(r=2))
     module, factors = next(item for item in factors_of(session.model).items() if item[0].endswith("v_proj"))
     session.resize({module: 3}, {module: 1.0})

@@ -13,7 +13,7 @@ from federated.registry import make_config
 from federated.simulation import SimulatedFederation
 from federated.trainable import Full
 from worker_agent.settings import AgentSettings, DatasetSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 INTENTS = ("billing", "login")
 STEPS = 150
@@ -28,7 +28,9 @@ def test_three_hundred_steps_take_three_tenths_off_the_loss_and_find_three_messa
     write_rows(tmp_path / "train.jsonl", train)
     write_rows(tmp_path / "test.jsonl", held_out)
     dataset = DatasetSettings(path=tmp_path / "train.jsonl", test_path=tmp_path / "test.jsonl")
-    bench = Workbench(AgentSettings(datasets={"messages": dataset}, models={MODEL_ID: str(minilm())}, device="cpu"))
+    bench = SessionFactory(
+        AgentSettings(datasets={"messages": dataset}, models={MODEL_ID: str(minilm())}, device="cpu")
+    )
     trainable = Full(names=("*.pooler.*", "classifier.*"))
     settings = {"local_steps": STEPS, "batch_size": 4, "learning_rate": 3e-3}
     work = Work(

@@ -22,7 +22,7 @@ from federated.trainable import Full, Lora
 from tests.support import tiny_models
 from tests.support.training import COLORS, REPEAT, logits, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 CONFIG: dict[str, Any] = {"local_steps": 5, "batch_size": 4, "candidates": 128, "learning_rate": 1e-3}
 
@@ -32,7 +32,7 @@ class TrainedFederation:
 
     def __init__(self, node: AgentSettings, folder: Path, model: str, trainable: Lora | Full, **config: Any) -> None:
         task = REPEAT if "llama" in model else COLORS
-        self.bench = Workbench(node)
+        self.bench = SessionFactory(node)
         self.base = Path(node.models[model])
         self.config = make_config("fedkseed", CONFIG | config)
         self.work: Work = work_of(model, trainable, task)

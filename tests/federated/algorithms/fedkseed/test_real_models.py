@@ -16,7 +16,7 @@ from federated.trainable import Full, Lora
 from tests.support import tiny_models
 from tests.support.training import FEDERATION_SEED, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 COUNT, INDEX = 128, 77
 HEAD = {"classifier.weight", "classifier.bias"}
@@ -26,7 +26,7 @@ FACTOR = "bert.encoder.layer.0.attention.self.query.lora_A.weight"
 def weights_of(node: AgentSettings, trainable: AnyTrainable) -> dict[str, Tensor]:
     """Signs of how each trained tensor of a real model was moved along one direction."""
     config = make_config("fedkseed", {"candidates": COUNT})
-    session = Workbench(node).open(work_of("bert", trainable), "colors", 5, {})
+    session = SessionFactory(node).open(work_of("bert", trainable), "colors", 5, {})
     begin = {name: value.detach().clone() for name, value in session.trainables.items()}
     server = server_half("fedkseed", config, trainable)
     state = server.start(session.facts, FEDERATION_SEED, None)

@@ -24,7 +24,7 @@ from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
 from tests.support.training import COLORS, REPEAT, data_of, train_some_steps, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Session, Workbench
+from worker_agent.training.session import Session, SessionFactory
 
 QUICK: dict[str, Any] = {"learning_rate": 0.05, "batch_size": 8, "lanczos_steps": 8, "preparation_steps": 3}
 CHOICE = TaskDefinition(
@@ -42,7 +42,7 @@ def node(node: AgentSettings) -> AgentSettings:
 
 def open_session(node: AgentSettings, model: str, lora: Lora) -> Session:
     task = MODELS[model]
-    return Workbench(node).open(work_of(model, lora, task), data_of(task), 3, {})
+    return SessionFactory(node).open(work_of(model, lora, task), data_of(task), 3, {})
 
 
 def one_at_a_time(session: Session, names: list[str]) -> dict[str, list[float]]:
@@ -116,8 +116,8 @@ def test_the_hessian_of_a_model_with_fused_attention_is_looked_at(node: AgentSet
     assert all(0 <= share <= 1 for share in shares.values())
 
 
-def run_federation(node: AgentSettings, model: str, lora: Lora, **changes: Any) -> tuple[Result, Workbench]:
-    work, bench = work_of(model, lora, MODELS[model], QUICK | changes), Workbench(node)
+def run_federation(node: AgentSettings, model: str, lora: Lora, **changes: Any) -> tuple[Result, SessionFactory]:
+    work, bench = work_of(model, lora, MODELS[model], QUICK | changes), SessionFactory(node)
     config = make_config("fibecfed", work.config)
     federation = SimulatedFederation("fibecfed", config, lora, 2, 2, seed=work.federation_seed, evaluate_every=1)
     return simulation.run(federation, lambda ordinal, seed: bench.open(work, data_of(work.task), seed, {})), bench

@@ -18,12 +18,12 @@ from federated.simulation import Result, SimulatedFederation
 from federated.trainable import Lora
 from tests.support.training import COLORS, REPEAT, data_of, evaluated_logits, logits, work_of
 from worker_agent.settings import AgentSettings
-from worker_agent.training.session import Workbench
+from worker_agent.training.session import SessionFactory
 
 RANKS = {0: {"rank": 1}, 1: {"rank": 4}, 2: {"rank": 2}}
 
 
-def run_federation(work: Work, bench: Workbench) -> Result:
+def run_federation(work: Work, bench: SessionFactory) -> Result:
     config = make_config("flexlora", work.config)
     federation = SimulatedFederation(
         "flexlora", config, work.trainable, 3, 2, seed=work.federation_seed, settings=RANKS
@@ -51,7 +51,7 @@ def test_peft_opens_the_adapter_as_the_model_that_was_evaluated(
 ) -> None:
     local = {"learning_rate": 0.05, "batch_size": 8, "local_steps": 3}
     work = work_of(model, trainable, REPEAT if model == "llama" else COLORS, local | config)
-    bench = Workbench(node)
+    bench = SessionFactory(node)
     result = run_federation(work, bench)
     reference = evaluated_logits("flexlora", work, bench, result)
     base, folder = Path(node.models[model]), tmp_path / "adapter"
@@ -72,7 +72,7 @@ def test_peft_opens_the_adapter_as_the_model_that_was_evaluated(
 
 def test_a_client_with_a_small_rank_sends_a_small_update(node: AgentSettings) -> None:
     work = work_of("bert", Lora(r=4), COLORS, {"local_steps": 1})
-    bench = Workbench(node)
+    bench = SessionFactory(node)
     config = make_config("flexlora", work.config)
     server, client = (half("flexlora", config, work.trainable) for half in (server_half, client_half))
     state = server.start(bench.open(work, "colors", 0, {}).facts, 7, None)
