@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.discovery import Benchmark, found
+from benchmarks.discovery import Benchmark, find_benchmarks
 
 
 def run(name: str) -> dict[str, Any]:
@@ -67,18 +67,18 @@ def _list(benchmarks: Sequence[Benchmark]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    benchmarks = found()
+    benchmarks = find_benchmarks()
     names = [benchmark.name for benchmark in benchmarks]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these, of: {', '.join(names)}")
     parser.add_argument("--list", action="store_true", help="say which there are, and run none")
-    given = parser.parse_args(arguments)
-    if unknown := sorted(set(given.names) - set(names)):
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"no benchmark is named {unknown[0]!r}; there are: {', '.join(names)}")
-    if given.list:
+    if options.list:
         _list(benchmarks)
         return 0
-    reports = [run(name) for name in names if name in given.names or not given.names]
+    reports = [run(name) for name in names if name in options.names or not options.names]
     Console().print(summary_table(reports))
     for report in reports:
         print(json.dumps(report), flush=True)

@@ -82,89 +82,89 @@ def place(folder: Path, database: str | None, sizes: Sizes) -> Iterator[Place]:
         yield Place(installation, url, sizes)
 
 
-def measure(name: str, folder: Path, databases: Sequence[str | None], given: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, folder: Path, databases: Sequence[str | None], options: argparse.Namespace) -> dict[str, Any]:
     """One engine: polls of a small and a full installation in turns, then the load on the full one."""
     small_database, full_database = databases
-    full_sizes = Sizes(given.workers, given.federations, given.agents)
+    full_sizes = Sizes(options.workers, options.federations, options.agents)
     with place(folder / f"{name}-full", full_database, full_sizes) as full:
         with place(folder / f"{name}-small", small_database, _SMALL) as small:
-            ratio = polls.compare((small.url, small.workers[0]), (full.url, full.workers[0]), given.polls)
+            ratio = polls.compare((small.url, small.workers[0]), (full.url, full.workers[0]), options.polls)
         print(f"{name}: a poll costs {ratio['ratio']:.2f} x with full tables", flush=True)
-        load = _load(full, given)
+        load = _load(full, options)
     print(f"{name}: p99 {load['p99_milliseconds']:.0f} ms, {load['errors']} errors", flush=True)
     return {**load, "poll": ratio}
 
 
-def _load(at: Place, given: argparse.Namespace) -> dict[str, Any]:
+def _load(at: Place, options: argparse.Namespace) -> dict[str, Any]:
     workers = at.folder / "workers.json"
     workers.write_text(json.dumps([asdict(worker) for worker in at.workers]), encoding="utf-8")
     began = time.monotonic()
     starts = began + _WARM_UP_SECONDS
-    ends = starts + given.seconds
+    ends = starts + options.seconds
     servers, callers = two_cores()
     environment = {**os.environ, **at.environment, "FEDLOOM_DATA_FOLDER": str(at.folder / "coordinator")}
-    asked = {"url": at.url, "workers": str(workers), "capabilities": at.capabilities, "seed": 0}
-    asked |= {"job_seconds": given.job_seconds, "until": ends + _LAST_SECONDS}
+    agent_parameters = {"url": at.url, "workers": str(workers), "capabilities": at.capabilities, "seed": 0}
+    agent_parameters |= {"job_seconds": options.job_seconds, "until": ends + _LAST_SECONDS}
     with ExitStack() as stack:
         with on_core(callers):
-            agents = processes.start("agents", asked, at.folder, environment)
-            stack.enter_context(processes.ended(agents))
+            agents = processes.start("agents", agent_parameters, at.folder, environment)
+            stack.enter_context(processes.terminating(agents))
         with on_core(servers):
-            asked = {"from": starts, "until": ends, "jobs_per_second": given.jobs_per_second, "seed": 0}
-            offers = processes.start("offers", asked, at.folder, environment)
-            stack.enter_context(processes.ended(offers))
+            offer_parameters = {"from": starts, "until": ends, "jobs_per_second": options.jobs_per_second, "seed": 0}
+            offers = processes.start("offers", offer_parameters, at.folder, environment)
+            stack.enter_context(processes.terminating(offers))
         check_apart(at.web_pid, agents.pid)
         time.sleep(max(0.0, starts - time.monotonic()))
         with processes.Usage(at.web_pid) as web, Speed(servers) as speed:
             time.sleep(max(0.0, ends - time.monotonic()))
-        offered, got = processes.answer(offers), processes.answer(agents)
-    used = {"memory_growth_bytes": web.growth_in_the_end_bytes(), "web_processor_share": web.processor_share}
-    return _outcome(offered, got, given.seconds) | used | {"machine": _times(speed.samples)}
+        offers_report, agents_report = processes.answer(offers), processes.answer(agents)
+    usage = {"memory_growth_bytes": web.growth_in_the_end_bytes(), "web_processor_share": web.processor_share}
+    return _outcome(offers_report, agents_report, options.seconds) | usage | {"machine": _times(speed.samples)}
 
 
-def _outcome(offered: Mapping[str, Any], got: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    received = got["received"]
-    waits = sorted(received[job] - at for job, at in offered["committed"].items() if job in received)
-    missing = len(offered["committed"]) - len(waits)
+def _outcome(offers: Mapping[str, Any], agents: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    receipts = agents["received"]
+    waits = sorted(receipts[job] - at for job, at in offers["committed"].items() if job in receipts)
+    missing = len(offers["committed"]) - len(waits)
     return {
         "p99_milliseconds": 1000 * percentile(waits, 0.99),
         "median_milliseconds": 1000 * percentile(waits, 0.5),
         "jobs": len(waits),
         "jobs_per_second": len(waits) / seconds,
-        "requests": {name: _times(values) for name, values in got["seconds"].items()},
-        "errors": sum(got["errors"].values()) + missing,
-        "problems": dict(list(got["errors"].items())[:10]) | ({"never received": missing} if missing else {}),
-        "rounds_skipped": offered["rounds_skipped"],
-        "agents_processor_seconds": got["processor_seconds"],
-        "agents_late": _times(got["late"]) | {"longest_milliseconds": 1000 * max(got["late"], default=0.0)},
+        "requests": {name: _times(values) for name, values in agents["seconds"].items()},
+        "errors": sum(agents["errors"].values()) + missing,
+        "problems": dict(list(agents["errors"].items())[:10]) | ({"never received": missing} if missing else {}),
+        "rounds_skipped": offers["rounds_skipped"],
+        "agents_processor_seconds": agents["processor_seconds"],
+        "agents_late": _times(agents["late"]) | {"longest_milliseconds": 1000 * max(agents["late"], default=0.0)},
     }
 
 
 def _times(values: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    named = {"median_milliseconds": 0.5, "p99_milliseconds": 0.99}
-    return {"count": len(ordered), **{name: 1000 * percentile(ordered, share) for name, share in named.items()}}
+    ascending = sorted(values)
+    shares = {"median_milliseconds": 0.5, "p99_milliseconds": 0.99}
+    return {"count": len(ascending), **{name: 1000 * percentile(ascending, share) for name, share in shares.items()}}
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
+def percentile(ascending: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of them does not exceed; infinite for none."""
-    if not ordered:
+    if not ascending:
         return float("inf")
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+    return ascending[max(0, -int(-share * len(ascending) // 1) - 1)]
 
 
-def _measure_all(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    measured = {}
-    if "sqlite" in given.engines:
-        measured["sqlite"] = measure("sqlite", folder, (None, None), given)
-    if "postgresql" in given.engines:
+def _measure_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    results = {}
+    if "sqlite" in options.engines:
+        results["sqlite"] = measure("sqlite", folder, (None, None), options)
+    if "postgresql" in options.engines:
         with ExitStack() as stack:
             with on_core(two_cores()[0]):
                 server = stack.enter_context(postgres.Postgres())
-            measured["postgresql"] = measure(
-                "postgresql", folder, (server.create("small"), server.create("full")), given
+            results["postgresql"] = measure(
+                "postgresql", folder, (server.create("small"), server.create("full")), options
             )
-    return measured
+    return results
 
 
 def _arguments() -> argparse.Namespace:
@@ -181,27 +181,27 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _report(measured: Mapping[str, Mapping[str, Any]], given: argparse.Namespace) -> None:
-    figure = max(one["p99_milliseconds"] for one in measured.values())
-    poll_ratio = max(one["poll"]["ratio"] for one in measured.values())
-    growth = max(one["memory_growth_bytes"] for one in measured.values())
+def _report(results: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
+    figure = max(one["p99_milliseconds"] for one in results.values())
+    poll_ratio = max(one["poll"]["ratio"] for one in results.values())
+    growth = max(one["memory_growth_bytes"] for one in results.values())
     holds = figure <= _TARGET_MILLISECONDS and poll_ratio <= _TARGET_POLL_RATIO and growth <= _TARGET_MEMORY_BYTES
-    holds = holds and not any(one["errors"] for one in measured.values())
-    asked = {name: getattr(given, name) for name in ("agents", "seconds", "workers", "federations", "job_seconds")}
-    details = {**asked, "poll_ratio": poll_ratio, "memory_growth_bytes": growth, **measured}
+    holds = holds and not any(one["errors"] for one in results.values())
+    sizes = {name: getattr(options, name) for name in ("agents", "seconds", "workers", "federations", "job_seconds")}
+    details = {**sizes, "poll_ratio": poll_ratio, "memory_growth_bytes": growth, **results}
     print_report("control_plane", figure, "ms", target=_TARGET_MILLISECONDS, holds=holds, details=details)
 
 
 def main() -> None:
     """The command line."""
-    given = _arguments()
+    options = _arguments()
     processes.leave_on_sigterm()
-    if given.folder is not None:
-        given.folder.mkdir(parents=True)
-        _report(_measure_all(given.folder.resolve(), given), given)
+    if options.folder is not None:
+        options.folder.mkdir(parents=True)
+        _report(_measure_all(options.folder.resolve(), options), options)
         return
     with tempfile.TemporaryDirectory(prefix="control-plane-") as folder:
-        _report(_measure_all(Path(folder), given), given)
+        _report(_measure_all(Path(folder), options), options)
 
 
 if __name__ == "__main__":

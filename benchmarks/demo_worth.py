@@ -48,7 +48,7 @@ def compare(folder: Path, seed: int) -> Comparison:
     site = _site(folder, task, seed)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=quiet) as pool:
         together = pool.submit(_train_together, site, list(task.parts))
-        alone = [pool.submit(baselines.trained_alone, site, name, 1) for name in task.parts]
+        alone = [pool.submit(baselines.train_alone, site, name, 1) for name in task.parts]
         best_alone = max(score.result() for score in alone)
     return Comparison(seed, together.result(), best_alone, baselines.bag_of_words(task.pooled, task.test))
 
@@ -62,7 +62,7 @@ def _site(folder: Path, task: tasks.TextTask, seed: int) -> baselines.Site:
 
 
 def _train_together(site: baselines.Site, names: list[str]) -> float:
-    return baselines.accuracy(site, baselines.simulated(site, names, site.folder / "federated"))
+    return baselines.accuracy(site, baselines.simulate(site, names, site.folder / "federated"))
 
 
 def main() -> None:

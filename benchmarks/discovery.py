@@ -16,10 +16,10 @@ class Benchmark:
     targets: dict[str, float]
 
 
-def found(folder: Path = FOLDER) -> list[Benchmark]:
+def find_benchmarks(folder: Path = FOLDER) -> list[Benchmark]:
     """All benchmarks by name. They are read and not imported: some of them load torch."""
-    read = ((file, ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("[!_]*.py")))
-    return [_benchmark(file.stem, module) for file, module in read if _has_main(module)]
+    modules = ((file, ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("[!_]*.py")))
+    return [_benchmark(file.stem, module) for file, module in modules if _has_main(module)]
 
 
 def _has_main(module: ast.Module) -> bool:

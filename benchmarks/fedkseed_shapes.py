@@ -34,15 +34,15 @@ class Decoder:
 
     def sizes(self) -> dict[str, int]:
         """Elements of each linear map, embedding and norm, by name."""
-        found = {"embed_tokens": self.words * self.hidden, "norm": self.hidden, "lm_head": self.words * self.hidden}
+        elements = {"embed_tokens": self.words * self.hidden, "norm": self.hidden, "lm_head": self.words * self.hidden}
         for layer in range(self.layers):
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                found[f"layers.{layer}.{name}"] = self.hidden * self.hidden
+                elements[f"layers.{layer}.{name}"] = self.hidden * self.hidden
             for name in ("gate_proj", "up_proj", "down_proj"):
-                found[f"layers.{layer}.{name}"] = self.hidden * self.inner
+                elements[f"layers.{layer}.{name}"] = self.hidden * self.inner
             for name in ("input_layernorm", "post_attention_layernorm"):
-                found[f"layers.{layer}.{name}"] = self.hidden
-        return found
+                elements[f"layers.{layer}.{name}"] = self.hidden
+        return elements
 
 
 SHAPES = {"1.3b": Decoder(24, 2048, 5504), "7b": Decoder(32, 4096, 11008), "tiny": Decoder(2, 64, 160, 500)}
@@ -68,8 +68,8 @@ def rebuild_as_the_authors(weights: Mapping[str, Tensor], coefficients: Tensor, 
     for seed, coefficient in enumerate(coefficients.tolist()):
         draw = torch.Generator(device).manual_seed(seed)
         for value in weights.values():
-            drawn = torch.randn(value.shape, generator=draw, device=device, dtype=value.dtype)
-            value.sub_(drawn, alpha=coefficient)
+            direction = torch.randn(value.shape, generator=draw, device=device, dtype=value.dtype)
+            value.sub_(direction, alpha=coefficient)
 
 
 def measure(decoder: Decoder, device: torch.device, count: int, repeats: int, explicit: int) -> dict[str, float]:
@@ -122,16 +122,16 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=5 if gpu else 1)
     parser.add_argument("--explicit", type=int, default=8 if gpu else 1, help="explicit directions that are timed")
-    given = parser.parse_args()
-    device, found = torch.device(given.device), {}
+    options = parser.parse_args()
+    device, results = torch.device(options.device), {}
     with torch.inference_mode():
-        for shape in given.shapes:
-            measured = measure(SHAPES[shape], device, given.candidates, given.repeats, given.explicit)
-            found[shape] = {name: float(f"{value:.4g}") for name, value in measured.items()}
-            print(f"{shape}: {json.dumps(found[shape])}", flush=True)
-    figure = min(measured["ratio_to_authors"] for measured in found.values())
+        for shape in options.shapes:
+            times = measure(SHAPES[shape], device, options.candidates, options.repeats, options.explicit)
+            results[shape] = {name: float(f"{value:.4g}") for name, value in times.items()}
+            print(f"{shape}: {json.dumps(results[shape])}", flush=True)
+    figure = min(times["ratio_to_authors"] for times in results.values())
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    details = {"device": name, "candidates": given.candidates, "directions_timed": given.explicit, "shapes": found}
+    details = {"device": name, "candidates": options.candidates, "directions_timed": options.explicit, "shapes": results}
     print_report("fedkseed_shapes", figure, "x", target=_TARGET_RATIO, holds=figure >= _TARGET_RATIO, details=details)
 
 

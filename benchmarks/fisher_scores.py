@@ -83,21 +83,21 @@ def epoch(session: TrainingSession, order: Sequence[int]) -> None:
 
 def measure(session: TrainingSession, turns: int) -> dict[str, Any]:
     """Median seconds of each way over the turns, after one for nothing; and how far the two scores are apart."""
-    layered = layer_tensors(session.facts)
+    tensors_of_layer = layer_tensors(session.facts)
     order = torch.argsort(token_counts(session, _BATCH), stable=True).tolist()
     ways: dict[str, Callable[[], object]] = {
-        "hooks": partial(fisher_traces, session, layered, order, _BATCH),
+        "hooks": partial(fisher_traces, session, tensors_of_layer, order, _BATCH),
         "epoch": partial(epoch, session, order),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name in sorted(ways, reverse=turn % 2 == 1):
-            seconds[name] += [_timed(ways[name])] if turn else [_timed(ways[name])][1:]
-    by_hooks = fisher_traces(session, layered, order, _BATCH)
+            seconds[name] += [_seconds(ways[name])] if turn else [_seconds(ways[name])][1:]
+    by_hooks = fisher_traces(session, tensors_of_layer, order, _BATCH)
     began = time.perf_counter()
     singly = one_at_a_time(session, order)
     alone = time.perf_counter() - began
-    medians = {name: statistics.median(told) for name, told in seconds.items()}
+    medians = {name: statistics.median(samples) for name, samples in seconds.items()}
     return {
         "examples": session.examples,
         "tokens": int(token_counts(session, _BATCH).sum()),
@@ -110,7 +110,7 @@ def measure(session: TrainingSession, turns: int) -> dict[str, Any]:
     }
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -127,16 +127,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    found = {}
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = {}
     with tempfile.TemporaryDirectory(prefix="fisher-") as folder:
         for shape in SHAPES:
-            found[shape] = measure(open_shape(Path(folder), shape, given.examples, given.device), given.turns)
-            print(f"{shape}: {json.dumps(found[shape])}", flush=True)
-    worst = max(one["ratio_to_epoch"] for one in found.values())
-    slowest = min(one["times_faster_than_one_at_a_time"] for one in found.values())
-    difference = max(one["difference"] for one in found.values())
+            results[shape] = measure(open_shape(Path(folder), shape, options.examples, options.device), options.turns)
+            print(f"{shape}: {json.dumps(results[shape])}", flush=True)
+    worst = max(one["ratio_to_epoch"] for one in results.values())
+    slowest = min(one["times_faster_than_one_at_a_time"] for one in results.values())
+    difference = max(one["difference"] for one in results.values())
     print_report(
         "fisher_scores",
         worst,
@@ -144,12 +144,12 @@ def main() -> None:
         target=_TARGET_RATIO,
         holds=worst <= _TARGET_RATIO and slowest >= 1 and difference <= _TARGET_DIFFERENCE,
         details={
-            "threads": given.threads,
-            "device": given.device,
+            "threads": options.threads,
+            "device": options.device,
             "times_faster_than_one_at_a_time": slowest,
             "difference": difference,
             "difference_target": _TARGET_DIFFERENCE,
-            **found,
+            **results,
         },
     )
 

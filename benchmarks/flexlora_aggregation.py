@@ -57,8 +57,8 @@ def shared_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
     weights = torch.arange(1, _SHARED_DIRECTIONS + 1).float() ** -0.25
     pairs = []
     for rank in ranks:
-        mixed = torch.linalg.qr(_normal(_SHARED_DIRECTIONS, rank, generator)).Q
-        b, a = left @ (weights[:, None] * mixed), (mixed.T * weights) @ right.T
+        mixture = torch.linalg.qr(_normal(_SHARED_DIRECTIONS, rank, generator)).Q
+        b, a = left @ (weights[:, None] * mixture), (mixture.T * weights) @ right.T
         pairs.append((_noisy(b, generator), _noisy(a, generator)))
     return pairs
 
@@ -74,10 +74,10 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
     """The authors' way: add up the products, full SVD."""
-    summed = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
+    total = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
     for b, a in pairs:
-        summed += b @ a
-    u, sigma, vh = torch.linalg.svd(summed, full_matrices=False)
+        total += b @ a
+    u, sigma, vh = torch.linalg.svd(total, full_matrices=False)
     squares = sigma.double().square()
     return Truncated(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
 
@@ -85,12 +85,12 @@ def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
 def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
     """torch's randomized SVD of the formed sum, as oversampled and as often iterated as ours."""
     b, a = stack(pairs)
-    summed = b @ a
+    product = b @ a
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        u, sigma, v = torch.svd_lowrank(summed, q=rank + Search().oversampling, niter=2)
-    captured = float(sigma[:rank].double().square().sum())
-    return Truncated(u[:, :rank] * sigma[:rank], v[:, :rank].T, captured, float(summed.double().square().sum()))
+        u, sigma, v = torch.svd_lowrank(product, q=rank + Search().oversampling, niter=2)
+    energy = float(sigma[:rank].double().square().sum())
+    return Truncated(u[:, :rank] * sigma[:rank], v[:, :rank].T, energy, float(product.double().square().sum()))
 
 
 def ours(pairs: Sequence[Pair], rank: int) -> Truncated:
@@ -99,23 +99,23 @@ def ours(pairs: Sequence[Pair], rank: int) -> Truncated:
     return truncate(b, a, rank, _KEY)
 
 
-def _timed(work: Callable[[], Truncated], repeats: int) -> tuple[float, Truncated]:
+def _time(work: Callable[[], Truncated], repeats: int) -> tuple[float, Truncated]:
     """Median seconds and the last answer."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
-        made = work()
+        result = work()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), made
+    return statistics.median(seconds), result
 
 
 def _one_matrix(size: int, repeats: int) -> dict[str, Any]:
     ranks = (*_RANKS, *_RANKS, 8)
     pairs, rank = gaussian_factors(size, ranks, 1), max(ranks)
-    fast, made = _timed(lambda: ours(pairs, rank), repeats)
-    slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
+    fast, approximation = _time(lambda: ours(pairs, rank), repeats)
+    slow, exact = _time(lambda: dense_truncate(pairs, rank), 1)
     product = exact.b @ exact.a
-    found = {
+    report = {
         "size": size,
         "sum_of_ranks": sum(ranks),
         "rank": rank,
@@ -123,21 +123,21 @@ def _one_matrix(size: int, repeats: int) -> dict[str, Any]:
         "seconds": fast,
         "dense_seconds": slow,
         "speedup": slow / fast,
-        "difference": float((made.b @ made.a - product).norm() / product.norm()),
+        "difference": float((approximation.b @ approximation.a - product).norm() / product.norm()),
     }
-    print(f"one matrix: {json.dumps(found)}", flush=True)
-    return found
+    print(f"one matrix: {json.dumps(report)}", flush=True)
+    return report
 
 
 def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str, Any]:
     clients = 80
     ranks = [width // clients + (client < width % clients) for client in range(clients)]
     pairs = (shared_factors if kind == "shared" else gaussian_factors)(size, ranks, 2)
-    fast, made = _timed(lambda: ours(pairs, rank), repeats)
-    peer, by_peer = _timed(lambda: lowrank_truncate(pairs, rank), repeats)
-    slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
+    fast, approximation = _time(lambda: ours(pairs, rank), repeats)
+    peer, by_peer = _time(lambda: lowrank_truncate(pairs, rank), repeats)
+    slow, exact = _time(lambda: dense_truncate(pairs, rank), 1)
     best = exact.captured / exact.total
-    found = {
+    report = {
         "size": size,
         "sum_of_ranks": width,
         "rank": rank,
@@ -148,11 +148,11 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
         "speedup": slow / fast,
         "svd_lowrank_speedup": slow / peer,
         "exact_energy": best,
-        "energy_lost": best - made.captured / made.total,
+        "energy_lost": best - approximation.captured / approximation.total,
         "svd_lowrank_energy_lost": best - by_peer.captured / by_peer.total,
     }
-    print(f"wide stack, {kind}: {json.dumps(found)}", flush=True)
-    return found
+    print(f"wide stack, {kind}: {json.dumps(report)}", flush=True)
+    return report
 
 
 # ---- a whole adapter
@@ -195,14 +195,14 @@ def aggregate(folder: Path, clients: int) -> dict[str, Any]:
     return {"seconds": seconds, "peak_bytes": memory.peak_bytes, "update_bytes": update_bytes, **outcome.metrics}
 
 
-def _whole_adapter(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    make_files(folder, given.clients, given.layers)
+def _whole_adapter(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    make_files(folder, options.clients, options.layers)
     command = [sys.executable, "-m", "benchmarks.flexlora_aggregation", "--measure", str(folder)]
-    command += ["--clients", str(given.clients), "--threads", str(given.threads)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    print(f"whole adapter: {json.dumps(found)}", flush=True)
-    return {"clients": given.clients, "layers": given.layers, **found}
+    command += ["--clients", str(options.clients), "--threads", str(options.threads)]
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    print(f"whole adapter: {json.dumps(report)}", flush=True)
+    return {"clients": options.clients, "layers": options.layers, **report}
 
 
 def main() -> None:
@@ -218,17 +218,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 1.1 GB)")
     parser.add_argument("--measure", type=Path, default=None, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.measure:
-        print(json.dumps(aggregate(given.measure, given.clients)))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measure:
+        print(json.dumps(aggregate(options.measure, options.clients)))
         return
-    one = _one_matrix(given.size, given.repeats)
+    one = _one_matrix(options.size, options.repeats)
     wide, flat = (
-        _wide(given.wide_size, given.wide_ranks, given.wide_rank, kind, given.repeats) for kind in ("shared", "flat")
+        _wide(options.wide_size, options.wide_ranks, options.wide_rank, kind, options.repeats) for kind in ("shared", "flat")
     )
-    with tempfile.TemporaryDirectory(prefix="flexlora-", dir=given.folder) as folder:
-        whole = _whole_adapter(given, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="flexlora-", dir=options.folder) as folder:
+        whole = _whole_adapter(options, Path(folder))
     holds = (
         one["speedup"] >= _TARGET_SPEEDUP
         and one["difference"] <= _TARGET_DIFFERENCE
@@ -236,7 +236,7 @@ def main() -> None:
         and wide["energy_lost"] <= _TARGET_WIDE_ENERGY_LOST
     )
     details = {
-        "threads": given.threads,
+        "threads": options.threads,
         "one_matrix": one | {"difference_target": _TARGET_DIFFERENCE},
         "wide_stack": wide | {"speedup_target": _TARGET_WIDE_SPEEDUP, "energy_lost_target": _TARGET_WIDE_ENERGY_LOST},
         "wide_stack_of_flat_factors": flat,

@@ -31,7 +31,7 @@ class Sampling:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        self._done = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
@@ -39,14 +39,14 @@ class Sampling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
+        self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         last = False
         while not last:
             self.sample()
-            last = self._done.wait(self._every_seconds)
+            last = self._stop.wait(self._every_seconds)
         self.sample()
 
 

@@ -50,7 +50,7 @@ class Tenant:
 def tenants(installation: Installation) -> list[Tenant]:
     """The organizations, each with a draft."""
     admin = Api(installation.url, installation.admin_key)
-    made = []
+    rows = []
     for number in range(_ORGANIZATIONS):
         path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": f"clinic {number}"})["id"]
         roles = ["owner"] + ["viewer"] * _KEYS
@@ -58,9 +58,9 @@ def tenants(installation: Installation) -> list[Tenant]:
         headers = {"Authorization": f"Bearer {owner}", "If-Match": "*"}
         http = httpx.Client(base_url=installation.url, headers=headers, timeout=60)
         federation = http.post("/v1/federations", json=definition()).raise_for_status().json()["id"]
-        made.append(Tenant(f"/v1/federations/{federation}", http, keys))
+        rows.append(Tenant(f"/v1/federations/{federation}", http, keys))
     admin.close()
-    return made
+    return rows
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Streams:
     url: str
     statuses: Counter[int] = field(default_factory=Counter)
     changes: int = 0
-    ended: int = 0
+    early_ends: int = 0
     readers: list[asyncio.Task[None]] = field(default_factory=list)
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_OPENED_AT_ONCE))
 
@@ -92,13 +92,13 @@ class Streams:
         try:
             while line := await reader.readline():
                 self.changes += line == b"event: federation.changed\n"
-            self.ended += 1
+            self.early_ends += 1
         finally:
             writer.close()
 
 
 @asynccontextmanager
-async def opened(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
+async def open_streams(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
     """All streams, of each key one too many."""
     streams = Streams(url)
     pairs = [(one.federation, key) for one in there for key in one.keys]
@@ -111,7 +111,7 @@ async def opened(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
         await asyncio.gather(*streams.readers, return_exceptions=True)
 
 
-async def probed(url: str, there: Sequence[Tenant] = ()) -> list[float]:
+async def probe_health(url: str, there: Sequence[Tenant] = ()) -> list[float]:
     """Seconds of `/healthz`, slowest last; each of the tenants makes an event every second meanwhile."""
     probe = Probe(url)
     probe.start()
@@ -126,17 +126,17 @@ async def probed(url: str, there: Sequence[Tenant] = ()) -> list[float]:
 async def measure(installation: Installation) -> None:
     """Run and report."""
     there = tenants(installation)
-    alone, changing = await probed(installation.url), await probed(installation.url, there)
-    async with opened(installation.url, there) as streams:
+    alone_seconds, changing_seconds = await probe_health(installation.url), await probe_health(installation.url, there)
+    async with open_streams(installation.url, there) as streams:
         await asyncio.sleep(_SETTLE_SECONDS)
-        quiet = await probed(installation.url)
-        told = await probed(installation.url, there)
+        idle_seconds = await probe_health(installation.url)
+        busy_seconds = await probe_health(installation.url, there)
         await asyncio.sleep(_SETTLE_SECONDS)
-        statuses, changes, ended = dict(sorted(streams.statuses.items())), streams.changes, streams.ended
-    alone_ms, changing_ms, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone, changing, quiet, told))
+        statuses, changes, early_ends = dict(sorted(streams.statuses.items())), streams.changes, streams.early_ends
+    alone_ms, changing_ms, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone_seconds, changing_seconds, idle_seconds, busy_seconds))
     keys = _ORGANIZATIONS * _KEYS
     all_changes = keys * _STREAMS * 2 * _PHASE_SECONDS  # those before they were opened too
-    whole = statuses == {200: keys * _STREAMS, 429: keys} and changes == all_changes and not ended
+    whole = statuses == {200: keys * _STREAMS, 429: keys} and changes == all_changes and not early_ends
     print_report(
         "open_streams",
         max(idle, busy),
@@ -148,11 +148,11 @@ async def measure(installation: Installation) -> None:
             "changes_without_streams_milliseconds": round(changing_ms, 1),
             "nothing_happens_milliseconds": round(idle, 1),
             "all_are_told_milliseconds": round(busy, 1),
-            "worst_milliseconds": round(1000 * max(quiet[-1], told[-1]), 1),
+            "worst_milliseconds": round(1000 * max(idle_seconds[-1], busy_seconds[-1]), 1),
             "part_of_target": round(max(idle, busy) / _TARGET_MILLISECONDS, 2),
             "statuses": statuses,
             "changes_told": changes,
-            "ended_early": ended,
+            "ended_early": early_ends,
         },
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.flower_peer import environment
-from benchmarks.flower_peer.deployment import Deployment, PeerFailed
+from benchmarks.flower_peer.deployment import Deployment, PeerError
 from benchmarks.report import print_report
 from benchmarks.round_times import RoundTimes, summary
 from examples.quickstart import federation as rest
@@ -33,39 +33,39 @@ _THREADS = 1
 _MOST_ROUNDS = 90
 
 
-def definition(labels: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+def definition(labels: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """The federation, as a body of `POST /v1/federations`."""
     return {
         "name": "round overhead",
         "task": {"task": "sequence_classification", "labels": list(labels), "max_length": _MAX_LENGTH},
         "base_model": {"id": MODEL_ID, "weights_sha256": WEIGHTS_SHA256},
-        "trainable": {"kind": "lora", "r": given.rank, "lora_alpha": _LORA_ALPHA},
+        "trainable": {"kind": "lora", "r": options.rank, "lora_alpha": _LORA_ALPHA},
         "algorithm": "fedavg",
-        "config": {"local_steps": given.steps, "batch_size": given.batch_size, "learning_rate": _LEARNING_RATE},
-        "rounds": given.rounds + 1,
+        "config": {"local_steps": options.steps, "batch_size": options.batch_size, "learning_rate": _LEARNING_RATE},
+        "rounds": options.rounds + 1,
         "clients_per_round": len(_ORGANISATIONS),
         "evaluation": {"every": None},
         "seed": 0,
     }
 
 
-def peer_task(labels: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+def peer_task(labels: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """The same for the app in `flower_peer/app`."""
     return {
         "model": str(minilm()),
         "labels": list(labels),
-        "rank": given.rank,
+        "rank": options.rank,
         "lora_alpha": _LORA_ALPHA,
-        "steps": given.steps,
-        "batch_size": given.batch_size,
+        "steps": options.steps,
+        "batch_size": options.batch_size,
         "learning_rate": _LEARNING_RATE,
         "max_length": _MAX_LENGTH,
         "threads": _THREADS,
-        "rounds": given.rounds + 1,
+        "rounds": options.rounds + 1,
     }
 
 
-def measure_service(folder: Path, task: TextTask, given: argparse.Namespace) -> list[RoundTimes]:
+def measure_service(folder: Path, task: TextTask, options: argparse.Namespace) -> list[RoundTimes]:
     """Run the federation and read its rounds. Raises SystemExit if it did not complete."""
     folder.mkdir()
     worker = {"models": {MODEL_ID: str(minilm())}, "device": "cpu", "training_threads": _THREADS}
@@ -74,7 +74,7 @@ def measure_service(folder: Path, task: TextTask, given: argparse.Namespace) -> 
         for name in _ORGANISATIONS:
             data = {"messages": {"path": str(_rows_file(folder.parent, name)), "held_out": 0.0}}
             members.append(installation.join(name, {**worker, "datasets": data}))
-        federation = rest.run(installation, members, definition(task.labels, given), Console())
+        federation = rest.run(installation, members, definition(task.labels, options), Console())
         return _read(installation, members[0], federation)
 
 
@@ -91,9 +91,9 @@ def _read(installation: Installation, owner: Member, federation: str) -> list[Ro
 
 
 def _times(one: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> RoundTimes:
-    trained = [job for job in jobs if job["kind"] == "train" and job["state"] == "accepted"]
-    longest = max(job["seconds"]["training"] for job in trained)
-    last = max(trained, key=lambda job: _moment(job["submitted_at"]))
+    train_jobs = [job for job in jobs if job["kind"] == "train" and job["state"] == "accepted"]
+    longest = max(job["seconds"]["training"] for job in train_jobs)
+    last = max(train_jobs, key=lambda job: _moment(job["submitted_at"]))
     return RoundTimes(one["number"], _moment(one["closed_at"]), longest, _phases(one, last))
 
 
@@ -104,8 +104,8 @@ def _phases(one: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float]
     path = {name: _moment(end) - _moment(start) for name, start, end in zip(names, at[:-1], at[1:], strict=True)}
     path["leased_to_submitted_less_training"] = path.pop("leased_to_submitted") - last["seconds"]["training"]
     path["aggregated_to_closed"] = _moment(one["closed_at"]) - _moment(one["aggregated_at"])
-    noted = {f"round.{name}": value for name, value in one["seconds"].items()}
-    return path | noted | {f"last_job.{name}": value for name, value in last["seconds"].items()}
+    coordinator_seconds = {f"round.{name}": value for name, value in one["seconds"].items()}
+    return path | coordinator_seconds | {f"last_job.{name}": value for name, value in last["seconds"].items()}
 
 
 def _moment(text: str) -> float:
@@ -113,15 +113,15 @@ def _moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def measure_peer(folder: Path, task: TextTask, given: argparse.Namespace) -> dict[str, Any] | None:
+def measure_peer(folder: Path, task: TextTask, options: argparse.Namespace) -> dict[str, Any] | None:
     """Flower's numbers, or None without its environment. A failure of Flower's does not cost the service's figure."""
-    if given.no_flower or not environment.is_installed(given.flower):
+    if options.no_flower or not environment.is_installed(options.flower):
         return None
     print("Flower on the same task", flush=True)
     rows = [_rows_file(folder.parent, name) for name in _ORGANISATIONS]
     try:
-        rounds = Deployment(given.flower, folder).measure(peer_task(task.labels, given), rows)
-    except PeerFailed as error:
+        rounds = Deployment(options.flower, folder).measure(peer_task(task.labels, options), rows)
+    except PeerError as error:
         return {"program": environment.FLOWER, "problem": str(error)}
     return {"program": environment.FLOWER, **summary(rounds)}
 
@@ -130,19 +130,19 @@ def _rows_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.jsonl"
 
 
-def _compare(folder: Path, given: argparse.Namespace) -> None:
+def _compare(folder: Path, options: argparse.Namespace) -> None:
     task = support_messages(seed=0)
     for name in _ORGANISATIONS:
         write_rows(_rows_file(folder, name), task.parts[name])
-    ours = summary(measure_service(folder / "service", task, given))
+    ours = summary(measure_service(folder / "service", task, options))
     print(f"{ours['median_seconds']:.3f} s a round beside training (median)", flush=True)
-    peer = measure_peer(folder / "peer", task, given)
+    peer = measure_peer(folder / "peer", task, options)
     if peer is not None:
-        told = peer.get("problem") or f"{peer['median_seconds']:.3f} s a round"
-        print(f"{told} with {peer['program']}", flush=True)
+        outcome = peer.get("problem") or f"{peer['median_seconds']:.3f} s a round"
+        print(f"{outcome} with {peer['program']}", flush=True)
     figure = ours["median_seconds"]
-    named = {"steps": given.steps, "batch_size": given.batch_size, "rank": given.rank, "workers": len(_ORGANISATIONS)}
-    details = {**named, **ours, "peer": peer}
+    sizes = {"steps": options.steps, "batch_size": options.batch_size, "rank": options.rank, "workers": len(_ORGANISATIONS)}
+    details = {**sizes, **ours, "peer": peer}
     holds = figure <= _TARGET_SECONDS
     print_report("round_overhead", figure, "s", target=_TARGET_SECONDS, holds=holds, details=details)
 
@@ -157,24 +157,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--flower", type=Path, default=environment.DEFAULT_FOLDER, help="Flower's environment")
     parser.add_argument("--install-flower", action="store_true", help="make that environment first")
     parser.add_argument("--no-flower", action="store_true", help="measure the service alone")
-    given = parser.parse_args()
-    if not 1 <= given.rounds <= _MOST_ROUNDS:
+    options = parser.parse_args()
+    if not 1 <= options.rounds <= _MOST_ROUNDS:
         parser.error(f"--rounds must lie between 1 and {_MOST_ROUNDS}")
-    given.flower = given.flower.absolute()
-    return given
+    options.flower = options.flower.absolute()
+    return options
 
 
 def main() -> None:
     """The command line."""
-    given = _arguments()
-    if given.install_flower and not environment.is_installed(given.flower):
-        environment.install(given.flower)
-    if given.folder is not None:
-        given.folder.mkdir(parents=True)
-        _compare(given.folder.resolve(), given)
+    options = _arguments()
+    if options.install_flower and not environment.is_installed(options.flower):
+        environment.install(options.flower)
+    if options.folder is not None:
+        options.folder.mkdir(parents=True)
+        _compare(options.folder.resolve(), options)
         return
     with tempfile.TemporaryDirectory(prefix="round-overhead-") as folder:
-        _compare(Path(folder), given)
+        _compare(Path(folder), options)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ class RoundTimes:
     """
 
     number: int
-    ended: float
+    ended_at: float
     training_seconds: float
     phases: dict[str, float] = field(default_factory=dict)
 
 
 def overheads(rounds: Sequence[RoundTimes]) -> list[float]:
     """Seconds of overhead of every round but the first, which has no end of a round before it."""
-    ordered = sorted(rounds, key=lambda one: one.number)
-    return [later.ended - earlier.ended - later.training_seconds for earlier, later in pairwise(ordered)]
+    by_number = sorted(rounds, key=lambda one: one.number)
+    return [later.ended_at - earlier.ended_at - later.training_seconds for earlier, later in pairwise(by_number)]
 
 
 def summary(rounds: Sequence[RoundTimes]) -> dict[str, Any]:
@@ -31,13 +31,13 @@ def summary(rounds: Sequence[RoundTimes]) -> dict[str, Any]:
     if len(rounds) < 2:
         raise ValueError(f"{len(rounds)} round(s): the overhead lies between the ends of two")
     seconds = overheads(rounds)
-    ordered = sorted(rounds, key=lambda one: one.number)
+    by_number = sorted(rounds, key=lambda one: one.number)
     return {
         "median_seconds": round(median(seconds), 4),
         "min_seconds": round(min(seconds), 4),
         "max_seconds": round(max(seconds), 4),
-        "median_training_seconds": round(median(one.training_seconds for one in ordered[1:]), 4),
-        "median_phases": _median_phases(ordered[1:]),
+        "median_training_seconds": round(median(one.training_seconds for one in by_number[1:]), 4),
+        "median_phases": _median_phases(by_number[1:]),
         "rounds": [
             {
                 "number": one.number,
@@ -45,7 +45,7 @@ def summary(rounds: Sequence[RoundTimes]) -> dict[str, Any]:
                 "training_seconds": round(one.training_seconds, 4),
                 "phases": {name: round(value, 4) for name, value in one.phases.items()},
             }
-            for one, overhead in zip(ordered[1:], seconds, strict=True)
+            for one, overhead in zip(by_number[1:], seconds, strict=True)
         ],
     }
 

@@ -47,7 +47,7 @@ _LORA = Lora(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=("query", "val
 
 
 @dataclass(frozen=True)
-class Measured:
+class TurnSeconds:
     """Seconds of each turn."""
 
     ours: list[float] = field(default_factory=list)
@@ -92,20 +92,20 @@ def run_bare(model: nn.Module, batches: list[dict[str, Tensor]], config: Gradien
     loss.item()
 
 
-def _given(order: list[int], epoch: int) -> list[int]:
+def _same_order(order: list[int], epoch: int) -> list[int]:
     return order
 
 
-def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_size: int) -> Measured:
+def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_size: int) -> TurnSeconds:
     """Turns of `steps` steps each, the one first that was second before; a turn for nothing at the start."""
     config = GradientConfig(local_steps=steps, batch_size=batch_size)
-    measured = Measured()
+    times = TurnSeconds()
     for turn in range(turns + 1):
         order = random.Random(turn).sample(range(session.examples), steps * batch_size)
         ready = [{**batch.inputs, "labels": batch.targets} for batch in session.batches(order, batch_size)]
         runs: list[tuple[list[float], Callable[[], object]]] = [
-            (measured.ours, partial(train, session, config, Hooks(order=partial(_given, order)))),
-            (measured.bare, partial(run_bare, bare, ready, config)),
+            (times.ours, partial(train, session, config, Hooks(order=partial(_same_order, order)))),
+            (times.bare, partial(run_bare, bare, ready, config)),
         ]
         for seconds, run in runs if turn % 2 else runs[::-1]:
             torch.manual_seed(turn)
@@ -113,7 +113,7 @@ def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_siz
             run()
             if turn > 0:
                 seconds.append(time.perf_counter() - began)
-    return measured
+    return times
 
 
 def same_bits(session: Session, bare: peft.PeftModel) -> bool:
@@ -137,11 +137,11 @@ def main() -> None:
         examples = arguments.steps * arguments.batch_size
         session = open_ours(Path(folder), arguments.model, examples, arguments.device)
     bare = make_bare(arguments.model, session)
-    measured = measure(session, bare, arguments.turns, arguments.steps, arguments.batch_size)
-    ratio, equal = measured.ratio(), same_bits(session, bare)
+    times = measure(session, bare, arguments.turns, arguments.steps, arguments.batch_size)
+    ratio, equal = times.ratio(), same_bits(session, bare)
     details = {
-        "seconds_ours": round(statistics.median(measured.ours), 4),
-        "seconds_bare": round(statistics.median(measured.bare), 4),
+        "seconds_ours": round(statistics.median(times.ours), 4),
+        "seconds_bare": round(statistics.median(times.bare), 4),
         "turns": arguments.turns,
         "steps": arguments.steps,
         "batch_size": arguments.batch_size,

@@ -65,18 +65,18 @@ class Coordinator:
 
     def up(self, source: Source) -> None:
         """All chunks, and the wait for the whole."""
-        wanted = {"size_bytes": source.size_bytes, "digest": source.digest}
-        upload = self._caller.ask("POST", "/v1/artifacts/uploads", wanted)
+        announcement = {"size_bytes": source.size_bytes, "digest": source.digest}
+        upload = self._caller.ask("POST", "/v1/artifacts/uploads", announcement)
         path, size = f"/v1/artifacts/uploads/{upload['upload_id']}", int(upload["chunk_bytes"])
         for index in range(upload["chunks"]):
             start = index * size
             self._caller.put(f"{path}/chunks/{index}", source.path, start, min(size, source.size_bytes - start))
-        answer = self._caller.ask("POST", f"{path}/complete")
-        while answer["state"] == "assembling":
+        upload_state = self._caller.ask("POST", f"{path}/complete")
+        while upload_state["state"] == "assembling":
             time.sleep(_POLLING_SECONDS)
-            answer = self._caller.ask("GET", path)
-        if answer["state"] != "complete":
-            raise SystemExit(f"the upload is {answer['state']}: {answer['problem']}")
+            upload_state = self._caller.ask("GET", path)
+        if upload_state["state"] != "complete":
+            raise SystemExit(f"the upload is {upload_state['state']}: {upload_state['problem']}")
 
     def down(self, source: Source) -> int:
         """The whole artifact."""
@@ -119,23 +119,23 @@ def _servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
     with on_core(two_cores()[0]):
         servers["coordinator"] = Coordinator(stack.enter_context(Installation(folder / "service")))
         port = free_port()
-        given = {"folder": str(folder / "plain"), "port": port}
-        stack.enter_context(processes.ended(processes.start("plain", given, folder, os.environ)))
+        parameters = {"folder": str(folder / "plain"), "port": port}
+        stack.enter_context(processes.terminating(processes.start("plain", parameters, folder, os.environ)))
         servers["plain"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, folder / "plain" / "bytes")
         program = nginx.program()
         if program is not None and nginx.takes_puts(program):
             port = free_port()
-            stack.enter_context(processes.ended(nginx.start(program, folder / "nginx", port)))
+            stack.enter_context(processes.terminating(nginx.start(program, folder / "nginx", port)))
             file = folder / "nginx" / "files" / "bytes"
             servers["nginx"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, file)
     return servers
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     os.sync()  # what others have left to write is not this one's
-    started = time.perf_counter()
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - started
+    return time.perf_counter() - start
 
 
 def transfer(servers: dict[str, Server], source: Source, repetitions: int) -> Seconds:
@@ -145,9 +145,9 @@ def transfer(servers: dict[str, Server], source: Source, repetitions: int) -> Se
         source.renew()
         order = list(servers) if repetition % 2 == 0 else list(reversed(servers))
         for name in order:
-            seconds[name]["up"].append(_timed(partial(servers[name].up, source)))
+            seconds[name]["up"].append(_seconds(partial(servers[name].up, source)))
         for name in order:
-            seconds[name]["down"].append(_timed(partial(_whole, servers[name], source)))
+            seconds[name]["down"].append(_seconds(partial(_whole, servers[name], source)))
         for server in servers.values():
             server.forget(source)
         print({name: {way: round(times[-1], 2) for way, times in ways.items()} for name, ways in seconds.items()})
@@ -155,9 +155,9 @@ def transfer(servers: dict[str, Server], source: Source, repetitions: int) -> Se
 
 
 def _whole(server: Server, source: Source) -> None:
-    received = server.down(source)
-    if received != source.size_bytes:
-        raise SystemExit(f"{received} bytes came of {source.size_bytes}")
+    size_bytes = server.down(source)
+    if size_bytes != source.size_bytes:
+        raise SystemExit(f"{size_bytes} bytes came of {source.size_bytes}")
 
 
 def ratio(reference: Sequence[float], ours: Sequence[float]) -> float:
@@ -165,15 +165,15 @@ def ratio(reference: Sequence[float], ours: Sequence[float]) -> float:
     return statistics.median(plain / own for plain, own in zip(reference, ours, strict=True))
 
 
-def _compare(folder: Path, given: argparse.Namespace) -> None:
-    source = Source(folder / "source", int(given.gigabytes * 1024**3))
+def _compare(folder: Path, options: argparse.Namespace) -> None:
+    source = Source(folder / "source", int(options.gigabytes * 1024**3))
     with ExitStack() as stack:
         servers = _servers(folder, stack)
         coordinator = servers["coordinator"]
         assert isinstance(coordinator, Coordinator)  # noqa: S101 - as it was made
         source.renew()
         with on_core(two_cores()[1]), processes.Usage(coordinator.web_pid()) as web:
-            seconds = transfer(servers, source, given.repetitions)
+            seconds = transfer(servers, source, options.repetitions)
     ratios = {way: ratio(seconds["plain"][way], seconds["coordinator"][way]) for way in ("up", "down")}
     speeds = {
         name: {way: source.size_bytes / statistics.median(times) for way, times in ways.items()}
@@ -183,7 +183,7 @@ def _compare(folder: Path, given: argparse.Namespace) -> None:
     figure = min(ratios.values())
     details = {
         "bytes": source.size_bytes,
-        "repetitions": given.repetitions,
+        "repetitions": options.repetitions,
         "ratios": ratios,
         "bytes_per_second": speeds,
         "memory_growth_bytes": growth,
@@ -199,14 +199,14 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of the file, in GiB")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None, help="keep all files and logs here; must not exist")
-    given = parser.parse_args()
+    options = parser.parse_args()
     processes.leave_on_sigterm()
-    if given.folder is not None:
-        given.folder.mkdir(parents=True)
-        _compare(given.folder.resolve(), given)
+    if options.folder is not None:
+        options.folder.mkdir(parents=True)
+        _compare(options.folder.resolve(), options)
         return
     with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
-        _compare(Path(folder), given)
+        _compare(Path(folder), options)
 
 
 if __name__ == "__main__":

@@ -32,28 +32,28 @@ class Unpinnable(Exception):
 
 def images(folder: Path = FOLDER) -> dict[str, tuple[str, str]]:
     """Variable -> name and tag of the image, of every file in `folder`. Raises Unpinnable if one names two images."""
-    found: dict[str, tuple[str, str]] = {}
+    pinnable: dict[str, tuple[str, str]] = {}
     for path in (folder / "compose.yaml", *sorted(folder.glob("*.Dockerfile"))):
         for name, tag, variable in _IMAGE.findall(path.read_text("utf-8")):
-            if found.setdefault(variable, (name, tag)) != (name, tag):
-                raise Unpinnable(f"{variable} stands for {':'.join(found[variable])} and for {name}:{tag}")
-    return found
+            if pinnable.setdefault(variable, (name, tag)) != (name, tag):
+                raise Unpinnable(f"{variable} stands for {':'.join(pinnable[variable])} and for {name}:{tag}")
+    return pinnable
 
 
 def digest(client: httpx.Client, name: str, tag: str) -> str:
     """The digest of the image, for all its platforms, as `sha256:…`. Raises Unpinnable."""
     path = f"/v2/{name if '/' in name else f'library/{name}'}/manifests/{tag}"
-    answer = client.get(path, headers={"Accept": _MANIFESTS})
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        token = _token(client, answer.headers.get("WWW-Authenticate", ""))
-        answer = client.get(path, headers={"Accept": _MANIFESTS, "Authorization": f"Bearer {token}"})
-    if answer.status_code != httpx.codes.OK:
-        raise Unpinnable(f"{name}:{tag}: the registry answers {answer.status_code}")
-    found = f"sha256:{sha256(answer.content).hexdigest()}"
-    named = answer.headers.get("Docker-Content-Digest", found)
-    if named != found:
-        raise Unpinnable(f"{name}:{tag}: the registry names {named}, its manifest is {found}")
-    return found
+    response = client.get(path, headers={"Accept": _MANIFESTS})
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        token = _token(client, response.headers.get("WWW-Authenticate", ""))
+        response = client.get(path, headers={"Accept": _MANIFESTS, "Authorization": f"Bearer {token}"})
+    if response.status_code != httpx.codes.OK:
+        raise Unpinnable(f"{name}:{tag}: the registry answers {response.status_code}")
+    computed_digest = f"sha256:{sha256(response.content).hexdigest()}"
+    header_digest = response.headers.get("Docker-Content-Digest", computed_digest)
+    if header_digest != computed_digest:
+        raise Unpinnable(f"{name}:{tag}: the registry names {header_digest}, its manifest is {computed_digest}")
+    return computed_digest
 
 
 def _token(client: httpx.Client, challenge: str) -> str:
@@ -62,10 +62,10 @@ def _token(client: httpx.Client, challenge: str) -> str:
     realm = httpx.URL(parameters.pop("realm", ""))
     if not challenge.startswith("Bearer ") or realm.scheme not in ("https", client.base_url.scheme):
         raise Unpinnable(f"the registry asks for another way to sign in: {challenge!r}")
-    answer = client.get(realm, params=parameters)
-    answer.raise_for_status()
-    told = answer.json()
-    return str(told.get("token") or told["access_token"])
+    response = client.get(realm, params=parameters)
+    response.raise_for_status()
+    body = response.json()
+    return str(body.get("token") or body["access_token"])
 
 
 def write(digests: dict[str, str], file: Path = FILE) -> None:

@@ -19,7 +19,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from benchmarks.load.wire import Answer, Wire
+from benchmarks.load.wire import Response, Wire
 from worker_agent.coordinator_api.connection import apart
 from worker_agent.coordinator_api.identity import Identity, Tokens, WorkerRecord
 
@@ -35,7 +35,7 @@ class Load:
 
     def __init__(self, url: str, until: float, job_seconds: float, capabilities: dict[str, Any]) -> None:
         self.url, self.until, self.job_seconds, self.capabilities = url, until, job_seconds, capabilities
-        self.received: dict[str, float] = {}
+        self.received_at: dict[str, float] = {}
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
         self.errors: Counter[str] = Counter()
         self.late_seconds: list[float] = []
@@ -72,13 +72,13 @@ class Agent:
 
     async def _work_once(self) -> None:
         wait_seconds = min(LONG_POLL_SECONDS, max(0.0, self._load.until - time.monotonic()))
-        answer = await self._post("lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds})
-        if answer is None:
+        response = await self._post("lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds})
+        if response is None:
             await asyncio.sleep(1.0)
-        elif answer.status == 200:
-            received = time.monotonic()
-            job_id = json.loads(answer.body)["job_id"]
-            self._load.received[job_id] = received
+        elif response.status == 200:
+            received_at = time.monotonic()
+            job_id = json.loads(response.body)["job_id"]
+            self._load.received_at[job_id] = received_at
             await self._do(f"/v1/jobs/{job_id}")
 
     async def _do(self, path: str) -> None:
@@ -91,19 +91,19 @@ class Agent:
         evaluation = {"shared": {"examples": 20.0, "loss": 0.5, "accuracy": 0.75}}
         await self._post("submit", f"{path}/submit", {"evaluation": evaluation, "seconds": {"evaluation": 1.0}})
 
-    async def _post(self, name: str, path: str, body: dict[str, Any]) -> Answer | None:
-        started = time.monotonic()
+    async def _post(self, name: str, path: str, body: dict[str, Any]) -> Response | None:
+        start = time.monotonic()
         try:
-            answer = await self._wire.post(path, body, self._tokens.at(time.time()))
+            response = await self._wire.post(path, body, self._tokens.at(time.time()))
         except (OSError, TimeoutError) as error:
             self._load.errors[f"{name}: {type(error).__name__} {error}"] += 1
             return None
-        if answer.status >= 400:
-            self._load.errors[f"{name}: {answer.status} {answer.body[:200]!r}"] += 1
+        if response.status >= 400:
+            self._load.errors[f"{name}: {response.status} {response.body[:200]!r}"] += 1
             return None
         if name != "lease":
-            self._load.seconds[name].append(time.monotonic() - started)
-        return answer
+            self._load.seconds[name].append(time.monotonic() - start)
+        return response
 
 
 async def _look_at_the_clock(load: Load) -> None:
@@ -116,30 +116,30 @@ async def _look_at_the_clock(load: Load) -> None:
     gc.collect()
     gc.freeze()
     while not load.over():
-        asked = time.monotonic()
+        start = time.monotonic()
         await asyncio.sleep(_LOOK_SECONDS)
-        load.late_seconds.append(time.monotonic() - asked - _LOOK_SECONDS)
+        load.late_seconds.append(time.monotonic() - start - _LOOK_SECONDS)
 
 
-async def run(given: dict[str, Any]) -> Load:
+async def run(parameters: dict[str, Any]) -> Load:
     """All agents, started one after another within a heartbeat."""
-    load = Load(given["url"], given["until"], given["job_seconds"], given["capabilities"])
-    workers = json.loads(Path(given["workers"]).read_text(encoding="utf-8"))
-    dice = random.Random(given["seed"])
+    load = Load(parameters["url"], parameters["until"], parameters["job_seconds"], parameters["capabilities"])
+    workers = json.loads(Path(parameters["workers"]).read_text(encoding="utf-8"))
+    draw = random.Random(parameters["seed"])
     async with asyncio.TaskGroup() as group:
         group.create_task(_look_at_the_clock(load))
         for worker in workers:
             key = load_pem_private_key(worker["key"].encode(), password=None)
             assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - as they were made
-            group.create_task(Agent(load, worker["id"], key).run(dice.uniform(0, HEARTBEAT_SECONDS)))
+            group.create_task(Agent(load, worker["id"], key).run(draw.uniform(0, HEARTBEAT_SECONDS)))
     return load
 
 
 def main() -> None:
     """The command line: one JSON object in, one out."""
     load = uvloop.run(run(json.loads(sys.argv[1])))
-    told = {"received": load.received, "seconds": load.seconds, "errors": load.errors, "late": load.late_seconds}
-    print(json.dumps(told | {"processor_seconds": time.process_time()}), flush=True)
+    report = {"received": load.received_at, "seconds": load.seconds, "errors": load.errors, "late": load.late_seconds}
+    print(json.dumps(report | {"processor_seconds": time.process_time()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ class Caller:
         """A request with JSON in and out."""
         headers = {**self._headers, "Content-Type": "application/json"}
         self._fresh().request(method, path, None if body is None else json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        text = answer.read()
-        self._check(method, path, answer, text)
+        response = self._connection.getresponse()
+        text = response.read()
+        self._check(method, path, response, text)
         document: dict[str, Any] = json.loads(text)
         return document
 
@@ -39,18 +39,18 @@ class Caller:
         connection.endheaders()
         with source.open("rb") as file:
             connection.sock.sendfile(file, start, size_bytes)
-        answer = connection.getresponse()
-        self._check("PUT", path, answer, answer.read())
+        response = connection.getresponse()
+        self._check("PUT", path, response, response.read())
 
     def get(self, path: str) -> int:
         """Bytes of the answer, which are thrown away."""
         self._fresh().request("GET", path, headers={**self._headers, "Accept-Encoding": "identity"})
-        answer = self._connection.getresponse()
-        self._check("GET", path, answer, b"")
-        received = 0
-        while count := answer.readinto(self._buffer):
-            received += count
-        return received
+        response = self._connection.getresponse()
+        self._check("GET", path, response, b"")
+        size_bytes = 0
+        while count := response.readinto(self._buffer):
+            size_bytes += count
+        return size_bytes
 
     def wait(self, path: str, seconds: float = 60.0) -> None:
         """Until the server answers at all."""
@@ -71,6 +71,6 @@ class Caller:
         self._connection.connect()
         return self._connection
 
-    def _check(self, method: str, path: str, answer: http.client.HTTPResponse, text: bytes) -> None:
-        if answer.status >= 400:
-            raise SystemExit(f"{method} {path}: {answer.status} {text[:500]!r}")
+    def _check(self, method: str, path: str, response: http.client.HTTPResponse, text: bytes) -> None:
+        if response.status >= 400:
+            raise SystemExit(f"{method} {path}: {response.status} {text[:500]!r}")

@@ -31,8 +31,8 @@ def program() -> str | None:
 
 def takes_puts(nginx: str) -> bool:
     """Whether it was built with WebDAV."""
-    told = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False)
-    return "http_dav_module" in told.stdout + told.stderr
+    process = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False)
+    return "http_dav_module" in process.stdout + process.stderr
 
 
 def start(nginx: str, folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -19,11 +19,11 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Round
 from federated import schedule
 
-Committed = dict[str, float]
+CommitTimes = dict[str, float]
 """Job id -> when its offer was committed, in seconds of `time.monotonic`."""
 
 
-def offer_round(federation_id: str, committed: Committed) -> None:
+def offer_round(federation_id: str, commit_times: CommitTimes) -> None:
     """One round of the federation, whose clients all evaluate."""
     with writing() as session:
         federation = session.get_one(Federation, federation_id)
@@ -31,14 +31,14 @@ def offer_round(federation_id: str, committed: Committed) -> None:
         newest = session.scalar(select(func.max(Round.sequence)).where(Round.federation_id == federation_id)) or 0
         row = round_row(federation_id, newest + 1, len(clients), "evaluating", utcnow())
         session.execute(insert(Round), [row])
-        offered = _offer_all(session, federation, clients, row["id"])
-        after_commit(session, lambda: committed.update(dict.fromkeys(offered, time.monotonic())))
+        job_ids = _offer_all(session, federation, clients, row["id"])
+        after_commit(session, lambda: commit_times.update(dict.fromkeys(job_ids, time.monotonic())))
 
 
 def _offer_all(session: Session, federation: Federation, clients: Sequence[Client], round_id: str) -> list[str]:
     seeds = [schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate") for client in clients]
-    asked = [jobs.Asked(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
-    return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, asked, utcnow())]
+    requests = [jobs.Asked(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
+    return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, requests, utcnow())]
 
 
 def free_federations() -> list[str]:
@@ -50,16 +50,16 @@ def free_federations() -> list[str]:
 
 def main() -> None:
     """Rounds at random times, `jobs_per_second` on average, until `until`."""
-    given = json.loads(sys.argv[1])
-    dice, committed = random.Random(given["seed"]), Committed()
-    skipped, at = 0, given["from"]
-    while (at := at + dice.expovariate(given["jobs_per_second"] / COHORT)) < given["until"]:
+    parameters = json.loads(sys.argv[1])
+    draw, commit_times = random.Random(parameters["seed"]), CommitTimes()
+    skipped_rounds, at = 0, parameters["from"]
+    while (at := at + draw.expovariate(parameters["jobs_per_second"] / COHORT)) < parameters["until"]:
         time.sleep(max(0.0, at - time.monotonic()))
         free = free_federations()
-        skipped += not free
+        skipped_rounds += not free
         if free:
-            offer_round(dice.choice(free), committed)
-    print(json.dumps({"committed": committed, "rounds_skipped": skipped}), flush=True)
+            offer_round(draw.choice(free), commit_times)
+    print(json.dumps({"committed": commit_times, "rounds_skipped": skipped_rounds}), flush=True)
 
 
 if __name__ == "__main__":

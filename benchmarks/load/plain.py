@@ -36,8 +36,8 @@ def app(folder: Path) -> Starlette:
 
 def main() -> None:
     """Serves until it is ended."""
-    given = json.loads(sys.argv[1])
-    uvicorn.run(app(Path(given["folder"])), host="127.0.0.1", port=given["port"], log_level="warning")
+    parameters = json.loads(sys.argv[1])
+    uvicorn.run(app(Path(parameters["folder"])), host="127.0.0.1", port=parameters["port"], log_level="warning")
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ class Poller:
     def ask(self, times: int) -> None:
         """So many polls, one after another."""
         for _ in range(times):
-            started = time.perf_counter()
+            start = time.perf_counter()
             self._http.post("/v1/jobs/lease", json=self._body).raise_for_status()
-            self.seconds.append(time.perf_counter() - started)
+            self.seconds.append(time.perf_counter() - start)
 
 
 def compare(small: tuple[str, SimulatedWorker], full: tuple[str, SimulatedWorker], times: int) -> dict[str, float]:

@@ -37,8 +37,8 @@ class Postgres:
             shutil.chown(self._folder, self._user, pwd.getpwnam(self._user).pw_gid)
         self._port = free_port()
         data = str(self._folder / "data")
-        made = self._spawn("initdb", "--pgdata", data, "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8")
-        if made.wait(_START_SECONDS):
+        initialization = self._spawn("initdb", "--pgdata", data, "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8")
+        if initialization.wait(_START_SECONDS):
             raise SystemExit((self._folder / "log").read_text(encoding="utf-8", errors="replace"))
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         self._server = self._spawn("postgres", "-D", data, "-p", str(self._port), *settings)
@@ -84,9 +84,9 @@ class Postgres:
 
 
 def _binaries() -> Path:
-    found = shutil.which("postgres")
-    if found is not None:
-        return Path(found).resolve().parent
+    program = shutil.which("postgres")
+    if program is not None:
+        return Path(program).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not versions:
         raise Missing("PostgreSQL is not installed: no postgres in PATH or /usr/lib/postgresql")

@@ -57,12 +57,12 @@ class Usage(Sampling):
 
 
 def start(
-    module: str, given: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
+    module: str, parameters: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[str]:
     """`python -m benchmarks.load.<module>` with `given` as JSON in its one argument; it answers on its last line."""
     with (folder / f"{module}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.load.{module}", json.dumps(given)],
+            [sys.executable, "-m", f"benchmarks.load.{module}", json.dumps(parameters)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -72,7 +72,7 @@ def start(
 
 
 @contextmanager
-def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+def terminating(process: "subprocess.Popen[Any]") -> Iterator[None]:
     """A context: the process ends with it at the latest."""
     try:
         yield
@@ -88,8 +88,8 @@ def leave_on_sigterm() -> None:
 
 def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What it told last. Raises SystemExit if it failed."""
-    told = process.communicate()[0]
+    output = process.communicate()[0]
     if process.returncode:
         raise SystemExit(f"{process.args!r:.200} ended with {process.returncode}")
-    document: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
+    document: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return document

@@ -79,8 +79,8 @@ def fill(url: str, owner: Owner, sizes: Sizes) -> list[SimulatedWorker]:
         for place in range(sizes.federations):
             in_use = place < sizes.in_use
             among, first = (agents, place * COHORT) if in_use else (ids, place * COHORT)
-            chosen = [among[(first + ordinal) % len(among)] for ordinal in range(min(COHORT, len(among)))]
-            _federation(session, owner, f"federation {place}", chosen, now, in_use=in_use)
+            worker_ids = [among[(first + ordinal) % len(among)] for ordinal in range(min(COHORT, len(among)))]
+            _federation(session, owner, f"federation {place}", worker_ids, now, in_use=in_use)
         session.commit()
         if engine.dialect.name == "postgresql":
             session.execute(text("ANALYZE"))  # as its own autovacuum does in time
@@ -100,22 +100,22 @@ def _instruction(now: datetime) -> dict[str, Any]:
 
 
 def _workers(session: Session, owner: Owner, sizes: Sizes, now: datetime) -> Iterable[SimulatedWorker]:
-    able = capabilities(owner.definition)
+    capability_fields = capabilities(owner.definition)
     rows: list[dict[str, Any]] = []
     keys: list[dict[str, Any]] = []
-    made = []
+    workers = []
     for place in range(sizes.workers):
         key = Ed25519PrivateKey.generate()
         worker_id, public = new_id("wkr"), public_key(key)
         common: dict[str, Any] = {"public_key": public, "created_at": now}
         row = {"id": worker_id, "organization_id": owner.organization_id, "name": f"worker {place}", **common}
-        rows.append({**row, "capabilities": able, "last_seen_at": now})
+        rows.append({**row, "capabilities": capability_fields, "last_seen_at": now})
         keys.append({"id": key_id(public), "worker_id": worker_id, **common})
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) if place < sizes.agents else b""
-        made.append(SimulatedWorker(worker_id, pem.decode()))
+        workers.append(SimulatedWorker(worker_id, pem.decode()))
     _insert(session, Worker, rows)
     _insert(session, WorkerKey, keys)
-    return made
+    return workers
 
 
 def _federation(

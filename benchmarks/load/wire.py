@@ -19,7 +19,7 @@ _TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """Status and body."""
 
     status: int
@@ -34,15 +34,15 @@ class _Line(asyncio.Protocol):
         self.is_open = True
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
-        self._answered: asyncio.Future[Answer] | None = None
+        self._pending: asyncio.Future[Response] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def ask(self, request: bytes) -> asyncio.Future[Answer]:
-        self._answered = asyncio.get_running_loop().create_future()
+    def send(self, request: bytes) -> asyncio.Future[Response]:
+        self._pending = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return self._answered
+        return self._pending
 
     def close(self) -> None:
         self.is_open = False
@@ -55,16 +55,16 @@ class _Line(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        answer = Answer(self._parser.get_status_code(), b"".join(self._body))
+        response = Response(self._parser.get_status_code(), b"".join(self._body))
         self.is_open = self.is_open and self._parser.should_keep_alive()
         self._body, self._parser = [], httptools.HttpResponseParser(self)
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(answer)
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_result(response)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(exc or ConnectionError("closed before it answered"))
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(exc or ConnectionError("closed before it answered"))
 
 
 class Wire:
@@ -75,7 +75,7 @@ class Wire:
         self._host, self._port = at.hostname or "", at.port or 80
         self._idle: list[_Line] = []
 
-    async def post(self, path: str, body: Mapping[str, Any], token: str) -> Answer:
+    async def post(self, path: str, body: Mapping[str, Any], token: str) -> Response:
         """Sends JSON. Raises OSError, TimeoutError."""
         content = json.dumps(body).encode()
         head = (
@@ -87,13 +87,13 @@ class Wire:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             line = await self._line()
             try:
-                answer = await line.ask(head.encode() + content)
+                response = await line.send(head.encode() + content)
             except BaseException:
                 line.close()
                 raise
         line.idle_since = asyncio.get_running_loop().time()
         self._idle.append(line)
-        return answer
+        return response
 
     def close(self) -> None:
         """Gives up the connections that lie idle."""
@@ -107,5 +107,5 @@ class Wire:
             if line.is_open and loop.time() - line.idle_since < (LIMITS.keepalive_expiry or 0.0):
                 return line
             line.close()
-        _, made = await loop.create_connection(_Line, self._host, self._port)
-        return made
+        _, line = await loop.create_connection(_Line, self._host, self._port)
+        return line

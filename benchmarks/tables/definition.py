@@ -68,9 +68,9 @@ class Table:
 
     def only(self, names: Sequence[str]) -> "Table":
         """The rows of these names. Raises LookupError with those there are."""
-        known = [row.name for row in self.rows]
-        if unknown := [name for name in names if name not in known]:
-            raise LookupError(f"no row is named {unknown[0]!r}; there are: {', '.join(known)}")
+        row_names = [row.name for row in self.rows]
+        if unknown := [name for name in names if name not in row_names]:
+            raise LookupError(f"no row is named {unknown[0]!r}; there are: {', '.join(row_names)}")
         return replace(self, rows=tuple(row for row in self.rows if row.name in names), appendix=None)
 
     def check(self) -> None:
@@ -100,5 +100,5 @@ def table(name: str) -> Table:
     """The table of that name. Raises LookupError with those there are."""
     if name not in names():
         raise LookupError(f"there is no table {name!r}; there are: {', '.join(names())}")
-    found: Table = importlib.import_module(f"benchmarks.tables.rows_{name}").TABLE
-    return found
+    result: Table = importlib.import_module(f"benchmarks.tables.rows_{name}").TABLE
+    return result

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.tables.jobs import Finished, Job
+from benchmarks.tables.jobs import JobResult, Job
 from benchmarks.tables.sites import Site
 from examples.quickstart.definition import MAX_LENGTH
 from federated import registry, simulation
@@ -16,22 +16,22 @@ from worker_agent.settings import AgentSettings
 from worker_agent.training.session import Workbench
 
 BASE = "base"
-_TOLD = ("accuracy", "own_accuracy", "loss", "examples")
+_METRICS = ("accuracy", "own_accuracy", "loss", "examples")
 
 
-def run(job: Job, site: Site, base: Path) -> Finished:
+def run(job: Job, site: Site, base: Path) -> JobResult:
     """Run the job's federation to its end and evaluate its state on the task's test set."""
     began = time.process_time()
     result = simulate(job, site, base)
-    asked = sum(len(record.cohort) for record in result.rounds)
-    return Finished(
+    messages = sum(len(record.cohort) for record in result.rounds)
+    return JobResult(
         key=job.key(),
         row=job.row.name,
         task=job.task,
         seed=job.seed,
         evaluations=dict(_evaluations(result.rounds)),
-        download_bytes=sum(record.download_bytes for record in result.rounds) / asked,
-        upload_bytes=sum(record.upload_bytes for record in result.rounds) / asked,
+        download_bytes=sum(record.download_bytes for record in result.rounds) / messages,
+        upload_bytes=sum(record.upload_bytes for record in result.rounds) / messages,
         seconds=time.process_time() - began,
     )
 
@@ -83,10 +83,10 @@ def _workbench(site: Site, base: Path, device: str) -> Workbench:
 
 
 def _evaluations(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, dict[str, float]]]:
-    spent = {"bytes": 0.0, "seconds": 0.0}
+    cost = {"bytes": 0.0, "seconds": 0.0}
     for record in rounds:
-        spent["bytes"] += record.download_bytes + record.upload_bytes
-        spent["seconds"] += record.seconds
+        cost["bytes"] += record.download_bytes + record.upload_bytes
+        cost["seconds"] += record.seconds
         # Where nothing was evaluated, a loss would be that of training.
         if record.kind == "train" and "examples" in record.metrics:
-            yield record.number, {name: record.metrics[name] for name in _TOLD if name in record.metrics} | spent
+            yield record.number, {name: record.metrics[name] for name in _METRICS if name in record.metrics} | cost

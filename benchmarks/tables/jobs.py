@@ -28,7 +28,7 @@ _SHARED = (
 Sites = Mapping[tuple[str, int], Site]
 
 
-class RunFailed(RuntimeError):
+class RunError(RuntimeError):
     """A federation that did not come to its end; the text names it and says why."""
 
 
@@ -44,16 +44,16 @@ class Job:
 
     def key(self) -> str:
         """Names what is run by its content: another number in the row or the table is another job."""
-        named: dict[str, Any] = {name: getattr(self.table, name) for name in _SHARED}
-        named |= {"row": asdict(self.row), "task": self.task, "seed": self.seed, "device": self.device}
-        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+        content: dict[str, Any] = {name: getattr(self.table, name) for name in _SHARED}
+        content |= {"row": asdict(self.row), "task": self.task, "seed": self.seed, "device": self.device}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __str__(self) -> str:
         return f"{self.row.name}, {self.task}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class Finished:
+class JobResult:
     """What came of a job. Bytes are of whole messages, the mean over clients and rounds.
 
     `evaluations`: round -> metrics on the test set; the last round's are the result. Beside the accuracy stand the
@@ -79,9 +79,9 @@ class Finished:
     def last(self) -> dict[str, float]:
         return self.evaluations[max(self.evaluations)]
 
-    def reached(self, accuracy: float) -> dict[str, float] | None:
+    def first_evaluation_at(self, accuracy: float) -> dict[str, float] | None:
         """The first evaluation with this accuracy, if there is one."""
-        return next((told for _, told in sorted(self.evaluations.items()) if told["accuracy"] >= accuracy), None)
+        return next((evaluation for _, evaluation in sorted(self.evaluations.items()) if evaluation["accuracy"] >= accuracy), None)
 
 
 def jobs_of(table: Table, device: str = "cpu") -> list[Job]:
@@ -90,7 +90,7 @@ def jobs_of(table: Table, device: str = "cpu") -> list[Job]:
     return [Job(table, row, task, seed, device) for task, seed in cuts for row in table.rows]
 
 
-def run_all(jobs: Iterable[Job], sites: Sites, base: Path, processes: int) -> Iterator[Finished]:
+def run_all(jobs: Iterable[Job], sites: Sites, base: Path, processes: int) -> Iterator[JobResult]:
     """What came of each job, as it ends; `base` is the base model's folder.
 
     The first job that fails ends the rest, but those that run already. Raises RunFailed.
@@ -105,7 +105,7 @@ def run_all(jobs: Iterable[Job], sites: Sites, base: Path, processes: int) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def run_job(job: Job, site: Site, base: Path) -> Finished:
+def run_job(job: Job, site: Site, base: Path) -> JobResult:
     """What came of a job, run here. Raises RunFailed."""
     # Here, so that the process is quiet before the model libraries are loaded.
     from benchmarks.tables.federation import run
@@ -114,4 +114,4 @@ def run_job(job: Job, site: Site, base: Path) -> Finished:
         return run(job, site, base)
     except Exception as error:
         # Not every error of the halves and the session can pass from one process to another.
-        raise RunFailed(f"{job}: {type(error).__name__}: {error}") from error
+        raise RunError(f"{job}: {type(error).__name__}: {error}") from error

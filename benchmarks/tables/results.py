@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.tables.jobs import Finished
+from benchmarks.tables.jobs import JobResult
 
 
 class Results:
@@ -13,26 +13,26 @@ class Results:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._runs: dict[str, Finished] = {}
+        self._runs: dict[str, JobResult] = {}
         if file is not None and file.exists():
             self._runs = {run.key: run for run in _read(file)}
 
     def __contains__(self, key: str) -> bool:
         return key in self._runs
 
-    def add(self, run: Finished) -> None:
+    def add(self, run: JobResult) -> None:
         """Keep a run, on disk before this returns."""
         self._runs[run.key] = run
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
 
-    def of(self, keys: Iterable[str]) -> list[Finished]:
+    def of(self, keys: Iterable[str]) -> list[JobResult]:
         """The runs there are of these."""
         return [self._runs[key] for key in keys if key in self._runs]
 
 
-def _read(file: Path) -> Iterable[Finished]:
+def _read(file: Path) -> Iterable[JobResult]:
     text = file.read_text(encoding="utf-8")
     whole, _, torn = text.rpartition("\n")
     if torn:
@@ -42,6 +42,6 @@ def _read(file: Path) -> Iterable[Finished]:
         try:
             fields = json.loads(line)
             evaluations = {int(number): metrics for number, metrics in fields.pop("evaluations").items()}
-            yield Finished(**fields, evaluations=evaluations)
+            yield JobResult(**fields, evaluations=evaluations)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SystemExit(f"{file}, line {number}: not a finished run of a table ({error})") from error

@@ -17,14 +17,14 @@ LORA: Mapping[str, Any] = {"kind": "lora", "r": 8, "lora_alpha": 16, "target_mod
 FACTORS, ALL = "LoRA and head", "all weights"
 
 
-def _by_scalars(name: str, trainable: Mapping[str, Any], trained: str, **config: Any) -> Row:
+def _by_scalars(name: str, trainable: Mapping[str, Any], tensors: str, **config: Any) -> Row:
     shared = {"local_steps": STEPS, "batch_size": BATCH, "schedule": "cosine", "learning_rate": LEARNING_RATE}
     whole = {**shared, "candidates": CANDIDATES, **config}
-    return Row(name, "fedkseed", whole, trainable, cells=_cells(trained, str(whole["candidates"])))
+    return Row(name, "fedkseed", whole, trainable, cells=_cells(tensors, str(whole["candidates"])))
 
 
-def _cells(trained: str, candidates: str = "") -> dict[str, str]:
-    return {"trained": trained, "K": candidates}
+def _cells(tensors: str, candidates: str = "") -> dict[str, str]:
+    return {"trained": tensors, "K": candidates}
 
 
 ROWS = (

@@ -7,7 +7,7 @@ from benchmarks.tables.definition import Row, Table
 
 RANKS = (2, 4, 8, 16, 32)
 TRAINING = {"local_steps": 5, "batch_size": 8, "learning_rate": 2e-3}
-MIXED = tuple({"rank": rank} for rank in RANKS)
+RANK_SETTINGS = tuple({"rank": rank} for rank in RANKS)
 
 
 def _lora(rank: int) -> Mapping[str, Any]:
@@ -15,18 +15,18 @@ def _lora(rank: int) -> Mapping[str, Any]:
     return {"kind": "lora", "r": rank, "lora_alpha": 16, "use_rslora": True, "target_modules": ["query", "value"]}
 
 
-def _mixed(name: str, aggregation: str) -> Row:
+def _flexlora(name: str, aggregation: str) -> Row:
     cells = {"ranks": f"{RANKS[0]} to {RANKS[-1]}"}
     config = {**TRAINING, "aggregation": aggregation}
-    return Row(name, "flexlora", config, _lora(RANKS[-1]), MIXED, cells)
+    return Row(name, "flexlora", config, _lora(RANKS[-1]), RANK_SETTINGS, cells)
 
 
 ROWS = (
     Row("FedAvg at the lowest rank", "fedavg", TRAINING, _lora(RANKS[0]), cells={"ranks": str(RANKS[0])}),
-    _mixed("zero-pad (HetLoRA)", "zero_pad"),
-    _mixed("product (FlexLoRA's paper)", "product"),
-    _mixed("delta", "delta"),
-    _mixed("rank-aware (raFLoRA)", "rank_aware"),
+    _flexlora("zero-pad (HetLoRA)", "zero_pad"),
+    _flexlora("product (FlexLoRA's paper)", "product"),
+    _flexlora("delta", "delta"),
+    _flexlora("rank-aware (raFLoRA)", "rank_aware"),
 )
 
 

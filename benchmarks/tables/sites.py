@@ -12,7 +12,7 @@ from worker_agent.settings import DatasetSettings
 
 MIN_ROWS = 16
 DRAWS = 1000
-_FITTINGS = 200
+_FIT_ITERATIONS = 200
 
 
 Shares = Mapping[str, Sequence[float]]
@@ -91,16 +91,16 @@ def cut(
     """
     by_label = _by_label(rows, labels)
     for _ in range(DRAWS):
-        shuffled, weights = {}, {}
+        permutation, weights = {}, {}
         for label, same in by_label.items():
-            shuffled[label] = draw.sample(same, len(same))
+            permutation[label] = draw.sample(same, len(same))
             weights[label] = _gammas(alpha, clients, draw)
         if sizes is not None:
             # A sample may have none of a rare label; its shares are as they were drawn.
             totals = {label: len(same) for label, same in by_label.items() if same}
-            weights |= _fitted(weights, totals, _scaled(_gammas(sizes, clients, draw), len(rows)))
-        shares = {label: _scaled(drawn, 1.0) for label, drawn in weights.items()}
-        parts = deal(shuffled, shares)
+            weights |= _fit(weights, totals, _scale(_gammas(sizes, clients, draw), len(rows)))
+        shares = {label: _scale(row, 1.0) for label, row in weights.items()}
+        parts = deal(permutation, shares)
         if all(len(part) >= MIN_ROWS and len({row["label"] for row in part}) > 1 for part in parts):
             return parts, shares
     raise SystemExit(f"{len(rows)} rows are too few to cut over {clients} clients with alpha {alpha}")
@@ -110,34 +110,34 @@ def deal(by_label: Mapping[str, Sequence[TextRow]], shares: Shares) -> list[list
     """The rows of each client, label by label, in the order they have."""
     parts: list[list[TextRow]] = [[] for _ in next(iter(shares.values()))]
     for label, rows in by_label.items():
-        first, reached = 0, 0.0
+        first, cumulative = 0, 0.0
         for share, part in zip(shares[label], parts, strict=True):
-            reached += share
-            last = round(reached * len(rows))
+            cumulative += share
+            last = round(cumulative * len(rows))
             part.extend(rows[first:last])
             first = last
     return parts
 
 
-def _fitted(
+def _fit(
     weights: Mapping[str, list[float]], labels: Mapping[str, int], clients: list[float]
 ) -> dict[str, list[float]]:
     """Weights scaled by turns until they sum to these numbers per label and per client."""
-    fitted = {label: weights[label] for label in labels}
-    for _ in range(_FITTINGS):
-        sums = [sum(column) for column in zip(*fitted.values(), strict=True)]
-        for label, row in fitted.items():
-            told = [weight * wanted / whole for weight, wanted, whole in zip(row, clients, sums, strict=True)]
-            fitted[label] = told
-        fitted = {label: _scaled(row, labels[label]) for label, row in fitted.items()}
-    return fitted
+    fit = {label: weights[label] for label in labels}
+    for _ in range(_FIT_ITERATIONS):
+        sums = [sum(column) for column in zip(*fit.values(), strict=True)]
+        for label, row in fit.items():
+            scaled_row = [weight * size / whole for weight, size, whole in zip(row, clients, sums, strict=True)]
+            fit[label] = scaled_row
+        fit = {label: _scale(row, labels[label]) for label, row in fit.items()}
+    return fit
 
 
 def _gammas(alpha: float, count: int, draw: random.Random) -> list[float]:
     return [draw.gammavariate(alpha, 1.0) + 1e-9 for _ in range(count)]
 
 
-def _scaled(values: Sequence[float], total: float) -> list[float]:
+def _scale(values: Sequence[float], total: float) -> list[float]:
     whole = sum(values)
     return [value / whole * total for value in values]
 
@@ -147,10 +147,10 @@ def _all_to_the_last(rows: Sequence[TextRow], clients: int) -> list[Sequence[Tex
 
 
 def _by_label(rows: Sequence[TextRow], labels: Sequence[str]) -> dict[str, list[TextRow]]:
-    found: dict[str, list[TextRow]] = {label: [] for label in labels}
+    groups: dict[str, list[TextRow]] = {label: [] for label in labels}
     for row in rows:
-        found[row["label"]].append(row)
-    return found
+        groups[row["label"]].append(row)
+    return groups
 
 
 def _sample(rows: Sequence[TextRow], most: int | None) -> Sequence[TextRow]:

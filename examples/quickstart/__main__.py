@@ -82,15 +82,15 @@ class Demo:
     def run(self) -> Scores:
         """The federation first, as the machine is then its own; what it is held against afterwards."""
         adapter = self._federate()
-        with self._timed("the same algorithm without a federation, for comparison"):
+        with self._step("the same algorithm without a federation, for comparison"):
             return self._compare(adapter)
 
     def _federate(self) -> Path:
         with Installation(self._folder) as installation:
             self._url = installation.url
-            with self._timed(f"three organisations join {installation.url}"):
+            with self._step(f"three organisations join {installation.url}"):
                 members = [installation.join(name, self._worker(name)) for name in self._task.parts]
-            with self._timed("the federation"):
+            with self._step("the federation"):
                 federation = rest.run(installation, members, self._body, self._console)
             return self._download(installation, members[0], federation)
 
@@ -109,12 +109,12 @@ class Demo:
         site = baselines.Site(self._body, self._files(), self._base, self._task.test, self._folder / "comparison")
         parts = list(self._task.parts)
         with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=quiet) as pool:
-            pooled = pool.submit(baselines.trained_alone, site, "pooled", len(parts))
-            alone = {name: pool.submit(baselines.trained_alone, site, name, 1) for name in parts}
-            untrained = pool.submit(baselines.untrained, site, "pooled")
+            pooled = pool.submit(baselines.train_alone, site, "pooled", len(parts))
+            alone = {name: pool.submit(baselines.train_alone, site, name, 1) for name in parts}
+            untrained_score = pool.submit(baselines.initial_accuracy, site, "pooled")
             federated = pool.submit(baselines.accuracy, site, adapter)
             return Scores(
-                untrained=untrained.result(),
+                untrained=untrained_score.result(),
                 alone={name: score.result() for name, score in alone.items()},
                 federated=federated.result(),
                 pooled=pooled.result(),
@@ -141,7 +141,7 @@ class Demo:
         self._console.print(f"API docs  {self._url}/docs", soft_wrap=True)
 
     @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
+    def _step(self, what: str) -> Iterator[None]:
         began = time.monotonic()
         self._console.print(f"[dim]{what} …[/dim]")
         yield

@@ -48,12 +48,12 @@ class Site:
         return AgentSettings(datasets=datasets, models={MODEL_ID: str(self.base)}, device="cpu")
 
 
-def trained_alone(site: Site, dataset: str, times_steps: int) -> float:
+def train_alone(site: Site, dataset: str, times_steps: int) -> float:
     """Accuracy of a federation of one client, whose local steps are multiplied by `times_steps`."""
-    return accuracy(site, simulated(site, [dataset], site.folder / dataset, times_steps))
+    return accuracy(site, simulate(site, [dataset], site.folder / dataset, times_steps))
 
 
-def simulated(site: Site, datasets: Sequence[str], folder: Path, times_steps: int = 1) -> Path:
+def simulate(site: Site, datasets: Sequence[str], folder: Path, times_steps: int = 1) -> Path:
     """The adapter of this federation with one client per data set; local steps are multiplied by `times_steps`."""
     work, bench = work_of(site.body), Workbench(site.settings())
     config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
@@ -75,7 +75,7 @@ def simulated(site: Site, datasets: Sequence[str], folder: Path, times_steps: in
     return folder
 
 
-def untrained(site: Site, dataset: str) -> float:
+def initial_accuracy(site: Site, dataset: str) -> float:
     """Accuracy of the adapter every federation starts from: the seeded head over the untouched base model."""
     work = work_of(site.body)
     server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
@@ -89,14 +89,14 @@ def untrained(site: Site, dataset: str) -> float:
 def _with_more_steps(config: AlgorithmConfig, times_steps: int) -> AlgorithmConfig:
     """The config with `times_steps` as many local steps or epochs per round."""
     fields = config.model_dump()
-    counted = "local_steps" if fields.get("local_steps") is not None else "local_epochs"
-    return type(config).model_validate({**fields, counted: fields[counted] * times_steps})
+    length = "local_steps" if fields.get("local_steps") is not None else "local_epochs"
+    return type(config).model_validate({**fields, length: fields[length] * times_steps})
 
 
 def accuracy(site: Site, adapter: Path) -> float:
     """Share of the test that the base model with what was downloaded gets right, loaded as any user would."""
     labels, test = site.body["task"]["labels"], site.test
-    model = opened(adapter, site.base, len(labels))
+    model = load_model(adapter, site.base, len(labels))
     tokenizer = AutoTokenizer.from_pretrained(site.base)
     right = 0
     for start in range(0, len(test), BATCH_SIZE):
@@ -110,7 +110,7 @@ def accuracy(site: Site, adapter: Path) -> float:
     return right / len(test)
 
 
-def opened(adapter: Path, base: Path, labels: int) -> Any:
+def load_model(adapter: Path, base: Path, labels: int) -> Any:
     """The base model with an adapter: one for PEFT by PEFT, anything else put into the base's weights and loaded."""
     if (adapter / "adapter_config.json").exists():
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels)

@@ -14,7 +14,7 @@ from examples.quickstart.installation import Api, Installation, Member
 from examples.quickstart.rounds_table import rounds_table
 
 POLL_SECONDS = 0.5
-ENDED = ("completed", "failed", "cancelled")
+FINAL_STATES = ("completed", "failed", "cancelled")
 
 
 def run(
@@ -28,19 +28,19 @@ def run(
         apis[owner.name](
             "POST", f"/v1/federations/{federation}/invitations", {"organization_id": member.organization_id}
         )
-        seen = apis[member.name]("GET", f"/v1/federations/{federation}")
-        agreed = {"definition_digest": seen["definition_digest"]}
-        apis[member.name]("POST", f"/v1/federations/{federation}/accept", agreed)
+        terms = apis[member.name]("GET", f"/v1/federations/{federation}")
+        consent = {"definition_digest": terms["definition_digest"]}
+        apis[member.name]("POST", f"/v1/federations/{federation}/accept", consent)
     names = {}
     for member in members:
         body = {"worker_id": member.worker_id, "dataset": "messages", "name": member.name}
         names[apis[member.name]("POST", f"/v1/federations/{federation}/clients", body)["id"]] = member.name
     apis[owner.name]("POST", f"/v1/federations/{federation}/start")
-    ended = watch(apis[owner.name], federation, names, console)
+    outcome = watch(apis[owner.name], federation, names, console)
     for api in apis.values():
         api.close()
-    if ended["state"] != "completed":
-        raise SystemExit(f"the federation {ended['state']}: {ended.get('reason')}: {ended.get('reason_detail')}")
+    if outcome["state"] != "completed":
+        raise SystemExit(f"the federation {outcome['state']}: {outcome.get('reason')}: {outcome.get('reason_detail')}")
     return str(federation)
 
 
@@ -62,7 +62,7 @@ def _looks(api: Api, federation: str, names: Mapping[str, str]) -> Iterator[tupl
         rounds = _all(api, f"/v1/federations/{federation}/rounds")
         jobs = _all(api, f"/v1/rounds/{rounds[-1]['id']}/jobs") if rounds else []
         yield state, rounds_table(state, rounds, jobs, names)
-        if state["state"] in ENDED:
+        if state["state"] in FINAL_STATES:
             return
         time.sleep(POLL_SECONDS)
 

@@ -27,7 +27,7 @@ class Member:
     worker_id: str
 
 
-class Refused(SystemExit):
+class InstallationError(SystemExit):
     """The coordinator answered with a problem document; its text is what the user sees."""
 
 
@@ -39,16 +39,16 @@ class Api:
 
     def __call__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Answer of one request. Raises Refused with the problem's detail."""
-        answer = self._http.request(method, path, json=body)
-        if answer.is_error:
-            raise Refused(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else None
+        response = self._http.request(method, path, json=body)
+        if response.is_error:
+            raise InstallationError(f"{method} {path}: {response.status_code} {response.text}")
+        return response.json() if response.content else None
 
     def download(self, path: str) -> bytes:
         """Body of a GET."""
-        answer = self._http.get(path)
-        answer.raise_for_status()
-        return answer.content
+        response = self._http.get(path)
+        response.raise_for_status()
+        return response.content
 
     def close(self) -> None:
         """Give back the connections."""
@@ -132,7 +132,7 @@ class Installation:
         self._processes.append(process)
 
     def _run(self, command: list[str], **environment: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", *command],
             capture_output=True,
             text=True,
@@ -140,9 +140,9 @@ class Installation:
             check=False,
             timeout=START_SECONDS,
         )
-        if done.returncode:
-            raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout.strip()
+        if process.returncode:
+            raise InstallationError(f"{' '.join(command)} failed:\n{process.stdout}{process.stderr}")
+        return process.stdout.strip()
 
     def _environment(self) -> dict[str, str]:
         quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -152,14 +152,14 @@ class Installation:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._processes[0].poll() is not None:
-                raise Refused(f"the coordinator ended at start; see {self.folder / 'coordinator.log'}")
+                raise InstallationError(f"the coordinator ended at start; see {self.folder / 'coordinator.log'}")
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=5).is_success:
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
-        raise Refused(f"the coordinator did not get ready; see {self.folder / 'coordinator.log'}")
+        raise InstallationError(f"the coordinator did not get ready; see {self.folder / 'coordinator.log'}")
 
 
 def free_port() -> int:

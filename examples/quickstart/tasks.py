@@ -78,13 +78,13 @@ def dirichlet(rows: Sequence[Row], labels: Sequence[str], draw: random.Random) -
     raise SystemExit(f"{len(rows)} rows are too few to cut over {len(ORGANISATIONS)} organisations")
 
 
-def _deal(shuffled: Sequence[Row], parts: Mapping[str, list[Row]], draw: random.Random) -> None:
+def _deal(rows: Sequence[Row], parts: Mapping[str, list[Row]], draw: random.Random) -> None:
     weights = [draw.gammavariate(DIRICHLET_ALPHA, 1.0) + 1e-9 for _ in parts]
-    start, reached = 0, 0.0
+    start, cumulative = 0, 0.0
     for weight, part in zip(weights, parts.values(), strict=True):
-        reached += weight / sum(weights)
-        end = round(reached * len(shuffled))
-        part.extend(shuffled[start:end])
+        cumulative += weight / sum(weights)
+        end = round(cumulative * len(rows))
+        part.extend(rows[start:end])
         start = end
 
 

@@ -19,11 +19,11 @@ DOCKERFILES = {path.name: path for path in sorted(DEPLOY.glob("*.Dockerfile"))}
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 DROP_INS = sorted((DEPLOY / "systemd/drop-ins").glob("*.conf"))
 _OURS = {"fedloom-coordinator": "coordinator.Dockerfile", "fedloom-worker": "worker.Dockerfile"}
-_INTERPOLATED = re.compile(r"\$\{(\w+)(?::[?-][^}]*)?\}")
+_INTERPOLATION = re.compile(r"\$\{(\w+)(?::[?-][^}]*)?\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class ProgramStart:
     """A program of ours as some file starts it."""
 
     where: str
@@ -39,7 +39,7 @@ def compose() -> dict[str, Any]:
 
 def asked_of_the_environment() -> set[str]:
     """The variables that compose.yaml wants from its own environment."""
-    return set(_INTERPOLATED.findall((DEPLOY / "compose.yaml").read_text("utf-8")))
+    return set(_INTERPOLATION.findall((DEPLOY / "compose.yaml").read_text("utf-8")))
 
 
 def without_digest(image: str) -> str:
@@ -55,7 +55,7 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
 
 def last(dockerfile: Path, name: str) -> str:
     """The instruction of that name that holds in the end."""
-    return [rest for found, rest in instructions(dockerfile) if found == name][-1]
+    return [rest for instruction, rest in instructions(dockerfile) if instruction == name][-1]
 
 
 def variables_of(dockerfile: Path) -> dict[str, str]:
@@ -81,42 +81,42 @@ def unit(path: Path) -> RawConfigParser:
     return parser
 
 
-def started() -> list[Started]:
+def program_starts() -> list[ProgramStart]:
     """Every place in `deploy/` where a program of ours is started."""
     return [*_by_images(), *_by_compose(), *_by_units(), *(_by_chart() if chart.HELM_IS_HERE else ())]
 
 
-def _by_images() -> Iterator[Started]:
+def _by_images() -> Iterator[ProgramStart]:
     for name in _OURS.values():
         file = DOCKERFILES[name]
         (program,), arguments = json.loads(last(file, "ENTRYPOINT")), json.loads(last(file, "CMD"))
-        yield Started(name, program, tuple(arguments), variables_of(file))
+        yield ProgramStart(name, program, tuple(arguments), variables_of(file))
 
 
-def _by_compose() -> Iterator[Started]:
+def _by_compose() -> Iterator[ProgramStart]:
     for name, service in compose()["services"].items():
         dockerfile = _OURS.get(service["image"].split(":")[0])
         if dockerfile is not None:
             yield _in_image(f"compose.yaml: {name}", dockerfile, service["command"], service["environment"])
 
 
-def _by_chart() -> Iterator[Started]:
+def _by_chart() -> Iterator[ProgramStart]:
     for name, pod in chart.with_all().pods.items():
         for container in pod["containers"]:
             variables = {variable["name"]: variable["value"] for variable in container["env"]}
             yield _in_image(f"helm: {name}", "coordinator.Dockerfile", container["args"], variables)
 
 
-def _in_image(where: str, dockerfile: str, arguments: Sequence[str], variables: Mapping[str, str]) -> Started:
+def _in_image(where: str, dockerfile: str, arguments: Sequence[str], variables: Mapping[str, str]) -> ProgramStart:
     (program,) = json.loads(last(DOCKERFILES[dockerfile], "ENTRYPOINT"))
-    plain = {name: _INTERPOLATED.sub("x", value) for name, value in variables.items()}
-    return Started(where, program, tuple(arguments), plain)
+    plain = {name: _INTERPOLATION.sub("x", value) for name, value in variables.items()}
+    return ProgramStart(where, program, tuple(arguments), plain)
 
 
-def _by_units() -> Iterator[Started]:
+def _by_units() -> Iterator[ProgramStart]:
     for path in UNITS:
         service = unit(path)["Service"]
         program, *arguments = shlex.split(service["ExecStart"])
         pairs = (pair.partition("=") for pair in shlex.split(service["Environment"]))
         variables = {name: value for name, _, value in pairs}
-        yield Started(path.name, Path(program).name, tuple(arguments), variables)
+        yield ProgramStart(path.name, Path(program).name, tuple(arguments), variables)

@@ -33,7 +33,7 @@ def labels(rows: list[Row]) -> list[str]:
 class TestASeed:
     def test_gives_the_same_corpus_in_every_interpreter(self) -> None:
         program = "from examples.quickstart.messages import generate; print(repr(generate(5)))"
-        printed = {
+        outputs = {
             subprocess.run(
                 [sys.executable, "-c", program],
                 cwd=REPOSITORY,
@@ -44,7 +44,7 @@ class TestASeed:
             ).stdout.strip()
             for hash_seed in ("1", "2")
         }
-        assert printed == {repr(generate(5))}
+        assert outputs == {repr(generate(5))}
 
     def test_differs_from_another_seed_in_messages_and_in_their_order(self) -> None:
         first, second = generate(0), generate(1)
@@ -95,8 +95,8 @@ class TestHeldOutMessages:
         assert phrases.most_common(1)[0][1] == 1
 
     def test_counting_words_does_not_classify_them(self, corpus: Corpus) -> None:
-        pooled = [row for rows in corpus.train.values() for row in rows]
-        model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)).fit(texts(pooled), labels(pooled))
+        all_rows = [row for rows in corpus.train.values() for row in rows]
+        model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)).fit(texts(all_rows), labels(all_rows))
         assert 0.3 <= model.score(texts(corpus.test), labels(corpus.test)) <= 0.65
 
 

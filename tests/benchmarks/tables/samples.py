@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.tables.definition import Row, Table
-from benchmarks.tables.jobs import Finished
+from benchmarks.tables.jobs import JobResult
 from federated import registry
 from tests.support import tiny_models
 
@@ -12,8 +12,8 @@ TASK = "colors"
 
 def table_of(algorithm: str) -> Table:
     """One row, the algorithm's own example, on two clients for one round."""
-    found = registry.algorithm(algorithm)
-    row = Row("its example", algorithm, found.example, found.example_trainable)
+    entry = registry.algorithm(algorithm)
+    row = Row("its example", algorithm, entry.example, entry.example_trainable)
     return Table(name="sample", rows=(row,), rounds=1, tasks=(TASK,), seeds=(3,), clients=2, cohort=2, test_rows=9)
 
 
@@ -25,10 +25,10 @@ def data_folder(folder: Path, train_rows: int = 96) -> Path:
     return folder
 
 
-def finished(row: str, task: str, seed: int, accuracy: float) -> Finished:
+def job_result(row: str, task: str, seed: int, accuracy: float) -> JobResult:
     """A run that told round numbers; an earlier evaluation was worse."""
     metrics = {"accuracy": accuracy, "loss": 0.5, "examples": 9.0, "bytes": 1e6, "seconds": 20.0}
-    return Finished(
+    return JobResult(
         key=f"{row} {task} {seed}",
         row=row,
         task=task,

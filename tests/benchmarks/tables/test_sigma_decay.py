@@ -6,13 +6,13 @@ from benchmarks.tables.rows_flexlora import RANKS
 from benchmarks.tables.sigma_decay import ROUNDS, energies, text
 
 # Component i (from 1) is held by this share of the clients, and begins with the energy 1 / i.
-HELD = [sum(i <= rank for rank in RANKS) / len(RANKS) for i in range(1, max(RANKS) + 1)]
+SHARES = [sum(i <= rank for rank in RANKS) / len(RANKS) for i in range(1, max(RANKS) + 1)]
 
 
 def _left(power: int) -> list[float]:
     """Energy after each round if each multiplies component i by HELD[i] to this power."""
-    told = [sum(held ** (2 * power * n) / i for i, held in enumerate(HELD, 1)) for n in range(ROUNDS + 1)]
-    return [energy / told[0] for energy in told]
+    energies_by_round = [sum(share ** (2 * power * n) / i for i, share in enumerate(SHARES, 1)) for n in range(ROUNDS + 1)]
+    return [energy / energies_by_round[0] for energy in energies_by_round]
 
 
 def test_product_loses_what_not_everybody_holds() -> None:

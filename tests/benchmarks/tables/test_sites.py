@@ -44,10 +44,10 @@ def test_a_small_alpha_gives_each_client_few_labels() -> None:
 
 def test_sizes_are_a_draw_of_their_own() -> None:
     even = [len(part) for part in cut(ROWS, LABELS, 10, 0.5, random.Random(2), 1e6)[0]]
-    drawn = [len(part) for part in cut(ROWS, LABELS, 10, 0.5, random.Random(2), 5.0)[0]]
+    uneven = [len(part) for part in cut(ROWS, LABELS, 10, 0.5, random.Random(2), 5.0)[0]]
     assert max(even) - min(even) <= len(LABELS)
     # The deviation of a size that is 1 of 10 of a Dirichlet draw with 5: 300 * sqrt(9 / 51).
-    assert 60 < statistics.stdev(drawn) < 250
+    assert 60 < statistics.stdev(uneven) < 250
 
 
 def test_clients_keep_their_labels_where_sizes_are_drawn() -> None:

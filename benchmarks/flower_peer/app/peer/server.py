@@ -26,14 +26,14 @@ class NotingFedAvg(FedAvg):  # type: ignore[misc]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[Any, Any]:
         """Average, then note the time on the wall (seconds) and each client's seconds of training."""
-        received = list(replies)
-        averaged: tuple[Any, Any] = super().aggregate_train(server_round, received)
-        failed = [str(reply.error) for reply in received if reply.has_error()]
-        seconds = [reply.content["metrics"]["training_seconds"] for reply in received if not reply.has_error()]
-        line = {"round": server_round, "ended": time.time(), "training": seconds, "failed": failed}
+        messages = list(replies)
+        average: tuple[Any, Any] = super().aggregate_train(server_round, messages)
+        failures = [str(reply.error) for reply in messages if reply.has_error()]
+        seconds = [reply.content["metrics"]["training_seconds"] for reply in messages if not reply.has_error()]
+        line = {"round": server_round, "ended": time.time(), "training": seconds, "failed": failures}
         with self._rounds_file.open("a", encoding="utf-8") as rounds:
             rounds.write(json.dumps(line) + "\n")
-        return averaged
+        return average
 
 
 def main(grid: Grid, context: Context) -> None:
