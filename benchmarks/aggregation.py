@@ -1,9 +1,10 @@
-"""How long the coordinator needs to aggregate one round, and how much memory: `python -m benchmarks.aggregation`.
+"""Time and memory of one round's aggregation in the coordinator: `python -m benchmarks.aggregation`.
 
-Measured end to end as the conductor does it: open the updates' files, aggregate, write the next state. The updates
-are LoRA of a LLaMA-7B shape (rank 16, all seven linear maps of 32 layers, bfloat16, 80 MB each), random, made on the
-spot and in the page cache. Each measurement runs in a fresh process. Beside it, at `--peer-clients`: loading every
-file and a weighted mean of `torch.stack` in float32; and the sum over lists of arrays as Flower's strategies do it.
+The measured work is the conductor's: open the files of the updates, aggregate, write the next state. The updates are
+LoRA of a LLaMA-7B shape (rank 16, all seven linear maps of 32 layers, bfloat16, 80 MB each). They are random,
+generated for the run, and in the page cache. Each measurement runs in a fresh process. Two alternatives are measured
+at `--peer-clients`: a weighted mean of `torch.stack` in float32 after loading every file, and the sum over lists of
+arrays as in Flower's strategies.
 """
 
 import argparse
@@ -36,7 +37,7 @@ _TARGET_GROWTH = 1.1
 
 
 def make_files(folder: Path, clients: int, layers: int, rank: int) -> int:
-    """Write the state and one update per client; returns the bytes of an update."""
+    """Write the state and one update per client. Returns the size of an update in bytes."""
     facts = llama_facts(layers, rank)
     config = registry.make_config("fedavg", {"upload_dtype": "bfloat16"})
     state = registry.server_half("fedavg", config, Lora(r=rank)).start(facts, 0, None)
@@ -63,7 +64,7 @@ def _weight(client: int) -> int:
 
 
 def aggregate_exactly(folder: Path, clients: int, threads: int) -> None:
-    """What the conductor does."""
+    """Aggregate as the conductor does."""
     config = registry.make_config("fedavg", {"upload_dtype": "bfloat16"})
     server = registry.server_half("fedavg", config, Lora(r=16))
     state = Payload.open(folder / "state.safetensors")
@@ -76,7 +77,7 @@ def aggregate_exactly(folder: Path, clients: int, threads: int) -> None:
 
 
 def aggregate_by_stack(folder: Path, clients: int, threads: int) -> None:
-    """Everything loaded, one `torch.stack` per tensor, weighted mean in float32."""
+    """Load everything, then take the weighted mean of one `torch.stack` per tensor in float32."""
     torch.set_num_threads(threads)
     state = load_file(folder / "state.safetensors")
     updates = [load_file(_update_path(folder, client)) for client in range(clients)]
@@ -89,7 +90,7 @@ def aggregate_by_stack(folder: Path, clients: int, threads: int) -> None:
 
 
 def aggregate_by_lists(folder: Path, clients: int, threads: int) -> None:
-    """Lists of float32 arrays, multiplied and added as Flower's `aggregate` does."""
+    """Multiply and add lists of float32 arrays, as Flower's `aggregate` does."""
     torch.set_num_threads(threads)
     state = load_file(folder / "state.safetensors")
     updates = [load_file(_update_path(folder, client)) for client in range(clients)]
@@ -110,7 +111,7 @@ METHODS: dict[str, Callable[[Path, int, int], None]] = {
 
 
 def measure_here(method: str, folder: Path, clients: int, threads: int, repeats: int) -> dict[str, object]:
-    """Wall and processor seconds of each repeat, and peak anonymous bytes over all, in this process."""
+    """Wall and processor seconds of each repeat in this process, and the peak of anonymous bytes over all repeats."""
     seconds, processor_seconds = [], []
     with PeakMemory() as memory:
         for _ in range(repeats):
@@ -123,7 +124,7 @@ def measure_here(method: str, folder: Path, clients: int, threads: int, repeats:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Medians over the repeats, and over fresh processes, whose thread stacks alone differ by a megabyte."""
+    """Medians over repeats and fresh processes. The thread stacks alone differ by a megabyte between processes."""
 
     seconds: float
     processor_seconds: float
@@ -149,7 +150,7 @@ def _measure(method: str, folder: Path, clients: int, options: argparse.Namespac
 
 
 def _compare(options: argparse.Namespace, folder: Path) -> None:
-    print(f"making {options.clients} updates in {folder}", flush=True)
+    print(f"writing {options.clients} updates to {folder}", flush=True)
     update_bytes = make_files(folder, options.clients, options.layers, options.rank)
     all_clients = _measure("exact", folder, options.clients, options)
     few = _measure("exact", folder, options.few_clients, options)
@@ -174,7 +175,7 @@ def _compare(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _peers(options: argparse.Namespace, folder: Path, ours: Measurement) -> dict[str, object]:
-    """The alternatives; they do not hash what they write, ours does."""
+    """Measurements of the alternatives, which unlike ours do not hash their output."""
     peers: dict[str, object] = {}
     for method in ("stack", "lists"):
         peer = _measure(method, folder, options.peer_clients, options)
@@ -187,21 +188,27 @@ def _peers(options: argparse.Namespace, folder: Path, ours: Measurement) -> dict
 
 
 def main() -> None:
-    """The command line; `--measure` is how the program calls itself."""
+    """The command line. The program starts itself with `--measure` in a fresh process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aggregation", description=__doc__)
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--few-clients", type=int, default=10, help="memory is compared with that at so many")
+    parser.add_argument(
+        "--few-clients", type=int, default=10, help="clients of the run whose memory is the reference"
+    )
     parser.add_argument("--peer-clients", type=int, default=10, help="clients at which the alternatives are measured")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2, help="aggregations in one process")
     parser.add_argument("--processes", type=int, default=3, help="fresh processes for each number of clients")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 4.5 GB)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the files (about 4.5 GB)")
     parser.add_argument("--measure", choices=sorted(METHODS), default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure_here(options.measure, options.folder, options.clients, options.threads, options.repeats)))
+        print(
+            json.dumps(
+                measure_here(options.measure, options.folder, options.clients, options.threads, options.repeats)
+            )
+        )
         return
     with tempfile.TemporaryDirectory(prefix="aggregation-", dir=options.folder) as folder:
         _compare(options, Path(folder))

@@ -1,8 +1,9 @@
-"""What it saves that half of the layers travel: `python -m benchmarks.chosen_layers`.
+"""Savings in bytes and seconds when only half of the layers are sent: `python -m benchmarks.chosen_layers`.
 
-MiniLM with LoRA (r 8 on query and value). Bytes of a round's update beside plain averaging of the same model: the
-share of the factors must be exactly that of the layers. Seconds of one local epoch with the upper half of the layers
-trained alone, beside all layers, in turn in one run: the backward pass ends below the lowest trained layer.
+The model is MiniLM with LoRA (r 8 on query and value). The bytes of a round's update are compared with plain averaging
+of the same model: the share of the factors must be exactly that of the layers. The seconds of a local epoch that
+trains only the upper half of the layers are compared with those of all layers, in turn in one run. The backward pass
+ends below the lowest trained layer.
 """
 
 import argparse
@@ -32,7 +33,7 @@ _CLIENTS = [ClientFacts(0, "one", 1, {}, {}, None, 0)]
 
 
 def update_bytes(algorithm: str, model: ModelFacts, config: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of the tensors that an update of the first train round holds: of the factors, and of the head."""
+    """Bytes of the factors and of the head in an update of the first train round."""
     server = server_half(algorithm, make_config(algorithm, config), _LORA)
     state = server.start(model, 0, None)
     if state.facts.get("phase") == "prepare":
@@ -49,22 +50,22 @@ def update_bytes(algorithm: str, model: ModelFacts, config: Mapping[str, Any]) -
 
 
 def lower_half(model: ModelFacts) -> list[str]:
-    """Names of the factors of the layers that are not among the upper half."""
+    """Names of the factors in the lower half of the layers."""
     halves = [f".layer.{layer}." for layer in range(model.layers // 2)]
-    return [one.name for one in model.tensors if any(half in one.name for half in halves)]
+    return [tensor.name for tensor in model.tensors if any(half in tensor.name for half in halves)]
 
 
 def seconds_of_epochs(session: TrainingSession, frozen_sets: Sequence[Sequence[str]], turns: int) -> list[float]:
-    """Median seconds of an epoch for each choice of frozen tensors, taken in turn, after one turn for nothing."""
+    """Median seconds of an epoch for each set of frozen tensors, measured in turn after one turn of warm-up."""
     config = GradientConfig(batch_size=16, learning_rate=1e-9)
     samples: list[list[float]] = [[] for _ in frozen_sets]
     for turn in range(turns + 1):
         for index in sorted(range(len(frozen_sets)), reverse=turn % 2 == 1):
             session.freeze(frozen_sets[index])
-            began = time.perf_counter()
+            start = time.perf_counter()
             train(session, config)
             if turn:
-                samples[index].append(time.perf_counter() - began)
+                samples[index].append(time.perf_counter() - start)
     return [statistics.median(seconds) for seconds in samples]
 
 

@@ -1,9 +1,10 @@
-"""How fast factors of mixed ranks become the best factors of their sum: `python -m benchmarks.flexlora_aggregation`.
+"""Speed of the best low-rank factors of a sum of mixed ranks: `python -m benchmarks.flexlora_aggregation`.
 
-One matrix: 4096 x 4096 from clients of ranks 4 to 64, against forming the sum and its full SVD. A wide stack: 2048 x
-2048 from ranks that sum to 2,760, the leading 200, on factors that share 256 directions (and flat Gaussian ones
-beside), against the full SVD and `torch.svd_lowrank` of the formed sum. A whole adapter: q and v of a LLaMA-7B shape,
-20 clients, from the updates' files to the next state's, in a fresh process. All in float32, random, made by seed.
+One matrix: 4096 x 4096 from clients of ranks 4 to 64, against forming the sum and its full SVD. A wide stack: the
+leading 200 of 2048 x 2048 from ranks that sum to 2,760, against the full SVD and `torch.svd_lowrank` of the formed
+sum. Its factors share 256 directions; flat Gaussian factors are measured too. A whole adapter: q and v of a LLaMA-7B
+shape from 20 clients, from the files of the updates to that of the next state, in a fresh process. All values are
+random float32 from a seed.
 """
 
 import argparse
@@ -45,13 +46,13 @@ Pair = tuple[Tensor, Tensor]
 
 
 def gaussian_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
-    """Flat factors: every direction is as strong as any other."""
+    """Flat factors: all directions are equally strong."""
     generator = torch.Generator().manual_seed(seed)
     return [(_normal(size, rank, generator), _normal(rank, size, generator)) for rank in ranks]
 
 
 def shared_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
-    """Factors whose sum has singular values i^-1/2 over some shared directions; noise on each, by its norm."""
+    """Factors whose sum has singular values i^-1/2 over shared directions, with noise in proportion to their norms."""
     generator = torch.Generator().manual_seed(seed)
     left, right = (torch.linalg.qr(_normal(size, _SHARED_DIRECTIONS, generator)).Q for _ in range(2))
     weights = torch.arange(1, _SHARED_DIRECTIONS + 1).float() ** -0.25
@@ -73,7 +74,7 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
-    """The authors' way: add up the products, full SVD."""
+    """The method of the authors: the full SVD of the sum of the products."""
     total = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
     for b, a in pairs:
         total += b @ a
@@ -83,7 +84,7 @@ def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
 
 
 def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
-    """torch's randomized SVD of the formed sum, as oversampled and as often iterated as ours."""
+    """torch's randomized SVD of the formed sum, with our oversampling and number of iterations."""
     b, a = stack(pairs)
     product = b @ a
     with torch.random.fork_rng():
@@ -94,18 +95,18 @@ def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
 
 
 def ours(pairs: Sequence[Pair], rank: int) -> Truncated:
-    """As the server half calls it: stack and truncate, by whatever path is cheapest."""
+    """Stack and truncate by the cheapest path, as the server half does."""
     b, a = stack(pairs)
     return truncate(b, a, rank, _KEY)
 
 
 def _time(work: Callable[[], Truncated], repeats: int) -> tuple[float, Truncated]:
-    """Median seconds and the last answer."""
+    """Median seconds, and the last result."""
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = work()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds), result
 
 
@@ -163,13 +164,14 @@ def _server() -> Any:
 
 
 def make_files(folder: Path, clients: int, layers: int) -> None:
-    """The state of a first round, and one update for each client."""
+    """Write the state of a first round and one update for each client."""
     facts = llama_facts(layers, max(_RANKS), ("self_attn.q_proj", "self_attn.v_proj"))
     _server().start(facts, 0, None).write(folder / "state.safetensors")
     for client in range(clients):
         rank, generator = _RANKS[client % len(_RANKS)], torch.Generator().manual_seed(client)
         shapes = {
-            one.name: tuple(rank if size == max(_RANKS) else size for size in one.shape) for one in facts.tensors
+            tensor.name: tuple(rank if size == max(_RANKS) else size for size in tensor.shape)
+            for tensor in facts.tensors
         }
         make = partial(_small_change, generator=generator)
         tensors = {name: LazyTensor(torch.float32, shape, partial(make, shape)) for name, shape in shapes.items()}
@@ -181,16 +183,16 @@ def _small_change(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def aggregate(folder: Path, clients: int) -> dict[str, Any]:
-    """What the conductor does, in this process: seconds and peak anonymous bytes."""
+    """Aggregate in this process as the conductor does. Returns seconds, peak anonymous bytes and metrics."""
     state = Payload.open(folder / "state.safetensors")
     paths = [folder / f"update-{client}.safetensors" for client in range(clients)]
     updates = [ClientUpdate(i, 10, 10.0, Payload.open(path), {}, None) for i, path in enumerate(paths)]
     server = _server()
     with PeakMemory() as memory:
-        began = time.perf_counter()
+        start = time.perf_counter()
         outcome = server.aggregate(state, updates, RoundFacts(1, "train", 10, clients))
         outcome.state.write(folder / "next.safetensors")
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     update_bytes = sum(path.stat().st_size for path in paths)
     return {"seconds": seconds, "peak_bytes": memory.peak_bytes, "update_bytes": update_bytes, **outcome.metrics}
 
@@ -206,44 +208,45 @@ def _whole_adapter(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command line; `--measure` is how the program calls itself."""
+    """The command line. The program starts itself with `--measure` in a fresh process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flexlora_aggregation", description=__doc__)
-    parser.add_argument("--size", type=int, default=4096, help="of the one matrix")
+    parser.add_argument("--size", type=int, default=4096, help="rows and columns of the one matrix")
     parser.add_argument("--wide-size", type=int, default=2048)
     parser.add_argument("--wide-ranks", type=int, default=2760, help="sum of the ranks in the wide stack")
-    parser.add_argument("--wide-rank", type=int, default=200, help="that the wide stack is cut to")
-    parser.add_argument("--clients", type=int, default=20, help="of the whole adapter")
+    parser.add_argument("--wide-rank", type=int, default=200, help="rank to which the wide stack is truncated")
+    parser.add_argument("--clients", type=int, default=20, help="clients of the whole adapter")
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5, help="of the fast paths; the dense one runs once")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast paths; the dense one runs once")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 1.1 GB)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the files (about 1.1 GB)")
     parser.add_argument("--measure", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.measure:
         print(json.dumps(aggregate(options.measure, options.clients)))
         return
-    one = _one_matrix(options.size, options.repeats)
+    one_matrix = _one_matrix(options.size, options.repeats)
     wide, flat = (
-        _wide(options.wide_size, options.wide_ranks, options.wide_rank, kind, options.repeats) for kind in ("shared", "flat")
+        _wide(options.wide_size, options.wide_ranks, options.wide_rank, kind, options.repeats)
+        for kind in ("shared", "flat")
     )
     with tempfile.TemporaryDirectory(prefix="flexlora-", dir=options.folder) as folder:
-        whole = _whole_adapter(options, Path(folder))
+        whole_adapter = _whole_adapter(options, Path(folder))
     holds = (
-        one["speedup"] >= _TARGET_SPEEDUP
-        and one["difference"] <= _TARGET_DIFFERENCE
+        one_matrix["speedup"] >= _TARGET_SPEEDUP
+        and one_matrix["difference"] <= _TARGET_DIFFERENCE
         and wide["speedup"] >= _TARGET_WIDE_SPEEDUP
         and wide["energy_lost"] <= _TARGET_WIDE_ENERGY_LOST
     )
     details = {
         "threads": options.threads,
-        "one_matrix": one | {"difference_target": _TARGET_DIFFERENCE},
+        "one_matrix": one_matrix | {"difference_target": _TARGET_DIFFERENCE},
         "wide_stack": wide | {"speedup_target": _TARGET_WIDE_SPEEDUP, "energy_lost_target": _TARGET_WIDE_ENERGY_LOST},
         "wide_stack_of_flat_factors": flat,
-        "whole_adapter": whole,
+        "whole_adapter": whole_adapter,
     }
     print_report(
-        "flexlora_aggregation", one["speedup"], "times", target=_TARGET_SPEEDUP, holds=holds, details=details
+        "flexlora_aggregation", one_matrix["speedup"], "times", target=_TARGET_SPEEDUP, holds=holds, details=details
     )
 
 

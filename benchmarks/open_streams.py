@@ -1,10 +1,11 @@
-"""`/healthz` beside 1,000 open event streams of 100 keys: `python -m benchmarks.open_streams`.
+"""Latency of `/healthz` beside 1,000 open event streams of 100 keys: `python -m benchmarks.open_streams`.
 
-A real installation (`coordinator up`); 20 organizations with five keys each, every key with ten streams of its
-organization's federation, and an eleventh that is refused. Beside them `/healthz` is asked every few milliseconds,
-while nothing happens, and while each federation is changed once a second, which all of its streams are told: before
-the streams are opened and then with them. The figure is the worse of the last two, as the 99th percentile. It holds
-only if all streams were served, told of every change, and open until the end.
+A real installation (`coordinator up`) has 20 organizations with five keys each. Every key opens ten streams of its
+organization's federation, and an eleventh that is refused. `/healthz` is requested every few milliseconds in two
+phases: while nothing happens, and while each federation changes once a second, which sends an event to all of its
+streams. Both phases are measured before the streams are opened and with them open. The figure is the worse 99th
+percentile of the last two. The benchmark holds only if all streams were served, received every change and stayed open
+to the end.
 """
 
 import asyncio
@@ -43,12 +44,12 @@ class Tenant:
     keys: Sequence[str]
 
     def change(self, number: int) -> None:
-        """Makes one event."""
+        """Change the federation, which creates one event."""
         self.owner.patch(self.federation, json={"name": f"change {number}"}).raise_for_status()
 
 
 def tenants(installation: Installation) -> list[Tenant]:
-    """The organizations, each with a draft."""
+    """Create the organizations, each with a draft."""
     admin = Api(installation.url, installation.admin_key)
     rows = []
     for number in range(_ORGANIZATIONS):
@@ -65,7 +66,7 @@ def tenants(installation: Installation) -> list[Tenant]:
 
 @dataclass
 class Streams:
-    """Open event streams of one server, and what came of them."""
+    """Event streams of one server, and counts of their responses and events."""
 
     url: str
     statuses: Counter[int] = field(default_factory=Counter)
@@ -75,7 +76,7 @@ class Streams:
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_OPENED_AT_ONCE))
 
     async def open(self, federation: str, key: str) -> None:
-        """Opens one more, and reads it in the background if it is served."""
+        """Open one more stream, and read it in the background if it is served."""
         address = urlsplit(self.url)
         headers = f"Host: {address.netloc}\r\nAuthorization: Bearer {key}\r\nAccept: text/event-stream\r\n"
         async with self.turns:
@@ -98,10 +99,10 @@ class Streams:
 
 
 @asynccontextmanager
-async def open_streams(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
-    """All streams, of each key one too many."""
+async def open_streams(url: str, organizations: Sequence[Tenant]) -> AsyncIterator[Streams]:
+    """Open all streams, one too many for each key."""
     streams = Streams(url)
-    pairs = [(one.federation, key) for one in there for key in one.keys]
+    pairs = [(tenant.federation, key) for tenant in organizations for key in tenant.keys]
     await asyncio.gather(*(streams.open(*pair) for pair in pairs for _ in range(_STREAMS + 1)))
     try:
         yield streams
@@ -111,31 +112,36 @@ async def open_streams(url: str, there: Sequence[Tenant]) -> AsyncIterator[Strea
         await asyncio.gather(*streams.readers, return_exceptions=True)
 
 
-async def probe_health(url: str, there: Sequence[Tenant] = ()) -> list[float]:
-    """Seconds of `/healthz`, slowest last; each of the tenants makes an event every second meanwhile."""
+async def probe_health(url: str, organizations: Sequence[Tenant] = ()) -> list[float]:
+    """Seconds of the requests for `/healthz`, slowest last, while each tenant creates an event every second."""
     probe = Probe(url)
     probe.start()
     for number in range(_PHASE_SECONDS):
         pause = asyncio.create_task(asyncio.sleep(1.0))
-        for one in there:
-            await asyncio.to_thread(one.change, number)
+        for tenant in organizations:
+            await asyncio.to_thread(tenant.change, number)
         await pause
     return await asyncio.to_thread(probe.end)
 
 
 async def measure(installation: Installation) -> None:
     """Run and report."""
-    there = tenants(installation)
-    alone_seconds, changing_seconds = await probe_health(installation.url), await probe_health(installation.url, there)
-    async with open_streams(installation.url, there) as streams:
+    organizations = tenants(installation)
+    alone_seconds, changing_seconds = (
+        await probe_health(installation.url),
+        await probe_health(installation.url, organizations),
+    )
+    async with open_streams(installation.url, organizations) as streams:
         await asyncio.sleep(_SETTLE_SECONDS)
         idle_seconds = await probe_health(installation.url)
-        busy_seconds = await probe_health(installation.url, there)
+        busy_seconds = await probe_health(installation.url, organizations)
         await asyncio.sleep(_SETTLE_SECONDS)
         statuses, changes, early_ends = dict(sorted(streams.statuses.items())), streams.changes, streams.early_ends
-    alone_ms, changing_ms, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone_seconds, changing_seconds, idle_seconds, busy_seconds))
+    alone_ms, changing_ms, idle, busy = (
+        milliseconds_at(seconds, 0.99) for seconds in (alone_seconds, changing_seconds, idle_seconds, busy_seconds)
+    )
     keys = _ORGANIZATIONS * _KEYS
-    all_changes = keys * _STREAMS * 2 * _PHASE_SECONDS  # those before they were opened too
+    all_changes = keys * _STREAMS * 2 * _PHASE_SECONDS  # including those before the streams were opened
     whole = statuses == {200: keys * _STREAMS, 429: keys} and changes == all_changes and not early_ends
     print_report(
         "open_streams",
@@ -159,8 +165,8 @@ async def measure(installation: Installation) -> None:
 
 def main() -> None:
     """Run and report."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # of the web process too
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, hard_limit), hard_limit))  # the web process inherits it
     with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
         asyncio.run(measure(installation))
 

@@ -78,7 +78,9 @@ def closure(requirements: Iterable[Requirement]) -> list[str]:
     while waiting:
         parent, requirement = waiting.pop()
         package = canonicalize_name(requirement.name)
-        if package not in pins_by_name and parent == WITHOUT_HASHES:  # torch's own for GPUs, by its own exact versions
+        if (
+            package not in pins_by_name and parent == WITHOUT_HASHES
+        ):  # torch's own for GPUs, by its own exact versions
             continue
         if package not in pins_by_name:
             raise MissingPin(f"{requirement}, which {parent or 'pyproject.toml'} needs, is not in constraints.txt")

@@ -72,7 +72,9 @@ class Agent:
 
     async def _work_once(self) -> None:
         wait_seconds = min(LONG_POLL_SECONDS, max(0.0, self._load.until - time.monotonic()))
-        response = await self._post("lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds})
+        response = await self._post(
+            "lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds}
+        )
         if response is None:
             await asyncio.sleep(1.0)
         elif response.status == 200:

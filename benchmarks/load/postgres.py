@@ -37,7 +37,9 @@ class Postgres:
             shutil.chown(self._folder, self._user, pwd.getpwnam(self._user).pw_gid)
         self._port = free_port()
         data = str(self._folder / "data")
-        initialization = self._spawn("initdb", "--pgdata", data, "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8")
+        initialization = self._spawn(
+            "initdb", "--pgdata", data, "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8"
+        )
         if initialization.wait(_START_SECONDS):
             raise SystemExit((self._folder / "log").read_text(encoding="utf-8", errors="replace"))
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]

@@ -33,15 +33,15 @@ class Usage(Sampling):
         self.samples: list[int] = []
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic(), _processor_seconds(self._pid)
+        self._start = time.monotonic(), _processor_seconds(self._pid)
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        began, seconds = self._began
-        self.processor_share = (_processor_seconds(self._pid) - seconds) / (time.monotonic() - began)
+        start, start_seconds = self._start
+        self.processor_share = (_processor_seconds(self._pid) - start_seconds) / (time.monotonic() - start)
 
     def sample(self) -> None:
         self.samples.append(anonymous_bytes(self._pid))
@@ -86,7 +86,7 @@ def leave_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+def read_report(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What it told last. Raises SystemExit if it failed."""
     output = process.communicate()[0]
     if process.returncode:

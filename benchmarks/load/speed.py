@@ -11,11 +11,11 @@ _TURNS = 20_000
 
 def reference_seconds() -> float:
     """Processor time of this thread for a fixed piece of plain Python; what other processes take is not in it."""
-    began = time.thread_time()
+    start = time.thread_time()
     total = 0
     for turn in range(_TURNS):
         total += turn * turn
-    return time.thread_time() - began
+    return time.thread_time() - start
 
 
 class Speed(Sampling):

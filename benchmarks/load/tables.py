@@ -146,12 +146,12 @@ def _past(session: Session, federation_id: str, clients: Sequence[dict[str, Any]
     rounds = [round_row(federation_id, number, len(clients), "closed", now) for number in range(1, _PAST_ROUNDS + 1)]
     jobs = [
         {
-            "id": new_id("job"), "federation_id": federation_id, "round_id": one["id"], "client_id": client["id"],
+            "id": new_id("job"), "federation_id": federation_id, "round_id": row["id"], "client_id": client["id"],
             "worker_id": client["worker_id"], "kind": "train", "state": "accepted", "seed": 0, "lease_seconds": 60.0,
             "offered_number": client["ordinal"], "submitted_number": client["ordinal"], "offered_at": now,
             "leased_at": now, "submitted_at": now, "ended_at": now,
         }
-        for one in rounds
+        for row in rounds
         for client in clients
     ]  # fmt: skip
     _insert(session, Round, rounds)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import federated.algorithms
 from benchmarks.tables import definition
-from benchmarks.tables.definition import Table
+from benchmarks.tables.definition import Job, JobResult, Table
 from benchmarks.tables.document import document, write_between
-from benchmarks.tables.jobs import JobResult, Job, jobs_of, run_all
+from benchmarks.tables.jobs import jobs_of, run_all
 from benchmarks.tables.results import Results
 from benchmarks.tables.sites import make_site
 from examples.quickstart.base_model import minilm
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write and (options.quick or options.only):
         parser.error("--write puts a whole table into the README: not with --quick or --only")
     table.check()
-    results = complete(jobs_of(table, options.device), options.data, Results(options.results), minilm(), options.processes)
+    results = complete(
+        jobs_of(table, options.device), options.data, Results(options.results), minilm(), options.processes
+    )
     text = document(table, results, _command(options), f"{options.processes} runs at once on {options.device}")
     print(text, flush=True)
     if options.write:

@@ -1,8 +1,10 @@
 """What a table is, as data: its rows, and the federation that all of them run."""
 
+import hashlib
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,17 @@ from federated import registry
 from federated.trainable import Trainable
 
 FOLDER = Path(__file__).parent
+_SHARED = (
+    "rounds",
+    "clients",
+    "cohort",
+    "alpha",
+    "sizes",
+    "train_rows",
+    "test_rows",
+    "test_shares",
+    "evaluate_every",
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,61 @@ class Table:
             raise ValueError(f"table {self.name!r} has two rows of one name: {', '.join(names)}")
         for row in self.rows:
             check_row(row)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One federation to run."""
+
+    table: Table
+    row: Row
+    task: str
+    seed: int
+    device: str
+
+    def key(self) -> str:
+        """Names what is run by its content: another number in the row or the table is another job."""
+        content: dict[str, Any] = {name: getattr(self.table, name) for name in _SHARED}
+        content |= {"row": asdict(self.row), "task": self.task, "seed": self.seed, "device": self.device}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.row.name}, {self.task}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came of a job. Bytes are of whole messages, the mean over clients and rounds.
+
+    `evaluations`: round -> metrics on the test set; the last round's are the result. Beside the accuracy stand the
+    `own_accuracy`, if clients have parts of their own, and the `bytes` (of all messages) and `seconds` (of everybody,
+    without evaluation) that it took from the start. `seconds` are the processor's: they do not depend on what else
+    runs.
+    """
+
+    key: str
+    row: str
+    task: str
+    seed: int
+    evaluations: dict[int, dict[str, float]]
+    download_bytes: float
+    upload_bytes: float
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.last["accuracy"]
+
+    @property
+    def last(self) -> dict[str, float]:
+        return self.evaluations[max(self.evaluations)]
+
+    def first_evaluation_at(self, accuracy: float) -> dict[str, float] | None:
+        """The first evaluation with this accuracy, if there is one."""
+        return next(
+            (evaluation for _, evaluation in sorted(self.evaluations.items()) if evaluation["accuracy"] >= accuracy),
+            None,
+        )
 
 
 def check_row(row: Row) -> None:

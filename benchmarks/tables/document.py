@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables.definition import Row, Table
-from benchmarks.tables.jobs import JobResult
+from benchmarks.tables.definition import JobResult, Row, Table
 
 BEGIN = "<!-- table: begin -->"
 END = "<!-- table: end -->"
@@ -41,7 +40,10 @@ def to_target(table: Table, runs: Sequence[JobResult]) -> str:
     for row in table.rows:
         mine = [run for run in runs if run.row == row.name]
         lines.append(
-            [row.name, *(_cost_to_target([run for run in mine if run.task == task], targets[task]) for task in targets)]
+            [
+                row.name,
+                *(_cost_to_target([run for run in mine if run.task == task], targets[task]) for task in targets),
+            ]
         )
     return grid(header, _rule(header, 1), lines)
 

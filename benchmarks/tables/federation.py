@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.tables.jobs import JobResult, Job
+from benchmarks.tables.definition import Job, JobResult
 from benchmarks.tables.sites import Site
 from examples.quickstart.definition import MAX_LENGTH
 from federated import registry, simulation
@@ -21,7 +21,7 @@ _METRICS = ("accuracy", "own_accuracy", "loss", "examples")
 
 def run(job: Job, site: Site, base: Path) -> JobResult:
     """Run the job's federation to its end and evaluate its state on the task's test set."""
-    began = time.process_time()
+    start = time.process_time()
     result = simulate(job, site, base)
     messages = sum(len(record.cohort) for record in result.rounds)
     return JobResult(
@@ -32,7 +32,7 @@ def run(job: Job, site: Site, base: Path) -> JobResult:
         evaluations=dict(_evaluations(result.rounds)),
         download_bytes=sum(record.download_bytes for record in result.rounds) / messages,
         upload_bytes=sum(record.upload_bytes for record in result.rounds) / messages,
-        seconds=time.process_time() - began,
+        seconds=time.process_time() - start,
     )
 
 

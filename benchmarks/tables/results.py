@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.tables.jobs import JobResult
+from benchmarks.tables.definition import JobResult
 
 
 class Results:

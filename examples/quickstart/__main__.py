@@ -45,14 +45,14 @@ def main(
 ) -> None:
     """Run the demo and print what the federation was worth."""
     console = Console()
-    began = time.monotonic()
+    start = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     task = tasks.support_messages(seed) if data is None else tasks.folder(data, seed)
     demo = Demo(folder.resolve(), task, definition(task, algorithm, rounds, seed), console)
     demo.show_data()
     scores = demo.run()
-    demo.report(scores, time.monotonic() - began)
+    demo.report(scores, time.monotonic() - start)
 
 
 class Demo:
@@ -141,11 +141,11 @@ class Demo:
         self._console.print(f"API docs  {self._url}/docs", soft_wrap=True)
 
     @contextmanager
-    def _step(self, what: str) -> Iterator[None]:
-        began = time.monotonic()
-        self._console.print(f"[dim]{what} …[/dim]")
+    def _step(self, title: str) -> Iterator[None]:
+        start = time.monotonic()
+        self._console.print(f"[dim]{title} …[/dim]")
         yield
-        self._console.print(f"[dim]  {time.monotonic() - began:.0f} s[/dim]")
+        self._console.print(f"[dim]  {time.monotonic() - start:.0f} s[/dim]")
 
 
 def _rows(scores: Scores) -> Sequence[tuple[str, float]]:

@@ -40,7 +40,9 @@ def run(
     for api in apis.values():
         api.close()
     if outcome["state"] != "completed":
-        raise SystemExit(f"the federation {outcome['state']}: {outcome.get('reason')}: {outcome.get('reason_detail')}")
+        raise SystemExit(
+            f"the federation {outcome['state']}: {outcome.get('reason')}: {outcome.get('reason_detail')}"
+        )
     return str(federation)
 
 

@@ -1,4 +1,4 @@
-"""Bytes are counted from what the server halves expect."""
+"""The benchmark of chosen layers: bytes counted from the update schema, and timed epochs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every benchmark of the folder is found, and says what it is and what it must reach."""
+"""Discovery of the benchmarks in the folder, each with a summary and a target."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_the_list_names_every_module_that_can_be_run() -> None:
 class TestABenchmark:
     def test_says_what_it_measures_and_how_it_is_run(self, name: str) -> None:
         (benchmark,) = (one for one in BENCHMARKS if one.name == name)
-        assert benchmark.says
+        assert benchmark.summary
         assert f"python -m benchmarks.{name}" in (FOLDER / f"{name}.py").read_text(encoding="utf-8")
 
     def test_has_a_target(self, name: str) -> None:
@@ -41,7 +41,7 @@ def test_a_module_without_main_is_no_benchmark(tmp_path: Path) -> None:
     (tmp_path / "shapes.py").write_text('"""Shapes."""\n', encoding="utf-8")
     (tmp_path / "speed.py").write_text('"""Speed.\n\nMore."""\n_TARGET_BYTES = 2 * 3**2\ndef main(): ...\n', "utf-8")
     (speed,) = find_benchmarks(tmp_path)
-    assert (speed.name, speed.says, speed.targets) == ("speed", "Speed.", {"bytes": 18.0})
+    assert (speed.name, speed.summary, speed.targets) == ("speed", "Speed.", {"bytes": 18.0})
 
 
 def test_a_target_that_is_no_number_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Large decoders by their shapes: as many weights as they have, and three ways that move them."""
+"""Decoder shapes and the three rebuild methods of the FedKSeed benchmark."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the benchmark of the scores compares is the same work over the same examples."""
+"""The methods compared by the benchmark of Fisher scores: the same work over the same examples."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What the benchmarks under load make of their samples, the callers they use, and how they end."""
+"""Statistics, HTTP callers and termination of the load benchmarks."""
 
 import http.server
 import os

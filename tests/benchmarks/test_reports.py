@@ -1,4 +1,4 @@
-"""The last line of a benchmark is taken for what it says; a benchmark without one does not hold."""
+"""The report line of a benchmark: printed and parsed; without one the benchmark does not hold."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Overhead of a round: from the end of the one before to its own end, less the longest training."""
+"""Overhead of a round, and the pins that it shares with Flower."""
 
 import pytest
 

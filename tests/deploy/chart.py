@@ -90,7 +90,9 @@ def _answer(values: dict[str, Any]) -> dict[str, Any]:
     import helm_python
 
     lint = helm_python.lint(CHART, values, strict=True)
-    findings = [f"{message['path']}: {message['error']}" for message in lint["messages"] if message["severity"] >= _WARNING]
+    findings = [
+        f"{message['path']}: {message['error']}" for message in lint["messages"] if message["severity"] >= _WARNING
+    ]
     with helm_python.Chart.load(CHART) as chart:
         try:
             chart.validate_schema(chart.merge_values(values))

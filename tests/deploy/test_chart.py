@@ -203,6 +203,10 @@ class TestPods:
 
     @pytest.mark.parametrize("name", sorted(FULL))
     def test_variables_are_the_values_in_the_order_of_their_names(self, rendering: Rendering, name: str) -> None:
-        variables = {**values()["settings"], **values()["environment"], "FEDLOOM_DATA_FOLDER": "/var/lib/fedloom/data"}
+        variables = {
+            **values()["settings"],
+            **values()["environment"],
+            "FEDLOOM_DATA_FOLDER": "/var/lib/fedloom/data",
+        }
         env = rendering.pods[name]["containers"][0]["env"]
         assert env[: len(variables)] == [{"name": key, "value": variables[key]} for key in sorted(variables)]

@@ -184,7 +184,11 @@ class TestImages:
 
     @pytest.mark.parametrize("name", ["coordinator", "worker"])
     def test_what_pip_installs_has_hashes_but_for_torch_which_has_a_version(self, name: str) -> None:
-        steps = [rest for instruction, rest in deployed.instructions(DOCKERFILES[f"{name}.Dockerfile"]) if instruction == "RUN"]
+        steps = [
+            rest
+            for instruction, rest in deployed.instructions(DOCKERFILES[f"{name}.Dockerfile"])
+            if instruction == "RUN"
+        ]
         installs = [part.split() for step in steps for part in step.split("&&") if "pip install" in part]
         files = [words[-1] for words in installs if "--require-hashes" in words]
         assert files == ["requirements-build.txt", f"requirements-{name}.txt"]
@@ -195,7 +199,11 @@ class TestImages:
     @pytest.mark.parametrize("name", ["coordinator.Dockerfile", "worker.Dockerfile"])
     def test_what_is_copied_exists_and_is_let_in(self, name: str) -> None:
         patterns = (DEPLOY / f"{name}.dockerignore").read_text("utf-8").splitlines()
-        copies = [rest.split()[:-1] for instruction, rest in deployed.instructions(DOCKERFILES[name]) if instruction == "COPY"]
+        copies = [
+            rest.split()[:-1]
+            for instruction, rest in deployed.instructions(DOCKERFILES[name])
+            if instruction == "COPY"
+        ]
         sources = [source for part in copies for source in part if not part[0].startswith("--from")]
         assert {"federated", "constraints.txt"} <= set(sources)
         assert [source for source in sources if not (ROOT / source).exists() or f"!{source}" not in patterns] == []

@@ -96,7 +96,9 @@ class TestHeldOutMessages:
 
     def test_counting_words_does_not_classify_them(self, corpus: Corpus) -> None:
         all_rows = [row for rows in corpus.train.values() for row in rows]
-        model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)).fit(texts(all_rows), labels(all_rows))
+        model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)).fit(
+            texts(all_rows), labels(all_rows)
+        )
         assert 0.3 <= model.score(texts(corpus.test), labels(corpus.test)) <= 0.65
 
 

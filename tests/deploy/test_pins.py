@@ -158,7 +158,9 @@ def pinned_packages(name: str) -> dict[str, tuple[str, list[str]]]:
 def requirements_of(name: str, extras: Iterable[str] = ()) -> list[Requirement]:
     """What an installed package requires on this machine."""
     requirements = [Requirement(line) for line in metadata.requires(name) or ()]
-    return [one for one in requirements if not one.marker or any(one.marker.evaluate({"extra": e}) for e in ("", *extras))]
+    return [
+        one for one in requirements if not one.marker or any(one.marker.evaluate({"extra": e}) for e in ("", *extras))
+    ]
 
 
 def names(requirements: Iterable[Requirement]) -> set[str]:
@@ -169,14 +171,19 @@ def names(requirements: Iterable[Requirement]) -> set[str]:
 class TestPackages:
     def test_they_are_those_of_the_constraints_and_each_has_a_hash(self, name: str) -> None:
         packages = pinned_packages(name)
-        assert [pin_packages.pins()[package] for package in packages] == pin_packages.closure(pin_packages.direct(name))
+        assert [pin_packages.pins()[package] for package in packages] == pin_packages.closure(
+            pin_packages.direct(name)
+        )
         for package, (version, digests) in packages.items():
             assert pin_packages.pins()[package].endswith(f"=={version}")
             assert 1 <= len(set(digests)) == len(digests) <= len(pin_packages.MACHINES)
 
     def test_what_is_required_is_there_but_for_torch(self, name: str) -> None:
         packages = set(pinned_packages(name))
-        requirements = [*pin_packages.direct(name), *(one for package in packages for one in requirements_of(package))]
+        requirements = [
+            *pin_packages.direct(name),
+            *(one for package in packages for one in requirements_of(package)),
+        ]
         assert names(requirements) - packages <= {pin_packages.WITHOUT_HASHES}
 
     def test_nothing_is_there_that_nobody_requires(self, name: str) -> None:

@@ -124,7 +124,9 @@ class TestNginx:
         assert via_balancer.get("/metrics").status_code == 404
         assert via_balancer.get("/healthz").headers["Strict-Transport-Security"].startswith("max-age=")
 
-    def test_a_whole_chunk_passes_and_one_byte_more_does_not(self, via_balancer: httpx.Client, service: Service) -> None:
+    def test_a_whole_chunk_passes_and_one_byte_more_does_not(
+        self, via_balancer: httpx.Client, service: Service
+    ) -> None:
         organization = service.new_organization("Clinic")
         via_balancer.auth = Bearer(created(_new_key(service, organization.id))["key"])
         content = bytes(Settings().chunk_bytes)

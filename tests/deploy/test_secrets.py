@@ -39,7 +39,9 @@ class TestCompose:
             assert services[server]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
 
     def test_a_placeholder_is_refused_by_its_name(self) -> None:
-        process = check_secrets(STORE_PASSWORD="change-me", DATABASE_PASSWORD="change-me-too", POSTGRES_PASSWORD="a1b2")
+        process = check_secrets(
+            STORE_PASSWORD="change-me", DATABASE_PASSWORD="change-me-too", POSTGRES_PASSWORD="a1b2"
+        )
         assert process.returncode == 1
         assert "still change-me: DATABASE_PASSWORD STORE_PASSWORD." in process.stderr
         assert check_secrets(**dict.fromkeys(SECRETS, "4be1f6c2")).returncode == 0

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.tables.definition import Row, Table
-from benchmarks.tables.jobs import JobResult
+from benchmarks.tables.definition import JobResult, Row, Table
 from federated import registry
 from tests.support import tiny_models
 

@@ -81,7 +81,10 @@ def test_a_table_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capture
     first_result, second_result = complete([first, second], data, Results(file), base, processes=2)
     assert (first_result.accuracy, second_result.seed) == (0.5, 4)
     assert "1/1 its example, colors, seed 4" in capsys.readouterr().err
-    assert complete([first, second], data, Results(file), tmp_path / "no model", processes=1) == [first_result, second_result]
+    assert complete([first, second], data, Results(file), tmp_path / "no model", processes=1) == [
+        first_result,
+        second_result,
+    ]
 
 
 def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
@@ -96,7 +99,9 @@ class TestAJob:
         table = table_of("fedavg")
         longer = replace(table, rounds=2)
         other_config = replace(table, rows=(replace(table.rows[0], config={"learning_rate": 0.5}),))
-        keys = {jobs_of(other, device)[0].key() for other in (table, longer, other_config) for device in ("cpu", "cuda")}
+        keys = {
+            jobs_of(other, device)[0].key() for other in (table, longer, other_config) for device in ("cpu", "cuda")
+        }
         assert len(keys) == 6
 
     def test_is_the_same_in_a_longer_table(self) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables.definition import Row, Table
+from benchmarks.tables.definition import JobResult, Row, Table
 from benchmarks.tables.document import BEGIN, END, document, markdown, to_target, write_between
-from benchmarks.tables.jobs import JobResult
 from tests.benchmarks.tables.samples import job_result
 
 ROWS = (

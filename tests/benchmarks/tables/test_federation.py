@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.tables import federation
-from benchmarks.tables.definition import Table
-from benchmarks.tables.jobs import JobResult, jobs_of
+from benchmarks.tables.definition import JobResult, Table
+from benchmarks.tables.jobs import jobs_of
 from benchmarks.tables.sites import make_site
 from federated import registry
 from tests.benchmarks.tables.samples import TASK, data_folder, table_of

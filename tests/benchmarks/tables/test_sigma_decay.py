@@ -11,7 +11,9 @@ SHARES = [sum(i <= rank for rank in RANKS) / len(RANKS) for i in range(1, max(RA
 
 def _left(power: int) -> list[float]:
     """Energy after each round if each multiplies component i by HELD[i] to this power."""
-    energies_by_round = [sum(share ** (2 * power * n) / i for i, share in enumerate(SHARES, 1)) for n in range(ROUNDS + 1)]
+    energies_by_round = [
+        sum(share ** (2 * power * n) / i for i, share in enumerate(SHARES, 1)) for n in range(ROUNDS + 1)
+    ]
     return [energy / energies_by_round[0] for energy in energies_by_round]
 
 

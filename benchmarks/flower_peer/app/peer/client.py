@@ -32,9 +32,9 @@ def train(message: Message, context: Context) -> Message:
     rows = [json.loads(line) for line in Path(context.node_config["rows"]).read_text(encoding="utf-8").splitlines()]
     examples = _encode(rows, task)
     torch.manual_seed(message.content["config"]["server-round"])
-    began = time.perf_counter()
+    start = time.perf_counter()
     loss = _steps(model, examples, task)
-    metrics = {"training_seconds": time.perf_counter() - began, "loss": loss, "num-examples": len(rows)}
+    metrics = {"training_seconds": time.perf_counter() - start, "loss": loss, "num-examples": len(rows)}
     content = RecordDict({"arrays": ArrayRecord(get_peft_model_state_dict(model)), "metrics": MetricRecord(metrics)})
     return Message(content=content, reply_to=message)
 
