@@ -1,9 +1,9 @@
 """Savings in bytes and seconds when only half of the layers are sent: `python -m benchmarks.chosen_layers`.
 
-The model is MiniLM with LoRA (r 8 on query and value). The bytes of a round's update are compared with plain averaging
-of the same model: the share of the factors must be exactly that of the layers. The seconds of a local epoch that
-trains only the upper half of the layers are compared with those of all layers, in turn in one run. The backward pass
-ends below the lowest trained layer.
+The model is MiniLM with LoRA (r 8 on query and value). The bytes of a round's update are compared with plain
+averaging of the same model: the share of the factors must be exactly that of the layers. The seconds of a local epoch
+that trains only the upper half of the layers are compared with those of all layers, in turn in one run. The backward
+pass ends below the lowest trained layer.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Latency from the commit of a job offer to its lease, with 1,000 agents: `python -m benchmarks.control_plane`.
 
-A real installation (`coordinator up`: web, background and beat) and its database run on one core, the simulated agents
-on another. They use real HTTP over loopback, and each request has its agent's token: a heartbeat every 9 to 11 s, a
-renewal every 20 s, a long poll of 30 s. Rounds of ten clients are offered at random times. The figure is the 99th
-percentile over all offers, the worse of SQLite and PostgreSQL. A second measurement compares a poll with 10,000
+A real installation (`coordinator up`: web, background and beat) and its database run on one core, the simulated
+agents on another. They use real HTTP over loopback, and each request has its agent's token: a heartbeat every 9 to 11
+s, a renewal every 20 s, a long poll of 30 s. Rounds of ten clients are offered at random times. The figure is the
+99th percentile over all offers, the worse of SQLite and PostgreSQL. A second measurement compares a poll with 10,000
 workers and 1,000 federations in the tables to one with ten workers and one federation, in turns. There is no training
-and there are no artifacts. `machine` is the time of a fixed piece of plain Python on the servers' core, once a second:
-it tells a slow hour of a shared machine from slow code.
+and there are no artifacts. `machine` is the time of a fixed piece of plain Python on the servers' core, once a
+second: it tells a slow hour of a shared machine from slow code.
 """
 
 import argparse

@@ -3,7 +3,8 @@
 The shapes are MiniLM's (22.7 million parameters), and K = 4096. Rebuild: all parameters by the structured directions,
 including their random draws, against the method of the authors, which draws every direction for every tensor with a
 seeded `torch.randn` and adds it. Only `--explicit` of those directions are timed and scaled to K. Step: two losses
-along a direction and the move, in the session that trains, against two bare forward passes of the same batch, in turn.
+along a direction and the move, in the session that trains, against two bare forward passes of the same batch, in
+turn.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Speed of rebuilding the weights of large decoders from K scalars: `python -m benchmarks.fedkseed_shapes`.
 
-The weights are random bfloat16 in the shapes of LLaMA-1.3B and 7B, and K = 4096. They lie on a GPU if there is one; on
-a CPU only 1.3B is measured. One run compares three methods: structured directions, the explicit sum of K directions
-from the counter-based generator, and that of the authors, a seeded `torch.randn` for every direction and tensor. For
-the two explicit methods `--explicit` directions are timed and scaled to K. The figure is the smallest ratio of the
-authors' method to the structured one.
+The weights are random bfloat16 in the shapes of LLaMA-1.3B and 7B, and K = 4096. They lie on a GPU if there is one;
+on a CPU only 1.3B is measured. One run compares three methods: structured directions, the explicit sum of K
+directions from the counter-based generator, and that of the authors, a seeded `torch.randn` for every direction and
+tensor. For the two explicit methods `--explicit` directions are timed and scaled to K. The figure is the smallest
+ratio of the authors' method to the structured one.
 """
 
 import argparse

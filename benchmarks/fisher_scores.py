@@ -3,8 +3,8 @@
 The model is MiniLM with LoRA (r 8 on query and value). The examples are as long as those of TREC, Subj and RTE, in
 batches of 32 sorted by length. One run measures three methods in turn: squared gradient norms of all examples by
 hooks, one epoch of the shared loop over the same batches, and one example at a time by autograd. The figure is the
-worst of the three ratios of medians, hooks / epoch. On each shape hooks must also be faster than one example at a time
-and give the same scores.
+worst of the three ratios of medians, hooks / epoch. On each shape hooks must also be faster than one example at a
+time and give the same scores.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def gaussian_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
 
 
 def shared_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
-    """Factors whose sum has singular values i^-1/2 over shared directions, with noise in proportion to their norms."""
+    """Factors whose sum has singular values i^-1/2 over shared directions, with proportional noise."""
     generator = torch.Generator().manual_seed(seed)
     left, right = (torch.linalg.qr(_normal(size, _SHARED_DIRECTIONS, generator)).Q for _ in range(2))
     weights = torch.arange(1, _SHARED_DIRECTIONS + 1).float() ** -0.25

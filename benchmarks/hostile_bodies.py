@@ -1,9 +1,9 @@
 """Latency of the event loop under the largest hostile bodies: `python -m benchmarks.hostile_bodies`.
 
 One client sends every body of `benchmarks.load.hostile` to each operation of a real installation (`coordinator up`)
-that takes JSON: as nobody, as a viewer, an operator, an owner and a worker. Meanwhile `/healthz` is requested every few
-milliseconds. The figure is the 99th percentile of its response times. The benchmark holds only if the web process also
-grows by less than the target and no response is 5xx.
+that takes JSON: as nobody, as a viewer, an operator, an owner and a worker. Meanwhile `/healthz` is requested every
+few milliseconds. The figure is the 99th percentile of its response times. The benchmark holds only if the web process
+also grows by less than the target and no response is 5xx.
 """
 
 import json

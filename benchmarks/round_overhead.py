@@ -99,7 +99,7 @@ def _times(row: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> RoundTi
 
 
 def _phases(row: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each phase along the job submitted last, then those measured by the coordinator and by its worker."""
+    """Seconds of each phase along the job submitted last, and those measured by the coordinator and its worker."""
     at = [row["opened_at"], row["collecting_at"], last["leased_at"], last["submitted_at"], row["aggregated_at"]]
     names = ("opened_to_collecting", "collecting_to_leased", "leased_to_submitted", "submitted_to_aggregated")
     path = {name: _moment(end) - _moment(start) for name, start, end in zip(names, at[:-1], at[1:], strict=True)}

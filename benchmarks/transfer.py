@@ -1,10 +1,10 @@
 """Transfer of artifacts through the coordinator against a plain web server: `python -m benchmarks.transfer`.
 
 Upload: chunks, then the wait until they are one object of the announced digest, against uvicorn that writes the body
-to a file and calls fsync. Download: the artifact, against Starlette's `FileResponse`. The figure is the smaller of the
-two ratios of speed (plain seconds over the coordinator's, the median over repetitions). The servers are measured in
-turns and share one core; the caller runs on another. nginx is measured too where it is installed, but without a target
-because it does not sync.
+to a file and calls fsync. Download: the artifact, against Starlette's `FileResponse`. The figure is the smaller of
+the two ratios of speed (plain seconds over the coordinator's, the median over repetitions). The servers are measured
+in turns and share one core; the caller runs on another. nginx is measured too where it is installed, but without a
+target because it does not sync.
 """
 
 import argparse
@@ -67,15 +67,15 @@ class Coordinator:
     def up(self, source: Source) -> None:
         """Send all chunks and wait until they are one artifact."""
         announcement = {"size_bytes": source.size_bytes, "digest": source.digest}
-        upload = self._caller.ask("POST", "/v1/artifacts/uploads", announcement)
+        upload = self._caller.request_json("POST", "/v1/artifacts/uploads", announcement)
         path, size = f"/v1/artifacts/uploads/{upload['upload_id']}", int(upload["chunk_bytes"])
         for index in range(upload["chunks"]):
             start = index * size
             self._caller.put(f"{path}/chunks/{index}", source.path, start, min(size, source.size_bytes - start))
-        upload_state = self._caller.ask("POST", f"{path}/complete")
+        upload_state = self._caller.request_json("POST", f"{path}/complete")
         while upload_state["state"] == "assembling":
             time.sleep(_POLLING_SECONDS)
-            upload_state = self._caller.ask("GET", path)
+            upload_state = self._caller.request_json("GET", path)
         if upload_state["state"] != "complete":
             raise SystemExit(f"the upload is {upload_state['state']}: {upload_state['problem']}")
 
@@ -124,7 +124,7 @@ def _servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
         stack.enter_context(processes.terminating(processes.start("plain", parameters, folder, os.environ)))
         servers["plain"] = Plain(f"http://127.0.0.1:{port}", plain.FILE, folder / "plain" / "bytes")
         program = nginx.program()
-        if program is not None and nginx.takes_puts(program):
+        if program is not None and nginx.has_webdav(program):
             port = free_port()
             stack.enter_context(processes.terminating(nginx.start(program, folder / "nginx", port)))
             file = folder / "nginx" / "files" / "bytes"

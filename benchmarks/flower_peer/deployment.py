@@ -1,4 +1,4 @@
-"""A run of the Flower app in `app/`, as its users deploy it: one SuperLink, and one SuperNode per client."""
+"""Deployment of the Flower app in `app/` as users of Flower do it: one SuperLink, and one SuperNode per client."""
 
 import json
 import os
@@ -25,18 +25,18 @@ ROUND_SECONDS = 120.0
 
 
 class PeerError(RuntimeError):
-    """Flower did not run to the end; the message names its logs."""
+    """Flower did not run to its end. The message names its logs."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Flower's processes of one run: `environment` is the virtual environment, `folder` takes state and logs."""
+    """Flower's processes of one run. `environment` is the virtual environment, `folder` holds state and logs."""
 
     environment: Path
     folder: Path
 
     def measure(self, task: Mapping[str, Any], rows: Sequence[Path]) -> list[RoundTimes]:
-        """Train `task` with one client per file of `rows`. Raises PeerFailed."""
+        """Train `task` with one client per file of `rows`. Raises PeerError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rounds_file = self.folder / "rounds.jsonl"
         task_file = self.folder / "task.json"
@@ -109,7 +109,7 @@ class Deployment:
 
 
 class _Process:
-    """A process, which ends with everything it started: Flower's children look for their parent only now and then."""
+    """A process that ends with all of its children, as Flower's check for their parent only now and then."""
 
     def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
         self._start = (command, log, variables)
@@ -127,11 +127,11 @@ class _Process:
         with suppress(psutil.NoSuchProcess):
             family += self._process.children(recursive=True)
             self._process.terminate()
-        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
-        for process in left:
+        _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
+        psutil.wait_procs(alive, timeout=STOP_SECONDS)
 
 
 def _wait_for_port(port: int) -> None:

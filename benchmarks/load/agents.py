@@ -1,7 +1,7 @@
-"""Simulated agents: each beats, leases, renews and submits as a worker agent does, and trains nothing.
+"""Simulated agents, which send heartbeats, lease, renew and submit as worker agents do, but train nothing.
 
-A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections and tokens
-of its own, the tokens by the worker agent's own code. Nothing is tried again: what fails is an error.
+They run in a process of their own: `python -m benchmarks.load.agents '{...}'`. Every agent has its own connections and
+tokens; the tokens come from the worker agent's code. No request is retried: every failure is an error.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ HEARTBEAT_SECONDS = 10.0
 RENEW_SECONDS = 20.0
 LONG_POLL_SECONDS = 30.0
 _ALL_STARTED_SECONDS = HEARTBEAT_SECONDS + 5.0
-_LOOK_SECONDS = 0.02
+_SLEEP_SECONDS = 0.02
 
 
 class Load:
@@ -41,12 +41,12 @@ class Load:
         self.late_seconds: list[float] = []
 
     def over(self) -> bool:
-        """Whether the time is up."""
+        """True once the time is up."""
         return time.monotonic() >= self.until
 
 
 class Agent:
-    """One worker."""
+    """One simulated worker."""
 
     def __init__(self, load: Load, worker_id: str, key: Ed25519PrivateKey) -> None:
         record = WorkerRecord(
@@ -56,12 +56,12 @@ class Agent:
         self._tokens, self._wire = Tokens(Identity(record, key)), Wire(load.url)
 
     async def run(self, start_after_seconds: float) -> None:
-        """Beats and works until the time is up."""
+        """Send heartbeats and work until the time is up."""
         await asyncio.sleep(start_after_seconds)
-        beating = asyncio.create_task(self._beat())
+        heartbeats = asyncio.create_task(self._beat())
         while not self._load.over():
             await self._work_once()
-        beating.cancel()
+        heartbeats.cancel()
         self._wire.close()
 
     async def _beat(self) -> None:
@@ -108,37 +108,37 @@ class Agent:
         return response
 
 
-async def _look_at_the_clock(load: Load) -> None:
-    """Notes by how much later than asked this process goes on: what it measures is late by as much.
+async def _measure_lateness(load: Load) -> None:
+    """Record by how much this process wakes up late, as its measurements are late by as much.
 
-    Once all agents run, what is there is left out of Python's collections: those stopped all agents at once, for a
-    fifth of a second every few seconds, which agents in processes of their own never do to each other.
+    Once all agents run, existing objects are excluded from Python's garbage collection. Its collections stopped all
+    agents at once for a fifth of a second every few seconds, which does not happen to agents in separate processes.
     """
     await asyncio.sleep(_ALL_STARTED_SECONDS)
     gc.collect()
     gc.freeze()
     while not load.over():
         start = time.monotonic()
-        await asyncio.sleep(_LOOK_SECONDS)
-        load.late_seconds.append(time.monotonic() - start - _LOOK_SECONDS)
+        await asyncio.sleep(_SLEEP_SECONDS)
+        load.late_seconds.append(time.monotonic() - start - _SLEEP_SECONDS)
 
 
 async def run(parameters: dict[str, Any]) -> Load:
-    """All agents, started one after another within a heartbeat."""
+    """Run all agents, started one after another within one heartbeat interval."""
     load = Load(parameters["url"], parameters["until"], parameters["job_seconds"], parameters["capabilities"])
     workers = json.loads(Path(parameters["workers"]).read_text(encoding="utf-8"))
     draw = random.Random(parameters["seed"])
     async with asyncio.TaskGroup() as group:
-        group.create_task(_look_at_the_clock(load))
+        group.create_task(_measure_lateness(load))
         for worker in workers:
             key = load_pem_private_key(worker["key"].encode(), password=None)
-            assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - as they were made
+            assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - benchmarks.load.tables writes no other
             group.create_task(Agent(load, worker["id"], key).run(draw.uniform(0, HEARTBEAT_SECONDS)))
     return load
 
 
 def main() -> None:
-    """The command line: one JSON object in, one out."""
+    """The command line: one JSON object as argument, one on standard output."""
     load = uvloop.run(run(json.loads(sys.argv[1])))
     report = {"received": load.received_at, "seconds": load.seconds, "errors": load.errors, "late": load.late_seconds}
     print(json.dumps(report | {"processor_seconds": time.process_time()}), flush=True)

@@ -1,7 +1,7 @@
-"""Offers jobs as the background does when a round evaluates: all jobs of a cohort in one transaction.
+"""Job offers as the background makes them for an evaluation: all jobs of a cohort in one transaction.
 
-A process of its own: `python -m benchmarks.load.offers '{...}'`. The time of each commit is read right after it, on
-the clock that all processes of the machine share.
+They run in a process of their own: `python -m benchmarks.load.offers '{...}'`. The time of each commit is read right
+after it, on the clock that all processes of the machine share.
 """
 
 import json
@@ -20,11 +20,11 @@ from coordinator.models import Client, Federation, Round
 from federated import schedule
 
 CommitTimes = dict[str, float]
-"""Job id -> when its offer was committed, in seconds of `time.monotonic`."""
+"""Job id -> time of its offer's commit, in seconds of `time.monotonic`."""
 
 
 def offer_round(federation_id: str, commit_times: CommitTimes) -> None:
-    """One round of the federation, whose clients all evaluate."""
+    """Offer one round of the federation, in which all clients evaluate."""
     with writing() as session:
         federation = session.get_one(Federation, federation_id)
         clients = session.scalars(select(Client).where(Client.federation_id == federation_id)).all()
@@ -42,14 +42,14 @@ def _offer_all(session: Session, federation: Federation, clients: Sequence[Clien
 
 
 def free_federations() -> list[str]:
-    """Those in use without a round that is still evaluated, but for the one that everybody is in."""
+    """Ids of the federations in use that have no round under evaluation."""
     busy = exists().where(Round.federation_id == Federation.id, Round.state == "evaluating")
     with reading() as session:
         return list(session.scalars(select(Federation.id).where(Federation.state == "paused", ~busy)))
 
 
 def main() -> None:
-    """Rounds at random times, `jobs_per_second` on average, until `until`."""
+    """Offer rounds at random times, `jobs_per_second` on average, until `until`."""
     parameters = json.loads(sys.argv[1])
     draw, commit_times = random.Random(parameters["seed"]), CommitTimes()
     skipped_rounds, at = 0, parameters["from"]

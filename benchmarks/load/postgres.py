@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the benchmark's own: durable as by default, in a folder that goes with it."""
+"""A temporary PostgreSQL server for a benchmark, with the durability of the default settings."""
 
 import os
 import pwd
@@ -25,7 +25,7 @@ class Missing(Exception):
 
 
 class Postgres:
-    """A context: a server on a port that the kernel chose. As root it runs as the user that the package made."""
+    """A context with a server on a free port. Under root it runs as the user of the PostgreSQL package."""
 
     def __init__(self) -> None:
         self._binaries = _binaries()
@@ -50,12 +50,12 @@ class Postgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.send_signal(signal.SIGINT)  # ends the connections that are open
+        self._server.send_signal(signal.SIGINT)  # a fast shutdown, which closes open connections
         self._server.wait(_START_SECONDS)
         shutil.rmtree(self._folder)
 
     def create(self, database: str) -> str:
-        """Makes an empty database and returns its SQLAlchemy URL."""
+        """Create an empty database and return its SQLAlchemy URL."""
         self._execute(f'CREATE DATABASE "{database}"')
         return f"postgresql+psycopg://{_SUPERUSER}@127.0.0.1:{self._port}/{database}"
 

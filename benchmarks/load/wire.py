@@ -1,7 +1,6 @@
-"""Asks as a worker agent's HTTP client does, at a fraction of its cost: a thousand of those would measure themselves.
+"""A cheap HTTP client that sends the requests of a worker agent. A thousand real clients would measure themselves.
 
-Connections are kept and closed as the worker agent keeps and closes its own:
-`worker_agent.coordinator_api.connection.LIMITS`.
+Connections are kept alive and closed by the worker agent's rule: `worker_agent.coordinator_api.connection.LIMITS`.
 """
 
 import asyncio
@@ -20,14 +19,14 @@ _TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Status and body."""
+    """Status and body of a response."""
 
     status: int
     body: bytes
 
 
 class _Line(asyncio.Protocol):
-    """A connection, with one question at a time."""
+    """A connection with one request at a time."""
 
     def __init__(self) -> None:
         self.idle_since = 0.0
@@ -64,19 +63,19 @@ class _Line(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
         if self._pending is not None and not self._pending.done():
-            self._pending.set_exception(exc or ConnectionError("closed before it answered"))
+            self._pending.set_exception(exc or ConnectionError("the server closed the connection without a response"))
 
 
 class Wire:
-    """Of one agent, to one server."""
+    """Connections of one agent to one server."""
 
     def __init__(self, url: str) -> None:
-        at = urlsplit(url)
-        self._host, self._port = at.hostname or "", at.port or 80
+        address = urlsplit(url)
+        self._host, self._port = address.hostname or "", address.port or 80
         self._idle: list[_Line] = []
 
     async def post(self, path: str, body: Mapping[str, Any], token: str) -> Response:
-        """Sends JSON. Raises OSError, TimeoutError."""
+        """Send JSON and return the response. Raises OSError, TimeoutError."""
         content = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nAccept: */*\r\n"
@@ -96,7 +95,7 @@ class Wire:
         return response
 
     def close(self) -> None:
-        """Gives up the connections that lie idle."""
+        """Close the idle connections."""
         for line in self._idle:
             line.close()
 

@@ -131,7 +131,8 @@ class TestNginx:
         via_balancer.auth = Bearer(created(_new_key(service, organization.id))["key"])
         content = bytes(Settings().chunk_bytes)
         announcement = {"size_bytes": len(content), "digest": "sha256:" + sha256(content).hexdigest()}
-        path = f"/v1/artifacts/uploads/{created(via_balancer.post('/v1/artifacts/uploads', json=announcement))['upload_id']}"
+        upload = created(via_balancer.post("/v1/artifacts/uploads", json=announcement))
+        path = f"/v1/artifacts/uploads/{upload['upload_id']}"
         assert via_balancer.put(f"{path}/chunks/0", content=content + b"x").status_code == 413
         assert via_balancer.put(f"{path}/chunks/0", content=content).status_code == 204
         assert via_balancer.post(f"{path}/complete").json()["state"] == "complete"

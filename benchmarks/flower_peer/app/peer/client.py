@@ -1,4 +1,4 @@
-"""What a SuperNode does in a round: build the model, load the round's adapter, train, send it back."""
+"""Client app of a SuperNode: builds the model, loads the adapter of the round, trains it and sends it back."""
 
 import json
 import time
@@ -24,7 +24,7 @@ app = ClientApp()
 
 
 def train(message: Message, context: Context) -> Message:
-    """One round of one client. The metric `training_seconds` is the time inside the gradient loop alone."""
+    """Train for one round. The metric `training_seconds` is the time inside the gradient loop."""
     task = read_task(context.run_config["task"])
     torch.set_num_threads(task["threads"])
     model = build(task)
