@@ -1,7 +1,7 @@
 """Simulated agents, which send heartbeats, lease, renew and submit as worker agents do, but train nothing.
 
-They run in a process of their own: `python -m benchmarks.load.agents '{...}'`. Every agent has its own connections and
-tokens; the tokens come from the worker agent's code. No request is retried: every failure is an error.
+They run in a process of their own: `python -m benchmarks.load.agents '{...}'`. Every agent has its own connections
+and tokens, which come from the worker agent's code. No request is retried: every failure is an error.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _SLEEP_SECONDS = 0.02
 
 
 class Load:
-    """What all agents share: the times, and what came of it. `received`: job id -> `time.monotonic`."""
+    """Parameters and measurements that all agents share. `received_at`: job id -> `time.monotonic` of its lease."""
 
     def __init__(self, url: str, until: float, job_seconds: float, capabilities: dict[str, Any]) -> None:
         self.url, self.until, self.job_seconds, self.capabilities = url, until, job_seconds, capabilities

@@ -59,7 +59,7 @@ class Usage(Sampling):
 def start(
     module: str, parameters: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start `python -m benchmarks.load.<module>` with the parameters as JSON. It prints its report on its last line."""
+    """Start `python -m benchmarks.load.<module>` with JSON parameters. Its last line is its report."""
     with (folder / f"{module}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.load.{module}", json.dumps(parameters)],

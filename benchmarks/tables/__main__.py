@@ -1,7 +1,7 @@
-"""Makes the table of a method's README: `python -m benchmarks.tables NAME --data FOLDER`.
+"""Command that makes the table of an algorithm's README: `python -m benchmarks.tables NAME --data FOLDER`.
 
 FOLDER holds a folder per task with `train.jsonl` and `test.jsonl`, whose rows have `text` and `label`. With
-`--results FILE` a table that broke off goes on where it stopped.
+`--results FILE` an interrupted table is continued.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LookupError as error:
         parser.error(str(error))
     if options.write and (options.quick or options.only):
-        parser.error("--write puts a whole table into the README: not with --quick or --only")
+        parser.error("--write needs a whole table: not with --quick or --only")
     table.check()
     results = complete(
         jobs_of(table, options.device), options.data, Results(options.results), minilm(), options.processes
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def complete(jobs: Sequence[Job], data: Path, results: Results, base: Path, processes: int) -> list[JobResult]:
-    """All of these runs: those that `results` has, and the rest run now; `base` is the base model's folder."""
+    """Results of the jobs. Those missing in `results` are run and added to it. `base` is the base model's folder."""
     missing = [job for job in jobs if job.key() not in results]
     with tempfile.TemporaryDirectory() as folder:
         tables = {(job.task, job.seed): job.table for job in missing}
@@ -53,29 +53,35 @@ def complete(jobs: Sequence[Job], data: Path, results: Results, base: Path, proc
         }
         for count, run in enumerate(run_all(missing, sites, base, processes), start=1):
             results.add(run)
-            what = f"{run.row}, {run.task}, seed {run.seed}: {100 * run.accuracy:.1f} % in {run.seconds:.1f} s"
-            print(f"{count}/{len(missing)} {what}", file=sys.stderr, flush=True)
+            summary = f"{run.row}, {run.task}, seed {run.seed}: {100 * run.accuracy:.1f} % in {run.seconds:.1f} s"
+            print(f"{count}/{len(missing)} {summary}", file=sys.stderr, flush=True)
     return results.of(job.key() for job in jobs)
 
 
 def readme(name: str) -> Path:
-    """The README of an algorithm."""
+    """Path of an algorithm's README."""
     return Path(federated.algorithms.__path__[0]) / name / "README.md"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help=f"of: {', '.join(definition.names())}")
+    parser.add_argument("name", metavar="NAME", help=f"table, of: {', '.join(definition.names())}")
     parser.add_argument("--data", type=Path, required=True, help="a folder per task, with train.jsonl and test.jsonl")
-    parser.add_argument("--seeds", type=_integers, help="such as 0,1,2")
+    parser.add_argument("--seeds", type=_integers, help="comma-separated, such as 0,1,2")
     parser.add_argument("--tasks", type=_words, help="folders in DATA, such as subj,trec")
     parser.add_argument("--rounds", type=_positive)
-    parser.add_argument("--evaluate-every", type=_positive, metavar="ROUNDS", help="kept in the results")
-    parser.add_argument("--only", action="append", metavar="ROW", help="only this row; may be said again")
-    parser.add_argument("--quick", action="store_true", help="two clients, one round: does everything run?")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="JSON lines, to go on from")
-    parser.add_argument("--write", action="store_true", help="put the table into the method's README")
-    parser.add_argument("--processes", type=_positive, default=2, help="runs at once, one torch thread each")
+    parser.add_argument(
+        "--evaluate-every", type=_positive, metavar="ROUNDS", help="rounds between evaluations in the results"
+    )
+    parser.add_argument("--only", action="append", metavar="ROW", help="only this row; may be repeated")
+    parser.add_argument(
+        "--quick", action="store_true", help="two clients and one round, to test that everything runs"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="JSON lines with the results of jobs, to continue from"
+    )
+    parser.add_argument("--write", action="store_true", help="write the table into the README of the algorithm")
+    parser.add_argument("--processes", type=_positive, default=2, help="parallel jobs, with one torch thread each")
     parser.add_argument("--device", default="cpu")
     return parser
 
@@ -88,7 +94,7 @@ def _select(table: Table, options: argparse.Namespace) -> Table:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """What bears on the result, and no path of this machine."""
+    """The options that affect the result, without paths of this machine."""
     words = ["python -m benchmarks.tables", options.name, "--data DATA"]
     words += [f"--seeds {','.join(map(str, options.seeds))}"] if options.seeds else []
     words += [f"--tasks {','.join(options.tasks)}"] if options.tasks else []

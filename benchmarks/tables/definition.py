@@ -1,4 +1,4 @@
-"""What a table is, as data: its rows, and the federation that all of them run."""
+"""Definition of a table: its rows and their common federation, the jobs to run, and their results."""
 
 import hashlib
 import importlib
@@ -14,7 +14,7 @@ from federated import registry
 from federated.trainable import Trainable
 
 FOLDER = Path(__file__).parent
-_SHARED = (
+_TABLE_FIELDS_OF_KEY = (
     "rounds",
     "clients",
     "cohort",
@@ -29,9 +29,9 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train. `settings` go to the clients by ordinal, over and over.
+    """One method of training. `settings` are assigned to the clients by ordinal, cyclically.
 
-    `cells` are further columns of the table, known before anything runs.
+    `cells` are further columns of the table, known before the run.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Row:
     cells: Mapping[str, str] = field(default_factory=dict)
 
     def settings_of(self, ordinal: int) -> Mapping[str, Any]:
-        """What this client registers with."""
+        """The settings with which this client registers."""
         return self.settings[ordinal % len(self.settings)]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a method's README, and what they share. The algorithm whose README it is has the table's name.
+    """The rows of a table, and their common federation. The name is that of the algorithm in whose README it stands.
 
-    Of each task the training rows (at most `train_rows`) are cut over `clients` by a Dirichlet draw with `alpha`, and
-    by one of client sizes with `sizes`, if any. `test_rows` are held by the last client, who has the largest setting
-    where settings rise; with `test_shares` they are cut as the training rows, and each client evaluates its own.
-    `evaluate_every` None: after the last round alone. `target`: what it takes to reach so much of the first row's
-    last accuracy is told too. `appendix` makes more text, from sums alone.
+    The training rows of each task (at most `train_rows`) are split over `clients` by a Dirichlet draw with `alpha`,
+    and by a draw of client sizes with `sizes`, if given. The last client, which has the largest setting where settings
+    rise, holds the `test_rows`. With `test_shares` they are split like the training rows, and each client evaluates its own.
+    `evaluate_every` None means only after the last round. `target`: the table also shows the cost of reaching this
+    share of the first row's last accuracy. `appendix` returns further text, which needs no training.
     """
 
     name: str
@@ -74,23 +74,23 @@ class Table:
     appendix: Callable[[], str] | None = None
 
     def quick(self) -> "Table":
-        """The same rows on two clients for one round: whether everything runs, and nothing else."""
+        """The same rows on two clients for one round, only to test that everything runs."""
         return replace(
             self, rounds=1, seeds=self.seeds[:1], clients=2, cohort=2, train_rows=64, test_rows=16, appendix=None
         )
 
     def only(self, names: Sequence[str]) -> "Table":
-        """The rows of these names. Raises LookupError with those there are."""
+        """The table with only the rows of these names. Raises LookupError with the known names."""
         row_names = [row.name for row in self.rows]
         if unknown := [name for name in names if name not in row_names]:
-            raise LookupError(f"no row is named {unknown[0]!r}; there are: {', '.join(row_names)}")
+            raise LookupError(f"there is no row {unknown[0]!r}; known: {', '.join(row_names)}")
         return replace(self, rows=tuple(row for row in self.rows if row.name in names), appendix=None)
 
     def check(self) -> None:
-        """Raise ValueError for a row that cannot run, or for two of one name."""
+        """Raise ValueError for a row that cannot run, or for two rows with the same name."""
         names = [row.name for row in self.rows]
         if len(set(names)) != len(names):
-            raise ValueError(f"table {self.name!r} has two rows of one name: {', '.join(names)}")
+            raise ValueError(f"table {self.name!r} has two rows with the same name: {', '.join(names)}")
         for row in self.rows:
             check_row(row)
 
@@ -106,8 +106,8 @@ class Job:
     device: str
 
     def key(self) -> str:
-        """Names what is run by its content: another number in the row or the table is another job."""
-        content: dict[str, Any] = {name: getattr(self.table, name) for name in _SHARED}
+        """Digest of the content: a job with another number in its row or table has another key."""
+        content: dict[str, Any] = {name: getattr(self.table, name) for name in _TABLE_FIELDS_OF_KEY}
         content |= {"row": asdict(self.row), "task": self.task, "seed": self.seed, "device": self.device}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -117,12 +117,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a job. Bytes are of whole messages, the mean over clients and rounds.
+    """Result of a job. Bytes are those of whole messages, as the mean over clients and rounds.
 
-    `evaluations`: round -> metrics on the test set; the last round's are the result. Beside the accuracy stand the
-    `own_accuracy`, if clients have parts of their own, and the `bytes` (of all messages) and `seconds` (of everybody,
-    without evaluation) that it took from the start. `seconds` are the processor's: they do not depend on what else
-    runs.
+    `evaluations`: round -> metrics on the test set, of which the last are the result. Beside the accuracy they
+    hold `own_accuracy` if clients have parts of their own. They also hold the `bytes` (of all messages) and `seconds`
+    (of clients and server, without evaluation) since the start. `seconds` are processor time and do not depend on other load.
     """
 
     key: str
@@ -151,7 +150,7 @@ class JobResult:
 
 
 def check_row(row: Row) -> None:
-    """Raise ValueError unless the algorithm takes this config, trainable and settings, as a federation's request."""
+    """Raise ValueError unless the algorithm accepts this config, trainable and settings from a federation."""
     config = registry.make_config(row.algorithm, row.config)
     trainable: Any = TypeAdapter(Trainable).validate_python(dict(row.trainable))
     registry.check_trainable(row.algorithm, config, trainable)
@@ -160,13 +159,13 @@ def check_row(row: Row) -> None:
 
 
 def names(folder: Path = FOLDER) -> tuple[str, ...]:
-    """All tables, sorted."""
+    """Names of all tables, sorted."""
     return tuple(sorted(file.stem.removeprefix("rows_") for file in folder.glob("rows_*.py")))
 
 
 def table(name: str) -> Table:
-    """The table of that name. Raises LookupError with those there are."""
+    """The table of that name. Raises LookupError with the known names."""
     if name not in names():
-        raise LookupError(f"there is no table {name!r}; there are: {', '.join(names())}")
+        raise LookupError(f"there is no table {name!r}; known: {', '.join(names())}")
     result: Table = importlib.import_module(f"benchmarks.tables.rows_{name}").TABLE
     return result

@@ -1,4 +1,4 @@
-"""A table as Markdown, and its place in a README."""
+"""Rendering of a table as Markdown, and its insertion into a README."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MISSING = "–"
 
 
 def document(table: Table, runs: Sequence[JobResult], command: str, circumstances: str) -> str:
-    """The command, what all rows share, and the table; `circumstances` say on what the seconds were taken."""
+    """The command, the caption and the table. `circumstances`: the setup in which the seconds were taken."""
     parts = [f"`{command}`", _caption(table, circumstances), markdown(table, runs)]
     if table.target is not None:
         parts += [_target_caption(table.target), to_target(table, runs)]
@@ -24,7 +24,7 @@ def document(table: Table, runs: Sequence[JobResult], command: str, circumstance
 def markdown(table: Table, runs: Sequence[JobResult]) -> str:
     """One line per row: mean accuracy (%) and standard deviation of each task, mean bytes and mean seconds.
 
-    Where clients evaluate their own test rows, a second column of each task has the accuracy of their own models.
+    With test shares, each task has a second column for the accuracy of the clients' own models.
     """
     extra = list(dict.fromkeys(name for row in table.rows for name in row.cells))
     tasks = [name for task in table.tasks for name in ([task, f"{task}, own"] if table.test_shares else [task])]
@@ -55,15 +55,15 @@ def grid(header: Sequence[str], rule: Sequence[str], lines: Sequence[Sequence[st
 
 
 def write_between(readme: Path, text: str) -> None:
-    """Put `text` between the marks of a README, or at its end where it has none yet.
+    """Write `text` between the markers of a README, or at its end if it has none.
 
-    Raises SystemExit for marks that are not a pair.
+    Raises SystemExit unless there is one pair of markers, or none.
     """
     old = readme.read_text(encoding="utf-8")
     if BEGIN not in old and END not in old:
         old = f"{old.rstrip()}\n\n## Measured\n\n{BEGIN}\n{END}\n"
     if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise SystemExit(f"{readme} needs one line {BEGIN!r} and after it one line {END!r}, or neither")
+        raise SystemExit(f"{readme} needs one line {BEGIN!r} followed by one line {END!r}, or neither")
     before, _, rest = old.partition(BEGIN)
     _, _, after = rest.partition(END)
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Runs one job of a table: a simulated federation over the worker's own sessions."""
+"""Execution of a job: a simulated federation over the training sessions of the worker agent."""
 
 import functools
 import time
@@ -20,7 +20,7 @@ _METRICS = ("accuracy", "own_accuracy", "loss", "examples")
 
 
 def run(job: Job, site: Site, base: Path) -> JobResult:
-    """Run the job's federation to its end and evaluate its state on the task's test set."""
+    """Run the federation of the job, with evaluation on the test set of its task."""
     start = time.process_time()
     result = simulate(job, site, base)
     messages = sum(len(record.cohort) for record in result.rounds)
@@ -37,12 +37,12 @@ def run(job: Job, site: Site, base: Path) -> JobResult:
 
 
 def simulate(job: Job, site: Site, base: Path) -> Result:
-    """The federation of a job, its clients' models and examples kept from one job of this process to the next."""
+    """Simulate the federation of a job. Models and examples are cached for the next job of this process."""
     table, row, work = job.table, job.row, _work(job, site)
-    bench = _workbench(site, base, job.device)
+    workbench = _workbench(site, base, job.device)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
-        return bench.open(work, site.dataset(ordinal), seed, row.settings_of(ordinal))
+        return workbench.open(work, site.dataset(ordinal), seed, row.settings_of(ordinal))
 
     federation = SimulatedFederation(
         algorithm=row.algorithm,
@@ -87,6 +87,6 @@ def _evaluations(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, dict[str,
     for record in rounds:
         cost["bytes"] += record.download_bytes + record.upload_bytes
         cost["seconds"] += record.seconds
-        # Where nothing was evaluated, a loss would be that of training.
+        # Without an evaluation the loss would be that of training.
         if record.kind == "train" and "examples" in record.metrics:
             yield record.number, {name: record.metrics[name] for name in _METRICS if name in record.metrics} | cost

@@ -1,4 +1,4 @@
-"""The runs of a table: one for each row, task and seed; several at once, each in a process with one torch thread."""
+"""Jobs of a table, one for each row, task and seed, run in parallel processes with one torch thread each."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,19 +13,19 @@ Sites = Mapping[tuple[str, int], Site]
 
 
 class RunError(RuntimeError):
-    """A federation that did not come to its end; the text names it and says why."""
+    """A job that failed. The text names the job and the error."""
 
 
 def jobs_of(table: Table, device: str = "cpu") -> list[Job]:
-    """All runs; those on the same cut of a task follow each other, so that a process keeps its examples."""
+    """All jobs. Those on the same split of a task are adjacent, so that a process keeps its examples."""
     cuts = [(task, seed) for seed in table.seeds for task in table.tasks]
     return [Job(table, row, task, seed, device) for task, seed in cuts for row in table.rows]
 
 
 def run_all(jobs: Iterable[Job], sites: Sites, base: Path, processes: int) -> Iterator[JobResult]:
-    """What came of each job, as it ends; `base` is the base model's folder.
+    """Yield the result of each job as it ends. `base` is the base model's folder.
 
-    The first job that fails ends the rest, but those that run already. Raises RunFailed.
+    After the first failure no further job is started. Raises RunError.
     """
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=quiet) as pool:
@@ -38,12 +38,12 @@ def run_all(jobs: Iterable[Job], sites: Sites, base: Path, processes: int) -> It
 
 
 def run_job(job: Job, site: Site, base: Path) -> JobResult:
-    """What came of a job, run here. Raises RunFailed."""
-    # Here, so that the process is quiet before the model libraries are loaded.
+    """Run a job in this process and return its result. Raises RunError."""
+    # Imported here, as `quiet` must come before the import of the model libraries.
     from benchmarks.tables.federation import run
 
     try:
         return run(job, site, base)
     except Exception as error:
-        # Not every error of the halves and the session can pass from one process to another.
+        # Not every error of the halves and the session can be pickled.
         raise RunError(f"{job}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Finished runs in a file of JSON lines, so that a table that broke off goes on where it stopped."""
+"""Store of job results in a file of JSON lines, from which an interrupted table is continued."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from benchmarks.tables.definition import JobResult
 
 
 class Results:
-    """Runs by key: those the file had, and those added; without a file they are kept in memory alone."""
+    """Results by key: those of the file and those added. Without a file they are held only in memory."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -21,14 +21,14 @@ class Results:
         return key in self._runs
 
     def add(self, run: JobResult) -> None:
-        """Keep a run, on disk before this returns."""
+        """Store a result. It is written to the file before this returns."""
         self._runs[run.key] = run
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
 
     def of(self, keys: Iterable[str]) -> list[JobResult]:
-        """The runs there are of these."""
+        """The stored results for these keys."""
         return [self._runs[key] for key in keys if key in self._runs]
 
 
@@ -36,7 +36,7 @@ def _read(file: Path) -> Iterable[JobResult]:
     text = file.read_text(encoding="utf-8")
     whole, _, torn = text.rpartition("\n")
     if torn:
-        # A run that was being written when the program ended: the next one must not be appended to it.
+        # The program ended while it wrote this line. The next line must not be appended to it.
         file.write_text(whole + "\n" if whole else "", encoding="utf-8")
     for number, line in enumerate(whole.splitlines(), start=1):
         try:

@@ -1,4 +1,4 @@
-"""Prompts alone: all layers averaged, and FedPepTAO with and without its parts, on the same local training."""
+"""Table of FedPepTAO: prompts with all layers averaged, and FedPepTAO with and without its control variates."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,11 +1,11 @@
-"""FibecFed and its ideas one by one, beside plain averaging of LoRA."""
+"""Table of FibecFed: ablations of its parts, and plain averaging of LoRA for comparison."""
 
 from benchmarks.tables.definition import Row
 from benchmarks.tables.four_tasks import table_of
 
 TRAINING = {"local_epochs": 2, "batch_size": 8, "learning_rate": 2e-3}
 LORA = {"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}
-# Half of the layers, as in the published examples: the Hessian of 20 clients would cost more than the training here.
+# As in the published examples. The Hessian of 20 clients would cost more than the training in this table.
 HALF_OF_LAYERS = {**TRAINING, "layer_count": "fixed"}
 
 

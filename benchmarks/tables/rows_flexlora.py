@@ -1,4 +1,4 @@
-"""Mixed ranks from 2 to 32: the ways to join them, beside the lowest rank for all; and how much of W they keep."""
+"""Table of FlexLoRA: aggregations of mixed ranks from 2 to 32, the lowest rank for all, and their decay of W."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ RANK_SETTINGS = tuple({"rank": rank} for rank in RANKS)
 
 
 def _lora(rank: int) -> Mapping[str, Any]:
-    # Scaled as flexlora scales each client's own rank.
+    # The scaling that flexlora applies to the rank of each client.
     return {"kind": "lora", "r": rank, "lora_alpha": 16, "use_rslora": True, "target_modules": ["query", "value"]}
 
 
@@ -30,11 +30,11 @@ ROWS = (
 )
 
 
-def _without_learning() -> str:
-    # Here, so that the rows are at hand without torch.
+def _decay_text() -> str:
+    # Imported here, so that the rows can be read without torch.
     from benchmarks.tables.sigma_decay import text
 
     return text("flexlora", ("product", "zero_pad", "delta", "rank_aware"), RANKS)
 
 
-TABLE = Table(name="flexlora", rows=ROWS, rounds=10, cohort=10, appendix=_without_learning)
+TABLE = Table(name="flexlora", rows=ROWS, rounds=10, cohort=10, appendix=_decay_text)

@@ -1,4 +1,4 @@
-"""How much of what was learned is left after rounds in which nobody learns: sums over the server half alone."""
+"""Decay of the learned W over rounds without learning, computed with only the server half."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A small table over tiny data and a tiny model."""
+"""Samples for tests of tables: a small table, tiny data and a job result."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ TASK = "colors"
 
 
 def table_of(algorithm: str) -> Table:
-    """One row, the algorithm's own example, on two clients for one round."""
+    """A table of one row, the algorithm's own example, on two clients for one round."""
     entry = registry.algorithm(algorithm)
     row = Row("its example", algorithm, entry.example, entry.example_trainable)
     return Table(name="sample", rows=(row,), rounds=1, tasks=(TASK,), seeds=(3,), clients=2, cohort=2, test_rows=9)
 
 
 def data_folder(folder: Path, train_rows: int = 96) -> Path:
-    """A folder with one task."""
+    """Write one task into a folder."""
     (folder / TASK).mkdir(parents=True)
     tiny_models.write_rows(folder / TASK / "train.jsonl", tiny_models.color_rows(train_rows))
     tiny_models.write_rows(folder / TASK / "test.jsonl", tiny_models.color_rows(12, seed=1))
@@ -25,7 +25,7 @@ def data_folder(folder: Path, train_rows: int = 96) -> Path:
 
 
 def job_result(row: str, task: str, seed: int, accuracy: float) -> JobResult:
-    """A run that told round numbers; an earlier evaluation was worse."""
+    """A result with round numbers, whose earlier evaluation is worse."""
     metrics = {"accuracy": accuracy, "loss": 0.5, "examples": 9.0, "bytes": 1e6, "seconds": 20.0}
     return JobResult(
         key=f"{row} {task} {seed}",

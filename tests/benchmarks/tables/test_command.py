@@ -1,4 +1,4 @@
-"""The command line: what is refused, and a table that goes on where it stopped."""
+"""The command line of tables: refused arguments, failed jobs, and the continuation of an interrupted table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ class TestATable:
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            (["--only", "none such"], "no row is named 'none such'; there are: "),
+            (["--only", "none such"], "there is no row 'none such'; known: "),
             (["--quick", "--write"], "not with --quick or --only"),
             (["--rounds", "0"], "must be at least 1"),
             (["--seeds", "a"], "--seeds"),
@@ -69,7 +69,7 @@ def test_a_row_whose_algorithm_does_not_take_it_is_refused() -> None:
 
 def test_two_rows_of_one_name_are_refused() -> None:
     table = table_of("fedavg")
-    with pytest.raises(ValueError, match="two rows of one name"):
+    with pytest.raises(ValueError, match="two rows with the same name"):
         replace(table, rows=table.rows * 2).check()
 
 

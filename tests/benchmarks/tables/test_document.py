@@ -1,4 +1,4 @@
-"""The table as Markdown, and where it goes."""
+"""Rendering of tables as Markdown, and their insertion into a README."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A job runs a federation over real sessions, for every algorithm alike."""
+"""Execution of jobs over real sessions, for every algorithm."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Finished runs are kept in a file, from which a table goes on."""
+"""The store of job results, from which a table is continued."""
 
 from pathlib import Path
 
