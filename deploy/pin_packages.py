@@ -1,8 +1,8 @@
-"""Python packages of the images with their hashes: `python -m deploy.pin_packages` writes `requirements-….txt`.
+"""Hash pins of the images' Python packages: `python -m deploy.pin_packages` writes `requirements-….txt`.
 
-The packages that an image needs follow from pyproject.toml and the metadata of what is installed here; their versions
-are those of constraints.txt. The hashes are of the wheels that pip would take in the images: Linux on x86_64 and
-aarch64, with the images' Python. torch is left out: each platform and each index has other builds of a version.
+The packages of an image follow from pyproject.toml and the metadata of the packages installed here. Their versions
+are those of constraints.txt. The hashes are those of the wheels that pip would choose in the images: Linux on x86_64
+and aarch64, with the images' Python. torch is left out, as each platform and each index has other builds of a version.
 """
 
 import json
@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy"
 EXTRAS = {"build": None, "coordinator": ("coordinator", "tracing"), "worker": ("worker",)}
-"""File -> extras of ours that it is for; None: what builds the wheel."""
+"""File -> extras of this project that it covers. None stands for the build requirements of the wheel."""
 WITHOUT_HASHES = "torch"
 PYTHON = "3.11"
 MACHINES = ("x86_64", "aarch64")
@@ -34,7 +34,7 @@ _HEAD = """\
 
 
 class MissingPin(Exception):
-    """A package that is needed and has no version in constraints.txt."""
+    """A required package has no version in constraints.txt."""
 
 
 def pins() -> dict[str, str]:
@@ -44,7 +44,7 @@ def pins() -> dict[str, str]:
 
 
 def direct(name: str) -> list[Requirement]:
-    """The requirements of pyproject.toml that the file `requirements-{name}.txt` is for."""
+    """The requirements in pyproject.toml that `requirements-{name}.txt` covers."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = EXTRAS[name]
     if extras is None:
@@ -55,7 +55,7 @@ def direct(name: str) -> list[Requirement]:
 
 
 def required_by(requirement: Requirement) -> Iterator[Requirement]:
-    """What an installed package needs on one of the machines, with the extras that are asked for."""
+    """Yield the dependencies of an installed package on any of the machines, with the requested extras."""
     for line in metadata.requires(requirement.name) or ():
         dependency = Requirement(line)
         if any(_holds(dependency, machine, extra) for machine in MACHINES for extra in ("", *requirement.extras)):
@@ -72,18 +72,16 @@ def _holds(requirement: Requirement, machine: str, extra: str) -> bool:
 
 
 def closure(requirements: Iterable[Requirement]) -> list[str]:
-    """Lines of constraints.txt for these and for all that they need, by name. Raises Unpinned."""
+    """Lines of constraints.txt for these requirements and all their dependencies, by name. Raises MissingPin."""
     pins_by_name, packages, expansions = pins(), set(), set()
     waiting = [("", requirement) for requirement in requirements]
     while waiting:
         parent, requirement = waiting.pop()
         package = canonicalize_name(requirement.name)
-        if (
-            package not in pins_by_name and parent == WITHOUT_HASHES
-        ):  # torch's own for GPUs, by its own exact versions
+        if package not in pins_by_name and parent == WITHOUT_HASHES:  # torch's GPU packages, which torch pins itself
             continue
         if package not in pins_by_name:
-            raise MissingPin(f"{requirement}, which {parent or 'pyproject.toml'} needs, is not in constraints.txt")
+            raise MissingPin(f"{requirement}, required by {parent or 'pyproject.toml'}, is not in constraints.txt")
         packages.add(package)
         if (package, *sorted(requirement.extras)) not in expansions:
             expansions.add((package, *sorted(requirement.extras)))
@@ -92,7 +90,7 @@ def closure(requirements: Iterable[Requirement]) -> list[str]:
 
 
 def hashes(lines: list[str]) -> Mapping[str, set[str]]:
-    """Canonical name -> SHA-256 of the wheels that pip would take, as hexadecimal digits."""
+    """Canonical name -> SHA-256 of the wheels that pip would choose, as hexadecimal digits."""
     digests: dict[str, set[str]] = defaultdict(set)
     for machine in MACHINES:
         for one in _report(lines, machine)["install"]:
@@ -128,7 +126,7 @@ def text(lines: list[str], digests: Mapping[str, set[str]]) -> str:
 
 
 def main() -> None:
-    """Writes the files."""
+    """Write the files."""
     for name in EXTRAS:
         lines = closure(direct(name))
         (FOLDER / f"requirements-{name}.txt").write_text(text(lines, hashes(lines)), "utf-8")

@@ -51,10 +51,10 @@ class Table:
     """The rows of a table, and their common federation. The name is that of the algorithm in whose README it stands.
 
     The training rows of each task (at most `train_rows`) are split over `clients` by a Dirichlet draw with `alpha`,
-    and by a draw of client sizes with `sizes`, if given. The last client, which has the largest setting where settings
-    rise, holds the `test_rows`. With `test_shares` they are split like the training rows, and each client evaluates its own.
-    `evaluate_every` None means only after the last round. `target`: the table also shows the cost of reaching this
-    share of the first row's last accuracy. `appendix` returns further text, which needs no training.
+    and by a draw of client sizes with `sizes`, if given. The last client holds the `test_rows`, as it has the largest
+    setting where settings rise. With `test_shares` they are split like the training rows, and each client evaluates
+    its own. `evaluate_every` None means only after the last round. `target`: the table also shows the cost of
+    reaching this share of the first row's last accuracy. `appendix` returns further text, which needs no training.
     """
 
     name: str
@@ -119,9 +119,9 @@ class Job:
 class JobResult:
     """Result of a job. Bytes are those of whole messages, as the mean over clients and rounds.
 
-    `evaluations`: round -> metrics on the test set, of which the last are the result. Beside the accuracy they
-    hold `own_accuracy` if clients have parts of their own. They also hold the `bytes` (of all messages) and `seconds`
-    (of clients and server, without evaluation) since the start. `seconds` are processor time and do not depend on other load.
+    `evaluations`: round -> metrics on the test set, of which the last are the result. Beside the accuracy they hold
+    `own_accuracy` if clients have parts of their own. They also hold the `bytes` (of all messages) and `seconds` (of
+    clients and server, without evaluation) since the start. `seconds` are processor time, independent of other load.
     """
 
     key: str

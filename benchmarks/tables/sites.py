@@ -85,7 +85,7 @@ def split_rows(
     """Split `rows` over the clients. Returns the rows of each client, and the shares of each label.
 
     The shares come from weights drawn for each label and client. Scaled to 1 they are a symmetric Dirichlet draw with
-    `alpha`. They are scaled over the clients, or with `sizes` over the labels of a client and then to fit client sizes
+    `alpha`. They are scaled over the clients, or with `sizes` over the labels of a client and then to client sizes
     that are a symmetric Dirichlet draw with `sizes`. The draw is repeated until every client has MIN_ROWS rows of at
     least two labels. Raises SystemExit if that fails DRAWS times.
     """
@@ -103,7 +103,7 @@ def split_rows(
         parts = deal(permutation, shares)
         if all(len(part) >= MIN_ROWS and len({row["label"] for row in part}) > 1 for part in parts):
             return parts, shares
-    raise SystemExit(f"{len(rows)} rows are too few to cut over {clients} clients with alpha {alpha}")
+    raise SystemExit(f"{len(rows)} rows are too few to split over {clients} clients with alpha {alpha}")
 
 
 def deal(by_label: Mapping[str, Sequence[TextRow]], shares: Shares) -> list[list[TextRow]]:

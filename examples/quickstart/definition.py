@@ -1,4 +1,4 @@
-"""The federation the demo creates: the algorithm's own example, on MiniLM, over the demo's text."""
+"""Definition of the demo's federation: the example of its algorithm, on MiniLM, over the demo's text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ def definition(task: TextTask, algorithm: str, rounds: int, seed: int) -> dict[s
 
 
 def work_of(body: Mapping[str, Any]) -> Work:
-    """What a worker is told of this federation, for training without the service."""
+    """The `Work` of this federation, for training without the service."""
     fields = {name: body[name] for name in ("task", "base_model", "algorithm", "config", "trainable", "rounds")}
     revision = registry.algorithm(body["algorithm"]).revision
     return Work.model_validate({**fields, "algorithm_revision": revision, "federation_seed": body["seed"]})

@@ -1,4 +1,4 @@
-"""A federation over REST, as a user drives it: create, invite, accept, register, start, watch, download."""
+"""A federation over REST from a user's side: create, invite, accept, register, start, watch, download."""
 
 import time
 import zipfile
@@ -20,7 +20,7 @@ FINAL_STATES = ("completed", "failed", "cancelled")
 def run(
     installation: Installation, members: Sequence[Member], definition: Mapping[str, Any], console: Console
 ) -> str:
-    """Drive a federation from draft to its end and return its id. Raises SystemExit if it did not complete."""
+    """Run a federation from its draft to its end and return its id. Raises SystemExit if it does not complete."""
     owner = members[0]
     apis = {member.name: Api(installation.url, member.api_key) for member in members}
     federation = apis[owner.name]("POST", "/v1/federations", definition)["id"]
@@ -47,18 +47,18 @@ def run(
 
 
 def watch(api: Api, federation: str, names: Mapping[str, str], console: Console) -> Mapping[str, Any]:
-    """Show the rounds until the federation ended: a live table on a terminal, a table at the end otherwise."""
+    """Show the rounds until the federation ends: a live table on a terminal, otherwise a table at the end."""
     if not console.is_terminal:
-        *_, (state, table) = _looks(api, federation, names)
+        *_, (state, table) = _snapshots(api, federation, names)
         console.print(table)
         return state
     with Live(console=console, refresh_per_second=4) as live:
-        for state, table in _looks(api, federation, names):  # noqa: B007 - the last one is the answer
+        for state, table in _snapshots(api, federation, names):  # noqa: B007 - the last state is returned
             live.update(table)
     return state
 
 
-def _looks(api: Api, federation: str, names: Mapping[str, str]) -> Iterator[tuple[Mapping[str, Any], Any]]:
+def _snapshots(api: Api, federation: str, names: Mapping[str, str]) -> Iterator[tuple[Mapping[str, Any], Any]]:
     while True:
         state = api("GET", f"/v1/federations/{federation}")
         rounds = _all(api, f"/v1/federations/{federation}/rounds")
@@ -79,7 +79,7 @@ def _all(api: Api, path: str) -> list[Mapping[str, Any]]:
 
 
 def download_adapter(installation: Installation, owner: Member, federation: str, folder: Path) -> Path:
-    """Unpack the federation's adapter into `folder`."""
+    """Download the federation's adapter and unpack it into `folder`."""
     api = Api(installation.url, owner.api_key)
     with zipfile.ZipFile(BytesIO(api.download(f"/v1/federations/{federation}/adapter"))) as archive:
         archive.extractall(folder)

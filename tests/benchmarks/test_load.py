@@ -27,7 +27,7 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([], 0.99) == float("inf")
 
 
-def test_a_ratio_is_the_median_of_neighbours() -> None:
+def test_a_ratio_is_the_median_of_neighbors() -> None:
     assert ratio([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == 1.0  # 0.5, 1, 3
 
 

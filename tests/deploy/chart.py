@@ -1,7 +1,7 @@
-"""The chart as Helm lints and renders it.
+"""Helm's lint and rendering of the chart.
 
-Helm's own Go library does it, in a process of its own: a Go runtime has no place in one that forks. The question is a
-list of values on standard input, the answer what became of each, both JSON: `python -m tests.deploy.chart`.
+Helm's own Go library runs in a separate process, because a Go runtime must not be in a process that forks. The process
+reads a list of values from standard input and prints a rendering of each, both as JSON: `python -m tests.deploy.chart`.
 """
 
 import importlib.util
@@ -35,7 +35,7 @@ class Rendering:
 
     @property
     def objects(self) -> dict[str, dict[str, Any]]:
-        """The object in each file that makes one."""
+        """The object of each file that renders one."""
         objects_by_file = {name: list(yaml.safe_load_all(text)) for name, text in self.texts.items() if text.strip()}
         assert all(len(objects) == 1 for objects in objects_by_file.values())
         return {name: dict(objects[0]) for name, objects in objects_by_file.items()}
@@ -51,7 +51,7 @@ def _has_pods(obj: Mapping[str, Any]) -> bool:
 
 
 def render(*values: Mapping[str, Any]) -> list[Rendering]:
-    """The chart with each of these values in place of its own."""
+    """Render the chart with each of these values in place of its own."""
     process = subprocess.run(
         [sys.executable, "-m", "tests.deploy.chart"], input=json.dumps(values), cwd=ROOT, check=True, timeout=60,
         capture_output=True, text=True,
@@ -67,7 +67,7 @@ def as_it_is() -> Rendering:
 
 @cache
 def with_all() -> Rendering:
-    """The chart with everything that can be turned on."""
+    """The chart with all options enabled."""
     return render(
         {
             "image": {"tag": "1.2.3", "digest": DIGEST, "pullSecrets": [{"name": "registry"}]},
@@ -86,7 +86,7 @@ def with_all() -> Rendering:
     )[0]
 
 
-def _answer(values: dict[str, Any]) -> dict[str, Any]:
+def _render_here(values: dict[str, Any]) -> dict[str, Any]:
     import helm_python
 
     lint = helm_python.lint(CHART, values, strict=True)
@@ -103,4 +103,4 @@ def _answer(values: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([_answer(values) for values in json.load(sys.stdin)]))
+    print(json.dumps([_render_here(values) for values in json.load(sys.stdin)]))

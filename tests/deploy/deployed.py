@@ -1,4 +1,4 @@
-"""What stands in the files of `deploy/`: who runs which program, with which arguments and variables."""
+"""Readers of the files in `deploy/`: programs with their arguments and variables, images and units."""
 
 import json
 import re
@@ -24,7 +24,7 @@ _INTERPOLATION = re.compile(r"\$\{(\w+)(?::[?-][^}]*)?\}")
 
 @dataclass(frozen=True, slots=True)
 class ProgramStart:
-    """A program of ours as some file starts it."""
+    """The start of one of our programs in a deployment file."""
 
     where: str
     program: str
@@ -37,44 +37,44 @@ def compose() -> dict[str, Any]:
     return dict(yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8")))
 
 
-def asked_of_the_environment() -> set[str]:
-    """The variables that compose.yaml wants from its own environment."""
+def environment_variables() -> set[str]:
+    """The variables that compose.yaml takes from its environment."""
     return set(_INTERPOLATION.findall((DEPLOY / "compose.yaml").read_text("utf-8")))
 
 
 def without_digest(image: str) -> str:
-    """The image's name and tag, as they stand before the variable of its digest."""
+    """Name and tag of the image, without the variable of its digest."""
     return re.sub(r"\$\{\w+_DIGEST(:-)?\}$", "", image)
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
-    """The instructions of a Dockerfile in order: (name, rest), continued lines joined."""
+    """The instructions of a Dockerfile in order as (name, rest), with continued lines joined."""
     text = re.sub(r"^#.*\n", "", dockerfile.read_text("utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
     return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
 
 
 def last(dockerfile: Path, name: str) -> str:
-    """The instruction of that name that holds in the end."""
+    """The last instruction of that name."""
     return [rest for instruction, rest in instructions(dockerfile) if instruction == name][-1]
 
 
 def variables_of(dockerfile: Path) -> dict[str, str]:
     """ENV of the last stage."""
-    of_all = instructions(dockerfile)
-    stage = max(index for index, (name, _) in enumerate(of_all) if name == "FROM")
-    pairs = [pair for name, rest in of_all[stage:] if name == "ENV" for pair in shlex.split(rest)]
+    steps = instructions(dockerfile)
+    stage = max(index for index, (name, _) in enumerate(steps) if name == "FROM")
+    pairs = [pair for name, rest in steps[stage:] if name == "ENV" for pair in shlex.split(rest)]
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def example(file: str) -> dict[str, str]:
-    """The variables of an environment example, those too that are commented out."""
+    """The variables of an environment example, including commented ones."""
     pairs = re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", (DEPLOY / file).read_text("utf-8"), flags=re.MULTILINE)
     assert pairs
     return dict(pairs)
 
 
 def unit(path: Path) -> RawConfigParser:
-    """A systemd unit; no key stands twice in a section of ours."""
+    """A systemd unit. In our units no key occurs twice in a section."""
     parser = RawConfigParser()
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read_string(path.read_text("utf-8"))
@@ -82,7 +82,7 @@ def unit(path: Path) -> RawConfigParser:
 
 
 def program_starts() -> list[ProgramStart]:
-    """Every place in `deploy/` where a program of ours is started."""
+    """All starts of our programs in `deploy/`."""
     return [*_by_images(), *_by_compose(), *_by_units(), *(_by_chart() if chart.HELM_IS_HERE else ())]
 
 

@@ -1,4 +1,4 @@
-"""The guide's commands for backup and restore, run as they stand there."""
+"""Backup and restore by the commands in the operators' guide."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def _objects() -> list[Any]:
 
 
 def _fill(service: Service) -> tuple[str, str]:
-    """An organisation with a worker and an artifact; the admin's key, and the worker's id."""
+    """Create an organization with a worker and an artifact. Returns the admin's key and the worker's id."""
     clinic = service.new_organization("Clinic")
     worker = service.new_worker(clinic, "gpu")
     support.upload(clinic.owner, FIRST, digest(FIRST))

@@ -1,4 +1,4 @@
-"""The Helm chart: linted and rendered by Helm, and every object valid for Kubernetes."""
+"""The Helm chart: lint and rendering by Helm, and validation of every object for Kubernetes."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is deployed is what the code has: commands, settings, versions; pinned, and never as root."""
+"""Deployment files against the code: commands, settings and versions, pinned images, and users other than root."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from tests.deploy.deployed import DEPLOY, DOCKERFILES, ProgramStart
 from worker_agent.settings import AgentSettings
 
 PROGRAMS = {"coordinator": coordinator.__main__.app, "worker-agent": worker_agent.__main__.app}
-# Variables that neither program reads, and who does.
+# Variables that neither program reads, and their readers.
 OTHERS = {
     "PATH": "the shell",
     "PYTHONUNBUFFERED": "Python",
@@ -36,7 +36,7 @@ PROGRAM_STARTS = deployed.program_starts()
 
 
 def with_secrets(file: str) -> dict[str, str]:
-    """The variables of an example with secrets in it, without which nothing would start."""
+    """The variables of an example, with secrets in place of placeholders."""
     return {name: value.replace(PLACEHOLDER, "secret") for name, value in deployed.example(file).items()}
 
 
@@ -51,7 +51,7 @@ def names(starts: Sequence[ProgramStart]) -> list[str]:
 
 
 def parse(program: str, arguments: Sequence[str]) -> None:
-    """Raises LookupError unless the program has this command with these options."""
+    """Raise LookupError unless the program has this command with these options."""
     command: Any = typer.main.get_command(PROGRAMS[program])
     rest = list(arguments)
     while isinstance(command, TyperGroup):
@@ -64,8 +64,8 @@ def parse(program: str, arguments: Sequence[str]) -> None:
         raise LookupError(f"{program} {' '.join(arguments)} has no {unknown[0]}")
 
 
-def not_understood(one: ProgramStart) -> list[str]:
-    """The variables that nobody reads, or whose value the settings refuse."""
+def unread_variables(one: ProgramStart) -> list[str]:
+    """The variables that no program reads. Raises ValidationError for a value that the settings refuse."""
     prefix, settings = _settings_of(one.program)
     ours = {name: value for name, value in one.variables.items() if name.startswith("FEDLOOM_")}
     fields = {name: name.removeprefix(prefix).lower() for name in ours}
@@ -96,7 +96,7 @@ def _of_store(name: str) -> bool:
 
 
 def is_pinned(image: str) -> bool:
-    """Whether the image's tag names one release: three numbers with points, two for PostgreSQL's, or a date."""
+    """True if the tag of the image names one release: three numbers with points, two for PostgreSQL, or a date."""
     repository, _, tag = image.rpartition(":")
     return (
         bool(repository)
@@ -137,21 +137,21 @@ class TestVariables:
     @pytest.mark.parametrize("one", [*PROGRAM_STARTS, *EXAMPLES], ids=names([*PROGRAM_STARTS, *EXAMPLES]))
     def test_every_variable_is_read_by_the_program_or_named_as_anothers(self, one: ProgramStart) -> None:
         assert one.variables
-        assert not_understood(one) == []
+        assert unread_variables(one) == []
 
     def test_one_that_nobody_reads_is_found(self) -> None:
         wrong = {"FEDLOOM_DATABSE_URL": "x", "AWS_ENDPOINT_URI": "x", "FEDLOOM_HOST": "::", "DEBUG": "1"}
-        unread = not_understood(ProgramStart("here", "coordinator", ("up",), wrong))
+        unread = unread_variables(ProgramStart("here", "coordinator", ("up",), wrong))
         assert unread == ["FEDLOOM_DATABSE_URL", "AWS_ENDPOINT_URI", "DEBUG"]
 
     def test_a_workers_variable_is_none_of_the_coordinators(self) -> None:
-        assert not_understood(ProgramStart("here", "coordinator", (), {"FEDLOOM_WORKER_URL": "x"})) == [
+        assert unread_variables(ProgramStart("here", "coordinator", (), {"FEDLOOM_WORKER_URL": "x"})) == [
             "FEDLOOM_WORKER_URL"
         ]
 
     def test_the_example_for_compose_holds_what_it_asks_for(self) -> None:
         examples = {*deployed.example("compose.env.example"), *deployed.example("images.env")}
-        assert examples == deployed.asked_of_the_environment()
+        assert examples == deployed.environment_variables()
 
     def test_the_example_of_a_workers_file_is_understood(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(worker_agent.settings.FILE_VARIABLE, str(DEPLOY / "worker-agent.toml.example"))

@@ -1,4 +1,4 @@
-"""What the demo downloaded is opened by what it is, and not by the algorithm that made it."""
+"""Loading of downloaded adapters by their kind, for every algorithm."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def test_every_algorithms_export_is_the_model_its_clients_evaluated(tmp_path: Pa
                 continue
             config = registry.make_config(name, {})
             work = work_of("bert", trainable)
-            bench = Workbench(node)
-            session = bench.open(work, "colors", 3, {})
+            workbench = Workbench(node)
+            session = workbench.open(work, "colors", 3, {})
             facts = session.facts
             server = registry.server_half(name, config, trainable)
             client = registry.client_half(name, config, trainable)
@@ -42,7 +42,7 @@ def test_every_algorithms_export_is_the_model_its_clients_evaluated(tmp_path: Pa
             write_adapter(folder, adapter, trainable, facts, "acme/bert", {})
             kinds.add(adapter.kind)
 
-            fresh = bench.open(work, "colors", 3, {})
+            fresh = workbench.open(work, "colors", 3, {})
             client.apply(server.plan(state, [one], RoundFacts(1, "evaluate", 2, 1))[0], fresh, None, "shared")
             inputs = dict(next(fresh.batches(range(5), 5)).inputs)
             model = load_model(folder, Path(node.models["bert"]), len(COLORS.labels or ()))

@@ -1,4 +1,4 @@
-"""Alerts and the dashboard name only what the coordinator exports."""
+"""Alerts and the dashboard against the metrics, labels and routes of the coordinator."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.deploy.deployed import DEPLOY, compose
 from tests.support.places import places, settled
 
 PROMETHEUS = DEPLOY / "prometheus"
-# Of Prometheus itself: whether a target answered, and what it says of each target.
+# Prometheus' own metric and labels of a target.
 BUILT_IN = {"up"}
 TARGET_LABELS = {"job", "instance"}
 OUR_LABELS = {"method", "route", "status", "state", "role"}
@@ -42,7 +42,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions() -> dict[str, str]:
-    """Every PromQL expression by where it stands."""
+    """Every PromQL expression by its alert or panel."""
     by_place = {f"alert {name}": rule["expr"] for name, rule in alerts().items()}
     for panel in dashboard()["panels"]:
         by_place |= {f"panel {panel['title']} {target['refId']}": target["expr"] for target in panel["targets"]}
@@ -50,7 +50,7 @@ def expressions() -> dict[str, str]:
 
 
 def unknown_names(expression: str, series: set[str]) -> set[str]:
-    """Metrics and labels of the expression that there are not."""
+    """Metrics and labels of the expression that do not exist."""
     labels = {name for name, _, _ in _MATCHER.findall(expression)}
     grouping = re.findall(r"\b(?:by|without|on|ignoring) *\(([^)]*)\)", expression)
     labels |= {name for names in grouping for name in re.findall(r"\w+", names)}
@@ -71,8 +71,8 @@ def paths() -> tuple[str, ...]:
     return tuple(create_app().openapi()["paths"])
 
 
-def matches_nothing(expression: str) -> list[str]:
-    """Matchers of routes that no route meets."""
+def unmatched_routes(expression: str) -> list[str]:
+    """Route matchers that match no route."""
     routes = [(sign, value) for name, sign, value in _MATCHER.findall(expression) if name == "route"]
     return [value for sign, value in routes if not any(_meets(sign, value, path) for path in paths())]
 
@@ -88,7 +88,7 @@ class TestExpressions:
 
     @pytest.mark.parametrize("where", expressions())
     def test_every_route_is_one_of_the_api(self, where: str) -> None:
-        assert matches_nothing(expressions()[where]) == []
+        assert unmatched_routes(expressions()[where]) == []
 
     @pytest.mark.parametrize("where", expressions())
     def test_brackets_close(self, where: str) -> None:
@@ -99,7 +99,7 @@ class TestExpressions:
     def test_what_is_not_exported_is_found(self, series: set[str]) -> None:
         wrong = 'sum by (le, owner) (rate(fedloom_rounds_total{kind="train"}[5m])) / up > 1.5e9'
         assert unknown_names(wrong, series) == {"owner", "kind", "fedloom_rounds_total"}
-        assert matches_nothing('x{route="/metrics",route=~"/v2/.*"}') == ["/v2/.*"]
+        assert unmatched_routes('x{route="/metrics",route=~"/v2/.*"}') == ["/v2/.*"]
 
 
 class TestAlerts:

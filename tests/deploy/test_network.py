@@ -1,4 +1,4 @@
-"""What the chart's network policies let through, asked as a cluster's network would ask."""
+"""Connections that the chart's network policies allow, evaluated as by the network of a cluster."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
@@ -17,7 +17,7 @@ LABELS = {"app.kubernetes.io/name": "fedloom", "app.kubernetes.io/instance": cha
 
 
 def policy(rendering: Rendering, component: str) -> Mapping[str, Any]:
-    """The policy of these pods, which must be one about them alone."""
+    """The policy that selects only these pods."""
     spec: Mapping[str, Any] = rendering.objects[f"policy-{component}.yaml"]["spec"]
     assert spec["podSelector"]["matchLabels"] == {**LABELS, "app.kubernetes.io/component": component}
     assert spec["policyTypes"] == ["Ingress", "Egress"]
@@ -25,7 +25,7 @@ def policy(rendering: Rendering, component: str) -> Mapping[str, Any]:
 
 
 def lets_out(spec: Mapping[str, Any], address: str, port: int) -> bool:
-    """Whether a connection to this address outside of the cluster passes."""
+    """True if the policy allows a connection to this address outside of the cluster."""
     return any(
         any(holds(peer["ipBlock"], address) for peer in rule["to"] if "ipBlock" in peer)
         and any(port == one["port"] and one["protocol"] == "TCP" for one in rule["ports"])
@@ -40,7 +40,7 @@ def holds(block: Mapping[str, Any], address: str) -> bool:
 
 
 def ports_to(spec: Mapping[str, Any], labels: Mapping[str, str]) -> set[int]:
-    """Ports at which pods with these labels, in this namespace, are reached."""
+    """Ports at which the policy reaches pods with these labels in this namespace."""
     peer = {"podSelector": {"matchLabels": dict(labels)}}
     return {one["port"] for rule in spec["egress"] if peer in rule["to"] for one in rule.get("ports", ())}
 

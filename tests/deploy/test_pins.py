@@ -1,4 +1,4 @@
-"""Images by digest, as a registry tells it; Python packages by hash, as the images install them."""
+"""Pins of the deployment: images by digest from a registry, and Python packages by hash."""
 
 import ast
 import json
@@ -23,46 +23,46 @@ from tests.deploy.deployed import DEPLOY
 TOKEN = "for-pulling"
 OURS = {"coordinator", "worker_agent", "federated"}
 BY_EXTRA = {"bitsandbytes", "triton"}
-"""Imported where a GPU is, and asked for by name where it is missing."""
+"""Imported only with a GPU. If one is missing, the error names it."""
 
 
 @dataclass
 class Registry:
-    """A registry: its manifests by name and tag. Who asks without its token is sent for one."""
+    """Stub of a registry with manifests by name and tag. A request without its token gets a challenge."""
 
     manifests: dict[tuple[str, str], bytes]
     false_digests: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Digests that it names instead of the true ones."""
+    """Digests in its headers that differ from those of the manifests."""
     challenge: str = 'Bearer realm="{url}/token",service="stub",scope="repository:{name}:pull"'
     scopes: list[str] = field(default_factory=list)
     url: str = ""
 
 
-class _Answers(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     registry: Registry
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/token":
             self.registry.scopes += parse_qs(url.query)["scope"]
-            self._answer(200, json.dumps({"token": TOKEN}).encode())
+            self._respond(200, json.dumps({"token": TOKEN}).encode())
             return
         match = re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", url.path)
         assert match is not None
         assert "application/vnd.oci.image.index.v1+json" in self.headers["Accept"]
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             header = self.registry.challenge.format(url=self.registry.url, name=match[1])
-            self._answer(401, b"{}", {"WWW-Authenticate": header})
+            self._respond(401, b"{}", {"WWW-Authenticate": header})
             return
         image = (match[1], match[2])
         content = self.registry.manifests.get(image)
         if content is None:
-            self._answer(404, b"{}")
+            self._respond(404, b"{}")
             return
         digest = self.registry.false_digests.get(image, f"sha256:{sha256(content).hexdigest()}")
-        self._answer(200, content, {"Docker-Content-Digest": digest})
+        self._respond(200, content, {"Docker-Content-Digest": digest})
 
-    def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def _respond(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
@@ -70,7 +70,7 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def registry() -> Iterator[Registry]:
     """A registry on this machine that has every image of `deploy/`."""
     names = pin_images.images().values()
     stub = Registry({(name if "/" in name else f"library/{name}", tag): tag.encode() for name, tag in names})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"registry": stub}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": stub}))
     stub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -90,7 +90,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files that name images, without a digest."""
+    """Copies of the files that name images."""
     for path in (DEPLOY / "compose.yaml", DEPLOY / "images.env", *DEPLOY.glob("*.Dockerfile")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -121,13 +121,13 @@ class TestImages:
     @pytest.mark.parametrize(
         ("faults", "message"),
         [
-            ({"manifests": {}}, "the registry answers 404"),
+            ({"manifests": {}}, "the registry responds with 404"),
             (
                 {"false_digests": {("library/python", "3.11.13-slim-bookworm"): "sha256:0"}},
-                "the registry names sha256:0, its",
+                "the registry states sha256:0, but its",
             ),
-            ({"challenge": 'Basic realm="x"'}, "another way to sign in: 'Basic"),
-            ({"challenge": 'Bearer realm="file:///etc/passwd"'}, "another way to sign in"),
+            ({"challenge": 'Basic realm="x"'}, "another authentication: 'Basic"),
+            ({"challenge": 'Bearer realm="file:///etc/passwd"'}, "another authentication"),
         ],
     )
     def test_what_cannot_be_pinned_is_said_and_the_file_stays(
@@ -143,7 +143,7 @@ class TestImages:
     def test_a_variable_stands_for_one_image(self, folder: Path) -> None:
         file = folder / "worker.Dockerfile"
         file.write_text(file.read_text("utf-8").replace("python:3.11.13", "python:3.12.1"), "utf-8")
-        with pytest.raises(pin_images.Unpinnable, match=r"PYTHON_DIGEST stands for python:3\.11\.13"):
+        with pytest.raises(pin_images.Unpinnable, match=r"PYTHON_DIGEST is used for python:3\.11\.13"):
             pin_images.images(folder)
 
 
@@ -156,7 +156,7 @@ def pinned_packages(name: str) -> dict[str, tuple[str, list[str]]]:
 
 
 def requirements_of(name: str, extras: Iterable[str] = ()) -> list[Requirement]:
-    """What an installed package requires on this machine."""
+    """Requirements of an installed package on this machine."""
     requirements = [Requirement(line) for line in metadata.requires(name) or ()]
     return [
         one for one in requirements if not one.marker or any(one.marker.evaluate({"extra": e}) for e in ("", *extras))
@@ -197,7 +197,7 @@ class TestPackages:
 
 @pytest.mark.parametrize(
     ("name", "package", "optional"),
-    # Merge asks it for names, and does without where it is not there.
+    # Merge uses its names if it is installed.
     [("coordinator", "coordinator", {"transformers"}), ("worker", "worker_agent", set())],
 )
 def test_whatever_is_imported_is_installed(name: str, package: str, optional: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The load balancer's configuration and the units, held against nginx and systemd where they are installed."""
+"""Configuration of the load balancer and the units, checked by nginx and systemd where these are installed."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ TEXT = (DEPLOY / "nginx/nginx.conf").read_text("utf-8")
 LONGEST_POLL_SECONDS = 30
 START_SECONDS = 20.0
 MOST_EXPOSED = 20
-"""Of 100, as systemd-analyze reckons: 0 is shut off altogether, a unit without any of these settings has 96."""
+"""Exposure by systemd-analyze, from 0 (fully isolated) to 100. A unit without any of these settings has 96."""
 
 
 def setting(name: str) -> str:
@@ -56,7 +56,7 @@ class TestLimits:
 
 
 def certificate(folder: Path, name: str = "fullchain.pem", key: str = "privkey.pem") -> None:
-    """A self-signed certificate, made as docs/operators.md says."""
+    """Create a self-signed certificate as described in docs/operators.md."""
     subprocess.run(
         [
             str(OPENSSL), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
@@ -68,7 +68,7 @@ def certificate(folder: Path, name: str = "fullchain.pem", key: str = "privkey.p
 
 
 def configuration(folder: Path, port: int, web: str) -> Path:
-    """nginx.conf with paths of this test, one worker, and `web` in the place of the containers' name."""
+    """Write nginx.conf with paths of this test, one worker, and `web` in place of the containers' name."""
     text = TEXT.replace(" /tmp/", f" {folder}/").replace("/etc/nginx/certs", str(folder))
     text = text.replace("/etc/nginx/clients", str(folder / "clients"))
     text = text.replace("http://web:8000", web).replace("listen 8443", f"listen 127.0.0.1:{port}")
@@ -86,7 +86,7 @@ class TestNginx:
 
     @pytest.fixture
     def certificates(self, folder: Path) -> Path:
-        """The folder, with client certificates asked for; `client.pem` is the one of the only authority."""
+        """The folder with required client certificates, of which only that of `client.pem` is trusted."""
         certificate(folder, "client.pem", "client-key.pem")
         certificate(folder, "stranger.pem", "stranger-key.pem")
         (folder / "clients-ca.pem").write_bytes((folder / "client.pem").read_bytes())
@@ -97,7 +97,7 @@ class TestNginx:
 
     @pytest.fixture
     def via_balancer(self, service: Service, folder: Path) -> Iterator[httpx.Client]:
-        """Through the load balancer to a real web process."""
+        """A client that reaches a real web process through the load balancer."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         file = configuration(folder, port, service.url)
@@ -147,7 +147,7 @@ class TestNginx:
         with open_http(settings, str(via_balancer.base_url)) as client:
             assert client.get("/healthz").status_code == status
 
-    def test_enrolment_cannot_be_guessed_at_speed(self, via_balancer: httpx.Client) -> None:
+    def test_enrollment_cannot_be_guessed_at_speed(self, via_balancer: httpx.Client) -> None:
         answers = [via_balancer.post("/v1/workers/enroll", json={}).status_code for _ in range(40)]
         assert set(answers) == {422, 429}
 

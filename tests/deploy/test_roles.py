@@ -1,4 +1,4 @@
-"""The two roles of deploy/postgres/roles.sql: the lesser one is enough for the service, and changes no table."""
+"""The two roles of deploy/postgres/roles.sql: the service runs with the lesser one, which cannot change tables."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ PASSWORDS = {"FEDLOOM_OWNER_PASSWORD": "for-the-tables", "FEDLOOM_PASSWORD": "fo
 
 
 def make_roles(server: PostgresServer) -> None:
-    """Runs roles.sql as its first line says."""
+    """Run roles.sql as described in its first lines."""
     command = [program("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
     superuser = server.url("postgres").replace("+psycopg", "")
     environment = {"PATH": os.environ["PATH"], **PASSWORDS}
@@ -34,7 +34,7 @@ def make_roles(server: PostgresServer) -> None:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    """A database made by roles.sql and migrated by its owner; the service has the other role."""
+    """The environment of a service with the lesser role, on a database migrated by the role of the owner."""
     servers = places()
     assert isinstance(servers, Servers)
     make_roles(servers.postgres)
@@ -52,7 +52,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
 
 @pytest.fixture
 def connection(environment: Environment) -> Iterator[psycopg.Connection]:
-    """As the role of the running processes."""
+    """A connection with the role of the running processes."""
     url = environment["FEDLOOM_DATABASE_URL"].replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection

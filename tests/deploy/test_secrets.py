@@ -1,4 +1,4 @@
-"""Secrets of the deployed services: none of an example's starts anything, and each opens no more than it must."""
+"""Secrets of the deployed services: placeholders are refused, and each secret has the least rights."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SECRETS = {name for name in deployed.example("compose.env.example") if name.ends
 
 
 def check_secrets(**variables: str) -> subprocess.CompletedProcess[str]:
-    """secrets.sh, as compose runs it."""
+    """Run secrets.sh as compose does."""
     return subprocess.run(
         ["/bin/sh", DEPLOY / "secrets.sh"], env={"PATH": os.environ["PATH"], **variables},
         capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""It learns a real task: which of two intents a support message has, with MiniLM."""
+"""FedKSeed on a real task: MiniLM learns to distinguish two intents of support messages."""
 
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def test_three_hundred_steps_take_three_tenths_off_the_loss_and_find_three_messa
         federation_seed=1,
         rounds=ROUNDS,
     )
-    untrained = bench.open(work, "messages", 0, {}).evaluate()
+    before = bench.open(work, "messages", 0, {}).evaluate()
     federation = SimulatedFederation(
         "fedkseed", make_config("fedkseed", settings), trainable, 1, ROUNDS, seed=1, evaluate_every=ROUNDS
     )
     result = simulation.run(federation, lambda ordinal, seed: bench.open(work, "messages", seed, {}))
-    trained = result.rounds[-1].metrics
-    assert trained["loss"] < untrained["loss"] * 0.7
-    assert trained["accuracy"] > 0.75
-    assert trained["accuracy"] > untrained["accuracy"] + 0.2
+    after = result.rounds[-1].metrics
+    assert after["loss"] < before["loss"] * 0.7
+    assert after["accuracy"] > 0.75
+    assert after["accuracy"] > before["accuracy"] + 0.2

@@ -72,7 +72,7 @@ def test_test_rows_are_dealt_as_training_rows_are() -> None:
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(SystemExit, match=r"48 rows are too few to cut over 20 clients with alpha 0\.5"):
+    with pytest.raises(SystemExit, match=r"48 rows are too few to split over 20 clients with alpha 0\.5"):
         split_rows(ROWS[:48], LABELS, 20, 0.5, random.Random(0))
 
 
