@@ -31,7 +31,7 @@ class Unpinnable(Exception):
 
 
 def images(folder: Path = FOLDER) -> dict[str, tuple[str, str]]:
-    """Variable -> name and tag of its image, from all files in `folder`. Raises Unpinnable if a variable has two images."""
+    """Variable -> name and tag of its image in `folder`. Raises Unpinnable if a variable has two."""
     pinnable: dict[str, tuple[str, str]] = {}
     for path in (folder / "compose.yaml", *sorted(folder.glob("*.Dockerfile"))):
         for name, tag, variable in _IMAGE.findall(path.read_text("utf-8")):

@@ -2,7 +2,8 @@
 
 The packages of an image follow from pyproject.toml and the metadata of the packages installed here. Their versions
 are those of constraints.txt. The hashes are those of the wheels that pip would choose in the images: Linux on x86_64
-and aarch64, with the images' Python. torch is left out, as each platform and each index has other builds of a version.
+and aarch64, with the images' Python. torch is left out, as each platform and each index has other builds of a
+version.
 """
 
 import json
@@ -29,7 +30,7 @@ MACHINES = ("x86_64", "aarch64")
 _OLDEST_GLIBC, _IMAGES_GLIBC = 5, 36
 _HEAD = """\
 # Written by `make pin-packages` from constraints.txt: wheels for Python {python} on Linux ({machines}).
-# Not here: {unhashed}, which the Dockerfiles install by version. Each platform and each index has other builds of it.
+# Without {excluded}, which the Dockerfiles install by version: each platform and each index has other builds of it.
 """
 
 
@@ -117,7 +118,7 @@ def _report(lines: list[str], machine: str) -> dict[str, Any]:
 
 def text(lines: list[str], digests: Mapping[str, set[str]]) -> str:
     """A requirements file for `pip install --require-hashes`."""
-    head = _HEAD.format(python=PYTHON, machines=", ".join(MACHINES), unhashed=pins()[WITHOUT_HASHES])
+    head = _HEAD.format(python=PYTHON, machines=", ".join(MACHINES), excluded=pins()[WITHOUT_HASHES])
     rows = []
     for line in lines:
         own = sorted(digests[canonicalize_name(line.partition("==")[0])])

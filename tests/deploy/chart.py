@@ -1,7 +1,8 @@
 """Helm's lint and rendering of the chart.
 
-Helm's own Go library runs in a separate process, because a Go runtime must not be in a process that forks. The process
-reads a list of values from standard input and prints a rendering of each, both as JSON: `python -m tests.deploy.chart`.
+Helm's own Go library runs in a separate process, because a Go runtime must not be in a process that forks. The
+process reads a list of values from standard input and prints a rendering of each, both as JSON: `python -m
+tests.deploy.chart`.
 """
 
 import importlib.util
@@ -27,7 +28,7 @@ _WARNING = 2
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What `helm template` and `helm lint` say to some values. `refused` names what is wrong with them."""
+    """Output of `helm template` and `helm lint` for some values. `refusal` names the fault in the values."""
 
     texts: Mapping[str, str]
     findings: Sequence[str]

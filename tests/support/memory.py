@@ -1,4 +1,4 @@
-"""Anonymous memory of a process, and the peak of this one's (Linux)."""
+"""Anonymous memory of a process, and its peak in this process (Linux)."""
 
 import threading
 from collections.abc import Iterator
