@@ -29,9 +29,9 @@ DATASET = "messages"
 class Scores:
     """Accuracy on the held-out rows."""
 
-    untrained: float
+    initial: float
     alone: dict[str, float]
-    federated: float
+    federation: float
     pooled: float
     bag_of_words: float
 
@@ -113,12 +113,12 @@ class Demo:
         with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=quiet) as pool:
             pooled = pool.submit(baselines.train_alone, site, "pooled", len(parts))
             alone = {name: pool.submit(baselines.train_alone, site, name, 1) for name in parts}
-            untrained_score = pool.submit(baselines.initial_accuracy, site, "pooled")
-            federated = pool.submit(baselines.accuracy, site, adapter)
+            initial = pool.submit(baselines.initial_accuracy, site, "pooled")
+            federation = pool.submit(baselines.accuracy, site, adapter)
             return Scores(
-                untrained=untrained_score.result(),
+                initial=initial.result(),
                 alone={name: score.result() for name, score in alone.items()},
-                federated=federated.result(),
+                federation=federation.result(),
                 pooled=pooled.result(),
                 bag_of_words=baselines.bag_of_words(self._task.pooled, self._task.test),
             )
@@ -153,10 +153,10 @@ class Demo:
 def _rows(scores: Scores) -> Sequence[tuple[str, float]]:
     alone = [(f"{name} alone", value) for name, value in scores.alone.items()]
     return [
-        ("nobody (untrained head)", scores.untrained),
+        ("nobody (untrained head)", scores.initial),
         ("bag of words, all data pooled", scores.bag_of_words),
         *alone,
-        ("federated", scores.federated),
+        ("federated", scores.federation),
         ("all data pooled", scores.pooled),
     ]
 
