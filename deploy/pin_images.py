@@ -49,11 +49,11 @@ def digest(client: httpx.Client, name: str, tag: str) -> str:
         response = client.get(path, headers={"Accept": _MANIFESTS, "Authorization": f"Bearer {token}"})
     if response.status_code != httpx.codes.OK:
         raise Unpinnable(f"{name}:{tag}: the registry responds with {response.status_code}")
-    computed_digest = f"sha256:{sha256(response.content).hexdigest()}"
-    header_digest = response.headers.get("Docker-Content-Digest", computed_digest)
-    if header_digest != computed_digest:
-        raise Unpinnable(f"{name}:{tag}: the registry states {header_digest}, but its manifest has {computed_digest}")
-    return computed_digest
+    content_digest = f"sha256:{sha256(response.content).hexdigest()}"
+    header_digest = response.headers.get("Docker-Content-Digest", content_digest)
+    if header_digest != content_digest:
+        raise Unpinnable(f"{name}:{tag}: the registry states {header_digest}, but its manifest has {content_digest}")
+    return content_digest
 
 
 def _token(client: httpx.Client, challenge: str) -> str:

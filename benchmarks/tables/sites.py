@@ -127,8 +127,7 @@ def _fit(
     for _ in range(_FIT_ITERATIONS):
         sums = [sum(column) for column in zip(*fit.values(), strict=True)]
         for label, row in fit.items():
-            scaled_row = [weight * size / whole for weight, size, whole in zip(row, clients, sums, strict=True)]
-            fit[label] = scaled_row
+            fit[label] = [weight * size / whole for weight, size, whole in zip(row, clients, sums, strict=True)]
         fit = {label: _scale(row, labels[label]) for label, row in fit.items()}
     return fit
 
