@@ -175,9 +175,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> None:
         "held": checks,
     }
     figure = rebuild_report["ratio"]
-    print_report(
-        "fedkseed_rebuild", figure, "x", target=_TARGET_RATIO, holds=all(checks.values()), details=details
-    )
+    print_report("fedkseed_rebuild", figure, "x", target=_TARGET_RATIO, holds=all(checks.values()), details=details)
 
 
 def main() -> None:

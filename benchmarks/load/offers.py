@@ -52,14 +52,14 @@ def main() -> None:
     """Offer rounds at random times, `jobs_per_second` on average, until `until`."""
     parameters = json.loads(sys.argv[1])
     draw, commit_times = random.Random(parameters["seed"]), CommitTimes()
-    busy_rounds, at = 0, parameters["from"]
+    skips, at = 0, parameters["from"]
     while (at := at + draw.expovariate(parameters["jobs_per_second"] / COHORT)) < parameters["until"]:
         time.sleep(max(0.0, at - time.monotonic()))
         free = free_federations()
-        busy_rounds += not free
+        skips += not free
         if free:
             offer_round(draw.choice(free), commit_times)
-    print(json.dumps({"committed": commit_times, "rounds_skipped": busy_rounds}), flush=True)
+    print(json.dumps({"committed": commit_times, "rounds_skipped": skips}), flush=True)
 
 
 if __name__ == "__main__":
