@@ -1,4 +1,4 @@
-"""Alembic's environment: the installation's database, and the tables of `coordinator.models`."""
+"""Alembic environment: the installation's database, and the tables of `coordinator.models`."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from coordinator.settings import get_settings
 
 
 def _leave_foreign_keys_alone(connection: Any, record: object) -> None:
-    # SQLite changes a table by making it anew; with the keys on, dropping the old one would delete what refers to it.
+    # SQLite alters a table by copying it. With foreign keys on, dropping the old one would delete referring rows.
     connection.execute("PRAGMA foreign_keys=OFF")
 
 
 def run() -> None:
-    """All steps in one transaction, one migrating process at a time."""
+    """Runs all migrations in one transaction, one migrating process at a time."""
     engine = make_engine(get_settings().migration_database)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _leave_foreign_keys_alone)

@@ -61,7 +61,7 @@ def seconds_of_epochs(session: TrainingSession, frozen_sets: Sequence[Sequence[s
     samples: list[list[float]] = [[] for _ in frozen_sets]
     for turn in range(turns + 1):
         for index in sorted(range(len(frozen_sets)), reverse=turn % 2 == 1):
-            session.freeze(frozen_sets[index])
+            session.train_all_except(frozen_sets[index])
             start = time.perf_counter()
             train(session, config)
             if turn:

@@ -66,7 +66,7 @@ def open_shape(folder: Path, shape: str, count: int, device: str) -> Session:
 def one_at_a_time(session: TrainingSession, order: Sequence[int]) -> Tensor:
     """Scores from one backward pass for each example. Returns (examples,)."""
     names = [name for names in layer_tensors(session.facts).values() for name in names]
-    session.freeze([name for name in session.trainables if name not in names])
+    session.train_all_except([name for name in session.trainables if name not in names])
     session.training(False)
     factors = [session.trainables[name] for name in names]
     scores = torch.zeros(session.examples)
@@ -78,7 +78,7 @@ def one_at_a_time(session: TrainingSession, order: Sequence[int]) -> Tensor:
 
 def epoch(session: TrainingSession, order: Sequence[int]) -> None:
     """One epoch of the shared loop over the same batches, at a negligible learning rate."""
-    session.freeze(())
+    session.train_all_except(())
     train(session, GradientConfig(batch_size=_BATCH, learning_rate=1e-9), Hooks(order=lambda _: order))
 
 

@@ -28,7 +28,7 @@ from benchmarks.shapes import llama_facts
 from federated import registry
 from federated.contract import ClientUpdate, RoundFacts
 from federated.maths.generator import stream_key
-from federated.maths.low_rank import Search, Truncated, cheapest, stack, truncate
+from federated.maths.low_rank import LowRankProduct, Search, cheapest, stack, truncate
 from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import Lora
 
@@ -73,17 +73,17 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.randn(rows, columns, generator=generator)
 
 
-def dense_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
+def dense_truncate(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
     """The method of the authors: the full SVD of the sum of the products."""
     total = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
     for b, a in pairs:
         total += b @ a
     u, sigma, vh = torch.linalg.svd(total, full_matrices=False)
     squares = sigma.double().square()
-    return Truncated(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
+    return LowRankProduct(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
 
 
-def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
+def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
     """torch's randomized SVD of the formed sum, with our oversampling and number of iterations."""
     b, a = stack(pairs)
     product = b @ a
@@ -91,16 +91,16 @@ def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> Truncated:
         torch.manual_seed(0)
         u, sigma, v = torch.svd_lowrank(product, q=rank + Search().oversampling, niter=2)
     energy = float(sigma[:rank].double().square().sum())
-    return Truncated(u[:, :rank] * sigma[:rank], v[:, :rank].T, energy, float(product.double().square().sum()))
+    return LowRankProduct(u[:, :rank] * sigma[:rank], v[:, :rank].T, energy, float(product.double().square().sum()))
 
 
-def ours(pairs: Sequence[Pair], rank: int) -> Truncated:
+def ours(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
     """Stack and truncate by the cheapest path, as the server half does."""
     b, a = stack(pairs)
     return truncate(b, a, rank, _KEY)
 
 
-def _time(work: Callable[[], Truncated], repeats: int) -> tuple[float, Truncated]:
+def _time(work: Callable[[], LowRankProduct], repeats: int) -> tuple[float, LowRankProduct]:
     """Median seconds, and the last result."""
     seconds = []
     for _ in range(repeats):
@@ -137,7 +137,7 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
     fast, approximation = _time(lambda: ours(pairs, rank), repeats)
     peer, by_peer = _time(lambda: lowrank_truncate(pairs, rank), repeats)
     slow, exact = _time(lambda: dense_truncate(pairs, rank), 1)
-    best = exact.captured / exact.total
+    best = exact.energy / exact.total_energy
     report = {
         "size": size,
         "sum_of_ranks": width,
@@ -149,8 +149,8 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
         "speedup": slow / fast,
         "svd_lowrank_speedup": slow / peer,
         "exact_energy": best,
-        "energy_lost": best - approximation.captured / approximation.total,
-        "svd_lowrank_energy_lost": best - by_peer.captured / by_peer.total,
+        "energy_lost": best - approximation.energy / approximation.total_energy,
+        "svd_lowrank_energy_lost": best - by_peer.energy / by_peer.total_energy,
     }
     print(f"wide stack, {kind}: {json.dumps(report)}", flush=True)
     return report

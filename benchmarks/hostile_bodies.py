@@ -23,7 +23,7 @@ from benchmarks.load.hostile import bodies
 from benchmarks.load.probe import Probe, milliseconds_at
 from benchmarks.report import print_report
 from examples.quickstart.installation import Api, Installation
-from federated.signed_statement import enrolment_message
+from federated.signed_statement import enrollment_message
 from worker_agent.coordinator_api.identity import Identity, WorkerRecord, public_key, signature
 
 _TARGET_MILLISECONDS = 100.0
@@ -44,7 +44,7 @@ def tokens(installation: Installation) -> dict[str, Token]:
     }
     key = Ed25519PrivateKey.generate()
     token, public = admin("POST", f"{path}/enrollment-tokens", {})["token"], public_key(key)
-    proof = signature(key, enrolment_message(token, "gpu", public))
+    proof = signature(key, enrollment_message(token, "gpu", public))
     body = {"token": token, "name": "gpu", "public_key": public, "proof": proof}
     record = httpx.post(f"{installation.url}/v1/workers/enroll", json=body).raise_for_status().json()
     record.pop("heartbeat_seconds")

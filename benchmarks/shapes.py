@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from federated.trainable import Initialisation, ModelFacts, TensorFacts
+from federated.trainable import Initialization, ModelFacts, TensorFacts
 
 LLAMA_WIDTHS = {
     "self_attn.q_proj": (4096, 4096),
@@ -23,7 +23,7 @@ def llama_facts(layers: int, rank: int, modules: Sequence[str] = tuple(LLAMA_WID
             inputs, outputs = LLAMA_WIDTHS[module]
             name = f"model.layers.{layer}.{module}"
             for factor, shape, kind in (("A", (rank, inputs), "uniform"), ("B", (outputs, rank), "zeros")):
-                first = Initialisation.model_validate({"kind": kind, "scale": inputs**-0.5})
+                first = Initialization.model_validate({"kind": kind, "scale": inputs**-0.5})
                 full_name = f"{name}.lora_{factor}.weight"
                 tensors.append(TensorFacts(name=full_name, shape=shape, dtype="F32", initialisation=first))
     return ModelFacts(

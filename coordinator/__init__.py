@@ -1,1 +1,1 @@
-"""The service that keeps federations, offers jobs and closes rounds. It knows algorithms by name only."""
+"""The coordinator service: manages federations, hands out jobs, closes rounds. It knows algorithms by name only."""

@@ -1,12 +1,12 @@
-"""Addresses that this machine listens at: a free port, and the URL of one, IPv6 in brackets."""
+"""Local network addresses: a free port, and the URL of a port, with brackets around IPv6."""
 
 import socket
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens at on `host`, a name or an address of either family.
+    """A free port at `host`, a name or an address of either family.
 
-    Raises SystemExit where this machine has no such address.
+    Raises SystemExit if this machine has no such address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -17,5 +17,5 @@ def free_port(host: str) -> int:
 
 
 def url_of(host: str, port: int) -> str:
-    """The plain http URL of a port."""
+    """The http URL of a port."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -27,7 +27,7 @@ from coordinator.webhooks.endpoints import router as webhooks
 from coordinator.workers.endpoints import router as workers
 from federated import __version__
 
-# Routes are looked through in this order: agents ask far more often than people.
+# Routes are matched in this order: agents send far more requests than people.
 ROUTERS = (
     workers,
     revocation,
@@ -41,36 +41,36 @@ ROUTERS = (
     clients,
     rounds,
 )
-DESCRIPTION = "Organisations fine-tune a language model together and never share their data."
+DESCRIPTION = "Organizations fine-tune a language model together and never share their data."
 
 
 def create_app() -> FastAPI:
-    """The ASGI app. Reads the settings when it serves, not when it is made."""
+    """The ASGI app. It reads the settings when it serves, not when it is created."""
     app = Coordinator(
         title="Fedloom coordinator",
         version=__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
         separate_input_output_schemas=False,
-        redirect_slashes=False,  # a redirect is told by the address under which a proxy asks, which may be nobody's
+        redirect_slashes=False,  # a redirect would contain the address that a proxy uses, which may not be public
         docs_url=None,
         redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # `tracing` and `/metrics` see to them
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # see `tracing` and `/metrics`
     )
     problem_details.install(app)
     for router in (*ROUTERS, health):
-        app.router.routes.extend(router.routes)  # an included router finds each route twice
+        app.router.routes.extend(router.routes)  # include_router would match each route twice
     app.router.routes.extend(api_docs.routes)
     app.add_middleware(RequestMiddleware)
     return app
 
 
 class Coordinator(FastAPI):
-    """A FastAPI whose document says also what follows from it, and whose every answer has `response_headers`."""
+    """A FastAPI with a completed OpenAPI document (`openapi`) and `response_headers` on every response."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not a middleware: those stand inside of the one that answers unforeseen errors.
-        await super().__call__(scope, receive, response_headers.completing(send))
+        # Not a middleware: those run inside the one that handles unexpected errors.
+        await super().__call__(scope, receive, response_headers.with_default_headers(send))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -80,7 +80,7 @@ class Coordinator(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    ownership.settle()
+    ownership.secure_files()
     current_default_thread_limiter().total_tokens = get_settings().web_threads
     yield
     sessions.dispose()

@@ -1,8 +1,8 @@
-"""The audit log: who did what when, in chains of hashes that nobody can change unseen.
+"""Audit log: actor, action and time of every act, in tamper-evident hash chains.
 
-There is a chain for each organization and one for the installation. An act leaves an entry in the chain of every
-organization that it concerns, written in the act's own transaction, at its end: the heads of the chains are locked
-last and in one order, so that two transactions neither fork a chain nor lock each other out.
+There is a chain for each organization and one for the installation. An act adds an entry to the chain of every
+organization that it concerns, at the end of its own transaction. The heads of the chains are locked last and in one
+order, so that two transactions neither fork a chain nor deadlock.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from coordinator.models import AuditChain, AuditEntry
 from federated.signed_statement import canonical_json
 
 INSTALLATION: Final = "installation"
-"""The chain of acts that concern no organization, or the list of them."""
+"""The chain of acts that concern no organization, or the list of organizations."""
 COORDINATOR: Final = "coordinator"
-"""Who acts when nobody asked: the software itself, or its command line."""
+"""The actor of acts that no caller requested: the software itself, or its command line."""
 START: Final = "0" * 64
-"""What the first entry of a chain names as the hash before it."""
+"""`previous_hash` of a chain's first entry."""
 
 Action = Literal[
     "organization.created",
@@ -77,9 +77,9 @@ class _Act:
 def append(
     session: Session, by: str, action: str, target: str, organizations: Iterable[str | None], **details: Any
 ) -> None:
-    """Writes the act into the chains of these organizations, before the commit; None is the installation's.
+    """Adds the act to the chains of these organizations before the commit; None is the installation's chain.
 
-    `details` must be JSON, and hold no secret and nothing that somebody concerned may not read.
+    `details` must be JSON, without secrets and without anything that one of the organizations may not read.
     """
     if action not in ACTIONS:
         raise ValueError(f"no such action: {action}")
@@ -87,33 +87,33 @@ def append(
     if pending is None:
         pending = session.info[_PENDING] = []
         before_commit(session, partial(_write, session, pending), last=True)
-    named = set(organizations)
-    known = sorted(identity for identity in named if identity is not None)
-    chains = {identity or INSTALLATION for identity in named}
-    pending.append(_Act(utcnow(), by, action, target, known, details, chains))
+    ids = set(organizations)
+    organization_ids = sorted(identity for identity in ids if identity is not None)
+    chains = {identity or INSTALLATION for identity in ids}
+    pending.append(_Act(utcnow(), by, action, target, organization_ids, details, chains))
 
 
 def _write(session: Session, acts: Iterable[_Act]) -> None:
-    session.flush()  # what else this transaction locks, it locks before the heads
-    heads = {chain: _locked_head(session, chain) for chain in sorted({chain for act in acts for chain in act.chains})}
+    session.flush()  # this transaction takes its other locks before those on the heads
+    heads = {chain: _lock_head(session, chain) for chain in sorted({chain for act in acts for chain in act.chains})}
     for act in acts:
         for chain in sorted(act.chains):
-            session.add(_linked(heads[chain], act))
+            session.add(_link(heads[chain], act))
 
 
-def _locked_head(session: Session, chain: str) -> AuditChain:
+def _lock_head(session: Session, chain: str) -> AuditChain:
     head = lock_row(session, AuditChain, chain)
-    if head is None:  # the chain's first entry: of two that make it at once, the second waits here for the first
-        made = text(
+    if head is None:  # the chain's first entry: of two concurrent inserts, the second waits for the first
+        insert = text(
             "INSERT INTO audit_chains (chain, number, hash) VALUES (:chain, 0, :start) ON CONFLICT DO NOTHING"
         )
-        session.execute(made, {"chain": chain, "start": START})
+        session.execute(insert, {"chain": chain, "start": START})
         head = lock_row(session, AuditChain, chain)
-    assert head is not None  # noqa: S101 - it was there, or was just made
+    assert head is not None  # noqa: S101 - it existed, or was just inserted
     return head
 
 
-def _linked(head: AuditChain, act: _Act) -> AuditEntry:
+def _link(head: AuditChain, act: _Act) -> AuditEntry:
     entry = AuditEntry(
         chain=head.chain,
         number=head.number + 1,
@@ -130,8 +130,8 @@ def _linked(head: AuditChain, act: _Act) -> AuditEntry:
     return entry
 
 
-def shown(entry: AuditEntry) -> dict[str, Any]:
-    """The entry as it is told, and as it is hashed: all but the hash itself."""
+def document_of(entry: AuditEntry) -> dict[str, Any]:
+    """The entry as the API returns it and as it is hashed: everything but the hash itself."""
     return {
         "chain": entry.chain,
         "number": entry.number,
@@ -146,41 +146,42 @@ def shown(entry: AuditEntry) -> dict[str, Any]:
 
 
 def _hash(entry: AuditEntry) -> str:
-    return hashlib.sha256(canonical_json(shown(entry))).hexdigest()
+    return hashlib.sha256(canonical_json(document_of(entry))).hexdigest()
 
 
-class Broken(Exception):
-    """A chain does not hold; the text names its first entry that does not."""
+class ChainBroken(Exception):
+    """A chain fails verification; the text names the first entry that does."""
 
 
 def verify(session: Session) -> Iterator[str]:
-    """Walks all chains; a line for each one that holds, with the hash to compare with what was noted before.
+    """Verifies all chains. Yields a line for each intact one, with its last hash to compare with an earlier report.
 
-    Raises Broken at the first link that does not hold.
+    Raises ChainBroken at the first entry that fails.
     """
     heads = {head.chain: head for head in session.scalars(select(AuditChain))}
     chains = sorted({*heads, *session.scalars(select(AuditEntry.chain).distinct())})
     for chain in chains:
-        number, last = _walked(session, chain)
+        number, last = _verify_chain(session, chain)
         head = heads.get(chain)
         if head is None:
-            raise Broken(f"{chain}: its head is missing")
+            raise ChainBroken(f"{chain}: its head is missing")
         if (head.number, head.hash) != (number, last):
-            raise Broken(f"{chain}: it ends with entry {number}, its head names entry {head.number}")
+            raise ChainBroken(f"{chain}: it ends with entry {number}, its head names entry {head.number}")
         yield f"{chain}: {number} entries, {last}"
 
 
-def _walked(session: Session, chain: str) -> tuple[int, str]:
+def _verify_chain(session: Session, chain: str) -> tuple[int, str]:
     number, last = 0, START
     statement = select(AuditEntry).where(AuditEntry.chain == chain).order_by(AuditEntry.number)
     with session.scalars(statement.execution_options(yield_per=1000)) as entries:
         for entry in entries:
             number += 1
             if entry.number != number:
-                raise Broken(f"{chain}: entry {number} is missing")
+                raise ChainBroken(f"{chain}: entry {number} is missing")
             if entry.previous_hash != last:
-                raise Broken(f"{chain}: entry {number} does not follow entry {number - 1}")
+                raise ChainBroken(f"{chain}: entry {number} does not follow entry {number - 1}")
             if entry.hash != _hash(entry):
-                raise Broken(f"{chain}: entry {number} ({entry.action} at {entry.at:%Y-%m-%d %H:%M}) was changed")
+                name = f"entry {number} ({entry.action} at {entry.at:%Y-%m-%d %H:%M})"
+                raise ChainBroken(f"{chain}: {name} was changed")
             last = entry.hash
     return number, last

@@ -1,4 +1,4 @@
-"""Composition root of the background process: which tasks there are, and what beat wakes."""
+"""Composition root of the background process and of beat: tasks, schedule and start of the process."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from coordinator import ownership
 from coordinator.db.sessions import forget_inherited, utcnow, writing
 from coordinator.operations import heartbeats
 from coordinator.queue import wakeups
-from coordinator.queue.watchdog import Listening
+from coordinator.queue.watchdog import Watchdog
 from coordinator.rounds import step_pool
 from coordinator.settings import Settings, get_settings
 from federated.private_files import NotPrivate
@@ -29,12 +29,12 @@ from federated.private_files import NotPrivate
 COLLECT_SECONDS = 3600.0
 
 celery = wakeups.celery
-celery.steps["consumer"].add(Listening)
-_alive = ExitStack()
+celery.steps["consumer"].add(Watchdog)
+_services = ExitStack()
 
 
 def load_tasks() -> None:
-    """Registers all tasks. Not done by importing this module: beat sends names, and needs no torch."""
+    """Registers all tasks. Not at import of this module: beat sends only names and needs no torch."""
     from coordinator.artifacts import tasks as artifact_tasks  # noqa: F401
     from coordinator.federations import tasks as federation_tasks  # noqa: F401
     from coordinator.rounds import tasks as round_tasks  # noqa: F401
@@ -43,13 +43,13 @@ def load_tasks() -> None:
 
 @celery.task(name=wakeups.RENEW_PROCESS)
 def renew_beat() -> None:
-    """Beat sent this and a background process took it: both are alive."""
+    """Records that beat is alive, since it sent this message."""
     with writing() as session:
         heartbeats.renew(session, "beat", "beat", utcnow())
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Task name -> its entry. A message not taken within one period is dropped: the next one says the same."""
+    """Task name -> schedule entry. A message not taken within its period expires: the next one is equal."""
     periods = {
         wakeups.RECONCILE: settings.reconcile_seconds,
         wakeups.RENEW_PROCESS: settings.process_renew_seconds,
@@ -64,58 +64,58 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 @setup_logging.connect
-def _keep_our_logging(**_: object) -> None:
-    """A receiver keeps Celery from setting up a log of its own."""
+def _skip_celery_logging(**_: object) -> None:
+    """A receiver of this signal keeps Celery from configuring logging."""
 
 
 @worker_init.connect
 @beat_init.connect
-def _own_data(**_: object) -> None:
-    """Also where Celery's own command starts the process, which would take any other error for a receiver's own."""
+def _secure_files(**_: object) -> None:
+    """Applies also if Celery's own command starts the process. Celery would only log any other exception."""
     try:
-        ownership.settle()
+        ownership.secure_files()
     except NotPrivate as error:
         sys.exit(f"error: {error}")
 
 
 @beat_init.connect
 def _send_all_once(**_: object) -> None:
-    """Beat's first turn comes one period after its start; what is due is due now."""
+    """Sends every task at once, since beat's first turn comes only one period after its start."""
     for task in beat_schedule(get_settings()):
         wakeups.send(task)
 
 
 @worker_ready.connect
-def _begin_beside_threads(**_: object) -> None:
+def _start_in_thread_pool(**_: object) -> None:
     settings = get_settings()
     if settings.embedded:
-        _begin(settings.background_threads)
+        _start_services(settings.background_threads)
 
 
 @worker_process_init.connect
-def _begin_in_forks(**_: object) -> None:
+def _start_in_fork(**_: object) -> None:
     forget_inherited()
-    _begin(1)
+    _start_services(1)
 
 
-def _begin(steps_at_once: int) -> None:
-    """Starts what runs beside the tasks of a process."""
+def _start_services(steps_at_once: int) -> None:
+    """Starts the step pool, the heartbeat and the webhook sender that run beside a process's tasks."""
     from coordinator.webhooks.tasks import deliverer
 
     settings = get_settings()
-    _alive.enter_context(step_pool.running(steps_at_once))
-    _alive.enter_context(heartbeats.renewing("background"))
-    _alive.enter_context(deliverer.running(settings.webhook_threads, settings.webhook_timeout_seconds))
+    _services.enter_context(step_pool.running(steps_at_once))
+    _services.enter_context(heartbeats.heartbeat("background"))
+    _services.enter_context(deliverer.running(settings.webhook_threads, settings.webhook_timeout_seconds))
 
 
 @worker_shutdown.connect
 @worker_process_shutdown.connect
-def _say_goodbye(**_: object) -> None:
-    _alive.close()
+def _stop_services(**_: object) -> None:
+    _services.close()
 
 
 def worker_arguments(settings: Settings) -> list[str]:
-    """Command line of the Celery worker: threads on one machine, forks beyond, and no talk among workers."""
+    """Command line of the Celery worker: threads on one machine, otherwise forks; no gossip among workers."""
     pool = "threads" if settings.embedded else "prefork"
     return [
         "--quiet", "worker", f"--pool={pool}", f"--concurrency={settings.background_threads}", "--loglevel=WARNING",
@@ -124,7 +124,7 @@ def worker_arguments(settings: Settings) -> list[str]:
 
 
 def run_beat() -> None:
-    """Runs the clock until SIGTERM. Its schedule lies in memory: Celery's own file for it is a pickle."""
+    """Runs the scheduler until SIGTERM. Its schedule is in memory, since Celery's schedule file is a pickle."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     celery.conf.beat_schedule = beat_schedule(get_settings())
     Service(app=celery, scheduler_cls=Scheduler).start()

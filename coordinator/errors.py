@@ -1,11 +1,11 @@
-"""All errors of the coordinator; each knows its HTTP status and prints as RFC 9457 problem+json.
+"""Errors of the coordinator; each has its HTTP status and a problem document (RFC 9457).
 
 CoordinatorError
 ├── BadRequest            400
 ├── Unauthenticated       401
 ├── Forbidden             403
 ├── NotFound              404
-├── Conflict              409   a move the life cycle does not have, a lost race, a closed round
+├── Conflict              409   a transition that the life cycle lacks, a lost race, a closed round
 ├── PreconditionFailed    412
 ├── TooLarge              413
 ├── RangeNotSatisfiable   416
@@ -13,7 +13,7 @@ CoordinatorError
 ├── PreconditionRequired  428
 ├── TooManyRequests       429
 └── Unavailable           503
-    └── ArtifactDamaged         stored bytes are lost or are others; they are made again where that is possible
+    └── ArtifactDamaged         stored bytes are lost or differ; they are rebuilt if possible
 """
 
 import math
@@ -24,14 +24,14 @@ TYPE_PREFIX = "urn:fedloom:problem:"
 
 
 class FieldError(TypedDict):
-    """One bad field of a request."""
+    """One invalid field of a request."""
 
     pointer: str
     detail: str
 
 
 class CoordinatorError(Exception):
-    """Base. `code` is stable and machine readable; `detail` says what was wrong and what to do."""
+    """Base class. `code` is stable and machine-readable; `detail` says what is wrong and what to do."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
@@ -53,8 +53,8 @@ class CoordinatorError(Exception):
         self.tensor = tensor
         self.retry_after_seconds = retry_after_seconds
 
-    def answer_headers(self) -> dict[str, str]:
-        """Headers of the answer; `Retry-After` in whole seconds, as HTTP has it."""
+    def response_headers(self) -> dict[str, str]:
+        """Headers of the response; `Retry-After` in whole seconds, as HTTP requires."""
         if self.retry_after_seconds is None:
             return self.headers
         return {**self.headers, "Retry-After": str(max(1, math.ceil(self.retry_after_seconds)))}
@@ -125,21 +125,21 @@ class Unavailable(CoordinatorError):
 
 class ArtifactDamaged(Unavailable):
     def __init__(self, digest: str) -> None:
-        detail = f"The stored bytes of {digest} are lost or damaged. They are made again if that is possible."
+        detail = f"The stored bytes of {digest} are lost or damaged. They are rebuilt if possible."
         super().__init__("artifact_damaged", detail, retry_after_seconds=5.0)
         self.digest = digest
 
 
 def out_of_service(part: str, error: Exception) -> Unavailable:
-    """The error for a part ("store", "database", "disk") that does not answer, or that has no room left."""
-    if any(text in str(error) for text in _NO_ROOM):
-        return Unavailable(f"{part}_full", f"The coordinator's {part} has no room left. Its operator must make some.")
+    """The error for a part ("store", "database", "disk") that does not answer or has no space left."""
+    if any(text in str(error) for text in _NO_SPACE):
+        return Unavailable(f"{part}_full", f"The coordinator's {part} has no space left. The operator must add some.")
     return Unavailable(f"{part}_unavailable", f"The coordinator's {part} does not answer at the moment. Try again.")
 
 
 def cause_of(error: Exception) -> CoordinatorError:
-    """What held a step up, as it is told: an error of this coordinator, or one of its disk."""
+    """The error to report for a failed step; an OSError is reported as the disk's."""
     return error if isinstance(error, CoordinatorError) else out_of_service("disk", error)
 
 
-_NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")

@@ -1,4 +1,4 @@
-"""Ownership of the files of a coordinator: data folder, SQLite, store and signing key are its own user's alone."""
+"""Ownership of a coordinator's files: data folder, SQLite, store and signing key belong to its own user alone."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ DATA_ENTRIES = ("artifacts", "cache", "conductor", "queue", "signing-key.pem", "
 _SQLITE_SUFFIXES = ("", "-wal", "-shm")
 
 
-def settle() -> None:
-    """At the start of a process that writes: files are made private, and those that are not are refused.
+def secure_files() -> None:
+    """Makes new files private and checks the existing ones. A process that writes calls it at its start.
 
-    Raises NotPrivate.
+    Raises NotPrivate for files that another user owns or can access.
     """
     keep_private()
     settings = get_settings()

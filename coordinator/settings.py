@@ -1,7 +1,7 @@
 """Settings of the coordinator: environment variables `FEDLOOM_…`, or the file `coordinator.toml`.
 
-With nothing set, everything lies in one folder on this machine: SQLite, artifacts, the message queue. Larger
-installations change the URLs and nothing else.
+By default everything is in one folder on this machine: SQLite, artifacts and the message queue. Larger installations
+only change the URLs.
 """
 
 import os
@@ -16,9 +16,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 FILE_VARIABLE = "FEDLOOM_CONFIG"
 DEFAULT_FILE = Path("coordinator.toml")
 PLACEHOLDER = "change-me"
-"""What examples have in the place of a secret: nothing starts with one that begins so."""
+"""Stands for a secret in examples; no process starts with a secret that begins with it."""
 MAX_KEY_DAYS = 3653
-"""Of an API key that expires: ten years. Not a setting; here because the command line must not load more."""
+"""Longest lifetime of an API key that expires: ten years. Here, since the command line must not load more modules."""
 _STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -26,35 +26,38 @@ Bytes = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseSettings):
-    """All settings and limits. URLs left null are derived from `data_folder`."""
+    """All settings and limits. URLs that are null are derived from `data_folder`."""
 
     model_config = SettingsConfigDict(env_prefix="FEDLOOM_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     data_folder: Path = Path("fedloom-data")
     database_url: str | None = Field(default=None, description="null: SQLite in the data folder")
     migration_database_url: str | None = Field(
-        default=None, description="of the role that owns the tables, for `migrate` alone; null: database_url"
+        default=None, description="URL of the role that owns the tables, for `migrate` alone; null: database_url"
     )
-    broker_url: str | None = Field(default=None, description="null: the filesystem transport; or redis://…")
-    store_url: str | None = Field(default=None, description="null: a folder; or s3://…, gs://…, az://…")
+    broker_url: str | None = Field(default=None, description="redis://…; null: the filesystem transport")
+    store_url: str | None = Field(
+        default=None, description="s3://…, gs://… or az://…; null: a folder in the data folder"
+    )
     presigned_endpoint: str | None = Field(
-        default=None, description="where agents reach the S3 store: bytes then pass no web process; null: they do"
+        default=None,
+        description="address at which agents reach the S3 store directly; null: bytes pass through a web process",
     )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = Field(
-        default=None, description="where users and agents find it; with a path, if a proxy serves it below one"
+        default=None, description="address for users and agents; with a path if a proxy serves it below one"
     )
     signing_key: Path | None = Field(
         default=None,
-        description="PEM of the elliptic-curve key that signs adapters; null: one made in the data folder, or with a "
-        "broker none",
+        description="PEM file of the elliptic-curve key that signs adapters; null: a new key in the data folder, or "
+        "no signatures if a broker is set",
     )
     web_threads: Annotated[int, Field(ge=1, le=1024)] = 40
     background_threads: Annotated[int, Field(ge=1, le=256)] = 2
     shard_bytes: Bytes = Field(
-        default=256 * 1024**2, description="an aggregation of a larger state is cut into shards of about so much"
+        default=256 * 1024**2, description="aggregations of larger states are split into shards of about this size"
     )
     aggregation_threads: Annotated[int, Field(ge=1, le=1024)] = 2
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -64,7 +67,7 @@ class Settings(BaseSettings):
     process_stale_seconds: Seconds = 45.0
     claim_seconds: Seconds = 30.0
     step_seconds: Seconds = Field(
-        default=3600.0, description="the longest that one step of a round may be computed; then its federation fails"
+        default=3600.0, description="time limit for computing one step of a round; then its federation fails"
     )
     worker_timeout_seconds: Seconds = 90.0
     heartbeat_seconds: Seconds = 10.0
@@ -73,22 +76,22 @@ class Settings(BaseSettings):
     clock_skew_seconds: Seconds = 60.0
 
     requests_per_second: Annotated[float, Field(ge=0)] = Field(
-        default=200.0, description="of one key or worker at one web process; twice as many at once; 0: no limit"
+        default=200.0, description="per key or worker at one web process, with bursts of twice as many; 0: no limit"
     )
     max_waits: Annotated[int, Field(ge=1)] = Field(
-        default=10, description="open at once by one key at one web process; five times as many by an organization's"
+        default=10, description="open waits per key at one web process; five times as many per organization"
     )
     max_worker_waits: Annotated[int, Field(ge=1)] = Field(
-        default=128, description="open at once by one worker at one web process; an agent has up to 64 slots"
+        default=128, description="open waits per worker at one web process; an agent has up to 64 slots"
     )
     request_seconds: Seconds = Field(
-        default=30.0, description="for the head of a request, and for each 16 KiB of its body"
+        default=30.0, description="time limit for the head of a request, and for each 16 KiB of its body"
     )
     webhook_private_addresses: bool = Field(
-        default=False, description="webhooks may lead to private addresses, and with plain http to this machine"
+        default=False, description="allow webhooks to private addresses, and to this machine over plain http"
     )
     webhook_threads: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=4, description="of a background process, which send to webhooks and do nothing else"
+        default=4, description="threads of a background process that only send to webhooks"
     )
     webhook_timeout_seconds: Seconds = 10.0
     webhook_retry_seconds: Seconds = 10.0
@@ -98,7 +101,7 @@ class Settings(BaseSettings):
     max_body_bytes: Bytes = 1024**2
     max_artifact_bytes: Bytes = 64 * 1024**3
     max_trained_bytes: Bytes = Field(
-        default=1024**3, description="of what a federation trains, and of what is seeded beside it, as float32"
+        default=1024**3, description="size of a federation's trained tensors, and of its seeded ones, as float32"
     )
     chunk_bytes: Bytes = 16 * 1024**2
     presigned_seconds: Annotated[float, Field(ge=60, le=7 * 24 * 3600)] = 6 * 3600.0
@@ -119,12 +122,12 @@ class Settings(BaseSettings):
 
     @field_validator("host")
     @classmethod
-    def _unbracketed(cls, value: str) -> str:
+    def _strip_brackets(cls, value: str) -> str:
         return value.removeprefix("[").removesuffix("]")
 
     @field_validator("public_url")
     @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
+    def _check_public_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
         parts = urlsplit(value)
@@ -135,9 +138,9 @@ class Settings(BaseSettings):
             or parts.fragment
             or "@" in value
         ):
-            raise ValueError("is no address such as https://fedloom.example.org, or https://example.org/fedloom")
+            raise ValueError("is not an address such as https://fedloom.example.org or https://example.org/fedloom")
         if f"{parts.path}/".startswith("/v1/"):
-            raise ValueError("has a path that begins with /v1, as the API's own do")
+            raise ValueError("must not have a path that begins with /v1, as the API's own paths do")
         return value.rstrip("/")
 
     @field_validator("database_url", "migration_database_url", "broker_url", "store_url")
@@ -150,16 +153,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _no_placeholder_for_the_store(self) -> "Settings":
-        found = [name for name, value in os.environ.items() if value.startswith(PLACEHOLDER)]
-        named = ", ".join(sorted(name for name in found if name.startswith(_STORE_VARIABLES)))
-        if named:
-            raise ValueError(f"{named}: still the example's ({PLACEHOLDER}): set one of your own")
+        variables = [name for name, value in os.environ.items() if value.startswith(PLACEHOLDER)]
+        names = ", ".join(sorted(name for name in variables if name.startswith(_STORE_VARIABLES)))
+        if names:
+            raise ValueError(f"{names}: still the example's ({PLACEHOLDER}): set one of your own")
         return self
 
     @model_validator(mode="after")
     def _presigned_on_s3(self) -> "Settings":
         if self.presigned_endpoint is not None and not self.store.startswith("s3://"):
-            raise ValueError("presigned_endpoint is for a store_url that begins with s3://")
+            raise ValueError("presigned_endpoint requires a store_url that begins with s3://")
         return self
 
     @property
@@ -169,22 +172,22 @@ class Settings(BaseSettings):
 
     @property
     def migration_database(self) -> str:
-        """SQLAlchemy URL with which the tables are made and changed."""
+        """SQLAlchemy URL for migrations."""
         return self.migration_database_url or self.database
 
     @property
     def broker(self) -> str:
-        """Celery broker URL; the filesystem transport's own when nothing is set."""
+        """Celery broker URL; by default that of the filesystem transport."""
         return self.broker_url or "fedloom-files://"
 
     @property
     def public_path(self) -> str:
-        """The path below which a proxy serves all of this, as `/fedloom`; empty where it is the root."""
+        """The path below which a proxy serves the coordinator, as `/fedloom`; empty for the root."""
         return urlsplit(self.public_url or "").path
 
     @property
     def queue_folder(self) -> Path:
-        """Where the filesystem transport keeps messages."""
+        """Folder of the filesystem transport's messages."""
         return self.data_folder.resolve() / "queue"
 
     @property
@@ -194,13 +197,13 @@ class Settings(BaseSettings):
 
     @property
     def store_folder(self) -> Path | None:
-        """The folder that is the store; None if that is a bucket."""
+        """The folder of a local artifact store; None for a bucket."""
         parts = urlsplit(self.store)
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
     @property
     def store_origins(self) -> tuple[str, ...]:
-        """Where agents are sent for bytes that pass no web process, as `https://host`; none if all pass one."""
+        """Origins, as `https://host`, to which agents are sent for artifacts; empty without `presigned_endpoint`."""
         if self.presigned_endpoint is None:
             return ()
         parts = urlsplit(self.presigned_endpoint)
@@ -212,8 +215,8 @@ class Settings(BaseSettings):
         return self.broker_url is None
 
 
-def refusal(error: Exception) -> str:
-    """The last words of a process that does not start: a line for each setting that cannot be, without its value."""
+def startup_error(error: Exception) -> str:
+    """The last output of a process that cannot start: a line for each invalid setting, without its value."""
     if not isinstance(error, ValidationError):
         return f"error: {error}"
     faults = ([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")] for fault in error.errors())

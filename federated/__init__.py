@@ -1,4 +1,4 @@
-"""What the coordinator and a worker agent must agree on; it imports neither of them."""
+"""The package shared by the coordinator and the worker agent: contract, algorithms, payloads and protocol."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -1,6 +1,7 @@
-"""Bounds of what comes over the wire where no field has its own: sizes, counts, names, and values of free form.
+"""Default limits on wire data: sizes, counts, texts, and free-form JSON values.
 
-They are wider than anything meant well, and narrow enough that no message costs more than it is worth.
+They apply where a field has no limit of its own. They are wider than any legitimate message needs and narrow enough
+that no message is expensive to process.
 """
 
 import math
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, FiniteFloat, WithJsonSchema
 
 MAX_LARGE = 2**53 - 1
-"""Larger whole numbers are not the same in every JSON reader."""
+"""Many JSON readers lose precision beyond this integer."""
 MAX_SMALL = 2**31 - 1
 MAX_NORM = 1e30
 MAX_SECONDS = 1e10
@@ -30,15 +31,15 @@ Seconds = Annotated[FiniteFloat, Field(ge=-MAX_SECONDS, le=MAX_SECONDS)]
 
 
 def check_free_form(value: object) -> object:
-    """The value itself. Raises ValueError beyond the bounds of a `FreeForm`."""
-    waiting, values = [(value, 1)], 0
-    while waiting:
-        inner, depth = waiting.pop()
+    """Return the value unchanged. Raises ValueError if it exceeds the limits of a `FreeForm`."""
+    stack, values = [(value, 1)], 0
+    while stack:
+        inner, depth = stack.pop()
         values += 1
         if values > MAX_FREE_VALUES:
-            raise ValueError(f"holds more than {MAX_FREE_VALUES} values")
+            raise ValueError(f"contains more than {MAX_FREE_VALUES} values")
         if isinstance(inner, dict | list | tuple):
-            waiting.extend((part, depth + 1) for part in _parts(inner, depth))
+            stack.extend((part, depth + 1) for part in _parts(inner, depth))
         else:
             _check_scalar(inner)
     return value
@@ -48,19 +49,19 @@ def _parts(value: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int) -> l
     if depth > MAX_FREE_DEPTH:
         raise ValueError(f"is nested deeper than {MAX_FREE_DEPTH} levels")
     if len(value) > MAX_FREE_ENTRIES:
-        raise ValueError(f"has {len(value)} entries in one place, at most {MAX_FREE_ENTRIES} are allowed")
+        raise ValueError(f"has a list or object of {len(value)} entries, at most {MAX_FREE_ENTRIES} are allowed")
     if not isinstance(value, dict):
         return list(value)
     for key in value:
         if not isinstance(key, str) or len(key) > MAX_FREE_KEY:
-            raise ValueError(f"has a name that is no text of at most {MAX_FREE_KEY} characters")
+            raise ValueError(f"has a key that is not a string of at most {MAX_FREE_KEY} characters")
     return list(value.values())
 
 
 def _check_scalar(value: object) -> None:
     if isinstance(value, str) and len(value) > MAX_FREE_TEXT:
         raise ValueError(f"has a text of {len(value)} characters, at most {MAX_FREE_TEXT} are allowed")
-    # What is not finite is told by who knows the field, with its place.
+    # NaN and infinity are rejected by the validator of the field, which can name the place.
     if isinstance(value, int | float) and MAX_FREE_NUMBER < abs(value) < math.inf:
         raise ValueError(f"has a number beyond {MAX_FREE_NUMBER:g}")
 
@@ -92,4 +93,4 @@ FreeForm = Annotated[
     BeforeValidator(check_free_form),
     WithJsonSchema(_mapping_of({"anyOf": _free_schema(MAX_FREE_DEPTH - 1)})),
 ]
-"""A mapping whose fields somebody else knows: an algorithm's config, a client's settings."""
+"""A mapping that another component validates: an algorithm's config, a client's settings."""

@@ -1,11 +1,11 @@
 """The contract of an algorithm: state in, state out.
 
 An algorithm is a folder with an `ALGORITHM` in its `__init__`, a config, a server half and a client half. Both
-halves are made as `Half(config, trainable)` and have no mutable attribute: all that lasts is in the payloads.
-Torch stands in annotations only, because the web process loads the configs.
+halves are created as `Half(config, trainable)` and have no mutable attribute: all persistent state is in payloads.
+Torch appears in annotations only, because the web process loads the configs.
 
-Reserved facts of a payload: `phase` ("prepare" | "train") and `cohort` ("all") in a state; `expects` in an
-instruction, a table name -> {"dtype", "shape" | "max_shape"} that the web process holds an update's header against.
+Reserved facts of a state are `phase` ("prepare" | "train") and `cohort` ("all"). The reserved fact of an instruction
+is `expects`, a table name -> {"dtype", "shape" | "max_shape"}. The web process checks an update's header against it.
 """
 
 import math
@@ -31,11 +31,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """The most that one job does on a client. `steps`: of an optimiser, or pairs of forward passes in their place.
+    """Upper bounds on the work of one job.
 
-    `passes`: over all the client's examples beside those steps, forward with or without backward; a step whose batch
-    is larger than the client's data counts here with what it repeats. `examples`: of how many of the client's rows
-    an update is made at most, in the round that takes the fewest; None where that is only known afterwards.
+    `steps`: optimizer steps, or the pairs of forward passes that replace them. `passes`: further passes over all the
+    client's examples, with or without backward, and the repetitions of a batch larger than the client's data.
+    `examples`: rows that contribute to an update, in the round that uses the fewest. None if unknown beforehand.
     """
 
     steps: int = 0
@@ -44,43 +44,43 @@ class Effort:
 
 
 class AlgorithmConfig(BaseModel):
-    """Base of every algorithm's config: frozen, unknown fields refused, its JSON Schema is the API's."""
+    """Base of every algorithm's config: frozen, without unknown fields. The API publishes its JSON Schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def check_trainable(self, trainable: AnyTrainable) -> None:
-        """Raise ValueError if this config cannot train `trainable` (the kind itself was checked before)."""
+        """Raise ValueError if this config cannot train `trainable`. The caller has checked its kind."""
 
     def check_served(self) -> None:
-        """Raise ValueError for a setting of simulations alone, whose result no user could download and open."""
+        """Raise ValueError for a setting that is for simulations only, because no user could open its result."""
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise ValueError unless a client may register with these `settings`; none are known by default."""
+        """Raise ValueError unless a client may register with these `settings`. By default there are none."""
         if settings:
             raise ValueError(f"unknown client setting {min(settings)!r}: this algorithm takes none")
 
     def largest_rank(self, trainable: AnyTrainable, limit: int | None) -> int:
-        """The largest rank asked of a client whose node allows at most `limit` (None: any); 0 without factors.
+        """The largest rank for a client whose node allows at most `limit` (None: any). 0 without LoRA factors.
 
-        By default the trainable's, whatever the node allows; an algorithm whose clients have ranks of their own
-        keeps below the limit.
+        By default this is the trainable's rank, regardless of the limit. An algorithm with a rank for each client
+        overrides it to respect the limit.
         """
         return trainable.largest_rank if isinstance(trainable, Lora) else 0
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort | None:
-        """The most that a job of this kind does on a client of so many examples; None where that cannot be said.
+        """Upper bounds on a job of this kind for a client with `examples` examples. None if there are no bounds.
 
-        A node that bounds its jobs refuses what cannot be said.
+        A node with limits on its jobs refuses a job without bounds.
         """
         return None
 
 
 class GradientConfig(AlgorithmConfig):
-    """Settings of the local gradient loop, `algorithm_kit.local_training`. Either steps or epochs are set."""
+    """Settings of the local gradient loop, `algorithm_kit.local_training`. Steps take precedence over epochs."""
 
-    local_steps: int | None = Field(default=None, ge=1, le=1_000_000, description="optimiser steps per round")
+    local_steps: int | None = Field(default=None, ge=1, le=1_000_000, description="optimizer steps per round")
     local_epochs: float = Field(default=1.0, gt=0, le=1000, description="used when local_steps is null")
-    batch_size: int = Field(default=16, ge=1, le=4096, description="examples per optimiser step")
+    batch_size: int = Field(default=16, ge=1, le=4096, description="examples per optimizer step")
     micro_batch_size: int | None = Field(
         default=None, ge=1, le=4096, description="examples per forward pass; null: the batch"
     )
@@ -93,22 +93,22 @@ class GradientConfig(AlgorithmConfig):
     max_grad_norm: float | None = Field(default=1.0, gt=0, le=MAX_NORM)
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort:
-        """The steps of the gradient loop."""
+        """Upper bounds of the gradient loop."""
         effort = self.effort_of(self.planned_steps(examples), examples)
         return replace(effort, examples=self.lasting_examples(examples))
 
     def lasting_examples(self, examples: int) -> int:
-        """Of how many an update is made: all that are seen, but for steps that weight decay leaves under 1 % of."""
-        kept = abs(1 - self.learning_rate * self.weight_decay)
-        steps = math.inf if kept == 1 else 1 if kept == 0 else math.ceil(math.log(100) / abs(math.log(kept)))
+        """Examples that contribute to an update: all, except those of steps that weight decay shrinks below 1 %."""
+        decay = abs(1 - self.learning_rate * self.weight_decay)
+        steps = math.inf if decay == 1 else 1 if decay == 0 else math.ceil(math.log(100) / abs(math.log(decay)))
         return int(min(examples, self.examples_to_see(examples), steps * self.batch_size))
 
     def planned_steps(self, examples: int) -> int:
-        """Optimiser steps over a client of so many examples. Raises ValueError for none."""
+        """Optimizer steps for a client with `examples` examples. Raises ValueError for 0."""
         return math.ceil(self.examples_to_see(examples) / self.batch_size)
 
     def examples_to_see(self, examples: int) -> int:
-        """Examples that those steps are taken over, each as often as it comes. Raises ValueError for none."""
+        """Examples in the batches of those steps, repetitions included. Raises ValueError for 0."""
         if examples == 0:
             raise ValueError("there is no example to train on")
         if self.local_steps is not None:
@@ -117,28 +117,28 @@ class GradientConfig(AlgorithmConfig):
         return max(1, math.ceil(self.local_epochs * examples - 1e-9))
 
     def effort_of(self, steps: int, examples: int) -> Effort:
-        """So many steps of `batch_size` examples."""
+        """The effort of `steps` steps of `batch_size` examples."""
         return Effort(steps, repeated_passes(steps, self.batch_size, examples))
 
 
 def repeated_passes(steps: int, batch_size: int, examples: int) -> float:
-    """Passes over the data that steps make beyond one each, because their batch is larger than the data."""
+    """Additional passes over the data of steps whose batch is larger than the data."""
     return steps * max(0.0, batch_size / max(1, examples) - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """Which round a half works for. `rounds` is how many the federation plans, `registered` its clients now."""
+    """The current round. `rounds` is the federation's planned number, `clients` its current number of clients."""
 
     number: int
     kind: Literal["prepare", "train", "evaluate"]
     rounds: int
-    registered: int
+    clients: int
 
 
 @dataclass(frozen=True, slots=True)
 class ClientFacts:
-    """A drawn client. `settings` were given at registration; `note` is what the server remembers of it."""
+    """A client of the cohort. `settings` are from its registration. `note` is the server's state for this client."""
 
     ordinal: int
     name: str
@@ -151,7 +151,7 @@ class ClientFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClientUpdate:
-    """An accepted update; `payload` and `note` are memory-mapped. 0 < weight <= examples."""
+    """An accepted update. `payload` and `note` are memory-mapped. 0 < weight <= examples."""
 
     ordinal: int
     examples: int
@@ -163,31 +163,32 @@ class ClientUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The next state. `finished` ends the federation with that reason; `notes` replace those of the clients named."""
+    """The next state. A `stop_reason` ends the federation. `notes` replace those of the same ordinals."""
 
     state: "Payload"
     metrics: Mapping[str, float] = field(default_factory=dict)
-    finished: str | None = None
+    stop_reason: str | None = None
     notes: "Mapping[int, Payload]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientResult:
-    """What a client half made. `memory` stays on the worker. `measured`: the update is of numbers about layers."""
+    """A client half's result. `memory` stays on the worker. `is_measurement`: it has layer statistics only."""
 
     update: "Payload"
     weight: float
     metrics: Mapping[str, float]
     memory: "Payload | None" = None
-    measured: bool = False
+    is_measurement: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What users download. `tensors` by canonical name; `config` are PEFT fields that differ from the trainable's.
+    """The result that users download.
 
-    Kind "peft" opens in `peft.PeftModel.from_pretrained`. Kind "ledger" is applied to a base model's folder by
-    `federated.merge`; its facts name `algorithm`, `weights_digest` and `task_type`.
+    `tensors` are by canonical name. `config` has the PEFT fields that differ from the trainable's. Kind "peft" opens
+    in `peft.PeftModel.from_pretrained`. `federated.merge` applies kind "ledger" to a base model's folder. The facts
+    of a ledger name `algorithm`, `weights_digest` and `task_type`.
     """
 
     kind: Literal["peft", "ledger"]
@@ -198,10 +199,10 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class LedgerWeights:
-    """What a ledger makes of a base model, by canonical name; tensors are made when they are asked for.
+    """The changes of a ledger to a base model by canonical name. Their tensors are lazy.
 
-    `differences` are added to the base's values in float32, and the sum is rounded once; `values` stand beside the
-    base's or in their place.
+    `differences` are added to the base's values in float32, and the sum is rounded once. `values` are added beside
+    the base's tensors or replace them.
     """
 
     differences: "Payload"
@@ -209,11 +210,11 @@ class LedgerWeights:
 
 
 class LedgerInvalid(ValueError):
-    """A ledger that cannot be applied here; the text names the fact, tensor or digest."""
+    """A ledger that cannot be applied. The message names the fact, tensor or digest."""
 
 
 class JobDeclined(Exception):
-    """This worker cannot do this job, now or later, and says why; another worker may."""
+    """This worker can never run this job. Another worker may."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -222,14 +223,14 @@ class JobDeclined(Exception):
 
 
 class FederationRefused(ValueError):
-    """A federation that the algorithm cannot run. The text names a field or tensor, and may be read by all in it.
+    """A federation that the algorithm cannot run. The message names a field or tensor and is public to participants.
 
-    Of any other exception of a half only the type is told; its text goes to the coordinator's log.
+    Of any other exception in a half, participants see only the type. Its message goes to the coordinator's log.
     """
 
 
 class UpdateRefused(ValueError):
-    """An update that must not be aggregated. `tensor` names what was wrong, or None for facts and weight."""
+    """An update that must not be aggregated. `tensor` names the invalid tensor. It is None for facts and weight."""
 
     def __init__(self, tensor: str | None, reason: str) -> None:
         super().__init__(f"tensor {tensor!r} {reason}" if tensor else reason)
@@ -238,48 +239,47 @@ class UpdateRefused(ValueError):
 
 
 class ServerHalf(Protocol):
-    """Torch and maths; no database, no HTTP, no mutable attribute."""
+    """The half in the coordinator: torch and maths, without database, HTTP or mutable attributes."""
 
     def start(self, model: ModelFacts, seed: int, initial: "Payload | None") -> "Payload":
-        """The first state. `initial`: an earlier adapter, read by `federated.export.initial_adapter`."""
+        """The first state. `initial` is an earlier adapter as `federated.export.initial_adapter` reads it."""
 
     def plan(self, state: "Payload", clients: Sequence[ClientFacts], step: RoundFacts) -> "Mapping[int, Payload]":
-        """Ordinal -> instruction, one for each given client; every instruction has the fact `expects`."""
+        """An instruction for each of `clients`, by ordinal. Every instruction has the fact `expects`."""
 
     def check(self, instruction: "Payload", update: "Payload") -> None:
-        """Raise UpdateRefused unless the update may be aggregated (finite and norm are checked before)."""
+        """Raise UpdateRefused for an invalid update. The caller has checked its norm and that it is finite."""
 
     def aggregate(self, state: "Payload", updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
-        """The next state. Updates come sorted by ordinal, and sums follow that order in float64."""
+        """The next state. Updates are sorted by ordinal. Sums follow that order in float64."""
 
     def join(self, state: "Payload", parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Put together what shards of one aggregation made; only called where `shard_by` is not "none"."""
+        """Combine the outcomes of an aggregation's shards. Only called if `shard_by` is not "none"."""
 
     def export(self, state: "Payload") -> Adapter:
-        """The adapter users download."""
+        """The adapter that users download."""
 
 
 class ClientHalf(Protocol):
-    """Runs in the worker's executor; asks everything of the session."""
+    """The half in the worker's executor. The session gives access to model and data."""
 
     def apply(self, instruction: "Payload", session: "TrainingSession", memory: "Payload | None", view: View) -> None:
-        """Put the model into the state to evaluate: what all share, or this client's own."""
+        """Load the model to evaluate: the shared one, or this client's own."""
 
     def run(self, instruction: "Payload", session: "TrainingSession", memory: "Payload | None") -> ClientResult:
-        """Train. `memory` is None in a first round, for a late joiner, or after a lost disk: recompute."""
+        """Train. `memory` is None in a first round, for a late joiner, or after disk loss. Recompute it then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """What an algorithm's folder declares. Halves are named "module:Class", so that discovery loads no torch.
+    """Declaration of an algorithm. Halves are strings "module:Class", so that discovery does not load torch.
 
-    `prepares`: rounds of preparation come before the first one of training. `goes_on`: it can start from an adapter.
-    `gradients`: clients compute some; else none needs the memory of a backward pass. `ledger`, for an algorithm that
-    exports ledgers, is "module:function" with (Payload) -> LedgerWeights: what everybody calls who applies one.
-    `repeat_tolerance` is how far an aggregation that is done again in another environment may be off, at most, in
-    any tensor of its state or adapter, relative to the tensor's largest value; in the same one, no bit may.
-    `example` is a config that learns a small text task on a small encoder: the API shows it, the demo uses it;
-    `example_trainable` the trainable that goes with it.
+    `prepares`: preparation rounds precede the first training round. `goes_on`: it can start from an adapter.
+    `gradients`: clients compute gradients. If not, they need no memory for a backward pass. `ledger`: the function
+    "module:function", (Payload) -> LedgerWeights, of an algorithm that exports ledgers. `repeat_tolerance`: the
+    largest deviation of an aggregation repeated in another environment, in any tensor of state or adapter, relative
+    to its largest value. In the same environment every bit must be equal. `example` is a config that learns a small
+    text task on a small encoder, for the API and the demo. `example_trainable` is its trainable.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the bits of a sum depend on beside its numbers."""
+"""Description of the environment that determines the bits of an aggregation, besides its inputs."""
 
 import platform
 from typing import Any
@@ -9,7 +9,7 @@ from federated import __version__
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and threads of an aggregation in this process."""
+    """Versions, processor and thread count that an aggregation in this process uses."""
     return {
         "fedloom": __version__,
         "torch": torch.__version__,

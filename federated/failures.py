@@ -1,7 +1,7 @@
-"""Sentences for failures on a node, as they are told outside it: a code, names that are known anyway, and counts.
+"""Failure reports of a node: codes, the facts that may leave the node, and the sentences for users.
 
-An agent sends a code and `FailureFacts`, and no text: nothing that stood in a row, a file name or a library's message
-can travel. Whoever shows the failure makes the sentence here.
+An agent sends a code and `FailureFacts` but no text, so the content of rows, file names or messages of libraries
+cannot leave the node. The recipient builds the sentence with this module.
 """
 
 import builtins
@@ -21,11 +21,11 @@ _PACKAGES = frozenset({"builtins", "torch", "safetensors", "federated", "worker_
 
 
 class FailureFacts(Plain):
-    """All that is told of a failure beside its code.
+    """Details of a failure besides its code.
 
-    `column` is a column that the federation asked for; `count` of `of` rows are concerned; `asked` is beyond what the
-    node has `allowed`. `error` is the type of an exception that nobody foresaw and `place` the line of
-    Fedloom's own code in which it came. `reference` finds the whole text in the node's own log.
+    `column` is a column that the federation reads. The failure concerns `count` of `of` rows. `asked` exceeds the
+    node's limit `allowed`. `error` is the type of an unexpected exception, and `place` the line of Fedloom's own code
+    that raised it. `reference` identifies the full text in the node's own log.
     """
 
     dataset: Name | None = None
@@ -41,80 +41,80 @@ class FailureFacts(Plain):
 
 SENTENCES: Final = MappingProxyType(
     {
-        "agent_error": "The worker agent met an error of its own.",
-        "agent_stopping": "The worker agent was told to stop and gave the job back.",
+        "agent_error": "The worker agent had an internal error.",
+        "agent_stopping": "The worker agent is shutting down and returned the job.",
         "algorithm_missing": "The node does not have the federation's algorithm in its revision.",
-        "artifact_damaged": "Bytes came to the node that are not those that were announced.",
+        "artifact_damaged": "The node received data that does not match its digest.",
         "cloze_impossible": "The node's base model cannot fill the gap of the cloze with these words.",
         "cloze_too_long": "The cloze template alone has more tokens than the model takes.",
-        "coordinator_trouble": "The worker agent could not talk to the coordinator about this job.",
+        "coordinator_trouble": "The worker agent could not communicate with the coordinator for this job.",
         "data_column_missing": "The data set does not have a column that the federation reads, or a value in it.",
         "data_column_type": "A column that the federation reads holds more than text, numbers and truth values.",
         "data_empty": "The data set has no rows to train on.",
         "data_missing": "The data set is not on the node, or cannot be read.",
         "data_text_empty": "Rows have no text that the node's base model could read.",
-        "data_too_few": "The data set has fewer examples than the node needs before anything leaves it.",
+        "data_too_few": "The data set has fewer examples than the node's minimum.",
         "data_unknown_label": "Rows have a label that is not in the federation's list.",
-        "device_missing": "The device in the node's settings is not there.",
-        "directions_differ": "The node makes other directions than the federation.",
+        "device_missing": "The device in the node's settings is missing.",
+        "directions_differ": "The node computes other directions than the federation.",
         "disk_full": "The node's disk is full.",
-        "executor_died": "The training process was ended.",
-        "executor_not_understood": "The training process said what it must not.",
+        "executor_died": "The training process was terminated.",
+        "executor_not_understood": "The training process sent an invalid message.",
         "factors_not_linear": "The algorithm cannot score the examples of this base model one by one.",
         "instruction_invalid": "The job's instruction cannot be read.",
         "lease_invalid": "The job cannot be read by the node's worker agent.",
-        "layers_unknown": "The layers of the node's base model cannot be told apart.",
+        "layers_unknown": "The layers of the node's base model cannot be identified.",
         "model_incomplete": "The files of the node's base model lack weights that the federation's task needs.",
         "model_mismatch": "The node's base model is not the federation's.",
         "model_missing": "The node does not have the federation's base model, or cannot load it.",
-        "model_not_causal": "The node's base model lets a token see later ones, so it cannot learn to write a text.",
+        "model_not_causal": "Tokens attend to later ones in the node's base model: it cannot learn to generate text.",
         "model_not_finite": (
-            "The loss or its gradient is not finite before anything was trained: look at the weights of the "
-            "node's base model, and at its dtype."
+            "The loss or its gradient is not finite before the first training step: check the weights of the "
+            "node's base model and its dtype."
         ),
-        "model_padding": "The node's base model answers otherwise when an example is padded.",
-        "model_unfit": "The node's base model could not take a step forward and back over an example.",
+        "model_padding": "The node's base model gives another result for a padded example.",
+        "model_unfit": "The node's base model failed in a forward and backward pass over an example.",
         "out_of_memory": "The job does not fit into the memory of the node's device.",
         "policy_algorithm": "The node does not allow the algorithm.",
         "policy_approval": "The node's owner has not approved this: worker-agent approve, with the federation's id.",
-        "policy_column": "The node's owner has not listed this column among those that may be read.",
+        "policy_column": "The node's owner has not allowed the federation to read this column.",
         "policy_dataset": "The node does not allow the data set in federations.",
         "policy_download": "The job's instruction is larger than the node allows.",
-        "policy_few_examples": "The job would use fewer examples than the node needs before anything leaves it.",
+        "policy_few_examples": "The job would use fewer examples than the node's minimum.",
         "policy_organization": "The node does not work for the organization that owns the federation.",
         "policy_passes": "The job needs more passes over the examples than the node allows.",
         "policy_rank": "The job needs a higher rank than the node allows.",
         "policy_seconds": "The job took longer than the node allows.",
         "policy_steps": "The job needs more local steps than the node allows.",
-        "policy_unbounded": "The node bounds its jobs, and the algorithm does not say how much this one would do.",
-        "quantization_missing": "The node's quantization needs a library that is not there.",
+        "policy_unbounded": "The node limits its jobs, and the algorithm declares no upper bound for this one.",
+        "quantization_missing": "The node's quantization needs a library that is not installed.",
         "result_damaged": "The result was damaged on the node's disk.",
         "result_refused": "The coordinator refused the result.",
         "second_derivative_missing": "The node's base model cannot be differentiated twice.",
         "tokenizer_mismatch": "The node's tokenizer has more tokens than its base model has embeddings.",
         "trainable_invalid": "What the federation trains does not fit the node's base model.",
-        "training_diverged": "The loss stopped being finite: a smaller learning_rate may help.",
+        "training_diverged": "The loss became infinite or NaN: a smaller learning_rate may help.",
         "upload_too_large_for_proxy": (
-            "A proxy before the coordinator refuses bodies as large as a part of the result: its operator raises the "
-            "limit, or the coordinator's operator lowers chunk_bytes."
+            "A proxy in front of the coordinator refuses bodies as large as a chunk of the result: its operator "
+            "raises the limit, or the coordinator's operator lowers chunk_bytes."
         ),
-        "training_failed": "Training ended with an error that nobody foresaw.",
+        "training_failed": "Training failed with an unexpected error.",
     }
 )
-UNKNOWN: Final = "The job could not be done on its node."
+UNKNOWN: Final = "The job failed on its node."
 
 
 def sentence(code: str, facts: FailureFacts | None = None) -> str:
-    """The failure in words, for the owners of the federation and of the node. Another code gets general words."""
+    """The failure as a sentence for the owners of federation and node. An unknown code gets a general one."""
     facts = facts or FailureFacts()
-    words = SENTENCES.get(code, UNKNOWN)
+    text = SENTENCES.get(code, UNKNOWN)
     details = ", ".join(_details(facts))
-    more = f" The node's log has the whole of it under {facts.reference}." if facts.reference else ""
-    return f"{words.removesuffix('.')}{f' ({details})' if details else ''}.{more}"
+    more = f" The node's log has the full text under {facts.reference}." if facts.reference else ""
+    return f"{text.removesuffix('.')}{f' ({details})' if details else ''}.{more}"
 
 
 def type_name(error: BaseException) -> str:
-    """The name of the nearest type of an exception that a known package has: another may be named after anything."""
+    """Name of the nearest class of an exception in a trusted package. Other class names may contain private text."""
     for kind in type(error).__mro__:
         package = kind.__module__.partition(".")[0]
         if package in _PACKAGES and (package != "builtins" or getattr(builtins, kind.__name__, None) is kind):

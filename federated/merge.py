@@ -1,8 +1,8 @@
-"""`python -m federated.merge ADAPTER BASE OUT`: a LoRA adapter or a ledger put into its base model's weights.
+"""Merge command: `python -m federated.merge ADAPTER BASE OUT` merges a LoRA adapter or a ledger into its base model.
 
-Holds one file of the base in memory at a time, and keeps its dtypes. OUT is a model folder as BASE is, with the
-trained modules (a head) in it, and its configuration says what was trained. Needs no model library where a decoder's
-tensors are named as the adapter names them; else it asks transformers, if that is there, how the model names them.
+It holds one file of the base in memory at a time and keeps its dtypes. OUT is a model folder like BASE, with the
+trained modules (such as a head) and a matching configuration. For a decoder whose files have the adapter's tensor
+names it needs no model library. Otherwise it gets the names from transformers, if that is installed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from federated.contract import LedgerInvalid
 from federated.export.base_files import INDEX, BaseFiles, MergeError, read_json, write_json
-from federated.export.base_names import BaseNames, Trained, fit_plainly, plain_names
+from federated.export.base_names import BaseNames, TrainingTargets, have_same_names, plain_names
 from federated.export.merged_config import ModelChanges, merged_config
 from federated.export.weight_deltas import LedgerChanges, PeftChanges, Source, WeightChanges
 from federated.payloads.header import HeaderError
@@ -31,34 +31,34 @@ _TOKENIZER = "tokenizer_config.json"
 
 
 def merge(adapter: Path, base: Path, out: Path) -> None:
-    """Write into `out` the model of folder `base` with what folder `adapter` holds put into it.
+    """Merge the adapter or ledger in folder `adapter` into the model in folder `base` and write the result to `out`.
 
-    Of a LoRA adapter every merged weight is `W + scale * B A`, of a ledger `W` and how far the federation moved it;
-    both are computed in float32 and rounded once to W's dtype. Tensors that the base shares and that were trained
-    apart are both written. `out` must be empty or not exist. Raises MergeError.
+    With a LoRA adapter every merged weight is `W + scale * B A`, with a ledger `W` plus the ledger's difference. Both
+    are computed in float32 and rounded once to W's dtype. If training unties tensors that the base shares, both are
+    written. `out` must be empty or missing. Raises MergeError.
     """
-    source, files = _opened(adapter, base)
-    names = _names(files, source.trained)
+    source, files = _open(adapter, base)
+    names = _names(files, source.targets)
     changes = WeightChanges(source, names)
     if out.exists() and any(out.iterdir()):
         raise MergeError(f"{out} is not empty")
     out.mkdir(parents=True, exist_ok=True)
     _copy_other_files(base, out)
     _write_weights(files, changes, out)
-    padding = names.padding if source.trained.task_type == "SEQ_CLS" else None
-    described = ModelChanges(
+    padding = names.padding if source.targets.task_type == "SEQ_CLS" else None
+    model_changes = ModelChanges(
         architecture=names.architecture,
-        rows=source.head_rows if source.trained.task_type == "SEQ_CLS" else None,
+        rows=source.head_rows if source.targets.task_type == "SEQ_CLS" else None,
         labels=_labels(adapter),
         pad_id=None if padding is None else padding[0],
-        parted=changes.parted,
+        unties=changes.unties,
     )
-    write_json(out / "config.json", merged_config(files, described))
+    write_json(out / "config.json", merged_config(files, model_changes))
     if padding is not None:
-        _tell_tokenizer(out, padding[1])
+        _set_padding_token(out, padding[1])
 
 
-def _opened(adapter: Path, base: Path) -> tuple[Source, BaseFiles]:
+def _open(adapter: Path, base: Path) -> tuple[Source, BaseFiles]:
     if not (adapter / _LEDGER).exists():
         config = read_json(adapter / "adapter_config.json")
         tensors = load_file(adapter / "adapter_model.safetensors")
@@ -75,42 +75,42 @@ def _opened(adapter: Path, base: Path) -> tuple[Source, BaseFiles]:
     return LedgerChanges(weights, ledger.facts.get("task_type")), files
 
 
-def _check_digest(base: BaseFiles, wanted: str | None, what: str) -> None:
-    if wanted is None:
+def _check_digest(base: BaseFiles, expectation: str | None, what: str) -> None:
+    if expectation is None:
         return
-    found = base.digest()
-    if found != wanted:
-        detail = f"its weights are {found}, expected {wanted}"
+    digest = base.digest()
+    if digest != expectation:
+        detail = f"its weights are {digest}, expected {expectation}"
         raise MergeError(f"{base.folder} is not the base of this {what}: {detail}")
 
 
-def _names(base: BaseFiles, trained: Trained) -> BaseNames:
-    if fit_plainly(base, trained):
+def _names(base: BaseFiles, targets: TrainingTargets) -> BaseNames:
+    if have_same_names(base, targets):
         return BaseNames(dict(zip(base.shapes, base.shapes, strict=True)))
     try:
         from federated.export.library_names import library_names
 
-        return library_names(base, trained)
+        return library_names(base, targets)
     except ImportError:
-        return plain_names(base, trained)
+        return plain_names(base, targets)
 
 
 def _write_weights(base: BaseFiles, changes: WeightChanges, out: Path) -> None:
     sizes: dict[str, int] = {}
-    written: dict[str, str] = {}
+    files: dict[str, str] = {}
     for file in base.files:
-        tensors = dict(changes.applied(load_file(file)))
+        tensors = dict(changes.apply_to(load_file(file)))
         if file == base.files[-1]:
-            tensors |= changes.added()
+            tensors |= changes.new_tensors()
         save_file(tensors, out / file.name, metadata={"format": "pt"})
-        written |= dict.fromkeys(tensors, file.name)
+        files |= dict.fromkeys(tensors, file.name)
         sizes |= {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     if base.in_shards:
-        write_json(out / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": written})
+        write_json(out / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files})
 
 
 def _provenance(adapter: Path) -> dict[str, Any]:
-    """What the coordinator says of an adapter that was downloaded; nothing of one that was written by a node."""
+    """The coordinator's provenance document of a downloaded adapter. Empty for an adapter of another source."""
     return read_json(adapter / _PROVENANCE) if (adapter / _PROVENANCE).exists() else {}
 
 
@@ -128,8 +128,8 @@ def _copy_other_files(base: Path, out: Path) -> None:
             shutil.copy2(file, out / file.name)
 
 
-def _tell_tokenizer(out: Path, token: str) -> None:
-    """Give a tokenizer that has no padding token the one that the classifier was trained with."""
+def _set_padding_token(out: Path, token: str) -> None:
+    """Set the padding token of a tokenizer without one to that of the classifier's training."""
     if (out / _TOKENIZER).exists():
         config = read_json(out / _TOKENIZER)
         if config.get("pad_token") is None:
@@ -137,17 +137,17 @@ def _tell_tokenizer(out: Path, token: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 and one line on standard error where the adapter cannot be merged."""
+    """Run the command line. Returns 1 and prints one line to standard error if the merge fails."""
     parser = argparse.ArgumentParser(
         prog="python -m federated.merge", description="Merge a LoRA adapter or a ledger into its base"
     )
-    parser.add_argument("adapter", type=Path, help="folder with an adapter's files, or with ledger.safetensors")
+    parser.add_argument("adapter", type=Path, help="folder with the files of an adapter or ledger")
     parser.add_argument("base", type=Path, help="folder of the base model (safetensors)")
     parser.add_argument("out", type=Path, help="folder to write the merged model into")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         with torch.inference_mode():
-            merge(given.adapter, given.base, given.out)
+            merge(options.adapter, options.base, options.out)
     except (MergeError, OSError) as error:
         print(f"merge: {printable(error)}", file=sys.stderr)
         return 1

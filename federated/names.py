@@ -1,7 +1,7 @@
-"""Names that are only shown: any printable text, in one normal form; and what a text looks like.
+"""Display names: printable text in Unicode's normal form C, and the visible appearance of a text.
 
-What looks alike is to be one name on all sides, so nothing that cannot be seen may stand in one, and all are in
-Unicode's normal form C. Names that are identifiers (algorithms, modules, tensors) are not of these.
+Names that look the same must be equal everywhere, so a name has no invisible characters. Identifiers (of algorithms,
+modules, tensors) have rules of their own.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 MAX_NAME = 128
 _MAX_UNCOMPOSED = 8 * MAX_NAME
-# Letters and marks by their category, and yet of no width or blank: what `str.isprintable` lets pass.
+# Letters and marks by category that are blank or have no width. `str.isprintable` accepts them.
 _BLANK = frozenset(
     map(
         chr,
@@ -27,27 +27,27 @@ _BLANK = frozenset(
 
 
 def normal_form(text: str) -> str:
-    """The text in normal form C, in which names are kept and compared."""
+    """The text in normal form C, in which names are stored and compared."""
     return unicodedata.normalize("NFC", text)
 
 
 def appearance(text: str) -> str:
-    """The text as a reader has it: in normal form C, nothing that cannot be seen, and one plain space for any others.
+    """The visible text: in normal form C, without invisible characters, and with runs of whitespace as one space.
 
-    Two texts of one appearance cannot be told apart by eye. Letters of two alphabets that look alike stay two.
+    Texts of the same appearance look the same. Similar letters of different alphabets stay different.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
-    visible = "".join(character for character in text if character.isspace() or not _is_unseen(character))
+    visible = "".join(character for character in text if character.isspace() or not _is_invisible(character))
     return " ".join(normal_form(visible).split())
 
 
-def _is_unseen(character: str) -> bool:
+def _is_invisible(character: str) -> bool:
     return character in _BLANK or unicodedata.category(character) in ("Cc", "Cf")
 
 
 def valid_name(text: str) -> str:
-    """The name in normal form C. Raises ValueError for what is too long or cannot be told from another by eye."""
+    """The name in normal form C. Raises ValueError if it is empty, too long, or has invisible characters."""
     name = normal_form(text[:_MAX_UNCOMPOSED])
     if not name:
         raise ValueError("is empty")

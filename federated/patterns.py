@@ -1,11 +1,11 @@
-"""Patterns of dotted names, by which a user names modules or tensors of a model.
+"""Patterns of dotted names, with which a user selects modules or tensors of a model.
 
-A pattern is one or more alternatives between `|`. An alternative is a list of components between dots, of letters,
-digits, `_` and `-`, which fits the end of a name, component by component; with `^` before it the whole name (a `$`
-after it changes nothing). `*` stands for any part of one component and never for a dot.
+A pattern has one or more alternatives separated by `|`. An alternative is a list of components separated by dots, of
+letters, digits, `_` and `-`. It matches the end of a name, component by component, and with a leading `^` the whole
+name. A trailing `$` has no effect. `*` matches any part of one component and never a dot.
 
-Names and patterns come from other organisations, so matching has no way back: all alternatives go through a name's
-components side by side, one bit for each component of each alternative.
+Names and patterns are untrusted, so matching does not backtrack. It simulates a bit-parallel automaton with one bit
+for each component of each alternative.
 """
 
 import string
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 MAX_PATTERN = 512
 MAX_PATTERNS = 1024
 MAX_NAME = 512
-# Of all patterns of one field together; they bound what matching one component of a name takes.
+# Limits of all patterns of one field together. They bound the cost of matching one component of a name.
 MAX_CHARACTERS = 65_536
 MAX_PARTIAL = 32
 
@@ -30,40 +30,41 @@ _Texts = TypeVar("_Texts", bound=Iterable[str])
 
 
 class PatternInvalid(ValueError):
-    """A text that is no pattern, or a list of patterns beyond the bounds."""
+    """An invalid pattern, or patterns that exceed the limits."""
 
 
 def valid_pattern(text: str) -> str:
-    """The text itself. Raises PatternInvalid unless it is a pattern."""
+    """Return the text unchanged. Raises PatternInvalid unless it is a pattern."""
     if len(text) > MAX_PATTERN:
         raise PatternInvalid(f"a pattern has at most {MAX_PATTERN} characters, this one has {len(text)}")
     for alternative in text.split("|"):
         for component in _components(alternative)[1]:
             if not component or not _PATTERN.issuperset(component):
                 raise PatternInvalid(
-                    f"{text!r} is no pattern of module names: components of letters, digits, _ and - between dots, "
-                    "* within one component, | between whole alternatives, ^ before one; no regular expression"
+                    f"{text!r} is not a pattern of module names: use components of letters, digits, _ and -, "
+                    "dots between them, * within a component, | between alternatives, ^ before one; "
+                    "regular expressions are not supported"
                 )
     return text
 
 
 def valid_name(name: str) -> str:
-    """The name itself. Raises PatternInvalid unless it is a plain dotted name."""
+    """Return the name unchanged. Raises PatternInvalid unless it is a dotted name without wildcards."""
     if len(name) > MAX_NAME:
         raise PatternInvalid(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
     if not all(part and _COMPONENT.issuperset(part) for part in name.split(".")):
-        raise PatternInvalid(f"{name!r} is no dotted name of letters, digits, _ and -")
+        raise PatternInvalid(f"{name!r} is not a dotted name of letters, digits, _ and -")
     return name
 
 
 def valid_patterns(texts: _Texts) -> _Texts:
-    """The patterns themselves, a list or the keys of a mapping. Raises PatternInvalid beyond the bounds."""
+    """Return the patterns (a list or the keys of a mapping) unchanged. Raises PatternInvalid beyond the limits."""
     compile_patterns(tuple(texts))
     return texts
 
 
 def is_name(text: str) -> bool:
-    """Whether a pattern is a plain name, which PEFT understands as it is meant here."""
+    """Whether a pattern is a plain name, which means the same to PEFT."""
     return not set("*|^$") & set(text)
 
 
@@ -72,7 +73,7 @@ PatternText = Annotated[
     AfterValidator(valid_pattern),
     Field(
         examples=["query"],
-        description="the end of a module's name; `*` within one component, `^` before a whole",
+        description="the end of a module's name; `*` within one component, `^` before a full name",
         json_schema_extra={"maxLength": MAX_PATTERN},
     ),
 ]
@@ -83,7 +84,7 @@ DottedName = Annotated[str, AfterValidator(valid_name), Field(json_schema_extra=
 
 
 class Patterns:
-    """Patterns in their order, ready to match. Raises PatternInvalid."""
+    """A compiled sequence of patterns. Raises PatternInvalid."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         _check_bounds(texts)
@@ -103,19 +104,19 @@ class Patterns:
             )
 
     def first(self, name: str) -> int | None:
-        """Which pattern is the first that fits a name."""
+        """Index of the first pattern that matches a name."""
         return self._lowest(self._walk(name)[0])
 
     def all_of(self, name: str) -> set[int]:
-        """Which patterns fit a name."""
+        """Indices of all patterns that match a name."""
         return self._owners(self._walk(name)[0])
 
     def first_over(self, name: str) -> int | None:
-        """Which pattern is the first that fits a name or any module above it."""
+        """Index of the first pattern that matches a name or any module above it."""
         return self._lowest(self._walk(name)[1])
 
     def all_over(self, name: str) -> set[int]:
-        """Which patterns fit a name or any module above it."""
+        """Indices of all patterns that match a name or any module above it."""
         return self._owners(self._walk(name)[1])
 
     def _add(self, alternative: str, place: int) -> int:
@@ -166,20 +167,20 @@ class Patterns:
 
 @lru_cache(maxsize=16)
 def compile_patterns(texts: tuple[str, ...]) -> Patterns:
-    """The patterns ready to match. Raises PatternInvalid."""
+    """Compile patterns, with a cache. Raises PatternInvalid."""
     return Patterns(texts)
 
 
 def first_fitting(values: Mapping[str, _Value], name: str, otherwise: _Value) -> _Value:
-    """The value of the first pattern, in their order, that fits a name."""
+    """The value of the first pattern that matches a name, or `otherwise`."""
     index = compile_patterns(tuple(values)).first(name)
     return otherwise if index is None else list(values.values())[index]
 
 
 def by_module_name(values: Mapping[str, _Value], names: Iterable[str]) -> dict[str, _Value]:
-    """The same values by whole names instead of patterns; the longest name first.
+    """The same values by full names instead of patterns, longest name first.
 
-    PEFT takes the first key that is the end of a name, so no name can stand before another that ends with it.
+    PEFT uses the first key that is the end of a name, so a key must follow all longer keys that end with it.
     """
     patterns, by_index = compile_patterns(tuple(values)), list(values.values())
     indices = {name: patterns.first(name) for name in sorted(names, key=lambda name: (-len(name), name))}
@@ -188,8 +189,8 @@ def by_module_name(values: Mapping[str, _Value], names: Iterable[str]) -> dict[s
 
 def unfitting(texts: Sequence[str], matches: Iterable[set[int]]) -> list[str]:
     """The patterns whose index is in none of `matches`."""
-    rest = set(range(len(texts))).difference(*matches)
-    return [texts[index] for index in sorted(rest)]
+    missing = set(range(len(texts))).difference(*matches)
+    return [texts[index] for index in sorted(missing)]
 
 
 def _check_bounds(texts: Sequence[str]) -> None:
@@ -205,7 +206,7 @@ def _components(alternative: str) -> tuple[bool, list[str]]:
 
 
 def _fits(pattern: str, component: str) -> bool:
-    """Whether a component with `*` in it fits; what stands between two `*` is looked for from the left."""
+    """Whether a pattern with `*` matches a component. Pieces between two `*` are searched from the left."""
     first, *middle, last = pattern.split("*")
     if len(component) < len(first) + len(last) or not (component.startswith(first) and component.endswith(last)):
         return False

@@ -1,8 +1,7 @@
-"""Text that came from elsewhere, made fit to be shown: one line of letters, which no terminal or renderer obeys.
+"""Sanitizer for untrusted text that is printed or logged: one line without control characters.
 
-Control, escape, format (bidirectional, zero-width) and private characters and halves of surrogate pairs become the
-replacement character, line breaks and tabs a space. Markup of a renderer, such as rich's, is the renderer's to leave
-alone.
+Control, escape, format (bidirectional, zero-width), private-use and surrogate characters become the replacement
+character. Line breaks and tabs become a space. Escaping a renderer's markup, such as rich's, is the caller's task.
 """
 
 import unicodedata
@@ -18,19 +17,19 @@ _WITH_LINES = frozenset({"exception", "stack"})
 
 
 def printable(text: object, limit: int = MAX_CHARACTERS) -> str:
-    """One line of at most `limit` characters; what is cut off is told by `…`."""
-    whole = str(text)
-    line = whole if len(whole) <= limit else whole[: limit - 1] + "…"
+    """One line of at most `limit` characters. A text that is cut ends with `…`."""
+    full = str(text)
+    line = full if len(full) <= limit else full[: limit - 1] + "…"
     return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
 
 
 def printable_lines(text: str) -> str:
-    """Each line by itself and set in, so that a line of somebody else's in a traceback begins nothing new."""
+    """Each line sanitized and indented, so that untrusted text in a traceback cannot imitate a new log line."""
     return "\n".join("  " + printable(line) for line in text.split("\n")[:MAX_LINES])
 
 
 def printable_event(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """A structlog processor for lines that a person reads; tracebacks keep their lines."""
+    """A structlog processor for human-readable output. Tracebacks keep their lines."""
     for name, value in event.items():
         if name in _WITH_LINES and isinstance(value, str):
             event[name] = printable_lines(value)

@@ -1,4 +1,4 @@
-"""Data folders that belong to one user of the machine: made so, and refused where others may read or write them."""
+"""Private data folders: created for one user of the machine, and rejected if other users have access."""
 
 import os
 import pwd
@@ -12,22 +12,22 @@ _OTHERS = 0o077
 
 
 class NotPrivate(Exception):
-    """Other users of this machine have a part in a file or folder; the text says what to run."""
+    """A file or folder that other users of this machine can access. The message has the command to run."""
 
 
 def keep_private() -> None:
-    """What this process and those it starts make from now on is readable and writable by their user alone."""
+    """Set the umask so that only this user can read and write new files of this process and its children."""
     os.umask(UMASK)
 
 
 def own_folder(folder: Path, names: Iterable[str] = ()) -> None:
-    """Make the folder unless it is there, and check it with what lies in it under these names. Raises NotPrivate."""
+    """Create the folder if it is missing. Check it and the files `names` in it. Raises NotPrivate."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private([folder, *(folder / name for name in names)])
 
 
 def check_private(paths: Iterable[Path]) -> None:
-    """Raises NotPrivate for the first of them that is there and is another user's, or open to others."""
+    """Raise NotPrivate for the first existing path that belongs to another user or is open to others."""
     for path in paths:
         try:
             status = path.stat()
@@ -35,12 +35,12 @@ def check_private(paths: Iterable[Path]) -> None:
             continue
         if status.st_uid != os.geteuid():
             owner, user = _name(status.st_uid), _name(os.geteuid())
-            mend = f"run this as {owner}, or give it away: chown -R {user} {shlex.quote(str(path))}"
-            raise NotPrivate(f"{path} belongs to {owner}, not to {user}: {mend}")
+            fix = f"run this as {owner}, or give it away: chown -R {user} {shlex.quote(str(path))}"
+            raise NotPrivate(f"{path} belongs to {owner}, not to {user}: {fix}")
         mode = stat.S_IMODE(status.st_mode)
         if mode & _OTHERS:
-            mend = f"chmod -R go-rwx {shlex.quote(str(path))}"
-            raise NotPrivate(f"{path} is open to other users of this machine (mode {mode:04o}); run: {mend}")
+            fix = f"chmod -R go-rwx {shlex.quote(str(path))}"
+            raise NotPrivate(f"{path} is open to other users of this machine (mode {mode:04o}); run: {fix}")
 
 
 def _name(uid: int) -> str:

@@ -1,6 +1,6 @@
-"""Finds every algorithm under `federated.algorithms`, checks it, and hands it out by name.
+"""Registry of the algorithms under `federated.algorithms`: discovery, checks, and lookup by name.
 
-Importing this module, listing algorithms and making configs load no torch; making a half does.
+Importing this module, listing algorithms and creating configs do not load torch. Creating a half does.
 """
 
 import importlib
@@ -28,35 +28,35 @@ if TYPE_CHECKING:
 
 
 class UnknownAlgorithm(LookupError):
-    """No algorithm of that name is installed; the text lists those that are."""
+    """No algorithm of that name is installed. The message lists the installed ones."""
 
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"unknown algorithm {name!r}; there are: {', '.join(known)}")
+    def __init__(self, name: str, names: tuple[str, ...]) -> None:
+        super().__init__(f"unknown algorithm {name!r}; there are: {', '.join(names)}")
         self.name = name
-        self.known = known
+        self.names = names
 
 
 class MisdeclaredAlgorithm(TypeError):
-    """A folder under `federated.algorithms` that does not keep to the form; the text says how to mend it."""
+    """An invalid folder under `federated.algorithms`. The message says how to fix it."""
 
 
 @cache
 def algorithms() -> Mapping[str, Algorithm]:
     """All algorithms by name, sorted. Raises MisdeclaredAlgorithm."""
-    found = {}
+    by_name = {}
     for module in sorted(pkgutil.iter_modules(federated.algorithms.__path__), key=lambda module: module.name):
         package = importlib.import_module(f"{federated.algorithms.__name__}.{module.name}")
         folder = Path(str(package.__file__)).parent
-        found[module.name] = checked(getattr(package, "ALGORITHM", None), package.__name__, folder)
-    return MappingProxyType(found)
+        by_name[module.name] = check_declaration(getattr(package, "ALGORITHM", None), package.__name__, folder)
+    return MappingProxyType(by_name)
 
 
 def algorithm(name: str) -> Algorithm:
     """The algorithm called `name`. Raises UnknownAlgorithm."""
-    known = algorithms()
-    if name not in known:
-        raise UnknownAlgorithm(name, tuple(known))
-    return known[name]
+    by_name = algorithms()
+    if name not in by_name:
+        raise UnknownAlgorithm(name, tuple(by_name))
+    return by_name[name]
 
 
 def make_config(name: str, values: Mapping[str, Any]) -> AlgorithmConfig:
@@ -66,9 +66,9 @@ def make_config(name: str, values: Mapping[str, Any]) -> AlgorithmConfig:
 
 def check_trainable(name: str, config: AlgorithmConfig, trainable: AnyTrainable) -> None:
     """Raise ValueError unless the algorithm, with this config, can train `trainable`."""
-    admitted = algorithm(name).trainables
-    if trainable.kind not in admitted:
-        raise ValueError(f"{name} does not train {trainable.kind!r}; it trains: {', '.join(sorted(admitted))}")
+    kinds = algorithm(name).trainables
+    if trainable.kind not in kinds:
+        raise ValueError(f"{name} does not train {trainable.kind!r}; it trains: {', '.join(sorted(kinds))}")
     config.check_trainable(trainable)
 
 
@@ -83,29 +83,31 @@ def client_half(name: str, config: AlgorithmConfig, trainable: AnyTrainable) -> 
 
 
 def ledger_weights(ledger: "Payload") -> LedgerWeights:
-    """What a ledger makes of a base model, by the algorithm that its facts name. Raises LedgerInvalid."""
+    """The weights of a ledger, computed by the algorithm that its facts name. Raises LedgerInvalid."""
     name = ledger.facts.get("algorithm")
-    found = algorithms().get(str(name))
-    if found is None or found.ledger is None:
+    writer = algorithms().get(str(name))
+    if writer is None or writer.ledger is None:
         raise LedgerInvalid(f"fact 'algorithm' is {name!r}, which is no algorithm here that writes ledgers")
-    made: LedgerWeights = _load(found.ledger)(ledger)
-    return made
+    weights: LedgerWeights = _load(writer.ledger)(ledger)
+    return weights
 
 
-def checked(declared: object, package: str, folder: Path) -> Algorithm:
-    """What a folder declares, or MisdeclaredAlgorithm: name, halves, config and README must keep to the form."""
+def check_declaration(declaration: object, package: str, folder: Path) -> Algorithm:
+    """The declaration of a folder. Raises MisdeclaredAlgorithm unless name, halves, config and README are valid."""
     name = package.rpartition(".")[2]
-    if not isinstance(declared, Algorithm):
+    if not isinstance(declaration, Algorithm):
         raise MisdeclaredAlgorithm(f"{package} must set ALGORITHM to a federated.contract.Algorithm")
-    if declared.name != name:
-        raise MisdeclaredAlgorithm(f"{package} declares the name {declared.name!r}; name it {name!r} as its folder")
-    if not (isinstance(declared.config, type) and issubclass(declared.config, AlgorithmConfig)):
+    if declaration.name != name:
+        raise MisdeclaredAlgorithm(
+            f"{package} declares the name {declaration.name!r}; name it {name!r} as its folder"
+        )
+    if not (isinstance(declaration.config, type) and issubclass(declaration.config, AlgorithmConfig)):
         raise MisdeclaredAlgorithm(f"the config of {name} must derive from federated.contract.AlgorithmConfig")
-    for half in (declared.server, declared.client, *([declared.ledger] if declared.ledger else [])):
+    for half in (declaration.server, declaration.client, *([declaration.ledger] if declaration.ledger else [])):
         _check_half(half, package)
     if not (folder / "README.md").is_file():
         raise MisdeclaredAlgorithm(f"{package} needs a README.md beside its __init__.py")
-    return declared
+    return declaration
 
 
 def _check_half(half: str, package: str) -> None:

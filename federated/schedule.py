@@ -1,6 +1,6 @@
-"""Who is drawn, with which seed, when evaluation is due and when to stop: pure functions for both runners.
+"""The schedule of a federation as pure functions: cohorts, seeds of jobs, evaluation and stopping rules.
 
-Coordinator and simulation call the same functions, so they draw the same cohorts and seeds.
+Coordinator and simulation call the same functions, so they get the same cohorts and seeds.
 """
 
 import hashlib
@@ -18,24 +18,24 @@ def draw(
     alive: Collection[int],
     silent: Collection[int],
     accepted: Collection[int],
-    wanted: int,
+    size: int,
 ) -> tuple[int, ...]:
-    """Ordinals of a cohort, sorted: at most `wanted` of those alive whose update was not accepted already.
+    """Sorted ordinals of a cohort: at most `size` of the clients alive whose update is not yet accepted.
 
-    Those `silent` in the last attempt come after all others. Every ordinal has a rank of its own, so who else is
-    alive does not change the order between two of them.
+    Clients that were `silent` in the last attempt are chosen last. The rank of an ordinal does not depend on the
+    other clients, so the order of two clients is always the same.
     """
-    asked_before = set(silent)
+    last = set(silent)
     candidates = set(alive) - set(accepted)
 
     def rank(ordinal: int) -> tuple[bool, int, int]:
-        return ordinal in asked_before, _number("draw", seed, kind, number, attempt, ordinal), ordinal
+        return ordinal in last, _number("draw", seed, kind, number, attempt, ordinal), ordinal
 
-    return tuple(sorted(sorted(candidates, key=rank)[: max(wanted, 0)]))
+    return tuple(sorted(sorted(candidates, key=rank)[: max(size, 0)]))
 
 
 def job_seed(seed: int, kind: str, number: int, ordinal: int, purpose: str) -> int:
-    """Seed of a client's job in [0, 2**63): a function of round and ordinal, never of job id or attempt.
+    """Seed of a client's job in [0, 2**63): a function of round and ordinal, independent of job id and attempt.
 
     `kind` is the round's ("prepare" | "train"), `purpose` the job's ("train" | "evaluate").
     """
@@ -43,7 +43,7 @@ def job_seed(seed: int, kind: str, number: int, ordinal: int, purpose: str) -> i
 
 
 def evaluation_due(number: int, rounds: int, every: int | None) -> bool:
-    """Whether train round `number` (from 1) is followed by an evaluation: each `every` rounds and the last."""
+    """Whether an evaluation follows train round `number` (from 1): after each `every` rounds and the last."""
     return every is not None and (number % every == 0 or number >= rounds)
 
 
@@ -54,10 +54,10 @@ def stop_reason(
     target: float | None,
     patience: int | None,
 ) -> str | None:
-    """ "target", "rounds" or "patience" if a federation ends after the finished train rounds of `history`, or None.
+    """ "target", "rounds" or "patience" if a federation ends after the train rounds of `history`, else None.
 
-    Patience counts the rounds that have a finite `metric` since its best one. A loss or perplexity is better lower,
-    everything else higher.
+    Patience counts the rounds with a finite `metric` since the best one. Lower is better for a loss or perplexity,
+    higher for all other metrics.
     """
     values = [row[metric] for row in history if metric in row and math.isfinite(row[metric])] if metric else []
     sign = -1.0 if metric and metric.endswith(_LOWER_IS_BETTER) else 1.0

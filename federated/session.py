@@ -1,7 +1,7 @@
-"""What the client half of an algorithm may ask of the worker that runs it.
+"""The interface between an algorithm's client half and the worker that runs it.
 
-One implementation stands in `worker_agent.training.session`. Tensor names are canonical everywhere: no
-`base_model.model.`, no `.base_layer`, no `.default`; a tied tensor appears once.
+`worker_agent.training.session` implements it. Tensor names are canonical everywhere: without `base_model.model.`,
+`.base_layer` and `.default`. A tied tensor appears once.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Batch(Protocol):
-    """Some examples, tokenised and on the device. `examples` is how many, `indices` which of the client's.
+    """Tokenized examples on the device. `examples` is their number, `indices` their positions in the client's data.
 
-    `mask` (examples, tokens), bool: which tokens are an example's, and not filled up to the longest.
+    `mask`: (examples, tokens), bool, False for padding.
     """
 
     @property
@@ -30,11 +30,11 @@ class Batch(Protocol):
 
 
 class TrainingSession(Protocol):
-    """A model with its adapter, one client's examples, and nothing else.
+    """A model with its adapter, and one client's examples.
 
-    `seed` is the job's, `federation_seed` the federation's (for starts that every client shares). `settings` are
-    the client's own, given at registration. `trainables` are the parameters by canonical name. `used`: of which
-    examples a loss was taken; a half takes those out again whose losses did not go into its update.
+    `seed` is the seed of the job, `federation_seed` the seed of initial values that all clients share. `settings` are
+    from the client's registration. `trainables` are the parameters by canonical name. `used` has the indices of the
+    examples in calls of `loss`. A half removes those whose losses did not contribute to its update.
     """
 
     examples: int
@@ -48,66 +48,66 @@ class TrainingSession(Protocol):
     trainables: "Mapping[str, nn.Parameter]"
 
     def load(self, tensors: "Mapping[str, Tensor]") -> None:
-        """Set trainable tensors by canonical name; one that starts from the base value is given as a difference.
+        """Set trainable tensors by canonical name. A tensor that starts from the base value is set by its difference.
 
-        Raises KeyError for a name that is not trainable, ValueError for another shape.
+        Raises KeyError for a name that is not trainable, ValueError for a wrong shape.
         """
 
     def resize(self, ranks: Mapping[str, int], scalings: Mapping[str, float]) -> None:
-        """Give the LoRA factors of these modules (canonical names) another rank and scale, until the job ends.
+        """Change rank and scale of these modules' LoRA factors (canonical names) until the job ends.
 
-        `trainables` keep their names and identity; shapes follow the ranks, and values are undefined until `load`.
+        `trainables` keep their names and identity. Shapes follow the ranks. Values are undefined until `load`.
         Raises KeyError for a module without factors, ValueError for a rank below 1.
         """
 
     def leave_out_prompts(self, layers: Collection[int]) -> None:
-        """Take the prompts out of these layers, until the job ends: they attend to the text alone."""
+        """Remove the prompts from these layers until the job ends, so that they attend to the text only."""
 
     def read(self, names: Collection[str] | None = None) -> "dict[str, Tensor]":
-        """Copies (float32, CPU) of the trainable tensors, in the same form as `load` takes them."""
+        """Copies (float32, CPU) of the trainable tensors, in the form that `load` takes."""
 
     def start(self, name: str) -> "Tensor":
-        """The seeded start of a trainable tensor (float32, CPU), the same bits on every worker."""
+        """The seeded initial value of a trainable tensor (float32, CPU), the same bits on every worker."""
 
     def layers(self) -> "Sequence[nn.Module]":
         """The transformer layers, lowest first."""
 
     def embeddings(self) -> "nn.Module":
-        """The module that turns token ids into the first hidden states."""
+        """The module that maps token ids to the first hidden states."""
 
-    def freeze(self, names: Collection[str]) -> None:
-        """Take these trainables out of the gradient until the job ends; the others require it."""
+    def train_all_except(self, names: Collection[str]) -> None:
+        """Freeze these trainables until the job ends or the next call. All others require a gradient."""
 
     def training(self, mode: bool) -> None:
         """Switch the model between training (dropout) and evaluation."""
 
     def batches(self, order: Sequence[int], size: int) -> Iterator[Batch]:
-        """The training examples `order` names, `size` at a time; the last batch may be smaller."""
+        """The training examples with indices `order`, in batches of `size`. The last batch may be smaller."""
 
     def split(self, batch: Batch, size: int) -> Iterator[Batch]:
-        """The same examples in pieces of at most `size`."""
+        """The same examples in batches of at most `size`."""
 
     def loss(self, batch: Batch, reduction: Literal["mean", "sum", "none"] = "mean") -> "Tensor":
         """Loss over the batch's examples: scalar, or one value per example for "none" (float32).
 
-        A causal model's example counts the mean over its response tokens.
+        The loss of a causal model's example is the mean over its response tokens.
         """
 
     def differentiable_twice(self) -> AbstractContextManager[None]:
-        """While the block runs, the gradient of `loss` has a gradient; fused attention has none, so it is not used.
+        """Context in which the gradient of `loss` is differentiable. It disables fused attention, which is not.
 
-        Raises JobDeclined where the model cannot do without it.
+        Raises JobDeclined if the model needs fused attention.
         """
 
     def evaluate(self) -> Mapping[str, float]:
-        """Metrics on the held-out split with the model as it is: `loss`, the task's metrics, and `examples`."""
+        """Metrics of the current model on the held-out split: `loss`, the task's metrics, and `examples`."""
 
     def progress(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Say how far the job is (steps). Raises JobInterrupted if the coordinator took the job back."""
+        """Report progress in steps. Raises JobInterrupted if the coordinator has withdrawn the job."""
 
-    def note(self, fact: str) -> None:
-        """Record something that breaks bit-for-bit repetition, such as "batch_halved"."""
+    def record_nondeterminism(self, fact: str) -> None:
+        """Record an event that prevents a bit-for-bit repetition, such as "batch_halved"."""
 
 
 class JobInterrupted(Exception):
-    """The job was taken back while it ran; nothing of it is to be submitted."""
+    """The coordinator withdrew the job while it ran. Its result must not be submitted."""

@@ -1,8 +1,8 @@
-"""Canonical bytes of what is signed or agreed to, and how keys are named. Standard library alone.
+"""Canonical bytes of signed statements, digests of definitions, and ids of keys. Standard library only.
 
-Of each update a worker signs a `Statement`, and with each key that it registers a message that proves its possession:
-worker and coordinator build the same bytes from what each of them knows, so the message itself never travels. What
-somebody agrees to is named by its digest.
+A worker signs a `Statement` for each update, and a proof of possession for each key that it registers. Worker and
+coordinator build the same bytes from their own data, so the messages themselves are never sent. The digest of a
+definition identifies what an organization has accepted.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 CONTEXT = "fedloom update 1"
-"""First word of every statement: no signature of something else, or of a later form, can pass for one."""
-ENROLMENT_CONTEXT = "fedloom enrolment 1"
+"""Domain separation: the signature of another kind or version of message is never valid for a statement."""
+ENROLLMENT_CONTEXT = "fedloom enrolment 1"
 ROTATION_CONTEXT = "fedloom key rotation 1"
 KEY_ID_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One update as its worker vouches for it. 0 < weight <= examples; `digest` is "sha256:" and 64 digits."""
+    """The signed facts of one update. 0 < weight <= examples. `digest` is "sha256:" and 64 digits."""
 
     federation_id: str
     job_id: str
@@ -34,7 +34,7 @@ class Statement:
     examples: int
 
     def encode(self) -> bytes:
-        """The bytes that are signed: canonical JSON of all fields, and the context."""
+        """The bytes to sign: canonical JSON of all fields and the context."""
         return canonical_json(
             {
                 "context": CONTEXT,
@@ -49,23 +49,23 @@ class Statement:
         )
 
 
-def enrolment_message(token: str, name: str, public_key: str) -> bytes:
-    """The bytes that a worker's key signs to prove at enrolment that its holder sends it.
+def enrollment_message(token: str, name: str, public_key: str) -> bytes:
+    """The bytes that a worker signs at enrollment to prove possession of its key.
 
-    The token stands in them as its SHA-256, so a proof that is seen somewhere helps nobody to guess it.
+    They contain the token as its SHA-256, so a leaked proof does not help to guess the token.
     """
     token_sha256 = hashlib.sha256(token.encode()).hexdigest()
     facts = {"token_sha256": token_sha256, "name": name, "public_key": public_key}
-    return canonical_json({"context": ENROLMENT_CONTEXT, **facts})
+    return canonical_json({"context": ENROLLMENT_CONTEXT, **facts})
 
 
 def rotation_message(worker_id: str, public_key: str) -> bytes:
-    """The bytes that a worker's next key signs to prove that the worker holds it."""
+    """The bytes that a worker signs with its next key to prove possession of it."""
     return canonical_json({"context": ROTATION_CONTEXT, "worker": worker_id, "public_key": public_key})
 
 
 def canonical_json(value: Any) -> bytes:
-    """One value, one text: keys sorted, no spaces, UTF-8, a float as the shortest decimals that give it back.
+    """JSON that is a function of the value alone: sorted keys, no spaces, UTF-8, shortest decimals of a float.
 
     Raises ValueError for NaN and infinity.
     """
@@ -74,7 +74,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def definition_digest(definition: Mapping[str, Any]) -> str:
-    """The digest under which somebody agrees to all of `definition`: "sha256:" and 64 digits, of its canonical JSON.
+    """The digest that identifies `definition` in a consent: "sha256:" and 64 digits, of its canonical JSON.
 
     Raises ValueError for NaN and infinity.
     """
@@ -82,9 +82,9 @@ def definition_digest(definition: Mapping[str, Any]) -> str:
 
 
 def key_id(public_key: str) -> str:
-    """Name of an Ed25519 public key (base64url of its 32 bytes): "ed25519:" and 128 bits of its SHA-256.
+    """Id of an Ed25519 public key (base64url of its 32 bytes): "ed25519:" and 128 bits of its SHA-256.
 
-    Raises ValueError for what is not base64url.
+    Raises ValueError if it is not base64url.
     """
     raw = urlsafe_b64decode(public_key + "=" * (-len(public_key) % 4))
     return "ed25519:" + hashlib.sha256(raw).hexdigest()[:KEY_ID_DIGITS]

@@ -1,12 +1,12 @@
-"""A whole federation in one process: the same halves, schedule and seeds, and no HTTP, database or queue.
+"""Simulation of a federation in one process: the same halves, schedule and seeds, without HTTP, database or queue.
 
-For research, benchmarks and tests. Every payload passes through its bytes, as it does between real processes.
+For research, benchmarks and tests. Every payload is encoded and decoded as it is between real processes.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -32,9 +32,9 @@ RoundKind = Literal["prepare", "train"]
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFederation:
-    """What a federation's request says, as far as it bears on the result. Ordinals count from 0, as in the service.
+    """The fields of a federation's request that affect its result. Ordinals start at 0, as in the service.
 
-    `clients_per_round` None: all. `settings` and `capabilities` (as a worker tells them) by ordinal.
+    `clients_per_round` None: all. `settings` and `capabilities` (as a worker reports them) are by ordinal.
     `evaluate_every` None: never.
     """
 
@@ -56,9 +56,9 @@ class SimulatedFederation:
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """One aggregated round. Bytes are those of all instructions (down) and updates (up) of its cohort.
+    """One completed round. Bytes are of all instructions (download) and updates (upload) of its cohort.
 
-    `seconds`: of the processor, for all of its clients and the server, its evaluation not counted.
+    `seconds` is the processor time of all its clients and the server, without the evaluation.
     """
 
     number: int
@@ -72,7 +72,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a federation ended. `reason`: "rounds", "target", "patience" or the algorithm's own."""
+    """Result of a federation. `reason` is "rounds", "target", "patience" or the algorithm's own."""
 
     adapter: Adapter
     state: Payload
@@ -83,43 +83,44 @@ class Result:
 def run(federation: SimulatedFederation, open_session: OpenSession) -> Result:
     """Run a federation to its end.
 
-    `open_session(ordinal, seed)` gives a session for one job of a client: its model at the base weights and seeded
-    starts, `session.seed` the given seed, `session.federation_seed` the federation's. It is asked anew for each job.
-    Raises what the halves raise, UpdateRefused among them, ValueError for a trainable or settings that do not fit.
+    `open_session(ordinal, seed)` is called for each job of a client. It returns a session with the model at its base
+    weights and seeded initial values, with `session.seed == seed` and the federation's `session.federation_seed`.
+    Raises the exceptions of the halves (such as UpdateRefused), and ValueError for an invalid trainable or settings.
     """
     registry.check_trainable(federation.algorithm, federation.config, federation.trainable)
     for settings in federation.settings.values():
         federation.config.check_settings(settings)
-    # Opening a session may draw from the global generators too.
+    # `open_session` may use the global generators as well.
     with torch.random.fork_rng():
         return _Run(federation, open_session).to_end()
 
 
 class _Run:
-    """The state of one run: what the coordinator keeps in its tables, and the workers on their disks."""
+    """The state of one run: the data that the coordinator stores in its database and the workers on their disks."""
 
     def __init__(self, federation: SimulatedFederation, open_session: OpenSession) -> None:
         self._federation = federation
         self._open = open_session
-        named = federation.algorithm, federation.config, federation.trainable
-        self._server: ServerHalf = registry.server_half(*named)
-        self._client: ClientHalf = registry.client_half(*named)
-        self._views: tuple[View, ...] = ("shared", "own") if registry.algorithm(named[0]).personal else ("shared",)
+        arguments = federation.algorithm, federation.config, federation.trainable
+        self._server: ServerHalf = registry.server_half(*arguments)
+        self._client: ClientHalf = registry.client_half(*arguments)
+        self._views: tuple[View, ...] = (
+            ("shared", "own") if registry.algorithm(federation.algorithm).personal else ("shared",)
+        )
         self._ordinals = range(federation.clients)
         self._examples = {ordinal: open_session(ordinal, 0).examples for ordinal in self._ordinals}
         model = open_session(0, 0).facts
         self._state = _through_bytes(self._server.start(model, federation.seed, federation.initial))
         self._memories: dict[int, Payload] = {}
         self._notes: dict[int, Payload] = {}
-        self._taken: dict[int, int] = {}
+        self._rounds_taken: dict[int, int] = {}
         self._records: list[RoundRecord] = []
 
     def to_end(self) -> Result:
         reason = None
         while reason is None:
             kind: RoundKind = "prepare" if self._state.facts.get("phase") == "prepare" else "train"
-            finished = self._round(kind)
-            reason = finished or self._stop_reason()
+            reason = self._round(kind) or self._stop_reason()
         return Result(self._server.export(self._state), self._state, tuple(self._records), reason)
 
     def _round(self, kind: RoundKind) -> str | None:
@@ -140,13 +141,13 @@ class _Run:
         down = sum(len(instructions[ordinal].encode()) for ordinal in cohort)
         up = sum(len(update.payload.encode()) for update in updates)
         self._records.append(RoundRecord(number, kind, cohort, metrics, down, up, seconds))
-        return outcome.finished
+        return outcome.stop_reason
 
     def _draw(self, step: RoundFacts) -> tuple[int, ...]:
-        wanted = self._federation.clients_per_round
-        if wanted is None or step.kind == "prepare" or self._state.facts.get("cohort") == "all":
-            wanted = self._federation.clients
-        return schedule.draw(self._federation.seed, step.kind, step.number, 1, self._ordinals, (), (), wanted)
+        size = self._federation.clients_per_round
+        if size is None or step.kind == "prepare" or self._state.facts.get("cohort") == "all":
+            size = self._federation.clients
+        return schedule.draw(self._federation.seed, step.kind, step.number, 1, self._ordinals, (), (), size)
 
     def _plan(self, cohort: Sequence[int], step: RoundFacts) -> dict[int, Payload]:
         clients = [
@@ -157,12 +158,12 @@ class _Run:
                 capabilities=self._federation.capabilities.get(ordinal, {}),
                 settings=self._federation.settings.get(ordinal, {}),
                 note=self._notes.get(ordinal),
-                rounds_taken=self._taken.get(ordinal, 0),
+                rounds_taken=self._rounds_taken.get(ordinal, 0),
             )
             for ordinal in cohort
         ]
-        planned = self._server.plan(self._state, clients, step)
-        return {ordinal: _through_bytes(planned[ordinal]) for ordinal in cohort}
+        instructions = self._server.plan(self._state, clients, step)
+        return {ordinal: _through_bytes(instructions[ordinal]) for ordinal in cohort}
 
     def _train(self, ordinal: int, instruction: Payload, step: RoundFacts) -> ClientUpdate:
         seed = schedule.job_seed(self._federation.seed, step.kind, step.number, ordinal, "train")
@@ -174,18 +175,18 @@ class _Run:
         self._memories.pop(ordinal, None)
         if result.memory is not None:
             self._memories[ordinal] = _through_bytes(result.memory)
-        self._taken[ordinal] = self._taken.get(ordinal, 0) + 1
+        self._rounds_taken[ordinal] = self._rounds_taken.get(ordinal, 0) + 1
         note = self._notes.get(ordinal)
         return ClientUpdate(ordinal, self._examples[ordinal], result.weight, update, result.metrics, note)
 
-    def _evaluate(self, trained: RoundFacts) -> dict[str, float]:
-        step = RoundFacts(trained.number, "evaluate", trained.rounds, trained.registered)
+    def _evaluate(self, train_step: RoundFacts) -> dict[str, float]:
+        step = replace(train_step, kind="evaluate")
         instructions = self._plan(self._ordinals, step)
         metrics: dict[str, float] = {}
         for view in self._views:
-            told = [self._evaluate_one(ordinal, instructions[ordinal], step, view) for ordinal in self._ordinals]
+            results = [self._evaluate_one(ordinal, instructions[ordinal], step, view) for ordinal in self._ordinals]
             prefix = "" if view == "shared" else "own_"
-            metrics |= {prefix + name: value for name, value in mean_metrics(told).items()}
+            metrics |= {prefix + name: value for name, value in mean_metrics(results).items()}
         return metrics
 
     def _evaluate_one(self, ordinal: int, instruction: Payload, step: RoundFacts, view: View) -> Mapping[str, float]:
@@ -203,13 +204,13 @@ class _Run:
         )
 
 
-def mean_metrics(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the clients that told it, weighted by their `examples`; `examples` is the sum."""
+def mean_metrics(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the clients that report it, weighted by `examples`. `examples` is the sum."""
     means = {}
-    for name in sorted({name for metrics in told for name in metrics} - {"examples"}):
-        rows = [(metrics["examples"], metrics[name]) for metrics in told if name in metrics]
+    for name in sorted({name for metrics in results for name in metrics} - {"examples"}):
+        rows = [(metrics["examples"], metrics[name]) for metrics in results if name in metrics]
         means[name] = math.fsum(n * value for n, value in rows) / math.fsum(n for n, _ in rows)
-    return means | {"examples": math.fsum(metrics["examples"] for metrics in told)}
+    return means | {"examples": math.fsum(metrics["examples"] for metrics in results)}
 
 
 def _through_bytes(payload: Payload) -> Payload:

@@ -1,6 +1,6 @@
-"""What a federation is about: which base model, which task, and how rows become text.
+"""Task definition of a federation: base model, task, and templates that turn rows into text.
 
-Shared by users' requests and by the work a worker is given.
+Users' requests and workers' jobs share these models.
 """
 
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ GAP = "mask"
 MAX_LABELS = 1024
 MAX_LABEL = 256
 MAX_WORDS = 100
-"""Of a cloze: a decoder reads every row with each of them."""
+"""Limit of a cloze's words. A decoder reads every row once with each word."""
 
 Task = Literal["sequence_classification", "causal_lm"]
 Metric = Literal["accuracy", "matthews", "f1"]
@@ -29,16 +29,16 @@ def _template(text: str) -> str:
 
 
 def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts as they are. Raises ValueError for one that is blank, and for two that look the same.
+    """Return the texts unchanged. Raises ValueError for a blank one, and for two that look the same.
 
-    They are told with what cannot be seen written out, and by their places, counted from 0.
+    The message names their positions from 0 and escapes invisible characters.
     """
     places: dict[str, int] = {}
     for place, text in enumerate(texts):
-        shown = appearance(text)
-        if not shown:
+        visible = appearance(text)
+        if not visible:
             raise ValueError(f"number {place}, {text!a}, is empty or blank")
-        before = places.setdefault(shown, place)
+        before = places.setdefault(visible, place)
         if before != place:
             pair = f"number {before}, {texts[before]!a}, and number {place}, {text!a}"
             raise ValueError(f"must differ from one another to the eye: {pair}, look the same")
@@ -58,7 +58,7 @@ TemplateText = Annotated[
 
 
 class BaseModelReference(Plain):
-    """Which base model: a hub id or the name under which workers allow it, and what its weights must be."""
+    """Reference to a base model: a hub id or the name in the workers' settings, and the digest of its weights."""
 
     id: str = Field(min_length=1, max_length=512)
     revision: str | None = Field(default=None, max_length=128)
@@ -68,18 +68,18 @@ class BaseModelReference(Plain):
 
 
 class TextTemplate(Plain):
-    """How a row becomes text for a causal model: `{column}` is replaced; the loss counts the response alone."""
+    """Template that turns a row into text for a causal model. The loss is over the response only."""
 
     prompt: TemplateText = Field(default="{instruction}\n{input}\n", min_length=1)
     response: TemplateText = Field(default="{output}", min_length=1)
 
 
 class Cloze(Plain):
-    """A classifier's question as a gap that the model's own language head fills. No head is trained.
+    """A classification task as a cloze for the model's own language head, without a new head.
 
-    `{column}` is replaced by a row's value; the word that stands at `{mask}` tells the class. An encoder's loss is
-    over the whole vocabulary at the gap, and its prediction the likeliest of `words`. A decoder reads the text with
-    each word: loss and likelihood are of the tokens from the first one on at which these texts differ.
+    `{column}` is replaced by a row's value. The word at `{mask}` determines the class. The loss of an encoder is over
+    the whole vocabulary at the gap, and its prediction is the most likely of `words`. A decoder reads the text with
+    each word. Its loss and likelihood are over the tokens from the first one at which these texts differ.
     """
 
     template: TemplateText = "{text} It was {mask} ."
@@ -95,7 +95,7 @@ class Cloze(Plain):
 
 
 class TaskDefinition(Plain):
-    """What is learned: labels for a classifier, a template for a causal model, and which metrics are reported."""
+    """The learning task: labels for a classifier, a template for a causal model, and the metrics to report."""
 
     task: Task
     labels: Annotated[Labels, AfterValidator(_distinct)] | None = Field(
@@ -113,30 +113,30 @@ class TaskDefinition(Plain):
         if self.task == "causal_lm" and self.labels is not None:
             raise ValueError("causal_lm takes a template, not labels")
         if self.cloze is not None and len(self.cloze.words) != len(self.labels or ()):
-            found = f"{len(self.cloze.words)} words for {len(self.labels or ())} labels"
-            raise ValueError(f"a cloze needs a word for each label of a classifier, it has {found}")
+            counts = f"{len(self.cloze.words)} words for {len(self.labels or ())} labels"
+            raise ValueError(f"a cloze needs a word for each label of a classifier, it has {counts}")
         return self
 
 
 def columns_read(task: TaskDefinition) -> tuple[str, ...]:
-    """The columns of a data set that a task needs, each once, in the order in which it reads them.
+    """The columns of a data set that a task needs, each once, in reading order.
 
-    Not `text_pair`, which a classifier takes where it is there.
+    `text_pair` is not among them, because it is optional for a classifier.
     """
     if task.task == "causal_lm":
         template = task.template or TextTemplate()
-        read = (*templates.parse(template.prompt).columns, *templates.parse(template.response).columns)
+        columns = (*templates.parse(template.prompt).columns, *templates.parse(template.response).columns)
     elif task.cloze is not None:
-        read = (*(name for name in templates.parse(task.cloze.template).columns if name != GAP), "label")
+        columns = (*(name for name in templates.parse(task.cloze.template).columns if name != GAP), "label")
     else:
-        read = ("text", "label")
-    return tuple(dict.fromkeys(read))
+        columns = ("text", "label")
+    return tuple(dict.fromkeys(columns))
 
 
 def reported_metrics(task: TaskDefinition) -> tuple[str, ...]:
-    """Names of what an evaluation tells: the loss, and of the task's metrics those that it has, each once.
+    """Names of the metrics that an evaluation reports: the loss, and the task's metrics, each once.
 
-    A causal model's tokens have no classes, and so neither matthews nor f1.
+    Matthews and F1 are left out for a causal model, because its tokens have no classes.
     """
-    has = [name for name in task.metrics if name == "accuracy" or task.task != "causal_lm"]
-    return tuple(dict.fromkeys(("loss", *has)))
+    metrics = [name for name in task.metrics if name == "accuracy" or task.task != "causal_lm"]
+    return tuple(dict.fromkeys(("loss", *metrics)))

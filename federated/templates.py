@@ -1,7 +1,7 @@
-"""Templates of users: text in which `{column}` stands for a row's value, and nothing else is looked at.
+"""User templates: text with `{column}` placeholders for a row's values and no other syntax.
 
-`{{` and `}}` are literal braces. A column's name begins with `_` or a letter of any alphabet and goes on with
-letters, digits, `_`, `-` and inner spaces. Values are put in as they are: nothing in one is read as a template.
+`{{` and `}}` are literal braces. A column's name begins with `_` or a letter of any alphabet and continues with
+letters, digits, `_`, `-` and inner spaces. Values are inserted unchanged and never parsed as templates.
 """
 
 import unicodedata
@@ -15,18 +15,18 @@ _INNER = frozenset("_- ")
 
 
 class TemplateInvalid(ValueError):
-    """A text that is no template; says what is wrong and at which character."""
+    """An invalid template. The message says what is wrong and at which character."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """`pieces`: literal text and the column whose value follows it, None after the last."""
+    """A parsed template. `pieces`: literal text and the column whose value follows it, None after the last."""
 
     pieces: tuple[tuple[str, str | None], ...]
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The columns in the order in which they are put in, as often as they are."""
+        """The columns of the placeholders in order, with repetitions."""
         return tuple(name for _, name in self.pieces if name is not None)
 
     @property
@@ -35,13 +35,13 @@ class Template:
         return tuple(dict.fromkeys(self.fields))
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The text with a row's values. Raises KeyError for a column without one."""
+        """The text with a row's values. Raises KeyError for a column without a value."""
         return "".join(text + ("" if name is None else values[name]) for text, name in self.pieces)
 
 
 @lru_cache(maxsize=64)
 def parse(text: str) -> Template:
-    """The template that a text is. Raises TemplateInvalid."""
+    """Parse a template. Raises TemplateInvalid."""
     pieces: list[tuple[str, str | None]] = []
     literal, at = "", 0
     while at < len(text):
@@ -57,7 +57,7 @@ def parse(text: str) -> Template:
         else:
             at = brace
     if len(pieces) > MAX_FIELDS:
-        raise TemplateInvalid(f"has {len(pieces)} columns to put in, at most {MAX_FIELDS} are allowed")
+        raise TemplateInvalid(f"has {len(pieces)} placeholders, at most {MAX_FIELDS} are allowed")
     return Template((*pieces, (literal, None)))
 
 
@@ -75,14 +75,14 @@ def _field(text: str, start: int) -> str:
     if not is_column(name):
         field = text[start : min(end + 1, start + 64)]
         raise TemplateInvalid(
-            f"has {field!r} at character {start}, which names no plain column: a name begins with a letter or _ "
-            "and goes on with letters, digits, _, - and inner spaces"
+            f"has {field!r} at character {start}, which is not a valid column: a name begins with a letter or _ "
+            "and continues with letters, digits, _, - and inner spaces"
         )
     return name
 
 
 def is_column(name: str) -> bool:
-    """Whether a template can name this column."""
+    """Whether this column can be used in a template."""
     if not 1 <= len(name) <= MAX_NAME or name.endswith(" "):
         return False
     return (name[0] == "_" or name[0].isalpha()) and all(

@@ -1,7 +1,7 @@
-"""What part of a model is trained, as plain data: LoRA factors, a prefix, or the weights themselves.
+"""The trainable part of a model as plain data: LoRA factors, a prefix, or the weights themselves.
 
-Field names of `Lora` and `Prefix` are PEFT's. `ModelFacts` is what a worker says of the model it built from
-them: names, shapes and starts of the trainable tensors, and never a weight.
+Field names of `Lora` and `Prefix` are those of PEFT. `ModelFacts` is a worker's description of the model that it
+builds: names, shapes and initializations of the trainable tensors, and never a weight.
 """
 
 import math
@@ -41,7 +41,7 @@ TaskType = Literal["SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
 
 
 class Plain(BaseModel):
-    """Base of all values here: frozen, unknown fields refused."""
+    """Base of plain values: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -56,33 +56,33 @@ Targets = Annotated[
 
 
 class Lora(Plain):
-    """Low-rank adapters: the fields of `peft.LoraConfig` that change what is trained or how it is scaled.
+    """Low-rank adapters: the fields of `peft.LoraConfig` that affect which parameters are trained or their scale.
 
-    Modules are named by patterns (`federated.patterns`), which PEFT never sees: it is given the modules they fit.
+    Patterns (`federated.patterns`) select the modules. PEFT gets the names of the matching modules instead.
     """
 
     kind: Literal["lora"] = "lora"
     r: int = Field(default=8, ge=1, le=MAX_RANK, description="rank of every adapted matrix")
     rank_pattern: Annotated[
         dict[PatternText, Annotated[int, Field(ge=1, le=MAX_RANK)]], AfterValidator(valid_patterns)
-    ] = Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
+    ] = Field(default_factory=dict, max_length=MAX_PATTERNS, description="for single modules; the first match counts")
     lora_alpha: float = Field(default=16, gt=0, le=65536)
     alpha_pattern: Annotated[
         dict[PatternText, Annotated[float, Field(gt=0, le=65536)]], AfterValidator(valid_patterns)
-    ] = Field(default_factory=dict, max_length=MAX_PATTERNS, description="of single modules; the first that fits")
+    ] = Field(default_factory=dict, max_length=MAX_PATTERNS, description="for single modules; the first match counts")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Targets | None = Field(
         default=None,
-        description="patterns, one pattern, 'all-linear', or null for PEFT's choice for this model",
+        description="patterns, one pattern, 'all-linear', or null for PEFT's default for this model",
     )
     layers_to_transform: (
         Annotated[tuple[Annotated[int, Field(ge=0, le=65536)], ...], Field(max_length=MAX_PATTERNS, fail_fast=True)]
         | None
-    ) = Field(default=None, description="of the modules that fit, those in these layers")
+    ) = Field(default=None, description="restricts the matching modules to these layers")
     use_rslora: bool = False
     bias: Literal["none", "all", "lora_only"] = "none"
     modules_to_save: PatternList | None = Field(
-        default=None, description="modules trained in full beside the factors; null: the head of a classifier"
+        default=None, description="modules to train in full beside the factors; null: the head of a classifier"
     )
 
     @field_validator("layers_to_transform")
@@ -98,12 +98,12 @@ class Lora(Plain):
         return max((self.r, *self.rank_pattern.values()))
 
     def alpha_of(self, module: str) -> float:
-        """The alpha of a module by canonical name."""
+        """The alpha of a module, given by its canonical name."""
         return first_fitting(self.alpha_pattern, module, self.lora_alpha)
 
 
 class Prefix(Plain):
-    """Trained key and value prefixes in every layer, without reparametrisation (P-tuning v2)."""
+    """Trainable key and value prefixes in every layer, without reparametrization (P-tuning v2)."""
 
     kind: Literal["prefix"] = "prefix"
     num_virtual_tokens: int = Field(default=20, ge=1, le=4096)
@@ -112,7 +112,7 @@ class Prefix(Plain):
 
 
 class Full(Plain):
-    """The weights themselves: all of them, or those that a pattern fits, by its name or that of a module above."""
+    """The weights themselves: all of them, or those with a pattern that matches their name or a module above."""
 
     kind: Literal["full"] = "full"
     names: PatternList | None = None
@@ -121,12 +121,12 @@ class Full(Plain):
 Trainable = Annotated[Lora | Prefix | Full, Field(discriminator="kind")]
 
 
-class Initialisation(Plain):
-    """How a trainable tensor starts.
+class Initialization(Plain):
+    """Initialization of a trainable tensor.
 
-    `zeros`; `uniform` in [-scale, scale); `normal` with standard deviation `scale`: these three are drawn by
-    `federated.maths.initialization`, the same bits everywhere. `base`: the base model's own value, so the tensor
-    travels as a difference that starts at zero.
+    `zeros`, `uniform` in [-scale, scale) and `normal` with standard deviation `scale` are computed by
+    `federated.maths.initialization`, with the same bits everywhere. `base` is the base model's own value: such a
+    tensor is sent as a difference that starts at zero.
     """
 
     kind: Literal["zeros", "uniform", "normal", "base"]
@@ -139,11 +139,11 @@ class TensorFacts(Plain):
     name: DottedName
     shape: tuple[Annotated[int, Field(ge=0, le=MAX_SMALL)], ...] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
     dtype: str = Field(max_length=16, description="safetensors dtype, such as F32")
-    initialisation: Initialisation
+    initialisation: Initialization
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the tensor as float32, which a state holds it in, or as the wider dtype that it has."""
+        """Bytes of the tensor in a state: as float32, or as its own dtype if that is wider."""
         return math.prod(self.shape) * (8 if self.dtype.endswith("64") else 4)
 
 
@@ -152,11 +152,11 @@ ModuleNames = Annotated[tuple[DottedName, ...], Field(max_length=MAX_TENSORS, fa
 
 
 class ModelFacts(Plain):
-    """What a worker says of the model it built; equal on all clients of a federation, or the client is out.
+    """A worker's description of its model. It must be equal on all clients of a federation.
 
-    `tensors` are sorted by name. `seeded` are neither trained nor in the base model's files (a pooler, the lower
-    part of a head): they keep their seeded start everywhere, never travel, and must stand in the exported adapter.
-    `target_modules` and `modules_to_save` are as PEFT resolved them, so that the exported configuration names them.
+    `tensors` are sorted by name. `seeded` tensors are neither trained nor in the base model's files (a pooler, the
+    lower part of a head). They keep their seeded initial value, are never sent, and are part of the exported adapter.
+    `target_modules` and `modules_to_save` are as PEFT resolves them, for the exported configuration.
     `kv_width` is `kv_heads` times the width of a head. `weights_digest`: "sha256:" of the base weights' files.
     """
 
@@ -174,11 +174,11 @@ class ModelFacts(Plain):
 
     @property
     def adapted_modules(self) -> list[str]:
-        """Names of the modules that have factors."""
+        """Sorted names of the modules with LoRA factors."""
         return sorted({tensor.name.partition(".lora_")[0] for tensor in self.tensors if ".lora_" in tensor.name})
 
     @model_validator(mode="after")
-    def _sorted(self) -> "ModelFacts":
+    def _check_order(self) -> "ModelFacts":
         names = [tensor.name for tensor in self.tensors]
         if names != sorted(set(names)):
             raise ValueError("tensors must be sorted by name, each once")
@@ -199,9 +199,9 @@ def first_difference(ours: ModelFacts, theirs: ModelFacts) -> str | None:
 
 
 def peft_name(canonical: str, trainable: Lora | Prefix | Full) -> str:
-    """The name under which PEFT stores a tensor in `adapter_model.safetensors`.
+    """The name of a tensor in PEFT's `adapter_model.safetensors`.
 
-    PEFT wraps the base model once for a prefix, twice for LoRA; a prefix itself is stored without either.
+    PEFT wraps the base model once for a prefix and twice for LoRA. The prefix itself has no such name component.
     """
     if isinstance(trainable, Prefix):
         return canonical if canonical == PROMPT_EMBEDDINGS else "base_model." + canonical
@@ -209,11 +209,11 @@ def peft_name(canonical: str, trainable: Lora | Prefix | Full) -> str:
 
 
 def adapter_config(trainable: Lora | Prefix, model: ModelFacts, base_model: str) -> dict[str, Any]:
-    """The `adapter_config.json` with which `peft.PeftModel.from_pretrained` opens an exported adapter.
+    """The `adapter_config.json` of an exported adapter for `peft.PeftModel.from_pretrained`.
 
-    No pattern stands in it: the modules, ranks and alphas of this model are told by name. It opens over
-    `AutoModelForSequenceClassification` with the federation's number of labels, over `AutoModelForCausalLM`, or (an
-    encoder's cloze, PEFT's FEATURE_EXTRACTION) over `AutoModelForMaskedLM`.
+    It names this model's modules, ranks and alphas in full, without patterns. The base model is an
+    `AutoModelForSequenceClassification` with the federation's number of labels, an `AutoModelForCausalLM`, or (for an
+    encoder's cloze, PEFT's FEATURE_EXTRACTION) an `AutoModelForMaskedLM`.
     """
     common: dict[str, Any] = {
         "base_model_name_or_path": base_model,

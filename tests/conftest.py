@@ -2,7 +2,9 @@
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from coordinator.telemetry import logs
 from federated.private_files import keep_private
 from tests.support import service as support
-from tests.support.places import on_servers, places, settled
+from tests.support.places import Places, on_servers, places, refused, settled
 
 logs.configure("json", "tests")
 keep_private()  # as every program of ours does first: folders that tests make for these are refused otherwise
@@ -45,6 +47,9 @@ _SLOW_SECONDS = 1_200
 """What a slow test may take beside three others on a machine that is slow itself."""
 
 
+_ENGINELESS = pytest.StashKey[Counter[str]]()
+
+
 class ByInstallation(LoadFileScheduling):  # type: ignore[misc]
     """Tests of a file run in one process; so do those of all files that share an installation."""
 
@@ -61,7 +66,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByInstallati
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests about the engines that this run does without are deselected, and counted as such."""
+    """Tests about the engines that this run does without are deselected, and on servers those that use no engine."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     for item in slow:
         item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
@@ -69,9 +74,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (item.path not in first, not item.nodeid.startswith(_LONG)))
     without = ("sqlite", "once") if on_servers() else ("engines",)
     elsewhere = {item for item in items if any(map(item.get_closest_marker, without))}
+    if on_servers():
+        engineless = [item for item in items if not _uses_engine(item)]
+        config.stash[_ENGINELESS] = Counter(item.nodeid.partition("::")[0] for item in engineless)
+        elsewhere.update(engineless)
     if elsewhere:
         config.hook.pytest_deselected(items=[item for item in items if item in elsewhere])
         items[:] = [item for item in items if item not in elsewhere]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says which tests were left out on servers because they use no engine."""
+    if engineless := config.stash.get(_ENGINELESS, None):
+        terminalreporter.section(f"{engineless.total()} tests use no engine and ran on the first one alone")
+        for file, count in sorted(engineless.items()):
+            terminalreporter.line(f"{count:5} {file}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -90,11 +107,28 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
+    """Only a test with the fixture `engine` gets a place for a coordinator."""
+    with nullcontext() if _uses_engine(item) else refused(item.nodeid):
+        return (yield)
+
+
+def _uses_engine(item: pytest.Item) -> bool:
+    return "engine" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session")
+def engine() -> Places:
+    """Database, queue and store of this run: whatever opens them requests this, itself or by another fixture."""
+    return places()
+
+
 @pytest.fixture
-def data_folder(tmp_path: Path) -> Iterator[Path]:
+def data_folder(engine: Places, tmp_path: Path) -> Iterator[Path]:
     """This process is a coordinator over a data folder and a place of its own, migrated and empty. No server."""
     folder = tmp_path / "data"
-    with settled(places().migrated(folder)):
+    with settled(engine.migrated(folder)):
         yield folder
 
 

@@ -1,4 +1,4 @@
-"""Answers kept for callers that ask again."""
+"""Idempotency keys with the stored responses."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""The keys that workers sign with, those behind each update, and the notes a round was aggregated with."""
+"""Workers' signing keys, the key of each update, and the notes used in a round's aggregation."""
 
 import hashlib
 from base64 import urlsafe_b64decode

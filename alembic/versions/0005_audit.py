@@ -1,4 +1,4 @@
-"""The audit log: entries that triggers keep from being changed, and the heads of their chains."""
+"""Audit log: entries protected from change by triggers, and the heads of their chains."""
 
 import sqlalchemy as sa
 

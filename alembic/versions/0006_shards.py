@@ -1,4 +1,4 @@
-"""The shards of a round's aggregation."""
+"""Shards of a round's aggregation."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""What organizations did in federations that were deleted."""
+"""Ledger of the organizations' contributions to deleted federations."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""The coordinator's signature under each adapter."""
+"""The coordinator's signature of each adapter."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""What the installation has done so far and no row tells any more."""
+"""Counters of the installation's totals."""
 
 import sqlalchemy as sa
 

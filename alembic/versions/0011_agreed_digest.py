@@ -1,4 +1,4 @@
-"""The digest of the definition to which an organisation agreed."""
+"""Digest of the definition to which an organization agreed."""
 
 import sqlalchemy as sa
 

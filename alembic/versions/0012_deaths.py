@@ -1,4 +1,4 @@
-"""Deaths of processes over a step, and claims on it that passed."""
+"""Counts of processes that died during a step, and of its expired claims."""
 
 import sqlalchemy as sa
 

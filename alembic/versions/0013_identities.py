@@ -1,4 +1,4 @@
-"""The end of an API key, and the lives of a worker that were replaced."""
+"""Expiry of API keys, and the earlier runs of a worker."""
 
 import sqlalchemy as sa
 

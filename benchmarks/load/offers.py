@@ -37,7 +37,7 @@ def offer_round(federation_id: str, commit_times: CommitTimes) -> None:
 
 def _offer_all(session: Session, federation: Federation, clients: Sequence[Client], round_id: str) -> list[str]:
     seeds = [schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate") for client in clients]
-    requests = [jobs.Asked(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
+    requests = [jobs.JobRequest(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
     return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, requests, utcnow())]
 
 

@@ -8,7 +8,7 @@ from benchmarks.tables.document import grid
 from federated import registry
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts, ServerHalf
 from federated.payloads.payload import Payload
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
 
 ROUNDS = 5
 WIDTH = 64
@@ -72,7 +72,7 @@ def _initial(rank: int) -> Payload:
 def _facts(rank: int) -> ModelFacts:
     starts = {_A: ((rank, WIDTH), "uniform"), _B: ((WIDTH, rank), "zeros")}
     tensors = [
-        TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialisation.model_validate({"kind": kind}))
+        TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialization.model_validate({"kind": kind}))
         for name, (shape, kind) in sorted(starts.items())
     ]
     return ModelFacts(

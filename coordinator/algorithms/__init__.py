@@ -1,1 +1,1 @@
-"""The registered algorithms, listed and shown."""
+"""Read-only API of the registered algorithms."""

@@ -1,4 +1,4 @@
-"""HTTP for the algorithms that are installed: what the registry finds, nothing written by hand."""
+"""HTTP endpoints of the installed algorithms, computed from the registry."""
 
 from functools import cache
 from importlib.resources import files
@@ -20,21 +20,21 @@ router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"], route_class=Rou
 @router.get("", operation_id="list_algorithms", responses=problem_responses(400))
 def list_algorithms(principal: AnyPrincipal, page: Paging) -> Listing[AlgorithmResponse]:
     """List the algorithms with the JSON Schemas of their configs."""
-    found = page.of(list(registry.algorithms()), str)
-    return Listing(items=[_answer(name) for name in found.rows], next_cursor=found.next_cursor)
+    names = page.of(list(registry.algorithms()), str)
+    return Listing(items=[_response(name) for name in names.rows], next_cursor=names.next_cursor)
 
 
 @router.get("/{name}", operation_id="show_algorithm", responses=problem_responses(404))
 def show_algorithm(name: PathName, principal: AnyPrincipal) -> AlgorithmResponse:
     """Show an algorithm with the JSON Schema of its config."""
     if name not in registry.algorithms():
-        known = ", ".join(registry.algorithms())
-        raise NotFound("algorithm_unknown", f"There is no algorithm {name!r} here; there are: {known}.")
-    return _answer(name)
+        names = ", ".join(registry.algorithms())
+        raise NotFound("algorithm_unknown", f"There is no algorithm {name!r} here; there are: {names}.")
+    return _response(name)
 
 
 @cache
-def _answer(name: str) -> AlgorithmResponse:
+def _response(name: str) -> AlgorithmResponse:
     algorithm = registry.algorithm(name)
     return AlgorithmResponse(
         name=name,
@@ -48,7 +48,7 @@ def _answer(name: str) -> AlgorithmResponse:
 
 
 def _summary(name: str) -> str:
-    """The first paragraph of the algorithm's README that is not a heading."""
+    """The first paragraph, without headings, of the algorithm's README."""
     text = files("federated.algorithms").joinpath(name, "README.md").read_text(encoding="utf-8")
     paragraphs = (part.strip() for part in text.split("\n\n"))
     return next((" ".join(part.split()) for part in paragraphs if part and not part.startswith("#")), "")

@@ -1,4 +1,4 @@
-"""What the API says of an algorithm."""
+"""Response schema of an algorithm."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ class AlgorithmResponse(BaseModel):
 
     name: str = Field(examples=["fedavg"])
     title: str
-    revision: int = Field(description="workers must have the same")
+    revision: int = Field(description="workers must have the same revision")
     summary: str
     trainables: list[str] = Field(examples=[["lora", "prefix"]])
-    personal: bool = Field(description="whether each client also ends with a model of its own")
+    personal: bool = Field(description="whether each client also gets a model of its own")
     config_schema: dict[str, Any]

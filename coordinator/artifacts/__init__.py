@@ -1,1 +1,1 @@
-"""Stored bytes: chunked upload, ranged download, who may read them and why they are kept."""
+"""Artifacts: content-addressed bytes with chunked upload, ranged download, read permissions and reference holds."""

@@ -1,4 +1,4 @@
-"""HTTP for artifacts. Bytes are streamed, outside any session."""
+"""HTTP endpoints of artifacts. Bytes are streamed outside any database session."""
 
 import re
 from collections.abc import AsyncIterator
@@ -14,8 +14,8 @@ from coordinator.auth.principals import AnyPrincipal, Principal
 from coordinator.db.sessions import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import RangeNotSatisfiable, Unavailable, Unprocessable
 from coordinator.web.body_limits import ChunkIndex, HeaderText, PathId, TagsText
-from coordinator.web.etags import is_known
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.etags import matches_etag
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from federated.protocol import DIGEST_PATTERN, UploadRequest, UploadResponse
 
@@ -24,19 +24,21 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Route
 _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
-@router.post("/uploads", status_code=201, operation_id="announce_upload", responses=LOCATED | problem_responses(403))
+@router.post(
+    "/uploads", status_code=201, operation_id="announce_upload", responses=LOCATION_HEADER | problem_responses(403)
+)
 def announce_upload(
     request: UploadRequest, principal: AnyPrincipal, session: WriteSession, response: Response
 ) -> UploadResponse:
-    """Announce an upload, or find an unfinished one of the same digest."""
-    answer = service.announce(session, principal, request, utcnow())
-    response.headers["Location"] = f"{router.prefix}/uploads/{answer.upload_id}"
-    return answer
+    """Announce an upload, or resume an unfinished one of the same digest."""
+    upload = service.announce(session, principal, request, utcnow())
+    response.headers["Location"] = f"{router.prefix}/uploads/{upload.upload_id}"
+    return upload
 
 
 @router.get("/uploads/{upload_id}", operation_id="show_upload", responses=problem_responses(404))
 def show_upload(upload_id: PathId, principal: AnyPrincipal, session: ReadSession) -> UploadResponse:
-    """Show an upload and which of its chunks are there."""
+    """Show an upload and the chunks that are stored."""
     return service.show_upload(session, principal, upload_id)
 
 
@@ -53,17 +55,17 @@ def show_upload(upload_id: PathId, principal: AnyPrincipal, session: ReadSession
     },
 )
 async def put_chunk(upload_id: PathId, index: ChunkIndex, principal: AnyPrincipal, request: Request) -> Response:
-    """Store one chunk: the body is its bytes. All chunks but the last have `chunk_bytes`."""
+    """Store one chunk; the body holds its bytes. All chunks but the last have `chunk_bytes` bytes."""
     place = await run_in_threadpool(_place_of, principal, upload_id, index)
     try:
         await chunks.put(upload_id, index, place.offset, request.stream(), place.size_bytes)
     except chunks.WrongBytes as error:
         raise Unprocessable("chunk_size_wrong", f"{error}.") from None
     except Unavailable as error:
-        await run_in_threadpool(service.hold_up, upload_id, error)
+        await run_in_threadpool(service.report_upload_problem, upload_id, error)
         raise
-    if place.held_up:
-        await run_in_threadpool(service.go_on, upload_id)
+    if place.has_problem:
+        await run_in_threadpool(service.clear_upload_problem, upload_id)
     return Response(status_code=204)
 
 
@@ -78,12 +80,12 @@ def _place_of(principal: Principal, upload_id: str, index: int) -> service.Chunk
     responses={202: {"model": UploadResponse, "description": "Being assembled"}, **problem_responses(403, 404, 409)},
 )
 def complete_upload(upload_id: PathId, principal: AnyPrincipal, response: Response) -> UploadResponse:
-    """End an upload. Several chunks are put together in the background: poll the upload."""
-    answer = service.complete(principal, upload_id)
-    if answer.state == "assembling":
+    """Complete an upload. Several chunks are assembled in the background: poll the upload."""
+    upload = service.complete(principal, upload_id)
+    if upload.state == "assembling":
         response.status_code = 202
         response.headers["Location"] = f"{router.prefix}/uploads/{upload_id}"
-    return answer
+    return upload
 
 
 @router.get(
@@ -95,8 +97,8 @@ def complete_upload(upload_id: PathId, principal: AnyPrincipal, response: Respon
         206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
         304: {"description": "The caller has it already"},
         307: {
-            "description": "For a worker without `Fedloom-Transfer`: the store has it, at `Location`, for who asks "
-            "there without a token"
+            "description": "For a worker without `Fedloom-Transfer`: download from the store at `Location`, without "
+            "a token"
         },
         **problem_responses(404, 416),
     },
@@ -108,10 +110,10 @@ async def download_artifact(
     if_range: HeaderText = None,
     if_none_match: TagsText = None,
     fedloom_transfer: Annotated[
-        Literal["through-coordinator"] | None, Header(description="from a worker that may not speak to the store")
+        Literal["through-coordinator"] | None, Header(description="sent by a worker that may not contact the store")
     ] = None,
 ) -> Response:
-    """Download an artifact, or a range of it. Needs the right to read it; knowing the digest gives none."""
+    """Download an artifact or a range of it. Needs the right to read it; knowing the digest is not enough."""
     size_bytes = await run_in_threadpool(_readable_size, principal, digest)
     url = presigned.download_url(digest) if principal.kind == "worker" and fedloom_transfer is None else None
     if url is not None:
@@ -126,25 +128,25 @@ def stream(
     if_range: str | None,
     if_none_match: str | None,
 ) -> Response:
-    """Streams an artifact that the caller may read, or the range of it that the headers ask for."""
+    """Streams an artifact that the caller may read, or the range that the headers request."""
     etag = f'"{digest}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, max-age=31536000, immutable"}
-    if is_known(if_none_match, etag):
+    if matches_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    wanted = _parse_range(range, size_bytes) if if_range in (None, etag) else None
-    start, end = wanted or (0, size_bytes)
+    byte_range = _parse_range(range, size_bytes) if if_range in (None, etag) else None
+    start, end = byte_range or (0, size_bytes)
     headers["Content-Length"] = str(end - start)
-    if wanted is not None:
+    if byte_range is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
-    status = 200 if wanted is None else 206
+    status = 200 if byte_range is None else 206
     return StreamingResponse(_bytes(digest, start, end), status, headers, "application/octet-stream")
 
 
 def _readable_size(principal: Principal, digest: str) -> int:
     with reading() as session:
         size_bytes = service.readable(session, principal, digest, utcnow()).size_bytes
-    if objects.size_of(digest) != size_bytes:  # the other bytes of the right number are found by who reads them
-        raise service.reported(digest)
+    if objects.size_of(digest) != size_bytes:  # other damage is detected by the reader's digest check
+        raise service.report_damage(digest)
     return size_bytes
 
 
@@ -154,11 +156,11 @@ async def _bytes(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
 
 
 def _parse_range(text: str | None, size_bytes: int) -> tuple[int, int] | None:
-    """First byte and the one after the last (RFC 9110, one range). None: the whole; raises RangeNotSatisfiable."""
-    found = _RANGE.fullmatch(text.strip()) if text else None
-    if found is None or found.groups() == ("", ""):
+    """(start, end) of one range, end exclusive (RFC 9110). None: the whole artifact. Raises RangeNotSatisfiable."""
+    match = _RANGE.fullmatch(text.strip()) if text else None
+    if match is None or match.groups() == ("", ""):
         return None
-    first, last = found.groups()
+    first, last = match.groups()
     if first:
         start, end = int(first), min(int(last) + 1 if last else size_bytes, size_bytes)
     else:

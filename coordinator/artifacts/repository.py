@@ -1,4 +1,4 @@
-"""Statements over artifacts, grants, holds and uploads. Used by `service` alone."""
+"""Queries over artifacts, grants, holds and uploads. Only `service` uses them."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -19,12 +19,12 @@ def _insert(session: Session, model: type[Base]) -> postgresql.Insert | sqlite.I
 
 
 def insert_missing(session: Session, model: type[Base], **values: Any) -> None:
-    """Inserts the row unless its primary key is there; two writers may try at once."""
+    """Inserts the row unless its primary key exists. Safe for concurrent writers."""
     session.execute(_insert(session, model).values(**values).on_conflict_do_nothing())
 
 
 def grant(session: Session, readers: Collection[tuple[str, str]], until: datetime | None) -> None:
-    """Inserts the grants, pairs of digest and principal, or prolongs them (None: for ever); locked in one order."""
+    """Inserts or prolongs grants (pairs of digest and principal), sorted to avoid deadlocks. None: no end."""
     if not readers:
         return
     rows = [{"digest": digest, "principal": principal, "until": until} for digest, principal in sorted(readers)]
@@ -35,46 +35,47 @@ def grant(session: Session, readers: Collection[tuple[str, str]], until: datetim
 
 
 def may_read(session: Session, digest: str, principal: str, now: datetime) -> bool:
-    """Whether the principal has a grant that lasts."""
+    """True if the principal has a grant that has not expired."""
     lasts = or_(Grant.until.is_(None), Grant.until > now)
     statement = select(exists().where(Grant.digest == digest, Grant.principal == principal, lasts))
     return bool(session.scalar(statement))
 
 
 def release(session: Session, holder: str, part: str | None) -> None:
-    """Deletes the holder's holds, or those of one part."""
+    """Deletes the holder's holds, or only those of one part."""
     statement = delete(Hold).where(Hold.holder == holder)
     session.execute(statement if part is None else statement.where(Hold.part == part))
 
 
 def unheld(created_before: datetime, among: Sequence[str] | None = None) -> ColumnElement[bool]:
-    """Condition: an artifact that nobody holds, older than that."""
+    """Condition: an artifact without holds that was created before that time."""
     free = ~exists().where(Hold.digest == Artifact.digest)
     condition = free & (Artifact.created_at < created_before)
     return condition if among is None else condition & Artifact.digest.in_(among)
 
 
-def take_unheld(session: Session, created_before: datetime, limit: int) -> Sequence[Artifact]:
-    """Deletes up to `limit` rows of artifacts that nobody holds, and returns them.
+def delete_unheld(session: Session, created_before: datetime, limit: int) -> Sequence[Artifact]:
+    """Deletes up to `limit` rows of artifacts without holds, and returns them.
 
-    Locked first, asked again then: a hold that was committed meanwhile is seen, one on its way makes the row skipped.
+    Rows are locked first and checked again in the DELETE, which sees holds committed in between. Rows with an
+    uncommitted hold are locked by its transaction and skipped.
     """
     free = select(Artifact).where(unheld(created_before)).limit(limit).with_for_update(of=Artifact, skip_locked=True)
-    found = session.scalars(free).all()
-    digests = [artifact.digest for artifact in found]
-    taken = session.scalars(delete(Artifact).where(unheld(created_before, digests)).returning(Artifact))
-    return taken.all()
+    candidates = session.scalars(free).all()
+    digests = [artifact.digest for artifact in candidates]
+    statement = delete(Artifact).where(unheld(created_before, digests)).returning(Artifact)
+    return session.scalars(statement).all()
 
 
 def count_freed(session: Session, size_bytes: int) -> None:
-    """So many more bytes were deleted since the installation began."""
+    """Adds to the counter of bytes deleted since the installation began."""
     session.execute(
         update(Counter).where(Counter.name == ARTIFACT_BYTES_FREED).values(value=Counter.value + size_bytes)
     )
 
 
-def known(session: Session, digests: Sequence[str]) -> set[str]:
-    """Which of the digests have a row."""
+def existing_digests(session: Session, digests: Sequence[str]) -> set[str]:
+    """The digests that have a row."""
     return set(session.scalars(select(Artifact.digest).where(Artifact.digest.in_(digests))))
 
 
@@ -87,19 +88,19 @@ def uploads_of(session: Session, principal: str, digest: str, states: Sequence[s
 def problems_of_open(
     session: Session, principals: Collection[str], since: datetime
 ) -> Sequence[dict[str, Any] | None]:
-    """The problems of the principals' uploads that were announced since then and have not ended."""
+    """Problems of the principals' unfinished uploads that were announced since then."""
     statement = select(Upload.problem).where(Upload.principal.in_(principals), Upload.created_at >= since)
     return session.scalars(statement.where(Upload.state.in_(("open", "assembling")))).all()
 
 
 def fail_uploads(session: Session, digest: str, problem: dict[str, Any]) -> None:
-    """The completed uploads of the digest, whoever made them, have failed."""
+    """Marks all completed uploads of the digest as failed, for every principal."""
     complete = update(Upload).where(Upload.digest == digest, Upload.state == "complete")
     session.execute(complete.values(state="failed", problem=problem, version=Upload.version + 1))
 
 
 def holders(session: Session, digest: str) -> Sequence[tuple[str, str]]:
-    """Part and holder of every hold of the digest."""
+    """(part, holder) of every hold of the digest."""
     rows = session.execute(
         select(Hold.part, Hold.holder).where(Hold.digest == digest).order_by(Hold.holder, Hold.part)
     )
@@ -112,6 +113,6 @@ def expired_uploads(session: Session, created_before: datetime, limit: int) -> S
 
 
 def stuck_uploads(session: Session, now: datetime) -> Sequence[str]:
-    """Ids of uploads that wait to be assembled and are in nobody's hands."""
+    """Ids of uploads that wait for assembly and that no process has claimed."""
     free = or_(Upload.claimed_until.is_(None), Upload.claimed_until < now)
     return session.scalars(select(Upload.id).where(Upload.state == "assembling", free)).all()

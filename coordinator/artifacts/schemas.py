@@ -1,4 +1,4 @@
-"""Answers of the artifact calls are `federated.protocol`'s; here stands what the protocol does not name."""
+"""Conversion of uploads to API responses. The response models are in `federated.protocol`."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ from coordinator.models import Upload
 from federated.protocol import ArtifactReference, UploadResponse
 
 
-def upload_answer(
+def upload_response(
     upload: Upload, chunks: int, present: tuple[int, ...] = (), urls: Mapping[int, str] | None = None
 ) -> UploadResponse:
-    """The upload as its principal sees it; a complete one names the artifact."""
+    """The upload's API response. Only a complete one has an `artifact`."""
     complete = upload.state == "complete"
     return UploadResponse(
         upload_id=upload.id,

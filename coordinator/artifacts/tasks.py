@@ -1,4 +1,4 @@
-"""Background work on artifacts. Each may be lost, doubled or run twice at once."""
+"""Background tasks of artifacts. Each may be lost, duplicated or run twice at once."""
 
 from coordinator.artifacts import service
 from coordinator.db.sessions import utcnow
@@ -19,4 +19,4 @@ def resume() -> None:
 @wakeups.celery.task(name=wakeups.COLLECT)
 def collect() -> None:
     service.collect(utcnow())
-    idempotency.forget_expired(utcnow())
+    idempotency.delete_expired(utcnow())

@@ -1,9 +1,8 @@
-"""Who asks, and what that one may do.
+"""Authentication and roles.
 
-People and programs carry an API key, workers a short-lived token signed with their own Ed25519 key. Both are
-looked up at every request, so a revocation holds from the next one on, and so does the end of a key that expires.
-Secrets are stored as hashes and compared in constant time. What belongs to another organisation is answered like
-what does not exist.
+People and programs send an API key. Workers send a short-lived token signed with their own Ed25519 key. Both are
+looked up at every request, so a revocation or an expiry takes effect with the next one. Secrets are stored as hashes
+and compared in constant time. Resources of another organization are reported as not found.
 """
 
 import time
@@ -21,13 +20,13 @@ from sqlalchemy import BindParameter, Connection, bindparam, select
 from coordinator.auth import worker_tokens
 from coordinator.auth.credentials import KEY_PREFIX, secret_matches, split_secret
 from coordinator.auth.rate_limits import Buckets
-from coordinator.db.batching import Gathering
-from coordinator.db.sessions import asking, utcnow
+from coordinator.db.batching import Batcher
+from coordinator.db.sessions import autocommit_reads, utcnow
 from coordinator.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
 from coordinator.models import ApiKey, Worker
 from coordinator.settings import get_settings
 
-# Built once, for they are asked at every request: to build a statement costs more than to run it.
+# Built once, since every request runs them: building a statement costs more than running it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
 _KEYS = select(
     ApiKey.id, ApiKey.organization_id, ApiKey.role, ApiKey.secret_sha256, ApiKey.revoked_at, ApiKey.expires_at
@@ -35,7 +34,7 @@ _KEYS = select(
 _SIGNERS = select(Worker.id, Worker.organization_id, Worker.public_key, Worker.revoked_at).where(Worker.id.in_(_IDS))
 
 NOT_YOURS = "There is nothing under this address, or it is not yours to see."
-"""Said of what is not there and of what is another organisation's alike."""
+"""The same text for a missing resource and for one of another organization."""
 
 Gate = Callable[[Request], Awaitable["Principal"]]
 Role = Literal["admin", "owner", "operator", "viewer", "worker"]
@@ -44,7 +43,7 @@ _ALL_ROLES: tuple[Role, ...] = ("owner", "operator", "viewer", "worker")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. Only an admin's key belongs to no organisation."""
+    """The authenticated caller. Only an admin's key belongs to no organization."""
 
     kind: Literal["key", "worker"]
     id: str
@@ -53,21 +52,21 @@ class Principal:
 
     @property
     def reader(self) -> str:
-        """The name under which uploads are kept and reading is granted: the worker, or the key's organisation."""
+        """The id that owns uploads and holds read grants: the worker's, or that of the key's organization."""
         return self.id if self.kind == "worker" or self.organization_id is None else self.organization_id
 
 
 def authenticate(connection: Connection, tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
-    """For each text the principal whose key or worker token it is, or why there is none."""
+    """For each API key or worker token its principal, or the error."""
     names = [_name_in(token) for token in tokens]
     keys = _keys(connection, {name.text for name in names if isinstance(name, _Name) and name.kind == "key"})
     workers = _workers(connection, {name.text for name in names if isinstance(name, _Name) and name.kind == "worker"})
-    return [_proven(token, name, keys, workers) for token, name in zip(tokens, names, strict=True)]
+    return [_verify(token, name, keys, workers) for token, name in zip(tokens, names, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """Whom a token claims to be of, not proven yet."""
+    """The key or worker that a token names, before any check."""
 
     kind: Literal["key", "worker"]
     text: str
@@ -80,20 +79,20 @@ def _name_in(token: str) -> _Name | Unauthenticated:
         parts = split_secret(KEY_PREFIX, token)
         return _Name("key", parts[0]) if parts else _key_invalid()
     try:
-        worker_id = worker_tokens.claimed(token)
+        worker_id = worker_tokens.unverified_worker_id(token)
     except Unauthenticated as reason:
         return reason
     return _Name("worker", worker_id) if _is_plain(worker_id) else _worker_unknown()
 
 
 def _is_plain(text: object) -> TypeGuard[str]:
-    """Whether it is a text that can be looked up: PostgreSQL takes no NUL, and no database half a surrogate pair."""
+    """Whether it is a text that can be looked up: PostgreSQL takes no NUL, and no database a lone surrogate."""
     return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """What of a key's row tells whether a secret is its own."""
+    """The columns of a key's row that authentication needs."""
 
     id: str
     organization_id: str | None
@@ -109,7 +108,7 @@ def _keys(connection: Connection, ids: Collection[str]) -> dict[str, _Holder]:
 
 @dataclass(frozen=True, slots=True)
 class _Signer:
-    """What of a worker's row tells whether a token is its own."""
+    """The columns of a worker's row that authentication needs."""
 
     id: str
     organization_id: str
@@ -121,7 +120,7 @@ def _workers(connection: Connection, ids: Collection[str]) -> dict[str, _Signer]
     return {row.id: _Signer(*row) for row in connection.execute(_SIGNERS, {"ids": list(ids)})} if ids else {}
 
 
-def _proven(
+def _verify(
     token: str, name: _Name | Unauthenticated, keys: Mapping[str, _Holder], workers: Mapping[str, _Signer]
 ) -> Principal | Unauthenticated:
     if isinstance(name, Unauthenticated):
@@ -136,16 +135,16 @@ def _key_invalid() -> Unauthenticated:
     return Unauthenticated("key_invalid", "This API key is not known here.")
 
 
-_ENDED = {
+_END_DETAILS = {
     "key_revoked": "This API key was revoked; an owner can make another.",
     "key_expired": "This API key has expired; an owner can make another.",
-    "worker_revoked": "This worker was revoked. Enrol it again with a new token.",
+    "worker_revoked": "This worker was revoked. Enroll it again with a new token.",
 }
 
 
-def ended(code: str) -> Unauthenticated:
-    """The refusal of credentials that were good once, by its code."""
-    return Unauthenticated(code, _ENDED[code])
+def credentials_error(code: str) -> Unauthenticated:
+    """The error for revoked or expired credentials, by its code."""
+    return Unauthenticated(code, _END_DETAILS[code])
 
 
 def _worker_unknown() -> Unauthenticated:
@@ -157,9 +156,9 @@ def _holder(token: str, key: _Holder | None) -> Principal:
     if parts is None or key is None or not secret_matches(parts[1], key.secret_sha256):
         raise _key_invalid()
     if key.revoked_at is not None:
-        raise ended("key_revoked")
+        raise credentials_error("key_revoked")
     if key.expires_at is not None and key.expires_at <= utcnow():
-        raise ended("key_expired")
+        raise credentials_error("key_expired")
     return Principal("key", key.id, key.organization_id, key.role)  # type: ignore[arg-type]
 
 
@@ -168,22 +167,22 @@ def _signer(token: str, worker: _Signer | None) -> Principal:
         raise _worker_unknown()
     worker_tokens.check(token, worker.id, worker.public_key)
     if worker.revoked_at is not None:
-        raise ended("worker_revoked")
+        raise credentials_error("worker_revoked")
     return Principal("worker", worker.id, worker.organization_id, "worker")
 
 
 def require_role(principal: Principal, *roles: Role, organization_id: str | None = None) -> None:
-    """Lets an admin pass, and a principal with one of `roles` in the organisation, if one is named.
+    """Passes an admin, and a principal with one of `roles` that belongs to `organization_id`, if given.
 
-    Raises NotFound for another organisation's principal, Forbidden for too small a role.
+    Raises NotFound for a principal of another organization, Forbidden for a role that does not suffice.
     """
     if principal.role == "admin":
         return
     if organization_id is not None and principal.organization_id != organization_id:
         raise NotFound("not_found", NOT_YOURS)
     if principal.role not in roles:
-        allowed = " or ".join(roles) if roles else "admin"
-        raise Forbidden("role_too_small", f"This needs the role {allowed}; the credentials have {principal.role}.")
+        names = " or ".join(roles) if roles else "admin"
+        raise Forbidden("role_too_small", f"This needs the role {names}; the credentials have {principal.role}.")
 
 
 _KEY_SCHEME = {
@@ -201,25 +200,25 @@ _buckets = Buckets(time.monotonic)
 
 
 def _authenticate_all(tokens: Sequence[str]) -> list[Principal | Unauthenticated]:
-    with asking() as connection:
+    with autocommit_reads() as connection:
         return authenticate(connection, tokens)
 
 
-_authenticated = Gathering(_authenticate_all, pause_seconds=0.04, if_crowded=True)
+_authenticate_in_batches = Batcher(_authenticate_all, pause_seconds=0.04, only_if_busy=True)
 
 
 async def identify(request: Request) -> Principal | None:
-    """Who asks, found and counted once per request; None if no credentials came.
+    """The caller, authenticated and rate-limited once per request; None without credentials.
 
     Raises Unauthenticated, TooManyRequests.
     """
-    known: Principal | None = getattr(request.state, "principal", None)
-    if known is not None:
-        return known
+    earlier: Principal | None = getattr(request.state, "principal", None)
+    if earlier is not None:
+        return earlier
     scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
     if scheme.lower() != "bearer" or not token:
         return None
-    principal = await _authenticated(token)
+    principal = await _authenticate_in_batches(token)
     _count(principal)
     request.state.principal = principal
     return principal
@@ -240,34 +239,34 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
-class _Only(HTTPBearer):
-    """A security scheme that gives the principal itself: each dependency less is less work for every request.
+class _CallerScheme(HTTPBearer):
+    """A security scheme that returns the principal itself, which saves every request one dependency.
 
-    `roles`: those that may ask at all, beside the admin; whose organization it is decides the service.
+    `roles`: the roles that may call the operation, besides the admin. The service checks the organization.
     """
 
     def __init__(
         self,
         kind: Literal["key", "worker"],
         code: str,
-        refusal: str,
+        detail: str,
         scheme: Mapping[str, str],
         roles: tuple[Role, ...] = _ALL_ROLES,
     ) -> None:
         super().__init__(**scheme, auto_error=False)
-        self._kind, self._code, self._refusal = kind, code, refusal
+        self._kind, self._code, self._detail = kind, code, detail
         self._roles = roles
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
         principal = await _principal(request)
         if principal.kind != self._kind:
-            raise Forbidden(self._code, self._refusal)
+            raise Forbidden(self._code, self._detail)
         require_role(principal, *self._roles)
         return principal
 
 
-def _key(*roles: Role) -> _Only:
-    return _Only("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME, roles)
+def _key(*roles: Role) -> _CallerScheme:
+    return _CallerScheme("key", "api_key_needed", "This is for API keys, not for workers.", _KEY_SCHEME, roles)
 
 
 async def _any_principal(
@@ -283,15 +282,15 @@ KeyPrincipal = Annotated[Principal, Security(_key(*_ALL_ROLES))]
 OperatorPrincipal = Annotated[Principal, Security(_key("owner", "operator"))]
 OwnerPrincipal = Annotated[Principal, Security(_key("owner"))]
 AdminPrincipal = Annotated[Principal, Security(_key())]
-_worker = _Only("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)
+_worker = _CallerScheme("worker", "worker_needed", "This is for enrolled workers, not for API keys.", _WORKER_SCHEME)
 WorkerPrincipal = Annotated[Principal, Security(_worker)]
 
 
 def gates(dependant: Dependant) -> list[Gate]:
-    """What an operation asks of its caller, to be asked before its body is read."""
+    """The caller checks of an operation, which run before its body is read."""
     result: list[Gate] = []
     for dependency in dependant.dependencies:
-        if isinstance(dependency.call, _Only):
+        if isinstance(dependency.call, _CallerScheme):
             result.append(dependency.call)
         elif dependency.call is _any_principal:
             result.append(_principal)

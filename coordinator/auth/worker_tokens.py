@@ -1,7 +1,7 @@
-"""Tokens that workers sign for themselves: a JWT (RFC 7519, EdDSA), good for a minute or so.
+"""Worker tokens: JWTs (RFC 7519, EdDSA) that workers sign for themselves, valid for about a minute.
 
-A worker's agent sends one more than once. What was proven of it is remembered, so that its signature is checked once;
-who it is of, whether that worker was revoked, and the time are looked at with each request.
+An agent sends each token several times. The result of its signature check is cached. The worker's key, its
+revocation and the expiry are checked at every request.
 """
 
 import time
@@ -16,13 +16,13 @@ from coordinator.settings import get_settings
 AUDIENCE = "fedloom"
 _REQUIRED_CLAIMS = ["iss", "aud", "iat", "exp", "jti"]
 _UNREADABLE = (jwt.PyJWTError, ArithmeticError, RecursionError, TypeError, ValueError)
-"""What PyJWT raises for tokens that are none: its own errors, and others where a claim is of another kind."""
-_REMEMBERED = 4096
-_LONGEST_REMEMBERED = 1024  # characters, three times what an agent sends: a worker cannot fill the memory with them
+"""PyJWT's errors for malformed tokens: its own, and others where a claim has the wrong type."""
+_CACHE_SIZE = 4096
+_CACHE_MAX_CHARACTERS = 1024  # three times the length of an agent's token: a worker cannot fill the memory with them
 
 
-def claimed(token: str) -> object:
-    """The worker that the token names (`kid`), not proven yet. Raises Unauthenticated for what is no token."""
+def unverified_worker_id(token: str) -> object:
+    """The worker that the token names (`kid`), before any check. Raises Unauthenticated for a malformed token."""
     try:
         return jwt.get_unverified_header(token).get("kid")
     except _UNREADABLE:
@@ -30,26 +30,26 @@ def claimed(token: str) -> object:
 
 
 def check(token: str, worker_id: str, public_key: str) -> None:
-    """Raises Unauthenticated unless the worker with this key signed the token, for now and not for too long."""
+    """Raises Unauthenticated unless the token is signed with the worker's key, unexpired and not too long-lived."""
     settings = get_settings()
-    prove = _proven if len(token) <= _LONGEST_REMEMBERED else _proven.__wrapped__
+    verify = _verify if len(token) <= _CACHE_MAX_CHARACTERS else _verify.__wrapped__
     try:
-        expires, lifetime_seconds = prove(token, worker_id, public_key)
+        expires, lifetime_seconds = verify(token, worker_id, public_key)
     except jwt.ExpiredSignatureError:
-        raise _expired() from None
+        raise _expiry_error() from None
     except _UNREADABLE as error:
-        raise Unauthenticated("token_invalid", f"The worker token does not hold: {error}.") from None
+        raise Unauthenticated("token_invalid", f"The worker token is not valid: {error}.") from None
     if expires + settings.clock_skew_seconds <= time.time():
-        raise _expired()
+        raise _expiry_error()
     if not lifetime_seconds <= settings.worker_token_seconds:
         raise Unauthenticated(
             "token_too_long", f"A worker token lives at most {settings.worker_token_seconds:g} s (exp - iat)."
         )
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _proven(token: str, worker_id: str, public_key: str) -> tuple[float, float]:
-    """When it expires, in seconds since 1970, and how long it lives. What raises an error is not remembered."""
+@lru_cache(maxsize=_CACHE_SIZE)
+def _verify(token: str, worker_id: str, public_key: str) -> tuple[float, float]:
+    """Expiry in seconds since 1970, and lifetime in seconds. Errors are not cached."""
     claims = jwt.decode(
         token,
         read_public_key(public_key),
@@ -62,5 +62,5 @@ def _proven(token: str, worker_id: str, public_key: str) -> tuple[float, float]:
     return float(claims["exp"]), float(claims["exp"]) - float(claims["iat"])
 
 
-def _expired() -> Unauthenticated:
+def _expiry_error() -> Unauthenticated:
     return Unauthenticated("token_expired", "The worker token has expired. Is the clock right?")

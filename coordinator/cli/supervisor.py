@@ -1,9 +1,9 @@
-"""Keeps the processes of `coordinator up` alive, and ends them with it.
+"""Process supervisor of `coordinator up`: restarts its processes, and ends them with itself.
 
-A child that dies is started again after a pause that doubles from 0.2 s to 10 s; 30 s of health make the next
-pause short again. SIGTERM or SIGINT to the supervisor ends all children: SIGTERM, then SIGKILL to those that
-still run after `grace_seconds`. A supervisor that was itself killed is noticed by its children: each holds
-the read end of a pipe that nobody writes to, and `watch_parent` ends the child when that pipe closes.
+A child that dies is restarted after a pause that doubles from 0.2 s to 10 s. A run of 30 s resets the pause. SIGTERM
+or SIGINT to the supervisor ends all children with SIGTERM, then with SIGKILL if they still run after
+`grace_seconds`. Children also end if the supervisor itself is killed: each holds the read end of a pipe without
+writers, and `watch_parent` ends the child when that pipe closes.
 """
 
 import json
@@ -31,17 +31,17 @@ _log = structlog.get_logger(__name__)
 
 
 def pause_seconds(previous_seconds: float, ran_seconds: float) -> float:
-    """Pause before a child that ran for `ran_seconds` starts again; `previous_seconds` is 0 for its first."""
+    """Pause before a child that ran for `ran_seconds` restarts; `previous_seconds` is 0 after its first run."""
     if previous_seconds == 0 or ran_seconds >= HEALTHY_SECONDS:
         return FIRST_PAUSE_SECONDS
     return min(2 * previous_seconds, LONGEST_PAUSE_SECONDS)
 
 
 def watch_parent(grace_seconds: float = GRACE_SECONDS) -> None:
-    """For a supervised child, once, at its start: end this process when its supervisor is gone.
+    """Ends this process when its supervisor is gone. A supervised child calls it once, at its start.
 
-    SIGTERM first, SIGKILL if the process still runs `grace_seconds` later. Does nothing in a process that no
-    supervisor started. Forgets the pipe's number, so that a grandchild does not take another file for it.
+    Sends SIGTERM, and SIGKILL if the process still runs `grace_seconds` later. Does nothing without a supervisor.
+    Removes the pipe's number from the environment, so that a grandchild does not use another file in its place.
     """
     number = os.environ.pop(PARENT_FD, None)
     if number is None:
@@ -73,10 +73,10 @@ class _Child:
 
 
 class Supervisor:
-    """Runs `children` (name -> argv) until it is told to stop; `<data_folder>/pids.json` says who is alive.
+    """Runs `children` (name -> argv) until a stop signal; `<data_folder>/pids.json` lists the running ones.
 
-    The children inherit the environment and the standard streams. Each leads a session of its own, so that
-    Ctrl-C in a terminal reaches the supervisor alone and the children end once, in order.
+    The children inherit the environment and the standard streams. Each leads its own session, so that Ctrl-C in a
+    terminal reaches the supervisor alone and the children end once, in order.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Supervisor:
         self._stop_signal: signal.Signals | None = None
 
     def run(self) -> None:
-        """Starts the children and returns when all have ended after a SIGTERM or SIGINT; main thread only."""
-        previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Starts the children and returns when all have ended after SIGTERM or SIGINT. Main thread only."""
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         self._pids_file.parent.mkdir(parents=True, exist_ok=True)
         self._read_end, write_end = os.pipe()
         try:
@@ -104,7 +104,7 @@ class Supervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop_signal = signal.Signals(number)
 
     def _tend(self, child: _Child) -> None:
@@ -131,8 +131,8 @@ class Supervisor:
     def _notice_death(self, child: _Child) -> None:
         if child.process is None or child.process.poll() is None:
             return
-        died, child.process = child.process, None
-        facts = {"child": child.name, "pid": died.pid, "exit_code": died.returncode}
+        process, child.process = child.process, None
+        facts = {"child": child.name, "pid": process.pid, "exit_code": process.returncode}
         if self._stop_signal is None:
             self._pause(child)
             _log.warning("child_died", **facts, again_in_seconds=child.pause_seconds)
@@ -169,6 +169,6 @@ class Supervisor:
 
     def _write_pids(self) -> None:
         pids = {child.name: child.process.pid for child in self._children if child.process is not None}
-        unfinished = self._pids_file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(pids), encoding="utf-8")
-        unfinished.replace(self._pids_file)
+        partial_file = self._pids_file.with_suffix(".unfinished")
+        partial_file.write_text(json.dumps(pids), encoding="utf-8")
+        partial_file.replace(self._pids_file)

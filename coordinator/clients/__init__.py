@@ -1,1 +1,1 @@
-"""Who takes part: invitations of organisations, and the data sets they register."""
+"""Participation in federations: invitations of organizations, and the data sets that they register as clients."""

@@ -1,4 +1,4 @@
-"""HTTP for invitations and clients."""
+"""HTTP endpoints of invitations and clients."""
 
 from typing import Annotated
 
@@ -14,14 +14,14 @@ from coordinator.clients.schemas import (
     InvitationCreate,
     InvitationResponse,
     Reason,
-    client_answer,
+    client_response,
 )
 from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.models import Invitation
 from coordinator.web.body_limits import PathId, body_of_at_most
-from coordinator.web.etags import tell_version
+from coordinator.web.etags import set_version
 from coordinator.web.pagination import Listing, Page, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 
 router = APIRouter(prefix="/v1", tags=["clients"], route_class=Route)
@@ -30,7 +30,7 @@ OptionalReason = Annotated[Reason, Body()]
 OptionalAcceptance = Annotated[Acceptance, Body()]
 AgreedDigest = Annotated[
     str | None,
-    Header(alias="If-Match", max_length=1024, description='`"<definition_digest>"` of what was seen, and not `*`'),
+    Header(alias="If-Match", max_length=1024, description='the accepted `"<definition_digest>"`; not `*`'),
 ]
 _CHANGES = problem_responses(403, 404, 409)
 _NO_REASON = Reason()
@@ -58,7 +58,7 @@ def invite_organization(
 def list_invitations(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[InvitationResponse]:
-    """List who was invited: all for the federation's owner, for others their own."""
+    """List invitations: all of them for the federation's owner, otherwise that of the own organization."""
     return _listing(session, service.invitations_of(session, principal, federation_id, page))
 
 
@@ -71,13 +71,13 @@ def list_invitations(
 def remove_organization(
     federation_id: PathId, organization_id: PathId, principal: OperatorPrincipal, session: WriteSession
 ) -> None:
-    """Take an invitation back, or put an organization out with its clients (the federation's owner)."""
+    """Withdraw an invitation, or remove an organization with its clients (the federation's owner)."""
     service.remove(session, principal, federation_id, organization_id, utcnow())
 
 
 @router.get("/invitations", operation_id="list_own_invitations", responses=problem_responses(400, 403))
 def list_own_invitations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[InvitationResponse]:
-    """List what the organization was invited to, and what would leave its site."""
+    """List the organization's invitations, with the terms of participation."""
     return _listing(session, service.my_invitations(session, principal, page))
 
 
@@ -94,9 +94,9 @@ def accept_invitation(
     request: OptionalAcceptance = _NO_ACCEPTANCE,
     if_match: AgreedDigest = None,
 ) -> InvitationResponse:
-    """Take part with the caller's organization, in the federation whose definition has this digest."""
+    """Accept the invitation to the federation whose definition has this digest."""
     invitation = service.accept(session, principal, federation_id, request.definition_digest, if_match, utcnow())
-    tell_version(response, invitation.agreed_digest)
+    set_version(response, invitation.agreed_digest)
     return _one(session, invitation)
 
 
@@ -104,7 +104,7 @@ def accept_invitation(
 def decline_invitation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> InvitationResponse:
-    """Refuse to take part; the reason is shown to the federation's owner."""
+    """Decline the invitation. The reason is shown to the federation's owner."""
     return _one(session, service.decline(session, principal, federation_id, request.reason, utcnow()))
 
 
@@ -112,7 +112,7 @@ def decline_invitation(
 def leave_federation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> InvitationResponse:
-    """Take no part any more; all clients of the organization leave."""
+    """Leave the federation with all clients of the organization."""
     return _one(session, service.leave(session, principal, federation_id, request.reason, utcnow()))
 
 
@@ -121,7 +121,7 @@ def leave_federation(
     status_code=201,
     operation_id="register_client",
     openapi_extra=body_of_at_most(MAX_REGISTRATION_BYTES),
-    responses=LOCATED | _CHANGES,
+    responses=LOCATION_HEADER | _CHANGES,
 )
 def register_client(
     federation_id: PathId,
@@ -133,7 +133,7 @@ def register_client(
     """Register a data set of one of the organization's workers."""
     client = service.register(session, principal, federation_id, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/clients/{client.id}"
-    return client_answer(client)
+    return client_response(client)
 
 
 @router.get(
@@ -142,48 +142,48 @@ def register_client(
 def list_clients(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[ClientResponse]:
-    """List clients by ordinal: all for the federation's owner, for others their own."""
-    found = service.clients_of(session, principal, federation_id, page)
-    return Listing(items=[client_answer(row) for row in found.rows], next_cursor=found.next_cursor)
+    """List clients by ordinal: all of them for the federation's owner, otherwise those of the own organization."""
+    clients = service.clients_of(session, principal, federation_id, page)
+    return Listing(items=[client_response(row) for row in clients.rows], next_cursor=clients.next_cursor)
 
 
 @router.get("/clients/{client_id}", operation_id="show_client", responses=problem_responses(403, 404))
 def show_client(client_id: PathId, principal: KeyPrincipal, session: ReadSession) -> ClientResponse:
     """Show a client to its organization and to the federation's owner."""
-    return client_answer(service.visible_client(session, principal, client_id))
+    return client_response(service.visible_client(session, principal, client_id))
 
 
 @router.post("/clients/{client_id}/leave", operation_id="leave_with_client", responses=_CHANGES)
 def leave_with_client(
     client_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> ClientResponse:
-    """Take no part any more with one data set."""
-    return client_answer(service.leave_client(session, principal, client_id, request.reason))
+    """Leave the federation with one data set."""
+    return client_response(service.leave_client(session, principal, client_id, request.reason))
 
 
 @router.post("/clients/{client_id}/expel", operation_id="expel_client", responses=_CHANGES)
 def expel_client(
     client_id: PathId, principal: OperatorPrincipal, session: WriteSession, request: OptionalReason = _NO_REASON
 ) -> ClientResponse:
-    """Put a client out (the federation's owner); the reason is shown to its organization."""
-    return client_answer(service.expel(session, principal, client_id, request.reason))
+    """Exclude a client (the federation's owner). The reason is shown to its organization."""
+    return client_response(service.expel(session, principal, client_id, request.reason))
 
 
 @router.post("/clients/{client_id}/readmit", operation_id="readmit_client", responses=_CHANGES)
 def readmit_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientResponse:
-    """Let a client in again that was expelled (the federation's owner); it is described again."""
-    return client_answer(service.readmit(session, principal, client_id))
+    """Readmit an expelled client (the federation's owner). It is described again."""
+    return client_response(service.readmit(session, principal, client_id))
 
 
 @router.post("/clients/{client_id}/restore", operation_id="restore_client", responses=_CHANGES)
 def restore_client(client_id: PathId, principal: OperatorPrincipal, session: WriteSession) -> ClientResponse:
-    """Bring a client that is out back, after its owner changed what was wrong; it is described again."""
-    return client_answer(service.restore(session, principal, client_id))
+    """Restore a client that is out, after its owner fixed the cause. It is described again."""
+    return client_response(service.restore(session, principal, client_id))
 
 
 def _one(session: Session, invitation: Invitation) -> InvitationResponse:
-    return service.answers(session, [invitation])[0]
+    return service.invitation_responses(session, [invitation])[0]
 
 
 def _listing(session: Session, page: Page[Invitation]) -> Listing[InvitationResponse]:
-    return Listing(items=service.answers(session, page.rows), next_cursor=page.next_cursor)
+    return Listing(items=service.invitation_responses(session, page.rows), next_cursor=page.next_cursor)

@@ -1,6 +1,6 @@
-"""The moves of an invitation and of a client, and what must hold before one is registered.
+"""Life cycles of invitations and clients, and the checks before a client is registered.
 
-A move that is not in a table is refused.
+Transitions that are not in a table are refused.
 """
 
 from collections.abc import Mapping
@@ -46,10 +46,10 @@ CLIENT_STATES: Final = get_args(ClientState)
 CLIENT_EVENTS: Final = get_args(ClientEvent)
 TAKES_PART: Final = ("registered", "ready")
 MEMBER: Final = ("invited", "accepted")
-TAKEN_ON: Final = ("registered", "ready", "out")
+CURRENT_STATES: Final = ("registered", "ready", "out")
 """States of a client that has not left."""
 DEFINITION_CHANGED: Final = "definition_changed"
-"""Why an organisation is asked again, and why clients left."""
+"""Reason of renewed invitations and of the clients that left with them."""
 LIVE: Final = ("draft", "running", "paused")
 
 
@@ -70,34 +70,36 @@ def move_client(state: str, event: ClientEvent) -> ClientState:
 
 
 def check_live(federation_state: str) -> None:
-    """Raises Conflict unless clients may still come, change and go."""
+    """Raises Conflict if the federation has ended."""
     if federation_state not in LIVE:
-        raise Conflict("federation_ended", f"The federation is {federation_state}: who takes part is settled.")
+        raise Conflict("federation_ended", f"The federation is {federation_state}: its clients can no longer change.")
 
 
 def check_dataset(capabilities: Capabilities, dataset: str, definition: Mapping[str, Any]) -> None:
-    """Raises Unprocessable unless the worker offers the data set, for the federation's task."""
-    offered = {facts.name: facts for facts in capabilities.datasets}
-    if dataset not in offered:
-        known = ", ".join(sorted(offered)) or "none"
-        detail = f"the worker offers no data set {dataset!r}; it offers: {known}"
-        raise refused("dataset_unknown", "/dataset", detail)
-    task, wanted = offered[dataset].task, definition["task"]["task"]
-    if task is not None and task != wanted:
-        raise refused(
-            "dataset_task", "/dataset", f"data set {dataset!r} is for {task}, the federation learns {wanted}"
+    """Raises Unprocessable unless the worker offers the data set for the federation's task."""
+    datasets = {facts.name: facts for facts in capabilities.datasets}
+    if dataset not in datasets:
+        names = ", ".join(sorted(datasets)) or "none"
+        detail = f"the worker offers no data set {dataset!r}; it offers: {names}"
+        raise invalid_field("dataset_unknown", "/dataset", detail)
+    task, federation_task = datasets[dataset].task, definition["task"]["task"]
+    if task is not None and task != federation_task:
+        raise invalid_field(
+            "dataset_task",
+            "/dataset",
+            f"data set {dataset!r} is for {task}, the federation trains {federation_task}",
         )
 
 
 def check_settings(definition: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises Unprocessable unless the federation's algorithm takes these settings of a client."""
+    """Raises Unprocessable unless the federation's algorithm accepts these client settings."""
     config = registry.make_config(definition["algorithm"], definition["config"])
     try:
         config.check_settings(settings)
     except ValueError as error:
-        raise refused("settings_refused", "/settings", str(error)) from None
+        raise invalid_field("settings_refused", "/settings", str(error)) from None
 
 
-def refused(code: str, pointer: str, detail: str) -> Unprocessable:
-    """The error for one bad field."""
+def invalid_field(code: str, pointer: str, detail: str) -> Unprocessable:
+    """The error for one invalid field."""
     return Unprocessable(code, detail, errors=[FieldError(pointer=pointer, detail=detail)])

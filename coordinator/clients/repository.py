@@ -1,4 +1,4 @@
-"""Queries of invitations and clients."""
+"""Queries over invitations and clients. Only `service` uses them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,14 +15,13 @@ _ENDED_ROUND = ("closed", "failed", "withdrawn")
 def add_invitation(
     session: Session, federation_id: str, organization_id: str, state: str, now: datetime
 ) -> Invitation:
-    """A new row."""
     row = Invitation(federation_id=federation_id, organization_id=organization_id, state=state, created_at=now)
     session.add(row)
     return row
 
 
 def add_client(session: Session, federation: Federation, worker: Worker, dataset: str, now: datetime) -> Client:
-    """A new row with the federation's next ordinal."""
+    """Adds a client with the federation's next ordinal."""
     row = Client(
         id=new_id("cli"),
         federation_id=federation.id,
@@ -41,17 +40,17 @@ def add_client(session: Session, federation: Federation, worker: Worker, dataset
 
 
 def invitation(session: Session, federation_id: str, organization_id: str) -> Invitation | None:
-    """The organisation's part in the federation, or None."""
+    """The organization's invitation to the federation, or None."""
     return session.get(Invitation, (federation_id, organization_id))
 
 
 def invitation_now(session: Session, federation_id: str, organization_id: str) -> Invitation | None:
-    """As `invitation`, as it is after the federation's row was locked, and not as it was seen before."""
+    """Like `invitation`, but read again: current once the federation's row is locked."""
     return session.get(Invitation, (federation_id, organization_id), populate_existing=True)
 
 
 def accepted_guests(session: Session, federation: Federation) -> Sequence[Invitation]:
-    """Invitations that organisations other than the owner have accepted, in the order of their ids."""
+    """Accepted invitations of all organizations but the owner, sorted by organization id."""
     statement = invitations_of_federation(federation.id, None).where(
         Invitation.state == "accepted", Invitation.organization_id != federation.organization_id
     )
@@ -60,30 +59,30 @@ def accepted_guests(session: Session, federation: Federation) -> Sequence[Invita
 
 
 def accepted_organizations(session: Session, federation_id: str) -> Sequence[str]:
-    """Ids of the organisations that take part."""
+    """Ids of the organizations that accepted."""
     statement = select(Invitation.organization_id).where(Invitation.federation_id == federation_id)
     return session.scalars(statement.where(Invitation.state == "accepted")).all()
 
 
 def invitations_of_federation(federation_id: str, organization_id: str | None) -> Select[Invitation]:
-    """All invitations of a federation, or that of one organisation."""
+    """All invitations of a federation, or only that of one organization."""
     statement = select(Invitation).where(Invitation.federation_id == federation_id)
     return statement if organization_id is None else statement.where(Invitation.organization_id == organization_id)
 
 
 def invitations_of_organization(organization_id: str) -> Select[Invitation]:
-    """What an organisation was invited to by others or has answered."""
+    """All invitations of an organization."""
     return select(Invitation).where(Invitation.organization_id == organization_id)
 
 
 def organization_names(session: Session, ids: Sequence[str]) -> dict[str, str]:
-    """Names by id."""
+    """Organization id -> name."""
     rows = session.execute(select(Organization.id, Organization.name).where(Organization.id.in_(ids)))
     return {row.id: row.name for row in rows}
 
 
 def registration(session: Session, federation_id: str, worker_id: str, dataset: str) -> Client | None:
-    """The client of this worker's data set, in whatever state."""
+    """The client of this worker's data set, in any state."""
     statement = select(Client).where(
         Client.federation_id == federation_id, Client.worker_id == worker_id, Client.dataset == dataset
     )
@@ -91,7 +90,7 @@ def registration(session: Session, federation_id: str, worker_id: str, dataset: 
 
 
 def clients_statement(federation_id: str, organization_id: str | None) -> Select[Client]:
-    """All clients of a federation, or those of one organisation."""
+    """All clients of a federation, or only those of one organization."""
     statement = select(Client).where(Client.federation_id == federation_id)
     return statement if organization_id is None else statement.where(Client.organization_id == organization_id)
 
@@ -103,12 +102,12 @@ def clients(session: Session, federation_id: str, *states: str) -> list[Client]:
 
 
 def clients_by_ordinal(session: Session, federation_id: str, ordinals: Sequence[int]) -> list[Client]:
-    """Clients with these ordinals, sorted, in whatever state."""
+    """Clients with these ordinals in any state, sorted by ordinal."""
     statement = select(Client).where(Client.federation_id == federation_id, Client.ordinal.in_(ordinals))
     return list(session.scalars(statement.order_by(Client.ordinal)))
 
 
 def open_round_ids(session: Session, federation_id: str) -> list[str]:
-    """Rounds of the federation that have not ended."""
+    """Ids of the federation's rounds that have not ended."""
     statement = select(Round.id).where(Round.federation_id == federation_id, Round.state.not_in(_ENDED_ROUND))
     return list(session.scalars(statement))

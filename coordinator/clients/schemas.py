@@ -1,4 +1,4 @@
-"""Requests and answers about invitations and clients."""
+"""Requests and responses of the invitation and client endpoints."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,41 +20,41 @@ class _Request(BaseModel):
 
 
 class InvitationCreate(_Request):
-    """Which organisation is invited."""
+    """An invitation of an organization."""
 
     organization_id: str = Field(min_length=1, max_length=64, examples=["org_5f1k2m3n4p5q6r7s"])
 
 
 class Reason(_Request):
-    """Why; shown to the federation's owner."""
+    """A reason, shown to the other side."""
 
     reason: str | None = Field(default=None, max_length=REASON_CHARACTERS, examples=["the ethics board said no"])
 
 
 class Acceptance(_Request):
-    """What is agreed to. The digest may come as `If-Match` instead."""
+    """The definition to accept. Its digest may be sent as `If-Match` instead."""
 
     definition_digest: Digest | None = Field(
         default=None,
-        description="as the invitation or the federation showed it to who decided",
+        description="as shown by the invitation or the federation",
         examples=["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"],
     )
 
 
 class ClientCreate(_Request):
-    """A worker's data set that is to take part."""
+    """A worker's data set to register as a client."""
 
     worker_id: str = Field(min_length=1, max_length=64, examples=["wkr_5f1k2m3n4p5q6r7s"])
     dataset: Name = Field(examples=["tickets"])
     name: Name | None = Field(default=None, description="null: the names of worker and data set")
     settings: FreeForm = Field(
-        default_factory=dict, description="of this client, if the algorithm knows any", examples=[{}]
+        default_factory=dict, description="settings of this client, if the algorithm has any", examples=[{}]
     )
-    evaluates_only: bool = Field(default=False, description="never drawn to train, asked to evaluate alone")
+    evaluates_only: bool = Field(default=False, description="true: evaluates, and is never drawn to train")
 
 
 class InvitationResponse(Terms):
-    """An organisation's part in a federation, and what taking part means for it."""
+    """An organization's invitation to a federation, with the terms of participation."""
 
     federation_id: str
     federation_name: str
@@ -73,7 +73,7 @@ class InvitationResponse(Terms):
     algorithm: str
     config: dict[str, Any]
     rounds: int
-    definition_digest: str = Field(description="of name, owner and whole definition: what `accept` agrees to")
+    definition_digest: str = Field(description="of name, owner and whole definition; `accept` refers to it")
     agreed_digest: str | None = Field(description="the `definition_digest` that was accepted; null for the owner")
 
 
@@ -94,19 +94,20 @@ class ClientResponse(BaseModel):
     evaluates_only: bool
     examples: int | None
     evaluation_examples: int | None = Field(
-        description="held out; 0: none, or too few for its node to tell metrics of them"
+        description="held-out examples; 0: none, or too few for its node to report metrics"
     )
     rounds_taken: int
     created_at: datetime
 
 
-def client_answer(client: Client) -> ClientResponse:
-    """The answer for a client."""
+def client_response(client: Client) -> ClientResponse:
     return ClientResponse.model_validate(client, from_attributes=True)
 
 
-def invitation_answer(invitation: Invitation, federation: Federation, names: Mapping[str, str]) -> InvitationResponse:
-    """The answer for an invitation; `names` holds those of both organisations."""
+def invitation_response(
+    invitation: Invitation, federation: Federation, names: Mapping[str, str]
+) -> InvitationResponse:
+    """`names`: organization id -> name, of owner and invited organization."""
     definition = federation.definition
     return InvitationResponse(
         federation_id=federation.id,

@@ -1,4 +1,4 @@
-"""The terms of taking part in a federation, in plain sentences: what is read, sent and kept, and for how long."""
+"""Terms of participation in a federation, in plain sentences: data read, sent and kept, and for how long."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,18 @@ from federated.protocol import TaskDefinition
 from federated.task import columns_read
 from federated.trainable import Full, Lora, Prefix, Trainable
 
-UNREADABLE = "never: an earlier version wrote this definition, and this one does not read it"
+UNREADABLE = "never: an earlier version wrote this definition, and this version cannot read it"
 STAYS = ("texts and labels of every example", "what a client remembers between rounds")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 class Terms(BaseModel):
-    """What an organisation agrees to, in words."""
+    """The terms that an organization accepts, in words."""
 
-    columns: list[str] = Field(description="of the data set, that are read; `text_pair` where the data set has it")
-    how_often: list[str] = Field(description="when your workers are asked for something")
-    how_long: list[str] = Field(description="until when the coordinator keeps it, and how long each step may take")
-    leaves_your_site: list[str] = Field(description="all that workers send to the coordinator")
+    columns: list[str] = Field(description="columns that are read; `text_pair` only if the data set has it")
+    how_often: list[str] = Field(description="when your workers get jobs")
+    how_long: list[str] = Field(description="how long the coordinator keeps data, and how long each step may take")
+    leaves_your_site: list[str] = Field(description="everything that workers send to the coordinator")
     stays_at_your_site: list[str]
 
 
@@ -54,16 +54,16 @@ class _Definition(BaseModel):
 
 
 def terms_of(definition: Mapping[str, Any]) -> Terms:
-    """The terms of a federation with this definition, as it is kept; nothing where this version does not read it."""
+    """The terms of a federation with this stored definition; empty if this version cannot read it."""
     try:
-        read = _Definition.model_validate(definition)
+        fields = _Definition.model_validate(definition)
     except ValidationError:
         return Terms(columns=[], how_often=[UNREADABLE], how_long=[], leaves_your_site=[], stays_at_your_site=[])
     return Terms(
-        columns=_columns(read.task),
-        how_often=_how_often(read),
-        how_long=_how_long(read),
-        leaves_your_site=_leaves(read),
+        columns=_columns(fields.task),
+        how_often=_how_often(fields),
+        how_long=_how_long(fields),
+        leaves_your_site=_leaves(fields),
         stays_at_your_site=list(STAYS),
     )
 
@@ -80,17 +80,17 @@ def _prepares(algorithm: str) -> bool:
     return declaration is not None and declaration.prepares
 
 
-def _how_often(read: _Definition) -> list[str]:
-    cohort = read.clients_per_round + read.over_selection
+def _how_often(definition: _Definition) -> list[str]:
+    cohort = definition.clients_per_round + definition.over_selection
     preparation = ["rounds of preparation come before the first round of training; every client takes part in them"]
     return [
         "once at the start, and again when you restore a client: it describes its model and counts its examples",
-        *(preparation if _prepares(read.algorithm) else []),
-        f"at most {_count(read.rounds, 'round')} of training, for each of which up to "
+        *(preparation if _prepares(definition.algorithm) else []),
+        f"at most {_count(definition.rounds, 'round')} of training, for each of which up to "
         f"{_count(cohort, 'client')} of the federation {'is' if cohort == 1 else 'are'} drawn",
-        f"a round that fails is tried again up to {_count(read.max_round_retries, 'time')}, "
-        f"and a job up to {_count(read.max_attempts, 'time')} in all",
-        _evaluations(read.evaluation),
+        f"a round that fails is tried again up to {_count(definition.max_round_retries, 'time')}, "
+        f"and a job up to {_count(definition.max_attempts, 'time')} in all",
+        _evaluations(definition.evaluation),
     ]
 
 
@@ -99,33 +99,33 @@ def _evaluations(evaluation: _Evaluation) -> str:
         return "no evaluation"
     each, rest = "each round of training", f"every {evaluation.every} rounds of training and after the last"
     when = each if evaluation.every == 1 else rest
-    who = "every client" if evaluation.who == "all" else "who was drawn for the round"
+    who = "every client" if evaluation.who == "all" else "the clients drawn for the round"
     return f"an evaluation on held-out examples after {when}, by {who}"
 
 
-def _how_long(read: _Definition) -> list[str]:
-    updates, states = read.retention.keep_updates_rounds, read.retention.keep_states_rounds
-    preparation = [f"a round of preparation lasts at most {_span(read.prepare_deadline_seconds)}"]
+def _how_long(definition: _Definition) -> list[str]:
+    updates, states = definition.retention.keep_updates_rounds, definition.retention.keep_states_rounds
+    preparation = [f"a round of preparation lasts at most {_span(definition.prepare_deadline_seconds)}"]
     return [
         f"the updates of the last {_count(updates, 'round')} are kept until the federation is deleted; "
         "older ones are deleted about a day after",
         f"the shared states of the last {_count(states, 'round')}, and of every tenth round, are kept until the "
         "federation is deleted; older ones are deleted about a day after",
-        "the adapter of every round is kept for good: until the federation is deleted, and longer by whoever has "
+        "the adapter of every round is kept for good: until the federation is deleted, and longer by anyone who has "
         "downloaded it",
-        *(preparation if _prepares(read.algorithm) else []),
-        f"a round of training lasts at most {_span(read.round_deadline_seconds)}",
-        f"an evaluation lasts at most {_span(read.evaluation_deadline_seconds)}",
+        *(preparation if _prepares(definition.algorithm) else []),
+        f"a round of training lasts at most {_span(definition.round_deadline_seconds)}",
+        f"an evaluation lasts at most {_span(definition.evaluation_deadline_seconds)}",
         "the operator's backups are not part of these periods",
     ]
 
 
-def _leaves(read: _Definition) -> list[str]:
-    metrics = ", ".join(("loss", *read.task.metrics))
-    labels = ["which labels occur in the data set"] if read.task.labels is not None else []
+def _leaves(definition: _Definition) -> list[str]:
+    metrics = ", ".join(("loss", *definition.task.metrics))
+    labels = ["which labels occur in the data set"] if definition.task.labels is not None else []
     return [
-        f"each round it is drawn for: an update of {_tensors(read.trainable)}, as {read.algorithm} makes it, "
-        "with its digest and the worker's signature",
+        f"each round it is drawn for: an update of {_tensors(definition.trainable)}, as {definition.algorithm} makes "
+        "it, with its digest and the worker's signature",
         "number of examples trained on, the weight of the update, and the number of held-out examples",
         *labels,
         f"{metrics} of training and evaluation, and numbers of the algorithm: one number each; while a job runs, "
@@ -166,7 +166,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A duration in the largest unit that it is a whole number of."""
+    """The duration in the largest unit that divides it."""
     for size, noun in _SPANS:
         if seconds % size == 0:
             return _count(int(seconds // size), noun)

@@ -1,7 +1,8 @@
-"""One call for many callers: what is asked while a call runs is answered together by the next one.
+"""Request batching: calls that arrive while a batch is running are served together by the next batch.
 
-A thousand agents that beat, renew and poll would otherwise each take a thread, a connection and a commit. Alone a
-caller waits no longer than it would have; the more come at once, the more of them share a transaction.
+Heartbeats, lease renewals and polls of a thousand agents would otherwise each take a thread, a connection and a
+commit. A lone call waits no longer than without batching. The more calls arrive at once, the more of them share a
+transaction.
 """
 
 import asyncio
@@ -18,110 +19,109 @@ from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - the po
 from coordinator.db import priority
 from coordinator.errors import CoordinatorError
 
-_OF_ALL = (OperationalError, TimeoutError)
-_CROWDED_SIZE = 1.2
+_BATCH_ERRORS = (OperationalError, TimeoutError)
+"""Errors of the database itself: they fail every call of a batch, so its items are not tried one by one."""
+_BUSY_SIZE = 1.2
 _NEWEST_WEIGHT = 0.1
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False, slots=True)
-class _Asked(Generic[Question, Answer]):
-    """Of one event loop: those that wait for the next call, and the task that makes it."""
+class _Queue(Generic[Item, Result]):
+    """Calls of one event loop that wait for the next batch, and the task that serves them."""
 
-    waiting: list[tuple[Question, asyncio.Future[Answer]]] = field(default_factory=list)
+    waiting: list[tuple[Item, asyncio.Future[Result]]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     next_at: float = 0.0
-    usual_size: float = 1.0  # of a group, lately
-    # A thread beside the pool: that may be full of those who wait for this very answer.
+    usual_size: float = 1.0  # moving average of the batch size
+    # Not a thread of the pool: all of those may be held by calls that wait for this very batch.
     thread: CapacityLimiter = field(default_factory=partial(CapacityLimiter, 1))
 
 
-class Gathering(Generic[Question, Answer]):
-    """Awaited with one question. `answer_all` runs in a thread, once at a time in each event loop.
+class Batcher(Generic[Item, Result]):
+    """Awaited with one item. `serve_all` runs in a thread, one batch at a time in each event loop.
 
-    Between the beginnings of two calls there are `pause_seconds`, in which others come; with `if_crowded` only while
-    groups have had several in them lately, so that one who asks alone, again and again, never waits. A `patient` call
-    lets others go first.
+    Batches start at least `pause_seconds` apart, so that more calls can join. With `only_if_busy` the pause applies
+    only while recent batches held several calls; a caller that is alone then never waits. A batch of `low_priority`
+    lets others start first.
 
-    It gives an answer for each question, in their order; an exception among them is raised for the one who asked.
-    Where it raises, nothing came of the call: what the database has to do with it is raised for all of them, after
-    anything else each question is asked alone, so that it fails those alone whom it concerns.
+    `serve_all` returns one result for each item, in order. An exception in place of a result is raised in that item's
+    call. If `serve_all` raises, nothing of the batch has taken effect. An error of the database is raised in all
+    calls. After any other error each item is served alone, so that only the calls at fault fail.
     """
 
     def __init__(
         self,
-        answer_all: Callable[[Sequence[Question]], Sequence[Answer | Exception]],
+        serve_all: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         pause_seconds: float = 0.0,
         *,
-        if_crowded: bool = False,
-        patient: bool = False,
+        only_if_busy: bool = False,
+        low_priority: bool = False,
     ) -> None:
-        self._answer_all, self._pause_seconds, self._if_crowded = answer_all, pause_seconds, if_crowded
-        self._turn = priority.patient if patient else priority.urgent
-        self._asked: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asked[Question, Answer]] = WeakKeyDictionary()
+        self._serve_all, self._pause_seconds, self._only_if_busy = serve_all, pause_seconds, only_if_busy
+        self._turn = priority.low if low_priority else priority.high
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[Item, Result]] = WeakKeyDictionary()
 
-    async def __call__(self, question: Question) -> Answer:
+    async def __call__(self, item: Item) -> Result:
         loop = asyncio.get_running_loop()
-        asked = self._asked.setdefault(loop, _Asked())
-        mine: asyncio.Future[Answer] = loop.create_future()
-        asked.waiting.append((question, mine))
-        if asked.task is None:  # in a context of its own: what the first of them is about is not what all are about
-            asked.task = loop.create_task(self._answer(asked), context=Context())
-        return await mine
+        queue = self._queues.setdefault(loop, _Queue())
+        future: asyncio.Future[Result] = loop.create_future()
+        queue.waiting.append((item, future))
+        if queue.task is None:  # in an empty context: the first caller's context variables do not apply to the others
+            queue.task = loop.create_task(self._serve(queue), context=Context())
+        return await future
 
-    async def _answer(self, asked: _Asked[Question, Answer]) -> None:
-        group: list[tuple[Question, asyncio.Future[Answer]]] = []
+    async def _serve(self, queue: _Queue[Item, Result]) -> None:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         time = asyncio.get_running_loop().time
         try:
-            while asked.waiting:
-                if (early_seconds := asked.next_at - time()) > 0:
+            while queue.waiting:
+                if (early_seconds := queue.next_at - time()) > 0:
                     await asyncio.sleep(early_seconds)
-                group, asked.waiting = asked.waiting, []
-                asked.usual_size += _NEWEST_WEIGHT * (len(group) - asked.usual_size)
-                crowded = asked.usual_size > _CROWDED_SIZE
-                asked.next_at = time() + self._pause_seconds * (crowded or not self._if_crowded)
-                answers = await self._answers(asked, [question for question, _ in group])
-                if len(answers) != len(group):
-                    raise RuntimeError(f"{len(answers)} answers to {len(group)} questions: {self._answer_all!r}")
-                for (_, waiter), answer in zip(group, answers, strict=True):
-                    _tell(waiter, answer)
+                batch, queue.waiting = queue.waiting, []
+                queue.usual_size += _NEWEST_WEIGHT * (len(batch) - queue.usual_size)
+                is_busy = queue.usual_size > _BUSY_SIZE
+                queue.next_at = time() + self._pause_seconds * (is_busy or not self._only_if_busy)
+                results = await self._results(queue, [item for item, _ in batch])
+                if len(results) != len(batch):
+                    raise RuntimeError(f"{len(results)} results for {len(batch)} items: {self._serve_all!r}")
+                for (_, future), result in zip(batch, results, strict=True):
+                    _resolve(future, result)
         finally:
-            left, asked.waiting, asked.task = [*group, *asked.waiting], [], None
-            for _, waiter in left:  # if this broke off: nobody waits for what will not come
-                waiter.cancel()
+            remaining, queue.waiting, queue.task = [*batch, *queue.waiting], [], None
+            for _, future in remaining:  # after an interruption no call waits for a result that never comes
+                future.cancel()
 
-    async def _answers(
-        self, asked: _Asked[Question, Answer], questions: Sequence[Question]
-    ) -> Sequence[Answer | Exception]:
+    async def _results(self, queue: _Queue[Item, Result], items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:
             async with self._turn():
-                return await to_thread.run_sync(self._answer_all, questions, limiter=asked.thread)
-        except _OF_ALL as error:
-            return [error] * len(questions)
+                return await to_thread.run_sync(self._serve_all, items, limiter=queue.thread)
+        except _BATCH_ERRORS as error:
+            return [error] * len(items)
         except Exception as error:
-            if len(questions) == 1:
+            if len(items) == 1:
                 return [error]
-        return [(await self._answers(asked, [question]))[0] for question in questions]
+        return [(await self._results(queue, [item]))[0] for item in items]
 
 
-def each(
-    questions: Sequence[Question], answer: Callable[[Question], Answer | CoordinatorError]
-) -> list[Answer | CoordinatorError]:
-    """The answers to all of them, where one that is refused is no reason to refuse another."""
-    answers: list[Answer | CoordinatorError] = []
-    for question in questions:
+def map_errors(
+    items: Sequence[Item], serve: Callable[[Item], Result | CoordinatorError]
+) -> list[Result | CoordinatorError]:
+    """`serve` applied to each item. A CoordinatorError takes the place of that item's result and fails no other."""
+    results: list[Result | CoordinatorError] = []
+    for item in items:
         try:
-            answers.append(answer(question))
-        except CoordinatorError as refusal:
-            answers.append(refusal)
-    return answers
+            results.append(serve(item))
+        except CoordinatorError as error:
+            results.append(error)
+    return results
 
 
-def _tell(waiter: asyncio.Future[Answer], answer: Answer | Exception) -> None:
-    if waiter.done():  # whoever asked has gone
+def _resolve(future: asyncio.Future[Result], result: Result | Exception) -> None:
+    if future.done():  # its caller was cancelled
         return
-    if isinstance(answer, Exception):
-        waiter.set_exception(answer)
+    if isinstance(result, Exception):
+        future.set_exception(result)
     else:
-        waiter.set_result(answer)
+        future.set_result(result)

@@ -1,6 +1,6 @@
-"""Brings the database to the tables of this version. Works from a checkout and from an installed wheel.
+"""Database migrations with Alembic, from a checkout or from an installed wheel.
 
-Alembic is imported when it is needed: it takes longer to load than the web framework.
+Alembic is imported on first use: it takes longer to load than the web framework.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def migrations_folder() -> Path:
-    """`coordinator/migrations` where a wheel put it, else `alembic/` beside the package in a checkout."""
+    """`coordinator/migrations` in an installed wheel, `alembic/` beside the package in a checkout."""
     package = Path(__file__).parents[1]
     folders = (package / "migrations", package.parent / "alembic")
     for folder in folders:
@@ -33,7 +33,7 @@ def _configuration() -> "Config":
 
 
 def upgrade(revision: str = "head") -> None:
-    """Migrates the installation's database up to `revision`; does nothing if it is there. Makes an SQLite file."""
+    """Migrates the installation's database up to `revision` if needed. Creates a missing SQLite file."""
     from alembic import command
 
     command.upgrade(_configuration(), revision)
@@ -47,16 +47,16 @@ def downgrade(revision: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def newest() -> str:
-    """The newest migration of this version."""
+def head_revision() -> str:
+    """The newest revision of this version."""
     from alembic.script import ScriptDirectory
 
     return str(ScriptDirectory.from_config(_configuration()).get_current_head())
 
 
 def at_head(session: Session) -> bool:
-    """Whether the database has all migrations of this version and none of a later one.
+    """Whether the database is at this version's head revision: no migration is missing, none is of a later version.
 
     Raises an error of SQLAlchemy if it was never migrated.
     """
-    return list(session.scalars(text("SELECT version_num FROM alembic_version"))) == [newest()]
+    return list(session.scalars(text("SELECT version_num FROM alembic_version"))) == [head_revision()]

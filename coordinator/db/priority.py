@@ -1,7 +1,7 @@
-"""Which of the calls that an event loop makes in threads go first, when there are many at one moment.
+"""Two priorities for the blocking calls that an event loop hands to threads.
 
-All threads of a process share one interpreter, and those who wait for an answer wait for its event loop. Six calls at
-once leave the loop a seventh of the time; two leave it a third, and what somebody waits for is done sooner.
+All threads of a process share one interpreter, and the callers of a blocking call wait for its event loop. Six
+concurrent calls leave the loop a seventh of the time. Two leave it a third, so urgent calls finish sooner.
 """
 
 import asyncio
@@ -10,58 +10,58 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-_PATIENCE_SECONDS = 0.3
+_LONGEST_DELAY_SECONDS = 0.3
 
 
 @dataclass(eq=False, slots=True)
 class _Running:
-    """Calls under way in one event loop."""
+    """Counts of the calls in progress in one event loop."""
 
-    urgent: int = 0
-    others: int = 0
-    ended: asyncio.Condition = field(default_factory=asyncio.Condition)
+    high: int = 0
+    low: int = 0
+    idle: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    def is_quiet(self) -> bool:
-        return not self.urgent and not self.others
+    def is_idle(self) -> bool:
+        return not self.high and not self.low
 
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, _Running] = WeakKeyDictionary()
 
 
 @asynccontextmanager
-async def urgent() -> AsyncIterator[None]:
-    """A context for a call that somebody waits for: it begins at once."""
-    running = _here()
-    running.urgent += 1
+async def high() -> AsyncIterator[None]:
+    """Context of a call that somebody waits for: it starts at once."""
+    running = _running_here()
+    running.high += 1
     try:
         yield
     finally:
-        running.urgent -= 1
-        await _told(running)
+        running.high -= 1
+        await _notify_if_idle(running)
 
 
 @asynccontextmanager
-async def patient() -> AsyncIterator[None]:
-    """A context for another call: it begins when none is under way, or after 0.3 s, whatever the others wait for."""
-    running = _here()
+async def low() -> AsyncIterator[None]:
+    """Context of any other call: it starts when no call is in progress, and after 0.3 s in any case."""
+    running = _running_here()
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS), running.ended:
-            await running.ended.wait_for(running.is_quiet)
-            running.others += 1
+        async with asyncio.timeout(_LONGEST_DELAY_SECONDS), running.idle:
+            await running.idle.wait_for(running.is_idle)
+            running.low += 1
     except TimeoutError:
-        running.others += 1
+        running.low += 1
     try:
         yield
     finally:
-        running.others -= 1
-        await _told(running)
+        running.low -= 1
+        await _notify_if_idle(running)
 
 
-def _here() -> _Running:
+def _running_here() -> _Running:
     return _running.setdefault(asyncio.get_running_loop(), _Running())
 
 
-async def _told(running: _Running) -> None:
-    if running.is_quiet():
-        async with running.ended:
-            running.ended.notify_all()
+async def _notify_if_idle(running: _Running) -> None:
+    if running.is_idle():
+        async with running.idle:
+            running.idle.notify_all()

@@ -1,4 +1,4 @@
-"""HTTP for federations."""
+"""HTTP endpoints of federations."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from coordinator import events
 from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal, OwnerPrincipal, Principal
-from coordinator.db.batching import Gathering, each
+from coordinator.db.batching import Batcher, map_errors
 from coordinator.db.sessions import ReadSession, WriteSession, reading, utcnow
 from coordinator.errors import CoordinatorError, NotFound, Unauthenticated
 from coordinator.federations import service
@@ -25,9 +25,9 @@ from coordinator.federations.schemas import (
 )
 from coordinator.models import Federation
 from coordinator.web.body_limits import LARGE_BODY, PathId
-from coordinator.web.etags import IfMatch, tell_version
+from coordinator.web.etags import IfMatch, set_version
 from coordinator.web.pagination import MAX_NUMBER, Listing, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from coordinator.web.wait_statements import Subject
 from coordinator.web.waits import Wait, WaitingStream, open_wait
@@ -36,7 +36,7 @@ router = APIRouter(prefix="/v1/federations", tags=["federations"], route_class=R
 
 PING_SECONDS = 15.0
 STREAM_SECONDS = 300.0
-"""A stream ends then, and its reader comes back."""
+"""A stream ends after this time; its reader reconnects."""
 
 _EVENT_STREAM = "text/event-stream"
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -49,13 +49,13 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     "",
     status_code=201,
     operation_id="create_federation",
-    responses=LOCATED | problem_responses(403),
+    responses=LOCATION_HEADER | problem_responses(403),
     openapi_extra=LARGE_BODY,
 )
 def create_federation(
     request: FederationCreate, principal: OwnerPrincipal, session: WriteSession, response: Response
 ) -> FederationResponse:
-    """Create a federation as a draft."""
+    """Create a draft."""
     federation = service.create(session, principal, request, utcnow())
     response.headers["Location"] = f"{router.prefix}/{federation.id}"
     return _one(session, federation, response)
@@ -63,18 +63,18 @@ def create_federation(
 
 @router.get("", operation_id="list_federations", responses=problem_responses(400, 403))
 def list_federations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[FederationResponse]:
-    """List the federations that the key's organization owns, is invited to or takes part in."""
-    found = page.rows(session, service.statement_for(principal), Federation.id)
+    """List the federations that the key's organization owns, is invited to or is a member of."""
+    federations = page.rows(session, service.statement_for(principal), Federation.id)
     now = utcnow()
-    items = [service.answer(session, row, now) for row in found.rows]
-    return Listing(items=items, next_cursor=found.next_cursor)
+    items = [service.to_response(session, row, now) for row in federations.rows]
+    return Listing(items=items, next_cursor=federations.next_cursor)
 
 
 @router.get("/{federation_id}", operation_id="show_federation", responses=problem_responses(403, 404))
 def show_federation(
     federation_id: PathId, principal: KeyPrincipal, session: ReadSession, response: Response
 ) -> FederationResponse:
-    """Show a federation: what it waits for and since when, or how it ended."""
+    """Show a federation, with what it waits for and since when, or how it ended."""
     return _one(session, service.visible(session, principal, federation_id), response)
 
 
@@ -92,9 +92,9 @@ def change_federation(
     response: Response,
     if_match: IfMatch = None,
 ) -> FederationResponse:
-    """Change a draft. Needs `If-Match`. Organizations that had accepted are invited anew, and their clients leave."""
-    changed = service.change(session, principal, federation_id, request.changes(), if_match)
-    return _one(session, changed, response)
+    """Change a draft. Needs `If-Match`. Members are invited again, and their clients leave."""
+    federation = service.change(session, principal, federation_id, request.changes(), if_match)
+    return _one(session, federation, response)
 
 
 @router.delete(
@@ -116,9 +116,9 @@ def delete_federation(
 def start_federation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession, if_match: IfMatch = None
 ) -> FederationResponse:
-    """Start a draft: with `If-Match`, the one that was seen. Refused, with the reasons, if no worker could run it."""
+    """Start a draft. `If-Match` is optional. Refused, with the reasons, if no worker can run it."""
     now = utcnow()
-    return service.answer(session, service.start(session, principal, federation_id, now, if_match), now)
+    return service.to_response(session, service.start(session, principal, federation_id, now, if_match), now)
 
 
 @router.post("/{federation_id}/pause", operation_id="pause_federation", responses=problem_responses(403, 404, 409))
@@ -126,36 +126,36 @@ def pause_federation(
     federation_id: PathId,
     principal: OperatorPrincipal,
     session: WriteSession,
-    at_once: Annotated[bool, Query(alias="now", description="take the open round back")] = False,
+    at_once: Annotated[bool, Query(alias="now", description="withdraw the open round")] = False,
 ) -> FederationResponse:
-    """Pause: no new round. The open one runs to its end, unless `now=true` takes it back."""
+    """Pause: open no new round. The open one runs to its end, unless `now=true` withdraws it."""
     now = utcnow()
-    return service.answer(session, service.pause(session, principal, federation_id, at_once, now), now)
+    return service.to_response(session, service.pause(session, principal, federation_id, at_once, now), now)
 
 
 @router.post("/{federation_id}/resume", operation_id="resume_federation", responses=problem_responses(403, 404, 409))
 def resume_federation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession
 ) -> FederationResponse:
-    """Go on after a pause. What a round that was taken back had accepted still counts."""
+    """Continue after a pause. Updates that a withdrawn round had accepted still count."""
     now = utcnow()
-    return service.answer(session, service.resume(session, principal, federation_id, now), now)
+    return service.to_response(session, service.resume(session, principal, federation_id, now), now)
 
 
 @router.post("/{federation_id}/cancel", operation_id="cancel_federation", responses=problem_responses(403, 404, 409))
 def cancel_federation(
     federation_id: PathId, principal: OperatorPrincipal, session: WriteSession
 ) -> FederationResponse:
-    """End a federation now. Adapters that were made stay."""
+    """End a federation now. Its adapters are kept."""
     now = utcnow()
-    return service.answer(session, service.cancel(session, principal, federation_id, now), now)
+    return service.to_response(session, service.cancel(session, principal, federation_id, now), now)
 
 
 @router.post(
     "/{federation_id}/clone",
     status_code=201,
     operation_id="clone_federation",
-    responses=LOCATED | problem_responses(403, 404),
+    responses=LOCATION_HEADER | problem_responses(403, 404),
 )
 def clone_federation(
     federation_id: PathId,
@@ -164,7 +164,7 @@ def clone_federation(
     response: Response,
     request: CloneRequest | None = None,
 ) -> FederationResponse:
-    """Make a new draft with the same definition, seed included."""
+    """Create a draft with the same definition and seed."""
     federation = service.clone(session, principal, federation_id, request or CloneRequest(), utcnow())
     response.headers["Location"] = f"{router.prefix}/{federation.id}"
     return _one(session, federation, response)
@@ -182,12 +182,12 @@ async def list_events(
     connection: Request,
     after: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="number of the last event seen")] = 0,
     wait: Annotated[float, Query(ge=0, le=30, description="seconds to wait for an event")] = 0.0,
-    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_NUMBER, description="counts instead of `after`")] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_NUMBER, description="replaces `after`")] = None,
 ) -> EventPage | Response:
-    """List what happened after an event, oldest first; waits for one if there is none yet.
+    """List the events after `after`, oldest first. `wait` waits for one if there is none yet.
 
-    With `Accept: text/event-stream` they come as they happen (Server-Sent Events), each with its number as `id`.
-    Few streams and waits may be open at once: more are answered 429 (`too_many_waits`).
+    With `Accept: text/event-stream` events are streamed (Server-Sent Events), each with its number as `id`.
+    The number of open streams and waits is limited: further ones get 429 (`too_many_waits`).
     """
     state = await _events((principal, federation_id, after if last_event_id is None else last_event_id))
     opening = partial(open_wait, principal, Subject("federation", federation_id), state.mark)
@@ -205,19 +205,19 @@ async def list_events(
 
 
 async def _stream(principal: Principal, federation_id: str, page: EventPage, wait: Wait) -> AsyncIterator[str]:
-    """Server-Sent Events from this page on, and a comment when there is none for a while.
+    """Server-Sent Events from this page on, with a comment every `PING_SECONDS` without events.
 
-    Ends with the federation, and with the right to read of it.
+    Ends when the federation is deleted or the principal loses access.
     """
-    now = heard_at = time.monotonic()
+    now = sent_at = time.monotonic()
     end_at = now + STREAM_SECONDS
     while now < end_at:
-        if page.items or now - heard_at >= PING_SECONDS:
-            heard_at = now
+        if page.items or now - sent_at >= PING_SECONDS:
+            sent_at = now
             yield "".join(map(_line, page.items)) + ": here\n\n"
         page = EventPage(items=[], next_after=page.next_after)
         try:
-            if await wait.change(min(heard_at + PING_SECONDS, end_at) - now):
+            if await wait.change(min(sent_at + PING_SECONDS, end_at) - now):
                 state = await _events((principal, federation_id, page.next_after))
                 page, wait.mark = state.page, state.mark
         except (NotFound, Unauthenticated):
@@ -230,32 +230,32 @@ def _line(event: EventResponse) -> str:
 
 
 def _one(session: Session, federation: Federation, response: Response) -> FederationResponse:
-    tell_version(response, federation.version)
-    return service.answer(session, federation, utcnow())
+    set_version(response, federation.version)
+    return service.to_response(session, federation, utcnow())
 
 
-_Question = tuple[Principal, str, int]
+_EventQuery = tuple[Principal, str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Events, and up to which of the federation's they go, both of one state of the database."""
+    """A page of events, and the number of the newest event that was considered, read in one transaction."""
 
     page: EventPage
     mark: int
 
 
-def _events_for_all(questions: Sequence[_Question]) -> list[_State | CoordinatorError]:
+def _events_for_all(queries: Sequence[_EventQuery]) -> list[_State | CoordinatorError]:
     with reading() as session:
-        answer = cache(partial(_events_after, session))
-        # All keys of an organization with the same role may see the same, which is read once for all of them.
-        return each(questions, lambda question: answer((replace(question[0], id=""), *question[1:])))
+        read = cache(partial(_events_after, session))
+        # Keys of one organization with the same role see the same events: read once for all of them.
+        return map_errors(queries, lambda query: read((replace(query[0], id=""), *query[1:])))
 
 
-def _events_after(session: Session, question: _Question) -> _State:
-    principal, federation_id, after = question
+def _events_after(session: Session, query: _EventQuery) -> _State:
+    principal, federation_id, after = query
     page = service.events_after(session, principal, service.visible(session, principal, federation_id), after)
-    return _State(page, min(events.newest(session, federation_id), page.next_after))
+    return _State(page, min(events.latest_number(session, federation_id), page.next_after))
 
 
-_events = Gathering(_events_for_all)
+_events = Batcher(_events_for_all)

@@ -1,4 +1,4 @@
-"""The moves of a federation, what comes next in it, and what a worker must have to take part. Pure functions."""
+"""Life cycle of a federation: transitions, the next step, and the check of workers. Pure functions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,16 +30,16 @@ MOVES: Final[Mapping[tuple[State, Event], State]] = {
 }
 STATES: Final = get_args(State)
 EVENTS: Final = get_args(Event)
-ENDED: Final = ("completed", "failed", "cancelled")
+END_STATES: Final = ("completed", "failed", "cancelled")
 ACTIVE: Final = ("running", "paused")
-LOOKED_AT: Final = 50
-"""Federations that the reconciler looks at in one turn: what it costs must not grow with what the service holds."""
+MAX_PER_TURN: Final = 50
+"""Most federations that the reconciler reads in one turn, so that its cost does not grow with the database."""
 _TRAINABLE: Final[TypeAdapter[Trainable]] = TypeAdapter(Trainable)
 
 
 def in_turn(ids: Sequence[str], turn: int) -> Sequence[str]:
-    """At most `LOOKED_AT` of them; in as many turns as it takes, each of them once."""
-    turns = max(1, -(-len(ids) // LOOKED_AT))
+    """The ids of this turn, at most `MAX_PER_TURN`. Consecutive turns cover every id once."""
+    turns = max(1, -(-len(ids) // MAX_PER_TURN))
     return ids[turn % turns :: turns]
 
 
@@ -53,27 +53,27 @@ def move(state: str, event: Event) -> State:
 
 @dataclass(frozen=True, slots=True)
 class NewestRound:
-    """The round that was opened last. `finished` is the algorithm's own reason to end."""
+    """The newest round. `end_reason`: why the algorithm ends training, if it does."""
 
     state: str
     reason: str | None
     reason_detail: str | None
-    finished: str | None
+    end_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A federation as it was read.
+    """State of a federation, as read from the database.
 
-    `clients` can be drawn or will be once they are described, `described` of them are. `describing`: describe jobs
-    under way on workers that are alive. `described_ids` and `undescribed_ids`: submitted jobs to judge, clients to
-    ask. `stop`: why no further train round is to follow; `stop_detail`: what is to be told with it.
+    `clients`: training clients, of which `ready` are described. `describing`: their describe jobs in progress on
+    workers that are alive. `submitted_ids`: describe jobs to judge. `undescribed_ids`: clients without a describe
+    job. `stop`: why no further train round follows; `stop_detail`: an explanation for the owner.
     """
 
     state: str
     facts_known: bool
     clients: int
-    described: int
+    ready: int
     describing: int
     submitted_ids: tuple[str, ...]
     undescribed_ids: tuple[str, ...]
@@ -87,26 +87,26 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Accept or refuse these descriptions, in this order."""
+    """Accept or reject these descriptions, in this order."""
 
     job_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Describe:
-    """Ask these clients to describe what they have."""
+    """Offer describe jobs to these clients."""
 
     client_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRound:
-    """The first round, the next one, or another attempt at one that was withdrawn."""
+    """Open the first round, the next one, or another attempt at a withdrawn one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The federation has what it wanted, or all that it will have."""
+    """End the federation as completed."""
 
     reason: str
     detail: str | None = None
@@ -114,7 +114,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The federation cannot go on."""
+    """End the federation as failed."""
 
     reason: str
     detail: str
@@ -122,7 +122,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before `until`, unless something happens. `what` is None where the open round says it."""
+    """Nothing to do before `until` unless the state changes. `what` is None if the open round reports it."""
 
     until: datetime | None
     what: str | None
@@ -131,77 +131,77 @@ class Wait:
 Step = Judge | Describe | OpenRound | Complete | Fail | Wait
 
 
-def next_step(seen: Snapshot, now: datetime) -> Step:
-    """What to do next in a federation that runs or is paused. Raises Conflict for any other."""
-    if seen.state not in ACTIVE:
-        raise Conflict("federation_state", f"The federation is {seen.state}; nothing follows.")
-    if seen.submitted_ids:
-        return Judge(seen.submitted_ids)
-    if seen.undescribed_ids:
-        return Describe(seen.undescribed_ids)
-    if seen.newest is not None:
-        return _after(seen, seen.newest)
-    if seen.state == "paused":
+def next_step(snapshot: Snapshot, now: datetime) -> Step:
+    """The next step of a running or paused federation. Raises Conflict for any other state."""
+    if snapshot.state not in ACTIVE:
+        raise Conflict("federation_state", f"The federation is {snapshot.state}; nothing follows.")
+    if snapshot.submitted_ids:
+        return Judge(snapshot.submitted_ids)
+    if snapshot.undescribed_ids:
+        return Describe(snapshot.undescribed_ids)
+    if snapshot.newest is not None:
+        return _after(snapshot, snapshot.newest)
+    if snapshot.state == "paused":
         return Wait(None, "paused")
-    return _before_the_first_round(seen, now)
+    return _before_the_first_round(snapshot, now)
 
 
-def _after(seen: Snapshot, newest: NewestRound) -> Step:
+def _after(snapshot: Snapshot, newest: NewestRound) -> Step:
     if newest.state == "failed":
         return Fail(newest.reason or "round_failed", newest.reason_detail or "")
-    if newest.state == "closed" and newest.finished is not None:
-        return Complete(newest.finished)
-    if newest.state == "closed" and seen.stop is not None:
-        return Complete(f"stopped_{seen.stop}", seen.stop_detail)
+    if newest.state == "closed" and newest.end_reason is not None:
+        return Complete(newest.end_reason)
+    if newest.state == "closed" and snapshot.stop is not None:
+        return Complete(f"stopped_{snapshot.stop}", snapshot.stop_detail)
     if newest.state not in ("closed", "withdrawn"):
         return Wait(None, None)
-    return Wait(None, "paused") if seen.state == "paused" else OpenRound()
+    return Wait(None, "paused") if snapshot.state == "paused" else OpenRound()
 
 
-def _before_the_first_round(seen: Snapshot, now: datetime) -> Step:
-    """The first cohort is drawn when all who are there are described, so that it does not hang on their speed."""
-    until = seen.waiting_since + timedelta(seconds=seen.wait_for_clients_seconds)
+def _before_the_first_round(snapshot: Snapshot, now: datetime) -> Step:
+    """Waits until all live clients are described, so that the first cohort does not depend on their speed."""
+    until = snapshot.waiting_since + timedelta(seconds=snapshot.wait_for_clients_seconds)
     if now >= until:
-        if seen.facts_known:
+        if snapshot.facts_known:
             return OpenRound()
-        detail = f"No client was described within {seen.wait_for_clients_seconds:g} s; {seen.clients} are registered."
+        seconds, count = snapshot.wait_for_clients_seconds, snapshot.clients
+        detail = f"No client was described within {seconds:g} s; {count} are registered."
         return Fail("not_enough_clients", detail)
     left = f"{math.ceil((until - now).total_seconds())} s left"
-    if seen.describing:
-        return Wait(until, f"describing {seen.described}/{seen.clients}, {left}")
-    if seen.facts_known:
+    if snapshot.describing:
+        return Wait(until, f"describing {snapshot.ready}/{snapshot.clients}, {left}")
+    if snapshot.facts_known:
         return OpenRound()
-    return Wait(until, f"waiting_for_clients 0/{seen.min_clients}, {left}")
+    return Wait(until, f"waiting_for_clients 0/{snapshot.min_clients}, {left}")
 
 
 def mismatch(ours: ModelFacts | None, theirs: ModelFacts, weights_sha256: str | None) -> str | None:
-    """Why a client's model is not the federation's, naming the first field or tensor that differs; None if it is."""
+    """The first field or tensor in which a client's model differs from the federation's; None if it does not."""
     if weights_sha256 is not None and theirs.weights_digest != f"sha256:{weights_sha256}":
-        return (
-            f"weights_digest: the federation wants sha256:{weights_sha256}, this client has {theirs.weights_digest}"
-        )
+        requirement = f"the federation requires sha256:{weights_sha256}"
+        return f"weights_digest: {requirement}, this client has {theirs.weights_digest}"
     different = None if ours is None else first_difference(ours, theirs)
     return None if different is None else f"{different}: differs from the federation's model"
 
 
-def unable(definition: Mapping[str, Any], capabilities: Capabilities, dataset: str) -> str | None:
-    """Why a worker could not run the federation with this data set, or None."""
+def incompatibility(definition: Mapping[str, Any], capabilities: Capabilities, dataset: str) -> str | None:
+    """The reason that a worker cannot run the federation with this data set; None if it can."""
     name, revision = definition["algorithm"], definition["algorithm_revision"]
     has = capabilities.algorithms.get(name)
     if has != revision:
-        return f"algorithm {name}: revision {revision} is wanted, the worker has {has or 'none'}"
-    rank = _rank_asked(definition, capabilities.max_rank)
+        return f"algorithm {name}: revision {revision} is required, the worker has {has or 'none'}"
+    rank = _requested_rank(definition, capabilities.max_rank)
     if capabilities.max_rank is not None and rank > capabilities.max_rank:
-        return f"trainable: rank {rank} is wanted, the worker allows {capabilities.max_rank}"
+        return f"trainable: rank {rank} is required, the worker allows at most {capabilities.max_rank}"
     if dataset not in {facts.name for facts in capabilities.datasets}:
-        return f"data set {dataset!r}: the worker offers it no more"
+        return f"data set {dataset!r}: the worker no longer offers it"
     model = definition["base_model"]["id"]
     if capabilities.models and model not in capabilities.models:
         return f"base model {model!r}: the worker does not offer it"
     return None
 
 
-def _rank_asked(definition: Mapping[str, Any], limit: int | None) -> int:
-    """The rank that the federation's algorithm would ask of a worker that allows `limit`."""
+def _requested_rank(definition: Mapping[str, Any], limit: int | None) -> int:
+    """Largest rank that the algorithm requests from a worker with the rank limit `limit`."""
     config = registry.make_config(definition["algorithm"], definition["config"])
     return config.largest_rank(_TRAINABLE.validate_python(definition["trainable"]), limit)

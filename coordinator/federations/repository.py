@@ -1,4 +1,4 @@
-"""Statements over federations. Used by `service` alone."""
+"""Queries over federations. Only `service` uses them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from coordinator.models import Client, Federation, Invitation, Job
 
 
 @dataclass(frozen=True, slots=True)
-class TakingPart:
-    """A client that trains or evaluates in a federation, or will."""
+class Participant:
+    """A client that is registered or ready, and so trains or evaluates in its federation."""
 
     federation_id: str
     id: str
@@ -20,8 +20,8 @@ class TakingPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Describing:
-    """A describe job, and what its client is."""
+class DescribeJob:
+    """A describe job with the state of its client."""
 
     federation_id: str
     id: str
@@ -33,7 +33,7 @@ class Describing:
 
 
 def visible_to(organization_id: str | None, member_states: Collection[str]) -> Select[Federation]:
-    """Federations that the organisation owns or is part of; all of them for None."""
+    """Federations that the organization owns or is a member of; all federations for None."""
     if organization_id is None:
         return select(Federation)
     part = exists().where(
@@ -45,12 +45,12 @@ def visible_to(organization_id: str | None, member_states: Collection[str]) -> S
 
 
 def by_id(session: Session, ids: Collection[str]) -> Sequence[Federation]:
-    """The federations with these ids that are still there, in order."""
+    """The federations with these ids that still exist, sorted by id."""
     return session.scalars(select(Federation).where(Federation.id.in_(ids)).order_by(Federation.id)).all()
 
 
 def ids_in(session: Session, states: Collection[str]) -> Sequence[str]:
-    """Ids of all federations in one of these states, in order."""
+    """Sorted ids of all federations in one of these states."""
     return session.scalars(select(Federation.id).where(Federation.state.in_(states)).order_by(Federation.id)).all()
 
 
@@ -60,15 +60,17 @@ def clients(session: Session, federation_id: str) -> Sequence[Client]:
     return session.scalars(statement.order_by(Client.ordinal)).all()
 
 
-def taking_part(session: Session, federation_ids: Collection[str]) -> list[TakingPart]:
+def participants(session: Session, federation_ids: Collection[str]) -> list[Participant]:
     """Clients of these federations that are registered or ready, by ordinal."""
-    statement = select(Client.federation_id, Client.id, Client.state, Client.evaluates_only)
-    wanted = statement.where(Client.federation_id.in_(federation_ids), Client.state.in_(("registered", "ready")))
-    return [TakingPart(*row) for row in session.execute(wanted.order_by(Client.ordinal))]
+    columns = (Client.federation_id, Client.id, Client.state, Client.evaluates_only)
+    statement = select(*columns).where(
+        Client.federation_id.in_(federation_ids), Client.state.in_(("registered", "ready"))
+    )
+    return [Participant(*row) for row in session.execute(statement.order_by(Client.ordinal))]
 
 
-def describe_jobs(session: Session, federation_ids: Collection[str], states: Collection[str]) -> list[Describing]:
-    """Describe jobs of these federations in one of these states: by time of submission, then by ordinal."""
+def describe_jobs(session: Session, federation_ids: Collection[str], states: Collection[str]) -> list[DescribeJob]:
+    """Describe jobs of these federations in one of these states, sorted by submission time, then by ordinal."""
     columns = (
         Job.federation_id,
         Job.id,
@@ -83,4 +85,4 @@ def describe_jobs(session: Session, federation_ids: Collection[str], states: Col
         .join(Client, Job.client_id == Client.id)
         .where(Job.federation_id.in_(federation_ids), Job.kind == "describe", Job.state.in_(states))
     )
-    return [Describing(*row) for row in session.execute(statement.order_by(Job.submitted_at, Client.ordinal))]
+    return [DescribeJob(*row) for row in session.execute(statement.order_by(Job.submitted_at, Client.ordinal))]

@@ -1,4 +1,4 @@
-"""What a federation is to be, and how it is shown."""
+"""Requests and responses of the federation endpoints."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -17,9 +17,14 @@ _YEAR_SECONDS = 366 * _DAY_SECONDS
 
 
 class Evaluation(Plain):
-    """When clients evaluate the shared model, and which ones do."""
+    """Evaluation of the shared model: how often, and by which clients."""
 
-    every: int | None = Field(default=1, ge=1, le=100_000, description="rounds; the last always; null: never")
+    every: int | None = Field(
+        default=1,
+        ge=1,
+        le=100_000,
+        description="in rounds; also after the last round; null: never",
+    )
     who: Literal["cohort", "all"] = "cohort"
 
 
@@ -30,7 +35,7 @@ class Stopping(Plain):
         default=None,
         max_length=64,
         examples=["accuracy"],
-        description="loss or one of the task's metrics; own_… of a client's own model, where the algorithm makes one",
+        description="loss or a metric of the task; own_… for personal models, if the algorithm trains them",
     )
     target: float | None = Field(default=None, ge=-MAX_NORM, le=MAX_NORM, allow_inf_nan=False)
     patience: int | None = Field(default=None, ge=1, le=100_000)
@@ -43,31 +48,31 @@ class Stopping(Plain):
 
 
 class Retention(Plain):
-    """For how many rounds updates and states are kept; states of every tenth round and adapters for ever."""
+    """Number of rounds whose updates and states are kept. Adapters and every tenth round's state are always kept."""
 
     keep_updates_rounds: int = Field(default=2, ge=1, le=100_000)
     keep_states_rounds: int = Field(default=10, ge=1, le=100_000)
 
 
 class InitialAdapter(Plain):
-    """The adapter of an earlier federation from which this one goes on; null: of its newest round."""
+    """The adapter of an earlier federation from which this one continues. `round` null: its newest round."""
 
     federation_id: str = Field(max_length=64, examples=["fed_5f1k2m3n4p5q6r7s"])
     round: int | None = Field(default=None, ge=1, le=100_000)
 
 
 class Definition(Plain):
-    """All that a federation is. Every number has a bound, every duration is in seconds."""
+    """The whole definition of a federation. Every number is bounded; durations are in seconds."""
 
     task: TaskDefinition
     base_model: BaseModelReference
     trainable: Trainable = Field(default_factory=Lora)
     algorithm: str = Field(max_length=64, description="a name from `GET /v1/algorithms`")
-    config: FreeForm = Field(default_factory=dict, description="of the algorithm; see its config_schema")
+    config: FreeForm = Field(default_factory=dict, description="settings of the algorithm; see its config_schema")
     rounds: int = Field(default=10, ge=1, le=100_000)
     clients_per_round: int = Field(default=2, ge=1, le=100_000)
     min_clients: int | None = Field(default=None, ge=1, le=100_000, description="null: clients_per_round")
-    over_selection: int = Field(default=0, ge=0, le=100_000, description="drawn beside clients_per_round")
+    over_selection: int = Field(default=0, ge=0, le=100_000, description="drawn in addition to clients_per_round")
     round_deadline_seconds: float = Field(default=3600.0, gt=0, le=_YEAR_SECONDS)
     prepare_deadline_seconds: float = Field(default=3600.0, gt=0, le=_YEAR_SECONDS)
     evaluation_deadline_seconds: float = Field(default=600.0, gt=0, le=_YEAR_SECONDS)
@@ -76,9 +81,9 @@ class Definition(Plain):
     lease_seconds: float = Field(default=60.0, ge=1, le=_DAY_SECONDS)
     max_attempts: int = Field(default=3, ge=1, le=100)
     max_update_norm: float | None = Field(
-        default=None, gt=0, le=MAX_NORM, allow_inf_nan=False, description="of all changes, L2"
+        default=None, gt=0, le=MAX_NORM, allow_inf_nan=False, description="largest L2 norm of an update"
     )
-    seed: int | None = Field(default=None, ge=0, le=MAX_LARGE, description="null: drawn when created")
+    seed: int | None = Field(default=None, ge=0, le=MAX_LARGE, description="null: drawn on creation")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     stopping: Stopping = Field(default_factory=Stopping)
     retention: Retention = Field(default_factory=Retention)
@@ -94,7 +99,7 @@ class Definition(Plain):
 
 
 class FederationCreate(Definition):
-    """A new draft. `organization_id` is for the installation's admin; a key's own organisation otherwise."""
+    """A new draft. `organization_id` is only for the installation's admin; other keys use their own organization."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -118,7 +123,7 @@ class FederationCreate(Definition):
 
 
 class FederationChange(BaseModel):
-    """Fields of a draft to replace, each as a whole; those not given stay. Checked like a new federation."""
+    """Fields of a draft to replace, each as a whole; other fields stay. Validated like a new federation."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -136,18 +141,18 @@ class FederationChange(BaseModel):
         return self
 
     def changes(self) -> dict[str, Any]:
-        """Field -> new value, as given."""
+        """Field -> new value, not validated."""
         return dict(self.model_extra or {})
 
 
 class CloneRequest(Plain):
-    """A new draft with the same definition; null: the old name and ` copy`."""
+    """A new draft with the same definition. `name` null: the old name and ` copy`."""
 
     name: Name | None = Field(default=None, examples=["support messages second try"])
 
 
 class CurrentRound(ProtocolResponse):
-    """The round that was opened last."""
+    """The newest round."""
 
     id: str
     kind: str
@@ -157,7 +162,7 @@ class CurrentRound(ProtocolResponse):
 
 
 class ClientCounts(ProtocolResponse):
-    """How many clients are in which state; `alive`: could be drawn now."""
+    """Number of clients in each state. `alive`: clients that can be drawn now."""
 
     registered: int = 0
     ready: int = 0
@@ -168,7 +173,7 @@ class ClientCounts(ProtocolResponse):
 
 
 class FederationResponse(ProtocolResponse):
-    """A federation: what it waits for and since when, or how it ended."""
+    """A federation, with what it waits for and since when, or how it ended."""
 
     id: str
     organization_id: str
@@ -179,7 +184,7 @@ class FederationResponse(ProtocolResponse):
     waiting_for: str | None = Field(examples=["waiting_for_clients 2/3, 40 s left"])
     waiting_since: datetime | None
     definition: dict[str, Any]
-    definition_digest: str = Field(description="of name, owner and whole definition: what an organization accepts")
+    definition_digest: str = Field(description="of name, owner and whole definition; an organization accepts it")
     seed: int
     round: CurrentRound | None
     rounds_done: int
@@ -191,7 +196,7 @@ class FederationResponse(ProtocolResponse):
 
 
 class EventResponse(ProtocolResponse):
-    """Something that happened; ask for what came after its `number`."""
+    """An event. Pass its `number` as `after` to list later ones."""
 
     number: int
     at: datetime
@@ -200,12 +205,11 @@ class EventResponse(ProtocolResponse):
 
 
 class EventPage(ProtocolResponse):
-    """Events in order; `next_after` is the number to ask after."""
+    """Events in order. Pass `next_after` as `after` to get the next page."""
 
     items: list[EventResponse]
     next_after: int
 
 
-def event_answer(event: Event) -> EventResponse:
-    """The answer for an event."""
+def event_response(event: Event) -> EventResponse:
     return EventResponse(number=event.number, at=event.at, type=event.type, data=event.data)

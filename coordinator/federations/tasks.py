@@ -1,4 +1,4 @@
-"""Moves federations on, and finds what was forgotten. Each may be lost, doubled or run twice at once."""
+"""Background tasks of federations. Each may be lost, duplicated or run twice at once."""
 
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged
@@ -19,13 +19,13 @@ from coordinator.webhooks import service as webhooks
 
 @celery.task(name=ADVANCE_FEDERATION)
 def advance(federation_id: str) -> None:
-    """Does what is due in the federation, and goes on with its open round without another message."""
+    """Performs what is due in the federation, then advances its open round without another message."""
     try:
         with writing() as session:
             round_id = service.advance(session, federation_id, utcnow())
     except ArtifactDamaged as damage:
         with writing() as session:
-            service.hold_up(session, federation_id, damage, utcnow())
+            service.repair_or_fail(session, federation_id, damage, utcnow())
         return
     if round_id is not None:
         rounds.advance(round_id)
@@ -33,7 +33,7 @@ def advance(federation_id: str) -> None:
 
 @celery.task(name=RECONCILE)
 def reconcile() -> None:
-    """Takes lost leases back, and wakes whatever the tables say is due."""
+    """Expires lost leases, and enqueues everything that is due according to the database."""
     now = utcnow()
     with writing() as session:
         service.expire(session, now)

@@ -1,1 +1,1 @@
-"""What clients are asked to do: offered, leased, submitted, judged."""
+"""Jobs of clients: offered, leased, submitted and judged."""

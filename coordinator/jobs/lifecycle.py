@@ -1,4 +1,4 @@
-"""The moves of a job, and what a submission must hold. Pure functions; a move that is not in the table is refused."""
+"""Life cycle of a job: a table of its moves, and the checks of a submission, as pure functions."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ MOVES: Final[Mapping[tuple[State, Event], State]] = {
     ("submitted", "accept"): "accepted",
     ("submitted", "reject"): "rejected",
     ("submitted", "withdraw"): "withdrawn",
-    ("submitted", "lose"): "offered",  # its update was damaged in the store: asked for again
+    ("submitted", "lose"): "offered",  # its update was damaged in the store
     ("accepted", "lose"): "failed",
 }
 STATES: Final = get_args(State)
@@ -56,7 +56,7 @@ TAKES_RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 CLIENT_GONE: Final = "client_gone"
 UNFORESEEN: Final = "training_failed"
-"""The code of an error of a training process that nobody foresaw: sent as one that may pass."""
+"""The code of an unforeseen error in a training process. Agents report it as transient."""
 _MAX_BYTES: Final = 2**46
 _MAX_SECONDS: Final = 1e9
 
@@ -70,17 +70,17 @@ def move(state: str, event: Event) -> State:
 
 
 def after_loss(attempt: int, max_attempts: int, worker_alive: bool) -> Event:
-    """What a lost lease comes to: offered again while the worker lives and attempts are left."""
+    """The event after a lost lease: a retry while the worker is alive and attempts are left."""
     return "retry" if worker_alive and attempt < max_attempts else "expire"
 
 
 def after_failure(transient: bool, attempt: int, max_attempts: int, worker_alive: bool) -> Event:
-    """What a reported failure comes to."""
+    """The event after a reported failure."""
     return "retry" if transient and worker_alive and attempt < max_attempts else "fail"
 
 
 def is_repeated(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
-    """Whether an attempt ended with the unforeseen error, at the place in the code, that ended the one before."""
+    """True if an attempt ended with the same unforeseen error at the same place in the code as the one before."""
     if before is None or now["code"] != UNFORESEEN or None in (now.get("error"), now.get("place")):
         return False
     return all(before.get(name) == now[name] for name in ("code", "error", "place"))
@@ -88,7 +88,7 @@ def is_repeated(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> boo
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
-    """When a job was leased, when its lease is over, and for how long each renewal keeps it."""
+    """Start and end of a lease, and the seconds by which each renewal extends it."""
 
     leased_at: datetime | None
     expires_at: datetime | None
@@ -96,16 +96,16 @@ class LeaseTimes:
 
 
 def was_renewed(lease: LeaseTimes) -> bool:
-    """Whether the lease was kept since it was taken: its worker has heard of it."""
+    """True if the lease was renewed since it was taken, so that its worker knows of it."""
     if lease.leased_at is None or lease.expires_at is None:
         return False
     return lease.expires_at > lease.leased_at + timedelta(seconds=lease.lease_seconds)
 
 
 def is_unheard(lease: LeaseTimes, now: datetime, slots: int) -> bool:
-    """Whether a worker that holds `slots` leases and asks for another does not know of this one.
+    """True if a worker that holds `slots` leases and asks for another does not know of this one.
 
-    With one slot that is any lease it never renewed; with more, one that it should have renewed by now.
+    With one slot that is any lease it never renewed. With more, it is one that it should have renewed by now.
     """
     if lease.leased_at is None or lease.expires_at is None:
         return True
@@ -114,65 +114,65 @@ def is_unheard(lease: LeaseTimes, now: datetime, slots: int) -> bool:
 
 
 def takes_results(kind: str, round_state: str | None, federation_state: str) -> bool:
-    """Whether a job's result is still wanted; a describe job has no round (`round_state` None)."""
+    """True if a job's result is still wanted. A describe job has no round (`round_state` None)."""
     if kind == "describe":
         return federation_state in ("running", "paused")
     return round_state in TAKES_RESULTS[kind]
 
 
 def same_content(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two submissions bring the same result; what they say of time and traffic, and the key, may differ."""
-    return all(_unsigned(earlier.get(name)) == _unsigned(now.get(name)) for name in BODY.values())
+    """True if two submissions bring the same result. Times, traffic and the signing key may differ."""
+    return all(_without_signature(earlier.get(name)) == _without_signature(now.get(name)) for name in BODY.values())
 
 
-def _unsigned(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _without_signature(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {name: value for name, value in (result or {}).items() if name != "signature"}
 
 
 def check_submission(kind: str, request: SubmitRequest, client_examples: int | None) -> None:
-    """Raises Unprocessable unless the submission fits the job, with finite numbers that go together."""
-    wanted = BODY[kind]
-    if getattr(request, wanted) is None:
-        raise refused("submission_kind", f"/{wanted}", f"a {kind} job is submitted with `{wanted}`")
+    """Raises Unprocessable unless the submission fits the job, with finite and consistent numbers."""
+    body = BODY[kind]
+    if getattr(request, body) is None:
+        raise refusal("submission_kind", f"/{body}", f"a {kind} job is submitted with `{body}`")
     for pointer, number in _numbers(request):
         if not math.isfinite(number):
-            raise refused("not_finite", pointer, f"is {number}, not a finite number")
+            raise refusal("not_finite", pointer, f"is {number}, not a finite number")
     for pointer, number in _metrics(request):
         if not is_metric(number):
-            raise refused("metric_too_large", pointer, f"is {number:g}, at most {MAX_METRIC:g} in size is allowed")
+            raise refusal("metric_too_large", pointer, f"is {number:g}, at most {MAX_METRIC:g} in size is allowed")
     _check_amounts(request)
     if request.update is not None:
         _check_update(request.update, client_examples or 0)
 
 
-def check_size(model: ModelFacts, most_bytes: int) -> None:
-    """Raises Unprocessable, which names the tensor that is too much, unless a state of this model fits."""
+def check_size(model: ModelFacts, max_bytes: int) -> None:
+    """Raises Unprocessable, which names the tensor beyond the limit, unless a state of this model fits."""
     size_bytes = 0
     for field in ("tensors", "seeded"):
         for index, tensor in enumerate(getattr(model, field)):
             size_bytes += tensor.size_bytes
-            if size_bytes > most_bytes:
-                detail = f"with this tensor a state has more than the {most_bytes} bytes that this coordinator allows"
-                raise refused("model_too_large", f"/description/model/{field}/{index}/shape", detail, tensor.name)
+            if size_bytes > max_bytes:
+                detail = f"with this tensor a state has more than the {max_bytes} bytes that this coordinator allows"
+                raise refusal("model_too_large", f"/description/model/{field}/{index}/shape", detail, tensor.name)
 
 
 def _check_amounts(request: SubmitRequest) -> None:
-    """What is summed in rounds and ledgers stays within what every database can add up."""
+    """Raises Unprocessable for amounts whose sums in rounds and ledgers could exceed a database's numbers."""
     for name in ("download_bytes", "upload_bytes"):
         if getattr(request, name) > _MAX_BYTES:
-            raise refused("too_many_bytes", f"/{name}", f"is more than {_MAX_BYTES}")
+            raise refusal("too_many_bytes", f"/{name}", f"is more than {_MAX_BYTES}")
     for name, seconds in request.seconds.items():
         if not 0 <= seconds <= _MAX_SECONDS:
-            raise refused("seconds_out_of_range", f"/seconds/{name}", f"is {seconds:g}, not 0 to {_MAX_SECONDS:g}")
+            raise refusal("seconds_out_of_range", f"/seconds/{name}", f"is {seconds:g}, not 0 to {_MAX_SECONDS:g}")
 
 
 def _check_update(update: UpdateSubmission, client_examples: int) -> None:
     if update.examples > client_examples:
         detail = f"is {update.examples}; this client described {client_examples} examples"
-        raise refused("too_many_examples", "/update/examples", detail)
+        raise refusal("too_many_examples", "/update/examples", detail)
     if not update.weight <= update.examples:
         detail = f"is {update.weight:g}, more than the {update.examples} examples"
-        raise refused("weight_too_large", "/update/weight", detail)
+        raise refusal("weight_too_large", "/update/weight", detail)
 
 
 def _numbers(request: SubmitRequest) -> Iterator[tuple[str, float]]:
@@ -186,7 +186,7 @@ def _metrics(request: SubmitRequest) -> Iterator[tuple[str, float]]:
         yield from ((f"/evaluation/{view}/{name}", value) for name, value in metrics.items())
 
 
-def refused(code: str, pointer: str, detail: str, tensor: str | None = None) -> Unprocessable:
-    """The error for one bad field of a submission."""
+def refusal(code: str, pointer: str, detail: str, tensor: str | None = None) -> Unprocessable:
+    """The error for one invalid field of a submission."""
     field = FieldError(pointer=pointer, detail=detail)
     return Unprocessable(code, f"`{pointer}` {detail}.", errors=[field], tensor=tensor)

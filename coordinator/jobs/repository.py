@@ -1,4 +1,4 @@
-"""Queries of jobs. Rows that are about to change are locked where the database has row locks."""
+"""Queries of jobs. Rows that are about to change are locked if the database has row locks."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -10,17 +10,17 @@ from sqlalchemy.orm import Session
 
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round, Worker
 
-OFFERED = "fedloom_offered"
-"""The channel on which PostgreSQL tells of new offers."""
+OFFER_CHANNEL = "fedloom_offered"
+"""The channel on which PostgreSQL notifies of new offers."""
 
 Row = TypeVar("Row", Client, Round)
-WithAll = RowOf[Job, Client, Federation, Organization, Round, Artifact]
+JobDetails = RowOf[Job, Client, Federation, Organization, Round, Artifact]
 
-# What agents ask all the time, built once: to build a statement costs more than to run it.
+# The statements of agents' frequent calls are built once: building one costs more than running it.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
-_LOCKED = {"populate_existing": True}
-_BY_ID = select(Job).where(Job.id.in_(_IDS)).order_by(Job.id).with_for_update().execution_options(**_LOCKED)
-_WITH_ALL = (
+_REFRESH = {"populate_existing": True}
+_BY_ID = select(Job).where(Job.id.in_(_IDS)).order_by(Job.id).with_for_update().execution_options(**_REFRESH)
+_JOB_DETAILS = (
     select(Job, Client, Federation, Organization, Round, Artifact)
     .join(Client, Job.client_id == Client.id)
     .join(Federation, Job.federation_id == Federation.id)
@@ -28,25 +28,25 @@ _WITH_ALL = (
     .outerjoin(Round, Job.round_id == Round.id)
     .outerjoin(Artifact, Job.instruction_digest == Artifact.digest)
 )
-_BY_ID_WITH_ALL = _WITH_ALL.where(Job.id.in_(_IDS))
+_JOB_DETAILS_BY_ID = _JOB_DETAILS.where(Job.id.in_(_IDS))
 _LEASED_BY = (
     select(Job)
     .where(Job.worker_id.in_(_IDS), Job.state == "leased")
     .order_by(Job.id)
     .with_for_update()
-    .execution_options(**_LOCKED)
+    .execution_options(**_REFRESH)
 )
 _OFFERS_TO = (
-    _WITH_ALL.where(Job.worker_id.in_(_IDS), Job.state == "offered")
+    _JOB_DETAILS.where(Job.worker_id.in_(_IDS), Job.state == "offered")
     .order_by(Job.id)
     .with_for_update(of=Job, skip_locked=True)
 )
-_WITH_SOMETHING = (
+_WORKERS_WITH_SOMETHING = (
     select(Job.worker_id).where(Job.worker_id.in_(_IDS), Job.state.in_(("offered", "leased"))).distinct()
 )
 _NEWEST_OFFER = select(func.max(Job.offered_number))
-_TELL = select(func.pg_notify(OFFERED, bindparam("worker_ids")))
-_TOLD_AT_ONCE = 200
+_NOTIFY = select(func.pg_notify(OFFER_CHANNEL, bindparam("worker_ids")))
+_NOTIFIED_AT_ONCE = 200
 _OFFERS_AFTER = select(Job.offered_number, Job.id, Job.worker_id).where(
     Job.state == "offered", Job.offered_number > bindparam("number")
 )
@@ -56,12 +56,12 @@ _ROUNDS_OF = (
     .where(Round.id.in_(select(Job.round_id).where(Job.id.in_(_IDS))))
     .order_by(Round.id)
     .with_for_update(key_share=True)
-    .execution_options(**_LOCKED)
+    .execution_options(**_REFRESH)
 )
 
 
 def of_round(session: Session, round_id: str, kind: str | None) -> list[Job]:
-    """A round's jobs in the order in which they were offered first."""
+    """A round's jobs, in the order of their first offers."""
     statement = select(Job).where(Job.round_id == round_id)
     if kind is not None:
         statement = statement.where(Job.kind == kind)
@@ -71,22 +71,24 @@ def of_round(session: Session, round_id: str, kind: str | None) -> list[Job]:
 def same_jobs(
     session: Session, client_ids: Collection[str], kind: str, round_id: str | None, states: Collection[str]
 ) -> dict[str, Job]:
-    """Client id -> job that was offered for the same already: any of this round, or a describe job in `states`."""
+    """Client id -> earlier job for the same purpose: any of this round, or a describe job in `states`."""
     statement = select(Job).where(Job.client_id.in_(client_ids), Job.kind == kind)
     same = Job.state.in_(states) if round_id is None else Job.round_id == round_id
     return {job.client_id: job for job in session.scalars(statement.where(same))}
 
 
-def rejected(session: Session, client_ids: Collection[str], round_: Round) -> set[str]:
-    """Those of the clients of which an update was rejected in any attempt at the round."""
+def clients_with_rejection(session: Session, client_ids: Collection[str], round_: Round) -> set[str]:
+    """The clients of which an update was rejected in any attempt at the round."""
     statement = select(Job.client_id).join(Round, Job.round_id == Round.id)
     same_round = (
         Round.federation_id == round_.federation_id,
         Round.kind == round_.kind,
         Round.number == round_.number,
     )
-    found = statement.where(Job.client_id.in_(client_ids), Job.kind == "train", Job.state == "rejected", *same_round)
-    return set(session.scalars(found))
+    statement = statement.where(
+        Job.client_id.in_(client_ids), Job.kind == "train", Job.state == "rejected", *same_round
+    )
+    return set(session.scalars(statement))
 
 
 def open_jobs(
@@ -97,30 +99,30 @@ def open_jobs(
     federation_id: str | None,
     kind: str | None,
 ) -> list[Job]:
-    """Jobs in one of `states` that fit all that is given, locked."""
-    wanted = {Job.round_id: round_id, Job.client_id: client_id, Job.federation_id: federation_id, Job.kind: kind}
+    """Jobs in one of `states` that match all arguments which are not None, locked."""
+    conditions = {Job.round_id: round_id, Job.client_id: client_id, Job.federation_id: federation_id, Job.kind: kind}
     statement = select(Job).where(Job.state.in_(states))
-    for column, value in wanted.items():
+    for column, value in conditions.items():
         if value is not None:
             statement = statement.where(column == value)
-    return _locked(session, statement.order_by(Job.id))
+    return _lock(session, statement.order_by(Job.id))
 
 
 def of_gone_clients(
-    session: Session, states: Collection[str], gone: Collection[str], federation_id: str | None
+    session: Session, states: Collection[str], client_states: Collection[str], federation_id: str | None
 ) -> list[Job]:
-    """Jobs in one of `states` whose client's state is one of `gone`, in one federation or in all, locked."""
-    is_gone = exists().where(Client.id == Job.client_id, Client.state.in_(gone))
+    """Jobs in one of `states` whose client is in one of `client_states`, in one federation or in all, locked."""
+    is_gone = exists().where(Client.id == Job.client_id, Client.state.in_(client_states))
     statement = select(Job).where(Job.state.in_(states), is_gone)
     if federation_id is not None:
         statement = statement.where(Job.federation_id == federation_id)
-    return _locked(session, statement.order_by(Job.id))
+    return _lock(session, statement.order_by(Job.id))
 
 
 def clients_of_revoked(
     session: Session, federation_states: Collection[str], states: Collection[str], worker_id: str | None = None
 ) -> Sequence[Client]:
-    """Clients in one of `states`, in federations in one of theirs, of a worker that was revoked; or of all such."""
+    """Clients in one of `states` of one revoked worker or of all, in federations in one of `federation_states`."""
     statement = (
         select(Client)
         .join(Worker, Client.worker_id == Worker.id)
@@ -137,32 +139,32 @@ def lock_open_jobs(session: Session, states: Collection[str], client_ids: Collec
     statement = select(Job.id).where(Job.client_id.in_(client_ids), Job.state.in_(states))
     ids = session.scalars(statement).all()
     lock_rounds_of(session, ids)
-    locked_by_id(session, ids)
+    lock_by_id(session, ids)
 
 
 def overdue(session: Session, now: datetime) -> list[Job]:
-    """Leased jobs whose lease is over, locked."""
-    return _locked(session, select(Job).where(Job.state == "leased", Job.lease_expires_at < now).order_by(Job.id))
+    """Leased jobs whose lease has expired, locked."""
+    return _lock(session, select(Job).where(Job.state == "leased", Job.lease_expires_at < now).order_by(Job.id))
 
 
-def locked_by_id(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
+def lock_by_id(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
     """The jobs with these ids, locked."""
     return {job.id: job for job in session.scalars(_BY_ID, {"ids": list(job_ids)})}
 
 
 def leased_by(session: Session, worker_ids: Collection[str]) -> list[Job]:
-    """What these workers have leased, locked."""
+    """The jobs that these workers have leased, locked."""
     return list(session.scalars(_LEASED_BY, {"ids": list(worker_ids)}))
 
 
-def offers_to(session: Session, worker_ids: Collection[str]) -> Sequence[WithAll]:
-    """The offers to these workers that nobody else is changing just now, locked, each as `with_all` gives it."""
+def offers_to(session: Session, worker_ids: Collection[str]) -> Sequence[JobDetails]:
+    """The offers to these workers that no other transaction is changing, locked, as rows of `job_details`."""
     return session.execute(_OFFERS_TO, {"ids": list(worker_ids)}).all()
 
 
-def with_something(connection: Connection, worker_ids: Collection[str]) -> set[str]:
-    """Which of the workers have an offer, or a lease that may be lost."""
-    return set(connection.scalars(_WITH_SOMETHING, {"ids": list(worker_ids)}))
+def workers_with_something(connection: Connection, worker_ids: Collection[str]) -> set[str]:
+    """The workers that have an offer, or a lease that may be lost."""
+    return set(connection.scalars(_WORKERS_WITH_SOMETHING, {"ids": list(worker_ids)}))
 
 
 def newest_offer(session: Session | Connection) -> int:
@@ -170,16 +172,16 @@ def newest_offer(session: Session | Connection) -> int:
     return session.scalar(_NEWEST_OFFER) or 0
 
 
-def tell_of_offers(session: Session, worker_ids: Sequence[str]) -> None:
-    """At its commit the transaction tells those who listen for which workers it made an offer (PostgreSQL)."""
+def notify_offers(session: Session, worker_ids: Sequence[str]) -> None:
+    """Notifies listeners, when the transaction commits, of the workers that got an offer (PostgreSQL only)."""
     if session.get_bind().dialect.name != "postgresql":
         return
-    for first in range(0, len(worker_ids), _TOLD_AT_ONCE):  # a notice has less than 8,000 bytes
-        session.execute(_TELL, {"worker_ids": " ".join(worker_ids[first : first + _TOLD_AT_ONCE])})
+    for first in range(0, len(worker_ids), _NOTIFIED_AT_ONCE):  # a notification is limited to 8,000 bytes
+        session.execute(_NOTIFY, {"worker_ids": " ".join(worker_ids[first : first + _NOTIFIED_AT_ONCE])})
 
 
 def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:
-    """Number, job id and worker id of all that stands offered with a larger number."""
+    """Number, job id and worker id of all open offers with a larger number."""
     rows = connection.execute(_OFFERS_AFTER, {"number": number})
     return [(row.offered_number, row.id, row.worker_id) for row in rows]
 
@@ -190,25 +192,25 @@ def submitted_in_round(session: Session, round_id: str) -> int:
 
 
 def count_late_update(session: Session, round_id: str) -> None:
-    """One more update that came after the round had closed."""
-    counted = update(Round).where(Round.id == round_id).values(late_updates=Round.late_updates + 1)
-    session.execute(counted)
+    """Counts an update that came after the round had closed."""
+    statement = update(Round).where(Round.id == round_id).values(late_updates=Round.late_updates + 1)
+    session.execute(statement)
 
 
 def rows(session: Session, model: type[Row], ids: Collection[str]) -> dict[str, Row]:
-    """Those with these ids, by id."""
+    """The rows with these ids, by id."""
     return {row.id: row for row in session.scalars(select(model).where(model.id.in_(ids)))}
 
 
-def with_all(session: Session, job_ids: Collection[str]) -> Sequence[WithAll]:
-    """The jobs with these ids, each with client, federation, its owner, round and instruction."""
-    return session.execute(_BY_ID_WITH_ALL, {"ids": list(job_ids)}).all()
+def job_details(session: Session, job_ids: Collection[str]) -> Sequence[JobDetails]:
+    """The jobs with these ids, each with client, federation, owner, round and instruction."""
+    return session.execute(_JOB_DETAILS_BY_ID, {"ids": list(job_ids)}).all()
 
 
 def lock_rounds_of(session: Session, job_ids: Collection[str]) -> None:
-    """Locks the rounds that these jobs are of."""
+    """Locks the rounds of these jobs."""
     session.scalars(_ROUNDS_OF, {"ids": list(job_ids)}).all()
 
 
-def _locked(session: Session, statement: Select[Job]) -> list[Job]:
-    return list(session.scalars(statement.with_for_update().execution_options(**_LOCKED)))
+def _lock(session: Session, statement: Select[Job]) -> list[Job]:
+    return list(session.scalars(statement.with_for_update().execution_options(**_REFRESH)))

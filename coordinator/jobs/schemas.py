@@ -1,4 +1,4 @@
-"""Answers about jobs, and the problem documents kept with them."""
+"""Responses about jobs, and the problem documents stored with them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,33 +22,33 @@ _STATUS = 422
 
 
 def problem_document(code: str, title: str, detail: str, tensor: str | None = None) -> dict[str, Any]:
-    """A problem document (RFC 9457) for what became of a job."""
+    """A problem document (RFC 9457) about a job."""
     document = {"type": TYPE_PREFIX + code, "title": title, "status": _STATUS, "code": code, "detail": detail}
     return document if tensor is None else document | {"tensor": tensor}
 
 
 def failure_document(request: FailRequest, title: str) -> dict[str, Any]:
-    """The problem document for what a worker told of its failure; `error` and `place` where nobody foresaw it."""
+    """The problem document for a failure that a worker reports. `error` and `place` describe an unforeseen one."""
     where = {name: value for name in ("error", "place") if (value := getattr(request.facts, name)) is not None}
     return problem_document(request.code, title, request.sentence) | where
 
 
 def work_of(federation: Federation, kind: str) -> Work | None:
-    """All a worker needs to know of the federation; after its description also which base weights are its own.
+    """The part of the federation that a worker needs. After the description it names the base weights too.
 
-    None if an earlier version wrote a definition that this one does not read.
+    None if an earlier version wrote a definition that this one cannot read.
     """
-    given = federation.definition | {"federation_seed": federation.seed}
+    fields = federation.definition | {"federation_seed": federation.seed}
     if kind != "describe" and federation.model_facts is not None:
         digest = str(federation.model_facts["weights_digest"]).removeprefix("sha256:")
-        given["base_model"] = given["base_model"] | {"weights_sha256": digest}
+        fields["base_model"] = fields["base_model"] | {"weights_sha256": digest}
     try:
-        return Work.model_validate(given)
+        return Work.model_validate(fields)
     except ValidationError:
         return None
 
 
-def lease_answer(
+def lease_response(
     job: Job,
     client: Client,
     federation: Federation,
@@ -57,7 +57,7 @@ def lease_answer(
     owner_name: str,
     work: Work,
 ) -> Lease:
-    """The leased job as its worker gets it."""
+    """The leased job as its worker receives it."""
     memory = None
     if job.memory_digest is not None and job.memory_round is not None:
         memory = MemoryReference(round_number=job.memory_round, digest=job.memory_digest)
@@ -91,7 +91,7 @@ def _reference(artifact: Artifact) -> ArtifactReference:
     return ArtifactReference(digest=artifact.digest, size_bytes=artifact.size_bytes)
 
 
-def job_answer(job: Job, client: Client, round_: Round | None) -> JobResponse:
+def job_response(job: Job, client: Client, round_: Round | None) -> JobResponse:
     """The job as its worker and the owners see it."""
     submission: Mapping[str, Any] = job.submission or {}
     return JobResponse.model_validate(
@@ -124,5 +124,5 @@ def _metrics(submission: Mapping[str, Any]) -> dict[str, float]:
 
 
 def submission_document(request: SubmitRequest) -> dict[str, Any]:
-    """The submission as it is kept."""
+    """The submission as it is stored."""
     return request.model_dump(mode="json")

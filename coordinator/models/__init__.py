@@ -1,4 +1,4 @@
-"""The tables, one file each. States and kinds are plain strings; no algorithm stands in the schema."""
+"""Database tables, one file each. States and kinds are plain strings. The schema names no algorithm."""
 
 from coordinator.models.api_key import ApiKey
 from coordinator.models.artifact import Artifact, Grant, Hold

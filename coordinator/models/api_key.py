@@ -7,7 +7,7 @@ from coordinator.models.base import Base
 
 
 class ApiKey(Base):
-    """A person's or program's key. `role` is admin (no organisation), owner, operator or viewer."""
+    """API key of a person or program. `role` is admin (without organization), owner, operator or viewer."""
 
     __tablename__ = "api_keys"
 

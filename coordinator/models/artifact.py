@@ -17,7 +17,7 @@ class Artifact(Base):
 
 
 class Grant(Base):
-    """Who may read an artifact. `principal` is a worker's or an organisation's id."""
+    """Read access to an artifact. `principal` is the id of a worker or an organization."""
 
     __tablename__ = "grants"
     __table_args__ = (Index("ix_grants_principal", "principal"),)
@@ -28,7 +28,7 @@ class Grant(Base):
 
 
 class Hold(Base):
-    """Why an artifact is kept: the id of the row that refers to it, and in which part."""
+    """Reference that keeps an artifact: the id of the row that refers to it, and the part of that row."""
 
     __tablename__ = "holds"
     __table_args__ = (Index("ix_holds_holder", "holder"),)

@@ -8,9 +8,9 @@ from coordinator.models.base import Base
 
 
 class AuditChain(Base):
-    """The head of a chain of audit entries: the number and the hash of its last one. Locked while one is written.
+    """Head of a chain of audit entries: number and hash of its last entry. Locked while an entry is added.
 
-    `chain` is an organisation's id, or `audit.INSTALLATION`.
+    `chain` is an organization's id, or `audit.INSTALLATION`.
     """
 
     __tablename__ = "audit_chains"
@@ -21,9 +21,9 @@ class AuditChain(Base):
 
 
 class AuditEntry(Base):
-    """An act, in one chain; triggers refuse its change and its deletion. No foreign key: it outlives what it names.
+    """Entry of an act in one chain. Triggers reject updates and deletions. No foreign keys: it outlives its targets.
 
-    `by` is the id of a key or a worker, or "coordinator"; `organizations` are the ids of all that it concerns.
+    `by` is the id of a key or a worker, or "coordinator"; `organizations` are the ids of all that the act concerns.
     """
 
     __tablename__ = "audit_entries"

@@ -1,4 +1,4 @@
-"""Declarative base: constraint names set once, UTC times, prefixed random ids."""
+"""Declarative base class: constraint names, UTC times and prefixed random ids."""
 
 import secrets
 from base64 import b32encode
@@ -20,14 +20,14 @@ _TO_ALPHABET = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite forgets the zone, so it is put back when read."""
+    """Aware UTC time. SQLite does not store the zone, so it is added on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is not None and value.tzinfo is None:
-            raise ValueError("times must carry a zone")
+            raise ValueError("times must have a time zone")
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -37,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Base of all tables."""
+    """Base class of all tables."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own spelling
@@ -48,5 +48,5 @@ class Base(DeclarativeBase):
 
 
 def new_id(prefix: str) -> str:
-    """An opaque id such as `fed_3k9…` (80 random bits)."""
+    """A random opaque id such as `fed_3k9…` (80 random bits)."""
     return f"{prefix}_{b32encode(secrets.token_bytes(10)).translate(_TO_ALPHABET).decode()}"

@@ -8,10 +8,10 @@ from coordinator.models.base import Base
 
 
 class Client(Base):
-    """A worker's data set registered in a federation: registered, ready, left, out or expelled (with the reason).
+    """A worker's dataset in a federation: registered, ready, left, out or expelled (with the reason).
 
-    `ordinal` is its place in the order of registration; everything drawn, sorted or summed uses it. `memory_…`
-    name the newest memory the coordinator accepted; the memory itself stays on the worker.
+    `ordinal` is its position in the order of registration; all sampling, sorting and summing uses it. `memory_…`
+    identify the newest memory that the coordinator accepted; the memory itself stays on the worker.
     """
 
     __tablename__ = "clients"

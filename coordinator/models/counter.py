@@ -7,7 +7,7 @@ ARTIFACT_BYTES_FREED = "artifact_bytes_freed"
 
 
 class Counter(Base):
-    """What the installation has done so far and no row tells any more. The rows are there from the migration on."""
+    """Total of the installation that its other rows cannot provide. The migration inserts the rows."""
 
     __tablename__ = "counters"
 

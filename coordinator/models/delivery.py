@@ -7,9 +7,9 @@ from coordinator.models.base import Base
 
 
 class Delivery(Base):
-    """An event on its way to a webhook: pending, delivered or failed. `body` is what is sent, byte for byte.
+    """Delivery of an event to a webhook: pending, delivered or failed. `body` is sent byte for byte.
 
-    `last_status` is the HTTP status of the last attempt that was answered; `last_error` says why it did not count.
+    `last_status` is the HTTP status of the last attempt with a response; `last_error` says why the attempt failed.
     """
 
     __tablename__ = "deliveries"

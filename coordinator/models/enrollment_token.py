@@ -7,7 +7,7 @@ from coordinator.models.base import Base
 
 
 class EnrollmentToken(Base):
-    """A secret with which an organisation's workers enrol; each use is counted."""
+    """Secret with which an organization's workers enroll; `uses` counts the enrollments."""
 
     __tablename__ = "enrollment_tokens"
 

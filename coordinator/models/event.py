@@ -8,7 +8,7 @@ from coordinator.models.base import Base
 
 
 class Event(Base):
-    """Something that happened in a federation, in order; written in the transaction that made it so."""
+    """Event of a federation, in order, written in the transaction of the change that it reports."""
 
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_federation_id_number", "federation_id", "number"),)

@@ -9,10 +9,10 @@ from federated.signed_statement import definition_digest
 
 
 class Federation(Base):
-    """A federation. `definition` is the validated request; `state_digest` the newest aggregated state.
+    """A federation. `definition` is the validated request, `state_digest` the newest aggregated state.
 
-    `waiting_since` is when it was started or resumed last; what it waits for is computed when asked. `version`
-    counts changes.
+    `waiting_since` is the time of the last start or resumption; the reason for waiting is computed on request.
+    `version` counts changes.
     """
 
     __tablename__ = "federations"
@@ -36,7 +36,7 @@ class Federation(Base):
 
     @property
     def definition_digest(self) -> str:
-        """The digest of what an organisation agrees to: the federation's name, its owner and its whole definition."""
+        """Digest of everything that an organization agrees to: name, owner and the whole definition."""
         return definition_digest(
             {"name": self.name, "organization_id": self.organization_id, "definition": self.definition}
         )

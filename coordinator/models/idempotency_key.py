@@ -7,9 +7,9 @@ from coordinator.models.base import Base
 
 
 class IdempotencyKey(Base):
-    """A POST that its caller named by a key: a fingerprint of what was asked, and what was answered.
+    """POST with an idempotency key: the fingerprint of the request, and the stored response.
 
-    `status` is null while it runs; `claim` names the run that may record the answer, until `claimed_until`.
+    `status` is null while it runs. `claim` names the run that may store the response, until `claimed_until`.
     """
 
     __tablename__ = "idempotency_keys"

@@ -7,9 +7,9 @@ from coordinator.models.base import Base
 
 
 class Invitation(Base):
-    """An organisation's part in a federation: invited, accepted, declined, left or removed. The owner's is accepted.
+    """An organization's part in a federation: invited, accepted (as the owner's is), declined, left or removed.
 
-    `agreed_digest`: the `definition_digest` of the federation that it accepted; null for the owner, which wrote it.
+    `agreed_digest`: the accepted `definition_digest` of the federation; null for the owner, its author.
     """
 
     __tablename__ = "invitations"

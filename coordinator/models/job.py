@@ -8,11 +8,11 @@ from coordinator.models.base import Base
 
 
 class Job(Base):
-    """One thing one client is asked to do: describe, train or evaluate.
+    """Unit of work of one client: describe, train or evaluate.
 
-    `offered_number` grows with every offer, so that one watcher finds what is new; `submitted_number` is the
-    order in which updates came in. `submission` is a `protocol.SubmitRequest`, with an update's signature; `key_id`
-    names the `WorkerKey` that it holds under. `problem` is a problem document.
+    `offered_number` grows with every offer, so that one watcher finds new offers. `submitted_number` is the order in
+    which updates arrived. `submission` is a `protocol.SubmitRequest` with an update's signature, and `key_id` names
+    its `WorkerKey`. `problem` is a problem document.
     """
 
     __tablename__ = "jobs"

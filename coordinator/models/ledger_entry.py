@@ -7,9 +7,9 @@ from coordinator.models.base import Base
 
 
 class LedgerEntry(Base):
-    """What an organisation did in a federation that was deleted; of the others, the tables themselves tell it.
+    """Contribution of an organization to a deleted federation. For existing ones it is computed from their rows.
 
-    The federation's id refers to nothing any more. Counts are of train jobs, bytes of all jobs.
+    The federation's id refers to no row. Counts are of train jobs, bytes of all jobs.
     """
 
     __tablename__ = "ledger_entries"

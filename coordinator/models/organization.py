@@ -6,7 +6,7 @@ from coordinator.models.base import Base
 
 
 class Organization(Base):
-    """A participating organisation, or the owner of a federation; often both."""
+    """Organization that participates in federations, owns some, or both."""
 
     __tablename__ = "organizations"
 

@@ -6,7 +6,7 @@ from coordinator.models.base import Base
 
 
 class Process(Base):
-    """A running background or beat process says here that it is alive; readiness names what is stale."""
+    """Heartbeat of a running background or beat process; readiness reports stale roles."""
 
     __tablename__ = "processes"
 

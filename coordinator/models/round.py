@@ -8,14 +8,14 @@ from coordinator.models.base import Base
 
 
 class Round(Base):
-    """One attempt at one round: (kind, number, attempt). A new attempt keeps what an earlier one accepted.
+    """One attempt at a round: (kind, number, attempt). A new attempt keeps the updates that an earlier one accepted.
 
-    `sequence` counts the federation's rows in the order in which they were opened.
-    `cohort` lists the ordinals drawn for this attempt; `everybody` says that the state asks for all clients alive.
-    `start_digest` is the state the round works from, `state_digest` the one it made. `adapter` is {kind, files},
-    files by name as {digest, size_bytes}. `notes` are the digests of those it was aggregated with, by ordinal: what
-    replaced them belongs to the next round. `version` counts changes; `claimed_until` keeps two tasks from one step.
-    `deaths` counts the processes that died over the present step, `losses` the claims on it that passed.
+    `sequence` numbers the federation's rows in the order in which they were opened.
+    `cohort` lists the ordinals sampled for this attempt; `everybody` says that the state requires all live clients.
+    `start_digest` is the state the round starts from, `state_digest` the one it produced. `adapter` is {kind, files},
+    files by name as {digest, size_bytes}. `notes` are the digests of the notes used in the aggregation, by ordinal;
+    their replacements belong to the next round. `version` counts changes. `claimed_until` keeps two tasks from
+    running one step. `deaths` counts the processes that died during the present step, `losses` its expired claims.
     """
 
     __tablename__ = "rounds"

@@ -8,9 +8,9 @@ from coordinator.models.base import Base
 
 
 class Shard(Base):
-    """A part of a round's aggregation, done by whoever claims it.
+    """Part of a round's aggregation, computed by the task that claims it.
 
-    `groups` name the tensors. `made` is null until the shard is done: {state, metrics, finished, notes, environment},
+    `groups` name its tensors. `made` is null until the shard is done: {state, metrics, finished, notes, environment},
     artifacts as {digest, size_bytes}, notes by ordinal. `version`, `claimed_until`, `deaths` and `losses` as in a
     round.
     """

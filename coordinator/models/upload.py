@@ -8,7 +8,7 @@ from coordinator.models.base import Base
 
 
 class Upload(Base):
-    """An announced upload. Its chunks are objects in the store; which are there, the store says."""
+    """Announced upload. Its chunks are objects in the store, and only the store knows which of them exist."""
 
     __tablename__ = "uploads"
 

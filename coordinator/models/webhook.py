@@ -8,10 +8,10 @@ from coordinator.models.base import Base
 
 
 class Webhook(Base):
-    """Where an organisation is told of events. `secret` signs, so it is kept as it is.
+    """Endpoint to which an organization's events are sent. `secret` signs deliveries, so it is stored in plain text.
 
-    `claimed_until` keeps two tasks from sending to it at once; after a failed connection nothing is sent to it
-    until `paused_until`.
+    `claimed_until` keeps two tasks from sending to it at once. After a failed connection nothing is sent until
+    `paused_until`.
     """
 
     __tablename__ = "webhooks"

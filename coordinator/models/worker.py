@@ -8,10 +8,10 @@ from coordinator.models.base import Base
 
 
 class Worker(Base):
-    """An enrolled worker agent. `boot_id` names its present life; `capabilities` is a `protocol.Capabilities`.
+    """Enrolled worker agent. `boot_id` names its present run; `capabilities` is a `protocol.Capabilities`.
 
-    `replaced_boots`: its earlier lives, the newest last, as `workers.lifecycle` keeps them. `doubled_at`: when one of
-    them was heard again under the present key, which two agents then hold.
+    `replaced_boots`: its earlier runs, newest last, as maintained by `workers.lifecycle`. `doubled_at`: time at which
+    one of them called again with the present key, which two agents then hold.
     """
 
     __tablename__ = "workers"

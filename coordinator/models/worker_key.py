@@ -7,9 +7,9 @@ from coordinator.models.base import Base
 
 
 class WorkerKey(Base):
-    """A public key that a worker signs or signed with: kept for ever, so that old signatures can be checked.
+    """Present or former public key of a worker. It is never deleted, so that old signatures can be verified.
 
-    `id` is `federated.signed_statement.key_id`. The worker's row has the one that counts now.
+    `id` is `federated.signed_statement.key_id`. The worker's row contains its present key.
     """
 
     __tablename__ = "worker_keys"

@@ -1,6 +1,6 @@
-"""What the database says of the whole installation, for Prometheus: the same at every web process.
+"""Prometheus metrics of the whole installation, computed from the database: equal at every web process.
 
-Background processes and beat export nothing themselves; what they do, or leave undone, shows here.
+Background processes and beat export nothing themselves; these metrics show their work and their backlog.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,70 +23,70 @@ from coordinator.operations.heartbeats import ROLES
 from coordinator.rounds import lifecycle as round_states
 from coordinator.settings import get_settings
 
-FEDERATIONS = [state for state in get_args(federation_states.State) if state not in federation_states.ENDED]
-ROUNDS = [state for state in round_states.STATES if state not in round_states.ENDED]
+FEDERATIONS = [state for state in get_args(federation_states.State) if state not in federation_states.END_STATES]
+ROUNDS = [state for state in round_states.STATES if state not in round_states.TERMINAL]
 _log = structlog.get_logger(__name__)
 
 
 class Installation(Collector):
-    """Asks the database at each scrape: a few counts over indexed columns, of what is not ended."""
+    """Collector that queries the database at each scrape: a few counts of open rows over indexed columns."""
 
     def collect(self) -> Iterator[Metric]:
-        """All gauges; only `fedloom_database_up` while the database does not answer."""
+        """All metrics; only `fedloom_database_up` while the database does not answer."""
         up = GaugeMetricFamily("fedloom_database_up", "Whether the database answered this scrape")
         try:
             with reading() as session:
-                found = list(_gauges(session, utcnow()))
-        except Exception as error:  # whatever the driver raises: the other metrics of this process are still told
+                metrics = list(_metrics(session, utcnow()))
+        except Exception as error:  # whatever the driver raises: the process's other metrics are still exported
             _log.warning("gauges_failed", reason=type(error).__name__)
-            found = []
-        up.add_metric([], float(bool(found)))
-        yield from [up, *found]
+            metrics = []
+        up.add_metric([], float(bool(metrics)))
+        yield from [up, *metrics]
 
 
 REGISTRY = CollectorRegistry()
 REGISTRY.register(Installation())
 
 
-def _gauges(session: Session, now: datetime) -> Iterator[Metric]:
+def _metrics(session: Session, now: datetime) -> Iterator[Metric]:
     yield _by_state(session, "federations", Federation.state, FEDERATIONS)
     yield _by_state(session, "rounds", Round.state, ROUNDS)
     yield _by_state(session, "jobs", Job.state, job_states.OPEN)
-    opened = select(func.min(Round.opened_at)).where(Round.state.in_(ROUNDS))
-    yield _age(session, "oldest_open_round_seconds", "Since the oldest open round was opened", opened, now)
-    offered = select(func.min(Job.offered_at)).where(Job.state == "offered")
-    yield _age(session, "oldest_offered_job_seconds", "Since the oldest offered job was offered", offered, now)
-    alive = now - timedelta(seconds=get_settings().worker_timeout_seconds)
-    heard = select(func.count()).where(Worker.last_seen_at >= alive, Worker.revoked_at.is_(None))
-    yield GaugeMetricFamily("fedloom_workers_alive", "Workers heard of lately", session.scalar(heard))
-    silent = GaugeMetricFamily(
-        "fedloom_process_silent_seconds", "Since the last process of a role was heard", labels=["role"]
+    oldest_round = select(func.min(Round.opened_at)).where(Round.state.in_(ROUNDS))
+    yield _age(session, "oldest_open_round_seconds", "Seconds since the oldest open round opened", oldest_round, now)
+    oldest_offer = select(func.min(Job.offered_at)).where(Job.state == "offered")
+    yield _age(session, "oldest_offered_job_seconds", "Seconds since the oldest open job offer", oldest_offer, now)
+    since = now - timedelta(seconds=get_settings().worker_timeout_seconds)
+    alive = select(func.count()).where(Worker.last_seen_at >= since, Worker.revoked_at.is_(None))
+    yield GaugeMetricFamily("fedloom_workers_alive", "Workers with a recent heartbeat", session.scalar(alive))
+    silence = GaugeMetricFamily(
+        "fedloom_process_silent_seconds", "Seconds since the latest heartbeat of a role", labels=["role"]
     )
-    lately = select(Process.role, func.max(Process.renewed_at)).group_by(Process.role)
-    for role, renewed in session.execute(lately):
+    heartbeats = select(Process.role, func.max(Process.renewed_at)).group_by(Process.role)
+    for role, renewed_at in session.execute(heartbeats):
         if role in ROLES:
-            silent.add_metric([role], max(0.0, (now - renewed).total_seconds()))
-    yield silent
+            silence.add_metric([role], max(0.0, (now - renewed_at).total_seconds()))
+    yield silence
     artifacts, size_bytes = session.execute(
         select(func.count(), func.coalesce(func.sum(Artifact.size_bytes), 0))
     ).one()
     yield GaugeMetricFamily("fedloom_artifacts", "Artifacts in the store", artifacts)
     yield GaugeMetricFamily("fedloom_artifact_bytes", "Bytes of the artifacts in the store", float(size_bytes))
-    freed = session.scalar(select(Counter.value).where(Counter.name == ARTIFACT_BYTES_FREED)) or 0
+    freed_bytes = session.scalar(select(Counter.value).where(Counter.name == ARTIFACT_BYTES_FREED)) or 0
     yield CounterMetricFamily(
-        "fedloom_artifact_freed_bytes", "Bytes of artifacts that nobody held any more and that were deleted", freed
+        "fedloom_artifact_freed_bytes", "Bytes of unreferenced artifacts that were deleted", freed_bytes
     )
 
 
 def _by_state(
     session: Session, name: str, column: InstrumentedAttribute[str], states: Sequence[str]
 ) -> GaugeMetricFamily:
-    """How many rows are in each of the states that are not the last, zeros too."""
-    counted = select(column, func.count()).where(column.in_(states)).group_by(column)
-    found = {row[0]: row[1] for row in session.execute(counted)}
-    family = GaugeMetricFamily(f"fedloom_{name}", f"{name.capitalize()} that are not ended", labels=["state"])
+    """Number of rows in each of these states, including zeros."""
+    statement = select(column, func.count()).where(column.in_(states)).group_by(column)
+    counts = {row[0]: row[1] for row in session.execute(statement)}
+    family = GaugeMetricFamily(f"fedloom_{name}", f"{name.capitalize()} that have not ended", labels=["state"])
     for state in states:
-        family.add_metric([state], found.get(state, 0))
+        family.add_metric([state], counts.get(state, 0))
     return family
 
 

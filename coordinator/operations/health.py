@@ -1,4 +1,4 @@
-"""Health endpoints: liveness, readiness, versions, and metrics for Prometheus."""
+"""Health endpoints: liveness, readiness, versions and Prometheus metrics."""
 
 from typing import Literal
 
@@ -23,14 +23,14 @@ class Alive(ProtocolResponse):
 
 
 class Ready(ProtocolResponse):
-    """All parts are there. `checks`: part -> "ok"."""
+    """All parts are available. `checks`: part -> "ok"."""
 
     status: Literal["ready"] = "ready"
     checks: dict[str, str] = Field(examples=[{"database": "ok", "broker": "ok", "store": "ok"}])
 
 
 class Version(ProtocolResponse):
-    """What runs here."""
+    """Versions of the service and of the protocol."""
 
     version: str = __version__
     protocol_version: int = PROTOCOL_VERSION
@@ -38,22 +38,23 @@ class Version(ProtocolResponse):
 
 @router.get("/healthz", operation_id="healthz")
 def healthz() -> Alive:
-    """Say that the web process runs."""
+    """Report that the web process runs."""
     return Alive()
 
 
-@router.get("/readyz", operation_id="readyz", response_model=Ready, responses={503: problem_details.documented(503)})
+@router.get(
+    "/readyz", operation_id="readyz", response_model=Ready, responses={503: problem_details.problem_response(503)}
+)
 def readyz() -> Ready | Response:
-    """Say whether database, migrations, store, broker, background and beat are there, and what is missing."""
-    found = readiness.checks()
-    missing = {name: outcome for name, outcome in found.items() if outcome != readiness.OK}
+    """Report whether database, migrations, store, broker, background and beat are available, and what is missing."""
+    outcomes = readiness.checks()
+    missing = {name: outcome for name, outcome in outcomes.items() if outcome != readiness.OK}
     if not missing:
-        return Ready(checks=found)
+        return Ready(checks=outcomes)
     detail = "; ".join(f"{name}: {outcome}" for name, outcome in missing.items())
     problem = Unavailable("not_ready", f"Not ready. {detail}.").problem()
-    return JSONResponse(
-        {**problem, "missing": list(missing), "checks": found}, 503, Unavailable.headers, problem_details.MEDIA_TYPE
-    )
+    document = {**problem, "missing": list(missing), "checks": outcomes}
+    return JSONResponse(document, 503, Unavailable.headers, problem_details.MEDIA_TYPE)
 
 
 @router.get("/version", operation_id="version")
@@ -64,5 +65,5 @@ def version() -> Version:
 
 @router.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)
 def metrics() -> Response:
-    """Show counters of this process and gauges of the installation in the text format of Prometheus."""
+    """Show counters of this process and gauges of the installation in Prometheus's text format."""
     return Response(generate_latest() + generate_latest(gauges.REGISTRY), media_type=CONTENT_TYPE_LATEST)

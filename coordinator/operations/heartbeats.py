@@ -1,4 +1,4 @@
-"""The processes behind the web say that they are alive, in rows; readiness names what is stale."""
+"""Heartbeats of background processes and beat: rows that each process renews. Readiness reports stale roles."""
 
 import os
 import socket
@@ -19,13 +19,13 @@ from coordinator.settings import get_settings
 
 Role = Literal["background", "beat"]
 ROLES: tuple[Role, ...] = ("background", "beat")
-_FORGOTTEN_SECONDS = 24 * 3600.0
+_RETENTION_SECONDS = 24 * 3600.0
 _log = structlog.get_logger(__name__)
 
 
 def renew(session: Session, name: str, role: Role, now: datetime) -> None:
-    """The process `name` is alive. Rows of processes long gone are deleted."""
-    session.execute(delete(Process).where(Process.renewed_at < now - timedelta(seconds=_FORGOTTEN_SECONDS)))
+    """Records that the process `name` is alive, and deletes the rows of processes long gone."""
+    session.execute(delete(Process).where(Process.renewed_at < now - timedelta(seconds=_RETENTION_SECONDS)))
     row = session.get(Process, name)
     if row is None:
         row = Process(name=name, role=role, renewed_at=now)
@@ -33,40 +33,40 @@ def renew(session: Session, name: str, role: Role, now: datetime) -> None:
     row.renewed_at = now
 
 
-def forget_all() -> None:
-    """For an installation that just starts: whoever stands in a row is of its earlier life."""
+def delete_all() -> None:
+    """Deletes all rows. For an installation that starts: they are those of its previous run."""
     with writing() as session:
         session.execute(delete(Process))
 
 
 def stale_roles(session: Session, now: datetime) -> list[Role]:
-    """The roles in which no process was heard within `process_stale_seconds`."""
+    """The roles without a heartbeat within `process_stale_seconds`."""
     since = now - timedelta(seconds=get_settings().process_stale_seconds)
-    heard = set(session.scalars(select(Process.role).where(Process.renewed_at >= since)))
-    return [role for role in ROLES if role not in heard]
+    alive = set(session.scalars(select(Process.role).where(Process.renewed_at >= since)))
+    return [role for role in ROLES if role not in alive]
 
 
 @contextmanager
-def renewing(role: Role) -> Iterator[None]:
-    """Renews this process's row from a thread until the block ends, and then takes it away."""
+def heartbeat(role: Role) -> Iterator[None]:
+    """Renews this process's row from a thread until the block ends, then deletes it."""
     name = f"{role}@{socket.gethostname()}:{os.getpid()}"
-    ended = threading.Event()
-    thread = threading.Thread(target=_renew_until, args=(ended, name, role), name="renew-process", daemon=True)
+    stop = threading.Event()
+    thread = threading.Thread(target=_renew_until, args=(stop, name, role), name="renew-process", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        stop.set()
         thread.join()
         with writing() as session:
             session.execute(delete(Process).where(Process.name == name))
 
 
-def _renew_until(ended: threading.Event, name: str, role: Role) -> None:
-    while not ended.is_set():
+def _renew_until(stop: threading.Event, name: str, role: Role) -> None:
+    while not stop.is_set():
         try:
             with writing() as session:
                 renew(session, name, role, utcnow())
         except SQLAlchemyError as error:
             _log.warning("process_not_renewed", name=name, reason=type(error).__name__)
-        ended.wait(get_settings().process_renew_seconds)
+        stop.wait(get_settings().process_renew_seconds)

@@ -1,4 +1,4 @@
-"""Whether this installation can work, and what is missing if it cannot."""
+"""Readiness checks of the installation's parts: database, migrations, store, broker, background and beat."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ _BROKER_SECONDS = 5
 
 
 def checks() -> dict[str, str]:
-    """What there is to check -> "ok", or what is wrong with it."""
-    found = {
+    """Name of a part -> "ok", or a description of the fault."""
+    outcomes = {
         "database": _outcome("database", _check_database),
         "migrations": _outcome("migrations", _check_migrations),
         "store": _outcome("store", _check_store),
@@ -29,22 +29,22 @@ def checks() -> dict[str, str]:
     try:
         with reading() as session:
             stale = heartbeats.stale_roles(session, utcnow())
-    except Exception:  # the database or its tables are missing, which is said above
-        return {**found, **dict.fromkeys(heartbeats.ROLES, "unknown without the database")}
-    return {**found, **{role: "not heard of" if role in stale else OK for role in heartbeats.ROLES}}
+    except Exception:  # the database or its tables are missing, as reported above
+        return {**outcomes, **dict.fromkeys(heartbeats.ROLES, "unknown without the database")}
+    return {**outcomes, **{role: "no recent heartbeat" if role in stale else OK for role in heartbeats.ROLES}}
 
 
 def _outcome(name: str, check: Callable[[], None]) -> str:
     try:
         check()
-    except Exception as error:  # whatever a library raises, it is not ready
+    except Exception as error:  # whatever a library raises, the part is not ready
         _log.warning("not_ready", check=name, reason=repr(error))
         return str(error) if isinstance(error, _NotReady) else f"does not answer ({type(error).__name__})"
     return OK
 
 
 class _NotReady(Exception):
-    """Its text may be shown to anybody."""
+    """A failed check whose text may be shown to any caller."""
 
 
 def _check_database() -> None:
@@ -54,8 +54,8 @@ def _check_database() -> None:
 
 def _check_migrations() -> None:
     with reading() as session:
-        migrated = inspect(session.connection()).has_table("alembic_version") and migration.at_head(session)
-    if not migrated:
+        at_head = inspect(session.connection()).has_table("alembic_version") and migration.at_head(session)
+    if not at_head:
         raise _NotReady("not at this version's: run `coordinator migrate`")
 
 

@@ -1,4 +1,4 @@
-"""HTTP for organizations, API keys, enrollment tokens, and what is on record."""
+"""HTTP endpoints of organizations, API keys, enrollment tokens, ledgers and audit logs."""
 
 from typing import Annotated
 
@@ -24,17 +24,19 @@ from coordinator.organizations.schemas import (
 )
 from coordinator.web.body_limits import PathId
 from coordinator.web.pagination import Listing, Page, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 
 router = APIRouter(prefix="/v1/organizations", tags=["organizations"], route_class=Route)
 installation = APIRouter(prefix="/v1", tags=["organizations"], route_class=Route)
 
-Action = Annotated[audit.Action | None, Query(description="entries of this action alone")]
-Since = Annotated[Time | None, Query(description="entries of this time and later, RFC 3339 with its zone")]
+Action = Annotated[audit.Action | None, Query(description="only entries of this action")]
+Since = Annotated[Time | None, Query(description="only entries of this time and later, RFC 3339 with a time zone")]
 
 
-@router.post("", status_code=201, operation_id="create_organization", responses=LOCATED | problem_responses(403, 409))
+@router.post(
+    "", status_code=201, operation_id="create_organization", responses=LOCATION_HEADER | problem_responses(403, 409)
+)
 def create_organization(
     request: OrganizationCreate, principal: AdminPrincipal, session: WriteSession, response: Response
 ) -> OrganizationResponse:
@@ -47,9 +49,9 @@ def create_organization(
 @router.get("", operation_id="list_organizations", responses=problem_responses(400, 403))
 def list_organizations(principal: KeyPrincipal, session: ReadSession, page: Paging) -> Listing[OrganizationResponse]:
     """List the organizations that this key may see."""
-    found = service.list_for(session, principal, page)
-    items = [OrganizationResponse.model_validate(row) for row in found.rows]
-    return Listing(items=items, next_cursor=found.next_cursor)
+    organizations = service.list_for(session, principal, page)
+    items = [OrganizationResponse.model_validate(row) for row in organizations.rows]
+    return Listing(items=items, next_cursor=organizations.next_cursor)
 
 
 @router.get("/{organization_id}", operation_id="show_organization", responses=problem_responses(403, 404))
@@ -71,7 +73,7 @@ def create_api_key(
     session: WriteSession,
     response: Response,
 ) -> ApiKeyCreated:
-    """Create an API key. Its text is in this answer alone."""
+    """Create an API key. Only this response contains its text."""
     key, text = service.create_key(session, principal, organization_id, request, utcnow())
     response.headers["Cache-Control"] = "no-store"
     return ApiKeyCreated(**ApiKeyResponse.model_validate(key).model_dump(), key=text)
@@ -82,8 +84,8 @@ def list_api_keys(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[ApiKeyResponse]:
     """List the organization's API keys, without their secrets."""
-    found = service.list_keys(session, principal, organization_id, page)
-    return Listing(items=[ApiKeyResponse.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+    keys = service.list_keys(session, principal, organization_id, page)
+    return Listing(items=[ApiKeyResponse.model_validate(row) for row in keys.rows], next_cursor=keys.next_cursor)
 
 
 @router.delete(
@@ -93,7 +95,7 @@ def list_api_keys(
     responses=problem_responses(403, 404),
 )
 def revoke_api_key(organization_id: PathId, key_id: PathId, principal: OwnerPrincipal, session: WriteSession) -> None:
-    """Revoke an API key, from the next request on."""
+    """Revoke an API key, effective with the next request."""
     service.revoke_key(session, principal, organization_id, key_id, utcnow())
 
 
@@ -110,7 +112,7 @@ def create_enrollment_token(
     session: WriteSession,
     response: Response,
 ) -> EnrollmentTokenCreated:
-    """Create an enrollment token for workers. Its text is in this answer alone."""
+    """Create an enrollment token for workers. Only this response contains its text."""
     token, text = service.create_token(session, principal, organization_id, request, utcnow())
     response.headers["Cache-Control"] = "no-store"
     return EnrollmentTokenCreated(**EnrollmentTokenResponse.model_validate(token).model_dump(), token=text)
@@ -125,9 +127,9 @@ def list_enrollment_tokens(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[EnrollmentTokenResponse]:
     """List the organization's enrollment tokens, without their secrets."""
-    found = service.list_tokens(session, principal, organization_id, page)
-    items = [EnrollmentTokenResponse.model_validate(row) for row in found.rows]
-    return Listing(items=items, next_cursor=found.next_cursor)
+    tokens = service.list_tokens(session, principal, organization_id, page)
+    items = [EnrollmentTokenResponse.model_validate(row) for row in tokens.rows]
+    return Listing(items=items, next_cursor=tokens.next_cursor)
 
 
 @router.delete(
@@ -151,7 +153,7 @@ def revoke_enrollment_token(
 def show_organization_ledger(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Ledger:
-    """Show what the organization did: rounds, examples, bytes, seconds and updates, by federation and in total."""
+    """Show the organization's rounds, examples, bytes, seconds and updates, by federation and in total."""
     return service.ledger_of(session, principal, organization_id, page)
 
 
@@ -166,7 +168,7 @@ def list_organization_audit(
     action: Action = None,
     since: Since = None,
 ) -> Listing[AuditEntryResponse]:
-    """List who did what that concerns the organization, oldest first (its owners)."""
+    """List the organization's audit log, oldest entry first (its owners)."""
     return _entries(service.audit_of(session, principal, organization_id, action, since, page))
 
 
@@ -174,10 +176,10 @@ def list_organization_audit(
 def list_installation_audit(
     principal: AdminPrincipal, session: ReadSession, page: Paging, action: Action = None, since: Since = None
 ) -> Listing[AuditEntryResponse]:
-    """List what was done to the installation itself: its keys, its organizations (the installation's admin)."""
+    """List the installation's audit log: its keys and organizations (the installation's admin)."""
     return _entries(service.audit_of_installation(session, action, since, page))
 
 
 def _entries(page: Page[AuditEntry]) -> Listing[AuditEntryResponse]:
-    items = [AuditEntryResponse(**audit.shown(row), hash=row.hash) for row in page.rows]
+    items = [AuditEntryResponse(**audit.document_of(row), hash=row.hash) for row in page.rows]
     return Listing(items=items, next_cursor=page.next_cursor)

@@ -1,4 +1,4 @@
-"""Requests and answers about organizations, API keys, enrollment tokens, and what is on record of them."""
+"""Requests and responses of the endpoints for organizations, API keys, enrollment tokens, ledger and audit log."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -17,11 +17,11 @@ def _in_utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
     except OverflowError:
-        raise ValueError("is outside the years that a calendar has in UTC") from None
+        raise ValueError("is outside the range of years in UTC") from None
 
 
 def _no_number(text: object) -> object:
-    """What pydantic would take for seconds since 1970 is no time of RFC 3339."""
+    """Refuses numbers, which pydantic would read as seconds since 1970."""
     if isinstance(text, int | float) or (
         isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdecimal()
     ):
@@ -36,7 +36,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(from_attributes=True, frozen=True)
 
 
@@ -46,7 +46,7 @@ class OrganizationCreate(_Request):
     name: Name = Field(examples=["City clinic"])
 
 
-class OrganizationResponse(_Answer):
+class OrganizationResponse(_Response):
     """An organization."""
 
     id: str = Field(examples=["org_3k9x2m7c1v8b4n6q"])
@@ -60,11 +60,11 @@ class ApiKeyCreate(_Request):
     name: Name = Field(examples=["laptop of the data team"])
     role: Literal["owner", "operator", "viewer"] = "operator"
     expires_at: Time | None = Field(
-        default=None, description="in the future, at most ten years from now; null: it serves until it is revoked"
+        default=None, description="in the future, at most ten years from now; null: valid until it is revoked"
     )
 
 
-class ApiKeyResponse(_Answer):
+class ApiKeyResponse(_Response):
     """An API key, without its secret."""
 
     id: str = Field(examples=["key_3k9x2m7c1v8b4n6q"])
@@ -77,21 +77,21 @@ class ApiKeyResponse(_Answer):
 
 
 class ApiKeyCreated(ApiKeyResponse):
-    """A new API key. `key` is shown this once and kept as a hash; null when the answer is given again."""
+    """A new API key. `key` is shown once and stored as a hash; null if the response is repeated."""
 
     key: Annotated[str | None, ShownOnce()] = Field(examples=["flk_key_3k9x2m7c1v8b4n6q_5c1f…"])
     secret_shown: bool = False
 
 
 class EnrollmentTokenCreate(_Request):
-    """A new enrollment token: with it, up to `max_uses` workers enrol before it expires."""
+    """A new enrollment token. Up to `max_uses` workers can enroll with it before it expires."""
 
     name: Name = Field(default="enrollment", examples=["machines in the basement"])
     max_uses: int = Field(default=1, ge=1, le=10_000)
     expires_in_seconds: float = Field(default=_WEEK_SECONDS, gt=0, le=MAX_TOKEN_SECONDS)
 
 
-class EnrollmentTokenResponse(_Answer):
+class EnrollmentTokenResponse(_Response):
     """An enrollment token, without its secret."""
 
     id: str = Field(examples=["tok_3k9x2m7c1v8b4n6q"])
@@ -105,47 +105,51 @@ class EnrollmentTokenResponse(_Answer):
 
 
 class EnrollmentTokenCreated(EnrollmentTokenResponse):
-    """A new enrollment token. `token` is shown this once and kept as a hash; null when the answer is given again."""
+    """A new enrollment token. `token` is shown once and stored as a hash; null if the response is repeated."""
 
     token: Annotated[str | None, ShownOnce()] = Field(examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e…"])
     secret_shown: bool = False
 
 
-class AuditEntryResponse(_Answer):
-    """An act. `hash` is the SHA-256 of the other fields, as they stand here, as canonical JSON."""
+class AuditEntryResponse(_Response):
+    """An audit entry. `hash` is the SHA-256 of the other fields, exactly as given here, in canonical JSON."""
 
     chain: str = Field(examples=["org_3k9x2m7c1v8b4n6q"], description="an organization's id, or `installation`")
-    number: int = Field(description="from 1, without a gap")
+    number: int = Field(description="from 1, without gaps")
     at: str = Field(examples=["2026-03-01T09:30:00.000000Z"], json_schema_extra={"format": "date-time"})
-    by: str = Field(examples=["key_3k9x2m7c1v8b4n6q"], description="a key's or a worker's id, or `coordinator`")
+    by: str = Field(examples=["key_3k9x2m7c1v8b4n6q"], description="id of a key or a worker, or `coordinator`")
     action: str = Field(examples=["federation.started"])
     target: str = Field(examples=["fed_5f1k2m3n4p5q6r7s"])
-    organizations: list[str] = Field(description="ids of all that it concerns; each has the act in its own chain")
+    organizations: list[str] = Field(
+        description="ids of all affected organizations; the chain of each has this entry"
+    )
     details: dict[str, Any]
-    previous_hash: str = Field(description="of the entry before; 64 zeros in the first one")
+    previous_hash: str = Field(description="hash of the previous entry; 64 zeros in the first one")
     hash: str
 
 
-class Deeds(_Answer):
-    """What an organization did. Updates are what train jobs came to, preparing ones too; bytes are of all jobs.
+class Deeds(_Response):
+    """Contributions of an organization. Updates count train jobs, including preparation; bytes count all jobs.
 
-    Examples, seconds and bytes are as the workers told them with their results.
+    Examples, seconds and bytes are those that the workers reported with their results.
     """
 
-    rounds: int = Field(default=0, description="of training, in which an update of it was accepted")
-    examples: int = Field(default=0, description="trained on, summed over accepted updates of these rounds")
+    rounds: int = Field(default=0, description="training rounds with an accepted update")
+    examples: int = Field(
+        default=0, description="training examples, summed over the accepted updates of these rounds"
+    )
     download_bytes: int = 0
     upload_bytes: int = 0
-    training_seconds: float = Field(default=0.0, description="of all submitted train jobs, rejected ones too")
+    training_seconds: float = Field(default=0.0, description="of all submitted train jobs, including rejected ones")
     updates_accepted: int = 0
     updates_rejected: int = Field(default=0, description="refused by the coordinator's checks")
-    updates_failed: int = Field(default=0, description="could not be made")
+    updates_failed: int = Field(default=0, description="failed on the worker")
     updates_declined: int = Field(default=0, description="refused by the policy of a node's owner")
     updates_expired: int = Field(default=0, description="lost with their lease")
 
 
 class LedgerEntryResponse(Deeds):
-    """What an organization did in one federation, also after the federation was deleted."""
+    """Contributions of an organization to one federation, which may be deleted."""
 
     federation_id: str = Field(examples=["fed_5f1k2m3n4p5q6r7s"])
     federation_name: str
@@ -153,6 +157,6 @@ class LedgerEntryResponse(Deeds):
 
 
 class Ledger(Listing[LedgerEntryResponse]):
-    """The federations that the organization had clients in, and the sum over all of them."""
+    """Contributions by federation, and their total."""
 
     total: Deeds

@@ -1,10 +1,10 @@
-"""`provenance.json`: what an adapter was made of, as a chain that anybody can check.
+"""`provenance.json`: the origin of an adapter as a verifiable hash chain.
 
     head (federation, definition, weights) <- round 1 <- round 2 <- … <- digest
 
-Each round's entry names the digest of what stands before it (`previous`), the state it started from, which is the one
-the round before it made, the state and the adapter it made, and every update with its worker's signature. Whoever
-knows `digest` knows all of it: the canonical JSON of the last entry, hashed.
+The entry of a round contains the digest of the preceding link (`previous`), the state it started from, the state and
+adapter it produced, and every update with its worker's signature. Each round starts from the state of the round
+before it. The document's `digest` is the hash of the last entry's canonical JSON and thereby fixes the whole chain.
 """
 
 import hashlib
@@ -13,41 +13,41 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from coordinator.auth.credentials import signature_holds
+from coordinator.auth.credentials import is_signature_valid
 from federated.signed_statement import Statement, canonical_json, key_id
 
 FORMAT = "fedloom provenance 1"
 FILE = "provenance.json"
 
 
-class Broken(Exception):
-    """Something that does not hold; the text names the first link of which that is so."""
+class ProvenanceInvalid(Exception):
+    """The provenance fails a check; the text names the first link that does."""
 
     def __init__(self, link: str, reason: str) -> None:
         super().__init__(f"{link}: {reason}")
         self.link = link
 
 
-class _Told(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def told_digest(self) -> str:
+    def canonical_digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return digest_of(self.model_dump(mode="json"))
 
 
-class ToldFile(_Told):
+class FileRecord(_Record):
     digest: str
     size_bytes: int
 
 
-class ToldAdapter(_Told):
+class AdapterRecord(_Record):
     kind: str
-    files: dict[str, ToldFile]
+    files: dict[str, FileRecord]
 
 
-class ToldUpdate(_Told):
-    """An accepted update. `signature` holds over its `Statement` under the key `key_id`."""
+class UpdateRecord(_Record):
+    """An accepted update. `signature` is over its `Statement`, by the key `key_id`."""
 
     ordinal: int
     job_id: str
@@ -59,17 +59,17 @@ class ToldUpdate(_Told):
     signature: str | None
 
 
-class ToldOmission(_Told):
-    """An accepted update that was not aggregated, and why."""
+class OmissionRecord(_Record):
+    """An accepted update that was not aggregated, with the reason."""
 
     ordinal: int
     digest: str
     reason: str
 
 
-class ToldRound(_Told):
-    """An aggregated round. A round of preparation makes no adapter. `left_out` stands where there is something in it:
-    documents from before it was known keep their digests.
+class RoundRecord(_Record):
+    """An aggregated round. A preparation round has no adapter. An empty `left_out` is omitted, so that documents
+    written before this field existed keep their digests.
     """
 
     kind: str
@@ -78,53 +78,53 @@ class ToldRound(_Told):
     previous: str
     start_digest: str
     state_digest: str
-    adapter: ToldAdapter | None
+    adapter: AdapterRecord | None
     environment: dict[str, Any]
     not_reproducible: list[str]
-    updates: list[ToldUpdate]
-    left_out: list[ToldOmission] = []
+    updates: list[UpdateRecord]
+    left_out: list[OmissionRecord] = []
 
     @model_serializer(mode="wrap")
-    def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialize(self)
         return document if self.left_out else {name: document[name] for name in document if name != "left_out"}
 
     @property
     def name(self) -> str:
-        """How reports name the round."""
+        """The round's name in reports."""
         return f"{self.kind} round {self.number}"
 
 
-class ToldFederation(_Told):
+class FederationRecord(_Record):
     id: str
     name: str
     seed: int
 
 
-class Head(_Told):
-    """What holds for all rounds."""
+class Head(_Record):
+    """The facts common to all rounds, and the first link of the chain."""
 
     format: str
-    federation: ToldFederation
+    federation: FederationRecord
     definition: dict[str, Any]
     base_weights_digest: str | None
 
 
 class Provenance(Head):
-    """The whole document. Clients by ordinal alone: an adapter travels further than their names should."""
+    """The whole document. It names clients by ordinal only: an adapter travels further than their names should."""
 
-    rounds: list[ToldRound]
+    rounds: list[RoundRecord]
     keys: dict[str, str]
-    adapter: ToldAdapter
+    adapter: AdapterRecord
     digest: str
 
     @property
     def head(self) -> Head:
-        """The chain's beginning."""
+        """The first link of the chain."""
         return Head(**{name: getattr(self, name) for name in Head.model_fields})
 
-    def statement(self, entry: ToldRound, update: ToldUpdate) -> Statement:
-        """What the worker signed."""
+    def statement(self, entry: RoundRecord, update: UpdateRecord) -> Statement:
+        """The statement that the worker signed."""
         return Statement(
             federation_id=self.federation.id,
             job_id=update.job_id,
@@ -139,71 +139,78 @@ class Provenance(Head):
 
 
 def digest_of(value: Any) -> str:
-    """ "sha256:" and the digits of the value's canonical JSON."""
+    """SHA-256 of the value's canonical JSON, as "sha256:" and hexadecimal digits."""
     return "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def chained(head: Head, rounds: Iterable[Mapping[str, Any]], keys: Mapping[str, str]) -> Provenance:
-    """The document for these rounds, in order; each gets its `previous` here. The last one made the adapter."""
-    entries: list[ToldRound] = []
-    previous = head.told_digest()
+def build_chain(head: Head, rounds: Iterable[Mapping[str, Any]], keys: Mapping[str, str]) -> Provenance:
+    """The document for these rounds, in order. Adds each round's `previous`. The last round made the adapter."""
+    entries: list[RoundRecord] = []
+    previous = head.canonical_digest()
     for facts in rounds:
-        entries.append(ToldRound.model_validate({**facts, "previous": previous}))
-        previous = entries[-1].told_digest()
+        entries.append(RoundRecord.model_validate({**facts, "previous": previous}))
+        previous = entries[-1].canonical_digest()
     document = head.model_dump() | {"rounds": [entry.model_dump() for entry in entries], "keys": dict(keys)}
     return Provenance.model_validate({**document, "adapter": document["rounds"][-1]["adapter"], "digest": previous})
 
 
 def read(content: bytes) -> Provenance:
-    """The document in `content`. Raises Broken for what is none."""
+    """Parses the document. Raises ProvenanceInvalid."""
     try:
         return Provenance.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = "/".join(map(str, first["loc"]))
-        raise Broken(FILE, f"is not of the form that this version knows: {place}: {first['msg']}") from None
+        raise ProvenanceInvalid(FILE, f"is not of a form that this version knows: {place}: {first['msg']}") from None
 
 
-def check(told: Provenance) -> None:
-    """Every signature, and every link from the head to the digest. Raises Broken."""
-    if told.format != FORMAT or not told.rounds:
-        raise Broken(FILE, f"is of the form {told.format!r} with {len(told.rounds)} rounds; known is {FORMAT!r}")
-    _check_keys(told)
-    previous, before = told.head.told_digest(), None
-    for entry in told.rounds:
+def check(provenance: Provenance) -> None:
+    """Checks every signature, and every link from the head to the digest. Raises ProvenanceInvalid."""
+    if provenance.format != FORMAT or not provenance.rounds:
+        raise ProvenanceInvalid(
+            FILE,
+            f"has format {provenance.format!r} with {len(provenance.rounds)} rounds; this version reads {FORMAT!r}",
+        )
+    _check_keys(provenance)
+    previous, before = provenance.head.canonical_digest(), None
+    for entry in provenance.rounds:
         if entry.previous != previous:
-            raise Broken(entry.name, "what stands before it is not what it names as `previous`")
+            raise ProvenanceInvalid(entry.name, "its `previous` is not the digest of the preceding link")
         if before is not None and entry.start_digest != before.state_digest:
-            raise Broken(entry.name, f"does not start from the state that {before.name} made")
+            raise ProvenanceInvalid(entry.name, f"does not start from the state that {before.name} made")
         for update in entry.updates:
-            _check_update(told, entry, update)
-        previous, before = entry.told_digest(), entry
-    if told.digest != previous:
-        raise Broken(f"digest after {told.rounds[-1].name}", "is not that of the round's entry")
-    if told.adapter != told.rounds[-1].adapter:
-        raise Broken("adapter", f"is not the one that {told.rounds[-1].name} made")
+            _check_update(provenance, entry, update)
+        previous, before = entry.canonical_digest(), entry
+    if provenance.digest != previous:
+        raise ProvenanceInvalid(
+            f"digest after {provenance.rounds[-1].name}", "is not the digest of the round's entry"
+        )
+    if provenance.adapter != provenance.rounds[-1].adapter:
+        raise ProvenanceInvalid("adapter", f"is not the one that {provenance.rounds[-1].name} made")
 
 
-def _check_keys(told: Provenance) -> None:
-    used = {update.key_id for entry in told.rounds for update in entry.updates}
-    for name, public_key in told.keys.items():
+def _check_keys(provenance: Provenance) -> None:
+    signers = {update.key_id for entry in provenance.rounds for update in entry.updates}
+    for name, public_key in provenance.keys.items():
         try:
             same = key_id(public_key) == name
         except ValueError:
             same = False
-        if not same or name not in used:
-            raise Broken(f"key {name}", "is not the key of that id" if not same else "signed none of the updates")
+        if not same or name not in signers:
+            raise ProvenanceInvalid(
+                f"key {name}", "is not the key of that id" if not same else "signed none of the updates"
+            )
 
 
-def _check_update(told: Provenance, entry: ToldRound, update: ToldUpdate) -> None:
+def _check_update(provenance: Provenance, entry: RoundRecord, update: UpdateRecord) -> None:
     link = f"{entry.name}, update of client {update.ordinal}"
     if update.key_id is None or update.signature is None:
-        raise Broken(link, "carries no signature")
-    if update.key_id not in told.keys:
-        raise Broken(link, f"its key {update.key_id} is not among the keys")
+        raise ProvenanceInvalid(link, "carries no signature")
+    if update.key_id not in provenance.keys:
+        raise ProvenanceInvalid(link, f"its key {update.key_id} is not among the keys")
     try:
-        message = told.statement(entry, update).encode()
+        message = provenance.statement(entry, update).encode()
     except ValueError:
-        raise Broken(link, f"its weight {update.weight} is no number that could be signed") from None
-    if not signature_holds(told.keys[update.key_id], update.signature, message):
-        raise Broken(link, "the signature does not hold")
+        raise ProvenanceInvalid(link, f"its weight {update.weight} is not a number that can be signed") from None
+    if not is_signature_valid(provenance.keys[update.key_id], update.signature, message):
+        raise ProvenanceInvalid(link, "the signature is not valid")

@@ -1,7 +1,7 @@
-"""The coordinator's signature under every adapter: an OpenSSF model signature over the digests of its files.
+"""The coordinator's signature of every adapter: an OpenSSF model signature over the digests of its files.
 
-`model_signing verify key` holds a folder against it, given the public key; so does `coordinator verify --key`.
-The package that signs takes two seconds to load: whoever signs in a transaction calls `ready` before.
+`model_signing verify key` checks a folder against it, given the public key. So does `coordinator verify --key`. The
+signing package takes two seconds to load: code that signs in a transaction calls `ready` before it.
 """
 
 import os
@@ -26,22 +26,22 @@ from coordinator.errors import Unavailable
 from coordinator.settings import get_settings
 
 FILE = "model.sig"
-_making = threading.Lock()
+_creation_lock = threading.Lock()
 
 
 class KeyUnusable(Unavailable):
     """The private key cannot be used; the text says why."""
 
     def __init__(self, file: Path, reason: object) -> None:
-        super().__init__("signing_key_unusable", f"The key {file.name} with which adapters are signed: {reason}")
+        super().__init__("signing_key_unusable", f"The signing key {file.name} cannot be used: {reason}")
 
 
-class WrongSignature(Exception):
-    """A signature does not hold; the text says why."""
+class SignatureInvalid(Exception):
+    """A signature is not valid; the text says why."""
 
 
 def ready() -> bool:
-    """Whether adapters are signed here: with the key of the settings, or on a machine of its own with one made now.
+    """Whether adapters are signed here. Loads the key; an embedded installation creates a missing one.
 
     Raises KeyUnusable.
     """
@@ -53,7 +53,7 @@ def ready() -> bool:
 
 
 def key_file() -> Path | None:
-    """Where the private key lies, or is going to; None: an installation of several machines that was given none."""
+    """Path of the private key, which need not exist yet; None if a distributed installation has no `signing_key`."""
     settings = get_settings()
     if settings.signing_key is not None or not settings.embedded:
         return settings.signing_key
@@ -69,32 +69,32 @@ def public_key() -> str | None:
 
 
 def sign(name: str, digests: Mapping[str, str]) -> str | None:
-    """The signature over files given as name -> "sha256:…", to be kept beside them as FILE; None without a key."""
+    """The signature over files given as name -> "sha256:…", to be stored beside them as FILE; None without a key."""
     file = key_file()
     if file is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / FILE
-        _signer(file).set_hashing_config(_Known(name, digests)).sign(folder, place)
-        return place.read_text()
+        path = Path(folder) / FILE
+        _signer(file).set_hashing_config(_DigestManifest(name, digests)).sign(folder, path)
+        return path.read_text()
 
 
 def check(signature: bytes, digests: Mapping[str, str], key: Path) -> None:
-    """Holds files given as name -> "sha256:…" against a signature and a public key. Raises WrongSignature."""
+    """Checks the signature over files given as name -> "sha256:…" with a public key. Raises SignatureInvalid."""
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / FILE
-        place.write_bytes(signature)
+        path = Path(folder) / FILE
+        path.write_bytes(signature)
         try:
-            held = verifying.Config().use_elliptic_key_verifier(public_key=key)
-            held.set_hashing_config(_Known("", digests)).verify(folder, place)
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
+            verifier.set_hashing_config(_DigestManifest("", digests)).verify(folder, path)
         except (ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
-            raise WrongSignature(str(error) or type(error).__name__) from None
+            raise SignatureInvalid(str(error) or type(error).__name__) from None
 
 
-class _Known:
-    """Stands where the package would read and hash the files."""
+class _DigestManifest:
+    """Hashing configuration that returns known digests, so that the package does not read the files."""
 
     def __init__(self, name: str, digests: Mapping[str, str]) -> None:
         self._name, self._digests = name, digests
@@ -104,8 +104,8 @@ class _Known:
         from model_signing._hashing.hashing import Digest
         from model_signing.manifest import Manifest, SerializationType
 
-        told = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [FILE]}
-        kind = SerializationType.from_args(told)
+        arguments = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [FILE]}
+        kind = SerializationType.from_args(arguments)
         items = [
             kind.new_item(name, Digest("sha256", bytes.fromhex(digest.removeprefix("sha256:"))))
             for name, digest in sorted(self._digests.items())
@@ -113,7 +113,7 @@ class _Known:
         return Manifest(self._name, items, kind)
 
     def add_ignored_paths(self, *, model_path: object, paths: Iterable[str]) -> None:
-        """Nothing: only files that count are named."""
+        """Does nothing: the digests contain no ignored file."""
 
 
 def _signer(file: Path) -> Any:
@@ -126,7 +126,7 @@ def _signer(file: Path) -> Any:
 @lru_cache(maxsize=1)
 def _key(file: Path) -> ec.EllipticCurvePrivateKey:
     if get_settings().signing_key is None:
-        _make(file)
+        _create_key(file)
     try:
         key = load_pem_private_key(file.read_bytes(), password=None)
     except OSError as error:
@@ -138,19 +138,19 @@ def _key(file: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _make(file: Path) -> None:
-    """Puts a new key there unless one is; whole and on disk before it has its name."""
-    with _making:
+def _create_key(file: Path) -> None:
+    """Creates the key file unless it exists; its content is on disk before it gets its name."""
+    with _creation_lock:
         if file.exists():
             return
         key = ec.generate_private_key(ec.SECP256R1())
         content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".signing-key") as made:
-            made.write(content)
-            made.flush()
-            os.fsync(made.fileno())
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".signing-key") as temporary:
+            temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
             try:
-                os.link(made.name, file)
+                os.link(temporary.name, file)
             except FileExistsError:
                 return  # another process was faster
         folder = os.open(file.parent, os.O_RDONLY)

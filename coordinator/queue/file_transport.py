@@ -1,10 +1,11 @@
-"""Celery's queue in a folder, for an installation on one machine: a kombu transport named `fedloom-files`.
+"""Celery message queue in a folder, for an installation on one machine: a kombu transport named `fedloom-files`.
 
-One message is one file, `queues/<queue>/<time>-<uuid>.json`. It is written under `writing/` and renamed into
-place, so nobody reads half of one. It is taken by unlinking it after it was read: of several consumers only one
-can unlink a file, and one that dies leaves nothing that has to be swept. What does not parse is dropped with a
-warning. kombu's own filesystem transport gives none of these.
-A message taken and not handled when its process dies is lost; the reconciler sends what is due again.
+Each message is one file, `queues/<queue>/<time>-<uuid>.json`. It is written under `writing/` and renamed into place,
+so no consumer reads a partial file. A consumer takes a message by reading and then unlinking it. Only one of several
+consumers can unlink a file, and a consumer that dies leaves nothing to clean up. Messages that do not parse are
+dropped with a warning. kombu's own filesystem transport has none of these properties.
+
+A message is lost if its process dies while handling it. The reconciler sends messages for all due work again.
 """
 
 import re
@@ -26,30 +27,30 @@ BROKER_URL = f"{TRANSPORT_NAME}://"
 POLLING_SECONDS = 0.05
 AT_ONCE_SECONDS = 0.2
 UNFINISHED_SECONDS = 60.0
-"""A file under `writing/` older than this was left by a process that died while it wrote it."""
+"""A file under `writing/` older than this was left by a process that died while writing."""
 
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
 _log = structlog.get_logger(__name__)
 
 
 def register() -> None:
-    """Lets `broker_url = "fedloom-files://"` find this transport. Importing this module is enough."""
+    """Registers the transport for `broker_url = "fedloom-files://"`. Importing this module is enough."""
     TRANSPORT_ALIASES[TRANSPORT_NAME] = f"{__name__}:Transport"
 
 
 def transport_options(folder: Path) -> dict[str, Any]:
-    """Celery's `broker_transport_options` for queues in `folder`, which is made when it is first used."""
+    """Celery's `broker_transport_options` for queues in `folder`, which is created on first use."""
     return {"folder": str(folder), "polling_interval": POLLING_SECONDS}
 
 
 class Channel(virtual.Channel):
-    """Direct exchanges only: a fanout table would be one more file that several processes write."""
+    """Channel with direct exchanges only: a fanout table would be a file that several processes write."""
 
     supports_fanout = False
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
-        self._listed: dict[str, deque[Path]] = {}
+        self._listings: dict[str, deque[Path]] = {}
         options = connection.client.transport_options
         if "folder" not in options:
             raise ValueError("broker_transport_options: 'folder' is missing, see transport_options()")
@@ -82,22 +83,22 @@ class Channel(virtual.Channel):
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         self._new_queue(queue)
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex}.json"
-        unfinished = self._writing / name
-        unfinished.write_text(dumps(message), encoding="utf-8")
-        unfinished.rename(self._queue_folder(queue) / name)
+        partial_file = self._writing / name
+        partial_file.write_text(dumps(message), encoding="utf-8")
+        partial_file.rename(self._queue_folder(queue) / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
-        # One listing serves until it is used up: listing for every message would make a long queue quadratic.
-        listed = self._listed.get(queue) or deque(self._messages(queue))
-        self._listed[queue] = listed
-        while listed:
-            message = self._take(listed.popleft())
+        # A listing is used until it is empty: listing for every message would make a long queue quadratic.
+        listing = self._listings.get(queue) or deque(self._messages(queue))
+        self._listings[queue] = listing
+        while listing:
+            message = self._take(listing.popleft())
             if message is not None:
                 return message
         raise Empty
 
     def _take(self, path: Path) -> dict[str, Any] | None:
-        """The message, now this process's alone; None if another consumer has it or if it is none."""
+        """Takes the message; None if another consumer has it or if it does not parse."""
         try:
             content = path.read_bytes()
             path.unlink()
@@ -106,7 +107,7 @@ class Channel(virtual.Channel):
         try:
             message = cast(dict[str, Any], loads(content))
             self.Message(message, channel=self).headers.get("task")
-        except Exception as error:  # whatever a stranger's bytes raise, the queue goes on
+        except Exception as error:  # whatever foreign bytes raise, the queue continues
             _log.warning("message_dropped", file=path.name, content_bytes=len(content), reason=repr(error))
             return None
         return message
@@ -115,12 +116,12 @@ class Channel(virtual.Channel):
         return len(self._messages(queue))
 
     def _purge(self, queue: str) -> int:
-        purged = 0
+        count = 0
         for path in self._messages(queue):
             with suppress(FileNotFoundError):
                 path.unlink()
-                purged += 1
-        return purged
+                count += 1
+        return count
 
 
 class Transport(virtual.Transport):
@@ -131,15 +132,15 @@ class Transport(virtual.Transport):
     driver_name = TRANSPORT_NAME
     default_port = 0
     implements = virtual.Transport.implements.extend(exchange_type=frozenset({"direct"}))
-    # Kept for the process, as kombu's own transports do: the connections of a pool share what is declared.
-    _declared = virtual.BrokerState()
+    # One for the process, as in kombu's own transports: the connections of a pool share their declarations.
+    _process_state = virtual.BrokerState()
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.state = self._declared
+        self.state = self._process_state
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # type: ignore[override]
-        """Waits for one message, never for long: Celery only looks between two calls whether it is to stop."""
+        """Waits briefly for one message: Celery checks only between two calls whether it has to stop."""
         super().drain_events(connection, None if timeout is None else min(timeout, AT_ONCE_SECONDS))
 
     def driver_version(self) -> str:

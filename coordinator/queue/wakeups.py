@@ -1,7 +1,7 @@
-"""Wakes background tasks: the bare Celery object, and messages that leave after the commit.
+"""Wake-up messages for background tasks: the Celery object, and messages sent after a commit.
 
-The database says what is due; a message only wakes somebody up. So one that cannot be sent is logged and
-forgotten: the reconciler sends what is due again.
+The database records all due work. A message only wakes a task, so one that cannot be sent is logged and dropped. The
+reconciler sends messages for all due work again.
 """
 
 from collections.abc import Iterable
@@ -35,10 +35,10 @@ _REDIS_OPTIONS = {
     "socket_connect_timeout": _REDIS_SECONDS,
     "socket_timeout": _REDIS_SECONDS,
     "socket_keepalive": True,
-    # Of a request whose message cannot leave: the reconciler sends it again, the caller must not wait.
+    # A request must not wait for a broker that is away: the reconciler sends the message again.
     "max_retries": 1,
     "interval_start": 0,
-    # What a process that died had taken and not begun; doing it twice does no harm.
+    # Messages that a dead process had reserved are redelivered; doing the work twice does no harm.
     "visibility_timeout": 60,
 }
 _log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ celery.add_defaults(lambda: _configuration(get_settings()))
 
 
 def nudge(session: Session, task_name: str, *ids: str) -> None:
-    """Sends the task once after the session's commit, however often it was asked for before."""
+    """Sends the task once after the session's commit, however often this is called before it."""
     pending: dict[Nudge, None] | None = session.info.get(_PENDING)
     if pending is None:
         pending = session.info[_PENDING] = {}
@@ -87,9 +87,9 @@ def _send_all(pending: Iterable[Nudge]) -> None:
 
 
 def send(task_name: str, *ids: str) -> None:
-    """Sends the task now. Never raises: what cannot be sent is logged and forgotten."""
+    """Sends the task now. Never raises: a message that cannot be sent is logged and dropped."""
     try:
-        # Of a pool that is found by the connection's settings; Celery's own keeps those it saw first.
+        # kombu looks up the pool by the connection's settings; Celery's own pool keeps the first settings.
         with producers[celery.connection_for_write()].acquire(block=True) as producer:
             celery.send_task(task_name, args=ids, ignore_result=True, producer=producer)
     except Exception as error:  # whatever the broker's client raises, the commit stands
@@ -97,5 +97,5 @@ def send(task_name: str, *ids: str) -> None:
 
 
 def reconfigure() -> None:
-    """Lets the next message find the broker by the settings as they are then."""
+    """Applies the present settings to the messages that follow."""
     celery.conf.update(_configuration(get_settings()))

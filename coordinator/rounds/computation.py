@@ -1,42 +1,24 @@
-"""The computation of a step by the conductor, whichever step it is."""
+"""Computation of a step by the conductor, from message to message."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from coordinator.rounds import conductor
-from coordinator.rounds.schemas import (
-    AgainInput,
-    AggregateInput,
-    CheckInput,
-    Input,
-    JoinInput,
-    PlanInput,
-    Result,
-    ShardInput,
-    StartInput,
-)
+from coordinator.rounds.schemas import RestoreInput, ShardInput
 from coordinator.rounds.step_messages import decode, encode, encode_error
+from coordinator.rounds.steps import STEPS
+
+FUNCTIONS: Mapping[type, Callable[[Any], Any]] = {
+    **{step.input_type: getattr(conductor, step.function) for step in STEPS.values()},
+    ShardInput: conductor.aggregate_shard,
+    RestoreInput: conductor.restore,
+}
 
 
-def answer(order: bytes) -> bytes:
-    """The message with what the step of another message made, or with the error that ended it."""
+def run_step(request: bytes) -> bytes:
+    """The message with the result of the step in `request`, or with the error that ended it."""
     try:
-        return encode(_compute(decode(order)))
+        inputs = decode(request)
+        return encode(FUNCTIONS[type(inputs)](inputs))
     except Exception as error:
         return encode_error(error)
-
-
-def _compute(given: Input | AgainInput) -> Result | None:
-    match given:
-        case StartInput():
-            return conductor.start(given)
-        case PlanInput():
-            return conductor.plan(given)
-        case CheckInput():
-            return conductor.check(given)
-        case AggregateInput():
-            return conductor.aggregate(given)
-        case ShardInput():
-            return conductor.aggregate_shard(given)
-        case JoinInput():
-            return conductor.join(given)
-        case AgainInput():
-            conductor.put_again(given)
-            return None

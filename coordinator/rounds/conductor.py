@@ -1,7 +1,7 @@
-"""Runs the server half of an algorithm. The only file of the coordinator that touches tensors.
+"""Conductor: runs the server half of an algorithm. No other module of the coordinator computes with tensors.
 
-Plain values and digests in, plain values and stored artifacts out: no database, so that no transaction is open
-while it works. What it makes is a function of what it is given, so doing it twice does no harm.
+Its functions take plain values and digests and return plain values and stored artifacts. It uses no database, so no
+transaction is open while it computes. Its results depend on the inputs alone, so a repetition does no harm.
 """
 
 import json
@@ -18,26 +18,26 @@ import torch
 from pydantic import TypeAdapter
 
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from coordinator.provenance import signing
 from coordinator.rounds import update_checks
 from coordinator.rounds.schemas import (
-    AgainInput,
     AggregateInput,
+    AggregateResult,
     CheckInput,
     ClientInput,
-    Cut,
     JoinInput,
-    MadeAggregate,
-    MadePlan,
-    MadeShard,
-    MadeState,
     Method,
     Omission,
     PlanInput,
+    PlanResult,
     Repetition,
+    RestoreInput,
     ShardInput,
+    ShardLayout,
+    ShardResult,
     StartInput,
+    StateResult,
     UpdateInput,
     Verdicts,
 )
@@ -60,35 +60,37 @@ STATE = "state"
 TRAINABLE: TypeAdapter[Trainable] = TypeAdapter(Trainable)
 
 
-def start(given: StartInput) -> MadeState:
+def start(inputs: StartInput) -> StateResult:
     """The federation's first state. Raises ValueError if the initial adapter does not fit the model."""
-    with _working(given.method) as (half, folder):
-        model = ModelFacts.model_validate(given.method.model)
-        initial = None if given.initial_digest is None else _initial(given, given.initial_digest, model)
-        state = half.start(model, given.method.seed, initial)
-        return _made_state(state, folder)
+    with _working(inputs.method) as (half, folder):
+        model = ModelFacts.model_validate(inputs.method.model)
+        initial = None if inputs.initial_digest is None else _initial(inputs, inputs.initial_digest, model)
+        state = half.start(model, inputs.method.seed, initial)
+        return _put_state(state, folder)
 
 
-def plan(given: PlanInput) -> MadePlan:
-    """One instruction for each client; equal ones are stored once."""
-    if not given.clients:
-        return MadePlan({})
-    with _working(given.method) as (half, folder):
-        clients = [_client(client) for client in given.clients]
-        instructions = half.plan(_open(given.state_digest), clients, _step(given.method))
-        written: dict[int, Stored] = {}
+def plan(inputs: PlanInput) -> PlanResult:
+    """One instruction for each client. Equal ones are stored once."""
+    if not inputs.clients:
+        return PlanResult({})
+    with _working(inputs.method) as (half, folder):
+        clients = [_client(client) for client in inputs.clients]
+        instructions = half.plan(_open(inputs.state_digest), clients, _step(inputs.method))
+        instructions_by_id: dict[int, StoredObject] = {}
         for payload in {id(payload): payload for payload in instructions.values()}.values():
-            written[id(payload)] = _put(payload, folder / "instruction")
-        return MadePlan({ordinal: written[id(payload)] for ordinal, payload in sorted(instructions.items())})
+            instructions_by_id[id(payload)] = _put(payload, folder / "instruction")
+        return PlanResult(
+            {ordinal: instructions_by_id[id(payload)] for ordinal, payload in sorted(instructions.items())}
+        )
 
 
-def check(given: CheckInput) -> Verdicts:
-    """Accepts or rejects each update: finite, within the federation's norm, and as the algorithm wants it."""
-    with _working(given.method) as (half, _):
+def check(inputs: CheckInput) -> Verdicts:
+    """Accepts each update that is finite, within the federation's norm, and valid for the algorithm."""
+    with _working(inputs.method) as (half, _):
         problems: dict[str, Mapping[str, Any] | None] = {}
         norms: dict[str, float] = {}
-        for job_id, instruction, update in given.updates:
-            verdict = update_checks.norm_or_problem(half, instruction, update, given.max_update_norm)
+        for job_id, instruction, update in inputs.updates:
+            verdict = update_checks.norm_or_problem(half, instruction, update, inputs.max_update_norm)
             if isinstance(verdict, float):
                 problems[job_id], norms[job_id] = None, verdict
             else:
@@ -96,77 +98,78 @@ def check(given: CheckInput) -> Verdicts:
         return Verdicts(problems, norms)
 
 
-def aggregate(given: AggregateInput) -> MadeAggregate | Cut | Omission:
-    """The next state of the accepted updates, and its adapter if the round was one of training.
+def aggregate(inputs: AggregateInput) -> AggregateResult | ShardLayout | Omission:
+    """The next state from the accepted updates, with its adapter in a train round.
 
-    A state larger than `shard_bytes` is only cut, where the algorithm can do it in parts. Of updates that cannot be
-    aggregated together those are named that have to be left out.
+    A state larger than `shard_bytes` gives a ShardLayout if the algorithm can aggregate in parts. Updates that cannot
+    be aggregated together give an Omission with those to leave out.
     """
-    if apart := dissenters({update.ordinal: _open(update.digest) for update in given.updates}):
-        return Omission({ordinal: update_checks.differs(name) for ordinal, name in apart.items()})
-    state = _open(given.state_digest)
-    shards = cut(state, registry.algorithm(given.method.algorithm).shard_by, get_settings().shard_bytes)
+    if tensor_names := dissenters({update.ordinal: _open(update.digest) for update in inputs.updates}):
+        return Omission({ordinal: update_checks.differs(name) for ordinal, name in tensor_names.items()})
+    state = _open(inputs.state_digest)
+    shards = cut(state, registry.algorithm(inputs.method.algorithm).shard_by, get_settings().shard_bytes)
     if len(shards) > 1:
-        return Cut(shards)
-    with _working(given.method) as (half, folder):
+        return ShardLayout(shards)
+    with _working(inputs.method) as (half, folder):
         try:
-            return _made_aggregate(half, given, _outcome(half, given), folder)
+            return _put_aggregate(half, inputs, _outcome(half, inputs), folder)
         except update_checks.FAILURES as error:
-            return update_checks.omission(given, folder, error, partial(_made_for_nothing, half, None))
+            return update_checks.omission(inputs, folder, error, partial(_trial_run, half, None))
 
 
-def aggregate_shard(given: ShardInput) -> MadeShard | Omission:
-    """A part of the next state of the accepted updates."""
-    with _working(given.whole.method) as (half, folder):
+def aggregate_shard(inputs: ShardInput) -> ShardResult | Omission:
+    """A part of the next state, from the accepted updates."""
+    with _working(inputs.whole.method) as (half, folder):
         try:
-            outcome = _outcome(half, given.whole, given.groups)
+            outcome = _outcome(half, inputs.whole, inputs.groups)
             notes = _put_notes(outcome, folder)
             state = _put(outcome.state, folder / STATE)
-            return MadeShard(state, _finite(outcome.metrics), outcome.finished, notes, environment())
+            return ShardResult(state, _finite(outcome.metrics), outcome.stop_reason, notes, environment())
         except update_checks.FAILURES as error:
-            return update_checks.omission(given.whole, folder, error, partial(_made_for_nothing, half, given.groups))
+            return update_checks.omission(inputs.whole, folder, error, partial(_trial_run, half, inputs.groups))
 
 
-def join(given: JoinInput) -> MadeAggregate | Omission:
-    """The next state and its adapter, of all its parts: the same bytes as without shards."""
-    with _working(given.whole.method) as (half, folder):
-        state, parts = _open(given.whole.state_digest), [_part(made) for made in given.parts]
+def join(inputs: JoinInput) -> AggregateResult | Omission:
+    """The next state and its adapter from all parts. The bytes are those of an aggregation without shards."""
+    with _working(inputs.whole.method) as (half, folder):
+        state, parts = _open(inputs.whole.state_digest), [_part(shard) for shard in inputs.parts]
         try:
-            outcome = half.join(state, parts, _step(given.whole.method))
-            return _made_aggregate(half, given.whole, outcome, folder)
+            outcome = half.join(state, parts, _step(inputs.whole.method))
+            return _put_aggregate(half, inputs.whole, outcome, folder)
         except update_checks.FAILURES as error:
-            return update_checks.omission(given.whole, folder, error, partial(_made_for_nothing, half, None))
+            return update_checks.omission(inputs.whole, folder, error, partial(_trial_run, half, None))
 
 
-def put_again(given: AgainInput) -> None:
-    """Puts what a round made into the store once more; where its state is kept, the adapter of that alone."""
-    with _working(given.whole.method) as (half, folder):
-        if given.state_digest is None:
-            _made_aggregate(half, given.whole, _outcome(half, given.whole), folder)
+def restore(inputs: RestoreInput) -> None:
+    """Stores the results of a round again; only the adapter if its state is still stored."""
+    with _working(inputs.whole.method) as (half, folder):
+        if inputs.state_digest is None:
+            _put_aggregate(half, inputs.whole, _outcome(half, inputs.whole), folder)
         else:
-            shutil.copyfile(artifacts.whole_file(given.state_digest), folder / STATE)
-            _put_adapter(half, given.whole, folder)
+            shutil.copyfile(artifacts.whole_file(inputs.state_digest), folder / STATE)
+            _put_adapter(half, inputs.whole, folder)
 
 
-def repeat(given: AggregateInput, kept: Mapping[str, str]) -> Repetition:
-    """Does an aggregation again and holds it against what is kept: digests by name, of the state and the adapter's
-    files. Stores nothing.
+def repeat(inputs: AggregateInput, digests: Mapping[str, str]) -> Repetition:
+    """Repeats an aggregation and compares it with `digests`, those of the state and the adapter's files by name.
+
+    Stores nothing.
     """
-    with _working(given.method) as (half, folder):
-        _outcome(half, given).state.write(folder / STATE)
-        made = {STATE: folder / STATE}
-        if given.method.kind == "train":
-            made |= {path.name: path for path in _export(half, given, folder)[1]}
+    with _working(inputs.method) as (half, folder):
+        _outcome(half, inputs).state.write(folder / STATE)
+        paths = {STATE: folder / STATE}
+        if inputs.method.kind == "train":
+            paths |= {path.name: path for path in _export(half, inputs, folder)[1]}
         differences = {}
-        for name, digest in kept.items():
-            if name not in made or artifacts.digest_of(made[name]) != digest:
-                differences[name] = _difference(made[name], digest) if name in made else math.inf
+        for name, digest in digests.items():
+            if name not in paths or artifacts.digest_of(paths[name]) != digest:
+                differences[name] = _difference(paths[name], digest) if name in paths else math.inf
         return Repetition(differences, environment())
 
 
 @contextmanager
 def _working(method: Method) -> Iterator[tuple[ServerHalf, Path]]:
-    """The server half, and a folder of its own that goes afterwards."""
+    """The server half, and a folder of its own that is deleted afterwards."""
     settings = get_settings()
     torch.set_num_threads(settings.aggregation_threads)
     trainable = TRAINABLE.validate_python(method.trainable)
@@ -176,18 +179,18 @@ def _working(method: Method) -> Iterator[tuple[ServerHalf, Path]]:
 
 
 def _step(method: Method) -> RoundFacts:
-    return RoundFacts(method.number, method.kind, method.rounds, method.registered)  # type: ignore[arg-type]
+    return RoundFacts(method.number, method.kind, method.rounds, method.client_count)  # type: ignore[arg-type]
 
 
 def _open(digest: str) -> Payload:
     return Payload.open(artifacts.whole_file(digest))
 
 
-def _initial(given: StartInput, digest: str, model: ModelFacts) -> Payload:
-    """An earlier adapter as this algorithm goes on from it."""
-    config = given.initial_config_digest
+def _initial(inputs: StartInput, digest: str, model: ModelFacts) -> Payload:
+    """An earlier adapter as the initial payload of this algorithm."""
+    config = inputs.initial_config_digest
     fields = None if config is None else json.loads(artifacts.whole_file(config).read_bytes())
-    trainable = TRAINABLE.validate_python(given.method.trainable)
+    trainable = TRAINABLE.validate_python(inputs.method.trainable)
     return initial_adapter(_open(digest), fields, model, trainable)
 
 
@@ -195,14 +198,14 @@ def _open_note(digest: str | None) -> Payload | None:
     return None if digest is None else _open(digest)
 
 
-def _put(payload: Payload, path: Path) -> Stored:
+def _put(payload: Payload, path: Path) -> StoredObject:
     payload.write(path)
     return artifacts.put_file(path)
 
 
-def _made_state(state: Payload, folder: Path) -> MadeState:
+def _put_state(state: Payload, folder: Path) -> StateResult:
     phase = str(state.facts.get("phase", "train"))
-    return MadeState(_put(state, folder / STATE), phase, state.facts.get("cohort") == "all")
+    return StateResult(_put(state, folder / STATE), phase, state.facts.get("cohort") == "all")
 
 
 def _client(client: ClientInput) -> ClientFacts:
@@ -228,45 +231,45 @@ def _update(update: UpdateInput) -> ClientUpdate:
     )
 
 
-def _made_for_nothing(half: ServerHalf, groups: tuple[str, ...] | None, given: AggregateInput, folder: Path) -> None:
-    outcome = _outcome(half, given, groups)
+def _trial_run(half: ServerHalf, groups: tuple[str, ...] | None, inputs: AggregateInput, folder: Path) -> None:
+    outcome = _outcome(half, inputs, groups)
     outcome.state.write(folder / STATE)
     for note in outcome.notes.values():
         note.write(folder / "note")
-    if groups is None and given.method.kind == "train":
-        _export(half, given, folder)
+    if groups is None and inputs.method.kind == "train":
+        _export(half, inputs, folder)
 
 
-def _outcome(half: ServerHalf, given: AggregateInput, groups: tuple[str, ...] | None = None) -> Outcome:
-    state, updates = _open(given.state_digest), [_update(update) for update in given.updates]
+def _outcome(half: ServerHalf, inputs: AggregateInput, groups: tuple[str, ...] | None = None) -> Outcome:
+    state, updates = _open(inputs.state_digest), [_update(update) for update in inputs.updates]
     if groups is not None:
-        by = registry.algorithm(given.method.algorithm).shard_by
+        by = registry.algorithm(inputs.method.algorithm).shard_by
         state = part(state, groups, by)
         updates = [replace(update, payload=part(update.payload, groups, by)) for update in updates]
-    outcome = half.aggregate(state, updates, _step(given.method))
+    outcome = half.aggregate(state, updates, _step(inputs.method))
     notes = {ordinal: finite(note) for ordinal, note in outcome.notes.items()}
     return replace(outcome, state=finite(outcome.state), notes=notes)
 
 
-def _part(made: MadeShard) -> Outcome:
-    notes = {ordinal: _open(note.digest) for ordinal, note in made.notes.items()}
-    return Outcome(_open(made.state.digest), made.metrics, made.finished, notes)
+def _part(shard: ShardResult) -> Outcome:
+    notes = {ordinal: _open(note.digest) for ordinal, note in shard.notes.items()}
+    return Outcome(_open(shard.state.digest), shard.metrics, shard.finished, notes)
 
 
-def _made_aggregate(half: ServerHalf, given: AggregateInput, outcome: Outcome, folder: Path) -> MadeAggregate:
+def _put_aggregate(half: ServerHalf, inputs: AggregateInput, outcome: Outcome, folder: Path) -> AggregateResult:
     notes = _put_notes(outcome, folder)
-    made = _made_state(outcome.state, folder)
-    kind, files = _put_adapter(half, given, folder) if given.method.kind == "train" else (None, {})
-    return MadeAggregate(made, _finite(outcome.metrics), outcome.finished, notes, kind, files, environment())
+    state = _put_state(outcome.state, folder)
+    kind, files = _put_adapter(half, inputs, folder) if inputs.method.kind == "train" else (None, {})
+    return AggregateResult(state, _finite(outcome.metrics), outcome.stop_reason, notes, kind, files, environment())
 
 
-def _put_adapter(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, dict[str, Stored]]:
-    signing.ready()  # before anything is recorded: a key that cannot be used holds the round up, and says so
-    kind, written = _export(half, given, folder)
-    return kind, {path.name: artifacts.put_file(path) for path in written}
+def _put_adapter(half: ServerHalf, inputs: AggregateInput, folder: Path) -> tuple[str, dict[str, StoredObject]]:
+    signing.ready()  # before anything is recorded: an unusable key holds the round up
+    kind, paths = _export(half, inputs, folder)
+    return kind, {path.name: artifacts.put_file(path) for path in paths}
 
 
-def _put_notes(outcome: Outcome, folder: Path) -> dict[int, Stored]:
+def _put_notes(outcome: Outcome, folder: Path) -> dict[int, StoredObject]:
     return {ordinal: _put(note, folder / "note") for ordinal, note in sorted(outcome.notes.items())}
 
 
@@ -274,20 +277,20 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _export(half: ServerHalf, given: AggregateInput, folder: Path) -> tuple[str, list[Path]]:
-    """The adapter of the state that lies in `folder`: its kind, and the files written."""
+def _export(half: ServerHalf, inputs: AggregateInput, folder: Path) -> tuple[str, list[Path]]:
+    """Writes the adapter of the state in `folder`. Returns its kind and the files."""
     adapter = half.export(Payload.open(folder / STATE))
     for name, tensor in adapter.tensors.items():
         check_finite(name, tensor)
     files = folder / "adapter"
     files.mkdir()
-    trainable = TRAINABLE.validate_python(given.method.trainable)
-    model = ModelFacts.model_validate(given.method.model)
-    return adapter.kind, write_adapter(files, adapter, trainable, model, given.base_model, given.card)
+    trainable = TRAINABLE.validate_python(inputs.method.trainable)
+    model = ModelFacts.model_validate(inputs.method.model)
+    return adapter.kind, write_adapter(files, adapter, trainable, model, inputs.base_model, inputs.card)
 
 
 def _difference(path: Path, digest: str) -> float:
-    """Largest relative difference of a made file's tensors to the kept ones; infinity for what holds none."""
+    """Largest relative difference of a file's tensors to the stored ones. Infinity for a file without tensors."""
     try:
         return largest_difference(Payload.open(path), _open(digest))
     except HeaderError:

@@ -1,4 +1,4 @@
-"""HTTP for rounds and their adapters. Bytes are streamed, outside any session."""
+"""HTTP endpoints of rounds and their adapters. Bytes are streamed outside of any session."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from coordinator.provenance.signing import FILE as SIGNATURE_FILE
 from coordinator.rounds import service
 from coordinator.rounds.schemas import AdapterFile, RoundResponse
 from coordinator.web.body_limits import MAX_TAGS, HeaderText, PathId, PathName, TagsText
-from coordinator.web.etags import is_known, tag
+from coordinator.web.etags import etag_of, matches_etag
 from coordinator.web.pagination import MAX_INTEGER, Listing, Page, Paging
 from coordinator.web.problem_details import problem_responses
 from coordinator.web.routes import Route
@@ -46,7 +46,7 @@ Attempt = Annotated[int | None, Query(ge=1, le=MAX_INTEGER)]
 
 
 class RangeHeaders:
-    """What a caller sends who wants a part of a file, or nothing if it has the file already."""
+    """Headers of a request for a range of a file, or for a file only if it has changed."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ def list_rounds(
 ) -> Listing[RoundResponse]:
     """List a federation's rounds, all attempts, in the order in which they were opened."""
     federation = clients.visible_federation(session, principal, federation_id)
-    found = page.rows(session, service.rounds_of(federation.id), Round.sequence)
-    items = service.answers(session, federation, found.rows, utcnow())
-    return Listing(items=items, next_cursor=found.next_cursor)
+    rows = page.rows(session, service.rounds_of(federation.id), Round.sequence)
+    items = service.to_responses(session, federation, rows.rows, utcnow())
+    return Listing(items=items, next_cursor=rows.next_cursor)
 
 
 @router.get(
@@ -90,7 +90,9 @@ def show_round(
 ) -> RoundResponse:
     """Show a round: its last attempt, unless one is named."""
     federation = clients.visible_federation(session, principal, federation_id)
-    return service.answer(session, federation, service.show(session, federation.id, kind, number, attempt), utcnow())
+    return service.to_response(
+        session, federation, service.show(session, federation.id, kind, number, attempt), utcnow()
+    )
 
 
 @router.get(
@@ -107,7 +109,7 @@ def list_jobs_of_round_number(
     kind: RoundKind = "train",
     attempt: Attempt = None,
 ) -> Listing[JobResponse]:
-    """List a round's jobs: all of them for the federation's owner, for others their own."""
+    """List a round's jobs: all of them for the federation's owner, their own for others."""
     federation = clients.visible_federation(session, principal, federation_id)
     round_ = service.show(session, federation.id, kind, number, attempt)
     return _listing(page.of(service.jobs_of(session, principal, federation, round_, None), _job_id))
@@ -117,7 +119,7 @@ def list_jobs_of_round_number(
 def list_round_jobs(
     round_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging, kind: JobKind | None = None
 ) -> Listing[JobResponse]:
-    """List the jobs of one attempt at a round: all of them for the federation's owner, for others their own."""
+    """List the jobs of one attempt at a round: all of them for the federation's owner, their own for others."""
     federation, round_ = service.visible(session, principal, round_id)
     return _listing(page.of(service.jobs_of(session, principal, federation, round_, kind), _job_id))
 
@@ -137,7 +139,7 @@ def _listing(page: Page[JobResponse]) -> Listing[JobResponse]:
     responses={**_ZIP, **problem_responses(403, 404)},
 )
 def download_adapter(federation_id: PathId, principal: KeyPrincipal, if_none_match: Tags = None) -> Response:
-    """Download the newest adapter as a zip; a PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
+    """Download the newest adapter as a zip. A PEFT adapter opens in `peft.PeftModel.from_pretrained`."""
     return _archive(principal, federation_id, None, if_none_match)
 
 
@@ -180,8 +182,8 @@ def download_round_adapter_file(
     return _one_file(principal, federation_id, number, file, headers)
 
 
-def _made(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
-    """The round whose adapter is asked for, its federation and its provenance."""
+def _adapter_of(principal: Principal, federation_id: str, number: int | None) -> tuple[Federation, Round, bytes]:
+    """The federation, the round with the requested adapter, and its provenance."""
     with reading() as session:
         federation = clients.visible_federation(session, principal, federation_id)
         service.check_may_download(session, principal, federation)
@@ -189,8 +191,8 @@ def _made(principal: Principal, federation_id: str, number: int | None) -> tuple
         return federation, round_, service.provenance(session, federation, round_)
 
 
-def _told(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
-    """Puts on record that a file, or all of them, are handed out; nothing is sent before that is on disk."""
+def _record_download(principal: Principal, federation: Federation, round_: Round, file: str | None) -> None:
+    """Records the download of one file or of all, before any byte is sent."""
     with writing() as session:
         service.note_download(session, principal, federation, round_, file)
 
@@ -198,54 +200,54 @@ def _told(principal: Principal, federation: Federation, round_: Round, file: str
 def _one_file(
     principal: Principal, federation_id: str, number: int | None, name: str, headers: RangeHeaders
 ) -> Response:
-    federation, round_, provenance = _made(principal, federation_id, number)
+    federation, round_, provenance = _adapter_of(principal, federation_id, number)
     if name == PROVENANCE_FILE:
         return Response(provenance, media_type="application/json")
     if name == SIGNATURE_FILE and round_.signature is not None:
         return Response(round_.signature, media_type="application/json")
     file = service.adapter_file(round_, name)
-    answer = stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
-    if isinstance(answer, StreamingResponse):
+    response = stream(file.digest, file.size_bytes, headers.range, headers.if_range, headers.if_none_match)
+    if isinstance(response, StreamingResponse):
         artifacts.check_whole(file.digest, file.size_bytes)
-        _told(principal, federation, round_, name)
-    return answer
+        _record_download(principal, federation, round_, name)
+    return response
 
 
 def _archive(principal: Principal, federation_id: str, number: int | None, if_none_match: str | None) -> Response:
-    federation, round_, provenance = _made(principal, federation_id, number)
+    federation, round_, provenance = _adapter_of(principal, federation_id, number)
     files = service.adapter_files(round_)
-    etag = tag(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
-    if is_known(if_none_match, etag):
+    etag = etag_of(provenance + json.dumps({name: file.digest for name, file in files.items()}).encode(), None)
+    if matches_etag(if_none_match, etag):
         return Response(status_code=304, headers={"ETag": etag})
     for file in files.values():
         artifacts.check_whole(file.digest, file.size_bytes)
-    _told(principal, federation, round_, None)
+    _record_download(principal, federation, round_, None)
     name = f"{federation_id}-round-{round_.number}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "ETag": etag}
     small = {PROVENANCE_FILE: provenance}
     if round_.signature is not None:
         small[SIGNATURE_FILE] = round_.signature.encode()
-    return StreamingResponse(_zipped(files, small), 200, headers, "application/zip")
+    return StreamingResponse(_zip(files, small), 200, headers, "application/zip")
 
 
-async def _zipped(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
-    """The zip's bytes as they are made: stored uncompressed, since tensors do not shrink.
+async def _zip(files: Mapping[str, AdapterFile], small: Mapping[str, bytes]) -> AsyncIterator[bytes]:
+    """The zip's bytes, in parts and uncompressed, since tensors do not shrink.
 
-    Breaks off where a file's bytes are not those of its digest; what was sent by then is no zip.
+    Raises at the end of a file whose bytes do not match its digest. The part sent by then is no valid zip.
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w") as archive:
         for name, content in small.items():
             archive.writestr(_entry(name), content)
         for name, file in files.items():
-            hashed = hashlib.sha256()
+            sha256 = hashlib.sha256()
             with archive.open(_entry(name), "w", force_zip64=file.size_bytes >= zipfile.ZIP64_LIMIT) as entry:
                 async for part in objects.read(file.digest, 0, file.size_bytes):
-                    hashed.update(part)
+                    sha256.update(part)
                     entry.write(bytes(part))
                     yield sink.take()
-            if file.digest != f"sha256:{hashed.hexdigest()}":
-                raise await run_in_threadpool(artifacts.reported, file.digest)
+            if file.digest != f"sha256:{sha256.hexdigest()}":
+                raise await run_in_threadpool(artifacts.report_damage, file.digest)
     yield sink.take()
 
 
@@ -256,7 +258,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 class _Sink:
-    """A file that cannot seek, whose bytes are taken away as they come."""
+    """An unseekable file that is emptied after each write."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -266,10 +268,10 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: there is no buffer."""
 
     def close(self) -> None:
-        """What was written can still be taken."""
+        """Does nothing: the bytes can still be taken."""
 
     def take(self) -> bytes:
         data, self._parts = b"".join(self._parts), []

@@ -1,4 +1,4 @@
-"""Facts of a round: those that its life cycle decides by, as they were read, and those that name it."""
+"""Facts of a round: the snapshot for its life cycle, and the fields that name it in events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from coordinator.models import Round
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the federation's definition says of a round."""
+    """The part of the federation's definition that a round's life cycle needs."""
 
     clients_per_round: int
     min_clients: int
@@ -21,9 +21,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What a round's life cycle needs to know of one of its jobs.
+    """The facts of one job that a round's life cycle needs.
 
-    `reason`: why it brought nothing, as a code and where the error came. `final`: it would fail the same way again.
+    `reason`: the code of its loss, with the place of an error. `final`: it would fail the same way again.
     """
 
     id: str
@@ -41,19 +41,20 @@ class JobFacts:
 class Snapshot:
     """A round as it was read. Clients are ordinals.
 
-    `accepted` and `refused` count all attempts at the round; `jobs` and `evaluations` are this attempt's. Who was
-    refused is not asked again: its update was rejected or left out, or its job would fail the same way.
-    `remaining`: clients that take part and were not refused, alive or not; None where nobody was refused. `asked`:
-    who had a job in any attempt; `lost`: why those of them that brought nothing did not.
-    `everybody`: the cohort is all clients alive. `retries`: attempts before this one that missed the quorum.
-    `shards`: how many of the aggregation's are done, and how many there are; None while it is not cut.
+    `accepted`, `ineligible`, `participants` and `losses` cover all attempts at the round, `jobs` and `evaluations`
+    this one.
+    `ineligible`: clients whose update was rejected or left out, or whose job would fail the same way again.
+    `remaining`: clients that take part and are not ineligible, alive or not. None if nobody is ineligible.
+    `participants`: clients that had a job. `losses`: the reasons of those without an accepted update.
+    `everybody`: the cohort is all clients alive. `retries`: earlier attempts that missed the quorum.
+    `shards`: the numbers of shards done and in all. None if the aggregation has no shards.
     """
 
     state: str
     everybody: bool
-    started: bool
-    planned: bool
-    aggregated: bool
+    has_start: bool
+    has_plan: bool
+    has_result: bool
     evaluation_due: bool
     evaluation_planned: bool
     opened_at: datetime
@@ -61,7 +62,7 @@ class Snapshot:
     evaluation_deadline_at: datetime | None
     alive: frozenset[int]
     accepted: frozenset[int]
-    refused: frozenset[int]
+    ineligible: frozenset[int]
     cohort: tuple[int, ...]
     jobs: tuple[JobFacts, ...]
     evaluations: tuple[JobFacts, ...]
@@ -69,15 +70,15 @@ class Snapshot:
     shards: tuple[int, int] | None = None
     outliers: tuple[int, ...] = ()
     remaining: frozenset[int] | None = None
-    asked: frozenset[int] = frozenset()
-    lost: Mapping[int, str] = field(default_factory=dict)
+    participants: frozenset[int] = frozenset()
+    losses: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def eligible(self) -> frozenset[int]:
-        """Who may be drawn: alive, and neither accepted nor refused in this round."""
-        return self.alive - self.accepted - self.refused
+        """Clients that may be drawn: alive, and neither accepted nor ineligible."""
+        return self.alive - self.accepted - self.ineligible
 
 
 def name_of(round_: Round) -> dict[str, Any]:
-    """How events name a round."""
+    """The fields that name a round in events."""
     return {"round_id": round_.id, "kind": round_.kind, "number": round_.number, "attempt": round_.attempt}

@@ -1,13 +1,14 @@
-"""What comes next in a round: a pure function of what was read and of the time.
+"""Life cycle of a round: its states, its steps, and the pure function that selects the next step.
 
-`next_step` is asked again after everything that happens. It remembers nothing, so a message that is lost, doubled
-or late does no harm.
+`next_step` depends on the snapshot and the time alone. It is called again after every event, so a message that is
+lost, doubled or late does no harm. A step's `label` is the status that the API shows.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from coordinator.errors import Conflict
 from coordinator.rounds.facts import JobFacts, Rules, Snapshot
@@ -21,8 +22,8 @@ CLOSED = "closed"
 FAILED = "failed"
 WITHDRAWN = "withdrawn"
 STATES = (WAITING, COLLECTING, AGGREGATING, EVALUATING, CLOSED, FAILED, WITHDRAWN)
-ENDED = frozenset({CLOSED, FAILED, WITHDRAWN})
-OPEN = frozenset(STATES) - ENDED
+TERMINAL = frozenset({CLOSED, FAILED, WITHDRAWN})
+OPEN = frozenset(STATES) - TERMINAL
 
 MOVES: Mapping[str, frozenset[str]] = {
     WAITING: frozenset({COLLECTING, FAILED, WITHDRAWN}),
@@ -38,11 +39,11 @@ OPEN_JOB_STATES = frozenset({"offered", "leased"})
 QUORUM_MISSED, NOT_ENOUGH_CLIENTS, STEP_DIED = "quorum_missed", "not_enough_clients", "step_died"
 PAUSED = "paused"
 MAX_DEATHS, MAX_LOSSES = 2, 10
-"""Deaths of its process, and claims that passed without a result, with which a step fails its round."""
+"""A step fails its round after so many deaths of its process, or so many claims that expired without a result."""
 
 
 def move(state: str, to: str) -> str:
-    """The new state of a round. Raises Conflict for a move that its life cycle does not have."""
+    """The new state of a round. Raises Conflict for a move that is not in the table."""
     if to not in MOVES[state]:
         raise Conflict("round_state", f"A round that is {state} cannot become {to}.")
     return to
@@ -52,17 +53,22 @@ def move(state: str, to: str) -> str:
 class Start:
     """Make the federation's first state."""
 
+    label: ClassVar[str] = "starting"
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Draw `wanted` clients (all of them, where the state asks for everybody)."""
+    """Draw `count` clients, or all of them if the state asks for everybody."""
 
-    wanted: int
+    label: ClassVar[str] = "drawing"
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Make the instructions of the cohort and offer the jobs."""
+
+    label: ClassVar[str] = "planning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,181 +77,201 @@ class Check:
 
     job_ids: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        return f"checking {len(self.job_ids)} updates"
+
 
 @dataclass(frozen=True, slots=True)
 class LeaveOut:
     """Go on without the updates of these clients, whose norms are far from the others'."""
 
+    label: ClassVar[str] = "leaving_out_updates"
     ordinals: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Make the next state and its adapter of what was accepted. `missed_deadline`: some did not answer in time."""
+    """Make the next state and its adapter from the accepted updates. `missed_deadline`: some clients were late."""
 
+    label: ClassVar[str] = "aggregating"
     missed_deadline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Make the next state and its adapter of what the shards made."""
+    """Make the next state and its adapter from the results of the shards."""
+
+    label: ClassVar[str] = "joining_shards"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
     """Make the instructions of the evaluation and offer its jobs."""
 
+    label: ClassVar[str] = "planning_evaluation"
+
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The round is done."""
+    """End the round with its result."""
+
+    label: ClassVar[str] = "closing"
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Open another attempt that keeps what this one accepted."""
+    """Open another attempt, which keeps the updates that this one accepted."""
 
+    label: ClassVar[str] = "opening_another_attempt"
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The round cannot be done, and so the federation cannot go on."""
+    """End the round without a result. The federation fails with it."""
 
+    label: ClassVar[str] = "failing"
     reason: str
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before `until`, unless something happens; `what` is for people. None: not by time."""
+    """Do nothing before `until`, unless something happens. None: no deadline."""
 
     until: datetime | None
-    what: str
+    label: str
 
 
-Step = Start | Draw | Plan | Check | LeaveOut | Aggregate | Join | Evaluate | Close | Retry | Fail | Wait
+ConductorStep = Start | Plan | Check | Aggregate | Join | Evaluate
+"""The steps that need tensors: `steps` names the conductor's function and the recorder of each."""
+LocalStep = Draw | LeaveOut | Close | Retry | Fail
+"""The steps that change rows alone, within one transaction."""
+Step = ConductorStep | LocalStep | Wait
 
 
-def next_step(seen: Snapshot, rules: Rules, now: datetime) -> Step:
-    """What to do next in a round that has not ended. Raises Conflict for one that has."""
-    if seen.state == WAITING:
-        return _draw(seen, rules, now) if seen.started else Start()
-    if seen.state == COLLECTING:
-        return _collect(seen, rules, now) if seen.planned else Plan()
-    if seen.state == AGGREGATING:
-        if not seen.aggregated:
-            return _aggregate(seen, rules)
-        return Evaluate() if seen.evaluation_due and not seen.evaluation_planned else Close()
-    if seen.state == EVALUATING:
-        return _evaluate(seen, now)
-    raise Conflict("round_state", f"The round is {seen.state}; nothing follows.")
+def next_step(snapshot: Snapshot, rules: Rules, now: datetime) -> Step:
+    """The next step of an open round. Raises Conflict for a round that has ended."""
+    if snapshot.state == WAITING:
+        return _draw(snapshot, rules, now) if snapshot.has_start else Start()
+    if snapshot.state == COLLECTING:
+        return _collect(snapshot, rules, now) if snapshot.has_plan else Plan()
+    if snapshot.state == AGGREGATING:
+        if not snapshot.has_result:
+            return _aggregate(snapshot, rules)
+        return Evaluate() if snapshot.evaluation_due and not snapshot.evaluation_planned else Close()
+    if snapshot.state == EVALUATING:
+        return _evaluate(snapshot, now)
+    raise Conflict("round_state", f"The round is {snapshot.state}; nothing follows.")
 
 
-def _draw(seen: Snapshot, rules: Rules, now: datetime) -> Step:
-    wanted = rules.clients_per_round + rules.over_selection
-    if len(seen.accepted) >= rules.clients_per_round and not seen.everybody:
+def _draw(snapshot: Snapshot, rules: Rules, now: datetime) -> Step:
+    target = rules.clients_per_round + rules.over_selection
+    if len(snapshot.accepted) >= rules.clients_per_round and not snapshot.everybody:
         return Draw(0)
-    there = len(seen.accepted) + len(seen.eligible)
-    missing = len(seen.eligible) if seen.everybody else wanted - len(seen.accepted)
-    until = seen.opened_at + timedelta(seconds=rules.wait_for_clients_seconds)
-    if there >= wanted or (now >= until and there >= rules.min_clients):
+    there = len(snapshot.accepted) + len(snapshot.eligible)
+    missing = len(snapshot.eligible) if snapshot.everybody else target - len(snapshot.accepted)
+    until = snapshot.opened_at + timedelta(seconds=rules.wait_for_clients_seconds)
+    if there >= target or (now >= until and there >= rules.min_clients):
         return Draw(missing)
     if now >= until:
-        waited = f"after {rules.wait_for_clients_seconds:g} s of waiting."
-        detail = f"{there} of at least {rules.min_clients} clients were there {waited}"
-        return Fail(NOT_ENOUGH_CLIENTS, detail + _most_frequent_reason(seen))
-    return Wait(until, f"waiting_for_clients {there}/{wanted}, {_left(until, now)}")
+        wait = f"after {rules.wait_for_clients_seconds:g} s of waiting."
+        detail = f"{there} of at least {rules.min_clients} clients were there {wait}"
+        return Fail(NOT_ENOUGH_CLIENTS, detail + _most_frequent_reason(snapshot))
+    return Wait(until, f"waiting_for_clients {there}/{target}, {_time_left(until, now)}")
 
 
-def _collect(seen: Snapshot, rules: Rules, now: datetime) -> Step:
-    target = _target(seen, rules)
-    late = seen.deadline_at is not None and now >= seen.deadline_at
-    if len(seen.accepted) >= target:
-        return LeaveOut(seen.outliers) if seen.outliers else Aggregate()
-    unchecked = _in_time(seen.jobs, seen.deadline_at)
-    if unchecked:
-        return Check(tuple(job.id for job in unchecked[: target - len(seen.accepted)]))
-    if any(job.state in OPEN_JOB_STATES for job in seen.jobs) and not late:
-        return Wait(seen.deadline_at, _collecting(seen, target, now))
-    if len(seen.accepted) >= rules.min_clients:
-        return LeaveOut(seen.outliers) if seen.outliers else Aggregate(missed_deadline=late)
-    return _quorum_failure(seen, rules)
+def _collect(snapshot: Snapshot, rules: Rules, now: datetime) -> Step:
+    target = _target(snapshot, rules)
+    late = snapshot.deadline_at is not None and now >= snapshot.deadline_at
+    if len(snapshot.accepted) >= target:
+        return LeaveOut(snapshot.outliers) if snapshot.outliers else Aggregate()
+    submissions = _in_time(snapshot.jobs, snapshot.deadline_at)
+    if submissions:
+        return Check(tuple(job.id for job in submissions[: target - len(snapshot.accepted)]))
+    if any(job.state in OPEN_JOB_STATES for job in snapshot.jobs) and not late:
+        return Wait(snapshot.deadline_at, _collecting_status(snapshot, target, now))
+    if len(snapshot.accepted) >= rules.min_clients:
+        return LeaveOut(snapshot.outliers) if snapshot.outliers else Aggregate(missed_deadline=late)
+    return _quorum_failure(snapshot, rules)
 
 
-def _quorum_failure(seen: Snapshot, rules: Rules) -> Step:
-    """Another attempt, unless those that could still be asked are too few for the quorum."""
-    detail = f"{len(seen.accepted)} of at least {rules.min_clients} updates were accepted ({_lost(seen)})."
-    detail += _most_frequent_reason(seen)
-    if seen.remaining is not None and len(seen.accepted | seen.remaining) < rules.min_clients:
-        others = len(seen.remaining - seen.accepted)
+def _quorum_failure(snapshot: Snapshot, rules: Rules) -> Step:
+    """Another attempt, unless too few clients remain for the quorum."""
+    detail = f"{len(snapshot.accepted)} of at least {rules.min_clients} updates were accepted ({_losses(snapshot)})."
+    detail += _most_frequent_reason(snapshot)
+    if snapshot.remaining is not None and len(snapshot.accepted | snapshot.remaining) < rules.min_clients:
+        others = len(snapshot.remaining - snapshot.accepted)
         return Fail(QUORUM_MISSED, f"{detail} Another attempt could ask {others} more clients, which is too few.")
-    if seen.retries < rules.max_round_retries:
+    if snapshot.retries < rules.max_round_retries:
         return Retry(detail)
-    return Fail(QUORUM_MISSED, f"{detail} {seen.retries + 1} attempts were made.")
+    return Fail(QUORUM_MISSED, f"{detail} {snapshot.retries + 1} attempts were made.")
 
 
-def _most_frequent_reason(seen: Snapshot) -> str:
-    reason = most_frequent(seen.lost)
-    return "" if reason is None else f" {reason[1]} of {len(seen.asked)} clients: {reason[0]}."
+def _most_frequent_reason(snapshot: Snapshot) -> str:
+    reason = most_frequent(snapshot.losses)
+    return "" if reason is None else f" {reason[1]} of {len(snapshot.participants)} clients: {reason[0]}."
 
 
-def _aggregate(seen: Snapshot, rules: Rules) -> Step:
-    if len(seen.accepted) < rules.min_clients:  # some were left out since
-        return _quorum_failure(seen, rules)
-    if seen.shards is None:
+def _aggregate(snapshot: Snapshot, rules: Rules) -> Step:
+    if len(snapshot.accepted) < rules.min_clients:  # some were left out after they were accepted
+        return _quorum_failure(snapshot, rules)
+    if snapshot.shards is None:
         return Aggregate()
-    done, all_of_them = seen.shards
-    return Join() if done == all_of_them else Wait(None, f"aggregating {done}/{all_of_them} shards")
+    done_shards, shard_count = snapshot.shards
+    return Join() if done_shards == shard_count else Wait(None, f"aggregating {done_shards}/{shard_count} shards")
 
 
-def _evaluate(seen: Snapshot, now: datetime) -> Step:
-    still_open = [job for job in seen.evaluations if job.state in OPEN_JOB_STATES]
-    if not still_open or (seen.evaluation_deadline_at is not None and now >= seen.evaluation_deadline_at):
+def _evaluate(snapshot: Snapshot, now: datetime) -> Step:
+    still_open = [job for job in snapshot.evaluations if job.state in OPEN_JOB_STATES]
+    if not still_open or (snapshot.evaluation_deadline_at is not None and now >= snapshot.evaluation_deadline_at):
         return Close()
-    done = sum(job.state == "submitted" for job in seen.evaluations)
-    until = seen.evaluation_deadline_at
-    return Wait(until, f"evaluating {done}/{len(seen.evaluations)}, {_left(until, now)}")
+    submissions = sum(job.state == "submitted" for job in snapshot.evaluations)
+    until = snapshot.evaluation_deadline_at
+    return Wait(until, f"evaluating {submissions}/{len(snapshot.evaluations)}, {_time_left(until, now)}")
 
 
-def _target(seen: Snapshot, rules: Rules) -> int:
-    """How many updates close the round at once."""
-    if seen.everybody:
-        return max(len(seen.accepted | set(seen.cohort)), rules.min_clients)
+def _target(snapshot: Snapshot, rules: Rules) -> int:
+    """Number of accepted updates that ends collecting at once."""
+    if snapshot.everybody:
+        return max(len(snapshot.accepted | set(snapshot.cohort)), rules.min_clients)
     return rules.clients_per_round
 
 
 def _in_time(jobs: Sequence[JobFacts], deadline_at: datetime | None) -> list[JobFacts]:
-    """Submitted updates that count, in order of submission."""
-    submitted = [
+    """Jobs submitted before the deadline, in order of submission."""
+    submissions = [
         job
         for job in jobs
         if job.state == "submitted"
         and (deadline_at is None or job.submitted_at is None or job.submitted_at <= deadline_at)
     ]
-    return sorted(submitted, key=lambda job: (job.submitted_number or 0, job.ordinal))
+    return sorted(submissions, key=lambda job: (job.submitted_number or 0, job.ordinal))
 
 
-def _collecting(seen: Snapshot, target: int, now: datetime) -> str:
-    training = sum(job.state == "leased" for job in seen.jobs)
-    offered = sum(job.state == "offered" for job in seen.jobs)
-    lost = len(_lost_jobs(seen))
-    counts = [(training, "training"), (offered, "not started"), (lost, "lost")]
+def _collecting_status(snapshot: Snapshot, target: int, now: datetime) -> str:
+    training = sum(job.state == "leased" for job in snapshot.jobs)
+    waiting = sum(job.state == "offered" for job in snapshot.jobs)
+    losses = len(_lost_jobs(snapshot))
+    counts = [(training, "training"), (waiting, "not started"), (losses, "lost")]
     parts = [f"{count} {name}" for count, name in counts if count]
-    return ", ".join([f"collecting {len(seen.accepted)}/{target}", *parts, _left(seen.deadline_at, now)])
+    return ", ".join([f"collecting {len(snapshot.accepted)}/{target}", *parts, _time_left(snapshot.deadline_at, now)])
 
 
-def _lost(seen: Snapshot) -> str:
-    lost = [f"client {job.ordinal}: {'left out' if job.left_out else job.state}" for job in _lost_jobs(seen)]
-    silent = [f"client {job.ordinal}: no answer" for job in seen.jobs if job.state in OPEN_JOB_STATES]
-    return ", ".join(lost + silent) or "nobody was asked"
+def _losses(snapshot: Snapshot) -> str:
+    losses = [f"client {job.ordinal}: {'left out' if job.left_out else job.state}" for job in _lost_jobs(snapshot)]
+    silent = [f"client {job.ordinal}: no answer" for job in snapshot.jobs if job.state in OPEN_JOB_STATES]
+    return ", ".join(losses + silent) or "nobody was asked"
 
 
-def _lost_jobs(seen: Snapshot) -> list[JobFacts]:
-    return [job for job in seen.jobs if job.left_out or job.state not in OPEN_JOB_STATES | {"submitted", "accepted"}]
+def _lost_jobs(snapshot: Snapshot) -> list[JobFacts]:
+    return [
+        job for job in snapshot.jobs if job.left_out or job.state not in OPEN_JOB_STATES | {"submitted", "accepted"}
+    ]
 
 
-def _left(until: datetime | None, now: datetime) -> str:
+def _time_left(until: datetime | None, now: datetime) -> str:
     if until is None:
         return "no deadline"
     return f"{max(0, math.ceil((until - now).total_seconds()))} s left"

@@ -1,4 +1,4 @@
-"""Statements over rounds. Used by `service` alone."""
+"""Queries of rounds, for `service` only."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session, aliased
 
 from coordinator.models import Client, Job, Round, Shard, WorkerKey
 
-# Built once: aliases, subqueries and JSON paths hold themselves, in up to seven hundred objects that wait for
-# Python's collector. A web process has it look seldom: 170 MB of them came together, and a second passed over them.
+# Built once: aliases, subqueries and JSON paths are reference cycles of up to seven hundred objects, which wait for
+# Python's collector. In a web process, where it runs seldom, 170 MB of them piled up and took a second to collect.
 _IDS: BindParameter[str] = bindparam("ids", expanding=True)
 _ONE = aliased(Round)
 _ENDS = (
@@ -78,33 +78,33 @@ def newest_of(session: Session, federation_ids: Collection[str]) -> dict[str, Ro
 
 
 def attempts_at(session: Session, round_ids: Collection[str]) -> Sequence[Round]:
-    """All attempts at the rounds that these are attempts at, the first ones first."""
+    """All attempts at the rounds of which these are attempts, the first ones first."""
     return session.scalars(_ATTEMPTS_AT, {"ids": list(round_ids)}).unique().all()
 
 
 def jobs_of(session: Session, round_ids: Collection[str]) -> Sequence[Row[*JobRow]]:
-    """Of all jobs of these rounds: round, kind, id, ordinal of the client, state, number and time of submission, the
-    norm of the update; of the problem the code, the error and its place, and whether it would come again.
+    """All jobs of these rounds: round, kind, id, ordinal of the client, state, number and time of submission, norm of
+    the update, and the code, error, place and finality of the problem.
 
-    Those of one round in the order in which they were offered first.
+    The jobs of one round are in the order of their first offers.
     """
     return session.execute(_JOBS_OF, {"ids": list(round_ids)}).all()
 
 
-def newest_adapted(session: Session, federation_id: str) -> Round | None:
+def newest_with_adapter(session: Session, federation_id: str) -> Round | None:
     """The aggregated train round with the largest number."""
     statement = _all(federation_id).where(Round.kind == "train", Round.aggregated_at.is_not(None))
     return session.scalars(statement.order_by(Round.sequence.desc()).limit(1)).one_or_none()
 
 
-def adapted(session: Session, federation_id: str, number: int) -> Round | None:
+def round_with_adapter(session: Session, federation_id: str, number: int) -> Round | None:
     """The attempt at a train round that was aggregated."""
     statement = _of(federation_id, "train", number).where(Round.aggregated_at.is_not(None))
     return session.scalars(statement.order_by(Round.attempt.desc()).limit(1)).one_or_none()
 
 
 def aggregated_until(session: Session, until: Round) -> Sequence[Round]:
-    """All rounds of the federation that made a state, in order, up to this one."""
+    """All rounds of the federation with a result, in order, up to this one."""
     statement = _all(until.federation_id).where(Round.aggregated_at.is_not(None), Round.sequence <= until.sequence)
     return session.scalars(statement.order_by(Round.sequence)).all()
 
@@ -122,31 +122,31 @@ def updates_until(session: Session, until: Round) -> Sequence[Row[str, int, int,
 
 
 def public_keys(session: Session, key_ids: Collection[str]) -> dict[str, str]:
-    """Key id -> public key, of workers as they are or were, sorted."""
+    """Key id -> public key of a present or former worker, sorted."""
     rows = session.scalars(select(WorkerKey).where(WorkerKey.id.in_(key_ids)).order_by(WorkerKey.id))
     return {row.id: row.public_key for row in rows}
 
 
 def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
     """Metrics of the closed train rounds, in order."""
-    closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
-    return list(session.scalars(select(Round.metrics).where(*closed).order_by(Round.number)))
+    conditions = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
+    return list(session.scalars(select(Round.metrics).where(*conditions).order_by(Round.number)))
 
 
 def accepted_ordinals(
     session: Session, federation_id: str, numbers: Collection[int]
 ) -> Sequence[tuple[str, int, int, int, str | None]]:
-    """Kind, number and attempt of the round, and ordinal, of every accepted update in rounds with these numbers; and
-    why it was left out, if it was.
+    """Kind, number and attempt of the round, ordinal, and reason of omission, of every accepted update in rounds
+    with these numbers.
     """
     within = {"federation_id": federation_id, "numbers": list(numbers)}
     return [tuple(row) for row in session.execute(_ACCEPTED_ORDINALS, within)]
 
 
 def count_closed(session: Session, federation_id: str) -> int:
-    """How many train rounds are closed."""
-    closed = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
-    return session.scalar(select(func.count()).select_from(Round).where(*closed)) or 0
+    """Number of closed train rounds."""
+    conditions = (Round.federation_id == federation_id, Round.kind == "train", Round.state == "closed")
+    return session.scalar(select(func.count()).select_from(Round).where(*conditions)) or 0
 
 
 def with_reason(session: Session, federation_id: str, reason: str) -> Sequence[Round]:
@@ -158,10 +158,10 @@ def with_reason(session: Session, federation_id: str, reason: str) -> Sequence[R
 def in_states(
     session: Session, states: Collection[str], federation_ids: Collection[str], now: datetime
 ) -> Sequence[Round]:
-    """Rounds in one of these states: those of these federations, and all whose deadline or claim is over."""
+    """Rounds in one of these states: those of these federations, and all with a past deadline or claim."""
     times = (Round.deadline_at, Round.evaluation_deadline_at, Round.claimed_until)
-    wanted = or_(Round.federation_id.in_(federation_ids), *(time <= now for time in times))
-    return session.scalars(select(Round).where(Round.state.in_(states), wanted)).all()
+    condition = or_(Round.federation_id.in_(federation_ids), *(time <= now for time in times))
+    return session.scalars(select(Round).where(Round.state.in_(states), condition)).all()
 
 
 def closed_before(session: Session, federation_id: str, rounds: int) -> Round | None:
@@ -171,7 +171,7 @@ def closed_before(session: Session, federation_id: str, rounds: int) -> Round | 
 
 
 def training_clients(session: Session, federation_id: str) -> Sequence[Client]:
-    """Clients that could be drawn, or could be once they are described; evaluating ones are not among them."""
+    """Clients that can be drawn now or after their description, without those that only evaluate."""
     statement = select(Client).where(
         Client.federation_id == federation_id,
         Client.state.in_(("registered", "ready")),
@@ -181,7 +181,7 @@ def training_clients(session: Session, federation_id: str) -> Sequence[Client]:
 
 
 def all_clients(session: Session, federation_id: str) -> Sequence[Client]:
-    """All clients of a federation, whatever became of them."""
+    """All clients of a federation, in any state."""
     return session.scalars(select(Client).where(Client.federation_id == federation_id)).all()
 
 
@@ -205,20 +205,20 @@ def ordinals(session: Session, client_ids: Collection[str]) -> dict[str, int]:
 
 
 def holders(session: Session, federation_id: str) -> list[str]:
-    """Ids of the rounds, clients and jobs of a federation: whatever may hold an artifact for it."""
-    found: list[str] = []
+    """Ids of the rounds, clients and jobs of a federation, which are the possible holders of its artifacts."""
+    ids: list[str] = []
     for model in (Round, Client, Job):
-        found += session.scalars(select(model.id).where(model.federation_id == federation_id))
-    return found
+        ids += session.scalars(select(model.id).where(model.federation_id == federation_id))
+    return ids
 
 
 def shards_of(session: Session, round_id: str) -> Sequence[Shard]:
-    """The shards of a round's aggregation, in order; none if it is not cut."""
+    """The shards of a round's aggregation, in order."""
     return session.scalars(select(Shard).where(Shard.round_id == round_id).order_by(Shard.number)).all()
 
 
 def delete_shards(session: Session, round_id: str) -> None:
-    """The round's aggregation is no longer cut."""
+    """Deletes the shards of the round's aggregation."""
     session.execute(delete(Shard).where(Shard.round_id == round_id))
 
 

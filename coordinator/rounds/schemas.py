@@ -1,4 +1,4 @@
-"""Answers about rounds, and the values that `service` and `conductor` hand each other through the tasks."""
+"""Responses about rounds, and the inputs and results that tasks pass between `service` and `conductor`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from federated.protocol import Digest, ProtocolResponse
 
 
@@ -26,18 +26,18 @@ class AdapterResponse(ProtocolResponse):
 
 
 class LeftOut(ProtocolResponse):
-    """A client whose accepted update was not aggregated, and why: `norm_outlier`, `not_finite` or `base_differs`."""
+    """A client whose accepted update was not aggregated. Reasons: `norm_outlier`, `not_finite`, `base_differs`."""
 
     ordinal: int
     reason: str = Field(examples=["norm_outlier"])
 
 
 class RoundResponse(ProtocolResponse):
-    """One attempt at a round: what it waits for and since when, or how it ended and what it measured.
+    """One attempt at a round, with its present status or with its end and its metrics.
 
-    `accepted` are the ordinals whose update counts, those of earlier attempts included. `left_out` are those whose
-    update was accepted and then did not fit the others'. `not_evaluated` are those of the cohort whose nodes have too
-    few held-out examples for a metric.
+    `accepted` are the ordinals of the clients whose update counts, those of earlier attempts included. `left_out` are
+    clients whose update was accepted and then did not fit the others'. `not_evaluated` are clients of the cohort
+    whose nodes have too few held-out examples for a metric.
     """
 
     id: str
@@ -73,12 +73,12 @@ class RoundResponse(ProtocolResponse):
     closed_at: datetime | None
 
 
-# ---- what a conductor is given
+# ---- inputs of the conductor
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """The federation's algorithm as JSON values, and which round it works for."""
+    """The federation's algorithm as JSON values, and its round. `client_count`: ready clients at the draw."""
 
     algorithm: str
     config: Mapping[str, Any]
@@ -88,7 +88,7 @@ class Method:
     number: int
     kind: str
     rounds: int
-    registered: int
+    client_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class StartInput:
 
 @dataclass(frozen=True, slots=True)
 class ClientInput:
-    """A drawn client; `note_digest` names what the server remembers of it."""
+    """A drawn client. `note_digest` names the server's note about it."""
 
     ordinal: int
     name: str
@@ -115,7 +115,7 @@ class ClientInput:
 
 @dataclass(frozen=True, slots=True)
 class PlanInput:
-    """Instructions for these clients from this state."""
+    """The clients that need instructions, and the state to make them from."""
 
     method: Method
     state_digest: str
@@ -133,7 +133,7 @@ class CheckInput:
 
 @dataclass(frozen=True, slots=True)
 class UpdateInput:
-    """An accepted update; `norm` is what its check measured."""
+    """An accepted update, with the `norm` that its check measured."""
 
     ordinal: int
     examples: int
@@ -146,7 +146,7 @@ class UpdateInput:
 
 @dataclass(frozen=True, slots=True)
 class AggregateInput:
-    """The accepted updates, sorted by ordinal. `card` is what the adapter's model card tells."""
+    """The accepted updates, sorted by ordinal. `card`: facts for the adapter's model card."""
 
     method: Method
     state_digest: str
@@ -165,15 +165,15 @@ class ShardInput:
 
 @dataclass(frozen=True, slots=True)
 class JoinInput:
-    """What the shards of an aggregation made, all of them, in order."""
+    """The results of all shards of an aggregation, in order."""
 
     whole: AggregateInput
-    parts: tuple["MadeShard", ...]
+    parts: tuple["ShardResult", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AgainInput:
-    """An aggregation whose results are to be put into the store once more; with `state_digest` the adapter alone."""
+class RestoreInput:
+    """An aggregation whose results have to be stored again. With `state_digest` only its adapter has to."""
 
     whole: AggregateInput
     state_digest: str | None
@@ -182,74 +182,74 @@ class AgainInput:
 Input = StartInput | PlanInput | CheckInput | AggregateInput | ShardInput | JoinInput
 
 
-# ---- what a conductor made; every artifact is in the store already
+# ---- results of the conductor; every artifact is in the store already
 
 
 @dataclass(frozen=True, slots=True)
-class MadeState:
-    """A state and the facts of it that steer the rounds: `phase` is the kind of the next one."""
+class StateResult:
+    """A state, with its facts that control the rounds: `phase` is the kind of the next one."""
 
-    state: Stored
+    state: StoredObject
     phase: str
     everybody: bool
 
 
 @dataclass(frozen=True, slots=True)
-class MadePlan:
+class PlanResult:
     """Ordinal -> instruction; equal instructions are one artifact."""
 
-    instructions: Mapping[int, Stored]
+    instructions: Mapping[int, StoredObject]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Job id -> None if the update is accepted, else the problem document that says why not; and its norm."""
+    """By job id: the problem document of a rejected update or None, and the norm of an accepted one."""
 
     problems: Mapping[str, Mapping[str, Any] | None]
     norms: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class MadeAggregate:
-    """The next state and what came with it. `adapter_files` by name; empty in a prepare round."""
+class AggregateResult:
+    """The next state and what belongs to it. `adapter_files`: by name, empty in a prepare round."""
 
-    state: MadeState
+    state: StateResult
     metrics: Mapping[str, float]
     finished: str | None
-    notes: Mapping[int, Stored]
+    notes: Mapping[int, StoredObject]
     adapter_kind: str | None
-    adapter_files: Mapping[str, Stored]
+    adapter_files: Mapping[str, StoredObject]
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """Updates without which the rest can be aggregated: ordinal -> the problem document that says why."""
+    """Updates without which the rest can be aggregated: ordinal -> problem document with the reason."""
 
     problems: Mapping[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """An aggregation that is better done in parts: the groups of each shard."""
+class ShardLayout:
+    """The shards of an aggregation that is too large for one step: the groups of each."""
 
     shards: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MadeShard:
-    """What a shard holds of the next state, and of what comes with it."""
+class ShardResult:
+    """A shard's part of the next state, and of what belongs to it."""
 
-    state: Stored
+    state: StoredObject
     metrics: Mapping[str, float]
     finished: str | None
-    notes: Mapping[int, Stored]
+    notes: Mapping[int, StoredObject]
     environment: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that cannot be done: the reason (a code) and the words with which its round fails."""
+    """The failure of a step: the reason (a code) and the text with which its round fails."""
 
     reason: str
     detail: str
@@ -257,14 +257,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """An aggregation done again.
+    """The comparison of a repeated aggregation with the stored one.
 
-    `differences`: name ("state" or an adapter's file) of what has other bytes than those kept -> largest difference
-    in any tensor, relative to the largest value of the tensor; infinity where the form differs.
+    `differences`: name ("state" or an adapter's file) of each file with other bytes -> largest difference in any
+    tensor, relative to the largest value of the tensor. Infinity for another form.
     """
 
     differences: Mapping[str, float]
     environment: Mapping[str, Any]
 
 
-Result = MadeState | MadePlan | Verdicts | MadeAggregate | Cut | MadeShard | Omission
+Result = StateResult | PlanResult | Verdicts | AggregateResult | ShardLayout | ShardResult | Omission

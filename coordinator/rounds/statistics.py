@@ -1,4 +1,4 @@
-"""Statistics over what the clients of a round sent."""
+"""Statistics over the clients of a round: outliers, omissions, mean metrics and reasons of losses."""
 
 import math
 import statistics
@@ -9,9 +9,9 @@ OUTLIER = 100.0
 
 
 def outliers(norms: Mapping[int, float]) -> list[int]:
-    """Ordinals whose update's norm is more than OUTLIER times the median of the others', of at least two others.
+    """Ordinals whose update's norm is more than OUTLIER times the median of at least two others.
 
-    Where most did not move at all, nobody is far from them.
+    There are no outliers if that median is zero.
     """
     ordinals = []
     for ordinal, norm in sorted(norms.items()):
@@ -24,8 +24,8 @@ def outliers(norms: Mapping[int, float]) -> list[int]:
 def omission(norms: Mapping[int, float], works: Callable[[Collection[int]], bool]) -> list[int] | None:
     """The clients to leave out so that an aggregation that failed `works`.
 
-    A single client is tried first, in the order of their norms, the largest at the start; then the two largest, the
-    three largest and so on. None if it works with everybody, or never: then the failure is not due to the updates.
+    Single clients are tried first, the largest norm at the start. The two largest follow, the three largest and so
+    on. None if it works with everybody, or never: then the failure is not due to the updates.
     """
     largest = sorted(norms, key=lambda ordinal: (-norms[ordinal], ordinal))
     if works(()):
@@ -36,10 +36,10 @@ def omission(norms: Mapping[int, float], works: Callable[[Collection[int]], bool
 
 
 def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]], names: Collection[str]) -> dict[str, float]:
-    """Means over clients, weighted by their `examples`: of the shared model as they are, of their own as `own_…`.
+    """Means over clients, weighted by their `examples`. Those of the clients' own models are named `own_…`.
 
-    A metric counts if it is one of `names`, where a client gave it as a finite number. Other names are the clients'
-    own, and among them may be those under which the coordinator keeps what it counted itself.
+    Only the metrics in `names` count, and of them only finite numbers. Clients choose other names freely, also those
+    under which the coordinator stores its own counts.
     """
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
@@ -55,13 +55,13 @@ def metrics_of(evaluations: Sequence[Mapping[str, Mapping[str, float]]], names: 
 
 
 def reason(code: str | None, error: str | None, place: str | None) -> str | None:
-    """Why a job brought nothing: the code, and of an unforeseen error its type and place; never a text of a node."""
+    """The reason of a lost job: the code, with type and place of an unforeseen error. Never text from a node."""
     if code is None or error is None:
         return code
     return f"{code} ({error} at {place})" if place is not None else f"{code} ({error})"
 
 
 def most_frequent(reasons: Mapping[int, str]) -> tuple[str, int] | None:
-    """The reason that most have, and how many; of equally frequent ones the first by ordinal. None without any."""
+    """The most frequent reason and its count. Of equally frequent ones it is the first by ordinal."""
     counts = Counter(reason for _, reason in sorted(reasons.items()))
     return next(iter(counts.most_common(1)), None)

@@ -1,43 +1,25 @@
-"""Messages between a background process and the processes that compute its steps: JSON, errors included."""
+"""Messages between a background process and the processes that compute its steps, in JSON and with errors."""
 
 import json
 import traceback
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
 from coordinator import errors
 from coordinator.errors import ArtifactDamaged, CoordinatorError
-from coordinator.rounds.schemas import (
-    AgainInput,
-    AggregateInput,
-    CheckInput,
-    Cut,
-    Input,
-    JoinInput,
-    MadeAggregate,
-    MadePlan,
-    MadeShard,
-    MadeState,
-    Omission,
-    PlanInput,
-    Result,
-    ShardInput,
-    StartInput,
-    Verdicts,
-)
+from coordinator.rounds.schemas import Input, RestoreInput, Result
 from federated.contract import FederationRefused
 from federated.failures import type_name
 
 _TRACE_CHARACTERS = 20_000
-_INPUTS = (StartInput, PlanInput, CheckInput, AggregateInput, ShardInput, JoinInput, AgainInput)
-_RESULTS = (MadeState, MadePlan, Verdicts, MadeAggregate, Cut, MadeShard, Omission)
-_VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in (*_INPUTS, *_RESULTS)}
+_TYPES = (*get_args(Input), RestoreInput, *get_args(Result))
+_VALUES: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in _TYPES}
 _ERRORS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
 
 
-class StepBroke(Exception):
-    """An error of the algorithm, by the name of its type; `trace` is for the coordinator's log alone."""
+class StepError(Exception):
+    """An error of the algorithm, by the name of its type. `trace` is for the coordinator's log only."""
 
     def __init__(self, name: str, trace: str) -> None:
         super().__init__(name)
@@ -45,8 +27,8 @@ class StepBroke(Exception):
         self.trace = trace
 
 
-def encode(value: Input | AgainInput | Result | None) -> bytes:
-    """The message with what is to be computed, or with what was made."""
+def encode(value: Input | RestoreInput | Result | None) -> bytes:
+    """The message with an input, or with a result."""
     if value is None:
         return json.dumps(["nothing", None]).encode()
     name = type(value).__name__
@@ -54,14 +36,14 @@ def encode(value: Input | AgainInput | Result | None) -> bytes:
 
 
 def encode_error(error: Exception) -> bytes:
-    """The message with the error that a step ended with."""
+    """The message with the error that ended a step."""
     match error:
         case ArtifactDamaged():
             return json.dumps(["damaged", error.digest]).encode()
         case CoordinatorError():
             kind = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
-            told = [kind, error.code, error.detail]
-            return json.dumps(["error", told]).encode()
+            fields = [kind, error.code, error.detail]
+            return json.dumps(["error", fields]).encode()
         case OSError():
             return json.dumps(["disk", str(error)]).encode()
         case FederationRefused():
@@ -73,7 +55,7 @@ def encode_error(error: Exception) -> bytes:
 def decode(message: bytes) -> Any:
     """The value of a message.
 
-    Raises the error that it holds: ArtifactDamaged, CoordinatorError, OSError, FederationRefused or StepBroke.
+    Raises the error that it carries: ArtifactDamaged, CoordinatorError, OSError, FederationRefused or StepError.
     """
     name, value = json.loads(message)
     match name:
@@ -89,5 +71,5 @@ def decode(message: bytes) -> Any:
         case "refused":
             raise FederationRefused(value)
         case "broke":
-            raise StepBroke(*value)
+            raise StepError(*value)
     return _VALUES[name].validate_python(value)

@@ -1,6 +1,6 @@
-"""Warm processes that compute steps, so that a step that never ends, or dies, harms its own federation alone.
+"""Pool of warm processes that compute steps, so that a step that hangs or dies harms only its own federation.
 
-A background process keeps one for each of its tasks at once. Where no pool runs, a step is computed by its caller.
+A background process has as many of them as concurrent tasks. Without a pool the caller computes the step itself.
 """
 
 import queue
@@ -17,31 +17,31 @@ from typing import Any
 import psutil
 import structlog
 
-from coordinator.rounds.schemas import AgainInput, Input
+from coordinator.rounds.schemas import Input, RestoreInput
 from coordinator.rounds.step_messages import decode, encode
 from coordinator.settings import get_settings
 
 MODULE = "coordinator.rounds.step_process"
 LOOK_SECONDS = 0.25
 GROWTH_BYTES = 512 * 1024**2
-"""A process that grew by so much since its first step is replaced after the next one."""
+"""A process that has grown by so much since its first step is replaced before the next one."""
 _log = structlog.get_logger(__name__)
 
 
-class StepDied(Exception):
-    """The process that computed the step ended before it answered; the text says how."""
+class StepProcessExit(Exception):
+    """The process that computed the step ended before it responded. The text says how."""
 
 
 class StepOverran(Exception):
     """The step was not done within `step_seconds`."""
 
 
-class StepUnwanted(Exception):
-    """Nobody wants the step's result any more."""
+class StepCanceled(Exception):
+    """The step's result is not needed any more."""
 
 
 class StepProcess:
-    """One process. It is started when it is made, and computes one step at a time."""
+    """One process. The constructor starts it, and it computes one step at a time."""
 
     def __init__(self, module: str = MODULE) -> None:
         ours, theirs = socket.socketpair()
@@ -56,35 +56,35 @@ class StepProcess:
         """Its process id."""
         return self._process.pid
 
-    def ask(self, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
-        """Its answer. Raises StepOverran, StepUnwanted, and EOFError or OSError if it is there no more."""
+    def ask(self, request: bytes, seconds: float, is_canceled: Callable[[], bool]) -> bytes:
+        """The response. Raises StepOverran, StepCanceled, and EOFError or OSError if the process is gone."""
         until = time.monotonic() + seconds
-        self._connection.send_bytes(order)
+        self._connection.send_bytes(request)
         while not self._connection.poll(LOOK_SECONDS):
             if time.monotonic() > until:
                 raise StepOverran
-            if unwanted():
-                raise StepUnwanted
-        answer = self._connection.recv_bytes()
+            if is_canceled():
+                raise StepCanceled
+        response = self._connection.recv_bytes()
         self._first_bytes = self._first_bytes or self._resident_bytes()
-        return answer
+        return response
 
     def usable(self) -> bool:
-        """Whether it is there and has not grown too much."""
+        """True if the process is alive and has not grown too much."""
         if self._process.poll() is not None:
             return False
         return self._first_bytes is None or self._resident_bytes() - self._first_bytes <= GROWTH_BYTES
 
     def end(self) -> str:
-        """Ends it, whatever it does, and returns how it ended."""
+        """Ends the process in any state, and returns how it ended."""
         self._connection.close()
-        with suppress(subprocess.TimeoutExpired):  # without somebody to talk to it ends by itself, if it can
+        with suppress(subprocess.TimeoutExpired):  # it ends by itself when the socket is closed, if it can
             self._process.wait(LOOK_SECONDS)
         self._process.kill()
         code = self._process.wait()
         if code >= 0:
             return f"exit code {code}"
-        hint = " (the system ends processes so when memory runs out)" if -code == signal.SIGKILL else ""
+        hint = " (the system kills processes this way when memory runs out)" if -code == signal.SIGKILL else ""
         return f"signal {signal.Signals(-code).name}{hint}"
 
     def _resident_bytes(self) -> int:
@@ -95,23 +95,23 @@ class StepProcess:
 
 
 class _Pool:
-    """At most `size` processes; a thread that computes has one to itself."""
+    """At most `size` processes. A thread that computes has one to itself."""
 
     def __init__(self, size: int, module: str) -> None:
         self._module = module
         self._places: queue.LifoQueue[StepProcess | None] = queue.LifoQueue()
         for _ in range(size - 1):
             self._places.put(None)
-        self._places.put(StepProcess(module))  # warm before the first step, which would wait for its imports
+        self._places.put(StepProcess(module))  # started early: the first step would wait for its imports
 
-    def ask(self, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+    def ask(self, request: bytes, seconds: float, is_canceled: Callable[[], bool]) -> bytes:
         process = self._places.get()
         try:
             if process is None or not process.usable():
                 _end(process)
                 process = None
-                process = StepProcess(self._module)  # what keeps it from starting is no death of a step
-            return _asked(process, order, seconds, unwanted)
+                process = StepProcess(self._module)  # a failure to start is not the death of a step
+            return _ask(process, request, seconds, is_canceled)
         except BaseException:
             _end(process)
             process = None
@@ -125,11 +125,11 @@ class _Pool:
                 _end(self._places.get_nowait())
 
 
-def _asked(process: StepProcess, order: bytes, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+def _ask(process: StepProcess, request: bytes, seconds: float, is_canceled: Callable[[], bool]) -> bytes:
     try:
-        return process.ask(order, seconds, unwanted)
+        return process.ask(request, seconds, is_canceled)
     except (EOFError, OSError):
-        raise StepDied(process.end()) from None
+        raise StepProcessExit(process.end()) from None
 
 
 def _end(process: StepProcess | None) -> None:
@@ -142,7 +142,7 @@ _pools: list[_Pool] = []
 
 @contextmanager
 def running(size: int, module: str = MODULE) -> Iterator[None]:
-    """Steps of this process are computed in `size` others until the block ends; these run `module`."""
+    """Computes the steps of this process in `size` others, which run `module`, until the block ends."""
     pool = _Pool(size, module)
     _pools.append(pool)
     try:
@@ -152,13 +152,13 @@ def running(size: int, module: str = MODULE) -> Iterator[None]:
         pool.close()
 
 
-def compute(given: Input | AgainInput, unwanted: Callable[[], bool] = lambda: False) -> Any:
-    """The step's Result; None for an AgainInput. `unwanted` is asked four times a second.
+def compute(inputs: Input | RestoreInput, is_canceled: Callable[[], bool] = lambda: False) -> Any:
+    """The step's Result, or None for a RestoreInput. Calls `is_canceled` four times a second.
 
-    Raises StepDied, StepOverran and StepUnwanted where a pool runs, and whatever `step_messages.decode` raises.
+    Raises StepProcessExit, StepOverran and StepCanceled if a pool runs, and the errors of `step_messages.decode`.
     """
     if _pools:
-        return decode(_pools[-1].ask(encode(given), get_settings().step_seconds, unwanted))
-    from coordinator.rounds.computation import answer
+        return decode(_pools[-1].ask(encode(inputs), get_settings().step_seconds, is_canceled))
+    from coordinator.rounds.computation import run_step
 
-    return decode(answer(encode(given)))
+    return decode(run_step(encode(inputs)))

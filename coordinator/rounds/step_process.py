@@ -1,8 +1,8 @@
-"""A process that computes steps, one after another, for the background process that started it.
+"""Process that computes steps, one after another, for the background process that started it.
 
     python -m coordinator.rounds.step_process FD
 
-Orders and answers are messages over the socket FD. The process ends when its parent does; signals that are meant for
+Requests and responses are messages over the socket FD. The process ends with its parent. Signals that are meant for
 the parent do not end it.
 """
 
@@ -24,24 +24,24 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     connection: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
-    orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, orders), name="orders", daemon=True).start()
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, requests), name="orders", daemon=True).start()
     keep_private()
     logs.configure(get_settings().log_format, "step")
 
-    from coordinator.rounds.computation import answer
+    from coordinator.rounds.computation import run_step
 
     gc.collect()
     gc.freeze()
     while True:
-        connection.send_bytes(answer(orders.get()))
+        connection.send_bytes(run_step(requests.get()))
 
 
-def _listen(connection: "Connection[bytes, bytes]", orders: "queue.SimpleQueue[bytes]") -> None:
-    """Takes orders; without a parent there is nobody to compute for."""
+def _listen(connection: "Connection[bytes, bytes]", requests: "queue.SimpleQueue[bytes]") -> None:
+    """Queues requests, and ends the process when the parent is gone."""
     try:
         while True:
-            orders.put(connection.recv_bytes())
+            requests.put(connection.recv_bytes())
     except (EOFError, OSError):
         os._exit(0)
 

@@ -1,4 +1,4 @@
-"""Judgement of updates by their tensors: each by itself, and those without which the others can be aggregated."""
+"""Checks of updates by their tensors: one by one, and as the parts of a failed aggregation."""
 
 import tempfile
 from collections.abc import Callable, Collection
@@ -16,14 +16,14 @@ from federated.contract import ServerHalf, UpdateRefused
 from federated.payloads.header import HeaderError
 from federated.payloads.payload import Payload
 
-# What an algorithm raises over numbers; errors of the disk and of this coordinator are others.
+# Errors that an algorithm raises because of numbers. Errors of the disk and of this coordinator are not among them.
 FAILURES = (ArithmeticError, ValueError, RuntimeError)
 
 
 def norm_or_problem(
     half: ServerHalf, instruction: str, update: str, max_norm: float | None
 ) -> float | dict[str, Any]:
-    """The norm of an update that may count, or the problem document that says why this one may not."""
+    """The norm of a valid update, or the problem document of an invalid one."""
     try:
         request, payload = (Payload.open(artifacts.whole_file(digest)) for digest in (instruction, update))
         norm = inspected_norm(request.facts["expects"], payload, max_norm)
@@ -39,25 +39,25 @@ def norm_or_problem(
 
 
 def differs(name: str) -> dict[str, Any]:
-    """The problem document for base values that are not those of most clients."""
+    """The problem document for base values that differ from those of most clients."""
     detail = f"Tensor {name!r} is not as most clients of the round have it."
     return Unprocessable("base_differs", detail, tensor=name).problem()
 
 
 def omission(
-    given: AggregateInput, folder: Path, error: Exception, attempt: Callable[[AggregateInput, Path], None]
+    inputs: AggregateInput, folder: Path, error: Exception, attempt: Callable[[AggregateInput, Path], None]
 ) -> Omission:
-    """The updates without which `attempt` does not fail. Raises `error`, its own, if that is not due to them."""
+    """The updates without which `attempt` does not fail. Raises its `error` again if it is not due to updates."""
 
     def works(left_out: Collection[int]) -> bool:
-        rest = tuple(update for update in given.updates if update.ordinal not in left_out)
+        rest = tuple(update for update in inputs.updates if update.ordinal not in left_out)
         with tempfile.TemporaryDirectory(dir=folder) as trial, suppress(*FAILURES):
-            attempt(replace(given, updates=rest), Path(trial))
+            attempt(replace(inputs, updates=rest), Path(trial))
             return True
         return False
 
-    ordinals = statistics.omission({update.ordinal: update.norm for update in given.updates}, works)
+    ordinals = statistics.omission({update.ordinal: update.norm for update in inputs.updates}, works)
     if ordinals is None:
         raise error
-    problem = Unprocessable("not_finite", "With this update no finite state could be made of the round's.").problem()
+    problem = Unprocessable("not_finite", "With this update the round's updates give no finite state.").problem()
     return Omission(dict.fromkeys(ordinals, problem))

@@ -1,4 +1,4 @@
-"""Folders that steps work in, beside each other; what a killed process left goes after a day."""
+"""Work folders of steps. Those that a killed process left are deleted after a day."""
 
 import shutil
 import tempfile
@@ -11,17 +11,17 @@ ABANDONED_SECONDS = 24 * 3600.0
 
 
 @contextmanager
-def own_folder(desk: Path) -> Iterator[Path]:
-    """A folder in `desk` that goes with the block."""
-    desk.mkdir(parents=True, exist_ok=True)
-    _sweep(desk)
-    with tempfile.TemporaryDirectory(dir=desk) as folder:
+def own_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` that is deleted after the block."""
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
         yield Path(folder)
 
 
-def _sweep(desk: Path) -> None:
+def _sweep(parent: Path) -> None:
     oldest = time.time() - ABANDONED_SECONDS
-    for folder in desk.iterdir():
+    for folder in parent.iterdir():
         with suppress(FileNotFoundError):
             if folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)

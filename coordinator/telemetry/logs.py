@@ -1,6 +1,6 @@
-"""The log of every process of the coordinator: structlog, as JSON unless a person looks on, and never a secret.
+"""Logging of all coordinator processes: structlog, as JSON or for a terminal, with secrets redacted.
 
-Our own lines do not pass through `logging`: with one for each request that was a large part of a request's cost.
+The coordinator's own lines bypass `logging`, which took a large part of the cost of a request.
 """
 
 import json
@@ -21,8 +21,8 @@ _SECRET = re.compile(r"\bfl[kew]_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+")
 _SECRET_NAMES = frozenset({"authorization", "key", "token", "secret", "password"})
 
 
-def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor that blanks what looks like a key or a token, by its name or by its form."""
+def redact_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Processor that redacts keys and tokens, recognized by field name or by form."""
     for name, value in event.items():
         if name in _SECRET_NAMES:
             event[name] = "…"
@@ -31,8 +31,8 @@ def without_secrets(logger: object, method: str, event: MutableMapping[str, Any]
     return event
 
 
-def with_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor that names the trace in which this happens, where there is one."""
+def add_trace_id(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Processor that adds the id of the current trace, if there is one."""
     if (trace := sys.modules.get("opentelemetry.trace")) is not None:
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
@@ -40,8 +40,8 @@ def with_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
-class Lines:
-    """What a logger writes with: no lock, for a process forked meanwhile would find it taken for ever."""
+class LineLogger:
+    """Writer behind every logger. It takes no lock, which a process forked meanwhile would inherit locked."""
 
     stream: ClassVar[TextIO] = sys.stderr
 
@@ -49,7 +49,7 @@ class Lines:
         self.name = name
 
     def write(self, line: str) -> None:
-        """Writes it; a log that cannot be written stops nobody."""
+        """Writes the line; errors of writing are ignored."""
         with suppress(OSError, ValueError):
             self.stream.write(line + "\n")
             self.stream.flush()
@@ -58,23 +58,23 @@ class Lines:
 
 
 _as_json = json.JSONEncoder(default=repr).encode
-_processors: list[Processor] = []  # one list for ever: loggers that are in use already keep it
+_processors: list[Processor] = []  # always the same list: loggers in use hold a reference to it
 
 
-def _rendered(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+def _render_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
     return _as_json(event)
 
 
 def configure(log_format: Literal["auto", "json", "console"], process: str) -> None:
-    """Sends this process's log, and that of the libraries it uses, to standard error as it is now."""
+    """Sends the log of this process and of its libraries to the present standard error."""
 
-    def naming(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def add_process(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["process"] = process  # a context variable would not reach threads that libraries start
         return event
 
     shared: list[Processor] = [
-        naming,
-        with_trace,
+        add_process,
+        add_trace_id,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.processors.add_log_level,
@@ -85,22 +85,22 @@ def configure(log_format: Literal["auto", "json", "console"], process: str) -> N
     last: list[Processor] = (
         [printable_event, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [_rendered]
+        else [_render_json]
     )
-    last = [structlog.processors.format_exc_info, without_secrets, *last]
-    Lines.stream = sys.stderr
+    last = [structlog.processors.format_exc_info, redact_secrets, *last]
+    LineLogger.stream = sys.stderr
     _processors[:] = [*shared, *last]
     structlog.configure(
         processors=_processors,
-        logger_factory=Lines,
+        logger_factory=LineLogger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-    _take_in_libraries(shared, last)
+    _configure_libraries(shared, last)
 
 
-def _take_in_libraries(shared: list[Processor], last: list[Processor]) -> None:
-    """What they say by `logging` becomes the same lines."""
+def _configure_libraries(shared: list[Processor], last: list[Processor]) -> None:
+    """Formats the lines that libraries send to `logging` the same way."""
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
         "foreign_pre_chain": shared,

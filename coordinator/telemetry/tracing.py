@@ -1,8 +1,8 @@
-"""OpenTelemetry traces of requests and of the tasks they wake, for operators who ask for them.
+"""Optional OpenTelemetry traces of requests and of the tasks they wake.
 
-Asked for with OpenTelemetry's own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`, or the one of traces alone, says where
-they go (OTLP over HTTP); what else may be set stands in OpenTelemetry's specification. Without them nothing of it is
-loaded. A task stands in the trace of the request or task that woke it.
+OpenTelemetry's own variables enable and configure them: `OTEL_EXPORTER_OTLP_ENDPOINT`, or its variant for traces,
+is the address of the collector (OTLP over HTTP). OpenTelemetry's specification lists the others. Without an endpoint
+none of its packages is loaded. A task belongs to the trace of the request or task that woke it.
 """
 
 import os
@@ -15,12 +15,12 @@ from fastapi import FastAPI
 from federated import __version__
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_NOT_TRACED = "healthz,readyz,metrics"
+_EXCLUDED_URLS = "healthz,readyz,metrics"
 _log = structlog.get_logger(__name__)
 
 
 def start(process: str, app: FastAPI | None = None) -> None:
-    """Traces this process from here on, if that was asked for; says so if the extra `tracing` is missing."""
+    """Starts tracing this process if an endpoint is set; logs a warning if the extra `tracing` is missing."""
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return
     try:
@@ -45,13 +45,13 @@ def _start(process: str, app: FastAPI | None) -> None:
     trace.set_tracer_provider(provider)
     CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]
     if app is not None:
-        FastAPIInstrumentor.instrument_app(app, excluded_urls=_NOT_TRACED, exclude_spans=["receive", "send"])
+        FastAPIInstrumentor.instrument_app(app, excluded_urls=_EXCLUDED_URLS, exclude_spans=["receive", "send"])
 
-    def name_what_it_is_about(args: Any = (), **_: object) -> None:
+    def set_ids(args: Any = (), **_: object) -> None:
         trace.get_current_span().set_attribute("fedloom.ids", list(args))
 
     def flush(**_: object) -> None:
         provider.force_flush()
 
-    task_prerun.connect(name_what_it_is_about, weak=False)  # after the span was begun by a receiver before this one
+    task_prerun.connect(set_ids, weak=False)  # after the instrumentation's receiver, which starts the span
     worker_process_shutdown.connect(flush, weak=False)

@@ -1,1 +1,1 @@
-"""HTTP beyond one request and its answer: waits that stay open, and how long a connection may take."""
+"""HTTP layer: routes, errors, entity tags, idempotency, limits, and waits that stay open."""

@@ -1,8 +1,8 @@
-"""Bounds on the size of a request: its ids and headers, its body, and what the body holds.
+"""Limits on the size of a request: its ids and headers, its body, and the number of values in the body.
 
-An operation takes `BODY_BYTES`, unless it declares another bound with `body_of_at_most`, or `LARGE_BODY`: the
-setting `max_body_bytes`, which bounds all the others too. A body holds one value for every `BYTES_PER_VALUE` of that
-bound, so that it is refused before anything is built from a hundred thousand of them.
+An operation accepts `BODY_BYTES`, unless it declares another limit with `body_of_at_most`, or `LARGE_BODY` for the
+setting `max_body_bytes`, which limits all the others too. A body may hold one value for every `BYTES_PER_VALUE` of
+its limit. It is rejected before objects are built from a hundred thousand values.
 """
 
 import re
@@ -31,22 +31,22 @@ TagsText = Annotated[str | None, Header(max_length=MAX_TAGS)]
 BODY_BYTES = 16_384
 BYTES_PER_VALUE = 8
 MAX_ENTRIES = 1024
-"""Of one JSON object."""
+"""Entries of one JSON object."""
 MAX_DEPTH = 32
 _ESCAPES = (b"\\u", b"\xed")
-"""What a JSON text with such a character has in it; Python also reads half a pair as it would stand in UTF-8."""
+"""A JSON text with a bad character contains one of these. Python also decodes a lone surrogate in UTF-8 form."""
 _BAD_CHARACTER = re.compile("[\0\ud800-\udfff]")
-_BAD_TEXT = "has a character that cannot be stored: NUL, or half a surrogate pair"
-_SAID_AS = "x-max-body-bytes"
+_BAD_TEXT = "has a character that cannot be stored: NUL, or a lone surrogate"
+_EXTENSION = "x-max-body-bytes"
 _SETTING = "max_body_bytes"
 
-LARGE_BODY: dict[str, Any] = {_SAID_AS: _SETTING}
+LARGE_BODY: dict[str, Any] = {_EXTENSION: _SETTING}
 """For an operation's `openapi_extra`."""
 
 
 def body_of_at_most(size_bytes: int) -> dict[str, Any]:
-    """For an operation's `openapi_extra`: the most bytes of its body."""
-    return {_SAID_AS: size_bytes}
+    """For an operation's `openapi_extra`: the maximum size of its body."""
+    return {_EXTENSION: size_bytes}
 
 
 def takes_bytes(extra: Mapping[str, Any]) -> bool:
@@ -55,18 +55,18 @@ def takes_bytes(extra: Mapping[str, Any]) -> bool:
 
 
 def with_bound(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """This `openapi_extra` with the bound of the operation's body, if it is not bytes."""
-    return dict(extra) if takes_bytes(extra) else {_SAID_AS: BODY_BYTES, **extra}
+    """This `openapi_extra` with the limit of the operation's body, unless that is bytes."""
+    return dict(extra) if takes_bytes(extra) else {_EXTENSION: BODY_BYTES, **extra}
 
 
 def bound_of(extra: Mapping[str, Any]) -> int:
-    """The most bytes of the body of an operation with this `openapi_extra`, under the settings as they are."""
-    size_bytes, largest = extra.get(_SAID_AS, BODY_BYTES), get_settings().max_body_bytes
+    """The maximum body size of an operation with this `openapi_extra`, under the present settings."""
+    size_bytes, largest = extra.get(_EXTENSION, BODY_BYTES), get_settings().max_body_bytes
     return largest if size_bytes == _SETTING else min(int(size_bytes), largest)
 
 
-async def bounded_body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises TooLarge, before it is read where its length was announced."""
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body. Raises TooLarge, without reading a body whose announced length is too large."""
     content_length = request.headers.get("Content-Length", "0")
     if int(content_length) > limit:
         raise _too_large(limit)
@@ -77,32 +77,32 @@ async def bounded_body(request: Request, limit: int) -> bytes:
 
 
 async def check_json(request: Request, body: bytes, limit: int) -> None:
-    """Raises Unprocessable for a JSON body that holds too much, or texts that cannot be stored.
+    """Raises Unprocessable for a JSON body with too many values, or with texts that cannot be stored.
 
-    What is no JSON is left to who reads it.
+    Ignores a body that is not JSON; the code that reads it reports that.
     """
     most = max(1, limit // BYTES_PER_VALUE)
-    if body.count(b",") > most:  # before it is parsed: between any two values there is one
+    if body.count(b",") > most:  # checked before parsing: a comma separates any two values
         raise problem_details.invalid([FieldError(pointer="", detail=f"the body holds more than {most} values")])
     try:
         value = await request.json()
     except (ValueError, RecursionError):
         return
     inspection = _Inspection(most, any(mark in body for mark in _ESCAPES))
-    faults = list(islice(inspection.faults(value, ()), problem_details.FAULTS_TOLD))
+    faults = list(islice(inspection.faults(value, ()), problem_details.MAX_FAULTS))
     if faults:
         raise problem_details.invalid(faults)
 
 
 class _Inspection:
-    """One look through a JSON value, by whose end it is known whether pydantic may have it."""
+    """One pass over a JSON value before pydantic validates it."""
 
     def __init__(self, most: int, texts: bool) -> None:
         self._most, self._texts = most, texts
         self._values = 0
 
     def faults(self, value: object, path: tuple[int | str, ...]) -> Iterator[FieldError]:
-        """What is too many, too deep, or a text that cannot be stored."""
+        """Yields a fault for too many values, too deep nesting, and a text that cannot be stored."""
         if not isinstance(value, dict | list) or not value or self._values > self._most:
             return
         self._values += len(value)

@@ -1,7 +1,7 @@
-"""The HTTP server of a web process, and the time that it gives its callers.
+"""Configuration of uvicorn, with time limits for receiving requests.
 
-uvicorn waits for the rest of a request as long as the caller keeps it waiting, and has no setting for it. Its
-protocol has the callbacks that are needed to bound this; the answer's side stays as it is.
+uvicorn waits for the rest of a request without limit and has no setting for one. Its protocol class has the callbacks
+to add a limit. Sending responses is unchanged.
 """
 
 import asyncio
@@ -15,19 +15,20 @@ from coordinator.settings import get_settings
 
 LEAST_BYTES = 16_384
 GRACEFUL_SECONDS = 2
-# Longer than clients keep an idle connection (worker agents: 15 s), so that none is closed just as it is used again.
+# Longer than clients keep an idle connection (worker agents: 15 s), so that none is closed just as it is reused.
 KEEP_ALIVE_SECONDS = 20
 
 
 class TimedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a timer that closes the connection of a caller who sends too slowly.
 
-    The head of a request comes within `request_seconds` of the connection's beginning, or of its own first byte. Of
-    its body `LEAST_BYTES` come in every `request_seconds`, or the rest: a slow upload that goes on is not cut off.
+    The head of a request must arrive within `request_seconds` of the start of the connection, or of its own first
+    byte. Every `request_seconds` must bring `LEAST_BYTES` of its body, or the rest. A slow upload that makes progress
+    is not interrupted.
     """
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._in_body = False
         self._body_bytes = 0  # since the timer was set
@@ -41,7 +42,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body:  # it ends the timer for idle connections, with whatever it is
+        if not self._in_body:  # any data ends uvicorn's timer for idle connections
             self._begin_head()
         super().data_received(data)
 
@@ -84,7 +85,7 @@ class TimedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_excused(self) -> bool:
-        """Whether the caller sent enough, or waits for this side: its answer, or its leave to send."""
+        """Whether the caller sent enough, or waits for the server: for a response, or for 100 Continue."""
         if not self._in_body:
             return self.cycle is not None and not self.cycle.response_complete
         waits = self.flow.read_paused or self.cycle.waiting_for_100_continue
@@ -92,7 +93,7 @@ class TimedProtocol(HttpToolsProtocol):
 
 
 def server_config(application: FastAPI, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
-    """How uvicorn serves the coordinator."""
+    """uvicorn's configuration for the coordinator."""
     return uvicorn.Config(
         application, host, port, http=TimedProtocol, log_config=None, access_log=False, ws="none",
         timeout_graceful_shutdown=GRACEFUL_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,

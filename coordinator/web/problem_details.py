@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem+json, and what OpenAPI says of them."""
+"""Problem documents (RFC 9457): exception handlers, and their descriptions in OpenAPI."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,36 +18,36 @@ from coordinator.errors import CoordinatorError, FieldError, TooLarge, Unprocess
 from federated.protocol import Problem
 
 MEDIA_TYPE = "application/problem+json"
-LOCATED: dict[int | str, dict[str, Any]] = {
-    201: {"headers": {"Location": {"description": "Path of what was made", "schema": {"type": "string"}}}}
+LOCATION_HEADER: dict[int | str, dict[str, Any]] = {
+    201: {"headers": {"Location": {"description": "Path of the new resource", "schema": {"type": "string"}}}}
 }
-FAULTS_TOLD = 20
-"""A request may hold more; its answer is not to be longer than itself."""
+MAX_FAULTS = 20
+"""Faults listed in one response, which should not be longer than its request."""
 _BAD_KEY = "[key]"
 _log = structlog.get_logger(__name__)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For an endpoint's `responses`: which errors it gives besides those that nearly all of them give."""
-    return {status: documented(status) for status in sorted({401, 422, 429, 503, *statuses})}
+    """For an endpoint's `responses`: these error statuses, and those common to nearly all endpoints."""
+    return {status: problem_response(status) for status in sorted({401, 422, 429, 503, *statuses})}
 
 
-def documented(status: int) -> dict[str, Any]:
-    """What OpenAPI says of an error with this status."""
+def problem_response(status: int) -> dict[str, Any]:
+    """The OpenAPI response object of errors with this status."""
     title = HTTPStatus(status).phrase
     example = {"type": "urn:fedloom:problem:…", "title": title, "status": status, "code": "…", "detail": "…"}
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-    documented: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": title,
         "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
     }
     if status in (429, 503):
-        documented["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
-    return documented
+        response["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    return response
 
 
 class ProblemResponse(JSONResponse):
-    """A problem document. It repeats what came in a request, so half a surrogate pair may stand in it: as `?`."""
+    """A problem document. It quotes the request, so lone surrogates may occur in it; they are replaced by `?`."""
 
     media_type = MEDIA_TYPE
 
@@ -55,49 +55,49 @@ class ProblemResponse(JSONResponse):
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def answer(error: CoordinatorError) -> JSONResponse:
-    """The answer that says this error."""
-    return ProblemResponse(error.problem(), error.status, headers=error.answer_headers())
+def response_for(error: CoordinatorError) -> JSONResponse:
+    """The problem response for this error."""
+    return ProblemResponse(error.problem(), error.status, headers=error.response_headers())
 
 
 def install(app: FastAPI) -> None:
-    """Lets the app answer every error as a problem document."""
+    """Makes the app report every error as a problem document."""
     app.add_exception_handler(CoordinatorError, _coordinator_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientDisconnect, _disconnected)
+    app.add_exception_handler(ClientDisconnect, _disconnect)
     app.add_exception_handler(DataError, _impossible_value)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(Exception, _unexpected_error)
 
 
 def _coordinator_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, CoordinatorError)  # noqa: S101 - what the handler is registered for
-    return answer(error)
+    return response_for(error)
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what the handler is registered for
-    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:FAULTS_TOLD]]
-    return answer(invalid(faults))
+    faults = [_fault(fault["loc"], fault["msg"], error.body) for fault in error.errors()[:MAX_FAULTS]]
+    return response_for(invalid(faults))
 
 
 def invalid(faults: Sequence[FieldError]) -> Unprocessable:
-    """The error for a request with these bad fields."""
+    """The error for a request with these invalid fields."""
     detail = "; ".join(f"{fault['pointer'] or 'the body'}: {fault['detail']}" for fault in faults[:5])
     return Unprocessable("request_invalid", detail, errors=faults)
 
 
-def unknown_parameters(names: Sequence[str], known: Sequence[str]) -> Unprocessable:
-    """The error for a query with these names; the operation takes those in `known`."""
-    there_are = f"there are: {', '.join(known)}" if known else "it takes none"
-    detail = f"is no parameter of this operation; {there_are}"
-    return invalid([FieldError(pointer=f"#query{pointer([name])}", detail=detail) for name in names[:FAULTS_TOLD]])
+def unknown_parameters(names: Sequence[str], parameters: Sequence[str]) -> Unprocessable:
+    """The error for a query with these unknown names; the operation has `parameters`."""
+    choices = f"there are: {', '.join(parameters)}" if parameters else "it takes none"
+    detail = f"is no parameter of this operation; {choices}"
+    return invalid([FieldError(pointer=f"#query{pointer([name])}", detail=detail) for name in names[:MAX_FAULTS]])
 
 
 def _fault(location: Sequence[int | str], message: str, body: object) -> FieldError:
-    """A body field by JSON pointer (RFC 6901); `#query/…`, `#path/…` and `#header/…` for what stands elsewhere."""
+    """A body field by JSON pointer (RFC 6901); other fields as `#query/…`, `#path/…` and `#header/…`."""
     place, *path = location
     if place == "body":
         return {"pointer": pointer_to(path, body), "detail": message}
@@ -105,24 +105,24 @@ def _fault(location: Sequence[int | str], message: str, body: object) -> FieldEr
 
 
 def pointer_to(path: Sequence[int | str], body: object) -> str:
-    """JSON pointer to a field of `body`, from where pydantic says it is.
+    """JSON pointer to a field of `body` at pydantic's location `path`.
 
-    pydantic also names the member of a union that it tried, and says that it is the key of a mapping that is bad;
-    what is not in the body, and not the missing field itself, is left out.
+    A location also names the union member that pydantic tried, and marks an invalid key of a mapping. Parts that are
+    neither in the body nor the missing field itself are dropped.
     """
-    kept: list[int | str] = []
+    parts: list[int | str] = []
     inner = body
     for index, part in enumerate(path):
-        last, there = index == len(path) - 1, isinstance(inner, Mapping) and part in inner
-        if isinstance(inner, Mapping) and not there and not last:
+        last, present = index == len(path) - 1, isinstance(inner, Mapping) and part in inner
+        if isinstance(inner, Mapping) and not present and not last:
             continue
         if isinstance(part, str) and isinstance(inner, list | str | int | float):
             continue
-        if part == _BAD_KEY and last and not there:
+        if part == _BAD_KEY and last and not present:
             continue
-        kept.append(part)
+        parts.append(part)
         inner = _inside(inner, part)
-    return pointer(kept)
+    return pointer(parts)
 
 
 def _inside(value: object, part: int | str) -> object:
@@ -140,33 +140,35 @@ def pointer(path: Sequence[int | str]) -> str:
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
-    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that it could not read
-        return answer(invalid([FieldError(pointer="", detail="is not JSON in UTF-8, or nested too deep")]))
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI could not parse the body
+        return response_for(invalid([FieldError(pointer="", detail="is not JSON in UTF-8, or nested too deep")]))
     phrase = HTTPStatus(error.status_code).phrase
-    raised = CoordinatorError(phrase.lower().replace(" ", "_").replace("-", "_"), str(error.detail))
-    document = {**raised.problem(), "title": phrase, "status": error.status_code}
+    problem = CoordinatorError(phrase.lower().replace(" ", "_").replace("-", "_"), str(error.detail))
+    document = {**problem.problem(), "title": phrase, "status": error.status_code}
     return ProblemResponse(document, error.status_code, headers=error.headers)
 
 
-def _disconnected(request: Request, error: Exception) -> JSONResponse:
+def _disconnect(request: Request, error: Exception) -> JSONResponse:
     _log.info("client_disconnected", method=request.method, path=request.url.path)
-    return answer(TooLarge("disconnected", "The connection ended before the body did."))
+    return response_for(TooLarge("disconnected", "The connection ended before the body did."))
 
 
 def _impossible_value(request: Request, error: Exception) -> JSONResponse:
-    """PostgreSQL has no NUL in a text, not even in one that is merely looked for."""
+    """PostgreSQL accepts no NUL in a text, not even in a search."""
     _log.warning("value_refused", method=request.method, path=request.url.path, reason=type(error).__name__)
     detail = "A text in the request has a character that cannot be stored (NUL), or a number is too large."
-    return answer(Unprocessable("value_impossible", detail))
+    return response_for(Unprocessable("value_impossible", detail))
 
 
 def _database_error(request: Request, error: Exception) -> JSONResponse:
     problem = out_of_service("database", getattr(error, "orig", None) or error)
     _log.warning(problem.code, method=request.method, path=request.url.path, reason=type(error).__name__)
-    return answer(problem)
+    return response_for(problem)
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # Starlette raises it again after this answer, so that the server logs its traceback.
+def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again after this response, so that the server logs its traceback.
     _log.error("unexpected_error", method=request.method, path=request.url.path, reason=type(error).__name__)
-    return answer(CoordinatorError("internal_error", "Something went wrong here; the operator finds it in the log."))
+    return response_for(
+        CoordinatorError("internal_error", "Something went wrong here; the operator finds it in the log.")
+    )

@@ -1,9 +1,9 @@
-"""Response headers of every answer, whoever gives it: the endpoint, a refusal, a stream, an error nobody foresaw."""
+"""Default headers of every response: of endpoints, rejections, streams and unexpected errors alike."""
 
 from starlette.types import Message, Send
 
 POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-"""Content security policy of an answer that is no page: a browser that shows it loads and runs nothing."""
+"""Content security policy of responses that are no pages: a browser that shows one loads and runs nothing."""
 ALWAYS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -12,21 +12,21 @@ ALWAYS = {
     "content-security-policy": POLICY,
 }
 _ALWAYS = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
-_NOT_STORED = (b"cache-control", b"no-store")
+_NO_STORE = (b"cache-control", b"no-store")
 
 
-def completing(send: Send) -> Send:
-    """The same `send`, adding the headers of `ALWAYS` where the answer has no value of its own.
+def with_default_headers(send: Send) -> Send:
+    """`send`, with the headers of `ALWAYS` added where the response does not set them.
 
-    An answer with neither `ETag` nor `Cache-Control` gets `Cache-Control: no-store`.
+    A response with neither `ETag` nor `Cache-Control` gets `Cache-Control: no-store`.
     """
 
-    async def sending(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             _complete(message)
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
 def _complete(start: Message) -> None:
@@ -34,5 +34,5 @@ def _complete(start: Message) -> None:
     present = {name.lower() for name, _ in headers}
     headers += [pair for pair in _ALWAYS if pair[0] not in present]
     if b"etag" not in present and b"cache-control" not in present:
-        headers.append(_NOT_STORED)
+        headers.append(_NO_STORE)
     start["headers"] = headers

@@ -1,4 +1,4 @@
-"""Bounds on open waits: of one key or worker, and of all keys of one organization, at this web process."""
+"""Limits on open waits of a key or worker, and of all keys of an organization, at this web process."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from coordinator.errors import TooManyRequests
 from coordinator.settings import get_settings
 
 ORGANIZATION_KEYS = 5
-"""All keys of an organization hold as many waits as this many keys: an owner makes keys without limit."""
+"""The keys of an organization may together hold as many waits as this many keys: an owner may create any number."""
 _RETRY_SECONDS = 5.0
 
 
@@ -20,8 +20,8 @@ class WaitCounts:
         self._open: Counter[str] = Counter()
 
     @contextmanager
-    def counted(self, principal: Principal) -> Iterator[None]:
-        """Counts one more while the block runs. Raises TooManyRequests."""
+    def count_open(self, principal: Principal) -> Iterator[None]:
+        """Counts an open wait while the block runs. Raises TooManyRequests."""
         bounds = _bounds(principal)
         for name, bound in bounds.items():
             if self._open[name] >= bound:
@@ -40,7 +40,7 @@ class WaitCounts:
 
 
 def _bounds(principal: Principal) -> dict[str, int]:
-    """Id -> how many waits it may hold. The waits of an organization's workers count for each worker alone."""
+    """Id -> maximum number of its open waits. Waits of workers do not count towards their organization."""
     settings = get_settings()
     if principal.kind == "worker":
         return {principal.id: settings.max_worker_waits}
@@ -52,5 +52,5 @@ def _bounds(principal: Principal) -> dict[str, int]:
 
 def _too_many(own: bool, bound: int) -> TooManyRequests:
     whose = "These credentials hold" if own else "The keys of this organization hold"
-    detail = f"{whose} {bound} open waits here, streams and calls with a wait together: the most there may be."
+    detail = f"{whose} {bound} open waits here, which is the maximum. Streams and calls with a wait both count."
     return TooManyRequests("too_many_waits", detail, retry_after_seconds=_RETRY_SECONDS)

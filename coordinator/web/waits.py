@@ -1,8 +1,8 @@
 """Open waits: event streams and long polls.
 
-One reader in each event loop asks the database for all of them, every quarter of a second and only while there are
-any: how the federations and jobs are that somebody watches, and whose credentials have ended. It wakes those
-concerned, who then read for themselves, with their own rights.
+One reader in each event loop queries the database for all of them, every quarter of a second and only while there are
+any. It reads the marks of the watched federations and jobs, and the callers' revoked or expired credentials. It wakes
+the waits that are affected, and each of these then reads with its own rights.
 """
 
 import asyncio
@@ -19,45 +19,45 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from coordinator.auth.principals import Principal, ended
+from coordinator.auth.principals import Principal, credentials_error
 from coordinator.web.wait_limits import WaitCounts
 from coordinator.web.wait_statements import Mark, Observation, Subject, observe
 
 TICK_SECONDS = 0.25
-WOKEN_AT_ONCE = 50
+WAKEUPS_AT_ONCE = 50
 _PAUSE_SECONDS = 0.01
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """One open wait. `mark`: the subject's, as its holder saw it last; without a subject others set `woken`."""
+    """One open wait. `mark`: the subject's mark as last read. Without a subject, other code sets `wakeup`."""
 
     principal: Principal
     subject: Subject | None = None
     mark: Mark = None
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: str | None = None
     hung_up: bool = False
 
     async def change(self, seconds: float) -> bool:
-        """Whether something changed within this time; False too if the caller hung up.
+        """Whether something changed within this time; False also if the caller hung up.
 
-        Raises Unauthenticated, as the caller's next request would, once the caller's credentials have ended.
+        Raises Unauthenticated, as the caller's next request would, once its credentials are revoked or expired.
         """
         if not self.hung_up:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self.woken.wait()
+                    await self.wakeup.wait()
         if self.refusal is not None:
-            raise ended(self.refusal)
-        changed = self.woken.is_set() and not self.hung_up
-        self.woken.clear()
-        return changed
+            raise credentials_error(self.refusal)
+        is_awake = self.wakeup.is_set() and not self.hung_up
+        self.wakeup.clear()
+        return is_awake
 
 
 class Reader:
-    """For one event loop. `look(subjects, principals)` runs in a thread of its own, once every `tick_seconds`."""
+    """For one event loop. `look(subjects, principals)` runs in its own thread, once every `tick_seconds`."""
 
     def __init__(
         self, look: Callable[[Iterable[Subject], Iterable[Principal]], Observation], tick_seconds: float
@@ -71,7 +71,7 @@ class Reader:
     def serving(self, wait: Wait) -> Iterator[None]:
         """Wakes the wait while the block runs."""
         self._waits.add(wait)
-        if self._task is None or self._task.done():  # in a context of its own: it is about no single request
+        if self._task is None or self._task.done():  # in an empty context: it belongs to no single request
             self._task = asyncio.get_running_loop().create_task(self._read(), name="wait-reader", context=Context())
         try:
             yield
@@ -85,25 +85,25 @@ class Reader:
                 return
             try:
                 await self._tick(tuple(self._waits))
-            except Exception as error:  # whatever it is, those who wait must not wait in vain from now on
+            except Exception as error:  # whatever it is, the reader goes on for the open waits
                 _log.warning("waits_not_read", reason=repr(error))
 
     async def _tick(self, waits: tuple[Wait, ...]) -> None:
         subjects = {wait.subject for wait in waits if wait.subject is not None}
         look = partial(self._look, subjects, {wait.principal for wait in waits})
-        seen = await to_thread.run_sync(look, limiter=self._thread)
+        observation = await to_thread.run_sync(look, limiter=self._thread)
         for wait in waits:
-            wait.refusal = seen.ended.get(wait.principal.id)
-        concerned = [wait for wait in waits if wait.refusal or _is_behind(wait, seen)]
-        concerned.sort(key=lambda wait: wait.subject or ("", ""))  # those who read the same, at the same moment
-        for first in range(0, len(concerned), WOKEN_AT_ONCE):
-            for wait in concerned[first : first + WOKEN_AT_ONCE]:
-                wait.woken.set()
-            await asyncio.sleep(_PAUSE_SECONDS)  # a thousand at one moment would keep all others waiting
+            wait.refusal = observation.refusals.get(wait.principal.id)
+        wakeups = [wait for wait in waits if wait.refusal or _is_behind(wait, observation)]
+        wakeups.sort(key=lambda wait: wait.subject or ("", ""))  # waits for one subject read at the same moment
+        for first in range(0, len(wakeups), WAKEUPS_AT_ONCE):
+            for wait in wakeups[first : first + WAKEUPS_AT_ONCE]:
+                wait.wakeup.set()
+            await asyncio.sleep(_PAUSE_SECONDS)  # a thousand at once would block the event loop for all others
 
 
-def _is_behind(wait: Wait, seen: Observation) -> bool:
-    return wait.subject is not None and seen.marks.get(wait.subject) != wait.mark
+def _is_behind(wait: Wait, observation: Observation) -> bool:
+    return wait.subject is not None and observation.marks.get(wait.subject) != wait.mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +121,13 @@ _here: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
 async def open_wait(
     principal: Principal, subject: Subject | None = None, mark: Mark = None, connection: Request | None = None
 ) -> AsyncIterator[Wait]:
-    """A wait that counts while the block runs, and that ends when the caller of `connection`, if given, hangs up.
+    """A wait that is counted while the block runs, and that ends when the caller of `connection`, if given, hangs up.
 
     Raises TooManyRequests.
     """
     here = _here.setdefault(asyncio.get_running_loop(), _Here())
     wait = Wait(principal, subject, mark)
-    with here.counts.counted(principal), here.reader.serving(wait):
+    with here.counts.count_open(principal), here.reader.serving(wait):
         listener = None if connection is None else asyncio.create_task(_notice_hang_up(wait, connection))
         try:
             yield wait
@@ -138,13 +138,13 @@ async def open_wait(
 
 async def _notice_hang_up(wait: Wait, connection: Request) -> None:
     while (await connection.receive())["type"] != "http.disconnect":
-        pass  # the end of a body that was read already
+        pass  # the end of a body that was already read
     wait.hung_up = True
-    wait.woken.set()
+    wait.wakeup.set()
 
 
 class WaitingStream(StreamingResponse):
-    """A stream that is an open wait until its last byte. Refused before its first if there are too many."""
+    """A stream that counts as an open wait until its last byte; rejected before its first if there are too many."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Webhooks: where organizations are told of events, and what became of each message."""
+"""Webhooks: notification of organizations about events, and the state of each delivery."""

@@ -1,4 +1,4 @@
-"""HTTP for webhooks and their deliveries."""
+"""HTTP endpoints of webhooks and their deliveries."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query, Response
 from coordinator.auth.principals import KeyPrincipal, OperatorPrincipal, OwnerPrincipal
 from coordinator.db.sessions import ReadSession, WriteSession, utcnow
 from coordinator.web.body_limits import PathId
-from coordinator.web.etags import IfMatch, tell_version
+from coordinator.web.etags import IfMatch, set_version
 from coordinator.web.pagination import Listing, Paging
-from coordinator.web.problem_details import LOCATED, problem_responses
+from coordinator.web.problem_details import LOCATION_HEADER, problem_responses
 from coordinator.web.routes import Route
 from coordinator.webhooks import service
 from coordinator.webhooks.schemas import (
@@ -21,10 +21,12 @@ from coordinator.webhooks.schemas import (
 )
 
 router = APIRouter(prefix="/v1/organizations/{organization_id}/webhooks", tags=["organizations"], route_class=Route)
-State = Annotated[DeliveryState | None, Query(description="deliveries in this state alone")]
+State = Annotated[DeliveryState | None, Query(description="only deliveries in this state")]
 
 
-@router.post("", status_code=201, operation_id="create_webhook", responses=LOCATED | problem_responses(403, 404, 409))
+@router.post(
+    "", status_code=201, operation_id="create_webhook", responses=LOCATION_HEADER | problem_responses(403, 404, 409)
+)
 def create_webhook(
     organization_id: PathId,
     request: WebhookCreate,
@@ -32,7 +34,7 @@ def create_webhook(
     session: WriteSession,
     response: Response,
 ) -> WebhookCreated:
-    """Create a webhook. Its secret, with which messages are signed, is in this answer alone."""
+    """Create a webhook. Only this response contains its secret, which signs its messages."""
     webhook = service.create(session, principal, organization_id, request, utcnow())
     response.headers["Cache-Control"] = "no-store"
     response.headers["Location"] = f"/v1/organizations/{organization_id}/webhooks/{webhook.id}"
@@ -44,8 +46,10 @@ def list_webhooks(
     organization_id: PathId, principal: KeyPrincipal, session: ReadSession, page: Paging
 ) -> Listing[WebhookResponse]:
     """List the organization's webhooks, without their secrets."""
-    found = service.list_for(session, principal, organization_id, page)
-    return Listing(items=[WebhookResponse.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+    webhooks = service.list_for(session, principal, organization_id, page)
+    return Listing(
+        items=[WebhookResponse.model_validate(row) for row in webhooks.rows], next_cursor=webhooks.next_cursor
+    )
 
 
 @router.get("/{webhook_id}", operation_id="show_webhook", responses=problem_responses(403, 404))
@@ -54,7 +58,7 @@ def show_webhook(
 ) -> WebhookResponse:
     """Show a webhook, without its secret."""
     webhook = service.show(session, principal, organization_id, webhook_id)
-    tell_version(response, service.version_of(webhook))
+    set_version(response, service.version_of(webhook))
     return WebhookResponse.model_validate(webhook)
 
 
@@ -68,7 +72,7 @@ def delete_webhook(
     session: WriteSession,
     if_match: IfMatch = None,
 ) -> None:
-    """Delete a webhook and what was still to be sent to it."""
+    """Delete a webhook with its deliveries."""
     service.delete(session, principal, organization_id, webhook_id, if_match)
 
 
@@ -81,9 +85,11 @@ def list_deliveries(
     page: Paging,
     state: State = None,
 ) -> Listing[DeliveryResponse]:
-    """List what was sent to a webhook or is to be, oldest first."""
-    found = service.deliveries_of(session, principal, organization_id, webhook_id, state, page)
-    return Listing(items=[DeliveryResponse.model_validate(row) for row in found.rows], next_cursor=found.next_cursor)
+    """List a webhook's deliveries, oldest first."""
+    deliveries = service.deliveries_of(session, principal, organization_id, webhook_id, state, page)
+    return Listing(
+        items=[DeliveryResponse.model_validate(row) for row in deliveries.rows], next_cursor=deliveries.next_cursor
+    )
 
 
 @router.get(
@@ -92,9 +98,9 @@ def list_deliveries(
 def show_delivery(
     organization_id: PathId, webhook_id: PathId, delivery_id: PathId, principal: KeyPrincipal, session: ReadSession
 ) -> DeliveryResponse:
-    """Show what became of a message."""
+    """Show a delivery."""
     return DeliveryResponse.model_validate(
-        service.delivery(session, principal, organization_id, webhook_id, delivery_id)
+        service.show_delivery(session, principal, organization_id, webhook_id, delivery_id)
     )
 
 
@@ -112,8 +118,8 @@ def redeliver(
     session: WriteSession,
     response: Response,
 ) -> DeliveryResponse:
-    """Send a message again, under the same id, whatever became of it."""
-    again = service.redeliver(session, principal, organization_id, webhook_id, delivery_id, utcnow())
+    """Send a message again under the same id, in any state."""
+    delivery = service.redeliver(session, principal, organization_id, webhook_id, delivery_id, utcnow())
     path = f"/v1/organizations/{organization_id}/webhooks/{webhook_id}/deliveries/{delivery_id}"
     response.headers["Location"] = path
-    return DeliveryResponse.model_validate(again)
+    return DeliveryResponse.model_validate(delivery)

@@ -1,4 +1,4 @@
-"""Which addresses a webhook may have, how a message is signed, and when it is tried again. Pure functions."""
+"""Webhook rules: allowed addresses, the signature of a message, and the pause between attempts. Pure functions."""
 
 import hashlib
 import hmac
@@ -11,17 +11,17 @@ Address = IPv4Address | IPv6Address
 
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 LONGEST_SILENCE_SECONDS: Final = 60.0
-"""How long at most one failed connection keeps the webhook's other messages back."""
+"""Longest pause of a webhook's other deliveries after a connection failure."""
 _GROWTH: Final = 3.0
 _STEPS: Final = 32
-# All that is given out as public. Python 3.11 also calls much of the rest global: site-local, translators to IPv4.
+# All public IPv6 addresses (global unicast). Python 3.11 calls others global too, such as site-local and NAT64.
 _PUBLIC_IPV6: Final = IPv6Network("2000::/3")
-# What lies behind these cannot be seen from the address: translators to IPv4.
-_TRANSLATED: Final = tuple(map(IPv6Network, ("2002::/16", "2001::/32")))
+# 6to4 and Teredo tunnels to IPv4: the address does not show the real target.
+_TRANSITION_NETWORKS: Final = tuple(map(IPv6Network, ("2002::/16", "2001::/32")))
 
 
 def fault_of_url(url: str, allow_private: bool) -> str | None:
-    """Why nothing is sent to this URL, as far as the URL itself says; None if it may be."""
+    """The reason for refusing this URL, judged by its text alone; None if it is allowed."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -32,18 +32,18 @@ def fault_of_url(url: str, allow_private: bool) -> str | None:
     if not (url.isascii() and url.isprintable()) or " " in url:
         return "must be ASCII without spaces; write other characters as percent-encoding and punycode"
     if parts.username is not None or parts.password is not None:
-        return "must hold no user and no password; the signature says who sends"
+        return "must not contain a user or password; messages are authenticated by their signature"
     if parts.fragment:
         return "must have no fragment (#…)"
-    address = _literal(host)
+    address = _parse_literal(host)
     if parts.scheme == "http" and host != "localhost" and (address is None or not address.is_loopback):
         return "must begin with https://"
     if host == "localhost" and not allow_private:
-        return "is of this machine; the setting webhook_private_addresses would allow that"
+        return "is this machine; the setting webhook_private_addresses allows it"
     return None if address is None else fault_of_address(address, parts.scheme, allow_private)
 
 
-def _literal(host: str) -> Address | None:
+def _parse_literal(host: str) -> Address | None:
     try:
         return ip_address(host)
     except ValueError:
@@ -51,34 +51,34 @@ def _literal(host: str) -> Address | None:
 
 
 def fault_of_address(address: Address, scheme: str, allow_private: bool) -> str | None:
-    """Why nothing is sent to this address; None if it may be. Link-local ones are never sent to."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    address = mapped or address
+    """The reason for refusing this address; None if it is allowed. Link-local addresses are always refused."""
+    ipv4_address = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    address = ipv4_address or address
     if scheme == "http" and not address.is_loopback:
-        return "leads to an address that is not of this machine: only https"
+        return "leads to an address outside this machine, which needs https"
     if address.is_link_local or address.is_multicast or address.is_unspecified:
-        return "leads to what is not an address to send to"
+        return "leads to a link-local, multicast or unspecified address"
     if allow_private:
         return None
     if not _is_public(address):
-        return "leads to an address that is not public; the setting webhook_private_addresses would allow it"
+        return "leads to an address that is not public; the setting webhook_private_addresses allows it"
     return None
 
 
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv4Address):
         return address.is_global
-    translated = any(address in network for network in _TRANSLATED)
-    return address in _PUBLIC_IPV6 and address.is_global and not translated
+    is_transition = any(address in network for network in _TRANSITION_NETWORKS)
+    return address in _PUBLIC_IPV6 and address.is_global and not is_transition
 
 
 def signature(secret: str, at: datetime, body: bytes) -> str:
-    """The header `Fedloom-Signature`."""
+    """Value of the header `Fedloom-Signature`."""
     seconds = str(int(at.timestamp()))
     digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={seconds},v1={digest}"
 
 
 def pause_seconds(attempts: int, first_seconds: float, share: float) -> float:
-    """Pause after so many attempts: three times longer each time, up to an hour; `share` of it, in 0.5 to 1."""
+    """Pause after so many attempts: tripled each time, up to an hour, times `share` (0.5 to 1)."""
     return share * min(LONGEST_PAUSE_SECONDS, first_seconds * _GROWTH ** min(attempts - 1, _STEPS))

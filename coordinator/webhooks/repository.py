@@ -1,4 +1,4 @@
-"""Statements over webhooks and deliveries. Used by `service` alone."""
+"""Queries over webhooks and deliveries. Only `service` uses them."""
 
 from datetime import datetime
 
@@ -14,13 +14,13 @@ def webhooks(organization_id: str) -> Select[Webhook]:
 
 
 def count(session: Session, organization_id: str) -> int:
-    """How many webhooks the organization has."""
+    """Number of the organization's webhooks."""
     statement = select(func.count()).select_from(Webhook).where(Webhook.organization_id == organization_id)
     return session.scalar(statement) or 0
 
 
 def deliveries(webhook_id: str, state: str | None) -> Select[Delivery]:
-    """The webhook's deliveries, or those in one state."""
+    """The webhook's deliveries, or only those in one state."""
     statement = select(Delivery).where(Delivery.webhook_id == webhook_id)
     return statement if state is None else statement.where(Delivery.state == state)
 
@@ -37,7 +37,7 @@ def next_due(session: Session, webhook_id: str, now: datetime) -> Delivery | Non
 
 
 def due(session: Session, now: datetime) -> list[tuple[str, str]]:
-    """Ids of organization and webhook where a delivery is due and may be sent now."""
+    """(organization id, webhook id) of the webhooks with a due delivery that are neither paused nor claimed."""
     statement = (
         select(Webhook.organization_id, Webhook.id)
         .join(Delivery, Delivery.webhook_id == Webhook.id)
@@ -49,12 +49,12 @@ def due(session: Session, now: datetime) -> list[tuple[str, str]]:
 
 
 def give_up(session: Session, webhook_id: str, now: datetime) -> None:
-    """Whatever of the webhook was tried long enough is tried no more."""
-    statement = update(Delivery).where(Delivery.webhook_id == webhook_id, Delivery.state == "pending")
-    given_up = statement.where(Delivery.give_up_at <= now)
-    session.execute(given_up.values(state="failed", next_attempt_at=None, ended_at=now))
+    """Fails the webhook's pending deliveries whose `give_up_at` has passed."""
+    is_pending = (Delivery.webhook_id == webhook_id) & (Delivery.state == "pending")
+    statement = update(Delivery).where(is_pending, Delivery.give_up_at <= now)
+    session.execute(statement.values(state="failed", next_attempt_at=None, ended_at=now))
 
 
 def forget(session: Session, before: datetime) -> None:
-    """Deletes deliveries that ended before then."""
+    """Deletes deliveries that ended before that time."""
     session.execute(delete(Delivery).where(Delivery.state != "pending", Delivery.ended_at < before))

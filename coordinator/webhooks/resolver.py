@@ -1,4 +1,4 @@
-"""Look-up of a name that ends in time; the system's own knows no deadline."""
+"""DNS lookup with a deadline, which the system's resolver does not have."""
 
 import socket
 import threading
@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from typing import Any
 
 MOST_AT_ONCE = 64
-"""Look-ups of a process, with those that nobody waits for any more and that cannot be stopped."""
+"""Most lookups of a process at once, including abandoned ones, which cannot be stopped."""
 Row = tuple[Any, Any, Any, Any, tuple[Any, ...]]
-"""One of the answers of `getaddrinfo`; the last is the socket's address."""
+"""A row of `getaddrinfo`; the last field is the socket address."""
 
 
-class NotResolved(OSError):
-    """The name server did not answer in time."""
+class ResolutionTimeout(OSError):
+    """The name server did not respond in time."""
 
 
 def _look_up(host: str, port: int) -> Sequence[Row]:
@@ -22,38 +22,38 @@ def _look_up(host: str, port: int) -> Sequence[Row]:
 
 
 class Resolver:
-    """Looks names up, each in a thread that is left behind when the time is over. `look_up`: as `getaddrinfo`."""
+    """Resolves names, each in a thread that is abandoned at the deadline. `look_up`: like `getaddrinfo`."""
 
     def __init__(
         self, look_up: Callable[[str, int], Sequence[Row]] = _look_up, most_at_once: int = MOST_AT_ONCE
     ) -> None:
         self._look_up = look_up
-        self._places = threading.BoundedSemaphore(most_at_once)
+        self._slots = threading.BoundedSemaphore(most_at_once)
 
     def addresses(self, host: str, port: int, seconds: float) -> list[str]:
-        """The name's addresses, each once. Raises NotResolved after `seconds`, else OSError or ValueError."""
+        """The name's distinct addresses. Raises ResolutionTimeout after `seconds`, else OSError or ValueError."""
         give_up_at = time.monotonic() + seconds
-        if not self._places.acquire(timeout=seconds):
-            raise NotResolved("the name was not resolved in time")
-        answer: Future[Sequence[Row]] = Future()
-        self._begin(host, port, answer)
+        if not self._slots.acquire(timeout=seconds):
+            raise ResolutionTimeout("the name was not resolved in time")
+        future: Future[Sequence[Row]] = Future()
+        self._start(host, port, future)
         try:
-            rows = answer.result(max(0.0, give_up_at - time.monotonic()))
+            rows = future.result(max(0.0, give_up_at - time.monotonic()))
         except TimeoutError:
-            raise NotResolved("the name was not resolved in time") from None
+            raise ResolutionTimeout("the name was not resolved in time") from None
         return list(dict.fromkeys(str(row[4][0]) for row in rows))
 
-    def _begin(self, host: str, port: int, answer: "Future[Sequence[Row]]") -> None:
+    def _start(self, host: str, port: int, future: "Future[Sequence[Row]]") -> None:
         try:
-            threading.Thread(target=self._answer, args=(host, port, answer), name="resolve", daemon=True).start()
-        except RuntimeError:  # the machine has no thread left just now
-            self._places.release()
+            threading.Thread(target=self._resolve, args=(host, port, future), name="resolve", daemon=True).start()
+        except RuntimeError:  # no more threads on this machine
+            self._slots.release()
             raise
 
-    def _answer(self, host: str, port: int, answer: "Future[Sequence[Row]]") -> None:
+    def _resolve(self, host: str, port: int, future: "Future[Sequence[Row]]") -> None:
         try:
-            answer.set_result(self._look_up(host, port))
-        except Exception as error:  # raised where it is waited for
-            answer.set_exception(error)
+            future.set_result(self._look_up(host, port))
+        except Exception as error:  # raised by the waiting thread
+            future.set_exception(error)
         finally:
-            self._places.release()
+            self._slots.release()

@@ -1,4 +1,4 @@
-"""Requests and answers about webhooks and their deliveries."""
+"""Requests and responses of the webhook endpoints."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -12,17 +12,17 @@ DeliveryState = Literal["pending", "delivered", "failed"]
 _EXAMPLE_TIME = "2026-03-01T09:30:00Z"
 
 
-def _known(name: str) -> str:
+def _check_filter(name: str) -> str:
     if name not in FILTERS:
-        raise ValueError(f"is no event; there are: {', '.join(sorted(FILTERS))}")
+        raise ValueError(f"is not an event; available: {', '.join(sorted(FILTERS))}")
     return name
 
 
-EventFilter = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": sorted(FILTERS)})]
+EventFilter = Annotated[str, AfterValidator(_check_filter), Field(json_schema_extra={"enum": sorted(FILTERS)})]
 
 
 class WebhookCreate(BaseModel):
-    """Where to tell of which events, of all federations that the organization owns, is invited to or is part of."""
+    """A URL and the events sent to it, from all federations that the organization owns, is invited to or is in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,12 +32,12 @@ class WebhookCreate(BaseModel):
     )
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(from_attributes=True, frozen=True)
 
 
-class WebhookResponse(_Answer):
-    """A webhook, without its secret. After a failed connection nothing is sent until `paused_until`."""
+class WebhookResponse(_Response):
+    """A webhook, without its secret. After a connection failure nothing is sent until `paused_until`."""
 
     id: str = Field(examples=["whk_3k9x2m7c1v8b4n6q"])
     organization_id: str = Field(examples=["org_3k9x2m7c1v8b4n6q"])
@@ -48,14 +48,14 @@ class WebhookResponse(_Answer):
 
 
 class WebhookCreated(WebhookResponse):
-    """A new webhook. `secret` is shown this once; null when the answer is given again."""
+    """A new webhook. `secret` is shown once; null if the response is repeated."""
 
     secret: Annotated[str | None, ShownOnce()] = Field(examples=["flw_5c1f…"])
     secret_shown: bool = False
 
 
-class DeliveryResponse(_Answer):
-    """A message to a webhook. `pending` ones are sent at `next_attempt_at`; `failed` ones are tried no more."""
+class DeliveryResponse(_Response):
+    """A message to a webhook. If `pending`, it is sent at `next_attempt_at`; if `failed`, it is not retried."""
 
     id: str = Field(examples=["dlv_3k9x2m7c1v8b4n6q"])
     webhook_id: str = Field(examples=["whk_3k9x2m7c1v8b4n6q"])
@@ -63,8 +63,8 @@ class DeliveryResponse(_Answer):
     event: str = Field(examples=["round.closed"])
     state: DeliveryState = Field(examples=["delivered"])
     attempts: int = Field(examples=[1])
-    last_status: int | None = Field(examples=[204], description="of the last attempt that was answered")
-    last_error: str | None = Field(examples=[None], description="why the last attempt did not count")
+    last_status: int | None = Field(examples=[204], description="HTTP status of the last attempt with a response")
+    last_error: str | None = Field(examples=[None], description="why the last attempt failed")
     next_attempt_at: datetime | None = Field(examples=[None])
     created_at: datetime = Field(examples=[_EXAMPLE_TIME])
     ended_at: datetime | None = Field(examples=[_EXAMPLE_TIME])

@@ -1,7 +1,7 @@
-"""Sends one message, and no further than it should: to addresses that may be sent to, within a time, no redirect.
+"""Delivery of one message: only to allowed addresses, before a deadline, without redirects.
 
-The name is resolved here, within that time, and the connection made to the very addresses that were looked at: a
-name that changes in between leads nowhere else. Proxies of the environment are not used.
+The name is resolved here, before that deadline, and the connection is made to the checked addresses. A name that
+changes in between therefore cannot redirect it. Proxies of the environment are not used.
 """
 
 import os
@@ -21,7 +21,7 @@ import httpx
 import structlog
 
 from coordinator.webhooks.lifecycle import fault_of_address
-from coordinator.webhooks.resolver import NotResolved, Resolver
+from coordinator.webhooks.resolver import ResolutionTimeout, Resolver
 
 _log = structlog.get_logger(__name__)
 _resolver = Resolver()
@@ -30,20 +30,20 @@ _Option = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int,
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an attempt: the status of the answer if there was one, and why it does not count, if so."""
+    """Outcome of an attempt. `status`: of the response, if there was one. `error`: None if it succeeded."""
 
     status: int | None
     error: str | None
 
 
-class _Refused(Exception):
-    """The name leads where nothing is sent."""
+class _ForbiddenTarget(Exception):
+    """The name resolves to an address that is not allowed."""
 
 
 _FAILURES = (
-    _Refused,
+    _ForbiddenTarget,
     OSError,
-    ValueError,  # of a name that cannot be one: its labels are empty or too long
+    ValueError,  # of an invalid name, whose labels are empty or too long
     httpcore.NetworkError,
     httpcore.ProtocolError,
     httpcore.TimeoutException,
@@ -58,16 +58,16 @@ def send(
     allow_private: bool,
     resolver: Resolver = _resolver,
 ) -> Outcome:
-    """POSTs the body. Only 2xx counts; of the answer nothing but its status is read."""
-    backend = _Guarded(urlsplit(url).scheme, allow_private, time.monotonic() + timeout_seconds, resolver)
+    """POSTs the body. Only 2xx counts as success. Reads nothing of the response but its status."""
+    backend = _FilteringBackend(urlsplit(url).scheme, allow_private, time.monotonic() + timeout_seconds, resolver)
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_seconds)
     try:
-        with httpcore.ConnectionPool(trusted(), network_backend=backend) as pool:
-            asked = pool.stream(
+        with httpcore.ConnectionPool(tls_context(), network_backend=backend) as pool:
+            request = pool.stream(
                 "POST", url, headers=list(headers.items()), content=body, extensions={"timeout": timeouts}
             )
-            with asked as answer:
-                status = answer.status
+            with request as response:
+                status = response.status
     except _FAILURES as error:
         _log.info("webhook_not_delivered", host=urlsplit(url).hostname, reason=repr(error))
         return Outcome(None, _failure_text(error))
@@ -78,8 +78,8 @@ def send(
 
 
 def _failure_text(error: BaseException) -> str:
-    """The failure for the webhook's owner: its kind, and no address or text that came from the network."""
-    if isinstance(error, _Refused | NotResolved):
+    """The failure's kind for the webhook's owner, without addresses or text from the network."""
+    if isinstance(error, _ForbiddenTarget | ResolutionTimeout):
         return str(error)
     if isinstance(error, httpcore.TimeoutException):
         return "not answered in time"
@@ -94,18 +94,18 @@ def _failure_text(error: BaseException) -> str:
 
 
 def jitter() -> float:
-    """A share in 0.5 to 1, so that what failed together is not tried again together."""
+    """Random share in 0.5 to 1, which spreads retries of simultaneous failures."""
     return random.SystemRandom().uniform(0.5, 1.0)
 
 
 @lru_cache(maxsize=1)
-def trusted() -> ssl.SSLContext:
-    """The authorities that receivers' certificates are checked against; `SSL_CERT_FILE` names others."""
+def tls_context() -> ssl.SSLContext:
+    """TLS context with the certificate authorities for receivers; `SSL_CERT_FILE` names others."""
     return httpx.create_ssl_context()
 
 
-class _Guarded(httpcore.NetworkBackend):
-    """Connects to addresses that may be sent to, until a time."""
+class _FilteringBackend(httpcore.NetworkBackend):
+    """Connects only to allowed addresses, and only until a deadline."""
 
     def __init__(self, scheme: str, allow_private: bool, deadline: float, resolver: Resolver) -> None:
         self._scheme, self._allow_private, self._deadline = scheme, allow_private, deadline
@@ -120,37 +120,37 @@ class _Guarded(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[_Option] | None = None,
     ) -> httpcore.NetworkStream:
-        failed: Exception = _Refused(f"{host} has no address")
+        failure: Exception = _ForbiddenTarget(f"{host} has no address")
         for address in self._addresses(host, port):
             try:
-                left = _left(self._deadline)
-                return _Timed(
-                    self._inner.connect_tcp(address, port, left, local_address, socket_options), self._deadline
+                remaining = _remaining_seconds(self._deadline)
+                return _DeadlineStream(
+                    self._inner.connect_tcp(address, port, remaining, local_address, socket_options), self._deadline
                 )
             except httpcore.ConnectError as error:
-                failed = error
-        raise failed
+                failure = error
+        raise failure
 
     def _addresses(self, host: str, port: int) -> list[str]:
-        addresses = self._resolver.addresses(host, port, _left(self._deadline))
+        addresses = self._resolver.addresses(host, port, _remaining_seconds(self._deadline))
         for address in addresses:
             fault = fault_of_address(ip_address(address.partition("%")[0]), self._scheme, self._allow_private)
             if fault is not None:
-                raise _Refused(fault)
+                raise _ForbiddenTarget(fault)
         return addresses
 
 
-class _Timed(httpcore.NetworkStream):
-    """A connection on which everything together ends at a time; httpcore's own timeouts are of each read."""
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection with one deadline for everything; httpcore's own timeouts apply to each read."""
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
         self._inner, self._deadline = inner, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _left(self._deadline))
+        return self._inner.read(max_bytes, _remaining_seconds(self._deadline))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _left(self._deadline))
+        self._inner.write(buffer, _remaining_seconds(self._deadline))
 
     def close(self) -> None:
         self._inner.close()
@@ -158,14 +158,16 @@ class _Timed(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Timed(self._inner.start_tls(ssl_context, server_hostname, _left(self._deadline)), self._deadline)
+        return _DeadlineStream(
+            self._inner.start_tls(ssl_context, server_hostname, _remaining_seconds(self._deadline)), self._deadline
+        )
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _remaining_seconds(deadline: float) -> float:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
         raise httpcore.ReadTimeout("not answered in time")
-    return left
+    return remaining

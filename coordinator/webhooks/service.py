@@ -1,6 +1,6 @@
-"""Webhooks are made, shown and deleted; their deliveries are claimed, recorded, and sent again when asked for.
+"""Webhook service: webhooks and their deliveries.
 
-A delivery is sent at least once: one whose task died is sent again when the claim on its webhook has passed.
+A delivery is sent at least once. If its task dies, it is sent again after the claim on its webhook expires.
 """
 
 import secrets
@@ -25,31 +25,31 @@ from coordinator.webhooks import lifecycle, repository
 from coordinator.webhooks.schemas import DeliveryState, WebhookCreate
 from coordinator.webhooks.sender import Outcome
 
-SECRET_PREFIX = "flw_"  # noqa: S105 - what a secret begins with
+SECRET_PREFIX = "flw_"  # noqa: S105 - prefix of every secret
 MOST_WEBHOOKS = 10
 _MARGIN_SECONDS = 30.0
 
 
-# ---- for people
+# ---- for the API
 
 
 def create(
-    session: Session, principal: Principal, organization_id: str, wish: WebhookCreate, now: datetime
+    session: Session, principal: Principal, organization_id: str, request: WebhookCreate, now: datetime
 ) -> Webhook:
-    """A new webhook with its secret. Raises NotFound, Forbidden, Unprocessable (the URL), Conflict (too many)."""
+    """Creates a webhook. Raises NotFound, Forbidden, Unprocessable (the URL), Conflict (too many)."""
     require_role(principal, "owner", organization_id=organization_id)
     organizations.show(session, organization_id)
-    fault = lifecycle.fault_of_url(wish.url, get_settings().webhook_private_addresses)
+    fault = lifecycle.fault_of_url(request.url, get_settings().webhook_private_addresses)
     if fault is not None:
         raise Unprocessable("url_refused", f"`/url` {fault}.", errors=[FieldError(pointer="/url", detail=fault)])
-    lock_row(session, Organization, organization_id)  # two requests at once do not both make the last one
+    lock_row(session, Organization, organization_id)  # so that concurrent requests cannot exceed the limit
     if repository.count(session, organization_id) >= MOST_WEBHOOKS:
         raise Conflict("too_many_webhooks", f"An organization has at most {MOST_WEBHOOKS} webhooks. Delete one.")
     webhook = Webhook(
         id=new_id("whk"),
         organization_id=organization_id,
-        url=wish.url,
-        events=sorted(set(wish.events)),
+        url=request.url,
+        events=sorted(set(request.events)),
         secret=SECRET_PREFIX + secrets.token_hex(32),
         created_at=now,
     )
@@ -59,7 +59,7 @@ def create(
 
 
 def show(session: Session, principal: Principal, organization_id: str, webhook_id: str) -> Webhook:
-    """The webhook, to owners and operators. Raises NotFound, Forbidden."""
+    """The webhook, for owners and operators. Raises NotFound, Forbidden."""
     require_role(principal, "owner", "operator", organization_id=organization_id)
     webhook = session.get(Webhook, webhook_id)
     if webhook is None or webhook.organization_id != organization_id:
@@ -68,14 +68,14 @@ def show(session: Session, principal: Principal, organization_id: str, webhook_i
 
 
 def list_for(session: Session, principal: Principal, organization_id: str, page: PageRequest) -> Page[Webhook]:
-    """The organization's webhooks, to owners and operators. Raises NotFound, Forbidden."""
+    """The organization's webhooks, for owners and operators. Raises NotFound, Forbidden."""
     require_role(principal, "owner", "operator", organization_id=organization_id)
     organizations.show(session, organization_id)
     return page.rows(session, repository.webhooks(organization_id), Webhook.id)
 
 
 def version_of(webhook: Webhook) -> str:
-    """What a change of it is based on."""
+    """Version for conditional requests."""
     return etags.version_of(webhook.url, webhook.events)
 
 
@@ -91,9 +91,9 @@ def delete(
 
 
 def _audit(session: Session, principal: Principal, action: audit.Action, webhook: Webhook) -> None:
-    host = urlsplit(webhook.url).hostname  # the rest of a URL may be a secret
-    of = [webhook.organization_id]
-    audit.append(session, principal.id, action, webhook.id, of, host=host, events=webhook.events)
+    host = urlsplit(webhook.url).hostname  # the rest of the URL may be secret
+    audience = [webhook.organization_id]
+    audit.append(session, principal.id, action, webhook.id, audience, host=host, events=webhook.events)
 
 
 def deliveries_of(
@@ -104,41 +104,41 @@ def deliveries_of(
     state: DeliveryState | None,
     page: PageRequest,
 ) -> Page[Delivery]:
-    """The webhook's deliveries, oldest first, to owners and operators. Raises NotFound, Forbidden."""
+    """The webhook's deliveries, oldest first, for owners and operators. Raises NotFound, Forbidden."""
     webhook = show(session, principal, organization_id, webhook_id)
     return page.rows(session, repository.deliveries(webhook.id, state), Delivery.number)
 
 
-def delivery(
+def show_delivery(
     session: Session, principal: Principal, organization_id: str, webhook_id: str, delivery_id: str
 ) -> Delivery:
-    """One delivery, to owners and operators. Raises NotFound, Forbidden."""
+    """One delivery, for owners and operators. Raises NotFound, Forbidden."""
     webhook = show(session, principal, organization_id, webhook_id)
-    found = repository.delivery(session, webhook.id, delivery_id)
-    if found is None:
-        raise NotFound("not_found", "There is no delivery with this id; those that ended are kept for a while only.")
-    return found
+    delivery = repository.delivery(session, webhook.id, delivery_id)
+    if delivery is None:
+        raise NotFound("not_found", "There is no delivery with this id. Ended deliveries are deleted after a while.")
+    return delivery
 
 
 def redeliver(
     session: Session, principal: Principal, organization_id: str, webhook_id: str, delivery_id: str, now: datetime
 ) -> Delivery:
-    """Sends the same message again, under the same id, whatever became of it. Raises NotFound, Forbidden."""
+    """Schedules the delivery again under the same id, in any state. Raises NotFound, Forbidden."""
     webhook = show(session, principal, organization_id, webhook_id)
-    again = delivery(session, principal, organization_id, webhook.id, delivery_id)
-    again.state, again.attempts, again.next_attempt_at, again.ended_at = "pending", 0, now, None
-    again.give_up_at = now + timedelta(seconds=get_settings().webhook_give_up_seconds)
+    delivery = show_delivery(session, principal, organization_id, webhook.id, delivery_id)
+    delivery.state, delivery.attempts, delivery.next_attempt_at, delivery.ended_at = "pending", 0, now, None
+    delivery.give_up_at = now + timedelta(seconds=get_settings().webhook_give_up_seconds)
     webhook.paused_until = None
     nudge(session, DELIVER, webhook.organization_id, webhook.id)
-    return again
+    return delivery
 
 
 # ---- for tasks
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A message that one task may send; `until` names the claim."""
+class DeliveryClaim:
+    """The exclusive right of one task to send a delivery. `until` identifies the claim."""
 
     webhook_id: str
     number: int
@@ -147,11 +147,11 @@ class Claimed:
     headers: dict[str, str]
     body: bytes
     about: dict[str, str]
-    """What a line of the log says it is about."""
+    """Fields of its log lines."""
 
 
-def claim(session: Session, webhook_id: str, now: datetime) -> Claimed | None:
-    """The webhook's next message, if there is one and nobody sends to it just now."""
+def claim(session: Session, webhook_id: str, now: datetime) -> DeliveryClaim | None:
+    """Claims the webhook's next due delivery. None if there is none, or if the webhook is claimed or paused."""
     webhook = lock_row(session, Webhook, webhook_id)
     if webhook is None or any(
         time is not None and time > now for time in (webhook.claimed_until, webhook.paused_until)
@@ -171,23 +171,23 @@ def claim(session: Session, webhook_id: str, now: datetime) -> Claimed | None:
         "Fedloom-Signature": lifecycle.signature(webhook.secret, now, body),
     }
     about = {"webhook_id": webhook.id, "federation_id": due.federation_id, "delivery_id": due.id, "type": due.event}
-    return Claimed(webhook.id, due.number, webhook.claimed_until, webhook.url, headers, body, about)
+    return DeliveryClaim(webhook.id, due.number, webhook.claimed_until, webhook.url, headers, body, about)
 
 
-def record(session: Session, claimed: Claimed, outcome: Outcome, now: datetime, jitter: float) -> None:
-    """What came of an attempt; nothing if somebody else took the webhook over, or it was deleted."""
-    webhook = lock_row(session, Webhook, claimed.webhook_id)
-    sent = session.get(Delivery, claimed.number)
-    if webhook is None or sent is None or webhook.claimed_until != claimed.until:
+def record(session: Session, claim: DeliveryClaim, outcome: Outcome, now: datetime, jitter: float) -> None:
+    """Records the outcome of an attempt, unless another task took over the webhook or it was deleted."""
+    webhook = lock_row(session, Webhook, claim.webhook_id)
+    delivery = session.get(Delivery, claim.number)
+    if webhook is None or delivery is None or webhook.claimed_until != claim.until:
         return
     webhook.claimed_until = None
-    sent.last_status, sent.last_error = outcome.status, outcome.error
+    delivery.last_status, delivery.last_error = outcome.status, outcome.error
     if outcome.error is None:
-        sent.state, sent.next_attempt_at, sent.ended_at = "delivered", None, now
+        delivery.state, delivery.next_attempt_at, delivery.ended_at = "delivered", None, now
         webhook.paused_until = None
         return
-    pause = lifecycle.pause_seconds(max(sent.attempts, 1), get_settings().webhook_retry_seconds, jitter)
-    sent.next_attempt_at = now + timedelta(seconds=pause)
+    pause = lifecycle.pause_seconds(max(delivery.attempts, 1), get_settings().webhook_retry_seconds, jitter)
+    delivery.next_attempt_at = now + timedelta(seconds=pause)
     if outcome.status is None:
         webhook.paused_until = now + timedelta(seconds=min(pause, lifecycle.LONGEST_SILENCE_SECONDS))
     session.flush()
@@ -195,7 +195,7 @@ def record(session: Session, claimed: Claimed, outcome: Outcome, now: datetime, 
 
 
 def due(session: Session, now: datetime) -> list[tuple[str, str]]:
-    """Organization and id of the webhooks that have something to send now."""
+    """(organization id, webhook id) of the webhooks with a due delivery."""
     return repository.due(session, now)
 
 

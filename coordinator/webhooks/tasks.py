@@ -1,4 +1,7 @@
-"""Sends what is due, outside any transaction. Each task may be lost, doubled or run twice at once."""
+"""Background tasks of webhooks, which send outside any transaction.
+
+Each task may be lost, duplicated or run twice at once.
+"""
 
 import structlog
 
@@ -12,35 +15,35 @@ _log = structlog.get_logger(__name__)
 
 
 def send_next(webhook_id: str) -> bool:
-    """Sends the webhook's oldest message that is due. False: none is, or another process sends to it now."""
+    """Sends the webhook's oldest due delivery. False if there is none, or another process has claimed the webhook."""
     with writing() as session:
-        claimed = service.claim(session, webhook_id, utcnow())
-    if claimed is None:
+        claim = service.claim(session, webhook_id, utcnow())
+    if claim is None:
         return False
     settings = get_settings()
     outcome = sender.send(
-        claimed.url,
-        claimed.headers,
-        claimed.body,
+        claim.url,
+        claim.headers,
+        claim.body,
         settings.webhook_timeout_seconds,
         settings.webhook_private_addresses,
     )
     with writing() as session:
-        service.record(session, claimed, outcome, utcnow(), sender.jitter())
+        service.record(session, claim, outcome, utcnow(), sender.jitter())
     if outcome.error is None:
-        _log.info("webhook_delivered", status=outcome.status, **claimed.about)
+        _log.info("webhook_delivered", status=outcome.status, **claim.about)
     else:
-        _log.warning("webhook_not_delivered", reason=outcome.error, **claimed.about)
+        _log.warning("webhook_not_delivered", reason=outcome.error, **claim.about)
     return True
 
 
 deliverer = Deliverer(send_next)
-"""Of this process; it runs where a Celery worker does."""
+"""The process's deliverer, which runs in Celery workers."""
 
 
 @celery.task(name=DELIVER)
 def deliver(organization_id: str, webhook_id: str) -> None:
-    """Hands the webhook to the deliverer; where none runs, sends its due messages itself, one after the other."""
+    """Passes the webhook to the deliverer. If none runs, sends the due deliveries one after the other."""
     if deliverer.hand(organization_id, webhook_id):
         return
     while send_next(webhook_id):

@@ -1,1 +1,1 @@
-"""Worker agents: enrolment, heartbeat, revocation."""
+"""Worker agents: enrollment, heartbeats, revocation."""

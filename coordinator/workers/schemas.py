@@ -1,4 +1,4 @@
-"""What the API says of a worker; enrolment and heartbeat are `federated.protocol`'s."""
+"""Responses about workers. The models of enrollment and heartbeat are in `federated.protocol`."""
 
 from datetime import datetime
 from typing import Literal
@@ -9,7 +9,7 @@ from federated.protocol import Capabilities
 
 
 class WorkerResponse(BaseModel):
-    """A worker. `silent`: nothing was heard of it for `worker_timeout_seconds`, or ever."""
+    """A worker. `silent`: no heartbeat for `worker_timeout_seconds`, or none at all."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,11 +22,11 @@ class WorkerResponse(BaseModel):
     created_at: datetime
     revoked_at: datetime | None
     doubled_at: datetime | None = Field(
-        description="when a second agent with this worker's key was heard last, and refused; null after a new key"
+        description="last heartbeat of a second agent with this worker's key, which was refused; null after a new key"
     )
 
 
 class OwnWorkerResponse(WorkerResponse):
-    """The worker that asks. `store_origins`: where transfers go that do not pass the coordinator; none if all do."""
+    """The calling worker. `store_origins`: stores that it may contact directly; empty without presigned URLs."""
 
     store_origins: tuple[str, ...] = Field(examples=[["https://s3.example.org"]])

@@ -1,6 +1,6 @@
-"""Workers enrol with a token, say that they are there, change their keys, and are revoked.
+"""Worker service: enrollment with a token, heartbeats, key rotation and revocation.
 
-What ends with a revoked worker, its clients and their jobs, is `jobs`' to end: see `jobs.revoke_worker`.
+`jobs.revoke_worker` ends the clients and jobs of a revoked worker.
 """
 
 from base64 import urlsafe_b64encode
@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.orm import Session
 
 from coordinator import audit
-from coordinator.auth.credentials import read_public_key, signature_holds
+from coordinator.auth.credentials import is_signature_valid, read_public_key
 from coordinator.auth.principals import NOT_YOURS, Principal, require_role
-from coordinator.db.batching import each
+from coordinator.db.batching import map_errors
 from coordinator.db.sessions import lock_row
 from coordinator.errors import Conflict, CoordinatorError, FieldError, NotFound, Unprocessable
 from coordinator.models import Worker, WorkerKey
@@ -34,17 +34,17 @@ from federated.protocol import (
     RotateKeyRequest,
     RotateKeyResponse,
 )
-from federated.signed_statement import enrolment_message, key_id, rotation_message
+from federated.signed_statement import enrollment_message, key_id, rotation_message
 
 
 def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollResponse:
-    """A new worker of the token's organization. The same key and name again find the same worker, at no use.
+    """Enrolls a worker in the token's organization. The same key and name return the same worker, without a use.
 
     Raises Unauthenticated (the token), Unprocessable (the key, its proof), Conflict (name or key are taken).
     """
     token = organizations.find_token(session, request.token)
-    public_key = _canonical(request.public_key)
-    _check_proof(request, enrolment_message(request.token, request.name, request.public_key))
+    public_key = _canonical_key(request.public_key)
+    _check_proof(request, enrollment_message(request.token, request.name, request.public_key))
     worker = repository.by_public_key(session, public_key)
     if worker is None:
         _check_unused(session, public_key)
@@ -69,43 +69,43 @@ def enroll(session: Session, request: EnrollRequest, now: datetime) -> EnrollRes
     )
 
 
-def _canonical(public_key: str) -> str:
+def _canonical_key(public_key: str) -> str:
     try:
         raw = read_public_key(public_key).public_bytes(Encoding.Raw, PublicFormat.Raw)
     except ValueError as error:
-        raise _refused("public_key", str(error)) from None
+        raise _invalid_field("public_key", str(error)) from None
     return urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _check_proof(request: EnrollRequest | RotateKeyRequest, message: bytes) -> None:
-    """Nobody registers a key that is another's: who sends it holds its private key."""
+    """Requires a signature by the private key, so that nobody registers another's public key."""
     if request.proof is None:
-        raise _refused("proof", "is missing: this worker agent is older than the coordinator; upgrade it")
-    if not signature_holds(request.public_key, request.proof, message):
-        raise _refused("proof", "is no signature by `public_key` of what is asked for here")
+        raise _invalid_field("proof", "is missing: this worker agent is older than the coordinator; upgrade it")
+    if not is_signature_valid(request.public_key, request.proof, message):
+        raise _invalid_field("proof", "is not a signature of this request by `public_key`")
 
 
-def _refused(field: str, detail: str) -> Unprocessable:
+def _invalid_field(field: str, detail: str) -> Unprocessable:
     fault = FieldError(pointer=f"/{field}", detail=detail)
     return Unprocessable(f"{field}_invalid", f"`{field}`: {detail}.", errors=[fault])
 
 
 def rotate_key(session: Session, principal: Principal, request: RotateKeyRequest, now: datetime) -> RotateKeyResponse:
-    """The worker has another key from its next request on. What was signed with the old one keeps its worth.
+    """Replaces the worker's key, effective with its next request. Older signatures stay valid.
 
-    Whoever else held the old one is shut out, so that nothing is left of a doubled worker. Raises Unprocessable (the
-    key, its proof), Conflict (a key that was somebody's already).
+    Another agent with the old key can no longer authenticate, which ends a doubled worker. Raises Unprocessable (the
+    key, its proof), Conflict (the key was used before).
     """
     worker = _existing(lock_row(session, Worker, principal.id))
-    public_key = _canonical(request.public_key)
+    public_key = _canonical_key(request.public_key)
     _check_proof(request, rotation_message(worker.id, request.public_key))
     if public_key != worker.public_key:
         _check_unused(session, public_key)
         repository.retire_keys(session, worker.id, now)
         worker.public_key, worker.doubled_at = public_key, None
         _remember_key(session, worker, now)
-        of = [worker.organization_id]
-        audit.append(session, worker.id, "worker.key_rotated", worker.id, of, key_id=key_id(public_key))
+        audience = [worker.organization_id]
+        audit.append(session, worker.id, "worker.key_rotated", worker.id, audience, key_id=key_id(public_key))
     return RotateKeyResponse(key_id=key_id(public_key))
 
 
@@ -137,49 +137,53 @@ def _free_the_name(session: Session, organization_id: str, name: str) -> None:
     session.flush()
 
 
-def locked(session: Session, worker_ids: Collection[str]) -> dict[str, Worker]:
+def lock(session: Session, worker_ids: Collection[str]) -> dict[str, Worker]:
     """The workers with these ids, locked."""
-    return {worker.id: worker for worker in repository.locked(session, worker_ids)}
+    return {worker.id: worker for worker in repository.lock(session, worker_ids)}
 
 
-def hear(
-    session: Session, heard: Sequence[tuple[str, HeartbeatRequest]], now: datetime
+def record_heartbeats(
+    session: Session, heartbeats: Sequence[tuple[str, HeartbeatRequest]], now: datetime
 ) -> list[HeartbeatResponse | CoordinatorError]:
-    """These workers, by id, are there; with `capabilities`, that is what they can from now on.
+    """Records heartbeats, pairs of worker id and request, with new capabilities if a request has any.
 
-    NotFound for one that is not known, Conflict (`worker_doubled`) for an agent that another one has replaced.
+    The result is NotFound for an unknown worker, Conflict (`worker_doubled`) for an agent replaced by another one.
     """
-    workers = locked(session, {worker_id for worker_id, _ in heard})
-    return each(heard, lambda one: _hear(session, _existing(workers.get(one[0])), one[1], now))
+    workers = lock(session, {worker_id for worker_id, _ in heartbeats})
+    return map_errors(heartbeats, lambda one: _record_heartbeat(session, _existing(workers.get(one[0])), one[1], now))
 
 
-def _hear(session: Session, worker: Worker, request: HeartbeatRequest, now: datetime) -> HeartbeatResponse | Conflict:
+def _record_heartbeat(
+    session: Session, worker: Worker, request: HeartbeatRequest, now: datetime
+) -> HeartbeatResponse | Conflict:
     if (refusal := refusal_of(worker, request.boot_id)) is not None:
         _note_double(session, worker, request.boot_id, now)
         return refusal
     if worker.boot_id not in (None, request.boot_id):
         worker.replaced_boots = lifecycle.with_replaced(worker.replaced_boots, str(worker.boot_id))
     worker.last_seen_at, worker.boot_id = now, request.boot_id
-    told = worker.capabilities if request.capabilities is None else request.capabilities.model_dump(mode="json")
-    if told != worker.capabilities:
-        worker.capabilities = told
+    capabilities = (
+        worker.capabilities if request.capabilities is None else request.capabilities.model_dump(mode="json")
+    )
+    if capabilities != worker.capabilities:
+        worker.capabilities = capabilities
     pause_seconds = get_settings().heartbeat_seconds
     return HeartbeatResponse(server_time=now, heartbeat_seconds=pause_seconds, doubled_at=worker.doubled_at)
 
 
 def refusal_of(worker: Worker, boot_id: str) -> Conflict | None:
-    """Why an agent of this boot id is refused: another one has come after it, with the same key. None: it is not."""
+    """The error for an agent that a later one with the same key has replaced; None if it is the current one."""
     if not lifecycle.is_replaced(worker, boot_id):
         return None
     detail = (
-        f"Another agent with the key of worker {worker.id} was heard after this one: two agents run with one key. "
-        "This one is refused; enrol it as a worker of its own."
+        f"Another agent with the key of worker {worker.id} started after this one: two agents run with one key. "
+        "This one is refused; enroll it as a separate worker."
     )
     return Conflict(WORKER_DOUBLED, detail)
 
 
 def _note_double(session: Session, worker: Worker, boot_id: str, now: datetime) -> None:
-    """Its owner sees when the earlier life was heard last, and in the audit log, once, beside which."""
+    """Records the time of the replaced agent's last heartbeat, and once an audit entry with both boot ids."""
     earlier, present = list(worker.replaced_boots or ()), str(worker.boot_id)
     worker.doubled_at, worker.replaced_boots = now, lifecycle.with_double(earlier, boot_id, present)
     if worker.replaced_boots != earlier:
@@ -188,12 +192,12 @@ def _note_double(session: Session, worker: Worker, boot_id: str, now: datetime) 
 
 
 def alive(session: Session, worker_ids: Collection[str], now: datetime) -> set[str]:
-    """Those of the workers that are not revoked and were heard within `worker_timeout_seconds`."""
-    return repository.alive(session, worker_ids, lifecycle.heard_since(now, get_settings().worker_timeout_seconds))
+    """Ids of the workers that are not revoked and sent a heartbeat within `worker_timeout_seconds`."""
+    return repository.alive(session, worker_ids, lifecycle.silent_before(now, get_settings().worker_timeout_seconds))
 
 
 def show(session: Session, principal: Principal, worker_id: str) -> Worker:
-    """The worker, to keys of its organization, to itself and to admins. Raises NotFound."""
+    """The worker, for keys of its organization, for itself and for admins. Raises NotFound."""
     worker = _existing(session.get(Worker, worker_id))
     require_role(principal, "owner", "operator", "viewer", "worker", organization_id=worker.organization_id)
     if principal.role == "worker" and principal.id != worker.id:
@@ -202,19 +206,19 @@ def show(session: Session, principal: Principal, worker_id: str) -> Worker:
 
 
 def list_for(session: Session, principal: Principal, page: PageRequest) -> Page[Worker]:
-    """The organization's workers; all of them to an admin."""
+    """The organization's workers; all workers for an admin."""
     return repository.workers(session, page, None if principal.role == "admin" else principal.organization_id)
 
 
 def version_of(worker: Worker) -> str:
-    """Changes with whatever a person decides about the worker, and with what it can; not with its heartbeats."""
+    """Version for conditional requests. Changes with name, capabilities and revocation, not with heartbeats."""
     return etags.version_of(worker.name, worker.capabilities, worker.revoked_at)
 
 
 def revoke(
     session: Session, principal: Principal, worker_id: str, now: datetime, if_match: str | None = None
 ) -> Worker:
-    """Ends the worker's rights from its next request on. Revoking twice is no error.
+    """Revokes the worker, effective with its next request. Revoking twice is no error.
 
     Raises NotFound, Forbidden, PreconditionFailed.
     """
@@ -228,12 +232,12 @@ def revoke(
 
 
 def capabilities_of(worker: Worker) -> Capabilities:
-    """What the worker told last. Fields that this version no longer knows are left out: the row may be older."""
+    """Capabilities from the latest heartbeat, without fields that only an earlier version knew."""
     return Capabilities.model_validate(worker.capabilities, extra="ignore")
 
 
-def answer(worker: Worker, now: datetime) -> WorkerResponse:
-    """The worker as the API shows it."""
+def to_response(worker: Worker, now: datetime) -> WorkerResponse:
+    """The worker's API response."""
     return WorkerResponse(
         id=worker.id,
         organization_id=worker.organization_id,
@@ -247,9 +251,9 @@ def answer(worker: Worker, now: datetime) -> WorkerResponse:
     )
 
 
-def own_answer(worker: Worker, now: datetime) -> OwnWorkerResponse:
-    """The worker as it is shown itself."""
-    return OwnWorkerResponse(**dict(answer(worker, now)), store_origins=get_settings().store_origins)
+def to_own_response(worker: Worker, now: datetime) -> OwnWorkerResponse:
+    """The API response for the worker itself."""
+    return OwnWorkerResponse(**dict(to_response(worker, now)), store_origins=get_settings().store_origins)
 
 
 def _existing(worker: Worker | None) -> Worker:

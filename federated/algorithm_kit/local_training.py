@@ -184,7 +184,7 @@ class _Loop:
         if self._session.device.type == "cuda":
             torch.cuda.empty_cache()
         self._forward_examples = max(1, self._forward_examples // 2)
-        self._session.note("batch_halved")
+        self._session.record_nondeterminism("batch_halved")
 
     def _accumulate(self, batch: Batch) -> Tensor:
         whole = batch.examples <= self._forward_examples

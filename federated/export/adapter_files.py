@@ -1,4 +1,4 @@
-"""Writes what users download: an adapter as the files PEFT opens, or a ledger, with a model card.
+"""Writer of the files that users download: a PEFT adapter or a ledger, with a model card.
 
 The bytes of the tensor file are a function of the tensors alone.
 """
@@ -27,19 +27,19 @@ def write_adapter(
     """Write an adapter's files into `folder` and return their paths, tensors first.
 
     Kind "peft": `adapter_model.safetensors` and `adapter_config.json`, which `peft.PeftModel.from_pretrained` opens
-    unchanged; kind "ledger": `ledger.safetensors`. Both with `README.md`, whose rows are the items of `card`.
-    Raises ValueError for weights trained in full, which PEFT's format cannot hold.
+    unchanged. Kind "ledger": `ledger.safetensors`. Both have a `README.md` with a table of the items of `card`.
+    Raises ValueError for weights trained in full, which PEFT's format cannot store.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if adapter.kind == "ledger":
         tensors = folder / "ledger.safetensors"
         Payload(adapter.tensors, adapter.facts).write(tensors)
-        written = [tensors]
+        files = [tensors]
     else:
-        written = _write_peft(folder, adapter, trainable, model, base_model)
+        files = _write_peft(folder, adapter, trainable, model, base_model)
     readme = folder / "README.md"
     readme.write_text(_model_card(adapter, base_model, {**card, **_base_facts(model)}), encoding="utf-8")
-    return [*written, readme]
+    return [*files, readme]
 
 
 def _write_peft(
@@ -48,17 +48,17 @@ def _write_peft(
     if isinstance(trainable, Full):
         raise ValueError("weights trained in full cannot be written as a PEFT adapter")
     names = _peft_names(sorted(adapter.tensors), trainable)
-    named = {stored: adapter.tensors[name].contiguous() for name, stored in names.items()}
+    by_peft_name = {peft: adapter.tensors[name].contiguous() for name, peft in names.items()}
     tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    tensors.write_bytes(save(named, metadata={"format": "pt"}))
+    tensors.write_bytes(save(by_peft_name, metadata={"format": "pt"}))
     fields = _with_whole_alphas(adapter_config(trainable, model, base_model) | dict(adapter.config))
-    # The order of ranks and alphas has a meaning.
+    # Fields are sorted, but not ranks and alphas, whose order is significant.
     config.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
     return [tensors, config]
 
 
 def _with_whole_alphas(fields: dict[str, Any]) -> dict[str, Any]:
-    """Alphas as other readers of the format expect them: 16, not 16.0."""
+    """Alphas in the form that other readers of the format expect: 16, not 16.0."""
     if "lora_alpha" not in fields:
         return fields
     by_module = {module: _whole(alpha) for module, alpha in (fields.get("alpha_pattern") or {}).items()}
@@ -70,15 +70,15 @@ def _whole(alpha: float) -> float:
 
 
 def _peft_names(names: list[str], trainable: AnyTrainable) -> dict[str, str]:
-    # PEFT stores the trained bias of an adapted module under the layer it wraps, and passes over any other name.
-    adapted = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
-    stored = {}
+    # PEFT stores the trained bias of an adapted module under its `base_layer`, and ignores any other name.
+    lora_modules = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
+    peft_names = {}
     for name in names:
         module, _, leaf = name.rpartition(".")
         # An embedding's factors are parameters of the adapted module itself.
-        wrapped = module in adapted and not leaf.startswith("lora_")
-        stored[name] = peft_name(f"{module}.base_layer.{leaf}" if wrapped else name, trainable)
-    return stored
+        in_base_layer = module in lora_modules and not leaf.startswith("lora_")
+        peft_names[name] = peft_name(f"{module}.base_layer.{leaf}" if in_base_layer else name, trainable)
+    return peft_names
 
 
 def _base_facts(model: ModelFacts) -> dict[str, str]:
@@ -87,7 +87,7 @@ def _base_facts(model: ModelFacts) -> dict[str, str]:
 
 def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> str:
     library = "peft" if adapter.kind == "peft" else "fedloom"
-    # JSON strings are YAML strings, whatever a model is called.
+    # A JSON string is a valid YAML string, whatever the model is called.
     front = [
         "---",
         f"base_model: {json.dumps(printable(base_model))}",
@@ -101,11 +101,11 @@ def _model_card(adapter: Adapter, base_model: str, card: Mapping[str, Any]) -> s
 
 
 def _cell(value: object) -> str:
-    """A word or a number as it is; else a code span, in which nothing is a link, an image or HTML."""
+    """A table cell: words and numbers as they are, other text as a code span without links, images or HTML."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
     if isinstance(value, int | float) or (text.isascii() and text.isalnum()):
         return text
-    # A `|` would end the cell even there, and a `\\` before it would give it back that meaning.
+    # A `|` ends the cell even in a code span, and a `\\` before an escaped one would undo the escape.
     line = " ".join(printable(text).replace("`", "'").replace("\\", "/").replace("|", "\\|").split())
     return f"`{line}`" if line else ""
 

@@ -1,4 +1,4 @@
-"""The safetensors files of a base model: which tensors they hold, told from their headers alone."""
+"""The safetensors files of a base model: their tensors, read from the headers alone, and their digest."""
 
 import hashlib
 import json
@@ -16,12 +16,15 @@ _ONE_FILE = "model.safetensors"
 
 
 class MergeError(ValueError):
-    """An adapter that cannot be merged into this base; the text names the file, field or tensor."""
+    """An adapter that cannot be merged into this base. The message names the file, field or tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseFiles:
-    """`shapes`, `dtypes` (safetensors names, such as BF16) and `places` (files) by the stored name of each tensor."""
+    """The files of a base model.
+
+    `shapes`, `dtypes` (safetensors names, such as BF16) and `places` (files) are by stored name of each tensor.
+    """
 
     folder: Path
     files: tuple[Path, ...]
@@ -31,22 +34,22 @@ class BaseFiles:
 
     @classmethod
     def of(cls, folder: Path) -> "BaseFiles":
-        """Those of a model's folder. Raises MergeError where there are none."""
+        """The files in a model's folder. Raises MergeError if there are none."""
         files = _files(folder)
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
         places: dict[str, Path] = {}
         for file in files:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    header = opened.get_slice(name)
+            with safe_open(file, framework="pt") as reader:
+                for name in reader.keys():  # noqa: SIM118
+                    header = reader.get_slice(name)
                     shapes[name], dtypes[name] = tuple(header.get_shape()), header.get_dtype()
                     places[name] = file
         return cls(folder, files, shapes, dtypes, places)
 
     @property
     def in_shards(self) -> bool:
-        """Whether an index says which file holds which tensor."""
+        """Whether an index maps tensors to files."""
         return (self.folder / INDEX).exists()
 
     @property
@@ -56,8 +59,8 @@ class BaseFiles:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor by its stored name."""
-        with safe_open(self.places[name], framework="pt") as opened:
-            value: Tensor = opened.get_tensor(name)
+        with safe_open(self.places[name], framework="pt") as reader:
+            value: Tensor = reader.get_tensor(name)
         return value
 
     def load(self, file: Path) -> dict[str, Tensor]:
@@ -65,11 +68,14 @@ class BaseFiles:
         return load_file(file)
 
     def digest(self) -> str:
-        """As a worker tells it: of one file its SHA-256, of several that of one line `<name> <sha256>` for each."""
+        """The digest as workers compute it.
+
+        It is the SHA-256 of a single file, or of one line `<name> <sha256>` for each of several.
+        """
         digests = []
         for file in self.files:
-            with file.open("rb") as opened:
-                digests.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
+            with file.open("rb") as stream:
+                digests.append((file.name, hashlib.file_digest(stream, "sha256").hexdigest()))
         if len(digests) == 1:
             return "sha256:" + digests[0][1]
         lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
@@ -77,7 +83,7 @@ class BaseFiles:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises MergeError."""
+    """Read a JSON object from a file. Raises MergeError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -90,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """A JSON object with sorted keys."""
+    """Write a JSON object with sorted keys."""
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
-"""An exported adapter as the place from which a federation goes on: the model that it was, whatever its scale.
+"""Initial adapter: reader for an exported adapter from which a federation starts.
 
-The product of two factors counts times alpha over their rank, or over the root of it. An adapter says in its own
-configuration which; a federation that has another scale begins with factors that make the same product.
+The product of two factors is scaled by alpha over their rank, or over the square root of the rank. The adapter's
+configuration determines its scale. A federation with another scale starts from factors with the same scaled product.
 """
 
 import math
@@ -19,10 +19,10 @@ _NAME = re.compile(r"[\w.]+")
 def initial_adapter(
     tensors: Payload, config: Mapping[str, Any] | None, model: ModelFacts, trainable: AnyTrainable
 ) -> Payload:
-    """The tensors of an adapter by canonical name where this model has them; fact `scales`: module -> its scale.
+    """The tensors of an adapter, by canonical name where this model has them. Fact `scales`: module -> its scale.
 
-    `tensors` is the file `adapter_model.safetensors`, `config` the other, `adapter_config.json`, of factors alone.
-    Raises FederationRefused for a configuration that is missing or cannot be read.
+    `tensors` is the file `adapter_model.safetensors`, `config` is `adapter_config.json`, needed for LoRA factors
+    only. Raises FederationRefused for a missing or unreadable configuration.
     """
     names = {peft_name(tensor.name, trainable): tensor.name for tensor in (*model.tensors, *model.seeded)}
     canonical = {names.get(name, name): tensors.lazy(name) for name in tensors}
@@ -33,21 +33,21 @@ def initial_adapter(
 
 
 def scales(config: Mapping[str, Any] | None, modules: set[str]) -> dict[str, float]:
-    """Module -> what PEFT multiplies the product of its factors with, by an adapter's configuration."""
+    """PEFT's scale of the product of factors, by module, from an adapter's configuration."""
     if config is None:
-        raise FederationRefused("initial adapter: its scale was not noted; clone the federation, which notes it")
-    found = {}
+        raise FederationRefused("initial adapter: its scale was not recorded; clone the federation, which records it")
+    by_module = {}
     for module in sorted(modules):
         rank = _of_module(config, "rank_pattern", module, config["r"])
         alpha = _of_module(config, "alpha_pattern", module, config["lora_alpha"])
-        found[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return found
+        by_module[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return by_module
 
 
 def _of_module(config: Mapping[str, Any], field: str, module: str, otherwise: float) -> float:
-    """The value of the first name that is the end of the module's, as PEFT takes it.
+    """The value of the first name that is the end of the module's name, as in PEFT.
 
-    Raises FederationRefused for a regular expression, which an earlier version wrote: it is not matched here.
+    Raises FederationRefused for a regular expression, which earlier versions wrote: it is not supported here.
     """
     for name, value in (config.get(field) or {}).items():
         if not _NAME.fullmatch(name):

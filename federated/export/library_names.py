@@ -1,6 +1,6 @@
-"""Names as transformers has them: it makes the trained model without weights, and renames the files' tensors for it.
+"""Mapping of tensor names by transformers, which builds the model without weights and renames the files' tensors.
 
-The one module of this package that knows a model library, and it is imported only where names alone leave a doubt.
+This is the only module of the package that uses a model library. It is imported only if names alone are ambiguous.
 """
 
 import copy
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from federated.export.base_files import BaseFiles, MergeError
-from federated.export.base_names import BaseNames, Trained
+from federated.export.base_names import BaseNames, TrainingTargets
 
 _AUTOMATIC = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -21,28 +21,28 @@ _AUTOMATIC = {
 }
 
 
-def library_names(base: BaseFiles, trained: Trained) -> BaseNames:
-    """The names of a base's tensors in the model that was trained.
+def library_names(base: BaseFiles, targets: TrainingTargets) -> BaseNames:
+    """The names of a base's tensors in the trained model.
 
-    Raises ImportError without transformers 5, MergeError where it cannot make a model of the folder.
+    Raises ImportError without transformers 5, MergeError if it cannot build a model from the folder.
     """
     import transformers
     from transformers.core_model_loading import rename_source_key  # noqa: F401 - only version 5 has it
 
     with _quiet(transformers):
         config = _config(transformers, base)
-        model = _without_weights(transformers, config, trained)
-        places, parts, made = _places(model, base)
-        tied = _tied(model, base, {name: stored for stored, name in places.items()})
+        model = _without_weights(transformers, config, targets)
+        places, parts, products = _places(model, base)
+        ties = _ties(model, base, {name: key for key, name in places.items()})
         state = model.state_dict()
         return BaseNames(
             places=places,
             parts=frozenset(parts),
-            lacking=frozenset(state.keys() - set(places.values()) - made - tied.keys()),
-            tied=tied,
-            separable=not tied or _separable(transformers, config, trained),
+            missing=frozenset(state.keys() - set(places.values()) - products - ties.keys()),
+            ties=ties,
+            separable=not ties or _separable(transformers, config, targets),
             architecture=type(model).__name__,
-            padding=_padding(transformers, base, model) if trained.task_type == "SEQ_CLS" else None,
+            padding=_padding(transformers, base, model) if targets.task_type == "SEQ_CLS" else None,
         )
 
 
@@ -53,8 +53,8 @@ def _config(transformers: Any, base: BaseFiles) -> Any:
         raise MergeError(f"transformers cannot read {base.folder / 'config.json'}: {error}") from error
 
 
-def _without_weights(transformers: Any, config: Any, trained: Trained) -> Any:
-    kind = _kind(transformers, config, trained.task_type)
+def _without_weights(transformers: Any, config: Any, targets: TrainingTargets) -> Any:
+    kind = _kind(transformers, config, targets.task_type)
     try:
         with torch.device("meta"):
             return kind(config)
@@ -65,18 +65,18 @@ def _without_weights(transformers: Any, config: Any, trained: Trained) -> Any:
 def _kind(transformers: Any, config: Any, task_type: str | None) -> Any:
     if task_type in _AUTOMATIC:
         return getattr(transformers, _AUTOMATIC[task_type]).from_config
-    # PEFT has no type for masked-language models; a worker gives them this one.
+    # PEFT has no task type for masked language models. Workers use this one.
     if task_type == "FEATURE_EXTRACTION" and type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
         return transformers.AutoModelForMaskedLM.from_config
-    named: Any = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-    of_library = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
+    architecture: Any = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+    of_library = isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)
     if of_library:
-        return named._from_config
+        return architecture._from_config
     return transformers.AutoModel.from_config
 
 
 def _places(model: Any, base: BaseFiles) -> tuple[dict[str, str], set[str], set[str]]:
-    """Name by stored name, the stored parts of what is made of several, and the names of what is made."""
+    """Names by stored name, the stored parts of combined tensors, and the names of combined tensors."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -86,59 +86,59 @@ def _places(model: Any, base: BaseFiles) -> tuple[dict[str, str], set[str], set[
     converters = [change for change in changes if isinstance(change, WeightConverter)]
     places: dict[str, str] = {}
     parts: set[str] = set()
-    made: set[str] = set()
-    for stored in sorted(base.shapes):
-        name, pattern = rename_source_key(stored, renamings, converters, prefix, state)
-        if name not in state and stored in state:
-            name, pattern = rename_source_key(stored, [], [], prefix, state)
+    products: set[str] = set()
+    for source_key in sorted(base.shapes):
+        name, pattern = rename_source_key(source_key, renamings, converters, prefix, state)
+        if name not in state and source_key in state:
+            name, pattern = rename_source_key(source_key, [], [], prefix, state)
         if name not in state:
             continue
         if pattern is None:
-            places[stored] = name
+            places[source_key] = name
         else:
-            parts.add(stored)
-            made |= _made(name, pattern, converters)
-    return places, parts, made
+            parts.add(source_key)
+            products |= _products(name, pattern, converters)
+    return places, parts, products
 
 
-def _made(name: str, pattern: str, converters: list[Any]) -> set[str]:
-    """All that the conversion makes which has this source pattern, by the name of the first."""
+def _products(name: str, pattern: str, converters: list[Any]) -> set[str]:
+    """The names of all results of the conversion with this source pattern. `name` is that of the first."""
     targets = next(change.target_patterns for change in converters if pattern in change.source_patterns)
     return {name.replace(targets[0], target, 1) for target in targets}
 
 
-def _tied(model: Any, base: BaseFiles, stored: Mapping[str, str]) -> dict[str, str]:
-    """Names that share a tensor with one that the files have; two that differ in the files share none."""
+def _ties(model: Any, base: BaseFiles, keys: Mapping[str, str]) -> dict[str, str]:
+    """Names that share a tensor with a name in the files. Tensors that differ in the files are not shared."""
     groups: dict[str, list[str]] = {}
     for target, source in model.all_tied_weights_keys.items():
         groups.setdefault(source, [source]).append(target)
-    tied = {}
+    ties = {}
     for group in groups.values():
-        first = next((name for name in group if name in stored), None)
+        first = next((name for name in group if name in keys), None)
         for name in group:
             if first in (None, name):
                 continue
-            if name not in stored or torch.equal(base.tensor(stored[name]), base.tensor(stored[str(first)])):
-                tied[name] = str(first)
-    return tied
+            if name not in keys or torch.equal(base.tensor(keys[name]), base.tensor(keys[str(first)])):
+                ties[name] = str(first)
+    return ties
 
 
-def _separable(transformers: Any, config: Any, trained: Trained) -> bool:
-    """Whether `tie_word_embeddings: false` gives each of them a tensor, and changes nothing else that is computed."""
-    if config.is_encoder_decoder and trained.task_type != "SEQ_CLS":
+def _separable(transformers: Any, config: Any, targets: TrainingTargets) -> bool:
+    """Whether `tie_word_embeddings: false` unties all tensors without another effect on the computation."""
+    if config.is_encoder_decoder and targets.task_type != "SEQ_CLS":
         # T5 scales the last hidden states where its embeddings are tied.
         return False
-    parted = copy.deepcopy(config)
-    for part in (parted, parted.get_text_config()):
+    untied_config = copy.deepcopy(config)
+    for part in (untied_config, untied_config.get_text_config()):
         part.tie_word_embeddings = False
-    return not _without_weights(transformers, parted, trained).all_tied_weights_keys
+    return not _without_weights(transformers, untied_config, targets).all_tied_weights_keys
 
 
 def _padding(transformers: Any, base: BaseFiles, model: Any) -> tuple[int, str] | None:
-    """Id and token with which a worker pads, where the model's configuration must tell them.
+    """Id and token of a worker's padding, if the model's configuration must contain them.
 
-    A decoder's classifier reads the last token before the padding. An encoder may count positions from the id that
-    its configuration has, so what stands there is left.
+    A decoder's classifier reads the last token before the padding. An encoder may derive positions from the id in its
+    configuration, so that is not changed.
     """
     config = model.config.get_text_config()
     if not hasattr(model, "score") and getattr(config, "pad_token_id", None) is not None:

@@ -1,4 +1,4 @@
-"""`config.json` of a merged folder: the base's, with what the training made of the model."""
+"""The `config.json` of a merged model: the base's configuration with the changes of the training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,41 +6,42 @@ from typing import Any
 
 from federated.export.base_files import BaseFiles
 
-_NESTED = ("text_config", "decoder", "text_encoder", "generator")
+_SUB_CONFIGS = ("text_config", "decoder", "text_encoder", "generator")
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChanges:
-    """What a configuration says of a trained model. `rows`: of a classifier's head; `labels`: their names, if known.
+    """Changes to the base's configuration. None: as in the base.
 
-    `parted`: whether tensors that the base shares differ. None: as in the base.
+    `rows`: rows of a classifier's head. `labels`: their names, if known. `unties`: the training unties shared
+    tensors.
     """
 
     architecture: str | None = None
     rows: int | None = None
     labels: Sequence[str] = ()
     pad_id: int | None = None
-    parted: bool = False
+    unties: bool = False
 
 
 def merged_config(base: BaseFiles, changes: ModelChanges) -> dict[str, Any]:
-    """The base's configuration with these changes, and the number format of the base's files."""
+    """The base's configuration with these changes and the dtype of the base's files."""
     config = dict(base.config)
     if changes.architecture is not None:
         config["architectures"] = [changes.architecture]
     if changes.rows is not None:
         config |= _labels(config, changes.rows, changes.labels)
-        # Trained to tell one class of several, whatever the base's own head did.
+        # The training is for single-label classification, whatever the base's own head is for.
         config.pop("problem_type", None)
     if changes.pad_id is not None:
-        config = _everywhere(config, {"pad_token_id": changes.pad_id}, only_known=False)
-    if changes.parted:
-        config = _everywhere(config, {"tie_word_embeddings": False}, only_known=False)
-    formats = {_DTYPES[dtype] for dtype in base.dtypes.values() if dtype in _DTYPES}
+        config = _everywhere(config, {"pad_token_id": changes.pad_id}, existing_only=False)
+    if changes.unties:
+        config = _everywhere(config, {"tie_word_embeddings": False}, existing_only=False)
+    formats = {_DTYPES[name] for name in base.dtypes.values() if name in _DTYPES}
     if len(formats) == 1:
-        written = formats.pop()
-        config = _everywhere(config, {"dtype": written, "torch_dtype": written}, only_known=True)
+        dtype = formats.pop()
+        config = _everywhere(config, {"dtype": dtype, "torch_dtype": dtype}, existing_only=True)
     return config
 
 
@@ -55,12 +56,12 @@ def _labels(config: Mapping[str, Any], rows: int, names: Sequence[str]) -> dict[
     }
 
 
-def _everywhere(config: dict[str, Any], fields: Mapping[str, Any], *, only_known: bool) -> dict[str, Any]:
-    """The configuration, and that of the text model within it, with these fields."""
-    nested = {
-        name: _everywhere(config[name], fields, only_known=only_known)
-        for name in _NESTED
+def _everywhere(config: dict[str, Any], fields: Mapping[str, Any], *, existing_only: bool) -> dict[str, Any]:
+    """The configuration and its sub-configurations with these fields."""
+    parts = {
+        name: _everywhere(config[name], fields, existing_only=existing_only)
+        for name in _SUB_CONFIGS
         if isinstance(config.get(name), dict)
     }
-    wanted = {name: value for name, value in fields.items() if not only_known or config.get(name) is not None}
-    return config | wanted | nested
+    changes = {name: value for name, value in fields.items() if not existing_only or config.get(name) is not None}
+    return config | changes | parts

@@ -1,1 +1,1 @@
-"""Maths that more than one algorithm, or both halves of one, need. Nothing here does input or output."""
+"""Mathematics shared by several algorithms, or by both halves of one. No module here does input or output."""

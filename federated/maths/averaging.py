@@ -1,7 +1,7 @@
-"""The exact weighted sum: in the given order, in float64, rounded once.
+"""Exact weighted sum: in the order of the arguments, in float64, rounded once.
 
-The work is cut at fixed places into pieces that stay in the cache, so neither memory nor a bit of the
-result depends on how many tensors are summed at once or on how many threads run.
+The work is cut at fixed positions into pieces that stay in the cache, so memory and bits of the result do not depend
+on the number of concurrent sums or threads.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from federated.payloads.payload import LazyTensor
 
-# Long enough that threads seldom meet at the interpreter's lock, short enough for the last-level cache.
+# Long enough that threads rarely contend for the interpreter's lock, short enough for the last-level cache.
 _PIECE_ELEMENTS = 262_144
 
 Value = TypeVar("Value")
@@ -32,19 +32,19 @@ def weighted_sum(
 ) -> Tensor:
     """`base + (weights[0] * tensors[0] + weights[1] * tensors[1] + ...) / divisor`, of one shape, as `dtype`.
 
-    Inputs may be of any floating dtypes; lazy ones are read piece by piece, never whole. Each element is summed in
-    the order given with a float64 accumulator and rounded once. Needs 5 MiB beside the result.
-    Raises ValueError if there is nothing to sum, or if shapes or numbers of tensors and weights differ.
+    Inputs may have any floating dtype. Lazy ones are read piece by piece, never as a whole. Each element is summed in
+    the order of `tensors` with a float64 accumulator and rounded once. Needs 5 MiB besides the result.
+    Raises ValueError for no tensors, different shapes, or different numbers of tensors and weights.
     """
     if not tensors or len(tensors) != len(weights):
         raise ValueError(f"{len(tensors)} tensors and {len(weights)} weights cannot be summed")
     shape = tuple(tensors[0].shape)
-    given = [*tensors, *([] if base is None else [base])]
-    if any(tuple(tensor.shape) != shape for tensor in given):
+    inputs = [*tensors, *([] if base is None else [base])]
+    if any(tuple(tensor.shape) != shape for tensor in inputs):
         raise ValueError(f"tensors of other shapes than {list(shape)} cannot be summed")
     result = torch.empty(math.prod(shape), dtype=dtype)
-    flat = [tensor.reshape(-1) if isinstance(tensor, Tensor) else tensor for tensor in given]
-    buffers = _Buffers({tensor.dtype for tensor in given}, min(_PIECE_ELEMENTS, result.numel()))
+    flat = [tensor.reshape(-1) if isinstance(tensor, Tensor) else tensor for tensor in inputs]
+    buffers = _Buffers({tensor.dtype for tensor in inputs}, min(_PIECE_ELEMENTS, result.numel()))
     for first in range(0, result.numel(), _PIECE_ELEMENTS):
         part = result[first : first + _PIECE_ELEMENTS]
         piece = _Piece(buffers, first, part.numel())
@@ -58,22 +58,22 @@ def weighted_sum(
 
 
 class _Buffers:
-    """What all pieces of one sum are worked out in."""
+    """Buffers that all pieces of one sum share."""
 
     def __init__(self, dtypes: set[torch.dtype], elements: int) -> None:
         self.accumulator = torch.empty(elements, dtype=torch.float64)
-        self.widened = torch.empty(elements, dtype=torch.float64)
+        self.float64 = torch.empty(elements, dtype=torch.float64)
         self.read = {dtype: torch.empty(elements, dtype=dtype) for dtype in dtypes}
 
 
 class _Piece:
-    """The sum of the elements from `first` on; all views are made once, since every input goes through them."""
+    """The sum of the elements from `first` on. Its views are created once and used for every input."""
 
     def __init__(self, buffers: _Buffers, first: int, count: int) -> None:
         self._first = first
         self._count = count
         self._sum = buffers.accumulator[:count].zero_()
-        self._widened = buffers.widened[:count]
+        self._float64 = buffers.float64[:count]
         self._read = {dtype: buffer[:count] for dtype, buffer in buffers.read.items()}
         self._bytes = {dtype: buffer.view(torch.uint8).numpy().data for dtype, buffer in self._read.items()}
 
@@ -84,7 +84,7 @@ class _Piece:
         else:
             tensor.fill(self._first, self._bytes[tensor.dtype])
             part = self._read[tensor.dtype]
-        self._sum.add_(self._widened.copy_(part), alpha=weight)
+        self._sum.add_(self._float64.copy_(part), alpha=weight)
 
     def divide(self, divisor: float) -> None:
         """Divide the sum so far."""
@@ -95,24 +95,24 @@ class _Piece:
         flat.copy_(self._sum)
 
 
-class Recent(Generic[Value]):
-    """The last `keep` results of a pure function of a name, each made once, from any number of threads."""
+class RecentResults(Generic[Value]):
+    """Thread-safe cache of the last `keep` results of a pure function of a name. Each is computed once."""
 
     def __init__(self, make: Callable[[str], Value], keep: int = 4) -> None:
         self._make = make
         self._keep = keep
         self._lock = threading.Lock()
-        self._made: OrderedDict[str, Future[Value]] = OrderedDict()
+        self._results: OrderedDict[str, Future[Value]] = OrderedDict()
 
     def __call__(self, name: str) -> Value:
-        """The result for `name`; a second thread that asks meanwhile waits for the first."""
+        """The result for `name`. A second thread waits while the first one computes it."""
         with self._lock:
-            future = self._made.get(name)
+            future = self._results.get(name)
             first = future is None
             if future is None:
-                future = self._made[name] = Future()
-                while len(self._made) > self._keep:
-                    self._made.popitem(last=False)
+                future = self._results[name] = Future()
+                while len(self._results) > self._keep:
+                    self._results.popitem(last=False)
         if first:
             try:
                 future.set_result(self._make(name))

@@ -1,4 +1,4 @@
-"""A loss's gradient and Hessian over some parameters, all of them as one vector."""
+"""Gradient and Hessian-vector products of a loss, with all parameters as one vector."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Curvature:
-    """`gradient`: (n,), detached; n: elements of all `parameters` end to end.
+    """Gradient of a loss, and products with its Hessian. `gradient`: (n,), detached, n elements in all `parameters`.
 
-    Keeps the graph of `loss`, and leaves a `.grad` on every leaf under it. Raises RuntimeError where a function of
-    the model can be differentiated but once: asked for some inputs alone, torch passes over such a function without a
-    word, and the products would be wrong.
+    Keeps the graph of `loss`, and sets `.grad` on all its leaves. Raises RuntimeError if a function of the model can
+    be differentiated only once. For a subset of inputs, torch would ignore such a function silently, and the products
+    would be wrong.
     """
 
     def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:

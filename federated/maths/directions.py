@@ -1,7 +1,7 @@
-"""K fixed directions over named tensors, the same on every worker: structured (Hadamard), Rademacher or Gaussian.
+"""Sampler of K fixed directions over named tensors, the same on every worker: Hadamard, Rademacher or Gaussian.
 
 An element of a direction is a function of (seed, kind, K for Hadamard, direction, tensor name, element index) alone.
-The names are canonical, so a wrapped model has the directions of the bare one, whatever its dtype.
+The names are canonical, so a wrapped model has the directions of the bare one, with any dtype.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Kind = Literal["hadamard", "rademacher", "gaussian"]
 _PROBE = "probe"
 _PROBE_SEED = 20_240_606
 _PROBE_BOUND = 8
-# Explicit directions are made one by one, so their probe is short.
+# Explicit directions are computed one by one, so their probe is short.
 _EXPLICIT_PROBE_ELEMENTS = 80
 
 
@@ -36,9 +36,9 @@ class Direction(Protocol):
     def follow(
         self, last: Any, step: float, scale: float, clean: Mapping[str, Tensor], out: Mapping[str, Tensor]
     ) -> None:
-        """`clean += step * last`, then `out = clean + scale * direction`; `last` is of the same field.
+        """`clean += step * last`, then `out = clean + scale * direction`. `last` is from the same field.
 
-        The same bits as two moves, in one walk over the memory where that is the cost.
+        The bits are those of two moves. On a CPU it takes a single pass over memory.
         """
 
 
@@ -56,7 +56,7 @@ class Field(Protocol):
 
 
 class Directions(Protocol):
-    """`count` directions that belong to `seed`, over whatever tensors are named."""
+    """`count` directions of one seed, over any tensors."""
 
     @property
     def seed(self) -> int: ...
@@ -64,7 +64,7 @@ class Directions(Protocol):
     def count(self) -> int: ...
 
     def over(self, sizes: Mapping[str, int], device: torch.device) -> Field:
-        """The directions over tensors of these names and numbers of elements."""
+        """The directions over tensors with these names and numbers of elements."""
 
 
 _KINDS: Mapping[Kind, Callable[[int, int], Directions]] = {
@@ -75,20 +75,20 @@ _KINDS: Mapping[Kind, Callable[[int, int], Directions]] = {
 
 
 def directions(kind: Kind, seed: int, count: int) -> Directions:
-    """The `count` directions of a kind; `hadamard` wants a power of two from 128 to 65,536."""
+    """The `count` directions of a kind. `hadamard` needs a power of two from 128 to 65,536."""
     return _KINDS[kind](seed, count)
 
 
 def probe_digest(kind: Kind, count: int, device: torch.device) -> str:
-    """ "sha256:" of a small sum over all directions, as this device makes it.
+    """ "sha256:" of a small sum over all directions, computed on this device.
 
-    The coefficients are integers in [-8, 8] and every sum stays below 2**24, so it is exact in float32: two
-    implementations of the same directions agree in every bit whatever their order of summation, and others do not.
-    Hadamard's probe is two full blocks and a truncated one.
+    The coefficients are integers in [-8, 8] and every sum stays below 2**24, so it is exact in float32. Two
+    implementations of the same directions agree in every bit for any order of summation, and others do not.
+    Hadamard's probe has two full blocks and a truncated one.
     """
     elements = 2 * count + count // 2 + 3 if kind == "hadamard" else _EXPLICIT_PROBE_ELEMENTS
     field = directions(kind, _PROBE_SEED, count).over({_PROBE: elements}, device)
-    drawn = words(stream_key(_PROBE_SEED, "coefficients"), 0, count) % (2 * _PROBE_BOUND + 1) - _PROBE_BOUND
-    # Zero is added because sums of another order may make the other zero.
-    summed = field.combination(_PROBE, drawn.to(device, torch.float32)) + 0.0
-    return "sha256:" + hashlib.sha256(summed.cpu().numpy().tobytes()).hexdigest()
+    coefficients = words(stream_key(_PROBE_SEED, "coefficients"), 0, count) % (2 * _PROBE_BOUND + 1) - _PROBE_BOUND
+    # Adding zero turns -0.0 into 0.0, since the sign of a zero depends on the order of summation.
+    total = field.combination(_PROBE, coefficients.to(device, torch.float32)) + 0.0
+    return "sha256:" + hashlib.sha256(total.cpu().numpy().tobytes()).hexdigest()

@@ -1,8 +1,8 @@
-"""K directions of independent elements, each made for all elements: O(d K) for a sum over all.
+"""Explicit directions: K directions of independent elements, with O(d K) work for a sum over all.
 
-Element i of direction j is made of the words of Philox block (i, j) under the key of (seed, tensor name): signs are
-single bits, and a Gaussian element is the centred sum of eight bytes with one float32 factor, which has variance 1
-and the same bits on every device. It approximates the normal: no element is beyond 4.9.
+The words of Philox block (i, j) under the key of (seed, tensor name) determine element i of direction j. Signs are
+single bits. A Gaussian element is the centered sum of eight bytes times a float32 factor. It has variance 1 and the
+same bits on every device. It approximates the normal distribution: no element is beyond 4.9.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from federated.maths.generator import philox, stream_key
-from federated.maths.hadamard import ONE_BITS, WORD_BITS, signed
+from federated.maths.hadamard import ONE_BITS, WORD_BITS, apply_signs
 
 _LANES = 4
 _WORDS_PER_NORMAL = 2
@@ -31,19 +31,19 @@ class Rademacher:
     count: int
 
     def over(self, sizes: Mapping[str, int], device: torch.device) -> "ExplicitField":
-        """The directions over tensors of these names and numbers of elements; nothing is kept."""
+        """The directions over tensors with these names and numbers of elements. Stores none of them."""
         return ExplicitField(self.seed, self.count, sizes, device, _Elements(_LANES * WORD_BITS, 1.0, _signs))
 
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """`count` directions of nearly normal elements."""
+    """`count` directions of approximately normal elements."""
 
     seed: int
     count: int
 
     def over(self, sizes: Mapping[str, int], device: torch.device) -> "ExplicitField":
-        """The directions over tensors of these names and numbers of elements; nothing is kept."""
+        """The directions over tensors with these names and numbers of elements. Stores none of them."""
         factor = 1 / math.sqrt(_BYTES_VARIANCE)
         return ExplicitField(
             self.seed, self.count, sizes, device, _Elements(_LANES // _WORDS_PER_NORMAL, factor, _normals)
@@ -52,7 +52,7 @@ class Gaussian:
 
 @dataclass(frozen=True, slots=True)
 class _Elements:
-    """How words become elements: `per_block` integers of a Philox block, and what one of them is worth."""
+    """Conversion of words to elements: `per_block` integers of a Philox block, and the factor of one."""
 
     per_block: int
     factor: float
@@ -75,26 +75,27 @@ class ExplicitField:
         """One of the directions. Raises IndexError."""
         if not 0 <= index < self.count:
             raise IndexError(f"there are {self.count} directions, not one of index {index}")
-        chosen = torch.tensor([index], device=self.device)
+        indices = torch.tensor([index], device=self.device)
         factor = torch.tensor(self._elements.factor, dtype=torch.float32)
-        made = {
-            name: torch.cat([part for _, part in self._parts(name, chosen)], dim=1)[0] * factor for name in self.sizes
+        tensors = {
+            name: torch.cat([part for _, part in self._parts(name, indices)], dim=1)[0] * factor
+            for name in self.sizes
         }
-        return ExplicitDirection(made)
+        return ExplicitDirection(tensors)
 
     def combination(self, name: str, coefficients: Tensor) -> Tensor:
         """`sum_j coefficients[j] z_j` over one tensor: (K,) -> (elements,), in the dtype of the coefficients.
 
-        Directions with coefficient 0 are not made. The factor of Gaussian elements comes last, so that integer
-        coefficients give exact sums before it.
+        Directions with coefficient 0 are not computed. The factor of Gaussian elements is applied last, so that sums
+        with integer coefficients are exact.
         """
         coefficients = coefficients.to(self.device)
-        chosen = coefficients.nonzero().squeeze(1)
-        weights = coefficients[chosen]
+        indices = coefficients.nonzero().squeeze(1)
+        weights = coefficients[indices]
         out = torch.zeros(self.sizes[name], dtype=coefficients.dtype, device=self.device)
-        if len(chosen) == 0:
+        if len(indices) == 0:
             return out
-        for first, part in self._parts(name, chosen):
+        for first, part in self._parts(name, indices):
             out[first : first + part.shape[1]] = weights @ part.to(weights.dtype)
         return out.mul_(torch.tensor(self._elements.factor, dtype=torch.float32).to(out.dtype))
 
@@ -103,35 +104,35 @@ class ExplicitField:
         for name, value in values.items():
             value.sub_(self.combination(name, coefficients))
 
-    def _parts(self, name: str, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """First element, and (directions, elements) float32 integers from there on."""
+    def _parts(self, name: str, indices: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Index of the first element, and float32 integers (directions, elements) from there on."""
         elements, per_block = self.sizes[name], self._elements.per_block
-        step = max(1, _CHUNK_COUNTERS // len(chosen))
+        step = max(1, _CHUNK_COUNTERS // len(indices))
         for first in range(0, -(-elements // per_block), step):
             block = torch.arange(
                 first, min(first + step, -(-elements // per_block)), dtype=torch.int64, device=self.device
             )
-            zeros = torch.zeros(len(chosen), len(block), dtype=torch.int64, device=self.device)
-            counter = (block + zeros, zeros, chosen[:, None] + zeros, zeros)
+            zeros = torch.zeros(len(indices), len(block), dtype=torch.int64, device=self.device)
+            counter = (block + zeros, zeros, indices[:, None] + zeros, zeros)
             lanes = philox(counter, self._keys[name])
-            words = torch.stack(lanes, dim=-1).reshape(len(chosen), -1)
-            made = self._elements.of_words(words)
-            yield first * per_block, made[:, : elements - first * per_block]
+            words = torch.stack(lanes, dim=-1).reshape(len(indices), -1)
+            values = self._elements.of_words(words)
+            yield first * per_block, values[:, : elements - first * per_block]
 
 
 @dataclass(frozen=True, slots=True)
 class ExplicitDirection:
-    """One direction, made: flat float32 tensors by name."""
+    """One direction: flat float32 tensors by name."""
 
-    made: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
 
     def values(self, name: str) -> Tensor:
         """The direction over one tensor: (elements,) float32."""
-        return self.made[name]
+        return self.tensors[name]
 
     def move(self, scale: float, begin: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
         """`out = begin + scale * direction` for every tensor: flat float32, `out` may be `begin`."""
-        for name, values in self.made.items():
+        for name, values in self.tensors.items():
             torch.add(begin[name], values, alpha=scale, out=out[name])
 
     def follow(
@@ -148,7 +149,7 @@ class ExplicitDirection:
 
 
 def _signs(words: Tensor) -> Tensor:
-    return signed(words.to(torch.int32), ONE_BITS)
+    return apply_signs(words.to(torch.int32), ONE_BITS)
 
 
 def _normals(words: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Philox 4x32-10 in torch's integer operations: random words that are a pure function of key and position.
+"""Philox 4x32-10 random number generator in torch's integer operations, a pure function of key and position.
 
-Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. The same bits on every device, in any
-chunking and in every version of torch; torch's own generators promise none of these.
+Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. The bits are the same on every device, in any
+chunking and in every version of torch. Torch's own generators guarantee none of these.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ _ROUNDS = 10
 _MASK = 0xFFFFFFFF
 
 Key = tuple[int, int]
-# A key for each counter, of a shape that goes with theirs.
+# A key for each counter, in shapes that broadcast with the counters.
 Keys = tuple[Tensor, Tensor]
 
 
@@ -28,7 +28,7 @@ def stream_key(seed: int, name: str) -> Key:
 def words(key: Key, first: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Words `first` to `first + count` of a stream: (count,) int64, each in [0, 2**32).
 
-    Word i is lane i % 4 of block i // 4, so any cut of a range gives the same words.
+    Word i is lane i % 4 of block i // 4, so the words do not depend on how a range is split.
     """
     first_block, skip = divmod(first, 4)
     blocks = (skip + count + 3) // 4
@@ -39,7 +39,7 @@ def words(key: Key, first: int, count: int, device: torch.device | str = "cpu") 
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key | Keys) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One block for each counter: four tensors of one shape, int64 holding 32-bit words; so is the answer."""
+    """One block for each counter. Counters and result are four int64 tensors of one shape that hold 32-bit words."""
     c0, c1, c2, c3 = counter
     k0: int | Tensor = key[0]
     k1: int | Tensor = key[1]

@@ -1,12 +1,13 @@
-"""K structured directions: columns of a Hadamard matrix under random signs, block by block of each tensor.
+"""Structured directions: K columns of a Hadamard matrix with random signs, for each block of a tensor.
 
-A tensor, flattened, is cut into blocks of K elements, the last one truncated. In block b, direction j is
+A flattened tensor is cut into blocks of K elements, the last one truncated. In block b, direction j is
 `D_b * H[:, pi_b(j)]` with the K x K Sylvester-Hadamard matrix H, random signs D_b and the random permutation
-`pi_b(j) = (odd_b j + offset_b) mod K`. Each direction alone is a vector of random signs; all K are orthogonal inside
-a full block; and a sum over all K directions is one fast transform: O(d log K), where explicit directions are O(d K).
+`pi_b(j) = (odd_b j + offset_b) mod K`. Each direction by itself is a vector of random signs. All K are orthogonal
+within a full block. A sum over all K directions is one fast transform: O(d log K) instead of O(d K) for explicit
+ones.
 
-Signs and permutations come from Philox keyed by (seed, tensor name) at counter (block, word): the same bits on every
-device, in any chunking, whatever other tensors there are. Element i of a block is `bit i % 32 of word i // 32`.
+Signs and permutations come from Philox keyed by (seed, tensor name) at counter (block, word). Their bits are the
+same on every device, in any chunking, with any other tensors. Element i of a block is `bit i % 32 of word i // 32`.
 """
 
 import math
@@ -28,7 +29,7 @@ from federated.payloads.parallel import in_turn, on_all_cores
 WORD_BITS = 32
 _SIGN_BIT = -(2**31)
 ONE_BITS = 0x3F800000
-# So that a chunk's buffers stay in the cache, and an operation on one is long beside its call.
+# A chunk's buffers fit into the cache, and an operation on one takes long compared with its call.
 _CHUNK_ELEMENTS = 1 << 19
 _MOVED_ELEMENTS = 1 << 20
 _CHUNK_COUNTERS = 1 << 14
@@ -37,20 +38,20 @@ _WORD_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class Hadamard:
-    """`count` directions (a power of two from 128 to 65,536) that belong to `seed`."""
+    """`count` directions (a power of two from 128 to 65,536) of one seed."""
 
     seed: int
     count: int
 
     def over(self, sizes: Mapping[str, int], device: torch.device) -> "HadamardField":
-        """The directions over tensors of these names and numbers of elements; needs one bit for each element."""
+        """The directions over tensors with these names and numbers of elements. Needs one bit for each element."""
         return HadamardField(self, sizes, device)
 
 
 class HadamardField:
     """The directions over some tensors on one device.
 
-    `signs`: (blocks, K / 32) int32, a set bit is a minus; `odd`, `offset`: (blocks, 1) int32, of the permutations.
+    `signs`: (blocks, K / 32) int32, a set bit is a minus. `odd`, `offset`: (blocks, 1) int32, of the permutations.
     """
 
     def __init__(self, directions: Hadamard, sizes: Mapping[str, int], device: torch.device) -> None:
@@ -66,11 +67,11 @@ class HadamardField:
         keys = [stream_key(directions.seed, f"directions/{name}") for name in sizes]
         counts = torch.tensor([self.blocks_of(name) for name in sizes])
         index = torch.cat([torch.arange(int(count)) for count in counts]) if blocks else torch.zeros(0).long()
-        repeated = torch.tensor(keys).reshape(-1, 2).repeat_interleave(counts, dim=0)
-        self._draw(repeated.to(device), index.to(device))
+        block_keys = torch.tensor(keys).reshape(-1, 2).repeat_interleave(counts, dim=0)
+        self._draw(block_keys.to(device), index.to(device))
 
     def _draw(self, keys: Tensor, index: Tensor) -> None:
-        """Sign words, odd factors and offsets of blocks `index` under `keys`: (blocks, 2)."""
+        """Compute sign words, odd factors and offsets of blocks `index` with `keys`: (blocks, 2)."""
         self.signs = torch.empty(len(index), self.count // WORD_BITS, dtype=torch.int32, device=self.device)
         lane = torch.arange(self.count // (4 * WORD_BITS), device=self.device)
 
@@ -85,11 +86,11 @@ class HadamardField:
         self.odd, self.offset = ((odd & mask) | 1).to(torch.int32), (offset & mask).to(torch.int32)
 
     def blocks_of(self, name: str) -> int:
-        """Blocks of one tensor."""
+        """Number of blocks of one tensor."""
         return -(-self.sizes[name] // self.count)
 
     def rows_of(self, name: str) -> slice:
-        """Where one tensor's blocks stand in `signs`, `odd` and `offset`."""
+        """Rows of one tensor's blocks in `signs`, `odd` and `offset`."""
         return slice(self._first[name], self._first[name] + self.blocks_of(name))
 
     def direction(self, index: int) -> "HadamardDirection":
@@ -114,7 +115,7 @@ class HadamardField:
         return out
 
     def subtract(self, coefficients: Tensor, values: Mapping[str, Tensor]) -> None:
-        """`values -= combination` for every given tensor of the field: flat, in the dtype of the coefficients."""
+        """`values -= combination` for every tensor in `values`: flat, in the dtype of the coefficients."""
         coefficients = coefficients.to(self.device)
         if self.on_gpu and coefficients.dtype is torch.float32 and MIN_COUNT <= self.count <= MAX_COUNT:
             for name, value in values.items():
@@ -124,14 +125,14 @@ class HadamardField:
             return
         self.run(
             [
-                partial(self._take_away, rows, coefficients, part)
+                partial(self._subtract_blocks, rows, coefficients, part)
                 for name, value in values.items()
                 for rows, part in self.chunks(name, value)
             ]
         )
 
     def chunks(self, name: str, value: Tensor, elements: int = _CHUNK_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
-        """One flat tensor in parts of whole blocks, and where their blocks stand."""
+        """One flat tensor in parts of whole blocks, with the rows of their blocks."""
         step = max(1, elements // self.count)
         rows = self.rows_of(name)
         for first in range(rows.start, rows.stop, step):
@@ -139,22 +140,22 @@ class HadamardField:
             yield slice(first, min(first + step, rows.stop)), value[begin : begin + step * self.count]
 
     def run(self, pieces: list[Callable[[], None]]) -> None:
-        """Call pieces that do not touch each other's memory; on a CPU side by side."""
+        """Call pieces that do not share memory, in parallel on a CPU."""
         if self.device.type == "cpu":
             on_all_cores(pieces)
         else:
             in_turn(pieces)
 
-    def _take_away(self, rows: slice, coefficients: Tensor, part: Tensor) -> None:
-        made = _Buffers.here(coefficients.dtype, self.device, rows.stop - rows.start, self.count)
+    def _subtract_blocks(self, rows: slice, coefficients: Tensor, part: Tensor) -> None:
+        buffers = _Buffers.of_thread(coefficients.dtype, self.device, rows.stop - rows.start, self.count)
         inverse = _inverse(self.odd[rows], self.count)
-        # Column p of block b belongs to direction (p - offset) / odd; the products wrap, and keep their low bits.
-        torch.mul(_positions(self.count, self.device), inverse, out=made.whole)
-        made.whole.sub_(self.offset[rows] * inverse).bitwise_and_(self.count - 1)
-        torch.index_select(coefficients, 0, made.whole.view(-1), out=made.spread.view(-1))
-        summed = transform_into(made.spread, made.between, made.spread)
-        summed.mul_(_signed(self.signs[rows], ONE_BITS, made.whole))
-        part.sub_(summed.view(-1)[: part.numel()])
+        # Column p of block b belongs to direction (p - offset) / odd. The products overflow, with correct low bits.
+        torch.mul(_positions(self.count, self.device), inverse, out=buffers.integers)
+        buffers.integers.sub_(self.offset[rows] * inverse).bitwise_and_(self.count - 1)
+        torch.index_select(coefficients, 0, buffers.integers.view(-1), out=buffers.spread.view(-1))
+        sums = transform_into(buffers.spread, buffers.between, buffers.spread)
+        sums.mul_(_apply_signs(self.signs[rows], ONE_BITS, buffers.integers))
+        part.sub_(sums.view(-1)[: part.numel()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class HadamardDirection:
 
     def values(self, name: str) -> Tensor:
         """The direction over one tensor: (elements,) float32, each 1 or -1."""
-        return signed(self.words[self.field.rows_of(name)], ONE_BITS).reshape(-1)[: self.field.sizes[name]]
+        return apply_signs(self.words[self.field.rows_of(name)], ONE_BITS).reshape(-1)[: self.field.sizes[name]]
 
     def move(self, scale: float, begin: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
         """`out = begin + scale * direction` for every tensor: flat float32, `out` may be `begin`."""
@@ -185,60 +186,60 @@ class HadamardDirection:
         clean: Mapping[str, Tensor],
         out: Mapping[str, Tensor],
     ) -> None:
-        """`clean += step * last`, then `out = clean + scale * direction`, part by part while it is in the cache."""
+        """`clean += step * last`, then `out = clean + scale * direction`, part by part to stay in the cache."""
         if self.field.on_gpu:
             last.move(step, clean, clean)
             self.move(scale, clean, out)
             return
         pieces: list[Callable[[], None]] = []
-        for rows, kept, moved in self._parts(clean, out):
-            pieces += [partial(last._move, rows, _bits(step), kept, kept)]
-            pieces += [partial(self._move, rows, _bits(scale), kept, moved)]
+        for rows, before, after in self._parts(clean, out):
+            pieces += [partial(last._move, rows, _bits(step), before, before)]
+            pieces += [partial(self._move, rows, _bits(scale), before, after)]
         in_turn(pieces)
 
     def _parts(
         self, begin: Mapping[str, Tensor], out: Mapping[str, Tensor]
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Both sides of a move in the same parts, and where their blocks stand."""
+        """Input and output of a move in the same parts, with the rows of their blocks."""
         for name in self.field.sizes:
-            before = self.field.chunks(name, begin[name], _MOVED_ELEMENTS)
-            after = self.field.chunks(name, out[name], _MOVED_ELEMENTS)
-            for (rows, part), (_, moved) in zip(before, after, strict=True):
-                yield rows, part, moved
+            inputs = self.field.chunks(name, begin[name], _MOVED_ELEMENTS)
+            outputs = self.field.chunks(name, out[name], _MOVED_ELEMENTS)
+            for (rows, before), (_, after) in zip(inputs, outputs, strict=True):
+                yield rows, before, after
 
     def _move(self, rows: slice, bits: int, begin: Tensor, out: Tensor) -> None:
-        made = _Buffers.here(torch.float32, self.field.device, rows.stop - rows.start, self.field.count)
-        moved = _signed(self.words[rows], bits, made.whole).view(-1)
-        torch.add(begin, moved[: out.numel()], out=out)
+        buffers = _Buffers.of_thread(torch.float32, self.field.device, rows.stop - rows.start, self.field.count)
+        step = _apply_signs(self.words[rows], bits, buffers.integers).view(-1)
+        torch.add(begin, step[: out.numel()], out=out)
 
 
 def _bits(value: float) -> int:
-    """The float32 of this value, as the integer of its bits."""
+    """The bits of this value as float32, as an integer."""
     return int(torch.tensor(value, dtype=torch.float32).view(torch.int32))
 
 
 @dataclass(frozen=True, slots=True)
 class _Buffers:
-    """What the pieces of work in one thread are worked out in: new memory for each would cost as much as the work.
+    """Buffers of one thread, reused because allocating new memory for each piece would cost as much as its work.
 
-    `whole`: (blocks, K) int32; `spread`, `between`: (blocks, K) floating.
+    `integers`: (blocks, K) int32. `spread`, `between`: (blocks, K) floating.
     """
 
-    whole: Tensor
+    integers: Tensor
     spread: Tensor
     between: Tensor
 
     @classmethod
-    def here(cls, dtype: torch.dtype, device: torch.device, blocks: int, count: int) -> "_Buffers":
-        """This thread's, cut to so many blocks; overwritten by its next piece."""
-        kept: dict[str, Any] = _THREAD.__dict__
+    def of_thread(cls, dtype: torch.dtype, device: torch.device, blocks: int, count: int) -> "_Buffers":
+        """The buffers of this thread for `blocks` blocks. The next piece overwrites them."""
+        cache: dict[str, Any] = _THREAD.__dict__
         key = f"{dtype} {device} {count}"
-        if key not in kept:
+        if key not in cache:
             shape = max(1, _MOVED_ELEMENTS // count), count
             floats = [torch.empty(shape, dtype=dtype, device=device) for _ in range(2)]
-            kept[key] = cls(torch.empty(shape, dtype=torch.int32, device=device), *floats)
-        found: _Buffers = kept[key]
-        return cls(found.whole[:blocks], found.spread[:blocks], found.between[:blocks])
+            cache[key] = cls(torch.empty(shape, dtype=torch.int32, device=device), *floats)
+        buffers: _Buffers = cache[key]
+        return cls(buffers.integers[:blocks], buffers.spread[:blocks], buffers.between[:blocks])
 
 
 _THREAD = threading.local()
@@ -255,10 +256,10 @@ def _block_words(index: Tensor, lane: Tensor, purpose: int, keys: Tensor) -> tup
 
 def _inverse(odd: Tensor, modulus: int) -> Tensor:
     """The inverse of odd numbers modulo a power of two, by Newton's iteration in wrapping int32."""
-    found = odd.clone()
+    inverse = odd.clone()
     for _ in range(math.ceil(math.log2(modulus.bit_length()))):
-        found = found * (2 - odd * found)
-    return found & (modulus - 1)
+        inverse = inverse * (2 - odd * inverse)
+    return inverse & (modulus - 1)
 
 
 @cache
@@ -282,13 +283,13 @@ def _positions(count: int, device: torch.device) -> Tensor:
         return torch.arange(count, dtype=torch.int32, device=device)
 
 
-def signed(words: Tensor, bits: int) -> Tensor:
-    """Words to floats: the float32 of these bits, with its sign turned where a bit is set: (n, 32 * words)."""
-    return _signed(
+def apply_signs(words: Tensor, bits: int) -> Tensor:
+    """The float32 with these bits, negated for each set bit of `words`: (n, words) -> (n, 32 * words)."""
+    return _apply_signs(
         words, bits, torch.empty(len(words), words.shape[1] * WORD_BITS, dtype=torch.int32, device=words.device)
     )
 
 
-def _signed(words: Tensor, bits: int, out: Tensor) -> Tensor:
+def _apply_signs(words: Tensor, bits: int, out: Tensor) -> Tensor:
     torch.bitwise_left_shift(words[:, :, None], _shifts(words.device), out=out.view(len(words), -1, WORD_BITS))
     return out.bitwise_and_(_SIGN_BIT).bitwise_xor_(bits).view(torch.float32)

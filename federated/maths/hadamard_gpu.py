@@ -1,7 +1,7 @@
-"""The structured directions on a GPU: one pass over the weights for a move, one for a rebuild (Triton).
+"""Structured directions on a GPU with Triton: one pass over the weights for a move, one for a rebuild.
 
-Signs and permutations are those that `hadamard` drew; the kernels only read them, so their bits are the same. A block
-of K elements is transformed in registers as two products of about sqrt(K) x sqrt(K), in full float32.
+The kernels read the signs and permutations of `hadamard`, so the bits are the same. They transform a block of K
+elements in registers as two products of about sqrt(K) x sqrt(K), in full float32.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-# Products on tensor cores want 16 rows at least; more than 64 x 64 float32 do not stay in registers.
+# Products on tensor cores need at least 16 rows. More than 64 x 64 float32 values do not fit into registers.
 MIN_COUNT, MAX_COUNT = 512, 4096
 _MOVE_ELEMENTS = 1024
 _WARPS = 4
@@ -19,13 +19,13 @@ _WARPS = 4
 
 @cache
 def usable() -> bool:
-    """Whether a GPU and Triton are there."""
+    """Whether a GPU and Triton are available."""
     return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
 
 
 @cache
 def _kernels() -> ModuleType:
-    # Triton is not installed everywhere, and wants its kernels in a module that imports it.
+    # Triton is not installed everywhere, and its kernels must be in a module that imports it.
     return importlib.import_module("federated.maths.hadamard_kernels")
 
 

@@ -1,6 +1,6 @@
-"""Triton kernels of the structured directions; imported where Triton is, by `hadamard_gpu` alone."""
+"""Triton kernels of the structured directions. Only `hadamard_gpu` imports them, and only if Triton is installed."""
 
-# Triton reads annotations as its own types, so there are none.
+# No annotations, because Triton interprets them as its own types.
 # ruff: noqa: ANN001, ANN201, ANN202, N803
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
@@ -33,16 +33,16 @@ def subtract(
     """values -= signs * (H_ROWS @ spread coefficients @ H_COLUMNS), one block of ROWS * COLUMNS a program."""
     block = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    # The products wrap, and keep their low bits.
+    # The products overflow, with correct low bits.
     owner = ((place - tl.load(offset + block)) * tl.load(inverse + block)) & (ROWS * COLUMNS - 1)
     spread = tl.load(coefficients + owner)
     between = tl.dot(spread, _sylvester(COLUMNS), input_precision="ieee")
-    summed = tl.dot(_sylvester(ROWS), between, input_precision="ieee")
+    sums = tl.dot(_sylvester(ROWS), between, input_precision="ieee")
     minus = (tl.load(signs + block * (ROWS * COLUMNS // 32) + place // 32) >> (place % 32)) & 1
     position = block * (ROWS * COLUMNS) + place
     inside = position < elements
     value = tl.load(values + position, mask=inside, other=0.0)
-    tl.store(values + position, value - tl.where(minus == 1, -summed, summed), mask=inside)
+    tl.store(values + position, value - tl.where(minus == 1, -sums, sums), mask=inside)
 
 
 @triton.jit

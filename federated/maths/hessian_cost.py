@@ -1,6 +1,6 @@
-"""The cost of reading a share of layers from a Hessian, in passes over one batch. No torch: for configurations."""
+"""Cost of estimating a share of layers from a Hessian, in passes over one batch. Does not import torch."""
 
 LANCZOS_STEPS = 50
-"""Products with the Hessian, where a method names no number of its own."""
+"""Default number of products with the Hessian."""
 PASSES_BESIDE_PRODUCTS = 4
-"""The gradient before, the loss and its gradient after, and the product that tells how the curvature changes."""
+"""The gradient before, the loss and its gradient after, and the product that measures the change of curvature."""

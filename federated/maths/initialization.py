@@ -1,7 +1,7 @@
-"""Where a trainable tensor starts: a pure function of federation seed, tensor name, shape and initialisation.
+"""Initial values of trainable tensors: a pure function of federation seed, tensor name, shape and initialization.
 
-Integers from the counter-based generator and one float32 factor: every worker and the coordinator get the same
-bits, whatever device or version of torch they run.
+They are integers of the counter-based generator times one float32 factor, so all workers and the coordinator get the
+same bits with any device or version of torch.
 """
 
 import math
@@ -21,10 +21,10 @@ _BYTES_VARIANCE = 43690
 
 
 def start(seed: int, tensor: TensorFacts) -> Tensor:
-    """The start of a tensor, float32 of its shape, on the CPU.
+    """The initial value of a tensor, float32 of its shape, on the CPU.
 
-    `uniform` in [-scale, scale) in steps of scale / 2**23; `normal` as the centred sum of eight 8-bit uniforms
-    with standard deviation `scale`; `base` travels as a difference and is zero.
+    `uniform` is in [-scale, scale) in steps of scale / 2**23. `normal` is the centered sum of eight 8-bit uniforms
+    with standard deviation `scale`. `base` is zero, because such a tensor is sent as a difference.
     """
     count = math.prod(tensor.shape)
     kind, scale = tensor.initialisation.kind, tensor.initialisation.scale
@@ -39,20 +39,20 @@ def start(seed: int, tensor: TensorFacts) -> Tensor:
     return values.reshape(tensor.shape)
 
 
-def seeded_values(seed: int, seeded: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The starts of tensors that never travel, from their `TensorFacts` as JSON values, for an exported adapter."""
-    facts = [TensorFacts.model_validate(values) for values in seeded]
+def seeded_values(seed: int, tensors: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Initial values of tensors that are never sent, from their `TensorFacts` as JSON, for an exported adapter."""
+    facts = [TensorFacts.model_validate(values) for values in tensors]
     return {tensor.name: start(seed, tensor) for tensor in facts}
 
 
 def _uniform(key: Key, first: int, count: int, scale: float) -> Tensor:
-    centred = (words(key, first, count) >> 8) - (1 << 23)
-    return centred.float() * torch.tensor(scale / (1 << 23), dtype=torch.float32)
+    integers = (words(key, first, count) >> 8) - (1 << 23)
+    return integers.float() * torch.tensor(scale / (1 << 23), dtype=torch.float32)
 
 
 def _normal(key: Key, first: int, count: int, scale: float) -> Tensor:
     even, odd = words(key, 2 * first, 2 * count).reshape(count, 2).unbind(dim=1)
     # Bytes are added in two lanes of 16 bits, then the lanes: 8 * 255 fits.
     lanes = (even & 0x00FF00FF) + ((even >> 8) & 0x00FF00FF) + (odd & 0x00FF00FF) + ((odd >> 8) & 0x00FF00FF)
-    centred = (lanes & 0xFFFF) + (lanes >> 16) - _BYTES_MEAN
-    return centred.float() * torch.tensor(scale / math.sqrt(_BYTES_VARIANCE), dtype=torch.float32)
+    integers = (lanes & 0xFFFF) + (lanes >> 16) - _BYTES_MEAN
+    return integers.float() * torch.tensor(scale / math.sqrt(_BYTES_VARIANCE), dtype=torch.float32)

@@ -1,9 +1,9 @@
-"""The best low-rank factors of a sum of products, without ever forming the sum where that is not cheaper.
+"""Best low-rank approximation of a sum of products. The sum itself is computed only if that is cheaper.
 
-W = sum_i B_i A_i is the product of the stacks b = [B_1 B_2 ...] and a = [A_1; A_2; ...]. Where the stack is narrow,
-QR of both stacks leaves an SVD of a core as wide as the stack: exact. Where it is about as wide as the matrix, a
-randomized range finder (Halko, Martinsson, Tropp, "Finding Structure with Randomness", SIAM Review 2011) finds the
-leading part. Factors are always (b: (out, k) with the singular values in it, a: (k, in) with orthonormal rows).
+W = sum_i B_i A_i is the product of the stacks b = [B_1 B_2 ...] and a = [A_1; A_2; ...]. For a narrow stack, QR of
+both stacks leaves the SVD of a core as wide as the stack, which is exact. For a stack about as wide as the matrix, a
+randomized range finder (Halko, Martinsson, Tropp, "Finding Structure with Randomness", SIAM Review 2011) computes the
+leading part. Factors are always b: (out, k), which contains the singular values, and a: (k, in), orthonormal rows.
 """
 
 from collections.abc import Sequence
@@ -17,30 +17,31 @@ from federated.maths.generator import Key, words
 
 Path = Literal["stacked", "dense", "randomized"]
 
-# What an operation takes in the time of one multiplication inside a matrix product; measured, float32, two cores.
-_FACTORISATION = 3.0
+# Cost of an operation in multiplications of a matrix product. Measured in float32 on two cores.
+_FACTORIZATION = 3.0
 _SVD = 15.0
-# How many times the randomized path's work the exact answer is worth.
-_EXACT_IS_WORTH = 3.0
+# An exact path is preferred up to this multiple of the randomized path's work.
+_EXACT_PREFERENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Truncated:
-    """The leading part of a matrix W. b: (out, k), a: (k, in); `captured` and `total` are squared norms.
+class LowRankProduct:
+    """The leading part `b @ a` of a matrix W. b: (out, k), a: (k, in).
 
-    Row i of `a` is a direction of the inputs, column i of `b` its image times its singular value. Where W lacks rank
-    the columns are zero and the rows random.
+    Row i of `a` is a direction of the inputs, column i of `b` its image times its singular value. If the rank of W is
+    below k, the remaining columns are zero and the rows random. `energy` is the squared Frobenius norm of `b @ a`,
+    `total_energy` that of W.
     """
 
     b: Tensor
     a: Tensor
-    captured: float
-    total: float
+    energy: float
+    total_energy: float
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How the randomized path looks for the leading part."""
+    """Parameters of the randomized path."""
 
     oversampling: int = 100
     power_iterations: int = 2
@@ -55,41 +56,41 @@ def truncate(
     like: Tensor | None = None,
     search: Search | None = None,
     path: Path | None = None,
-) -> Truncated:
+) -> LowRankProduct:
     """The best approximation of rank `rank` of `b @ a` (FlexLoRA's redistribution).
 
-    b: (out, r), a: (r, in), float32 or float64, any r. All singular values go into the result's b, and its rows of a
-    are orthonormal, also where `b @ a` has a lower rank: those are drawn by `key`, so that nothing starts dead.
-    Signs follow the rows of `like` (an earlier a), or else each row's largest entry is positive.
-    `path` None: whichever is cheapest, exactness counting for something.
-    Raises ValueError if `rank` is not in 1 ... min(out, in), for stacks that do not fit, and for NaN or infinity.
+    b: (out, r), a: (r, in), float32 or float64, any r. The singular values go into the b of the result. The rows of
+    its a are orthonormal. If `b @ a` has a lower rank, `key` generates the missing rows, so that they stay trainable.
+    Signs follow the rows of `like` (an earlier a). Without `like` each row's largest entry is positive. `path` None:
+    `cheapest`. Raises ValueError if `rank` is not in 1 ... min(out, in), for incompatible shapes, and for NaN or
+    infinity.
     """
-    outputs, inputs = _checked(b, a, rank)
+    outputs, inputs = _check_stacks(b, a, rank)
     search = search or Search()
-    chosen = path or cheapest(outputs, inputs, len(a), rank, search)
-    if chosen == "stacked":
-        image, sigma, right, total = _stacked(b, a, rank)
-    elif chosen == "dense":
+    path = path or cheapest(outputs, inputs, len(a), rank, search)
+    if path == "stacked":
+        image, sigma, right, total = _from_stacks(b, a, rank)
+    elif path == "dense":
         image, sigma, right, total = _dense(b, a, rank)
     else:
-        image, sigma, right, total = _randomized(b, a, rank, key, search)
+        image, sigma, right, total = _range_finder(b, a, rank, key, search)
     present = int((sigma > sigma[0] * torch.finfo(sigma.dtype).eps * max(outputs, inputs)).sum()) if len(sigma) else 0
     rows = complete(right[:present], rank, key)
     columns = torch.zeros(outputs, rank, dtype=b.dtype)
     columns[:, :present] = image[:, :present]
     signs = _signs(rows, like)
-    captured = float(sigma[:present].double().square().sum())
-    return Truncated(columns * signs, rows * signs[:, None], captured, max(total, captured))
+    energy = float(sigma[:present].double().square().sum())
+    return LowRankProduct(columns * signs, rows * signs[:, None], energy, max(total, energy))
 
 
 def stack(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The stacks of some pairs (B_i: (out, r_i), A_i: (r_i, in)), copied: (out, r), (r, in) with r the sum."""
-    # By columns, as LAPACK wants both.
+    """Stacks of pairs (B_i: (out, r_i), A_i: (r_i, in)), copied: (out, r), (r, in), where r is the sum of the r_i."""
+    # In column-major order, which LAPACK uses.
     return torch.cat([b.T for b, _ in pairs]).T, torch.cat([a for _, a in pairs])
 
 
 def cheapest(outputs: int, inputs: int, width: int, rank: int, search: Search | None = None) -> Path:
-    """Which path takes the least work for a stack of `width`; an exact one if it is not far from the cheapest."""
+    """The path with the least work for a stack of `width`. An exact one is preferred if it is not much slower."""
     smaller = min(outputs, inputs)
     both = outputs + inputs
     work: dict[Path, float] = {
@@ -97,25 +98,25 @@ def cheapest(outputs: int, inputs: int, width: int, rank: int, search: Search | 
         "randomized": _randomized_work(outputs, inputs, width, rank, search or Search()),
     }
     if width <= smaller:
-        work["stacked"] = _FACTORISATION * both * width * (width + rank) + _SVD * width**3
+        work["stacked"] = _FACTORIZATION * both * width * (width + rank) + _SVD * width**3
     exact = min((path for path in work if path != "randomized"), key=work.__getitem__)
-    return exact if work[exact] <= _EXACT_IS_WORTH * work["randomized"] else "randomized"
+    return exact if work[exact] <= _EXACT_PREFERENCE * work["randomized"] else "randomized"
 
 
 def complete(a: Tensor, rank: int, key: Key) -> Tensor:
-    """Rows of `a` (k, in), orthonormal, and random ones orthonormal to them: (rank, in). Raises ValueError."""
+    """The orthonormal rows `a` (k, in), completed with random orthonormal rows: (rank, in). Raises ValueError."""
     present, inputs = a.shape
     if not present <= rank <= inputs:
         raise ValueError(f"{present} rows of {inputs} cannot be completed to {rank}")
     if present == rank:
         return a
-    # In float64: what a drawn row shares with those there is taken out to the last bit of float32.
-    there = a.double()
-    drawn = _random(key, rank * inputs).reshape(rank, inputs)[present:]
+    # In float64, so that new rows are orthogonal to the present ones to the last bit of float32.
+    basis = a.double()
+    rows = _random(key, rank * inputs).reshape(rank, inputs)[present:]
     for _ in range(2):
-        drawn = drawn - (drawn @ there.T) @ there
-        drawn = torch.linalg.qr(drawn.T).Q.T
-    return torch.cat([a, drawn.to(a.dtype)])
+        rows = rows - (rows @ basis.T) @ basis
+        rows = torch.linalg.qr(rows.T).Q.T
+    return torch.cat([a, rows.to(a.dtype)])
 
 
 def squared_norm(b: Tensor, a: Tensor) -> float:
@@ -123,26 +124,26 @@ def squared_norm(b: Tensor, a: Tensor) -> float:
     return float(((b.T @ b).double() * (a @ a.T).double()).sum().clamp(min=0))
 
 
-# Images of the leading directions (out, k), singular values (k), directions (k, in), squared norm of all of W.
+# Images of the leading directions (out, k), singular values (k), directions (k, in), squared norm of W.
 Decomposition = tuple[Tensor, Tensor, Tensor, float]
 
 
-def _checked(b: Tensor, a: Tensor, rank: int) -> tuple[int, int]:
+def _check_stacks(b: Tensor, a: Tensor, rank: int) -> tuple[int, int]:
     if b.dim() != 2 or a.dim() != 2 or b.shape[1] != a.shape[0]:
         raise ValueError(f"factors of shapes {list(b.shape)} and {list(a.shape)} have no product")
     outputs, inputs = b.shape[0], a.shape[1]
     if not 1 <= rank <= min(outputs, inputs):
         raise ValueError(f"rank {rank} is not in 1 ... {min(outputs, inputs)}, as a {outputs} x {inputs} matrix has")
-    # A sum is NaN or infinite if any element is, and several times cheaper than asking each.
+    # A sum is NaN or infinite if any element is, and several times cheaper than a test of each element.
     if not (b.sum().isfinite() and a.sum().isfinite()):
         raise ValueError("a factor holds NaN or infinity")
     return outputs, inputs
 
 
-def _stacked(b: Tensor, a: Tensor, rank: int) -> Decomposition:
-    """Householder QR of both stacks and an SVD of the core; orthogonal factors are applied, never formed.
+def _from_stacks(b: Tensor, a: Tensor, rank: int) -> Decomposition:
+    """Householder QR of both stacks and an SVD of the core. Orthogonal factors are applied but never formed.
 
-    Of the left one its triangle is enough: what W makes of the right directions is their image already.
+    The left factor's triangle is enough, because the images are computed from the right directions.
     """
     width = len(a)
     left, _ = torch.geqrf(b)
@@ -163,20 +164,20 @@ def _dense(b: Tensor, a: Tensor, rank: int) -> Decomposition:
     return u[:, :rank] * sigma[:rank], sigma[:rank], vh[:rank], float(sigma.double().square().sum())
 
 
-def _randomized(b: Tensor, a: Tensor, rank: int, key: Key, search: Search) -> Decomposition:
+def _range_finder(b: Tensor, a: Tensor, rank: int, key: Key, search: Search) -> Decomposition:
     outputs, inputs = len(b), a.shape[1]
-    sought = min(rank + search.oversampling, outputs, inputs)
-    formed = b @ a if _forming_pays(outputs, inputs, len(a), sought, search) else None
-    total = squared_norm(b, a) if formed is None else _squared(formed)
+    width = min(rank + search.oversampling, outputs, inputs)
+    w = b @ a if _forming_pays(outputs, inputs, len(a), width, search) else None
+    total = squared_norm(b, a) if w is None else _squared_norm_of(w)
 
     def times(x: Tensor) -> Tensor:
-        return b @ (a @ x) if formed is None else formed @ x
+        return b @ (a @ x) if w is None else w @ x
 
     def transposed_times(x: Tensor) -> Tensor:
-        return a.T @ (b.T @ x) if formed is None else formed.T @ x
+        return a.T @ (b.T @ x) if w is None else w.T @ x
 
-    drawn = _random(key, sought * inputs).reshape(inputs, sought).to(b.dtype)
-    basis = torch.linalg.qr(times(drawn)).Q
+    probe = _random(key, width * inputs).reshape(inputs, width).to(b.dtype)
+    basis = torch.linalg.qr(times(probe)).Q
     for _ in range(search.power_iterations):
         basis = torch.linalg.qr(times(torch.linalg.qr(transposed_times(basis)).Q)).Q
     image = torch.linalg.qr(transposed_times(basis))
@@ -185,22 +186,23 @@ def _randomized(b: Tensor, a: Tensor, rank: int, key: Key, search: Search) -> De
 
 
 def _randomized_work(outputs: int, inputs: int, width: int, rank: int, search: Search) -> float:
-    sought = min(rank + search.oversampling, outputs, inputs)
+    sample = min(rank + search.oversampling, outputs, inputs)
     products = 2 + 2 * search.power_iterations
-    if _forming_pays(outputs, inputs, width, sought, search):
-        walked = outputs * inputs * (width + products * sought)
+    if _forming_pays(outputs, inputs, width, sample, search):
+        work = outputs * inputs * (width + products * sample)
     else:
-        walked = (outputs + inputs) * width * (width + products * sought)
-    return walked + _FACTORISATION * (outputs + inputs) * sought**2 * (1 + search.power_iterations) + _SVD * sought**3
+        work = (outputs + inputs) * width * (width + products * sample)
+    return work + _FACTORIZATION * (outputs + inputs) * sample**2 * (1 + search.power_iterations) + _SVD * sample**3
 
 
-def _forming_pays(outputs: int, inputs: int, width: int, sought: int, search: Search) -> bool:
+def _forming_pays(outputs: int, inputs: int, width: int, sample: int, search: Search) -> bool:
     products = 2 + 2 * search.power_iterations
-    formed = outputs * inputs * (width + products * sought)
-    return formed < (outputs + inputs) * width * (width + products * sought)
+    forming = outputs * inputs * (width + products * sample)
+    return forming < (outputs + inputs) * width * (width + products * sample)
 
 
-def _squared(matrix: Tensor) -> float:
+def _squared_norm_of(matrix: Tensor) -> float:
+    """Squared Frobenius norm."""
     return float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
 
 

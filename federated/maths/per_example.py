@@ -1,7 +1,7 @@
-"""Gradients of single examples from one backward pass over a batch, by hooks on linear maps.
+"""Per-example gradients from one backward pass over a batch, by hooks on linear maps.
 
-Of a linear map with an example's inputs A (tokens, in) and output gradients G (tokens, out), the gradient of its
-weight is `G^T A`. All examples of a batch are told apart by their place in it, so the loss must be a sum over them.
+For an example's inputs A (tokens, in) and output gradients G (tokens, out) of a linear map, the gradient of its
+weight is `G^T A`. Hooks identify examples by their position in the batch, so the loss must be a sum over examples.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,27 +12,27 @@ import torch
 from torch import Tensor, nn
 
 # Called with the map's name, its inputs (examples, tokens, in) and output gradients (examples, tokens, out), float32.
-Seen = Callable[[str, Tensor, Tensor], None]
+Observer = Callable[[str, Tensor, Tensor], None]
 
 
 def linear_maps(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, nn.Linear]:
-    """The modules whose weights these are, by the weights' names. Raises ValueError naming one of another kind."""
+    """The linear modules of these weights, by name. Raises ValueError for the weight of another kind of module."""
     names = {id(weight): name for name, weight in weights.items()}
-    found = {
+    maps = {
         names[id(module.weight)]: module
         for module in model.modules()
         if isinstance(module, nn.Linear) and id(module.weight) in names
     }
     for name in weights:
-        if name not in found:
+        if name not in maps:
             raise ValueError(f"tensor {name!r} is not the weight of a linear map")
-    return found
+    return maps
 
 
 @contextmanager
-def observed(maps: Mapping[str, nn.Linear], seen: Seen) -> Iterator[None]:
-    """While the block runs, every backward pass tells inputs and output gradients of these maps, map by map."""
-    hooks = [module.register_forward_hook(_telling(name, seen)) for name, module in maps.items()]
+def observe(maps: Mapping[str, nn.Linear], observer: Observer) -> Iterator[None]:
+    """Context in which each backward pass calls `observer` with inputs and output gradients of each of these maps."""
+    hooks = [module.register_forward_hook(_forward_hook(name, observer)) for name, module in maps.items()]
     try:
         yield
     finally:
@@ -41,9 +41,10 @@ def observed(maps: Mapping[str, nn.Linear], seen: Seen) -> Iterator[None]:
 
 
 def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """`|G^T A|^2` of each example, (examples,), by whichever of the two ways needs fewer multiplications.
+    """`|G^T A|^2` of each example: (examples,).
 
-    inputs: (examples, tokens, in), gradients: (examples, tokens, out). The other way is `sum((G G^T) * (A A^T))`.
+    inputs: (examples, tokens, in), gradients: (examples, tokens, out). If that needs fewer multiplications, it is
+    computed as `sum((G G^T) * (A A^T))`.
     """
     tokens, width, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
     if tokens * (width + out) < width * out:
@@ -57,14 +58,14 @@ def squared_rows(inputs: Tensor, gradients: Tensor) -> Tensor:
     return (gradients.mT @ inputs).square().sum(dim=2)
 
 
-def _telling(name: str, seen: Seen) -> Callable[[nn.Module, Any, Tensor], None]:
-    def forward(_: nn.Module, given: Any, output: Tensor) -> None:
+def _forward_hook(name: str, observer: Observer) -> Callable[[nn.Module, Any, Tensor], None]:
+    def forward(_: nn.Module, arguments: Any, output: Tensor) -> None:
         if not output.requires_grad:
             return
-        inputs = given[0].detach()
+        inputs = arguments[0].detach()
 
         def backward(gradient: Tensor) -> None:
-            seen(name, _per_token(inputs), _per_token(gradient))
+            observer(name, _per_token(inputs), _per_token(gradient))
 
         output.register_hook(backward)  # type: ignore[no-untyped-call]
 
@@ -72,5 +73,5 @@ def _telling(name: str, seen: Seen) -> Callable[[nn.Module, Any, Tensor], None]:
 
 
 def _per_token(values: Tensor) -> Tensor:
-    """(examples, tokens, width), float32; a map applied once an example has one token."""
+    """Values as (examples, tokens, width), float32. A map that is applied once per example has one token."""
     return values.detach().to(torch.float32).reshape(len(values), -1, values.shape[-1])

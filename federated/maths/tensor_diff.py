@@ -1,4 +1,4 @@
-"""How far two payloads are apart that should be the same."""
+"""Numerical difference between two payloads that should be equal."""
 
 import math
 
@@ -8,21 +8,21 @@ from torch import Tensor
 from federated.payloads.payload import Payload
 
 
-def largest_difference(made: Payload, kept: Payload) -> float:
-    """Largest difference in any tensor, relative to the largest value of the kept one.
+def largest_difference(actual: Payload, reference: Payload) -> float:
+    """Largest difference in any tensor, relative to the largest value of the reference tensor.
 
-    Infinity where facts, names, shapes or dtypes differ, or a number is not finite.
+    Infinity if facts, names, shapes or dtypes differ, or a number is not finite.
     """
-    if dict(made.facts) != dict(kept.facts) or list(made) != list(kept):
+    if dict(actual.facts) != dict(reference.facts) or list(actual) != list(reference):
         return math.inf
-    return max((_relative(made[name], kept[name]) for name in kept), default=0.0)
+    return max((_relative(actual[name], reference[name]) for name in reference), default=0.0)
 
 
-def _relative(made: Tensor, kept: Tensor) -> float:
-    if made.shape != kept.shape or made.dtype != kept.dtype:
+def _relative(actual: Tensor, reference: Tensor) -> float:
+    if actual.shape != reference.shape or actual.dtype != reference.dtype:
         return math.inf
-    if torch.equal(made, kept):
+    if torch.equal(actual, reference):
         return 0.0
-    largest = kept.double().abs().max()
-    difference = float((made.double() - kept.double()).abs().max() / largest)
+    largest = reference.double().abs().max()
+    difference = float((actual.double() - reference.double()).abs().max() / largest)
     return difference if math.isfinite(difference) else math.inf

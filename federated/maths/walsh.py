@@ -1,4 +1,4 @@
-"""The Walsh-Hadamard transform in natural order, as two matrix products for each block."""
+"""Walsh-Hadamard transform in natural order, as two matrix products for each block."""
 
 from functools import cache
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def transform(blocks: Tensor) -> Tensor:
-    """`blocks @ H` for each row: (n, K) floating -> (n, K); K a power of two. Two products of about sqrt(K) each."""
+    """`blocks @ H` for each row: (n, K) floating -> (n, K), K a power of two. Two products of about sqrt(K) each."""
     return transform_into(blocks.contiguous(), torch.empty_like(blocks), torch.empty_like(blocks))
 
 
 def transform_into(blocks: Tensor, between: Tensor, out: Tensor) -> Tensor:
-    """As `transform`, into `out`, which may be `blocks`."""
+    """`transform` into `out`, which may be `blocks`. `between` is a buffer of the same shape."""
     count, size = blocks.shape
     rows = 1 << (size.bit_length() // 2)
     columns = size // rows
@@ -26,14 +26,14 @@ def transform_into(blocks: Tensor, between: Tensor, out: Tensor) -> Tensor:
 @cache
 def sylvester(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The Sylvester-Hadamard matrix, entry (i, j) = (-1)^(bits that i and j have in common): (size, size)."""
-    # Made in inference mode it would be refused where a gradient is wanted, and it is kept.
+    # A tensor from inference mode could not be used with gradients later, and this one is cached.
     with torch.inference_mode(False):
         index = torch.arange(size, device=device)
         return (1 - 2 * parity(index[:, None] & index[None, :])).to(dtype)
 
 
 def parity(value: Tensor) -> Tensor:
-    """Whether the number of bits is odd, of integers below 2**16."""
+    """Parity of the number of set bits, for integers below 2**16."""
     for shift in (8, 4, 2, 1):
         value = value ^ (value >> shift)
     return value & 1

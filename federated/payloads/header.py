@@ -1,7 +1,7 @@
-"""Reads and checks the header of a safetensors file with the standard library alone.
+"""Parser and checks for the header of a safetensors file, with the standard library only.
 
-Layout (safetensors format): 8 bytes little-endian header length, the JSON header, then the data. The web process
-checks an upload by its header without torch; a `HeaderError` names the tensor and the reason.
+Layout (safetensors format): 8 bytes of little-endian header length, the JSON header, then the data. The web process
+uses it to check an upload without torch. A `HeaderError` names the tensor and the reason.
 """
 
 import json
@@ -20,19 +20,19 @@ MAX_TENSORS = 65_536
 MAX_NAME_CHARACTERS = 512
 MAX_DIMENSIONS = 32
 MAX_JSON_VALUES = 1024 * 1024
-"""Of the header, and of the facts in it: sixteen for each tensor. Python takes a hundred bytes and more for one."""
+"""Limit of the header, and of its facts: sixteen for each tensor. A value takes 100 bytes or more in Python."""
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
     "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 FACTS_KEY = "facts"
 _CACHED_HEADER_BYTES = 1024 * 1024
-# Never looks at a byte twice, whatever the text: no character of it can belong to two parts.
-_QUOTED = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+# Linear in the text: possessive quantifiers, so no character is matched twice.
+_STRING_LITERAL = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 class HeaderError(ValueError):
-    """A header that is not to be trusted. `tensor` is the name it stumbled over, or None for the file itself."""
+    """An invalid header. `tensor` is the name of the invalid entry, or None for the file itself."""
 
     def __init__(self, reason: str, tensor: str | None = None) -> None:
         super().__init__(f"tensor {tensor!r}: {reason}" if tensor is not None else reason)
@@ -42,7 +42,7 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: `start` and `end` are byte offsets from the end of the header."""
+    """Header entry of one tensor. `start` and `end` are byte offsets from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All entries by name, the payload's facts, and where the data starts in the file (bytes)."""
+    """A parsed header: entries by name, the payload's facts, and the byte position of the data in the file."""
 
     tensors: Mapping[str, TensorEntry]
     facts: Mapping[str, Any]
@@ -61,15 +61,15 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Header of the file at `path`, checked against the file's size. Raises HeaderError."""
+    """Read the header of the file at `path` and check it against the file's size. Raises HeaderError."""
     with path.open("rb") as file:
         return parse_header(file, path.stat().st_size)
 
 
 def parse_header(file: BinaryIO, file_bytes: int) -> Header:
-    """Header of a file of `file_bytes` bytes that is open at its start. Raises HeaderError.
+    """Parse the header of a file of `file_bytes` bytes, open at its start. Raises HeaderError.
 
-    Reads no further than the header: entries must be contiguous, in bounds, and cover all data.
+    Reads the header only. Entries must be contiguous, in bounds, and cover all data.
     """
     prefix = file.read(8)
     if len(prefix) < 8:
@@ -87,9 +87,9 @@ def parse_header(file: BinaryIO, file_bytes: int) -> Header:
 
 
 def check_expected(header: Header, expects: Mapping[str, Mapping[str, Any]]) -> None:
-    """Hold a header against the `expects` table of an instruction. Raises HeaderError naming the tensor.
+    """Check a header against the `expects` table of an instruction. Raises HeaderError with the tensor's name.
 
-    A row is `{"dtype": "F32", "shape": [8, 384]}`, or `max_shape` where an update may be smaller.
+    A row is `{"dtype": "F32", "shape": [8, 384]}`, with `max_shape` instead where an update may be smaller.
     """
     for name in sorted(expects.keys() | header.tensors.keys()):
         if name not in header.tensors:
@@ -110,7 +110,7 @@ def _check_row(name: str, entry: TensorEntry, row: Mapping[str, Any]) -> None:
             raise HeaderError(f"has shape {list(entry.shape)}, at most {bound} is allowed", name)
 
 
-# The updates of a round have equal headers: fifty of them are parsed once and share one table.
+# The updates of a round have equal headers, so they are parsed once and share one table.
 @lru_cache(maxsize=8)
 def _table(raw: bytes) -> tuple[Mapping[str, TensorEntry], str]:
     document = _parse_json(raw, "header is")
@@ -122,12 +122,12 @@ def _table(raw: bytes) -> tuple[Mapping[str, TensorEntry], str]:
 
 
 def _parse_json(raw: bytes, what: str) -> dict[str, Any]:
-    """The object in a JSON text. Counted before it is parsed: small values take many times their text."""
-    outside = _QUOTED.sub(b"", raw)
+    """The object in a JSON text. Values are counted before parsing, because they take more memory than their text."""
+    outside = _STRING_LITERAL.sub(b"", raw)
     if sum(map(outside.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise HeaderError(f"{what} too large: more than {MAX_JSON_VALUES} JSON values")
     try:
-        document = json.loads(raw.decode(), object_pairs_hook=_named_once)
+        document = json.loads(raw.decode(), object_pairs_hook=_unique_names)
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"{what} not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -135,11 +135,11 @@ def _parse_json(raw: bytes, what: str) -> dict[str, Any]:
     return document
 
 
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         raise ValueError("an object has the same name twice")
-    return found
+    return fields
 
 
 def _facts_text(metadata: object) -> str:
@@ -164,8 +164,8 @@ def _entry(name: str, entry: object) -> TensorEntry:
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
         raise HeaderError("shape and data_offsets must be lists of whole numbers", name)
     start, end = offsets
-    if math.prod(size or 1 for size in shape) >= 2**60:  # strides are counted past a dimension of 0, too
-        raise HeaderError(f"shape {shape} is more than any machine counts", name)
+    if math.prod(size or 1 for size in shape) >= 2**60:  # strides are computed past a dimension of 0, too
+        raise HeaderError(f"shape {shape} has too many elements", name)
     if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise HeaderError(f"{end - start} bytes do not hold shape {shape} of {dtype}", name)
     return TensorEntry(dtype, tuple(shape), start, end)

@@ -1,7 +1,7 @@
-"""Independent pieces of work on several cores, each piece on one of them.
+"""Parallel execution of independent pieces of work, each on one core.
 
-Threads meet once at the end and not after each operation, so a busy machine slows them little; and as each piece is
-computed by one thread, the bits do not depend on how many there are.
+Threads synchronize once at the end and not after each operation, so a busy machine slows them little. One thread
+computes each piece, so the bits do not depend on the number of threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,12 @@ import torch
 
 @contextmanager
 def one_core_each(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch computes alone: they share the processors among themselves."""
+    """A thread pool in whose threads torch uses one core each."""
     try:
         with ThreadPoolExecutor(threads, "cores", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        # A thread sets its own number and that of threads to come; this one's own was left as it is.
+        # A thread sets its own number and the default of new threads: restore the default.
         torch.set_num_threads(torch.get_num_threads())
 
 
@@ -29,12 +29,12 @@ def on_all_cores(pieces: Sequence[Callable[[], None]]) -> None:
         in_turn(pieces)
         return
     with one_core_each(threads) as pool:
-        # Dealt one by one, because neighbours are of one size.
+        # Round robin, because neighbors have similar sizes.
         list(pool.map(in_turn, [pieces[first::threads] for first in range(threads)]))
 
 
 def in_turn(pieces: Sequence[Callable[[], None]]) -> None:
-    """Call every piece once, in inference mode, in this thread: torch shares each operation among the cores."""
+    """Call every piece once, in inference mode, in this thread. Torch distributes each operation over the cores."""
     with torch.inference_mode():
         for piece in pieces:
             piece()

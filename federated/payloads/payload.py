@@ -1,8 +1,8 @@
-"""Payload = named tensors + JSON facts, stored as safetensors; never pickle.
+"""Payload: named tensors and JSON facts, stored as safetensors and never as pickle.
 
-The bytes are a function of the content alone: tensors ordered as the safetensors library orders them (widest
-dtype first, then by name), all facts as canonical JSON under one metadata key. Reading maps the file and opens
-a tensor when it is asked for; writing streams tensor by tensor.
+The bytes are a function of the content alone. Tensors are in the order of the safetensors library (widest dtype
+first, then by name), and all facts are canonical JSON under one metadata key. Reading maps the file and opens tensors
+on demand. Writing streams tensor by tensor.
 """
 
 import hashlib
@@ -34,20 +34,20 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # safetensors sorts by its own dtype order, reversed.
 _FILE_ORDER = {n: i for i, n in enumerate(("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL"))}
 
-# Far below the thousand that a process may usually hold open.
+# Far below the usual limit of 1,000 open files per process.
 _DESCRIPTORS = threading.BoundedSemaphore(256)
 
 
 def stored_name(dtype: torch.dtype) -> str:
-    """safetensors' name of a dtype, such as F32. Raises KeyError for one that payloads do not hold."""
+    """safetensors' name of a dtype, such as F32. Raises KeyError for an unsupported one."""
     return _NAMES[dtype]
 
 
 class Payload(Mapping[str, Tensor]):
     """Tensors by name, in sorted order of names, and `facts` (JSON values).
 
-    A tensor given as a `LazyTensor` is made when it is asked for, and not kept: a payload of lazy tensors can be
-    written with one tensor in memory at a time.
+    A `LazyTensor` is computed on each access and not cached, so a payload of lazy tensors can be written with one
+    tensor in memory at a time.
     """
 
     def __init__(self, tensors: Mapping[str, "Tensor | LazyTensor"], facts: Mapping[str, Any] | None = None) -> None:
@@ -60,11 +60,11 @@ class Payload(Mapping[str, Tensor]):
         value = self._tensors[name]
         if isinstance(value, Tensor):
             return value
-        made = value.read()
-        if made.dtype != value.dtype or tuple(made.shape) != value.shape:
-            wanted = f"{value.dtype} {list(value.shape)}"
-            raise ValueError(f"tensor {name!r} was made as {made.dtype} {list(made.shape)}, declared {wanted}")
-        return made
+        tensor = value.read()
+        if tensor.dtype != value.dtype or tuple(tensor.shape) != value.shape:
+            actual, declaration = f"{tensor.dtype} {list(tensor.shape)}", f"{value.dtype} {list(value.shape)}"
+            raise ValueError(f"tensor {name!r} was read as {actual}, declared as {declaration}")
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -77,11 +77,11 @@ class Payload(Mapping[str, Tensor]):
         return tuple(self._tensors[name].shape)
 
     def dtype(self, name: str) -> str:
-        """safetensors dtype of a tensor, such as F32, without opening it. Raises KeyError for one not stored."""
+        """safetensors dtype of a tensor, such as F32, without opening it. Raises KeyError for an unknown name."""
         return stored_name(self._tensors[name].dtype)
 
     def lazy(self, name: str) -> "LazyTensor":
-        """A tensor by reference, for another payload that shall not open it. Raises KeyError."""
+        """A reference to a tensor, to put it into another payload without opening it. Raises KeyError."""
         value = self._tensors[name]
         return value if isinstance(value, LazyTensor) else LazyTensor(value.dtype, tuple(value.shape), lambda: value)
 
@@ -91,10 +91,10 @@ class Payload(Mapping[str, Tensor]):
 
     @classmethod
     def open(cls, path: Path) -> "Payload":
-        """The payload stored at `path`, memory-mapped. Raises HeaderError for a file that is not one."""
+        """The payload in the file at `path`, memory-mapped. Raises HeaderError for an invalid file."""
         header = read_header(path)
-        mapped = torch.from_file(str(path), shared=False, size=header.file_bytes, dtype=torch.uint8)
-        return cls(_StoredTensors(header, mapped, _descriptor_of(mapped, path)), header.facts)
+        mapping = torch.from_file(str(path), shared=False, size=header.file_bytes, dtype=torch.uint8)
+        return cls(_StoredTensors(header, mapping, _descriptor_of(mapping, path)), header.facts)
 
     @classmethod
     def decode(cls, data: bytes) -> "Payload":
@@ -114,9 +114,9 @@ class Payload(Mapping[str, Tensor]):
             return self.write_to(file, threads)
 
     def write_to(self, file: BinaryIO, threads: int = 1) -> str:
-        """Stream the bytes into `file`; returns "sha256:" + hex digest.
+        """Stream the bytes into `file` and return "sha256:" + hex digest.
 
-        Lazy tensors are made by `threads` threads ahead of the writing; `2 * threads + 1` of them are in memory.
+        `threads` threads compute lazy tensors ahead of the writing, with at most `2 * threads + 1` in memory.
         """
         digest = hashlib.sha256()
         for piece in self._pieces(threads):
@@ -137,16 +137,16 @@ class Payload(Mapping[str, Tensor]):
             yield from map(self.__getitem__, order)
             return
         with one_core_each(threads) as pool:
-            waiting: deque[Future[Tensor]] = deque()
+            futures: deque[Future[Tensor]] = deque()
             try:
                 for name in order:
-                    waiting.append(pool.submit(self.__getitem__, name))
-                    if len(waiting) > 2 * threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                    futures.append(pool.submit(self.__getitem__, name))
+                    if len(futures) > 2 * threads:
+                        yield futures.popleft().result()
+                while futures:
+                    yield futures.popleft().result()
             finally:
-                for future in waiting:
+                for future in futures:
                     future.cancel()
 
     def _header(self, order: list[str]) -> bytes:
@@ -169,7 +169,7 @@ class Payload(Mapping[str, Tensor]):
 
 
 class LazyTensor:
-    """A tensor of known dtype and shape that is made by `read` when it is asked for."""
+    """A tensor of known dtype and shape that `read` computes on demand."""
 
     def __init__(self, dtype: torch.dtype, shape: tuple[int, ...], read: Callable[[], Tensor]) -> None:
         self.dtype = dtype
@@ -177,7 +177,7 @@ class LazyTensor:
         self.read = read
 
     def fill(self, first: int, out: memoryview) -> None:
-        """Put the bytes of the elements from `first` on into `out`, as many as it holds."""
+        """Copy the bytes of the elements from `first` on into `out`, until it is full."""
         flat = self.read().reshape(-1).view(torch.uint8)
         start = first * self.dtype.itemsize
         out[:] = flat[start : start + len(out)].numpy().data
@@ -189,7 +189,7 @@ def canonical_json(value: object) -> str:
 
 
 class _StoredTensors(Mapping[str, LazyTensor]):
-    """The tensors of a file by sorted name; equal headers share one parsed table, whatever the number of files."""
+    """The tensors of a file by sorted name. Files with equal headers share one parsed table."""
 
     def __init__(self, header: Header, data: Tensor, descriptor: int | None = None) -> None:
         for name, entry in header.tensors.items():
@@ -210,11 +210,11 @@ class _StoredTensors(Mapping[str, LazyTensor]):
         return len(self._header.tensors)
 
     def view(self, position: int, count: int) -> Tensor:
-        """Bytes of the file, (count,) uint8, mapped."""
+        """Bytes of the mapped file: (count,) uint8."""
         return self._data[position : position + count]
 
     def read_into(self, position: int, out: memoryview) -> None:
-        """Bytes of the file, copied: into a buffer in the cache, half the cost of going over mapped pages once."""
+        """Copy bytes of the file into `out`. For a buffer in the cache this costs half as much as mapped pages."""
         if self._descriptor is None or os.preadv(self._descriptor, [out], position) != len(out):
             out[:] = self.view(position, len(out)).numpy().data
 
@@ -232,18 +232,18 @@ class _StoredTensor(LazyTensor):
 
     def _view(self) -> Tensor:
         if math.prod(self.shape) == 0:
-            return torch.empty(self.shape, dtype=self.dtype)  # an empty slice has no address to be aligned
+            return torch.empty(self.shape, dtype=self.dtype)  # an empty slice has no aligned address
         raw = self._file.view(self._position, math.prod(self.shape) * self.dtype.itemsize)
-        aligned = raw if raw.data_ptr() % self.dtype.itemsize == 0 else raw.clone()
-        return aligned.view(self.dtype).reshape(self.shape)
+        is_aligned = raw.data_ptr() % self.dtype.itemsize == 0
+        return (raw if is_aligned else raw.clone()).view(self.dtype).reshape(self.shape)
 
 
-def _descriptor_of(mapped: Tensor, path: Path) -> int | None:
-    """A descriptor that is closed when the mapping goes, or None if many are open: then the mapping has to do."""
+def _descriptor_of(mapping: Tensor, path: Path) -> int | None:
+    """A descriptor of the file that is closed with its mapping. None if too many are open."""
     if not _DESCRIPTORS.acquire(blocking=False):
         return None
     descriptor = os.open(path, os.O_RDONLY)
-    weakref.finalize(mapped, _close, descriptor)
+    weakref.finalize(mapping, _close, descriptor)
     return descriptor
 
 

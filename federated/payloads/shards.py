@@ -1,6 +1,6 @@
-"""Cuts an aggregation into shards: tensors that an algorithm can aggregate without the others.
+"""Shards of an aggregation: groups of tensors that an algorithm can aggregate independently.
 
-What belongs together is told by the names alone, so whoever cuts the same state finds the same shards.
+The names alone determine the groups, so every process derives the same shards from the same state.
 """
 
 import math
@@ -16,33 +16,33 @@ _LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.)")
 
 
 def cut(state: Payload, by: ShardBy, most_bytes: int) -> tuple[tuple[str, ...], ...]:
-    """The groups of each shard, in sorted order; a shard has at most so many bytes of the state, or one group.
+    """The groups of each shard, in sorted order. A shard has at most `most_bytes` of the state, or a single group.
 
-    One shard, or none of an empty state, where the algorithm does not shard.
+    For an algorithm without shards the result is one shard, or none for an empty state.
     """
     sizes: dict[str, int] = {}
     for name in state:
         group = _group_of(name, by)
         sizes[group] = sizes.get(group, 0) + math.prod(state.shape(name)) * state.lazy(name).dtype.itemsize
     shards: list[list[str]] = []
-    filled = 0
+    shard_bytes = 0
     for group, size in sorted(sizes.items()):
-        if not shards or filled + size > most_bytes:
+        if not shards or shard_bytes + size > most_bytes:
             shards.append([])
-            filled = 0
+            shard_bytes = 0
         shards[-1].append(group)
-        filled += size
+        shard_bytes += size
     return tuple(tuple(shard) for shard in shards)
 
 
 def part(payload: Payload, groups: Collection[str], by: ShardBy) -> Payload:
-    """What of a state or an update belongs to these groups, with all facts; no tensor is opened."""
+    """The tensors of these groups in a state or update, with all facts. Opens no tensor."""
     names = [name for name in payload if _group_of(name, by) in groups]
     return Payload({name: payload.lazy(name) for name in names}, payload.facts)
 
 
 def _group_of(name: str, by: ShardBy) -> str:
-    """A tensor with what is stored beside it (`name/…`); a layer by its number; what has none is one group."""
+    """The group of a tensor: its name without suffix (`name/…`) or its layer. All without a layer are one group."""
     tensor = name.partition("/")[0]
     if by == "tensor":
         return tensor

@@ -1,7 +1,7 @@
-"""HTTP messages between coordinator and worker agent, as pydantic models, and what they share with users' requests.
+"""Pydantic models of the HTTP messages between coordinator and worker agent.
 
-Requests refuse unknown fields; answers are read leniently (`ProtocolResponse`), so that an older agent meets a newer
-coordinator. A change that an older side would misread raises PROTOCOL_VERSION.
+Requests reject unknown fields. Responses ignore them (`ProtocolResponse`), so an older agent works with a newer
+coordinator. A change that an older side would misread increments PROTOCOL_VERSION.
 """
 
 from federated.failures import FailureFacts as FailureFacts
@@ -35,7 +35,7 @@ from federated.protocol.responses import BootId as BootId
 from federated.protocol.responses import Digest as Digest
 from federated.protocol.responses import Problem as Problem
 from federated.protocol.responses import ProtocolResponse as ProtocolResponse
-from federated.protocol.workers import MAX_ENROLMENT_BYTES as MAX_ENROLMENT_BYTES
+from federated.protocol.workers import MAX_ENROLLMENT_BYTES as MAX_ENROLLMENT_BYTES
 from federated.protocol.workers import MAX_OFFERED as MAX_OFFERED
 from federated.protocol.workers import PROTOCOL_VERSION as PROTOCOL_VERSION
 from federated.protocol.workers import WORKER_DOUBLED as WORKER_DOUBLED

@@ -1,4 +1,4 @@
-"""Messages of an upload."""
+"""Messages of the upload protocol."""
 
 from typing import Any, Literal
 
@@ -10,18 +10,17 @@ from federated.trainable import Plain
 
 
 class UploadRequest(Plain):
-    """`POST /v1/artifacts/uploads`: announces an upload; chunks follow by `PUT .../chunks/{index}`."""
+    """`POST /v1/artifacts/uploads`: announces an upload. Its chunks follow with `PUT .../chunks/{index}`."""
 
     size_bytes: int = Field(ge=1, le=MAX_LARGE, examples=[3])
     digest: Digest = Field(examples=["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"])
 
 
 class UploadResponse(ProtocolResponse):
-    """`chunks_present` lists the chunk indices the coordinator has; a finished upload has `artifact`.
+    """State of an upload. A complete upload has an `artifact`.
 
-    `problem` says why an upload failed, or what holds it up.
-
-    A chunk in `chunk_urls` may be sent to that URL, by PUT and without a token, instead of through the coordinator.
+    `chunks_present` lists the indices of the chunks that the coordinator has. `problem` says why an upload failed or
+    is delayed. A chunk listed in `chunk_urls` may be sent straight to that URL with PUT and without a token.
     """
 
     upload_id: str

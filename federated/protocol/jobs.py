@@ -1,4 +1,4 @@
-"""Messages of a job: its lease, what is done in it, what comes of it."""
+"""Messages of a job: lease, progress, submission and failure."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, get_args
@@ -24,12 +24,12 @@ ROUND_KINDS: Final[tuple[RoundKind, ...]] = get_args(RoundKind)
 
 
 def is_metric(value: float) -> bool:
-    """Whether a number may stand as a metric: finite, and of a size that can be summed."""
+    """Whether a number is a valid metric: finite, and small enough to be summed."""
     return abs(value) <= MAX_METRIC
 
 
 class Work(ProtocolResponse):
-    """All a worker needs to know of a federation to do one of its jobs."""
+    """The part of a federation's definition that a worker needs to run its jobs."""
 
     task: TaskDefinition
     base_model: BaseModelReference
@@ -42,28 +42,28 @@ class Work(ProtocolResponse):
 
 
 class LeaseRequest(Plain):
-    """`POST /v1/jobs/lease`: waits up to `wait_seconds` for an offer; 204 if there is none."""
+    """`POST /v1/jobs/lease`: waits up to `wait_seconds` for an offer. 204 if there is none."""
 
     boot_id: BootId
     wait_seconds: float = Field(default=20.0, ge=0, le=30, examples=[20])
 
 
 class MemoryReference(ProtocolResponse):
-    """The memory a job starts from: what this client kept after the round whose update was accepted last."""
+    """The memory that a job starts from: what this client stored in the round of its last accepted update."""
 
     round_number: int
     digest: Digest
 
 
 class Lease(ProtocolResponse):
-    """A job handed to a worker until `expires_at`; renewed every `lease_seconds / 3`."""
+    """A job assigned to a worker until `expires_at`. The worker renews it every `lease_seconds / 3`."""
 
     job_id: str
     kind: JobKind
     attempt: int
     federation_id: str
     federation_name: NormalText
-    owner_name: NormalText = Field(default="", description="of the organisation that owns the federation")
+    owner_name: NormalText = Field(default="", description="of the organization that owns the federation")
     client_id: str
     ordinal: int | None
     dataset: NormalText
@@ -86,7 +86,7 @@ class JobProgress(Plain):
 
 
 class RenewRequest(Plain):
-    """`POST /v1/jobs/{id}/renew`. A 409 says that the job is no longer this worker's."""
+    """`POST /v1/jobs/{id}/renew`. 409 if the job no longer belongs to this worker."""
 
     boot_id: BootId
     progress: JobProgress | None = Field(
@@ -99,7 +99,7 @@ class RenewResponse(ProtocolResponse):
 
 
 class Description(Plain):
-    """What a describe job found: the model's facts, how many examples, which labels occur."""
+    """Result of a describe job: the model's facts, the number of examples, and the labels that occur."""
 
     model: ModelFacts
     examples: int = Field(ge=1, le=MAX_SMALL)
@@ -108,7 +108,7 @@ class Description(Plain):
 
 
 class UpdateSubmission(Plain):
-    """What a train job made. The artifact was uploaded before; `memory` stays on the worker."""
+    """Result of a train job. Its artifact is uploaded before. The memory stays on the worker."""
 
     digest: Digest
     weight: float = Field(gt=0, le=MAX_LARGE)
@@ -117,7 +117,7 @@ class UpdateSubmission(Plain):
     signature: str | None = Field(
         default=None,
         max_length=128,
-        description="Ed25519 over `federated.signed_statement.Statement`, base64url; no update is taken without",
+        description="Ed25519 over `federated.signed_statement.Statement`, base64url; required",
     )
 
 
@@ -130,7 +130,7 @@ _UPDATE = {
 
 
 class SubmitRequest(Plain):
-    """`POST /v1/jobs/{id}/submit`; idempotent by job and content. One of description, update, evaluation."""
+    """`POST /v1/jobs/{id}/submit`, idempotent by job and content. Has one of description, update, evaluation."""
 
     description: Description | None = None
     update: UpdateSubmission | None = Field(default=None, examples=[_UPDATE])
@@ -145,20 +145,18 @@ class SubmitRequest(Plain):
     @model_validator(mode="after")
     def _exactly_one(self) -> "SubmitRequest":
         if sum(part is not None for part in (self.description, self.update, self.evaluation)) != 1:
-            raise ValueError("exactly one of description, update, evaluation must be given")
+            raise ValueError("exactly one of description, update, evaluation must be set")
         return self
 
 
-# The code of a job that an agent gives back because it was told to stop: that costs the job no attempt.
+# Code of a job that an agent returns because it is shutting down. This does not count as an attempt of the job.
 AGENT_STOPPING = "agent_stopping"
 DISK_FULL = "disk_full"
 ARTIFACT_DAMAGED = "artifact_damaged"
 
 
 class _Failure(Plain):
-    """What is told of a failure. No text of the node is among it, and `detail`, which older agents send, is shown to
-    nobody.
-    """
+    """Report of a failure. It contains no text from the node: `detail`, which older agents send, is ignored."""
 
     boot_id: BootId
     code: FailureCode
@@ -167,12 +165,12 @@ class _Failure(Plain):
 
     @property
     def sentence(self) -> str:
-        """The failure in words."""
+        """The failure as a sentence for users."""
         return sentence(self.code, self.facts)
 
 
 class FailRequest(_Failure):
-    """`POST /v1/jobs/{id}/fail`. A transient failure is offered again; a final one is not."""
+    """`POST /v1/jobs/{id}/fail`. The job is offered again after a transient failure only."""
 
     code: FailureCode = Field(examples=["out_of_memory"])
     facts: FailureFacts = Field(default=FailureFacts(), examples=[{"reference": "9f3c01de"}])
@@ -180,7 +178,7 @@ class FailRequest(_Failure):
 
 
 class DeclineRequest(_Failure):
-    """`POST /v1/jobs/{id}/decline`: this node's policy refuses; the reason is shown to the federation's owner."""
+    """`POST /v1/jobs/{id}/decline`: the node's policy refuses the job. The federation's owner sees the reason."""
 
     code: FailureCode = Field(examples=["data_unknown_label"])
     facts: FailureFacts = Field(

@@ -1,4 +1,4 @@
-"""What answers of every kind are made of, and the types that messages share."""
+"""Base class of responses, and the field types that messages share."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ BootId = Annotated[str, Field(min_length=8, max_length=64, examples=["5f1c2ad04b
 
 
 class ProtocolResponse(BaseModel):
-    """Base of answers: frozen, unknown fields ignored."""
+    """Base of all responses: frozen, unknown fields ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -23,7 +23,7 @@ class ArtifactReference(ProtocolResponse):
 
 
 class Problem(ProtocolResponse):
-    """RFC 9457 `application/problem+json`. `errors` name bad fields by JSON pointer."""
+    """RFC 9457 `application/problem+json`. Each entry of `errors` names an invalid field by JSON pointer."""
 
     type: str = "about:blank"
     title: str

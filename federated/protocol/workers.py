@@ -1,4 +1,4 @@
-"""Messages of a worker about itself: enrolment, keys, heartbeat."""
+"""Messages of a worker about itself: enrollment, keys, heartbeat."""
 
 from datetime import datetime
 from typing import Annotated
@@ -12,12 +12,12 @@ from federated.task import Task
 from federated.trainable import Plain
 
 PROTOCOL_VERSION = 1
-MAX_ENROLMENT_BYTES = 16_384
-"""Of the body with which a worker enrols: nobody in particular may send it."""
+MAX_ENROLLMENT_BYTES = 16_384
+"""Limit of the enrollment request's body, which an unauthenticated sender may send."""
 MAX_OFFERED = 1024
-"""Data sets, and models, that one worker may name."""
+"""Largest number of data sets, and of models, that one worker may offer."""
 WORKER_DOUBLED = "worker_doubled"
-"""The code under which an agent is refused that was replaced by another with the same key."""
+"""Problem code for an agent that another agent with the same key has replaced."""
 
 PublicKey = Annotated[
     str,
@@ -33,14 +33,14 @@ _PROOF_EXAMPLE = "VYw1p4YH0sI2g3tEo0l8V1n7cJ0bqkq2m6m4H8oXh1pQb0k8x0y3oZqk4w6h2r
 
 
 class DatasetFacts(Plain):
-    """A data set a worker offers, by name."""
+    """A data set that a worker offers."""
 
     name: Name
     task: Task | None = None
 
 
 class Capabilities(Plain):
-    """What a worker can do. Sent at enrolment and with each heartbeat."""
+    """Capabilities of a worker. Sent at enrollment and with each heartbeat."""
 
     protocol_version: Count = PROTOCOL_VERSION
     agent_version: ShortText = ""
@@ -52,7 +52,7 @@ class Capabilities(Plain):
     device_name: LongText | None = None
     memory_bytes: Amount | None = Field(default=None, description="of one device, or of the host without one")
     free_memory_bytes: Amount | None = Field(
-        default=None, description="of memory_bytes, those that nobody used when the worker agent started"
+        default=None, description="unused part of memory_bytes when the worker agent started"
     )
     max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
     cpu_flags: tuple[ShortText, ...] = Field(default=(), max_length=256, fail_fast=True)
@@ -67,7 +67,7 @@ class CoordinatorVersion(ProtocolResponse):
 
 
 class EnrollRequest(Plain):
-    """`POST /v1/workers/enroll`, authorised by the enrolment token alone."""
+    """`POST /v1/workers/enroll`, authorized by the enrollment token alone."""
 
     token: str = Field(min_length=8, max_length=256, examples=["fle_tok_3k9x2m7c1v8b4n6q_9a0e"])
     name: Name = Field(examples=["gpu-1"])
@@ -75,7 +75,7 @@ class EnrollRequest(Plain):
     proof: str | None = Field(
         default=None,
         max_length=128,
-        description="by `public_key`, Ed25519 over `federated.signed_statement.enrolment_message`, base64url; needed",
+        description="Ed25519 by `public_key` over `federated.signed_statement.enrollment_message`, base64url",
         examples=[_PROOF_EXAMPLE],
     )
     capabilities: Capabilities = Field(default_factory=Capabilities)
@@ -89,13 +89,13 @@ class EnrollResponse(ProtocolResponse):
 
 
 class RotateKeyRequest(Plain):
-    """`POST /v1/workers/me/key`, authorised by the key that it replaces."""
+    """`POST /v1/workers/me/key`, authorized by the key that it replaces."""
 
     public_key: PublicKey
     proof: str | None = Field(
         default=None,
         max_length=128,
-        description="by `public_key`, Ed25519 over `federated.signed_statement.rotation_message`, base64url; needed",
+        description="Ed25519 by `public_key` over `federated.signed_statement.rotation_message`, base64url",
         examples=[_PROOF_EXAMPLE],
     )
 
@@ -105,7 +105,7 @@ class RotateKeyResponse(ProtocolResponse):
 
 
 class OwnWorker(ProtocolResponse):
-    """`GET /v1/workers/me`, as far as agents read it. `store_origins`: where the coordinator sends transfers."""
+    """The part of `GET /v1/workers/me` that agents read. `store_origins`: object stores used for direct transfers."""
 
     id: str
     store_origins: tuple[str, ...] = ()
@@ -113,14 +113,14 @@ class OwnWorker(ProtocolResponse):
 
 
 class HeartbeatRequest(Plain):
-    """`POST /v1/workers/me/heartbeat`: the worker is there, and what it can."""
+    """`POST /v1/workers/me/heartbeat`: reports that the worker is alive, and its capabilities."""
 
     boot_id: BootId
     capabilities: Capabilities | None = None
 
 
 class HeartbeatResponse(ProtocolResponse):
-    """`doubled_at`: when another agent with this worker's key was heard last, and refused (409 `worker_doubled`)."""
+    """`doubled_at`: time of the last rejected request (409 `worker_doubled`) by another agent with this key."""
 
     server_time: datetime
     heartbeat_seconds: Pause

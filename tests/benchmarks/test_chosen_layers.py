@@ -3,13 +3,13 @@
 import pytest
 
 from benchmarks.chosen_layers import lower_half, seconds_of_epochs, update_bytes
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
 from tests.support.tiny_session import TinyFederation
 
 
 def facts() -> ModelFacts:
     def tensor(name: str, shape: tuple[int, ...]) -> TensorFacts:
-        return TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialisation(kind="zeros"))
+        return TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialization(kind="zeros"))
 
     factors = [
         tensor(f"encoder.layer.{layer}.query.lora_{factor}.weight", shape)

@@ -31,7 +31,7 @@ class Step:
 STEPS: tuple[Step, ...] = (
     # web: what agents ask for
     Step("offer_leased", "left", "coordinator.jobs.service.leasing:_hand_out"),
-    Step("lease_unanswered", "entered", "coordinator.jobs.endpoints:_delivered"),
+    Step("lease_unanswered", "entered", "coordinator.jobs.endpoints:_deliver"),
     Step("instruction_opened", "left", "coordinator.artifacts.endpoints:stream"),
     Step("upload_announced", "left", "coordinator.artifacts.service.uploads:announce"),
     Step("chunk_stored", "left", "coordinator.artifacts.store.chunks:put"),

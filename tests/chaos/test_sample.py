@@ -6,6 +6,7 @@ import pytest
 
 from tests.chaos.points import VICTIMS, Point, Victim, step
 from tests.chaos.running import Undisturbed, World, world
+from tests.support.places import Places
 
 pytestmark = pytest.mark.engines
 
@@ -21,7 +22,7 @@ SAMPLE: dict[Victim, str] = {
 
 
 @pytest.fixture(scope="module")
-def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Undisturbed]]:
+def chaos(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Undisturbed]]:
     with world(tmp_path_factory.mktemp("chaos")) as running:
         yield running, running.undisturbed()
 

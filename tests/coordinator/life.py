@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Client, Job, Round
-from coordinator.rounds import service
+from coordinator.rounds import steps
 from federated.payloads.payload import Payload
 from tests.coordinator.life_cycles import OPEN_JOB, Watch, pass_time
 from tests.support.service import Organization
@@ -234,7 +234,7 @@ class Life(RuleBasedStateMachine):
         rounds = self.stage.rounds()
         if rounds:
             with writing() as session:
-                service.claim(session, rounds[-1]["id"], utcnow())
+                steps.claim(session, rounds[-1]["id"], utcnow())
 
     # ---- the end
 

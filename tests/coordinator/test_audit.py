@@ -114,7 +114,7 @@ class TestTampering:
         append(4)
         drop_triggers()
         tamper(statement)
-        with pytest.raises(audit.Broken, match=f"^{CHAIN}: .*{found}"):
+        with pytest.raises(audit.ChainBroken, match=f"^{CHAIN}: .*{found}"):
             verified()
 
     def test_the_command_says_which_entry_and_fails(self, data_folder: Path) -> None:

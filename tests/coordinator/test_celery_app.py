@@ -9,7 +9,7 @@ import coordinator
 from coordinator.celery_app import beat_schedule, load_tasks, renew_beat, worker_arguments
 from coordinator.db.sessions import reading, utcnow
 from coordinator.models import Process
-from coordinator.operations.heartbeats import renewing, stale_roles
+from coordinator.operations.heartbeats import heartbeat, stale_roles
 from coordinator.queue import wakeups
 from coordinator.settings import Settings, get_settings
 
@@ -80,7 +80,7 @@ class TestProcesses:
     def test_a_process_says_so_while_it_runs(self, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FEDLOOM_PROCESS_RENEW_SECONDS", "0.01")
         get_settings.cache_clear()
-        with renewing("background"):
+        with heartbeat("background"):
             first = self.renewed_at(after=None)
             self.renewed_at(after=first)
             assert self.stale() == ["beat"]

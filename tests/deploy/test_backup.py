@@ -61,13 +61,13 @@ def test_so_it_is_with_postgresql_and_a_copy_of_the_bucket(data_folder: Path, ba
     with support.serving() as before:
         key, worker_id = _fill(before)
         run("Back up PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
-        bucket = {entry["path"]: obstore.get(objects.opened(), entry["path"]).bytes() for entry in _objects()}
+        bucket = {entry["path"]: obstore.get(objects.open_store(), entry["path"]).bytes() for entry in _objects()}
         before.admin.post("/v1/organizations", json={"name": "Later"}).raise_for_status()
     with settled(places().empty(tmp_path / "restored")):
         assert _objects() == []
         run("Restore PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
         for path, content in bucket.items():
-            obstore.put(objects.opened(), path, content)
+            obstore.put(objects.open_store(), path, content)
         with support.serving() as after:
             _check(after, key, worker_id)
 
@@ -77,7 +77,7 @@ def _pg_url() -> str:
 
 
 def _objects() -> list[Any]:
-    return [entry for batch in obstore.list(objects.opened()) for entry in batch]
+    return [entry for batch in obstore.list(objects.open_store()) for entry in batch]
 
 
 def _fill(service: Service) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from coordinator.app import create_app
 from coordinator.operations import gauges
 from tests.deploy.deployed import DEPLOY, compose
-from tests.support.places import places, settled
+from tests.support.places import Places, settled
 
 PROMETHEUS = DEPLOY / "prometheus"
 # Prometheus' own metric and labels of a target.
@@ -25,9 +25,9 @@ _MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def series(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names of all series at /metrics."""
-    with settled(places().migrated(tmp_path_factory.mktemp("data"))):
+    with settled(engine.migrated(tmp_path_factory.mktemp("data"))):
         families = [*REGISTRY.collect(), *gauges.REGISTRY.collect()]
     return {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ("",))}
 

@@ -14,7 +14,7 @@ from coordinator.db.sessions import reading
 from coordinator.settings import get_settings
 from tests.deploy.deployed import DEPLOY
 from tests.support.engines import PostgresServer, program
-from tests.support.places import Environment, Servers, places, within
+from tests.support.places import Environment, Places, Servers, within
 from tests.support.service import serving
 from tests.support.stage import Stage
 
@@ -33,9 +33,9 @@ def make_roles(server: PostgresServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+def environment(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """The environment of a service with the lesser role, on a database migrated by the role of the owner."""
-    servers = places()
+    servers = engine
     assert isinstance(servers, Servers)
     make_roles(servers.postgres)
     environment = servers.empty(tmp_path_factory.mktemp("roles") / "data")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.support.nodes import Consortium, consortium
+from tests.support.places import Places
 
 
 @pytest.fixture(scope="package")
-def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+def two_nodes(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     """A coordinator and two worker agents as real processes; a dead task's claim passes soon.
 
     Webhooks may lead to this machine, and what failed is sent again soon. The processes are started by a user whose
@@ -22,6 +23,7 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     before = os.umask(0o022)
     try:
         with consortium(folder, ["north", "south"], claim_seconds=3, reconcile_seconds=1, **settings) as running:
+            os.umask(before)  # tests of this process that share nothing with it make private files, as ever
             yield running
     finally:
         os.umask(before)

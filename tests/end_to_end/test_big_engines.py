@@ -9,7 +9,7 @@ import pytest
 from tests.support.cluster import clustered
 from tests.support.installation import installed
 from tests.support.nodes import Consortium, joined
-from tests.support.places import Files, Servers, places
+from tests.support.places import Files, Places, Servers, places
 
 pytestmark = pytest.mark.engines
 
@@ -36,7 +36,7 @@ def of_one_machine(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+def several(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     """Two web and two background processes; each agent knows one of the web processes."""
     folder = tmp_path_factory.mktemp("several")
     with clustered(folder / "coordinator", **PACE) as cluster, joined(cluster, folder, NAMES) as nodes:

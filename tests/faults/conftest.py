@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.faulty_proxy import Faults, FaultyProxy
 from tests.support.nodes import Consortium, consortium
+from tests.support.places import Places
 from tests.support.service import Service
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.stage import Stage
@@ -52,7 +53,7 @@ def disks(folder: Path) -> Iterator[Disks]:
 
 
 @pytest.fixture(scope="package")
-def nodes(folder: Path, proxy: FaultyProxy, disks: Disks) -> Iterator[Consortium]:
+def nodes(engine: Places, folder: Path, proxy: FaultyProxy, disks: Disks) -> Iterator[Consortium]:
     """A coordinator, and two agents that reach it through the proxy alone."""
     settings = {"claim_seconds": 3, "reconcile_seconds": 1, "process_renew_seconds": 2, "chunk_bytes": CHUNK_BYTES}
     with consortium(folder, ["north", "south"], proxy, **settings) as running:

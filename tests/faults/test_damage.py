@@ -27,13 +27,13 @@ def key_of(digest: str) -> str:
 
 def flip(digest: str) -> None:
     """One bit in the middle is another."""
-    content = bytearray(obstore.get(objects.opened(), key_of(digest)).bytes())
+    content = bytearray(obstore.get(objects.open_store(), key_of(digest)).bytes())
     content[len(content) // 2] ^= 4
-    obstore.put(objects.opened(), key_of(digest), bytes(content))
+    obstore.put(objects.open_store(), key_of(digest), bytes(content))
 
 
 def delete(digest: str) -> None:
-    obstore.delete(objects.opened(), key_of(digest))
+    obstore.delete(objects.open_store(), key_of(digest))
 
 
 HOW: Mapping[str, Callable[[str], None]] = {"flipped": flip, "deleted": delete}

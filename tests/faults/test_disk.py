@@ -54,7 +54,7 @@ class TestAStoreWithoutRoom:
         announced = created(first.http.post("/v1/artifacts/uploads", json=announcement))
         chunk = f"/v1/artifacts/uploads/{announced['upload_id']}/chunks/0"
         refused = first.http.put(chunk, content=content)
-        assert "has no room left" in problem(refused, 503, "store_full")["detail"]
+        assert "has no space left" in problem(refused, 503, "store_full")["detail"]
         assert int(refused.headers["retry-after"]) > 0
         (shown,) = stage.rounds()
         assert shown["state"] == "collecting"

@@ -13,7 +13,7 @@ from redis import Redis
 from tests.faults.adapters import in_round, whole_adapter
 from tests.support.engines import Server
 from tests.support.nodes import END_SECONDS, POLLING_SECONDS, Consortium, consortium
-from tests.support.places import Servers, places
+from tests.support.places import Places, Servers
 from tests.support.service import created, problem
 
 pytestmark = pytest.mark.engines
@@ -26,7 +26,7 @@ STUCK_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+def nodes(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     """All of `coordinator up` over the big engines, and two agents."""
     pace = {"claim_seconds": 3, "reconcile_seconds": 1, "process_renew_seconds": 2}
     with consortium(tmp_path_factory.mktemp("engines"), ["north", "south"], **pace) as running:
@@ -39,10 +39,9 @@ def undisturbed(nodes: Consortium) -> bytes:
 
 
 @pytest.fixture
-def servers() -> Servers:
-    found = places()
-    assert isinstance(found, Servers)
-    return found
+def servers(engine: Places) -> Servers:
+    assert isinstance(engine, Servers)
+    return engine
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from coordinator.settings import Settings
 from federated.protocol import ArtifactReference
 from tests.support.faulty_proxy import Faults, FaultyProxy
 from tests.support.installation import Installation, installed
+from tests.support.places import Places
 from worker_agent.coordinator_api.client import CoordinatorClient
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ OVERHEAD = 1.01
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with installed(tmp_path_factory.mktemp("large") / "coordinator") as running:
         yield running
 

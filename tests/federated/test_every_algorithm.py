@@ -1,6 +1,6 @@
-"""What every algorithm of the registry must keep to, whatever it does.
+"""Contract tests that every algorithm of the registry must pass.
 
-Configs come from `tests/federated/algorithms/NAME/samples.py`, trainables from what the algorithm admits.
+Configs come from `tests/federated/algorithms/NAME/samples.py`, trainables from the kinds that the algorithm declares.
 """
 
 import dataclasses

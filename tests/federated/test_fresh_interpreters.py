@@ -1,4 +1,4 @@
-"""The same bytes in every process, whatever its hash seed."""
+"""Determinism across processes: the same bytes for any hash seed."""
 
 import json
 import os

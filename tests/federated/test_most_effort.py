@@ -1,4 +1,4 @@
-"""No job of any algorithm does more than its configuration says beforehand: counted steps and passes."""
+"""Effort limits: no job of any algorithm exceeds the steps and passes that its configuration declares."""
 
 import itertools
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ def test_what_is_not_counted_as_made_of_examples_describes_layers(sample: Sample
     result = sample.client.run(rounds.instructions(sample, state)[0], session, None)
     elements = sum(result.update[name].numel() for name in result.update)
     most = 2 * session.facts.layers
-    assert result.measured == (state.facts.get("phase") == "prepare" and elements <= most)
+    assert result.is_measurement == (state.facts.get("phase") == "prepare" and elements <= most)
 
 
 @pytest.mark.parametrize(

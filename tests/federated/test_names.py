@@ -1,4 +1,4 @@
-"""Names that are only shown: what people write, in one form, and nothing that cannot be seen."""
+"""Display names: one normal form, and no invisible characters."""
 
 import unicodedata
 

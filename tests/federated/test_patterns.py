@@ -1,4 +1,4 @@
-"""Which names a pattern fits, that nothing else is a pattern, and that matching has no way back."""
+"""Patterns: matching, rejected syntax, and matching without backtracking."""
 
 import re
 import sys

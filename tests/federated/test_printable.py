@@ -1,4 +1,4 @@
-"""What is shown is one line of letters, however the text was made."""
+"""Sanitizer: untrusted text is printed as one line without control characters."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""A data folder is its user's alone: made so, and refused as soon as anybody else has a part in it."""
+"""Private data folders: created with private permissions, and rejected if other users have access."""
 
 import os
 import shlex

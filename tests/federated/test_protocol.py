@@ -1,4 +1,4 @@
-"""Bounds on what one side of the protocol may ask of the other."""
+"""Limits of the values in protocol messages."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Every folder under `federated.algorithms` is found, checked, and handed out by name."""
+"""Registry: discovery, checks and lookup of the folders under `federated.algorithms`."""
 
 import dataclasses
 import subprocess
@@ -87,7 +87,7 @@ class TestChecked:
     DECLARED = registry.algorithm("fedavg")
 
     def test_what_is_declared_in_form_passes(self) -> None:
-        assert registry.checked(self.DECLARED, PACKAGE, FOLDER / "fedavg") is self.DECLARED
+        assert registry.check_declaration(self.DECLARED, PACKAGE, FOLDER / "fedavg") is self.DECLARED
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -105,12 +105,12 @@ class TestChecked:
     def test_what_breaks_the_form_is_named(self, change: dict[str, object], words: str) -> None:
         declared: Algorithm = dataclasses.replace(self.DECLARED, **change)  # type: ignore[arg-type]
         with pytest.raises(registry.MisdeclaredAlgorithm, match=words):
-            registry.checked(declared, PACKAGE, FOLDER / "fedavg")
+            registry.check_declaration(declared, PACKAGE, FOLDER / "fedavg")
 
     def test_a_folder_that_declares_nothing_is_named(self) -> None:
         with pytest.raises(registry.MisdeclaredAlgorithm, match="fedavg must set ALGORITHM"):
-            registry.checked(None, PACKAGE, FOLDER / "fedavg")
+            registry.check_declaration(None, PACKAGE, FOLDER / "fedavg")
 
     def test_a_folder_without_a_readme_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(registry.MisdeclaredAlgorithm, match=r"needs a README\.md"):
-            registry.checked(self.DECLARED, PACKAGE, tmp_path)
+            registry.check_declaration(self.DECLARED, PACKAGE, tmp_path)

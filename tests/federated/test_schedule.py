@@ -1,4 +1,4 @@
-"""The schedule: pure functions that coordinator and simulation share."""
+"""Schedule: the pure functions that coordinator and simulation share."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ class TestDraw:
     def test_seed_kind_number_and_attempt_each_change_the_draw(self, change: dict[str, object]) -> None:
         given = {"seed": 0, "kind": "train", "number": 1, "attempt": 1}
         one, other = (
-            draw(**values, alive=range(100), silent=(), accepted=(), wanted=50) for values in (given, given | change)
+            draw(**values, alive=range(100), silent=(), accepted=(), size=50) for values in (given, given | change)
         )  # type: ignore[arg-type]
         assert one != other
 

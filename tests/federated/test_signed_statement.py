@@ -1,4 +1,4 @@
-"""What workers sign, byte for byte: another form would make every kept signature worthless."""
+"""Signed statements, byte for byte: any change of their form would invalidate all stored signatures."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from federated.signed_statement import (
     Statement,
     canonical_json,
     definition_digest,
-    enrolment_message,
+    enrollment_message,
     key_id,
     rotation_message,
 )
@@ -55,7 +55,7 @@ def test_every_field_is_signed() -> None:
 def test_the_bytes_that_prove_a_key_are_these() -> None:
     token_sha256 = "3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0"
     said = f'"context":"fedloom enrolment 1","name":"gpu-1","public_key":"k","token_sha256":"{token_sha256}"'
-    assert enrolment_message("token", "gpu-1", "k") == f"{{{said}}}".encode()
+    assert enrollment_message("token", "gpu-1", "k") == f"{{{said}}}".encode()
     assert rotation_message("wkr_1", "k") == (
         b'{"context":"fedloom key rotation 1","public_key":"k","worker":"wkr_1"}'
     )

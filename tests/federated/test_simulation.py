@@ -1,4 +1,4 @@
-"""A whole federation in one process."""
+"""Simulation of a whole federation in one process."""
 
 from typing import Any
 

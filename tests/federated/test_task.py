@@ -1,4 +1,4 @@
-"""The task of a federation: labels that can be told apart, and the metrics there are."""
+"""Task definitions: labels that look different, and the metrics of a task."""
 
 import pytest
 from pydantic import ValidationError

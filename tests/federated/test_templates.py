@@ -1,4 +1,4 @@
-"""A template is refused or filled, and what stands in a row is never read as one."""
+"""Templates: parsing, rejection and filling. Values of rows are never parsed as templates."""
 
 import pytest
 from hypothesis import example, given

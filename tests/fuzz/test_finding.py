@@ -33,7 +33,7 @@ from tests.worker_agent.hostile_coordinator import hostile, whole
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
 from tests.worker_agent.recording_coordinator import serving as serving_agents
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("engine")]
 
 SECRET = "0123456789abcdef0123"
 ID = "job_0123456789abcdef"

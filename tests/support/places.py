@@ -152,9 +152,10 @@ def within(environment: Environment) -> Iterator[None]:
 @contextmanager
 def settled(environment: Environment) -> Iterator[None]:
     """This process and those it starts work in a place, which is given back afterwards."""
+    owner = places()
     with within(environment):
         yield
-    places().leave(environment)
+    owner.leave(environment)
 
 
 def lose_broker(patch: pytest.MonkeyPatch) -> None:
@@ -185,9 +186,32 @@ def on_servers() -> bool:
     return os.environ.get(VARIABLE, "sqlite") == "postgresql"
 
 
-@lru_cache(maxsize=1)
+_refusals: list[str] = []
+
+
+@contextmanager
+def refused(test: str) -> Iterator[None]:
+    """Meanwhile `places` are refused to this test, which lacks the fixture `engine`."""
+    _refusals.append(test)
+    try:
+        yield
+    finally:
+        _refusals.remove(test)
+
+
 def places() -> Places:
-    """The places of this process; skips the test if a server it needs is not installed."""
+    """The places of this process; skips the test if a server it needs is not installed.
+
+    A test that gets them has the fixture `engine`, by which those that need no engine are told from it.
+    """
+    assert not _refusals, (
+        f"{_refusals[-1]} uses an engine: it or its fixture has to request `engine`"
+    )
+    return _opened()
+
+
+@lru_cache(maxsize=1)
+def _opened() -> Places:
     if not on_servers():
         return Files()
     try:

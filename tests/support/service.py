@@ -29,7 +29,7 @@ from coordinator.organizations.schemas import ApiKeyCreate
 from coordinator.queue import wakeups
 from coordinator.settings import get_settings
 from federated.protocol import Capabilities
-from federated.signed_statement import enrolment_message, rotation_message
+from federated.signed_statement import enrollment_message, rotation_message
 from tests.support.one_engine import exchanged
 from tests.support.web_thread import running
 
@@ -42,7 +42,7 @@ def forget_settings() -> None:
     if not exchanged(sessions.engine()):
         sessions.dispose()
     get_settings.cache_clear()
-    objects.opened.cache_clear()
+    objects.open_store.cache_clear()
     wakeups.reconfigure()
 
 
@@ -50,7 +50,7 @@ def leave_settings() -> None:
     """As `forget_settings`, where nobody knows yet which settings come next."""
     sessions.engine().dispose()
     get_settings.cache_clear()
-    objects.opened.cache_clear()
+    objects.open_store.cache_clear()
     wakeups.reconfigure()
 
 
@@ -91,7 +91,7 @@ class Identity(httpx.Auth):
 
     def enrolment(self, token: str, name: str, **fields: Any) -> dict[str, Any]:
         """The body with which it enrols."""
-        proof = self.sign(enrolment_message(token, name, self.public_key))
+        proof = self.sign(enrollment_message(token, name, self.public_key))
         return {"token": token, "name": name, "public_key": self.public_key, "proof": proof, **fields}
 
     def rotation(self, worker_id: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from coordinator.queue.wakeups import celery
 from federated.payloads.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from federated.signed_statement import Statement
-from federated.trainable import Initialisation, ModelFacts, TensorFacts
+from federated.trainable import Initialization, ModelFacts, TensorFacts
 from tests.support.queue import run_all, take
 from tests.support.service import EnrolledWorker, Organization, Service, created, upload
 
@@ -25,8 +25,8 @@ MODEL = ModelFacts(
     model_type="bert",
     task_type="SEQ_CLS",
     tensors=(
-        TensorFacts(name=A, shape=(2, 4), dtype="F32", initialisation=Initialisation(kind="uniform", scale=0.5)),
-        TensorFacts(name=B, shape=(4, 2), dtype="F32", initialisation=Initialisation(kind="zeros")),
+        TensorFacts(name=A, shape=(2, 4), dtype="F32", initialisation=Initialization(kind="uniform", scale=0.5)),
+        TensorFacts(name=B, shape=(4, 2), dtype="F32", initialisation=Initialization(kind="zeros")),
     ),
     layers=1,
     hidden=4,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from federated.contract import AnyTrainable
-from federated.trainable import Initialisation, Lora, Prefix, TensorFacts
+from federated.trainable import Initialization, Lora, Prefix, TensorFacts
 
 VOCABULARY = 24
 HIDDEN = 8
@@ -84,16 +84,16 @@ def tensor_facts(model: TinyModel, trainable: AnyTrainable) -> tuple[TensorFacts
     return tuple(facts)
 
 
-def _initialisation(name: str, trainable: AnyTrainable) -> Initialisation | None:
+def _initialisation(name: str, trainable: AnyTrainable) -> Initialization | None:
     if ".lora_A." in name:
-        return Initialisation(kind="uniform", scale=HIDDEN**-0.5)
+        return Initialization(kind="uniform", scale=HIDDEN**-0.5)
     if ".lora_B." in name or name == "classifier.bias":
-        return Initialisation(kind="zeros")
+        return Initialization(kind="zeros")
     if name == "classifier.weight":
-        return Initialisation(kind="normal", scale=0.2)
+        return Initialization(kind="normal", scale=0.2)
     if name == "prompt_embeddings" and isinstance(trainable, Prefix):
-        return Initialisation(kind="normal", scale=trainable.init_std)
+        return Initialization(kind="normal", scale=trainable.init_std)
     trains_biases = isinstance(trainable, Lora) and trainable.bias != "none"
     if trainable.kind == "full" or (trains_biases and name.endswith("query.bias")):
-        return Initialisation(kind="base")
+        return Initialization(kind="base")
     return None

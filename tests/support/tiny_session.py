@@ -112,7 +112,7 @@ class TinySession:
         assert isinstance(self.model, TinyModel)
         return self.model.embeddings
 
-    def freeze(self, names: Collection[str]) -> None:
+    def train_all_except(self, names: Collection[str]) -> None:
         for name, parameter in self.trainables.items():
             parameter.requires_grad_(name not in names)
 
@@ -148,7 +148,7 @@ class TinySession:
     def progress(self, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         self.reports.append((done, total))
 
-    def note(self, fact: str) -> None:
+    def record_nondeterminism(self, fact: str) -> None:
         self.facts_noted.append(fact)
 
     def _batch(self, indices: Sequence[int]) -> TinyBatch:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from federated.protocol import MAX_ENROLMENT_BYTES
-from federated.signed_statement import enrolment_message
+from federated.protocol import MAX_ENROLLMENT_BYTES
+from federated.signed_statement import enrollment_message
 from tests.support.foreign import make_foreign
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
@@ -50,7 +50,7 @@ class TestEnroll:
         assert (record.worker_id, record.url.rstrip("/"), record.name) == ("wkr_1", coordinator.url, "node")
         sent = coordinator.body_of(ENROLL)
         assert (sent["token"], sent["name"]) == (TOKEN, "node")
-        message = enrolment_message(TOKEN, "node", sent["public_key"])
+        message = enrollment_message(TOKEN, "node", sent["public_key"])
         load_identity(tmp_path / "worker").key.public_key().verify(urlsafe_b64decode(sent["proof"] + "=="), message)
 
     def test_a_token_from_the_environment_is_taken(
@@ -77,7 +77,7 @@ class TestEnroll:
         result = runner.invoke(app, ["enroll", "--config", str(config)], env={TOKEN_VARIABLE: TOKEN})
         assert result.exit_code == 0, result.output
         sent = coordinator.body_of(ENROLL)
-        assert len(json.dumps(sent)) < MAX_ENROLMENT_BYTES
+        assert len(json.dumps(sent)) < MAX_ENROLLMENT_BYTES
         assert (sent["capabilities"]["datasets"], sent["capabilities"]["slots"]) == ([], 1)
 
     def test_a_used_up_token_is_told_and_nothing_is_kept(

@@ -8,8 +8,8 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from federated.protocol import MAX_ENROLMENT_BYTES, Capabilities, EnrollRequest, RotateKeyRequest
-from federated.signed_statement import enrolment_message, key_id, rotation_message
+from federated.protocol import MAX_ENROLLMENT_BYTES, Capabilities, EnrollRequest, RotateKeyRequest
+from federated.signed_statement import enrollment_message, key_id, rotation_message
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import open_http
 from worker_agent.coordinator_api.identity import (
@@ -57,9 +57,9 @@ def _request(token: str, name: str, key: Ed25519PrivateKey, ability: Capabilitie
     The first heartbeat tells them.
     """
     request = EnrollRequest(token=token, name=name, public_key=public_key(key), capabilities=ability)
-    message = enrolment_message(request.token, request.name, request.public_key)
+    message = enrollment_message(request.token, request.name, request.public_key)
     request = request.model_copy(update={"proof": signature(key, message)})
-    if len(request.model_dump_json()) <= MAX_ENROLMENT_BYTES // 2:
+    if len(request.model_dump_json()) <= MAX_ENROLLMENT_BYTES // 2:
         return request
     fewer = ability.model_copy(update={"datasets": (), "models": ()})
     return request.model_copy(update={"capabilities": fewer})

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from federated.contract import AnyTrainable
 from federated.maths.initialization import start
-from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix, TaskType
+from federated.trainable import Full, Initialization, Lora, ModelFacts, Prefix, TaskType
 from worker_agent.training.factors import Factors, factors_of
 from worker_agent.training.job_errors import ModelError
 from worker_agent.training.model import LoadedBase
@@ -128,7 +128,7 @@ def adapt(loaded: LoadedBase, trainable: AnyTrainable, weights_sha256: str) -> A
     )
 
 
-def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialisation]:
+def _starts(wrapped: "_Wrapped", trainable: AnyTrainable, new: set[str], std: float) -> dict[str, Initialization]:
     return {
         name: initialisation(name, tuple(value.shape), trainable, new, std)
         for name, value in wrapped.parameters.items()

@@ -101,7 +101,7 @@ def _train(bench: Workbench, lease: Lease, files: JobFiles, report: Report, cloc
     session = _open(bench, lease, report, clock)
     began = time.perf_counter()
     result = half.run(instruction, session, _memory(files))
-    if not result.measured:
+    if not result.is_measurement:
         limits.check_used(len(session.used), bench.settings.policy)
     metrics = dict(result.metrics)
     clock.add("training", metrics.pop("seconds", time.perf_counter() - began))

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from federated.contract import AnyTrainable
-from federated.trainable import PROMPT_EMBEDDINGS, Initialisation, Prefix, TensorFacts
+from federated.trainable import PROMPT_EMBEDDINGS, Initialization, Prefix, TensorFacts
 
-_BASE = Initialisation(kind="base")
-_ZEROS = Initialisation(kind="zeros")
+_BASE = Initialization(kind="base")
+_ZEROS = Initialization(kind="zeros")
 
 
 def is_drawn(name: str, shape: tuple[int, ...]) -> bool:
@@ -21,23 +21,23 @@ def is_drawn(name: str, shape: tuple[int, ...]) -> bool:
 
 def initialisation(
     name: str, shape: tuple[int, ...], trainable: AnyTrainable, new: Collection[str], head_std: float
-) -> Initialisation:
+) -> Initialization:
     """How a tensor starts: LoRA's factors as PEFT draws them, what the files lack as the model draws it."""
     if name == PROMPT_EMBEDDINGS and isinstance(trainable, Prefix):
-        return Initialisation(kind="normal", scale=trainable.init_std)
+        return Initialization(kind="normal", scale=trainable.init_std)
     if name.endswith(".lora_A.weight"):
         # kaiming_uniform_(a=sqrt(5)) is uniform within 1 / sqrt(inputs).
-        return Initialisation(kind="uniform", scale=1 / math.sqrt(math.prod(shape[1:])))
+        return Initialization(kind="uniform", scale=1 / math.sqrt(math.prod(shape[1:])))
     if name.endswith(".lora_embedding_B"):
-        return Initialisation(kind="normal", scale=1.0)
+        return Initialization(kind="normal", scale=1.0)
     if name.endswith((".lora_B.weight", ".lora_embedding_A")):
         return _ZEROS
     if name not in new or not is_drawn(name, shape):
         return _BASE
-    return _ZEROS if name.endswith("bias") else Initialisation(kind="normal", scale=head_std)
+    return _ZEROS if name.endswith("bias") else Initialization(kind="normal", scale=head_std)
 
 
-def tensor_facts(tensors: Mapping[str, Tensor], starts: Mapping[str, Initialisation]) -> tuple[TensorFacts, ...]:
+def tensor_facts(tensors: Mapping[str, Tensor], starts: Mapping[str, Initialization]) -> tuple[TensorFacts, ...]:
     """Facts of these tensors, in their order; they are trained, sent and stored as float32."""
     return tuple(
         TensorFacts(name=name, shape=tuple(value.shape), dtype="F32", initialisation=starts[name])

@@ -133,7 +133,7 @@ class Session:
         module: nn.Module = block if isinstance(block, nn.Module) else backbone.get_input_embeddings()
         return module
 
-    def freeze(self, names: Collection[str]) -> None:
+    def train_all_except(self, names: Collection[str]) -> None:
         """Take these trainables out of the gradient; all others require it. Raises KeyError."""
         self._adapted.require_gradients(names)
 
@@ -177,7 +177,7 @@ class Session:
         """Say how far the job is. Raises JobInterrupted if it was taken back."""
         self._report(done, total, metrics or {})
 
-    def note(self, fact: str) -> None:
+    def record_nondeterminism(self, fact: str) -> None:
         """Record, once, what breaks bit-for-bit repetition."""
         if fact not in self.notes:
             self.notes = (*self.notes, fact)

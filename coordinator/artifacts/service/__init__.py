@@ -1,8 +1,8 @@
-"""What happens to artifacts. Those above write theirs with `put_file` and `record`; uploads come over HTTP.
+"""Artifact service. Other domains write artifacts with `put_file` and `record`; uploads arrive over HTTP.
 
-Knowing a digest gives no right to read it: rights are rows (`grant`). An artifact is kept while somebody holds it
-(`record`, `hold`), and for `artifact_min_age_seconds` after it was written or uploaded last. What is computed with is
-held against its digest first (`whole_file`); what was lost or changed is an `ArtifactDamaged`.
+Knowing a digest gives no right to read it; rights are rows (`grant`). An artifact is kept while it has holds
+(`record`, `hold`), and for `artifact_min_age_seconds` after it was last written or uploaded. Files are verified
+against their digest before computation (`whole_file`). Lost or changed bytes raise `ArtifactDamaged`.
 """
 
 from coordinator.artifacts.service.collection import collect
@@ -13,7 +13,7 @@ from coordinator.artifacts.service.integrity import (
     holders,
     is_whole,
     own_header,
-    reported,
+    report_damage,
     whole_file,
 )
 from coordinator.artifacts.service.references import (
@@ -31,32 +31,30 @@ from coordinator.artifacts.service.uploads import (
     ChunkPlace,
     announce,
     assemble,
+    clear_upload_problem,
     complete,
-    go_on,
-    held_up,
-    hold_up,
     place_of,
+    report_upload_problem,
     resume,
     show_upload,
+    upload_problems,
 )
-from coordinator.artifacts.store.objects import Stored, digest_of
+from coordinator.artifacts.store.objects import StoredObject, digest_of
 
 __all__ = [
     "ChunkPlace",
-    "Stored",
+    "StoredObject",
     "announce",
     "assemble",
     "check_whole",
+    "clear_upload_problem",
     "collect",
     "complete",
     "digest_of",
     "discard",
     "forget_uploads",
-    "go_on",
     "grant",
-    "held_up",
     "hold",
-    "hold_up",
     "holders",
     "is_stored",
     "is_whole",
@@ -67,9 +65,11 @@ __all__ = [
     "readable",
     "record",
     "release",
-    "reported",
+    "report_damage",
+    "report_upload_problem",
     "resume",
     "show_upload",
+    "upload_problems",
     "uploaded_by",
     "whole_file",
 ]

@@ -1,4 +1,4 @@
-"""What nobody holds and what expired is deleted."""
+"""Garbage collection of artifacts without holds and of expired uploads."""
 
 from datetime import datetime, timedelta
 
@@ -9,12 +9,12 @@ from coordinator.artifacts.store import chunks, objects
 from coordinator.db.sessions import writing
 from coordinator.settings import get_settings
 
-_COLLECTED_AT_ONCE = 100
+_BATCH_SIZE = 100
 _log = structlog.get_logger(__name__)
 
 
 def collect(now: datetime) -> int:
-    """Deletes what nobody holds and what expired; returns the bytes freed."""
+    """Deletes artifacts without holds and expired uploads. Returns the bytes freed."""
     settings = get_settings()
     oldest = now - timedelta(seconds=settings.artifact_min_age_seconds)
     _expire_uploads(now - timedelta(seconds=settings.upload_expiry_seconds))
@@ -23,30 +23,30 @@ def collect(now: datetime) -> int:
     freed_bytes = 0
     while True:
         with writing() as session:
-            taken = repository.take_unheld(session, oldest, _COLLECTED_AT_ONCE)
-            # Before the commit: `write_row` of the same digest waits for it, and then sees that the bytes are gone.
-            for artifact in taken:
+            artifacts = repository.delete_unheld(session, oldest, _BATCH_SIZE)
+            # Before the commit: `write_row` of the same digest waits for it and then sees that the bytes are gone.
+            for artifact in artifacts:
                 objects.drop(artifact.digest)
-            size_bytes = sum(artifact.size_bytes for artifact in taken)
+            size_bytes = sum(artifact.size_bytes for artifact in artifacts)
             repository.count_freed(session, size_bytes)
         freed_bytes += size_bytes
-        if len(taken) < _COLLECTED_AT_ONCE:
+        if len(artifacts) < _BATCH_SIZE:
             _log.info("artifacts_collected", freed_bytes=freed_bytes)
             return freed_bytes
 
 
 def _expire_uploads(created_before: datetime) -> None:
     with writing() as session:
-        expired = repository.expired_uploads(session, created_before, _COLLECTED_AT_ONCE)
-        for upload in expired:
+        uploads = repository.expired_uploads(session, created_before, _BATCH_SIZE)
+        for upload in uploads:
             session.delete(upload)
-    for upload in expired:
+    for upload in uploads:
         chunks.drop(upload.id)
 
 
 def _drop_unknown(written_before: datetime) -> None:
-    """Objects that were put and never recorded: their step lost a race, or its process died."""
+    """Deletes objects that were stored but never recorded, because a step lost a race or its process died."""
     for digest in objects.old_digests(written_before):
         with writing() as session:
-            if not repository.known(session, [digest]):
+            if not repository.existing_digests(session, [digest]):
                 objects.drop(digest)

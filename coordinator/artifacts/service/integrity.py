@@ -1,4 +1,4 @@
-"""Bytes that are lost, or are no longer those of their digest: found before they are used, and told to be mended."""
+"""Integrity of stored bytes: detection of lost or damaged artifacts before use, and requests for their repair."""
 
 import time
 from collections.abc import Sequence
@@ -12,43 +12,43 @@ from coordinator.errors import ArtifactDamaged
 from coordinator.queue.wakeups import MEND, send
 from federated.payloads.header import Header, HeaderError
 
-LOOKED_SECONDS = 600.0
-_MANY = 4096
-_looked: dict[Path, tuple[tuple[int, int, int] | None, float]] = {}
-"""Files that were whole: how they looked, and until when that is believed."""
+CHECK_SECONDS = 600.0
+_MAX_CHECKS = 4096
+_checks: dict[Path, tuple[tuple[int, int, int] | None, float]] = {}
+"""Path -> (inode, mtime and size of a verified file, monotonic time at which it must be verified again)."""
 
 
 def whole_file(digest: str) -> Path:
-    """A file on this machine with the artifact's bytes, held against the digest; not to be changed.
+    """A local file with the artifact's bytes, verified against the digest. Callers must not change it.
 
-    One that was looked at a moment ago, and not written since, is not read again. Raises ArtifactDamaged.
+    A file is not read again for `CHECK_SECONDS` while it is unmodified. Raises ArtifactDamaged.
     """
     place = objects.local_path(digest)
-    looked = _looked.get(place)
-    if looked is not None and looked[0] is not None and looked[0] == _stamp(place) and time.monotonic() < looked[1]:
+    check = _checks.get(place)
+    if check is not None and check[0] is not None and check[0] == _stamp(place) and time.monotonic() < check[1]:
         return place
     path = objects.whole_file(digest)
     if path is None:
-        _looked.pop(place, None)
+        _checks.pop(place, None)
         raise ArtifactDamaged(digest)
-    if len(_looked) > _MANY:
-        _looked.clear()
-    _looked[path] = (_stamp(path), time.monotonic() + LOOKED_SECONDS)
+    if len(_checks) > _MAX_CHECKS:
+        _checks.clear()
+    _checks[path] = (_stamp(path), time.monotonic() + CHECK_SECONDS)
     return path
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def own_header(digest: str) -> Header:
-    """The header of a payload that this coordinator made. Raises ArtifactDamaged.
+    """The header of a payload that this coordinator wrote. Raises ArtifactDamaged if it cannot be parsed.
 
-    The file may be longer than one wants to read for a header: what is damaged and still reads well is not found.
+    Does not verify the digest, since that would read the whole file.
     """
     try:
         return objects.read_header(digest)
@@ -57,9 +57,9 @@ def own_header(digest: str) -> Header:
 
 
 def check_whole(digest: str, size_bytes: int) -> None:
-    """Looks at the bytes before somebody gets them: all of them in a folder, how many in a remote store.
+    """Checks an artifact before it is sent: the digest in a folder store, only the size in a remote store.
 
-    Raises ArtifactDamaged, which is reported.
+    Raises ArtifactDamaged, after requesting repair.
     """
     try:
         if objects.size_of(digest) != size_bytes:
@@ -67,17 +67,17 @@ def check_whole(digest: str, size_bytes: int) -> None:
         if objects.is_folder():
             whole_file(digest)
     except ArtifactDamaged as damage:
-        raise reported(digest) from damage
+        raise report_damage(digest) from damage
 
 
-def reported(digest: str) -> ArtifactDamaged:
-    """The error for damaged bytes; the background is asked to make them again."""
+def report_damage(digest: str) -> ArtifactDamaged:
+    """Requests repair of damaged bytes in the background, and returns the error to raise."""
     send(MEND, digest)
     return ArtifactDamaged(digest)
 
 
 def is_whole(digest: str) -> bool:
-    """Whether the bytes in the store are those of the digest; put back where a copy of them is left here."""
+    """True if the store has the right bytes. Restores them from a local copy if there is one."""
     if objects.is_whole(digest):
         return True
     if not objects.is_folder() and (copy := objects.whole_file(digest)) is not None:
@@ -88,15 +88,15 @@ def is_whole(digest: str) -> bool:
 
 
 def discard(digest: str) -> None:
-    """Deletes damaged bytes, so that the right ones can be put in their place."""
+    """Deletes damaged bytes, so that the right ones can be stored."""
     objects.drop(digest)
 
 
 def forget_uploads(session: Session, digest: str) -> None:
-    """The completed uploads of these bytes count no more: who announces them sends them again."""
+    """Fails the completed uploads of these bytes, so that the next announcement uploads them again."""
     repository.fail_uploads(session, digest, ArtifactDamaged(digest).problem())
 
 
 def holders(session: Session, digest: str) -> Sequence[tuple[str, str]]:
-    """Who keeps the artifact: (part, holder's id)."""
+    """(part, holder's id) of every hold of the artifact."""
     return repository.holders(session, digest)

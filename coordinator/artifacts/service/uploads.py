@@ -1,4 +1,4 @@
-"""Uploads, chunk by chunk: announced, continued, completed, put together in the background."""
+"""Chunked uploads: announcement, chunks, completion, and assembly in the background."""
 
 import math
 from collections.abc import Callable, Collection
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from coordinator.artifacts import repository, schemas
 from coordinator.artifacts.service.references import uploaded_by, write_row
 from coordinator.artifacts.store import chunks, presigned
-from coordinator.artifacts.store.objects import Stored
+from coordinator.artifacts.store.objects import StoredObject
 from coordinator.auth.principals import Principal, Role, require_role
 from coordinator.db.sessions import lock_row, reading, utcnow, writing
 from coordinator.errors import Conflict, CoordinatorError, NotFound, TooLarge, Unprocessable, cause_of
@@ -26,12 +26,12 @@ from coordinator.settings import get_settings
 from federated.protocol import UploadRequest, UploadResponse
 
 _UPLOADERS: tuple[Role, ...] = ("worker", "owner", "operator")
-_GOING_ON = ("open", "assembling")
+_ACTIVE = ("open", "assembling")
 _log = structlog.get_logger(__name__)
 
 
 def announce(session: Session, principal: Principal, request: UploadRequest, now: datetime) -> UploadResponse:
-    """Opens an upload, or finds the principal's own of the same digest: whoever lost the id goes on with it."""
+    """Opens an upload, or returns the principal's unfinished one of the same digest, so that it can be resumed."""
     require_role(principal, *_UPLOADERS)
     settings = get_settings()
     if request.size_bytes > settings.max_artifact_bytes:
@@ -43,43 +43,43 @@ def announce(session: Session, principal: Principal, request: UploadRequest, now
             chunk_bytes=settings.chunk_bytes, state="open", created_at=now,
         )  # fmt: skip
         session.add(upload)
-    return _answer(upload)
+    return _to_response(upload)
 
 
 def _resumable(session: Session, principal: Principal, request: UploadRequest) -> Upload | None:
-    kept = uploaded_by(session, principal.reader, request.digest) is not None
-    states = ["complete"] if kept else list(_GOING_ON)
-    found = repository.uploads_of(session, principal.reader, request.digest, states)
-    return next((upload for upload in found if upload.size_bytes == request.size_bytes), None)
+    is_complete = uploaded_by(session, principal.reader, request.digest) is not None
+    states = ["complete"] if is_complete else list(_ACTIVE)
+    uploads = repository.uploads_of(session, principal.reader, request.digest, states)
+    return next((upload for upload in uploads if upload.size_bytes == request.size_bytes), None)
 
 
 def show_upload(session: Session, principal: Principal, upload_id: str) -> UploadResponse:
-    """The principal's own upload, with the chunks that are there. Raises NotFound."""
-    return _answer(_own_upload(session, principal, upload_id))
+    """The principal's upload, with the chunks that are stored. Raises NotFound."""
+    return _to_response(_own_upload(session, principal, upload_id))
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkPlace:
-    """Where a chunk belongs. `held_up`: something kept this upload from going on, so far as is known."""
+    """Position of a chunk in its upload. `has_problem`: the upload has a recorded problem."""
 
     offset: int
     size_bytes: int
-    held_up: bool
+    has_problem: bool
 
 
 def place_of(session: Session, principal: Principal, upload_id: str, index: int) -> ChunkPlace:
-    """Where chunk `index` of an open upload belongs. Raises NotFound, Forbidden, Conflict."""
+    """Position of chunk `index` in an open upload. Raises NotFound, Forbidden, Conflict."""
     upload = _own_upload(session, principal, upload_id)
     require_role(principal, *_UPLOADERS)
     if upload.state != "open":
-        raise Conflict("upload_closed", f"The upload is {upload.state}: it takes no more chunks.")
+        raise Conflict("upload_closed", f"The upload is {upload.state}: it accepts no more chunks.")
     if not 0 <= index < _chunks(upload):
         raise NotFound("chunk_unknown", f"This upload has the chunks 0 to {_chunks(upload) - 1}.")
     return ChunkPlace(index * upload.chunk_bytes, _chunk_bytes(upload, index), upload.problem is not None)
 
 
 def complete(principal: Principal, upload_id: str) -> UploadResponse:
-    """Ends an upload whose chunks are all there: one chunk is hashed at once, more in the background.
+    """Completes an upload. A single chunk is hashed at once, several are assembled in the background.
 
     Raises NotFound, Forbidden; Conflict if chunks are missing; Unprocessable if the bytes have another digest.
     """
@@ -95,13 +95,13 @@ def complete(principal: Principal, upload_id: str) -> UploadResponse:
             upload = _own_upload(session, principal, upload_id)
     if upload.state == "failed":
         raise Unprocessable("digest_mismatch", (upload.problem or {}).get("detail", "The upload failed."))
-    return _answer(upload)
+    return _to_response(upload)
 
 
 def assemble(upload_id: str) -> None:
-    """Joins the chunks of an upload that waits for it; does nothing if it does not, or another process is at it.
+    """Assembles the chunks of an upload. Does nothing unless it waits for assembly and no process has claimed it.
 
-    What holds it up stands in the upload as its problem until it goes on.
+    An error is recorded as the upload's problem until assembly continues.
     """
     upload = _claim(upload_id)
     if upload is None:
@@ -109,31 +109,31 @@ def assemble(upload_id: str) -> None:
     claim = _Claim(upload_id)
     try:
         _finish(upload, partial(chunks.assemble, upload.id, _chunks(upload), upload.digest, claim.renew))
-    except (OSError, CoordinatorError) as error:  # disk or store: the claim passes, and it is tried again
-        hold_up(upload_id, error)
+    except (OSError, CoordinatorError) as error:  # disk or store: retried after the claim expires
+        report_upload_problem(upload_id, error)
 
 
-def hold_up(upload_id: str, error: Exception) -> None:
-    """The upload cannot go on for now, for a reason that is not its own."""
+def report_upload_problem(upload_id: str, error: Exception) -> None:
+    """Records why the upload cannot continue for now. The cause is not the upload itself."""
     _log.warning("upload_held_up", upload_id=upload_id, reason=str(error))
-    with suppress(OperationalError), writing() as session:  # nor can this be written, if the database has no room
-        _tell(session, upload_id, cause_of(error).problem())
+    with suppress(OperationalError), writing() as session:  # a full database cannot store it
+        _set_problem(session, upload_id, cause_of(error).problem())
 
 
-def go_on(upload_id: str) -> None:
-    """What held the upload up is over."""
+def clear_upload_problem(upload_id: str) -> None:
+    """Clears the upload's recorded problem."""
     with writing() as session:
-        _tell(session, upload_id, None)
+        _set_problem(session, upload_id, None)
 
 
-def held_up(session: Session, principals: Collection[str], since: datetime) -> list[str]:
-    """The codes of what holds up the uploads that these principals announced since then, sorted."""
+def upload_problems(session: Session, principals: Collection[str], since: datetime) -> list[str]:
+    """Sorted problem codes of the unfinished uploads that these principals announced since then."""
     problems = repository.problems_of_open(session, principals, since)
     return sorted({problem["code"] for problem in problems if problem is not None})
 
 
 def resume(now: datetime) -> None:
-    """Wakes assembly for the uploads whose message was lost or whose process died."""
+    """Enqueues assembly of uploads whose message was lost or whose process died."""
     with writing() as session:
         for upload_id in repository.stuck_uploads(session, now):
             nudge(session, ASSEMBLE, upload_id)
@@ -146,17 +146,17 @@ def _own_upload(session: Session, principal: Principal, upload_id: str) -> Uploa
     return upload
 
 
-def _answer(upload: Upload) -> UploadResponse:
+def _to_response(upload: Upload) -> UploadResponse:
     if upload.state != "open":
-        return schemas.upload_answer(upload, _chunks(upload))
+        return schemas.upload_response(upload, _chunks(upload))
     present = _present(upload)
-    # One chunk alone is small, and put together by the web process at once: it may as well pass through it.
+    # A single chunk is small and assembled by the web process, so it is sent through that process.
     missing = sorted(set(range(_chunks(upload))) - set(present)) if _chunks(upload) > 1 else []
-    return schemas.upload_answer(upload, _chunks(upload), present, presigned.chunk_urls(upload.id, missing))
+    return schemas.upload_response(upload, _chunks(upload), present, presigned.chunk_urls(upload.id, missing))
 
 
 def _present(upload: Upload) -> tuple[int, ...]:
-    """The chunks that are there whole: who has a URL of the store may have written fewer bytes, or more."""
+    """Indices of the chunks of the right size. A client with a presigned URL may write fewer or more bytes."""
     sizes = chunks.sizes(upload.id)
     return tuple(index for index in range(_chunks(upload)) if sizes.get(index) == _chunk_bytes(upload, index))
 
@@ -184,7 +184,7 @@ def _wait_for_assembly(upload_id: str) -> UploadResponse:
         if upload.state == "open":
             upload.state, upload.version = "assembling", upload.version + 1
             nudge(session, ASSEMBLE, upload_id)
-        return _answer(upload)
+        return _to_response(upload)
 
 
 def _claim(upload_id: str) -> Upload | None:
@@ -198,14 +198,14 @@ def _claim(upload_id: str) -> Upload | None:
         return upload
 
 
-def _tell(session: Session, upload_id: str, problem: dict[str, Any] | None) -> None:
+def _set_problem(session: Session, upload_id: str, problem: dict[str, Any] | None) -> None:
     upload = lock_row(session, Upload, upload_id)
-    if upload is not None and upload.state in _GOING_ON and upload.problem != problem:
+    if upload is not None and upload.state in _ACTIVE and upload.problem != problem:
         upload.problem, upload.version = problem, upload.version + 1
 
 
 class _Claim:
-    """Renews the claim on an upload when half of it is over."""
+    """Renews the claim on an upload after half of its duration."""
 
     def __init__(self, upload_id: str) -> None:
         self._upload_id = upload_id
@@ -223,7 +223,7 @@ class _Claim:
 
 
 def _finish(upload: Upload, make: Callable[[], None]) -> None:
-    """Makes the object outside any transaction, then records what came of it. A loser of a race changes nothing."""
+    """Makes the object outside any transaction, then records the result. The loser of a race changes nothing."""
     problem = None
     try:
         make()
@@ -234,9 +234,9 @@ def _finish(upload: Upload, make: Callable[[], None]) -> None:
         return
     with writing() as session:
         row = lock_row(session, Upload, upload.id)
-        if row is None or row.state not in _GOING_ON:
+        if row is None or row.state not in _ACTIVE:
             return
         row.state, row.problem, row.version = ("failed" if problem else "complete"), problem, row.version + 1
         if problem is None:
-            write_row(session, Stored(row.digest, row.size_bytes))
+            write_row(session, StoredObject(row.digest, row.size_bytes))
     chunks.drop(upload.id)

@@ -1,6 +1,7 @@
-"""Chunks of unfinished uploads, and the objects that they become.
+"""Chunks of unfinished uploads, and their assembly into objects.
 
-In a folder all chunks of an upload lie in one file (see `growing`); elsewhere each is an object until they are one.
+In a folder store all chunks of an upload are written to one file (see `single_file_upload`). In a remote store each
+chunk is an object until assembly.
 """
 
 import hashlib
@@ -16,94 +17,95 @@ _UPLOADS = "uploads/"
 
 
 class WrongBytes(ValueError):
-    """Bytes that are not what was announced."""
+    """Bytes that differ from the announcement."""
 
 
 def key(upload_id: str, index: int) -> str:
-    """Where a chunk of an upload lies in the store."""
+    """Key of a chunk in the store."""
     return f"{_UPLOADS}{upload_id}/{index:06d}"
 
 
 def _whole_key(upload_id: str) -> str:
-    """Where the bytes of all chunks lie in a folder."""
+    """Key of the file with all chunks of an upload, in a folder store."""
     return f"{_UPLOADS}{upload_id}.whole"
 
 
 async def put(upload_id: str, index: int, offset: int, body: AsyncIterator[bytes], size_bytes: int) -> None:
-    """Stores the chunk that begins at `offset` of the whole.
+    """Stores the chunk that begins at `offset` of the artifact.
 
-    Raises WrongBytes unless `body` has exactly `size_bytes`: then the chunk is as it was before, there or not.
+    Raises WrongBytes unless `body` has exactly `size_bytes` bytes. An earlier version of the chunk stays then.
     """
 
-    async def counted() -> AsyncIterator[bytes]:
-        received = 0
+    async def check_size() -> AsyncIterator[bytes]:
+        size = 0
         async for part in body:
-            received += len(part)
-            if received > size_bytes:
+            size += len(part)
+            if size > size_bytes:
                 break
             if part:
                 yield part
-        if received != size_bytes:
-            found = "more" if received > size_bytes else str(received)
-            raise WrongBytes(f"chunk {index} must have {size_bytes} bytes, {found} came")
+        if size != size_bytes:
+            actual = "more" if size > size_bytes else str(size)
+            raise WrongBytes(f"chunk {index} must have {size_bytes} bytes, {actual} received")
 
-    with objects.translated():
-        if (at := objects.place()) is None:
-            await obstore.put_async(objects.opened(), key(upload_id, index), counted())
+    with objects.translate_errors():
+        if (at := objects.folder()) is None:
+            await obstore.put_async(objects.open_store(), key(upload_id, index), check_size())
         else:
             await single_file_upload.receive(
-                at / _whole_key(upload_id), offset, at / key(upload_id, index), counted()
+                at / _whole_key(upload_id), offset, at / key(upload_id, index), check_size()
             )
 
 
-@objects.translated()
+@objects.translate_errors()
 def sizes(upload_id: str) -> dict[int, int]:
-    """Bytes of the chunks that lie in the store, by index."""
-    batches = obstore.list(objects.opened(), prefix=f"{_UPLOADS}{upload_id}/")
+    """Index -> size in bytes of the stored chunks."""
+    batches = obstore.list(objects.open_store(), prefix=f"{_UPLOADS}{upload_id}/")
     return {int(meta["path"].rpartition("/")[2]): meta["size"] for batch in batches for meta in batch}
 
 
-@objects.translated()
+@objects.translate_errors()
 def assemble(upload_id: str, chunks: int, digest: str, before_each: Callable[[], None]) -> None:
-    """Makes the upload's chunks the object `digest`, read once. Raises WrongBytes if they are not.
+    """Assembles the upload's chunks into the object `digest`, reading them once.
 
-    Calls `before_each` now and then. Raises FileNotFoundError if a chunk is not there.
+    Calls `before_each` before each piece. Raises WrongBytes if the digest differs, FileNotFoundError if a chunk is
+    missing.
     """
     if len(sizes(upload_id)) < chunks:
         raise FileNotFoundError(upload_id)
-    if (at := objects.place()) is None:
+    if (at := objects.folder()) is None:
         keys = [key(upload_id, index) for index in range(chunks)]
-        # What raises inside the block leaves no object. Not written elsewhere and copied: S3 copies at most 5 GB.
-        with obstore.open_writer(objects.opened(), objects.object_key(digest)) as writer:
+        # An exception inside the block leaves no object. No copy of a temporary object: S3 copies at most 5 GB.
+        with obstore.open_writer(objects.open_store(), objects.object_key(digest)) as writer:
             _compare(
                 _copy(itertools.chain.from_iterable(map(objects.parts_of, keys)), writer.write, before_each), digest
             )
         return
     whole, target = at / _whole_key(upload_id), at / objects.object_key(digest)
     try:
-        single_file_upload.become(whole, target, lambda found: _compare(found, digest), before_each)
-    except FileNotFoundError:  # it has its name since a process that died before it could say so
+        single_file_upload.finish(whole, target, lambda sha256: _compare(sha256, digest), before_each)
+    except FileNotFoundError:  # a process renamed it and died before recording that
         os.utime(target)
         _compare(objects.sha256_of(objects.object_key(digest)), digest)
-    except BlockingIOError:  # somebody sends a chunk once more and does not come to an end
-        with local_files.durable(target) as copy:
+    except BlockingIOError:  # a client is still sending a chunk again
+        with local_files.write_durably(target) as copy:
             _compare(_copy(local_files.pieces(whole), copy.write, before_each), digest)
     objects.sync(objects.object_key(digest))
 
 
 def _copy(parts: Iterable[bytes], write: Callable[[bytes], object], before_each: Callable[[], None]) -> str:
-    """The SHA-256 of what was written."""
-    hashed = hashlib.sha256()
+    """Writes the parts, and returns their SHA-256 in hex."""
+    hasher = hashlib.sha256()
     for part in parts:
         before_each()
-        hashed.update(part)
+        hasher.update(part)
         write(part)
-    return hashed.hexdigest()
+    return hasher.hexdigest()
 
 
-def _compare(found: str, digest: str) -> None:
-    if digest != "sha256:" + found:
-        raise WrongBytes(f"the bytes have the digest sha256:{found}, announced was {digest}")
+def _compare(sha256: str, digest: str) -> None:
+    if digest != "sha256:" + sha256:
+        raise WrongBytes(f"the bytes have the digest sha256:{sha256}, but {digest} was announced")
 
 
 def drop(upload_id: str) -> None:

@@ -1,8 +1,8 @@
-"""Files of a store that is a folder on this machine, read and written without obstore, in large pieces.
+"""File access of a folder store: reading and writing in large pieces, without obstore.
 
-obstore reads such a folder a few kB at a time and hands every piece from runtime to runtime: several times the
-processor time of the reading itself. What it sees stays the same: a file appears under its name whole or not at all,
-and is written beside it under a name that ends in `#` and digits, which obstore passes over.
+obstore reads a folder a few kB at a time and passes every piece between two runtimes, which costs several times the
+CPU time of the reading itself. The layout stays compatible: a file appears under its name whole or not at all. Until
+then it has a name that ends in `#` and digits, which obstore ignores.
 """
 
 import os
@@ -19,19 +19,19 @@ from anyio import to_thread
 PIECE_BYTES = 1024**2
 FLUSH_BYTES = 64 * 1024**2
 _ATTEMPTS = 5
-_UNFINISHED = 10**18
-Made = TypeVar("Made")
+_MAX_SUFFIX = 10**18
+Result = TypeVar("Result")
 
 
 def pieces(path: Path) -> Iterator[bytes]:
-    """The file's bytes. Raises FileNotFoundError at the first step."""
+    """The file's bytes. Raises FileNotFoundError on the first iteration."""
     with path.open("rb", buffering=0) as file:
         while piece := file.read(PIECE_BYTES):
             yield piece
 
 
 async def pieces_between(path: Path, start: int, end: int) -> AsyncIterator[bytes]:
-    """The bytes from `start` up to, not with, `end`, each piece read in a thread. Raises FileNotFoundError."""
+    """The bytes from `start` up to `end`, exclusive. Each piece is read in a thread. Raises FileNotFoundError."""
     with path.open("rb", buffering=0) as file:
         while start < end and (
             piece := await to_thread.run_sync(_read_at, file, start, min(PIECE_BYTES, end - start))
@@ -44,44 +44,43 @@ def _read_at(file: IO[bytes], start: int, count: int) -> bytes:
     return os.pread(file.fileno(), count, start)
 
 
-class Durable:
-    """A file that is written now and will be on disk. The disk works along: little is left to wait for at the end."""
+class DurableWriter:
+    """Writer that flushes to disk while it writes, so that little is left to flush at the end."""
 
     def __init__(self, file: IO[bytes], thread: Executor, flush_bytes: int) -> None:
         self._file, self._thread, self._flush_bytes = file, thread, flush_bytes
         self._flushing: Future[None] | None = None
-        self._unflushed = 0
+        self._pending_bytes = 0
 
     def write(self, piece: bytes) -> None:
-        """Writes the piece."""
         self._file.write(piece)
-        self._unflushed += len(piece)
-        if self._unflushed >= self._flush_bytes and (self._flushing is None or self._flushing.done()):
-            self._flushed()
-            self._flushing, self._unflushed = self._thread.submit(os.fdatasync, self._file.fileno()), 0
+        self._pending_bytes += len(piece)
+        if self._pending_bytes >= self._flush_bytes and (self._flushing is None or self._flushing.done()):
+            self._await_flush()
+            self._flushing, self._pending_bytes = self._thread.submit(os.fdatasync, self._file.fileno()), 0
 
     def end(self) -> None:
-        """Waits until all of it is on disk."""
-        self._flushed()
+        """Waits until all bytes are on disk."""
+        self._await_flush()
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _flushed(self) -> None:
+    def _await_flush(self) -> None:
         if self._flushing is not None:
-            self._flushing.result()  # a disk tells of an error once, and then no more
+            self._flushing.result()  # raises: a disk reports an error only once
 
 
 @contextmanager
-def durable(path: Path, flush_bytes: int = FLUSH_BYTES) -> Iterator[Durable]:
-    """What is written inside is the file when the block ends, on disk but for its name; on an error there is none."""
-    with beside(path) as file, ThreadPoolExecutor(1, "flush") as thread:
-        writer = Durable(file, thread, flush_bytes)
+def write_durably(path: Path, flush_bytes: int = FLUSH_BYTES) -> Iterator[DurableWriter]:
+    """Writes a file that appears when the block ends, its bytes synced but not its name. No file on an error."""
+    with write_aside(path) as file, ThreadPoolExecutor(1, "flush") as thread:
+        writer = DurableWriter(file, thread, flush_bytes)
         yield writer
         writer.end()
 
 
 def sync(path: Path) -> None:
-    """Puts the file and its name on disk."""
+    """Syncs the file and its name to disk."""
     for each in (path, path.parent):
         descriptor = os.open(each, os.O_RDONLY)
         try:
@@ -91,33 +90,33 @@ def sync(path: Path) -> None:
 
 
 def sweep(place: Path, before: datetime) -> None:
-    """Deletes what processes that died in the middle of a write left before that time."""
+    """Deletes files that processes left when they died during a write before that time."""
     for path in place.rglob("*#*"):
-        with suppress(FileNotFoundError):  # one that was being written then, and has its name now
+        with suppress(FileNotFoundError):  # renamed in the meantime
             if path.stat().st_mtime < before.timestamp():
                 path.unlink()
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[IO[bytes]]:
-    """What is written inside is the file when the block ends; on an error there is none."""
-    unfinished = path.with_name(f"{path.name}#{secrets.randbelow(_UNFINISHED)}")
+def write_aside(path: Path) -> Iterator[IO[bytes]]:
+    """Writes a file that appears when the block ends. No file on an error."""
+    aside = path.with_name(f"{path.name}#{secrets.randbelow(_MAX_SUFFIX)}")
     try:
-        with _opened(unfinished) as file:
+        with _create(aside) as file:
             yield file
-        unfinished.replace(path)
+        aside.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
-            unfinished.unlink()
+            aside.unlink()
         raise
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return made_beside(path, lambda: path.open("x+b"))
+def _create(path: Path) -> IO[bytes]:
+    return create_with_folder(path, lambda: path.open("x+b"))
 
 
-def made_beside(path: Path, make: Callable[[], Made]) -> Made:
-    """What `make` makes in the path's folder, which is made; again if obstore takes it away because it is empty."""
+def create_with_folder(path: Path, make: Callable[[], Result]) -> Result:
+    """Calls `make` after creating the path's folder. Retries if obstore removes the empty folder in between."""
     for _ in range(_ATTEMPTS):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
-"""The bytes: objects `sha256/<hex>` that never change, and the chunks of unfinished uploads.
+"""Object store for artifacts: immutable objects under `sha256/<hex>`, in a folder or a remote store.
 
-An object appears whole or not at all. In a folder store it is synced to disk before anybody hears of it.
+An object appears whole or not at all. In a folder store it is synced to disk before it is reported as stored.
 """
 
 import hashlib
@@ -28,23 +28,23 @@ from federated.payloads.header import MAX_HEADER_BYTES, Header, parse_header
 READ_BYTES = 1024**2
 _DIGESTS = "sha256/"
 _PREFIX_BYTES = 8
-# No bound for a whole transfer, which may be large; one for a connection on which nothing moves.
+# Large transfers may take long; only an idle connection times out.
 _CLIENT = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "24h"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Bytes that lie in the store: "sha256:" + hex, and how many."""
+class StoredObject:
+    """An object in the store. `digest`: "sha256:" + hex."""
 
     digest: str
     size_bytes: int
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """The one place where errors of the store, and of the disk it may lie on, become Unavailable."""
+def translate_errors() -> Iterator[None]:
+    """Translates errors of the store and of its disk to Unavailable, except FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
@@ -55,48 +55,48 @@ def translated() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def opened() -> ObjectStore:
-    """The process's store, opened at first use: its threads must not be inherited by a fork."""
-    if (at := place()) is None:
+def open_store() -> ObjectStore:
+    """The process's store, opened on first use, since a fork must not inherit its threads."""
+    if (at := folder()) is None:
         client = {**_CLIENT, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
         return from_url(get_settings().store, client_options=client, retry_config=_RETRIES)
     return LocalStore(str(at), mkdir=True, automatic_cleanup=True)
 
 
-def place() -> Path | None:
+def folder() -> Path | None:
     return get_settings().store_folder
 
 
 def is_folder() -> bool:
-    """Whether the store is a folder on this machine."""
-    return place() is not None
+    """True if the store is a folder on this machine."""
+    return folder() is not None
 
 
 def object_key(digest: str) -> str:
-    """Where the object lies in the store."""
+    """Key of the object in the store."""
     return _DIGESTS + digest.removeprefix("sha256:")
 
 
-@translated()
+@translate_errors()
 def size_of(digest: str) -> int | None:
-    """Bytes of the object, or None if there is none."""
+    """Size of the object in bytes, or None if there is none."""
     try:
-        return int(obstore.head(opened(), object_key(digest))["size"])
+        return int(obstore.head(open_store(), object_key(digest))["size"])
     except FileNotFoundError:
         return None
 
 
-@translated()
-def put_file(path: Path) -> Stored:
-    """Stores the file's bytes under their digest; does nothing more where they lie already."""
-    stored = Stored(digest_of(path), path.stat().st_size)
-    if size_of(stored.digest) != stored.size_bytes:
-        obstore.put(opened(), key := object_key(stored.digest), path)
+@translate_errors()
+def put_file(path: Path) -> StoredObject:
+    """Stores the file's bytes under their digest, unless the store has them already."""
+    stored_object = StoredObject(digest_of(path), path.stat().st_size)
+    if size_of(stored_object.digest) != stored_object.size_bytes:
+        obstore.put(open_store(), key := object_key(stored_object.digest), path)
         sync(key)
-    return stored
+    return stored_object
 
 
-@translated()
+@translate_errors()
 def drop(digest: str) -> None:
     """Deletes the object."""
     delete(object_key(digest))
@@ -104,85 +104,85 @@ def drop(digest: str) -> None:
 
 def delete(key: str) -> None:
     with suppress(FileNotFoundError):
-        obstore.delete(opened(), key)
+        obstore.delete(open_store(), key)
 
 
 async def read(digest: str, start: int, end: int) -> AsyncIterator[bytes]:
-    """The object's bytes from `start` up to, not with, `end`. Raises FileNotFoundError at the first step."""
-    with translated():
-        if (at := place()) is not None:
+    """The object's bytes from `start` up to `end`, exclusive. Raises FileNotFoundError on the first iteration."""
+    with translate_errors():
+        if (at := folder()) is not None:
             async for piece in local_files.pieces_between(at / object_key(digest), start, end):
                 yield piece
             return
-        result = await obstore.get_async(opened(), object_key(digest), options={"range": (start, end)})
+        result = await obstore.get_async(open_store(), object_key(digest), options={"range": (start, end)})
         async for part in result.stream(min_chunk_size=READ_BYTES):
             yield part
 
 
-@translated()
+@translate_errors()
 def read_header(digest: str) -> Header:
     """The safetensors header of the object. Raises HeaderError, FileNotFoundError."""
-    size_bytes = obstore.head(opened(), object_key(digest))["size"]
+    size_bytes = obstore.head(open_store(), object_key(digest))["size"]
     if size_bytes < _PREFIX_BYTES:
         return parse_header(io.BytesIO(), size_bytes)
-    start = bytes(obstore.get_range(opened(), object_key(digest), start=0, end=_PREFIX_BYTES))
+    start = bytes(obstore.get_range(open_store(), object_key(digest), start=0, end=_PREFIX_BYTES))
     length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES, size_bytes - _PREFIX_BYTES)
     if length:
-        start = bytes(obstore.get_range(opened(), object_key(digest), start=0, end=_PREFIX_BYTES + length))
+        start = bytes(obstore.get_range(open_store(), object_key(digest), start=0, end=_PREFIX_BYTES + length))
     return parse_header(io.BytesIO(start), size_bytes)
 
 
-@translated()
+@translate_errors()
 def local_file(digest: str) -> Path:
-    """A file on this machine with the object's bytes; fetched once from a remote store. Raises FileNotFoundError."""
+    """A local file with the object's bytes; downloaded once from a remote store. Raises FileNotFoundError."""
     if (path := local_path(digest)).exists():
         return path
     if is_folder():
         raise FileNotFoundError(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-    with unfinished.open("wb") as file:
+    partial_file = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    with partial_file.open("wb") as file:
         for part in parts_of(object_key(digest)):
             file.write(part)
-    return unfinished.replace(path)
+    return partial_file.replace(path)
 
 
 def local_path(digest: str) -> Path:
-    """Where the object lies on this machine, or a copy of it would."""
-    return (place() or get_settings().data_folder.resolve() / "cache") / object_key(digest)
+    """Local path of the object, or of its copy from a remote store."""
+    return (folder() or get_settings().data_folder.resolve() / "cache") / object_key(digest)
 
 
-@translated()
+@translate_errors()
 def whole_file(digest: str) -> Path | None:
-    """As `local_file`, held against the digest; None if the bytes are lost or are others."""
+    """Like `local_file`, but verified against the digest. None if the bytes are lost or damaged."""
     with suppress(FileNotFoundError):
         if digest_of(path := local_file(digest)) == digest:
             return path
-        if not is_folder():  # a copy that was damaged here
+        if not is_folder():  # a damaged local copy
             path.unlink(missing_ok=True)
             return path if digest_of(local_file(digest)) == digest else None
     return None
 
 
-@translated()
+@translate_errors()
 def is_whole(digest: str) -> bool:
-    """Whether the object itself, not a copy of it, is there with the bytes of its digest."""
+    """True if the object itself, not a local copy, has the bytes of its digest."""
     with suppress(FileNotFoundError):
         return digest == "sha256:" + sha256_of(object_key(digest))
     return False
 
 
 def parts_of(key: str) -> Iterator[bytes]:
-    if (at := place()) is not None:
+    if (at := folder()) is not None:
         return local_files.pieces(at / key)
-    return iter(obstore.get(opened(), key).stream(min_chunk_size=READ_BYTES))
+    return iter(obstore.get(open_store(), key).stream(min_chunk_size=READ_BYTES))
 
 
 def sha256_of(key: str) -> str:
-    hashed = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for part in parts_of(key):
-        hashed.update(part)
-    return hashed.hexdigest()
+        sha256.update(part)
+    return sha256.hexdigest()
 
 
 def digest_of(path: Path) -> str:
@@ -193,28 +193,28 @@ def digest_of(path: Path) -> str:
 
 def old_digests(before: datetime) -> Iterator[str]:
     """Digests of the objects written before that time."""
-    for batch in obstore.list(opened(), prefix=_DIGESTS):
+    for batch in obstore.list(open_store(), prefix=_DIGESTS):
         for meta in batch:
             if meta["last_modified"] < before:
                 yield "sha256:" + meta["path"].removeprefix(_DIGESTS)
 
 
 def sweep(before: datetime) -> None:
-    """Deletes what processes that died in the middle of a write left in a folder before that time.
+    """Deletes files that processes left in a folder store when they died during a write before that time.
 
-    A bucket shows no unfinished object; its own rule for incomplete multipart uploads takes them away.
+    A bucket shows no unfinished objects; its lifecycle rule removes incomplete multipart uploads.
     """
-    if (at := place()) is not None:
+    if (at := folder()) is not None:
         local_files.sweep(at, before)
 
 
 def check() -> float:
-    """Raises unless the store answers; returns the bytes of room in it, so far as that can be known."""
-    opened().list_with_delimiter()
-    return math.inf if (at := place()) is None else shutil.disk_usage(at).free
+    """Free bytes in the store, or infinity for a remote store. Raises if the store does not respond."""
+    open_store().list_with_delimiter()
+    return math.inf if (at := folder()) is None else shutil.disk_usage(at).free
 
 
 def sync(key: str) -> None:
-    """Puts the object and its name on disk; a remote store has done so before it answered."""
-    if (at := place()) is not None:
+    """Syncs the object and its name to disk. A remote store has done so before it responded."""
+    if (at := folder()) is not None:
         local_files.sync(at / key)

@@ -1,4 +1,7 @@
-"""URLs of the store itself, so that bytes pass no web process. Who has one has the right it gives, for a while."""
+"""Presigned URLs of the store, for transfers that bypass the web process.
+
+Anyone who has a URL may use it until it expires.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,13 +15,13 @@ from coordinator.settings import get_settings
 
 
 def download_url(digest: str) -> str | None:
-    """Where the object can be read; None without `presigned_endpoint`."""
+    """URL for reading the object; None without `presigned_endpoint`."""
     signer = _signer()
     return None if signer is None else obstore.sign(signer, "GET", objects.object_key(digest), _lifetime())
 
 
 def chunk_urls(upload_id: str, indices: Sequence[int]) -> dict[int, str]:
-    """Where these chunks of an upload can be put, by index; none without `presigned_endpoint`."""
+    """Index -> URL for writing that chunk; empty without `presigned_endpoint`."""
     signer = _signer()
     if signer is None or not indices:
         return {}
@@ -32,10 +35,10 @@ def _lifetime() -> timedelta:
 
 def _signer() -> S3Store | None:
     settings = get_settings()
-    return None if settings.presigned_endpoint is None else _opened(settings.store, settings.presigned_endpoint)
+    return None if settings.presigned_endpoint is None else _open_store(settings.store, settings.presigned_endpoint)
 
 
 @lru_cache(maxsize=1)
-def _opened(url: str, endpoint: str) -> S3Store:
-    """Signs with the credentials of the store, for the host under which agents reach it. Sends nothing itself."""
+def _open_store(url: str, endpoint: str) -> S3Store:
+    """A store that only signs URLs, with the store's credentials and the host under which agents reach it."""
     return S3Store.from_url(url, config={"endpoint": endpoint}, client_options={"allow_http": True})

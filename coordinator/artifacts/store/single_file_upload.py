@@ -1,8 +1,8 @@
-"""A file of a folder store that grows by chunks, each written at its place, and becomes an object as it is.
+"""Uploads to a folder store in a single file: chunks are written at their offsets, and the file becomes the object.
 
-Nothing is copied, and the disk writes every byte once. A chunk that is there whole has a file of its own beside, of
-its length and without blocks, which the store lists. Who writes holds a shared lock, who makes the object one for
-itself: an object never changes.
+Nothing is copied, and the disk writes every byte once. Each complete chunk has a mark, a sparse file of the chunk's
+length, which the store lists. Writers hold a shared lock and `finish` holds an exclusive one, so that an object never
+changes.
 """
 
 import errno
@@ -16,44 +16,45 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from coordinator.artifacts.store.local_files import PIECE_BYTES, beside, made_beside
+from coordinator.artifacts.store.local_files import PIECE_BYTES, create_with_folder, write_aside
 
 
 async def receive(whole: Path, offset: int, mark: Path, parts: AsyncIterator[bytes]) -> None:
-    """Writes what comes in at `offset`; only if it ends well, and is on disk, is there the mark that says so.
+    """Writes a chunk at `offset`. Creates its mark after all bytes are on disk.
 
-    Where the mark is there already, bytes that break off change nothing. Raises BlockingIOError once the file becomes
+    If the mark exists already, an interrupted transfer changes nothing. Raises BlockingIOError once the file becomes
     an object.
     """
-    with _locked(whole, fcntl.LOCK_SH, os.O_CREAT) as descriptor:
+    with _lock(whole, fcntl.LOCK_SH, os.O_CREAT) as descriptor:
         if mark.exists():
-            with beside(mark) as again:
-                await _receive_at(again.fileno(), 0, parts)
-                await to_thread.run_sync(_copy_to, again.fileno(), descriptor, offset)
+            with write_aside(mark) as copy:
+                await _receive_at(copy.fileno(), 0, parts)
+                await to_thread.run_sync(_copy_to, copy.fileno(), descriptor, offset)
             return
         length = await _receive_at(descriptor, offset, parts)
-        # A mark outlives a power cut more easily than bytes do, and a wrong one would cost the whole upload.
+        # A mark survives a power cut more easily than bytes do, and a wrong mark would cost the whole upload.
         await to_thread.run_sync(os.fdatasync, descriptor)
-        with beside(mark) as file:
+        with write_aside(mark) as file:
             file.truncate(length)
 
 
-def become(whole: Path, target: Path, check: Callable[[str], None], before_each: Callable[[], None]) -> None:
-    """Gives the file its name, on disk but for that name, if `check` does not raise for its SHA-256.
+def finish(whole: Path, target: Path, check: Callable[[str], None], before_each: Callable[[], None]) -> None:
+    """Renames the file to `target` after its bytes are on disk, unless `check` raises for its SHA-256.
 
-    Calls `before_each` before each piece. Raises BlockingIOError while somebody writes, FileNotFoundError.
+    The caller must sync the new name. Calls `before_each` before each piece. Raises BlockingIOError while a chunk is
+    written, and FileNotFoundError.
     """
-    with _locked(whole, fcntl.LOCK_EX) as descriptor, ThreadPoolExecutor(1, "flush") as thread:
-        flushed = thread.submit(os.fdatasync, descriptor)
-        hashed, start = hashlib.sha256(), 0
+    with _lock(whole, fcntl.LOCK_EX) as descriptor, ThreadPoolExecutor(1, "flush") as thread:
+        flush = thread.submit(os.fdatasync, descriptor)
+        sha256, start = hashlib.sha256(), 0
         while piece := os.pread(descriptor, PIECE_BYTES, start):
             before_each()
-            hashed.update(piece)
+            sha256.update(piece)
             start += len(piece)
-        flushed.result()
-        check(hashed.hexdigest())
-        os.utime(descriptor)  # its chunks may be older than what the collector takes for forgotten
-        made_beside(target, lambda: whole.rename(target))
+        flush.result()
+        check(sha256.hexdigest())
+        os.utime(descriptor)  # its chunks may be old enough for the collector to delete the object
+        create_with_folder(target, lambda: whole.rename(target))
 
 
 async def _receive_at(descriptor: int, offset: int, parts: AsyncIterator[bytes]) -> int:
@@ -76,18 +77,18 @@ def _copy_to(source: int, target: int, offset: int) -> None:
 
 
 @contextmanager
-def _locked(path: Path, lock: int, flags: int = 0) -> Iterator[int]:
-    descriptor = made_beside(path, lambda: os.open(path, os.O_RDWR | flags, 0o600))
+def _lock(path: Path, lock: int, flags: int = 0) -> Iterator[int]:
+    descriptor = create_with_folder(path, lambda: os.open(path, os.O_RDWR | flags, 0o600))
     try:
         fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
-        if not _still(path, descriptor):  # it became an object between the two calls
+        if not _is_same_file(path, descriptor):  # it became an object between the two calls
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _still(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -95,7 +96,7 @@ def _still(path: Path, descriptor: int) -> bool:
 
 
 def _write_at(descriptor: int, content: bytearray, start: int) -> None:
-    left = memoryview(content)
-    while left:
-        count = os.pwrite(descriptor, left, start)
-        left, start = left[count:], start + count
+    rest = memoryview(content)
+    while rest:
+        count = os.pwrite(descriptor, rest, start)
+        rest, start = rest[count:], start + count

@@ -1,4 +1,4 @@
-"""Who may see a federation and its clients, and who may change them."""
+"""Access to federations and their clients: permissions to read and to change them."""
 
 from sqlalchemy.orm import Session
 
@@ -11,7 +11,7 @@ from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND, nudge
 
 
 def may_see(session: Session, principal: Principal, federation: Federation) -> bool:
-    """Whether the principal's organisation owns the federation, is invited, or takes part."""
+    """True if the principal's organization owns the federation, is invited to it or is a member."""
     if principal.role == "admin":
         return True
     organization_id = principal.organization_id
@@ -27,16 +27,16 @@ def visible_federation(session: Session, principal: Principal, federation_id: st
     """The federation, if the principal may see it. Raises NotFound."""
     federation = session.get(Federation, federation_id)
     if federation is None or not may_see(session, principal, federation):
-        raise NotFound("federation_unknown", f"There is no federation {federation_id}, or it is not yours to see.")
+        raise NotFound("federation_unknown", f"There is no federation {federation_id}, or you may not see it.")
     return federation
 
 
 def visible_client(session: Session, principal: Principal, client_id: str) -> Client:
-    """The client, for its organisation and the federation's owner. Raises NotFound."""
+    """The client, for its organization and the federation's owner. Raises NotFound."""
     client = session.get(Client, client_id)
     federation = session.get(Federation, client.federation_id) if client else None
     if client is None or federation is None or not _sees_client(principal, client, federation):
-        raise NotFound("client_unknown", f"There is no client {client_id}, or it is not yours to see.")
+        raise NotFound("client_unknown", f"There is no client {client_id}, or you may not see it.")
     return client
 
 
@@ -45,7 +45,7 @@ def _sees_client(principal: Principal, client: Client, federation: Federation) -
     return principal.role == "admin" or (principal.kind == "key" and mine)
 
 
-def own_client(session: Session, principal: Principal, client_id: str) -> Client:
+def lock_own_client(session: Session, principal: Principal, client_id: str) -> Client:
     client = visible_client(session, principal, client_id)
     if principal.role != "admin" and client.organization_id != principal.organization_id:
         raise Forbidden("client_of_another", "Only the organization that registered this client may change it.")
@@ -53,8 +53,8 @@ def own_client(session: Session, principal: Principal, client_id: str) -> Client
     return lock_row(session, Client, client.id) or client
 
 
-def guest(session: Session, principal: Principal, client_id: str) -> Client:
-    """The client, locked, for the owner of its federation, who decides on who takes part."""
+def lock_for_owner(session: Session, principal: Principal, client_id: str) -> Client:
+    """Locks the client for the owner of its federation. Raises NotFound, Forbidden."""
     client = visible_client(session, principal, client_id)
     check_owner(principal, session.get_one(Federation, client.federation_id))
     require_role(principal, "owner", "operator")
@@ -63,10 +63,10 @@ def guest(session: Session, principal: Principal, client_id: str) -> Client:
 
 def check_owner(principal: Principal, federation: Federation) -> None:
     if principal.role != "admin" and federation.organization_id != principal.organization_id:
-        raise Forbidden("not_the_owner", "Only the federation's owner decides on who else takes part.")
+        raise Forbidden("not_the_owner", "Only the federation's owner may do this.")
 
 
-def changeable(session: Session, principal: Principal, federation_id: str) -> Federation:
+def lock_changeable(session: Session, principal: Principal, federation_id: str) -> Federation:
     federation = visible_federation(session, principal, federation_id)
     require_role(principal, "owner", "operator")
     federation = lock_row(session, Federation, federation.id) or federation
@@ -74,10 +74,10 @@ def changeable(session: Session, principal: Principal, federation_id: str) -> Fe
     return federation
 
 
-def speaks_for(principal: Principal) -> str:
+def organization_of(principal: Principal) -> str:
     if principal.organization_id is None:
         raise Forbidden(
-            "organization_needed", "This is an organization's own decision: use a key of the organization."
+            "organization_needed", "Only an organization itself may do this: use a key of the organization."
         )
     return principal.organization_id
 
@@ -94,6 +94,6 @@ def wake(session: Session, federation_id: str) -> None:
         nudge(session, ADVANCE_ROUND, round_id)
 
 
-def concerned(session: Session, federation: Federation) -> list[str]:
-    """Ids of those whose audit logs tell what is done to the federation: its owner, and who accepted."""
+def audit_audience(session: Session, federation: Federation) -> list[str]:
+    """Sorted ids of the organizations whose audit logs record the federation: its owner and all that accepted."""
     return sorted({federation.organization_id, *repository.accepted_organizations(session, federation.id)})

@@ -1,4 +1,4 @@
-"""Organisations are invited, accept, decline, leave, and are removed."""
+"""Invitations of organizations, and the responses to them: accept, decline, leave."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from coordinator import audit, events
 from coordinator.auth.principals import Principal
 from coordinator.clients import lifecycle, repository
-from coordinator.clients.schemas import InvitationResponse, invitation_answer
+from coordinator.clients.schemas import InvitationResponse, invitation_response
 from coordinator.clients.service import access, registrations
 from coordinator.errors import Conflict, NotFound
 from coordinator.models import Federation, Invitation, Organization
@@ -19,11 +19,11 @@ from coordinator.web.pagination import Page, PageRequest
 def invite(
     session: Session, principal: Principal, federation_id: str, organization_id: str, now: datetime
 ) -> Invitation:
-    """Invites an organisation; one that declined, left or was removed may be invited again."""
-    federation = access.changeable(session, principal, federation_id)
+    """Invites an organization. One that declined, left or was removed may be invited again."""
+    federation = access.lock_changeable(session, principal, federation_id)
     access.check_owner(principal, federation)
     if session.get(Organization, organization_id) is None:
-        raise lifecycle.refused(
+        raise lifecycle.invalid_field(
             "organization_unknown", "/organization_id", f"there is no organization {organization_id}"
         )
     invitation = repository.invitation_now(session, federation.id, organization_id)
@@ -38,21 +38,21 @@ def invite(
 
 
 def remove(session: Session, principal: Principal, federation_id: str, organization_id: str, now: datetime) -> None:
-    """Takes an invitation back, or puts an organisation out with all its clients; it sees the federation no more."""
-    federation = access.changeable(session, principal, federation_id)
+    """Withdraws an invitation, or removes a member with its clients. It can no longer see the federation."""
+    federation = access.lock_changeable(session, principal, federation_id)
     access.check_owner(principal, federation)
     invitation = repository.invitation_now(session, federation.id, organization_id)
     if invitation is None:
         raise NotFound("invitation_unknown", f"Organization {organization_id} was not invited to this federation.")
     if organization_id == federation.organization_id:
-        raise Conflict("owner_takes_part", "The federation's own organization cannot be removed; it may leave.")
+        raise Conflict("owner_takes_part", "The owner of the federation cannot be removed; it may leave.")
     state = lifecycle.move_invitation(invitation.state, "remove")
-    _answer(session, principal, federation, invitation, state, None, now)
-    _leave_with_all(session, federation, organization_id, "removed")
+    _set_state(session, principal, federation, invitation, state, None, now)
+    _remove_clients(session, federation, organization_id, "removed")
 
 
 def admit_owner(session: Session, federation: Federation, now: datetime) -> Invitation:
-    """The owner's own part in a new federation: accepted from the start."""
+    """Adds the owner's invitation to a new federation, already accepted."""
     invitation = repository.add_invitation(session, federation.id, federation.organization_id, "accepted", now)
     invitation.answered_at = now
     return invitation
@@ -66,48 +66,48 @@ def accept(
     if_match: str | None,
     now: datetime,
 ) -> Invitation:
-    """The caller's organisation takes part from now on, in what the digest names: in the body, or as `If-Match`."""
-    federation, invitation = _own(session, principal, federation_id)
+    """Accepts the invitation to the definition with this digest, which comes in the body or as `If-Match`."""
+    federation, invitation = _lock_own(session, principal, federation_id)
     state = lifecycle.move_invitation(invitation.state, "accept")
     present = federation.definition_digest
     require_agreement(digest, if_match, present)
     invitation.agreed_digest = present
-    _answer(session, principal, federation, invitation, state, None, now, definition_digest=present)
+    _set_state(session, principal, federation, invitation, state, None, now, definition_digest=present)
     return invitation
 
 
 def decline(
     session: Session, principal: Principal, federation_id: str, reason: str | None, now: datetime
 ) -> Invitation:
-    """The caller's organisation does not want to take part."""
-    federation, invitation = _own(session, principal, federation_id)
+    """Declines the invitation of the caller's organization."""
+    federation, invitation = _lock_own(session, principal, federation_id)
     state = lifecycle.move_invitation(invitation.state, "decline")
-    _answer(session, principal, federation, invitation, state, reason, now)
+    _set_state(session, principal, federation, invitation, state, reason, now)
     return invitation
 
 
 def leave(
     session: Session, principal: Principal, federation_id: str, reason: str | None, now: datetime
 ) -> Invitation:
-    """The caller's organisation takes no part any more: all its clients leave."""
-    federation, invitation = _own(session, principal, federation_id)
+    """The caller's organization leaves with all its clients."""
+    federation, invitation = _lock_own(session, principal, federation_id)
     state = lifecycle.move_invitation(invitation.state, "leave")
-    _answer(session, principal, federation, invitation, state, reason, now)
-    _leave_with_all(session, federation, invitation.organization_id, reason)
+    _set_state(session, principal, federation, invitation, state, reason, now)
+    _remove_clients(session, federation, invitation.organization_id, reason)
     return invitation
 
 
-def _leave_with_all(session: Session, federation: Federation, organization_id: str, reason: str | None) -> None:
-    for client in repository.clients(session, federation.id, *lifecycle.TAKEN_ON):
+def _remove_clients(session: Session, federation: Federation, organization_id: str, reason: str | None) -> None:
+    for client in repository.clients(session, federation.id, *lifecycle.CURRENT_STATES):
         if client.organization_id == organization_id:
-            registrations.move_to_left(session, client, reason)
+            registrations.mark_left(session, client, reason)
     access.wake(session, federation.id)
 
 
-def ask_again(session: Session, principal: Principal, federation: Federation) -> None:
-    """The definition of a draft has changed: whoever had agreed is invited anew, and its clients leave.
+def renew_invitations(session: Session, principal: Principal, federation: Federation) -> None:
+    """Invites all members but the owner again after a draft's definition changed. Their clients leave.
 
-    The owner wrote the change and is not asked; its clients stay where the new definition takes them.
+    The owner's clients stay if they fit the new definition.
     """
     facts = {"reason": lifecycle.DEFINITION_CHANGED, "definition_digest": federation.definition_digest}
     for invitation in repository.accepted_guests(session, federation):
@@ -117,19 +117,19 @@ def ask_again(session: Session, principal: Principal, federation: Federation) ->
         organization_id = invitation.organization_id
         events.append(session, federation.id, "organization.invited", organization_id=organization_id, **facts)
         _audit(session, principal, federation, invitation, definition_digest=federation.definition_digest)
-    registrations.leave_after_change(session, principal, federation)
+    registrations.remove_after_change(session, principal, federation)
 
 
-def _own(session: Session, principal: Principal, federation_id: str) -> tuple[Federation, Invitation]:
-    """The federation, locked, and the invitation of the caller's organisation. Raises Conflict without one."""
-    federation = access.changeable(session, principal, federation_id)
-    invitation = repository.invitation_now(session, federation_id, access.speaks_for(principal))
+def _lock_own(session: Session, principal: Principal, federation_id: str) -> tuple[Federation, Invitation]:
+    """The federation, locked, and the invitation of the caller's organization. Raises Conflict if it has none."""
+    federation = access.lock_changeable(session, principal, federation_id)
+    invitation = repository.invitation_now(session, federation_id, access.organization_of(principal))
     if invitation is None:
         raise Conflict("not_invited", f"Your organization was not invited to federation {federation_id}.")
     return federation, invitation
 
 
-def _answer(
+def _set_state(
     session: Session,
     principal: Principal,
     federation: Federation,
@@ -148,26 +148,25 @@ def _answer(
 def _audit(
     session: Session, principal: Principal, federation: Federation, invitation: Invitation, **facts: str
 ) -> None:
-    of = [federation.organization_id, invitation.organization_id]
+    audience = [federation.organization_id, invitation.organization_id]
     data = {"organization_id": invitation.organization_id, "reason": invitation.reason, **facts}
-    audit.append(session, principal.id, f"invitation.{invitation.state}", federation.id, of, **data)
+    audit.append(session, principal.id, f"invitation.{invitation.state}", federation.id, audience, **data)
 
 
 def invitations_of(session: Session, principal: Principal, federation_id: str, page: PageRequest) -> Page[Invitation]:
-    """All of a federation's invitations for its owner; for others their own."""
+    """Invitations of a federation: all of them for its owner, otherwise that of the own organization."""
     statement = repository.invitations_of_federation(federation_id, access.scope(session, principal, federation_id))
     return page.rows(session, statement, Invitation.organization_id)
 
 
 def my_invitations(session: Session, principal: Principal, page: PageRequest) -> Page[Invitation]:
-    """The part of the caller's organisation in every federation it was invited to or owns."""
-    statement = repository.invitations_of_organization(access.speaks_for(principal))
+    """Invitations of the caller's organization, including those to federations that it owns."""
+    statement = repository.invitations_of_organization(access.organization_of(principal))
     return page.rows(session, statement, Invitation.federation_id)
 
 
-def answers(session: Session, invitations: Sequence[Invitation]) -> list[InvitationResponse]:
-    """The answers for these invitations, in their order."""
+def invitation_responses(session: Session, invitations: Sequence[Invitation]) -> list[InvitationResponse]:
     federations = {row.federation_id: session.get_one(Federation, row.federation_id) for row in invitations}
     ids = {row.organization_id for row in invitations} | {row.organization_id for row in federations.values()}
     names = repository.organization_names(session, sorted(ids))
-    return [invitation_answer(row, federations[row.federation_id], names) for row in invitations]
+    return [invitation_response(row, federations[row.federation_id], names) for row in invitations]

@@ -1,12 +1,11 @@
-"""What happens to a federation: what its owner asks for, what its life cycle does, and how it is shown."""
+"""Federation service: the owner's commands, the progress of running federations, and read access."""
 
 from coordinator.federations.service.commands import cancel, change, clone, create, delete, pause, resume, start
-from coordinator.federations.service.progress import advance, expire, hold_up, overdue
-from coordinator.federations.service.queries import answer, events_after, statement_for, visible
+from coordinator.federations.service.progress import advance, expire, overdue, repair_or_fail
+from coordinator.federations.service.queries import events_after, statement_for, to_response, visible
 
 __all__ = [
     "advance",
-    "answer",
     "cancel",
     "change",
     "clone",
@@ -14,11 +13,12 @@ __all__ = [
     "delete",
     "events_after",
     "expire",
-    "hold_up",
     "overdue",
     "pause",
+    "repair_or_fail",
     "resume",
     "start",
     "statement_for",
+    "to_response",
     "visible",
 ]

@@ -1,4 +1,4 @@
-"""What a federation's owner asks for: create, change, start, pause, resume, cancel, clone, delete."""
+"""Commands of a federation's owner: create, change, start, pause, resume, cancel, clone, delete."""
 
 from datetime import datetime
 from typing import Any
@@ -19,63 +19,63 @@ from coordinator.models.base import new_id
 from coordinator.organizations import service as organizations
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import service as rounds
-from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
 from coordinator.rounds.lifecycle import PAUSED as PAUSED_ROUND
+from coordinator.rounds.lifecycle import TERMINAL as ENDED_ROUND
 from coordinator.web.etags import check_match, require_match
 from coordinator.workers import service as workers
 
 INITIAL_ADAPTER = "initial_adapter"
 
 
-def create(session: Session, principal: Principal, wish: FederationCreate, now: datetime) -> Federation:
-    """A new draft, whose owner takes part from the start."""
+def create(session: Session, principal: Principal, request: FederationCreate, now: datetime) -> Federation:
+    """Creates a draft. Its owner is a member from the start."""
     require_role(principal, "owner")
-    organization_id = _owner(session, principal, wish)
-    definition = definitions.definition_of(session, principal, wish)
-    return _drafted(session, principal, organization_id, wish.name, definition, now)
+    organization_id = _owner(session, principal, request)
+    definition = definitions.resolve_definition(session, principal, request)
+    return _create_draft(session, principal, organization_id, request.name, definition, now)
 
 
 def change(
     session: Session, principal: Principal, federation_id: str, changes: dict[str, Any], if_match: str | None
 ) -> Federation:
-    """Replaces fields of a draft, if it is still the one that `if_match` names; who had agreed is asked again."""
-    federation = _owned(session, principal, federation_id, "owner")
+    """Replaces fields of the draft that `if_match` names. Organizations that had accepted are invited again."""
+    federation = _lock_own(session, principal, federation_id, "owner")
     if federation.state != "draft":
-        raise Conflict("not_a_draft", f"The federation is {federation.state}: only a draft can change. Clone it.")
-    wish = definitions.parse({**definitions.request_of(federation.name, federation.definition), **changes})
-    definition = definitions.definition_of(session, principal, wish)
+        raise Conflict("not_a_draft", f"The federation is {federation.state}: only a draft can be changed. Clone it.")
+    request = definitions.parse({**definitions.request_of(federation.name, federation.definition), **changes})
+    definition = definitions.resolve_definition(session, principal, request)
     require_match(if_match, federation.version)
     earlier_digest = federation.definition_digest
-    federation.name, federation.definition, federation.seed = wish.name, definition, definition["seed"]
+    federation.name, federation.definition, federation.seed = request.name, definition, definition["seed"]
     federation.version += 1
     _hold_initial(session, federation)
     facts = {"fields": sorted(changes), "definition_digest": federation.definition_digest}
     events.append(session, federation.id, "federation.changed", **facts)
     _audit(session, principal, "federation.changed", federation, **facts)
     if federation.definition_digest != earlier_digest:
-        clients.ask_again(session, principal, federation)
+        clients.renew_invitations(session, principal, federation)
     return federation
 
 
 def clone(
     session: Session, principal: Principal, federation_id: str, request: CloneRequest, now: datetime
 ) -> Federation:
-    """A new draft with the same definition, seed included."""
-    earlier = _owned(session, principal, federation_id, "owner")
+    """Creates a draft with the same definition and seed."""
+    earlier = _lock_own(session, principal, federation_id, "owner")
     name = request.name or f"{earlier.name[:120]} copy"
-    wish = definitions.parse(definitions.request_of(name, earlier.definition))
-    definition = definitions.definition_of(session, principal, wish)
-    return _drafted(session, principal, earlier.organization_id, name, definition, now, cloned_from=earlier.id)
+    draft = definitions.parse(definitions.request_of(name, earlier.definition))
+    definition = definitions.resolve_definition(session, principal, draft)
+    return _create_draft(session, principal, earlier.organization_id, name, definition, now, cloned_from=earlier.id)
 
 
 def start(
     session: Session, principal: Principal, federation_id: str, now: datetime, if_match: str | None = None
 ) -> Federation:
-    """Runs a draft. Raises Conflict if none of the registered workers could take part, with the reasons.
+    """Starts a draft. Raises Conflict with the reasons if no registered worker can run it.
 
-    Unprocessable for the draft of an earlier version that this one does not read.
+    Raises Unprocessable for a draft of an earlier version that this version cannot read.
     """
-    federation = _owned(session, principal, federation_id, "owner", "operator")
+    federation = _lock_own(session, principal, federation_id, "owner", "operator")
     check_match(if_match, federation.version)
     _move(federation, "start")
     definitions.parse(definitions.request_of(federation.name, federation.definition))
@@ -88,8 +88,8 @@ def start(
 
 
 def pause(session: Session, principal: Principal, federation_id: str, at_once: bool, now: datetime) -> Federation:
-    """No new round. `at_once` takes the open one back; what it accepted counts when the federation goes on."""
-    federation = _owned(session, principal, federation_id, "owner", "operator")
+    """Opens no new round. `at_once` withdraws the open one; its accepted updates count after `resume`."""
+    federation = _lock_own(session, principal, federation_id, "owner", "operator")
     _move(federation, "pause")
     federation.waiting_since = now
     if at_once:
@@ -101,8 +101,8 @@ def pause(session: Session, principal: Principal, federation_id: str, at_once: b
 
 
 def resume(session: Session, principal: Principal, federation_id: str, now: datetime) -> Federation:
-    """Goes on where the federation was paused."""
-    federation = _owned(session, principal, federation_id, "owner", "operator")
+    """Continues a paused federation."""
+    federation = _lock_own(session, principal, federation_id, "owner", "operator")
     _move(federation, "resume")
     federation.waiting_since = now
     events.append(session, federation.id, "federation.resumed")
@@ -112,8 +112,8 @@ def resume(session: Session, principal: Principal, federation_id: str, now: date
 
 
 def cancel(session: Session, principal: Principal, federation_id: str, now: datetime) -> Federation:
-    """Ends the federation now. Adapters of aggregated rounds stay."""
-    federation = _owned(session, principal, federation_id, "owner", "operator")
+    """Ends the federation now. Adapters of aggregated rounds are kept."""
+    federation = _lock_own(session, principal, federation_id, "owner", "operator")
     lifecycle.move(federation.state, "cancel")
     _withdraw_round(session, federation, "cancelled", now)
     progress.end(session, principal.id, federation, "cancel", "cancelled", None, now)
@@ -123,10 +123,10 @@ def cancel(session: Session, principal: Principal, federation_id: str, now: date
 def delete(
     session: Session, principal: Principal, federation_id: str, now: datetime, if_match: str | None = None
 ) -> None:
-    """Deletes a draft or an ended federation, with its rounds, jobs and artifacts. Ledgers and audit logs stay."""
-    federation = _owned(session, principal, federation_id, "owner")
+    """Deletes a draft or an ended federation, with its rounds, jobs and artifacts. Keeps ledgers and audit logs."""
+    federation = _lock_own(session, principal, federation_id, "owner")
     if federation.state in lifecycle.ACTIVE:
-        raise Conflict("federation_state", f"The federation is {federation.state}: cancel it before it is deleted.")
+        raise Conflict("federation_state", f"The federation is {federation.state}: cancel it before you delete it.")
     check_match(if_match, federation.version)
     organizations.keep_deeds(session, federation, now)
     rounds.release_all(session, federation.id)
@@ -135,23 +135,23 @@ def delete(
     session.delete(federation)
 
 
-def _owner(session: Session, principal: Principal, wish: FederationCreate) -> str:
+def _owner(session: Session, principal: Principal, request: FederationCreate) -> str:
     own = principal.organization_id
-    if own is not None and wish.organization_id in (None, own):
+    if own is not None and request.organization_id in (None, own):
         return own
     if own is not None:
-        raise Forbidden("not_your_organization", "A federation is created for the key's own organization.")
-    if wish.organization_id is None or session.get(Organization, wish.organization_id) is None:
+        raise Forbidden("not_your_organization", "A key creates federations only for its own organization.")
+    if request.organization_id is None or session.get(Organization, request.organization_id) is None:
         detail = "must name the organization that owns the federation"
         raise Unprocessable(
             "organization_unknown",
             f"`/organization_id` {detail}.",
             errors=[FieldError(pointer="/organization_id", detail=detail)],
         )
-    return wish.organization_id
+    return request.organization_id
 
 
-def _drafted(
+def _create_draft(
     session: Session,
     principal: Principal,
     organization_id: str,
@@ -189,8 +189,8 @@ def _hold_initial(session: Session, federation: Federation) -> None:
             artifacts.hold(session, initial[name], federation.id, INITIAL_ADAPTER)
 
 
-def _owned(session: Session, principal: Principal, federation_id: str, *roles: Role) -> Federation:
-    """The federation, locked, for its owner's keys with one of these roles. Raises NotFound, Forbidden."""
+def _lock_own(session: Session, principal: Principal, federation_id: str, *roles: Role) -> Federation:
+    """Locks the federation for its owner's keys with one of these roles. Raises NotFound, Forbidden."""
     federation = clients.visible_federation(session, principal, federation_id)
     if principal.role != "admin" and principal.organization_id != federation.organization_id:
         raise Forbidden("not_the_owner", "Only the organization that owns the federation may do this.")
@@ -201,8 +201,8 @@ def _owned(session: Session, principal: Principal, federation_id: str, *roles: R
 def _audit(
     session: Session, principal: Principal, action: audit.Action, federation: Federation, **details: Any
 ) -> None:
-    of = clients.concerned(session, federation)
-    audit.append(session, principal.id, action, federation.id, of, **details)
+    audience = clients.audit_audience(session, federation)
+    audit.append(session, principal.id, action, federation.id, audience, **details)
 
 
 def _move(federation: Federation, event: lifecycle.Event) -> None:
@@ -217,17 +217,17 @@ def _withdraw_round(session: Session, federation: Federation, reason: str, now: 
 
 
 def _check_workers(session: Session, federation: Federation) -> None:
-    registered = [row for row in repository.clients(session, federation.id) if row.state in ("registered", "ready")]
-    reasons = [_unable(session, federation, client) for client in registered if not client.evaluates_only]
+    participants = [row for row in repository.clients(session, federation.id) if row.state in ("registered", "ready")]
+    reasons = [_incompatibility(session, federation, client) for client in participants if not client.evaluates_only]
     if reasons and all(reason is not None for reason in reasons):
-        told = "; ".join(str(reason) for reason in reasons[:10])
-        raise Conflict("no_worker_can_run", f"None of the registered workers could run this federation: {told}.")
+        summary = "; ".join(str(reason) for reason in reasons[:10])
+        raise Conflict("no_worker_can_run", f"None of the registered workers can run this federation: {summary}.")
 
 
-def _unable(session: Session, federation: Federation, client: Client) -> str | None:
+def _incompatibility(session: Session, federation: Federation, client: Client) -> str | None:
     worker = session.get_one(Worker, client.worker_id)
     if worker.revoked_at is not None:
         return f"{client.name}: the worker was revoked"
     capabilities = workers.capabilities_of(worker)
-    reason = lifecycle.unable(federation.definition, capabilities, client.dataset)
+    reason = lifecycle.incompatibility(federation.definition, capabilities, client.dataset)
     return None if reason is None else f"{client.name}: {reason}"

@@ -1,6 +1,6 @@
-"""An earlier adapter from which a federation is to go on: found, and held against what the federation is to be.
+"""Initial adapter of a federation: lookup, and the check that the new definition can continue from it.
 
-What two definitions say is compared when the second one is made, so that nobody describes for nothing.
+The definitions are compared on creation, before any client describes its model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ _TRAINABLE: TypeAdapter[Trainable] = TypeAdapter(Trainable)
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """An adapter that was made. `shapes`: of its tensors by canonical name."""
+class EarlierAdapter:
+    """An exported adapter. `shapes`: canonical tensor name -> shape."""
 
     definition: Mapping[str, Any]
     model: ModelFacts
@@ -39,143 +39,143 @@ class Earlier:
 
     @property
     def weights_sha256(self) -> str:
-        """The SHA-256 of the base weights it was trained on."""
+        """SHA-256 of the base weights it was trained on."""
         return self.model.weights_digest.removeprefix("sha256:")
 
 
-def initial_adapter(
-    session: Session, principal: Principal, wish: Definition, initial: InitialAdapter
+def resolve_initial_adapter(
+    session: Session, principal: Principal, request: Definition, initial: InitialAdapter
 ) -> dict[str, Any]:
-    """The earlier adapter as a definition keeps it: with its round, its files' digests and its base weights' SHA-256.
+    """The entry of the definition: the adapter's round, its files' digests and its base weights' SHA-256.
 
-    Raises Unprocessable for one that is not there, and where the federation could not go on from it.
+    Raises Unprocessable if the adapter does not exist or the federation cannot continue from it.
     """
     try:
         earlier = clients.visible_federation(session, principal, initial.federation_id)
         rounds.check_may_download(session, principal, earlier)
-        made = rounds.adapter_round(session, earlier.id, initial.round)
+        round_ = rounds.adapter_round(session, earlier.id, initial.round)
     except (NotFound, Forbidden) as error:
-        raise _bad("unknown", error.detail) from None
-    before, now = earlier.definition["trainable"]["kind"], wish.trainable.kind
+        raise _refusal("unknown", error.detail) from None
+    before, now = earlier.definition["trainable"]["kind"], request.trainable.kind
     if before != now:
-        raise _bad("kind", f"that adapter is of the kind {before!r}, this federation trains {now!r}")
-    if not registry.algorithm(wish.algorithm).goes_on:
-        raise _bad("algorithm", f"{wish.algorithm} starts at the base model and cannot go on from an adapter")
-    files = rounds.adapter_files(made)
+        raise _refusal("kind", f"that adapter has the kind {before!r}, this federation trains {now!r}")
+    if not registry.algorithm(request.algorithm).goes_on:
+        raise _refusal("algorithm", f"{request.algorithm} starts from the base model, not from an adapter")
+    files = rounds.adapter_files(round_)
     if ADAPTER_TENSORS not in files:
-        raise _bad("kind", f"that round made no adapter of factors or prompts; it made: {', '.join(files)}")
+        raise _refusal("kind", f"that round exported no adapter of factors or prompts, but: {', '.join(files)}")
     digest, config_digest = files[ADAPTER_TENSORS].digest, files[ADAPTER_CONFIG].digest
-    adapter = _earlier(earlier, digest)
+    adapter = _load_adapter(earlier, digest)
     for check in (_check_base, _check_task, _check_values, _check_prefix, _check_factors):
-        check(adapter, wish)
-    files_made = {"digest": digest, "config_digest": config_digest, "weights_sha256": adapter.weights_sha256}
-    return {"federation_id": earlier.id, "round": made.number, **files_made}
+        check(adapter, request)
+    identity = {"digest": digest, "config_digest": config_digest, "weights_sha256": adapter.weights_sha256}
+    return {"federation_id": earlier.id, "round": round_.number, **identity}
 
 
-def _earlier(federation: Federation, digest: str) -> Earlier:
+def _load_adapter(federation: Federation, digest: str) -> EarlierAdapter:
     try:
         trainable = _TRAINABLE.validate_python(federation.definition["trainable"])
         model = ModelFacts.model_validate(federation.model_facts)
     except ValidationError:
-        raise _bad(
-            "unreadable", "that federation was defined by an earlier version, in words this one does not read"
+        raise _refusal(
+            "unreadable", "an earlier version defined that federation, in a form that this version cannot read"
         ) from None
-    assert isinstance(trainable, Lora | Prefix)  # noqa: S101 - only their adapters have tensors
+    assert isinstance(trainable, Lora | Prefix)  # noqa: S101 - only these kinds export tensors
     wrapping = "base_model." if isinstance(trainable, Prefix) else "base_model.model."
     tensors = artifacts.own_header(digest).tensors
     shapes = {name.removeprefix(wrapping).replace(".base_layer.", "."): tensors[name].shape for name in tensors}
-    return Earlier(federation.definition, model, trainable, shapes)
+    return EarlierAdapter(federation.definition, model, trainable, shapes)
 
 
-def _check_base(earlier: Earlier, wish: Definition) -> None:
-    """The same weights: by their SHA-256 where the federation names it, by id and revision otherwise."""
-    then, now = earlier.definition["base_model"], wish.base_model
+def _check_base(earlier: EarlierAdapter, request: Definition) -> None:
+    """Compares base weights by SHA-256 if the request has one, otherwise by id and revision."""
+    then, now = earlier.definition["base_model"], request.base_model
     if now.weights_sha256 is not None:
         if now.weights_sha256 != earlier.weights_sha256:
             detail = f"that adapter was trained on weights with the SHA-256 {earlier.weights_sha256}"
-            raise _bad("base_model", f"{detail}, this federation wants {now.weights_sha256}")
+            raise _refusal("base_model", f"{detail}, this federation requires {now.weights_sha256}")
     elif (then["id"], then["revision"]) != (now.id, now.revision):
         names = [f"{name!r}" + (f" at {at!r}" if at else "") for name, at in _names(then, now.model_dump())]
         detail = f"that adapter was trained on {names[0]}, this federation names {names[1]}"
-        same = f"if the two are the same, say so with base_model.weights_sha256 {earlier.weights_sha256!r}"
-        raise _bad("base_model", f"{detail}; {same}")
+        same = f"if both have the same weights, set base_model.weights_sha256 to {earlier.weights_sha256!r}"
+        raise _refusal("base_model", f"{detail}; {same}")
 
 
 def _names(*models: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     return ((model["id"], model["revision"]) for model in models)
 
 
-def _check_task(earlier: Earlier, wish: Definition) -> None:
-    """A head belongs to its classes, in their order. Without one, an adapter may go on with any task."""
-    then, now = earlier.definition["task"], wish.task
+def _check_task(earlier: EarlierAdapter, request: Definition) -> None:
+    """A classifier head fits only the same labels in the same order. Without a head, any task fits."""
+    then, now = earlier.definition["task"], request.task
     if then["task"] != "sequence_classification" or then["cloze"] is not None:
         return
     if now.task != "sequence_classification" or now.cloze is not None:
-        raise _bad("task", "that adapter has a classifier's head, for which this federation's task has no place")
+        raise _refusal("task", "that adapter has a classifier head, which this federation's task does not use")
     if tuple(then["labels"]) != now.labels:
-        raise _bad("labels", "that adapter's head is for other labels, or for the same ones in another order")
+        raise _refusal("labels", "that adapter's head has other labels, or the same labels in another order")
 
 
-def _check_values(earlier: Earlier, wish: Definition) -> None:
-    """What is trained from the base model's own value travels as a difference, and an adapter has the value."""
+def _check_values(earlier: EarlierAdapter, request: Definition) -> None:
+    """Rejects tensors that start from the base value: updates hold differences, an adapter holds values."""
     for tensor in earlier.model.tensors:
         if tensor.initialisation.kind == "base" and tensor.name in earlier.shapes:
-            detail = f"that adapter has trained the base model's own {tensor.name!r}"
-            raise _bad("values", f"{detail}; a federation goes on from factors, prompts and heads alone")
+            detail = f"that adapter contains the base model's own {tensor.name!r}, trained"
+            raise _refusal("values", f"{detail}; a federation continues only from factors, prompts and heads")
 
 
-def _check_prefix(earlier: Earlier, wish: Definition) -> None:
-    if isinstance(wish.trainable, Prefix) and PROMPT_EMBEDDINGS in earlier.shapes:
-        then, now = earlier.shapes[PROMPT_EMBEDDINGS][0], wish.trainable.num_virtual_tokens
+def _check_prefix(earlier: EarlierAdapter, request: Definition) -> None:
+    if isinstance(request.trainable, Prefix) and PROMPT_EMBEDDINGS in earlier.shapes:
+        then, now = earlier.shapes[PROMPT_EMBEDDINGS][0], request.trainable.num_virtual_tokens
         if then != now:
-            raise _bad("shape", f"that adapter has {then} virtual tokens, this federation {now}")
+            raise _refusal("shape", f"that adapter has {then} virtual tokens, this federation {now}")
 
 
-def _check_factors(earlier: Earlier, wish: Definition) -> None:
-    """Each adapted module is adapted here too, at the same rank. The scale may be another."""
-    if not (isinstance(wish.trainable, Lora) and isinstance(earlier.trainable, Lora)):
+def _check_factors(earlier: EarlierAdapter, request: Definition) -> None:
+    """Requires every adapted module to be adapted here at the same rank. The scale may differ."""
+    if not (isinstance(request.trainable, Lora) and isinstance(earlier.trainable, Lora)):
         return
     for name in sorted(earlier.shapes):
         mark = next((mark for mark in _FACTORS_A if name.endswith(mark)), None)
         if mark is None:
             continue
         module = name.removesuffix(mark)
-        if not _is_adapted(module, wish.trainable):
-            raise _bad("targets", f"that adapter has factors of {module!r}, which this federation does not adapt")
+        if not _is_adapted(module, request.trainable):
+            raise _refusal("targets", f"that adapter adapts {module!r}, this federation does not")
         then = _rank(earlier, name, module)
-        now = first_fitting(wish.trainable.rank_pattern, module, wish.trainable.r)
+        now = first_fitting(request.trainable.rank_pattern, module, request.trainable.r)
         if then != now:
-            raise _bad("rank", f"that adapter has rank {then} at {module!r}, this federation {now}")
+            raise _refusal("rank", f"that adapter has rank {then} at {module!r}, this federation {now}")
 
 
-def _rank(earlier: Earlier, name: str, module: str) -> int:
-    """The rank at which a module was exported: its trainable's, unless the algorithm exports another."""
-    trained = {tensor.name: tensor.shape for tensor in earlier.model.tensors}.get(name)
-    if trained is not None and tuple(trained) == tuple(earlier.shapes[name]) and isinstance(earlier.trainable, Lora):
+def _rank(earlier: EarlierAdapter, name: str, module: str) -> int:
+    """Rank at which a module was exported: that of its trainable, unless the algorithm exports another."""
+    shape = {tensor.name: tensor.shape for tensor in earlier.model.tensors}.get(name)
+    if shape is not None and tuple(shape) == tuple(earlier.shapes[name]) and isinstance(earlier.trainable, Lora):
         return first_fitting(earlier.trainable.rank_pattern, module, earlier.trainable.r)
     return earlier.shapes[name][0]
 
 
 def _is_adapted(module: str, trainable: Lora) -> bool:
-    """Whether a trainable adapts a module, as far as its own words say: not where PEFT or the model choose."""
+    """True if a trainable adapts a module, or if PEFT or the model decides which modules are adapted."""
     full = trainable.modules_to_save
     if full and compile_patterns(full).first_over(module) is not None:
         return False
     targets = trainable.target_modules
     if targets is None or targets == ALL_LINEAR:
         return True
-    wanted = (targets,) if isinstance(targets, str) else targets
-    if compile_patterns(wanted).first(module) is None:
+    patterns = (targets,) if isinstance(targets, str) else targets
+    if compile_patterns(patterns).first(module) is None:
         return False
     layers = trainable.layers_to_transform
-    return not layers or module in wanted or _layer_of(module) in layers
+    return not layers or module in patterns or _layer_of(module) in layers
 
 
 def _layer_of(module: str) -> int | None:
-    """The layer a module lies in, as nodes find it: the first number from the third component on, not the last."""
+    """Layer of a module, determined as on the nodes: the first number among the third to last-but-one components."""
     return next((int(part) for part in module.split(".")[2:-1] if part.isdecimal()), None)
 
 
-def _bad(what: str, detail: str) -> Unprocessable:
+def _refusal(what: str, detail: str) -> Unprocessable:
     code, errors = f"initial_adapter_{what}", [FieldError(pointer=POINTER, detail=detail)]
     return Unprocessable(code, f"`{POINTER}`: {detail}", errors=errors)

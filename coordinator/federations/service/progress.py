@@ -1,4 +1,4 @@
-"""The life of a running federation: describe, open rounds, complete, fail. Each call is one transaction."""
+"""Progress of running federations: descriptions, rounds and the end. Each call is one transaction."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.queue.wakeups import MEND, nudge
 from coordinator.rounds import service as rounds
-from coordinator.rounds.lifecycle import ENDED as ENDED_ROUND
+from coordinator.rounds.lifecycle import TERMINAL as ENDED_ROUND
 from coordinator.settings import get_settings
 from federated import schedule
 from federated.protocol import Description
@@ -25,9 +25,9 @@ from federated.trainable import ModelFacts
 
 
 def advance(session: Session, federation_id: str, now: datetime) -> str | None:
-    """Does all that is due in the federation. Returns the id of its open round, which may go on now.
+    """Performs every step that is due. Returns the id of the open round, which may advance now.
 
-    First the jobs of clients that are gone are taken back, so that nobody waits for them.
+    Jobs of clients that are gone are withdrawn first, so that the federation does not wait for them.
     """
     federation = lock_row(session, Federation, federation_id)
     jobs.withdraw_gone(session, now, federation_id)
@@ -60,19 +60,19 @@ def end(
     detail: str | None,
     now: datetime,
 ) -> None:
-    """The federation's last move; jobs that are still open are taken back."""
+    """Ends the federation and withdraws its open jobs."""
     _keep_newest_state(session, federation)
     federation.state = lifecycle.move(federation.state, event)
     federation.reason, federation.reason_detail, federation.ended_at = reason, detail, now
     federation.version += 1
     jobs.withdraw_open(session, federation_id=federation.id, reason=f"federation_{federation.state}", now=now)
     events.append(session, federation.id, f"federation.{federation.state}", reason=reason, detail=detail)
-    of = clients.concerned(session, federation)
-    audit.append(session, by, f"federation.{federation.state}", federation.id, of, reason=reason)
+    audience = clients.audit_audience(session, federation)
+    audit.append(session, by, f"federation.{federation.state}", federation.id, audience, reason=reason)
 
 
-def hold_up(session: Session, federation_id: str, damage: ArtifactDamaged, now: datetime) -> None:
-    """The state between two rounds is damaged: it is made again, and if it could not be the federation fails."""
+def repair_or_fail(session: Session, federation_id: str, damage: ArtifactDamaged, now: datetime) -> None:
+    """Requests repair of a damaged state between two rounds. Fails the federation if an earlier repair failed."""
     federation, newest = lock_row(session, Federation, federation_id), rounds.newest(session, federation_id)
     if newest is None or damage.digest not in (newest.reason_detail or ""):
         nudge(session, MEND, damage.digest)
@@ -81,22 +81,22 @@ def hold_up(session: Session, federation_id: str, damage: ArtifactDamaged, now: 
 
 
 def expire(session: Session, now: datetime) -> None:
-    """Takes back leases that were lost, and the jobs of clients and workers that are gone."""
+    """Expires lost leases, and withdraws the jobs of clients and workers that are gone."""
     jobs.remove_revoked(session, now)
     jobs.expire_leases(session, now)
     jobs.withdraw_gone(session, now)
 
 
 def overdue(session: Session, now: datetime) -> tuple[list[str], list[str]]:
-    """Ids of the federations and of the rounds in which something is due.
+    """Ids of the federations and of the rounds in which a step is due.
 
-    Of many federations each call looks at some: the time says whose turn it is. Rounds whose time is up are always
-    looked at.
+    Each call reads at most `MAX_PER_TURN` federations; the time determines which. Rounds past their deadline are
+    always included.
     """
     seconds = get_settings().reconcile_seconds
     ids = lifecycle.in_turn(repository.ids_in(session, lifecycle.ACTIVE), int(now.timestamp() / seconds))
-    looked_at = repository.by_id(session, ids)
-    steps = snapshots.next_steps(session, looked_at, now)
+    rows = repository.by_id(session, ids)
+    steps = snapshots.next_steps(session, rows, now)
     federations = [federation_id for federation_id, step in steps.items() if not isinstance(step, Wait)]
     return federations, rounds.due(session, rounds.open_rounds(session, ids, now), now)
 
@@ -104,32 +104,32 @@ def overdue(session: Session, now: datetime) -> tuple[list[str], list[str]]:
 def _describe(session: Session, federation: Federation, client_ids: Sequence[str], now: datetime) -> None:
     clients = [session.get_one(Client, client_id) for client_id in client_ids]
     seeds = [schedule.job_seed(federation.seed, "describe", 0, client.ordinal, "describe") for client in clients]
-    jobs.offer(session, federation, "describe", None, list(map(jobs.Asked, clients, seeds)), now)
+    jobs.offer(session, federation, "describe", None, list(map(jobs.JobRequest, clients, seeds)), now)
 
 
 def _judge(session: Session, federation: Federation, job_ids: Sequence[str], now: datetime) -> None:
-    """The first description that holds is the federation's; who has another model is out.
+    """Takes the first valid description as the federation's model. Clients with another model are taken out.
 
-    The weights are those that the definition names, or those on which the adapter was trained that it goes on from.
+    The weights must be those that the definition names, or those on which the initial adapter was trained.
     """
     initial = federation.definition["initial_adapter"] or {}
     weights = federation.definition["base_model"]["weights_sha256"] or initial.get("weights_sha256")
     for job_id in job_ids:
         job = session.get_one(Job, job_id)
         client = session.get_one(Client, job.client_id)
-        told = Description.model_validate((job.submission or {})["description"])
+        description = Description.model_validate((job.submission or {})["description"])
         ours = None if federation.model_facts is None else ModelFacts.model_validate(federation.model_facts)
-        problem = lifecycle.mismatch(ours, told.model, weights)
+        problem = lifecycle.mismatch(ours, description.model, weights)
         if problem is not None:
             tensor = problem.partition(":")[0]
             jobs.reject(session, job, Unprocessable("model_mismatch", problem, tensor=tensor).problem(), now)
             clients.take_out(session, client, "model_mismatch", problem)
             continue
         if ours is None:
-            federation.model_facts = told.model.model_dump(mode="json")
+            federation.model_facts = description.model.model_dump(mode="json")
             events.append(session, federation.id, "federation.described", ordinal=client.ordinal)
         jobs.accept(session, job, now)
-        clients.describe_done(session, client, told.examples, told.evaluation_examples)
+        clients.mark_ready(session, client, description.examples, description.evaluation_examples)
 
 
 def _open_round(session: Session, federation: Federation, now: datetime) -> None:
@@ -145,7 +145,7 @@ def _open_round(session: Session, federation: Federation, now: datetime) -> None
 
 
 def _following(before: Round) -> tuple[str, int, str | None, bool]:
-    """Kind, number, start and cohort of the round after one that closed: its state says."""
+    """Kind, number, start digest and `everybody` of the next round, read from the state of the closed one."""
     facts = artifacts.own_header(str(before.state_digest)).facts
     kind = str(facts.get("phase", "train"))
     number = before.number + 1 if kind == before.kind else 1

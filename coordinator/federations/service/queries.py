@@ -1,4 +1,4 @@
-"""What may be seen of federations."""
+"""Read access to federations and their events."""
 
 from collections import Counter
 from datetime import datetime
@@ -16,7 +16,7 @@ from coordinator.federations.schemas import (
     CurrentRound,
     EventPage,
     FederationResponse,
-    event_answer,
+    event_response,
 )
 from coordinator.federations.service import snapshots
 from coordinator.models import Federation, Round
@@ -26,17 +26,17 @@ EVENTS_AT_ONCE = 200
 
 
 def visible(session: Session, principal: Principal, federation_id: str) -> Federation:
-    """The federation, for its owner and whoever is invited or takes part. Raises NotFound."""
+    """The federation, for its owner, invited organizations and members. Raises NotFound."""
     return clients.visible_federation(session, principal, federation_id)
 
 
 def statement_for(principal: Principal) -> Select[Federation]:
-    """All federations that the principal may see."""
+    """Statement that selects all federations visible to the principal."""
     return repository.visible_to(None if principal.role == "admin" else principal.organization_id or "", MEMBER)
 
 
-def answer(session: Session, federation: Federation, now: datetime) -> FederationResponse:
-    """The federation as the API shows it."""
+def to_response(session: Session, federation: Federation, now: datetime) -> FederationResponse:
+    """The federation's API response."""
     newest = rounds.newest(session, federation.id)
     what, since = _waiting(session, federation, newest, now)
     row = {name: getattr(federation, name) for name in FederationResponse.model_fields if hasattr(federation, name)}
@@ -54,12 +54,12 @@ def answer(session: Session, federation: Federation, now: datetime) -> Federatio
 
 
 def events_after(session: Session, principal: Principal, federation: Federation, number: int) -> EventPage:
-    """What happened after the event with this number, as far as it is the principal's to know."""
-    found = events.read_after(session, federation.id, number, EVENTS_AT_ONCE)
-    last = found[-1].number if found else number
+    """Events after this number that the principal may see."""
+    rows = events.read_after(session, federation.id, number, EVENTS_AT_ONCE)
+    last = rows[-1].number if rows else number
     if principal.role != "admin":
-        found = events.for_organization(session, principal.organization_id, federation.id, found)
-    return EventPage(items=[event_answer(event) for event in found], next_after=last)
+        rows = events.visible_to(session, principal.organization_id, federation.id, rows)
+    return EventPage(items=[event_response(event) for event in rows], next_after=last)
 
 
 def _waiting(
@@ -71,7 +71,7 @@ def _waiting(
     if not isinstance(step, lifecycle.Wait):
         return _DOING[type(step)], federation.waiting_since
     if step.what is None and newest is not None:
-        told = rounds.answer(session, federation, newest, now)
+        told = rounds.to_response(session, federation, newest, now)
         return told.waiting_for, told.waiting_since
     return step.what, federation.waiting_since
 

@@ -1,21 +1,21 @@
-"""What happens to jobs: leased and submitted by workers, offered and judged by rounds and federations."""
+"""Operations on jobs: workers lease and submit them, rounds and federations offer and judge them."""
 
 from coordinator.jobs.schemas import problem_document
 from coordinator.jobs.service.dispatch import (
-    Asked,
+    JobRequest,
     accept,
-    ask_again,
-    keep_norm,
     leave_out,
     lose,
     newest_offer,
     of_round,
     offer,
+    offer_again,
     offers_after,
-    offers_told,
+    record_norm,
     reject,
     show,
-    views,
+    subscribe_to_offers,
+    to_responses,
     withdraw_open,
 )
 from coordinator.jobs.service.leasing import (
@@ -26,42 +26,42 @@ from coordinator.jobs.service.leasing import (
     hand_back,
     lease,
     renew,
-    with_something,
+    workers_with_something,
 )
 from coordinator.jobs.service.removal import remove_revoked, revoke_worker, withdraw_gone
-from coordinator.jobs.service.submission import Checked, Submission, check, check_files, settle
+from coordinator.jobs.service.submission import CheckResult, Submission, check, check_files, settle
 
 __all__ = [
-    "Asked",
-    "Checked",
+    "CheckResult",
+    "JobRequest",
     "Renewal",
     "Submission",
     "accept",
-    "ask_again",
     "check",
     "check_files",
     "decline",
     "expire_leases",
     "fail",
     "hand_back",
-    "keep_norm",
     "lease",
     "leave_out",
     "lose",
     "newest_offer",
     "of_round",
     "offer",
+    "offer_again",
     "offers_after",
-    "offers_told",
     "problem_document",
+    "record_norm",
     "reject",
     "remove_revoked",
     "renew",
     "revoke_worker",
     "settle",
     "show",
-    "views",
-    "with_something",
+    "subscribe_to_offers",
+    "to_responses",
     "withdraw_gone",
     "withdraw_open",
+    "workers_with_something",
 ]

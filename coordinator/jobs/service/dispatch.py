@@ -1,4 +1,4 @@
-"""What rounds and federations do with jobs: offer, judge, withdraw; and who may look at one."""
+"""Jobs as rounds and federations use them: offering, judging, withdrawing and reading."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from sqlalchemy.orm import Session
 
 from coordinator.artifacts import service as artifacts
 from coordinator.auth.principals import Principal
-from coordinator.db.sessions import told_of
+from coordinator.db.sessions import listen
 from coordinator.errors import Conflict, NotFound
 from coordinator.jobs import lifecycle, repository
-from coordinator.jobs.schemas import job_answer
-from coordinator.jobs.service import leasing, removal, transitions
+from coordinator.jobs.schemas import job_response
+from coordinator.jobs.service import transitions
 from coordinator.models import Client, Federation, Job, Round
 from coordinator.models.base import new_id
 from federated.protocol import JobKind, JobResponse
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One client of those that are asked the same; an instruction stays away from describe jobs alone."""
+class JobRequest:
+    """The job to offer to one client. Only a describe job has no instruction."""
 
     client: Client
     seed: int
@@ -35,37 +35,39 @@ def offer(
     federation: Federation,
     kind: JobKind,
     round_id: str | None,
-    asked: Sequence[Asked],
+    requests: Sequence[JobRequest],
     now: datetime,
 ) -> list[Job]:
-    """Offers each client a job; what was offered for the same already is returned as it is.
+    """Offers each client a job, or returns the one that was offered for the same purpose before.
 
     Raises Conflict if an update of one of the clients was rejected in this round.
     """
-    ids = [one.client.id for one in asked]
+    ids = [request.client.id for request in requests]
     earlier = repository.same_jobs(session, ids, kind, round_id, lifecycle.OPEN)
     if kind == "train" and round_id is not None:
-        refused = repository.rejected(session, ids, session.get_one(Round, round_id)) - earlier.keys()
-        for client in (one.client for one in asked if one.client.id in refused):
+        refused_ids = (
+            repository.clients_with_rejection(session, ids, session.get_one(Round, round_id)) - earlier.keys()
+        )
+        for client in (request.client for request in requests if request.client.id in refused_ids):
             raise Conflict("rejected_before", f"An update of client {client.ordinal} was rejected in this round.")
     numbers = itertools.count(transitions.next_number(session, now))
     new = {
-        one.client.id: _new(federation, kind, round_id, one, next(numbers), now)
-        for one in asked
-        if one.client.id not in earlier
+        request.client.id: _new(federation, kind, round_id, request, next(numbers), now)
+        for request in requests
+        if request.client.id not in earlier
     }
     session.add_all(new.values())
     session.flush()
-    repository.tell_of_offers(session, [job.worker_id for job in new.values()])
+    repository.notify_offers(session, [job.worker_id for job in new.values()])
     readers = {(job.instruction_digest, job.worker_id) for job in new.values() if job.instruction_digest is not None}
     artifacts.grant(session, readers)
     return [earlier.get(client_id) or new[client_id] for client_id in ids]
 
 
 def _new(
-    federation: Federation, kind: JobKind, round_id: str | None, asked: Asked, number: int, now: datetime
+    federation: Federation, kind: JobKind, round_id: str | None, request: JobRequest, number: int, now: datetime
 ) -> Job:
-    client = asked.client
+    client = request.client
     return Job(
         id=new_id("job"),
         federation_id=federation.id,
@@ -75,8 +77,8 @@ def _new(
         kind=kind,
         state="offered",
         attempt=1,
-        seed=asked.seed,
-        instruction_digest=asked.instruction_digest,
+        seed=request.seed,
+        instruction_digest=request.instruction_digest,
         memory_round=client.memory_round,
         memory_digest=client.memory_digest,
         lease_seconds=federation.definition["lease_seconds"],
@@ -96,17 +98,17 @@ def withdraw_open(
     reason: str,
     now: datetime,
 ) -> int:
-    """Takes back what is offered, leased, or submitted and not judged. Returns how many; wakes nobody."""
+    """Withdraws jobs that are offered, leased, or submitted and not judged. Returns how many. Wakes nobody."""
     if round_id is None and client_id is None and federation_id is None:
         raise ValueError("name the round, the client or the federation whose jobs are withdrawn")
     jobs = repository.open_jobs(session, lifecycle.OPEN, round_id, client_id, federation_id, kind)
     for job in jobs:
-        removal.withdraw(session, job, reason, "It is not needed any more.", now)
+        transitions.withdraw(session, job, reason, "It is not needed any more.", now)
     return len(jobs)
 
 
 def accept(session: Session, job: Job, now: datetime) -> None:
-    """The result counts. The memory that made an update is what the client's next job starts from."""
+    """Accepts the result. The client's next job starts from the memory that this update left."""
     transitions.end(session, job, "accept", None, now)
     if job.kind != "train" or job.submission is None or job.round_id is None:
         return
@@ -118,31 +120,31 @@ def accept(session: Session, job: Job, now: datetime) -> None:
 
 
 def reject(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
-    """The result does not count, for the reason in the problem document."""
+    """Rejects the result, for the reason in the problem document."""
     transitions.end(session, job, "reject", problem, now)
 
 
-def keep_norm(job: Job, norm: float) -> None:
-    """Notes how large the update is, which its round holds against the others'."""
+def record_norm(job: Job, norm: float) -> None:
+    """Stores the norm of the update, which its round compares with the others'."""
     job.submission = {**(job.submission or {}), "norm": norm}
 
 
 def leave_out(job: Job, problem: dict[str, Any]) -> None:
-    """An accepted update is not aggregated after all, for the reason in the problem document. It stays accepted."""
+    """Leaves an accepted update out of the aggregation, for the reason in the problem document. It stays accepted."""
     job.problem = problem
     job.version += 1
 
 
-def ask_again(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
-    """A submitted update is lost: the same job is offered once more."""
-    _let_go(session, job)
+def offer_again(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
+    """Offers the job of a lost, submitted update again."""
+    _drop_submission(session, job)
     transitions.offer_again(session, job, "lose", now)
     job.problem = problem
 
 
 def lose(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> None:
-    """An accepted update is lost, and counts no more: the client remembers what it did before this job."""
-    _let_go(session, job)
+    """Ends the job of a lost, accepted update. The client's memory is reset to that before this job."""
+    _drop_submission(session, job)
     transitions.end(session, job, "lose", problem, now)
     client, round_ = session.get_one(Client, job.client_id), session.get_one(Round, job.round_id)
     client.memory_digest, client.memory_round = job.memory_digest, job.memory_round
@@ -150,32 +152,32 @@ def lose(session: Session, job: Job, problem: dict[str, Any], now: datetime) -> 
     client.version += 1
 
 
-def _let_go(session: Session, job: Job) -> None:
+def _drop_submission(session: Session, job: Job) -> None:
     artifacts.release(session, job.id, "update")
     job.submission = job.update_digest = job.key_id = job.submitted_at = job.submitted_number = None
 
 
 def of_round(session: Session, round_id: str, kind: str | None = None) -> list[Job]:
-    """A round's jobs, in the order in which they were offered first."""
+    """A round's jobs, in the order of their first offers."""
     return repository.of_round(session, round_id, kind)
 
 
-def views(session: Session, jobs: Sequence[Job]) -> list[JobResponse]:
-    """The answers for these jobs, in their order."""
+def to_responses(session: Session, jobs: Sequence[Job]) -> list[JobResponse]:
+    """These jobs as the API shows them, in their order."""
     clients = repository.rows(session, Client, {job.client_id for job in jobs})
     rounds = repository.rows(session, Round, {str(job.round_id) for job in jobs})
-    return [job_answer(job, clients[job.client_id], rounds.get(str(job.round_id))) for job in jobs]
+    return [job_response(job, clients[job.client_id], rounds.get(str(job.round_id))) for job in jobs]
 
 
 def show(session: Session, principal: Principal, job_id: str) -> JobResponse:
-    """The job, for its worker, its client's organisation and the federation's owner. Raises NotFound."""
+    """The job, for its worker, its client's organization and the federation's owner. Raises NotFound."""
     job = session.get(Job, job_id)
-    if job is None or not _sees(session, principal, job):
+    if job is None or not _may_see(session, principal, job):
         raise NotFound("job_unknown", f"There is no job {job_id}, or it is not yours to see.")
-    return leasing.answer(session, job)
+    return transitions.to_response(session, job)
 
 
-def _sees(session: Session, principal: Principal, job: Job) -> bool:
+def _may_see(session: Session, principal: Principal, job: Job) -> bool:
     if principal.kind == "worker":
         return job.worker_id == principal.id
     client, federation = session.get_one(Client, job.client_id), session.get_one(Federation, job.federation_id)
@@ -188,11 +190,11 @@ def newest_offer(connection: Connection) -> int:
     return repository.newest_offer(connection)
 
 
-def offers_told() -> Any | None:
-    """A connection on which the workers of new offers are told; None where the database tells nothing."""
-    return told_of(repository.OFFERED)
+def subscribe_to_offers() -> Any | None:
+    """A connection with notifications of new offers, which carry worker ids. None on SQLite."""
+    return listen(repository.OFFER_CHANNEL)
 
 
 def offers_after(connection: Connection, number: int) -> Sequence[tuple[int, str, str]]:
-    """Number, job and worker of all that stands offered with a larger number."""
+    """Number, job and worker of all open offers with a larger number."""
     return repository.offers_after(connection, number)

@@ -1,4 +1,4 @@
-"""Jobs with what they belong to, read with one statement however many they are."""
+"""Batch of jobs with their related rows, read with one statement."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,15 +8,17 @@ from coordinator.jobs import repository
 from coordinator.models import Artifact, Client, Federation, Job, Organization, Round
 
 
-class Together:
-    """Keeps the rows of these jobs, so that the session need not ask for them one by one."""
+class JobBatch:
+    """Jobs with their clients, federations, owners, rounds and instructions."""
 
-    def __init__(self, session: Session, job_ids: Collection[str], read: Sequence[repository.WithAll] = ()) -> None:
-        """`read`: rows of other jobs that were read already."""
+    def __init__(
+        self, session: Session, job_ids: Collection[str], rows: Sequence[repository.JobDetails] = ()
+    ) -> None:
+        """`rows`: further jobs, read before."""
         self.session = session
-        new = repository.with_all(session, job_ids) if job_ids else ()
-        self._rows = {row[0].id: row for row in (*new, *read)}
-        self._submitted: dict[str, int] = {}
+        new = repository.job_details(session, job_ids) if job_ids else ()
+        self._rows = {row[0].id: row for row in (*new, *rows)}
+        self._submission_numbers: dict[str, int] = {}
 
     def job(self, job_id: str) -> Job | None:
         """The job with this id."""
@@ -24,28 +26,28 @@ class Together:
         return None if row is None else row[0]
 
     def client(self, job: Job) -> Client:
-        """Whose job it is."""
+        """The job's client."""
         return self._rows[job.id][1]
 
     def federation(self, job: Job) -> Federation:
-        """The federation that it is of."""
+        """The job's federation."""
         return self._rows[job.id][2]
 
     def owner(self, job: Job) -> Organization:
-        """The organisation whose federation that is."""
+        """The organization that owns the federation."""
         return self._rows[job.id][3]
 
     def round(self, job: Job) -> Round | None:
-        """The round that it is of; a describe job is of none."""
+        """The job's round. A describe job has none."""
         return self._rows[job.id][4]
 
     def instruction(self, job: Job) -> Artifact | None:
-        """Its instruction; a describe job has none."""
+        """The job's instruction. A describe job has none."""
         return self._rows[job.id][5]
 
     def next_submission(self, round_id: str) -> int:
-        """A number larger than those of the round's submissions so far."""
-        if round_id not in self._submitted:
-            self._submitted[round_id] = repository.submitted_in_round(self.session, round_id)
-        self._submitted[round_id] += 1
-        return self._submitted[round_id]
+        """A number larger than those of the round's earlier submissions."""
+        if round_id not in self._submission_numbers:
+            self._submission_numbers[round_id] = repository.submitted_in_round(self.session, round_id)
+        self._submission_numbers[round_id] += 1
+        return self._submission_numbers[round_id]

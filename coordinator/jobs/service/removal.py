@@ -1,4 +1,4 @@
-"""Jobs that are taken back because their client or their worker takes no part any more."""
+"""Removal of clients and workers, and withdrawal of their open jobs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,45 +10,39 @@ from coordinator.clients import service as clients
 from coordinator.clients.lifecycle import LIVE, TAKES_PART
 from coordinator.db.sessions import lock_row
 from coordinator.jobs import lifecycle, repository
-from coordinator.jobs.schemas import problem_document
 from coordinator.jobs.service import transitions
-from coordinator.models import Client, Federation, Job
+from coordinator.models import Client, Federation
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.workers import service as workers
 
 WORKER_REVOKED = "worker_revoked"
-_REVOKED = "The worker was revoked: register a data set of another one."
-_GONE = ("out", "left", "expelled")
-
-
-def withdraw(session: Session, job: Job, reason: str, detail: str, now: datetime) -> None:
-    """Takes an open job back."""
-    transitions.end(session, job, "withdraw", problem_document(reason, "The job was withdrawn", detail), now)
+_REVOCATION_DETAIL = "The worker was revoked: register a data set of another one."
+_GONE_STATES = ("out", "left", "expelled")
 
 
 def remove_client(session: Session, client: Client, reason: str, detail: str, now: datetime) -> None:
-    """Takes the client out of its federation, and its open jobs back."""
+    """Removes the client from its federation and withdraws its open jobs."""
     if client.state in TAKES_PART:
         clients.take_out(session, client, reason, detail)
     withdraw_of_client(session, client, f"The client is out: {reason}.", now)
 
 
 def withdraw_of_client(session: Session, client: Client, detail: str, now: datetime) -> None:
-    """Takes back all open jobs of a client that takes no part any more, and wakes who waits for them."""
+    """Withdraws all open jobs of a client that has left its federation, and wakes their rounds."""
     for job in repository.open_jobs(session, lifecycle.OPEN, None, client.id, None, None):
-        withdraw(session, job, lifecycle.CLIENT_GONE, detail, now)
+        transitions.withdraw(session, job, lifecycle.CLIENT_GONE, detail, now)
         transitions.wake(session, job)
     nudge(session, ADVANCE_FEDERATION, client.federation_id)
 
 
 def withdraw_gone(session: Session, now: datetime, federation_id: str | None = None) -> int:
-    """Takes back the open jobs of clients that are out, have left or were expelled. Returns how many.
+    """Withdraws the open jobs of clients that are out, have left or were expelled, in one federation or in all.
 
-    Of one federation, or of all.
+    Returns how many.
     """
-    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE, federation_id)
+    jobs = repository.of_gone_clients(session, lifecycle.OPEN, _GONE_STATES, federation_id)
     for job in jobs:
-        withdraw(session, job, lifecycle.CLIENT_GONE, "The client takes no part any more.", now)
+        transitions.withdraw(session, job, lifecycle.CLIENT_GONE, "The client takes no part any more.", now)
         transitions.wake(session, job)
     return len(jobs)
 
@@ -56,7 +50,7 @@ def withdraw_gone(session: Session, now: datetime, federation_id: str | None = N
 def revoke_worker(
     session: Session, principal: Principal, worker_id: str, now: datetime, if_match: str | None = None
 ) -> None:
-    """Ends the worker's rights from its next request on, and its part in every federation that has not ended.
+    """Revokes the worker from its next request on, and removes its clients from all live federations.
 
     Raises NotFound, Forbidden, PreconditionFailed.
     """
@@ -65,7 +59,7 @@ def revoke_worker(
 
 
 def remove_revoked(session: Session, now: datetime) -> None:
-    """As `revoke_worker`, for workers that an earlier version revoked, and clients that were registered meanwhile."""
+    """Removes the clients of workers that an earlier version revoked, and those that were registered meanwhile."""
     _remove_all(session, repository.clients_of_revoked(session, LIVE, TAKES_PART), now)
 
 
@@ -73,17 +67,17 @@ def _remove_all(session: Session, candidates: Sequence[Client], now: datetime) -
     if not candidates:
         return
     federation_ids = sorted({client.federation_id for client in candidates})
-    live = {federation_id for federation_id in federation_ids if _live(session, federation_id)}
+    live = {federation_id for federation_id in federation_ids if _lock_live(session, federation_id)}
     client_ids = [client.id for client in candidates if client.federation_id in live]
-    # After the federations rounds, jobs and clients, as who moves them on: two orders would lock each other out.
+    # Federations, rounds, jobs, clients: the order in which all transactions lock, against deadlocks.
     repository.lock_open_jobs(session, lifecycle.OPEN, client_ids)
     for client_id in client_ids:
         client = lock_row(session, Client, client_id)
         if client is not None:
-            remove_client(session, client, WORKER_REVOKED, _REVOKED, now)
+            remove_client(session, client, WORKER_REVOKED, _REVOCATION_DETAIL, now)
 
 
-def _live(session: Session, federation_id: str) -> bool:
-    """Whether clients still come and go in the federation, which is locked."""
+def _lock_live(session: Session, federation_id: str) -> bool:
+    """Locks the federation. True if it is live, so that clients may still join and leave it."""
     federation = lock_row(session, Federation, federation_id)
     return federation is not None and federation.state in LIVE

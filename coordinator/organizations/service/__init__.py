@@ -1,4 +1,4 @@
-"""Organizations, their API keys, the tokens with which their workers enrol, and what is on record of them."""
+"""Organization service: organizations, API keys, enrollment tokens, audit log and ledger."""
 
 from coordinator.organizations.service.keys import create_admin_key, create_key, list_keys, revoke_key
 from coordinator.organizations.service.members import create, list_for, show, show_to

@@ -1,4 +1,4 @@
-"""API keys, of organizations and of the installation."""
+"""API keys of organizations and of the installation."""
 
 from datetime import datetime, timedelta
 
@@ -19,7 +19,7 @@ from coordinator.web.pagination import Page, PageRequest
 
 
 def create_admin_key(session: Session, name: str, now: datetime, days: int | None = None) -> str:
-    """A new key of the installation, good for so many days; its text is known here and now alone."""
+    """Creates an admin key of the installation, valid for `days`. Returns its text, which is not stored."""
     expires_at = None if days is None else now + timedelta(days=days)
     return _add_key(session, audit.COORDINATOR, None, name, "admin", expires_at, now)[1]
 
@@ -27,7 +27,7 @@ def create_admin_key(session: Session, name: str, now: datetime, days: int | Non
 def create_key(
     session: Session, principal: Principal, organization_id: str, request: ApiKeyCreate, now: datetime
 ) -> tuple[ApiKey, str]:
-    """A new key of the organization and its text. Raises NotFound, Forbidden, Unprocessable (when it expires)."""
+    """Creates a key. Returns it with its text. Raises NotFound, Forbidden, Unprocessable (`expires_at`)."""
     require_role(principal, "owner", organization_id=organization_id)
     members.show(session, organization_id)
     if request.expires_at is not None:
@@ -38,7 +38,7 @@ def create_key(
 def _check_expiry(expires_at: datetime, now: datetime) -> None:
     if now < expires_at <= now + timedelta(days=MAX_KEY_DAYS):
         return
-    detail = "is over" if expires_at <= now else f"is more than {MAX_KEY_DAYS} days away"
+    detail = "is in the past" if expires_at <= now else f"is more than {MAX_KEY_DAYS} days away"
     fault = FieldError(pointer="/expires_at", detail=detail)
     raise Unprocessable("expires_at_invalid", f"`/expires_at` {detail}.", errors=[fault])
 
@@ -77,7 +77,7 @@ def list_keys(session: Session, principal: Principal, organization_id: str, page
 
 
 def revoke_key(session: Session, principal: Principal, organization_id: str, key_id: str, now: datetime) -> None:
-    """Ends the key from the next request on. Revoking twice is no error. Raises NotFound, Forbidden."""
+    """Revokes the key, effective with the next request. Revoking twice is no error. Raises NotFound, Forbidden."""
     require_role(principal, "owner", organization_id=organization_id)
     key = lock_row(session, ApiKey, key_id)
     if key is None or key.organization_id != organization_id:

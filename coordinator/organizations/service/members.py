@@ -1,4 +1,4 @@
-"""The organizations themselves: made by the installation's admin, seen by their own keys."""
+"""Organizations: creation by the installation's admin, and read access of their own keys."""
 
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from coordinator.web.pagination import Page, PageRequest
 
 
 def create(session: Session, principal: Principal, request: OrganizationCreate, now: datetime) -> Organization:
-    """A new organization. Raises Conflict if the name is taken."""
+    """Creates an organization. Raises Conflict if the name is taken."""
     if repository.by_name(session, request.name) is not None:
         raise Conflict("name_taken", f"There is already an organization named {request.name!r}.")
     organization = Organization(id=new_id("org"), name=request.name, created_at=now)
@@ -46,5 +46,5 @@ def show_to(session: Session, principal: Principal, organization_id: str) -> Org
 
 
 def list_for(session: Session, principal: Principal, page: PageRequest) -> Page[Organization]:
-    """All organizations to an admin, to others their own."""
+    """All organizations for an admin, otherwise the principal's own."""
     return repository.organizations(session, page, None if principal.role == "admin" else principal.organization_id)

@@ -1,4 +1,4 @@
-"""What is on record of an organization: its audit log, and what it did."""
+"""Records of an organization: its audit log and its ledger."""
 
 from datetime import datetime
 
@@ -30,19 +30,19 @@ def audit_of(
 def audit_of_installation(
     session: Session, action: str | None, since: datetime | None, page: PageRequest
 ) -> Page[AuditEntry]:
-    """The chain of what concerns no organization, and of the organizations that were made."""
+    """The installation's chain: entries without an organization, and created organizations."""
     return repository.audit_entries(session, page, audit.INSTALLATION, action, since)
 
 
 def ledger_of(session: Session, principal: Principal, organization_id: str, page: PageRequest) -> Ledger:
-    """What the organization did: a page of federations by id, and the total. Raises NotFound."""
+    """The organization's ledger: a page of federations by id, and the total. Raises NotFound."""
     members.show_to(session, principal, organization_id)
     live = repository.deeds(session, Client.organization_id == organization_id)
-    rows = [*live, *repository.kept_deeds(session, organization_id)]
+    rows = [*live, *repository.deeds_in_deleted(session, organization_id)]
     entries = sorted(map(LedgerEntryResponse.model_validate, rows), key=_federation_id)
     total = Deeds(**{name: sum(getattr(entry, name) for entry in entries) for name in Deeds.model_fields})
-    found = page.of(entries, _federation_id)
-    return Ledger(items=list(found.rows), next_cursor=found.next_cursor, total=total)
+    entry_page = page.of(entries, _federation_id)
+    return Ledger(items=list(entry_page.rows), next_cursor=entry_page.next_cursor, total=total)
 
 
 def _federation_id(entry: LedgerEntryResponse) -> str:
@@ -50,6 +50,6 @@ def _federation_id(entry: LedgerEntryResponse) -> str:
 
 
 def keep_deeds(session: Session, federation: Federation, now: datetime) -> None:
-    """Before a federation's rows go: keeps what each organization did in it."""
+    """Saves each organization's contributions to a federation, before its rows are deleted."""
     for row in repository.deeds(session, Client.federation_id == federation.id):
         session.add(LedgerEntry(**row._asdict(), deleted_at=now))

@@ -1,4 +1,4 @@
-"""The tokens with which an organization's workers enrol."""
+"""Enrollment tokens for an organization's workers."""
 
 from datetime import datetime, timedelta
 
@@ -20,7 +20,7 @@ from coordinator.web.pagination import Page, PageRequest
 def create_token(
     session: Session, principal: Principal, organization_id: str, request: EnrollmentTokenCreate, now: datetime
 ) -> tuple[EnrollmentToken, str]:
-    """A new enrollment token and its text. Raises NotFound, Forbidden."""
+    """Creates an enrollment token. Returns it with its text. Raises NotFound, Forbidden."""
     require_role(principal, "owner", "operator", organization_id=organization_id)
     members.show(session, organization_id)
     identity = new_id("tok")
@@ -45,7 +45,7 @@ def list_tokens(
 
 
 def revoke_token(session: Session, principal: Principal, organization_id: str, token_id: str, now: datetime) -> None:
-    """Ends the token; workers that enrolled with it stay. Raises NotFound, Forbidden."""
+    """Revokes the token. Workers that enrolled with it stay. Raises NotFound, Forbidden."""
     require_role(principal, "owner", "operator", organization_id=organization_id)
     token = lock_row(session, EnrollmentToken, token_id)
     if token is None or token.organization_id != organization_id:
@@ -56,11 +56,11 @@ def revoke_token(session: Session, principal: Principal, organization_id: str, t
 
 
 def find_token(session: Session, text: str) -> EnrollmentToken:
-    """The enrollment token of this text, locked, whether or not it still serves. Raises Unauthenticated."""
+    """The enrollment token with this text, locked; it may be revoked or expired. Raises Unauthenticated."""
     parts = split_secret(ENROLLMENT_PREFIX, text)
     token = lock_row(session, EnrollmentToken, parts[0]) if parts else None
     if parts is None or token is None or not secret_matches(parts[1], token.secret_sha256):
-        raise Unauthenticated("token_invalid", "This enrollment token is not known here.")
+        raise Unauthenticated("token_invalid", "This enrollment token is unknown.")
     return token
 
 
@@ -71,5 +71,5 @@ def use_token(token: EnrollmentToken, now: datetime) -> None:
     if token.expires_at <= now:
         raise Unauthenticated("token_expired", "This enrollment token has expired. Ask for a new one.")
     if token.uses >= token.max_uses:
-        raise Unauthenticated("token_used_up", f"All {token.max_uses} uses of this enrollment token are taken.")
+        raise Unauthenticated("token_used_up", f"All {token.max_uses} uses of this enrollment token are used up.")
     token.uses += 1

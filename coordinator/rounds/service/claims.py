@@ -1,210 +1,94 @@
-"""Claims the next step of a round for one task, with all that a conductor needs to do it.
+"""Claims on the next step of a round, each for one task and with the inputs that the conductor needs.
 
-A claim raises the round's `version`: whoever computed for an older version finds that out when it records, and
-throws its result away. `claimed_until` keeps a second task from computing the same at once; it is renewed while
-the owner works, and passes when the owner died.
+A claim raises the round's `version`. A task that computed for an older version finds that out when it records, and
+its result is discarded. `claimed_until` keeps a second task from computing the same step at once. It is renewed while
+the owner works, and it expires when the owner has died.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from coordinator.clients import service as clients
-from coordinator.jobs import service as jobs
-from coordinator.models import Client, Federation, Round, Shard, Worker
-from coordinator.rounds import lifecycle, repository
-from coordinator.rounds.lifecycle import Aggregate, Check, Evaluate, Join, Plan, Start, Wait
-from coordinator.rounds.schemas import (
-    AggregateInput,
-    CheckInput,
-    ClientInput,
-    Input,
-    JoinInput,
-    Method,
-    PlanInput,
-    ShardInput,
-    StartInput,
-    UpdateInput,
-)
-from coordinator.rounds.service import sharding, snapshots, transitions
-from coordinator.rounds.service.sharding import ClaimedShard
+from coordinator.models import Round, Shard
+from coordinator.rounds import lifecycle
+from coordinator.rounds.lifecycle import Aggregate, ConductorStep, Wait
+from coordinator.rounds.schemas import Input, ShardInput
+from coordinator.rounds.service import inputs, sharding, snapshots, transitions
+from coordinator.rounds.service.inputs import StepContext
+from coordinator.rounds.service.sharding import ShardClaim
 from coordinator.settings import get_settings
 
-Computed = Start | Plan | Check | Aggregate | Join | Evaluate
+Loader = Callable[[StepContext, ConductorStep], Input]
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A step that one task may compute: `given` to the conductor, recorded under `version`."""
+class Claim:
+    """A step that one task may compute from `inputs`. Its result is recorded under `version`."""
 
     federation_id: str
     round_id: str
     version: int
-    step: Computed
-    given: Input
+    step: ConductorStep
+    inputs: Input
 
 
-def claim(session: Session, round_id: str, now: datetime) -> Claimed | None:
-    """Does all steps that need no tensors; then claims the one that does. None: nothing to do, or not now."""
-    found = transitions.locked(session, round_id)
-    while found is not None:
-        federation, round_ = found
-        if round_.state in lifecycle.ENDED or (round_.claimed_until is not None and round_.claimed_until > now):
+def claim(session: Session, round_id: str, load: Loader, now: datetime) -> Claim | None:
+    """Applies all steps that need no tensors, then claims the one that does. None: nothing to do, or not now."""
+    rows = transitions.lock(session, round_id)
+    while rows is not None:
+        federation, round_ = rows
+        if round_.state in lifecycle.TERMINAL or (round_.claimed_until is not None and round_.claimed_until > now):
             return None
-        (seen,) = snapshots.snapshots(session, [round_], now)
-        step = lifecycle.next_step(seen, snapshots.rules(federation), now)
+        (snapshot,) = snapshots.snapshots(session, [round_], now)
+        step = lifecycle.next_step(snapshot, snapshots.rules(federation), now)
         if isinstance(step, Wait):
             return None
-        if isinstance(step, Computed):
-            if transitions.given_up(session, round_, round_, now):
+        if isinstance(step, ConductorStep):
+            if transitions.fail_if_given_up(session, round_, round_, now):
                 return None
-            return _claimed(session, federation, round_, step, now)
-        found = federation, transitions.settle(session, federation, round_, seen, step, now)
+            return _claim_step(StepContext(session, federation, round_, now), step, load)
+        rows = federation, transitions.apply(session, federation, round_, snapshot, step, now)
     return None
 
 
-def claim_shard(session: Session, shard_id: str, now: datetime) -> ClaimedShard | None:
-    """Claims a part of an aggregation. None: nothing to do, or somebody does it."""
-    found = sharding.locked(session, shard_id)
-    if found is None:
+def claim_shard(session: Session, shard_id: str, now: datetime) -> ShardClaim | None:
+    """Claims a part of an aggregation. None: nothing to do, or another task computes it."""
+    rows = sharding.lock(session, shard_id)
+    if rows is None:
         return None
-    federation, round_, row = found
+    federation, round_, row = rows
     if row.claimed_until is not None and row.claimed_until > now:
         return None
-    if transitions.given_up(session, round_, row, now):
+    if transitions.fail_if_given_up(session, round_, row, now):
         return None
     row.version += 1
     row.claimed_until = _until(now)
-    given = ShardInput(_whole(session, federation, round_), tuple(row.groups))
-    return ClaimedShard(federation.id, round_.id, row.id, row.version, given)
+    whole = inputs.current_aggregate_input(session, federation, round_)
+    return ShardClaim(federation.id, round_.id, row.id, row.version, ShardInput(whole, tuple(row.groups)))
 
 
-def renew(session: Session, claimed: Claimed | ClaimedShard, now: datetime) -> bool:
-    """Keeps the claim for another `claim_seconds`; False if it was lost."""
-    if isinstance(claimed, ClaimedShard):
-        still = update(Shard).where(Shard.id == claimed.shard_id, Shard.version == claimed.version)
-        renewed = session.execute(still.values(claimed_until=_until(now)).returning(Shard.id))
+def renew(session: Session, claim: Claim | ShardClaim, now: datetime) -> bool:
+    """Keeps the claim for another `claim_seconds`. False if it was lost."""
+    if isinstance(claim, ShardClaim):
+        shard = update(Shard).where(Shard.id == claim.shard_id, Shard.version == claim.version)
+        ids = session.execute(shard.values(claimed_until=_until(now)).returning(Shard.id))
     else:
-        statement = update(Round).where(Round.id == claimed.round_id, Round.version == claimed.version)
-        renewed = session.execute(statement.values(claimed_until=_until(now)).returning(Round.id))
-    return renewed.one_or_none() is not None
+        round_ = update(Round).where(Round.id == claim.round_id, Round.version == claim.version)
+        ids = session.execute(round_.values(claimed_until=_until(now)).returning(Round.id))
+    return ids.one_or_none() is not None
 
 
 def _until(now: datetime) -> datetime:
     return now + timedelta(seconds=get_settings().claim_seconds)
 
 
-def _claimed(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Claimed:
+def _claim_step(context: StepContext, step: ConductorStep, load: Loader) -> Claim:
+    round_ = context.round_
     if isinstance(step, Aggregate):
-        transitions.stop_collecting(session, round_, step, now)
+        transitions.stop_collecting(context.session, round_, step, context.now)
     round_.version += 1
-    round_.claimed_until = _until(now)
-    return Claimed(federation.id, round_.id, round_.version, step, _given(session, federation, round_, step, now))
-
-
-def _given(session: Session, federation: Federation, round_: Round, step: Computed, now: datetime) -> Input:
-    match step:
-        case Start():
-            return start_input(federation, round_)
-        case Plan():
-            return plan_input(session, federation, round_, round_.cohort or [])
-        case Check():
-            return _check(session, federation, round_, step)
-        case Aggregate():
-            return _whole(session, federation, round_)
-        case Join():
-            return JoinInput(_whole(session, federation, round_), sharding.made_parts(session, round_))
-        case Evaluate():
-            asked = transitions.evaluating_clients(session, federation, round_, now)
-            return evaluation_input(session, federation, round_, asked)
-
-
-def start_input(federation: Federation, round_: Round) -> StartInput:
-    """What the federation's first state is made of."""
-    initial = federation.definition["initial_adapter"] or {}
-    return StartInput(_method(federation, round_), initial.get("digest"), initial.get("config_digest"))
-
-
-def plan_input(session: Session, federation: Federation, round_: Round, cohort: Collection[int]) -> PlanInput:
-    """What the instructions of a cohort are made of."""
-    drawn = clients.by_ordinals(session, federation.id, list(cohort))
-    return _plan(session, _method(federation, round_), str(round_.start_digest), drawn)
-
-
-def evaluation_input(session: Session, federation: Federation, round_: Round, asked: Iterable[Client]) -> PlanInput:
-    """What the instructions of those that evaluate are made of."""
-    return _plan(session, _method(federation, round_, "evaluate"), str(round_.state_digest), asked)
-
-
-def _whole(session: Session, federation: Federation, round_: Round) -> AggregateInput:
-    kept = repository.all_clients(session, federation.id)
-    notes = {str(client.ordinal): client.note_digest for client in kept if client.note_digest}
-    return aggregate_input(session, federation, round_, notes)
-
-
-def _method(federation: Federation, round_: Round, kind: str | None = None) -> Method:
-    definition = federation.definition
-    return Method(
-        algorithm=definition["algorithm"],
-        config=definition["config"],
-        trainable=definition["trainable"],
-        model=federation.model_facts or {},
-        seed=federation.seed,
-        number=round_.number,
-        kind=kind or round_.kind,
-        rounds=definition["rounds"],
-        registered=round_.registered or 0,
-    )
-
-
-def _plan(session: Session, method: Method, state_digest: str, asked: Iterable[Client]) -> PlanInput:
-    given = tuple(_client(session, client) for client in asked)
-    return PlanInput(method, state_digest, given)
-
-
-def _client(session: Session, client: Client) -> ClientInput:
-    worker = session.get_one(Worker, client.worker_id)
-    return ClientInput(
-        ordinal=client.ordinal,
-        name=client.name,
-        examples=client.examples or 0,
-        capabilities=worker.capabilities,
-        settings=client.settings,
-        note_digest=client.note_digest,
-        rounds_taken=client.rounds_taken,
-    )
-
-
-def _check(session: Session, federation: Federation, round_: Round, step: Check) -> CheckInput:
-    rows = {job.id: job for job in jobs.of_round(session, round_.id, "train")}
-    updates = tuple((key, str(rows[key].instruction_digest), str(rows[key].update_digest)) for key in step.job_ids)
-    return CheckInput(_method(federation, round_), updates, federation.definition["max_update_norm"])
-
-
-def aggregate_input(
-    session: Session, federation: Federation, round_: Round, notes: Mapping[str, str]
-) -> AggregateInput:
-    """What the round is, or was, aggregated from; `notes` are the digests of its clients' notes by ordinal."""
-    accepted = snapshots.accepted_jobs(session, round_)
-    updates = []
-    for ordinal, job in accepted:
-        submission: dict[str, Any] = job.submission or {}
-        update_ = submission["update"]
-        updates.append(
-            UpdateInput(
-                ordinal=ordinal,
-                examples=update_["examples"],
-                weight=update_["weight"],
-                digest=str(job.update_digest),
-                metrics=submission["metrics"],
-                note_digest=notes.get(str(ordinal)),
-                norm=submission.get("norm", 0.0),
-            )
-        )
-    base_model = federation.definition["base_model"]["id"]
-    card = {"federation": federation.name, "round": round_.number, "clients": len(updates)}
-    return AggregateInput(_method(federation, round_), str(round_.start_digest), tuple(updates), base_model, card)
+    round_.claimed_until = _until(context.now)
+    return Claim(context.federation.id, round_.id, round_.version, step, load(context, step))

@@ -1,4 +1,4 @@
-"""The end of a round's evaluation: what was measured, or why nothing was."""
+"""End of a round's evaluation: the mean metrics, or the reason why there are none."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,37 +16,39 @@ from coordinator.rounds.service import snapshots
 NOT_EVALUATED = "not evaluated: "
 
 
-def take_answers(session: Session, federation: Federation, round_: Round, now: datetime) -> bool:
-    """Accepts what was told of the round's state and adds the means to its metrics. Returns whether anything was.
+def accept_results(session: Session, federation: Federation, round_: Round, now: datetime) -> bool:
+    """Accepts the submitted evaluations and adds their means to the round's metrics. Returns False without any.
 
-    Where an evaluation was due, and told nothing or not what the federation's stopping rule waits for, the round's
-    `reason_detail` and an event say why.
+    If a due evaluation gave no metrics, or not the one of the federation's stopping rule, the round's `reason_detail`
+    and an event say why.
     """
     evaluations = jobs.of_round(session, round_.id, "evaluate")
-    answers = [job for job in evaluations if job.state == "submitted"]
-    for job in answers:
+    submissions = [job for job in evaluations if job.state == "submitted"]
+    for job in submissions:
         jobs.accept(session, job, now)
-    if answers:
+    if submissions:
         names = {"loss", *federation.definition["task"]["metrics"]}
-        measured = statistics.metrics_of([(job.submission or {})["evaluation"] for job in answers], names)
-        round_.metrics = {**round_.metrics, **measured, "evaluated_by": len(answers)}
+        means = statistics.metrics_of([(job.submission or {})["evaluation"] for job in submissions], names)
+        round_.metrics = {**round_.metrics, **means, "evaluated_by": len(submissions)}
     if snapshots.evaluation_due(federation, round_):
-        _tell_of_none(session, federation, round_, evaluations, bool(answers))
-    return bool(answers)
+        _report_missing(session, federation, round_, evaluations, bool(submissions))
+    return bool(submissions)
 
 
-def _tell_of_none(
-    session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job], answered: bool
+def _report_missing(
+    session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job], has_results: bool
 ) -> None:
-    wanted = federation.definition["stopping"]["metric"]
+    metric = federation.definition["stopping"]["metric"]
     detail = round_.reason_detail or ""
-    if answered and (wanted is None or wanted in round_.metrics):
+    if has_results and (metric is None or metric in round_.metrics):
         return
-    _, failed, why = detail.partition(NOT_EVALUATED)
-    if not failed:
-        why = f"no answer tells {wanted!r}" if answered else _why_nobody(session, federation, round_, evaluations)
+    _, separator, why = detail.partition(NOT_EVALUATED)
+    if not separator:
+        why = (
+            f"no client reported {metric!r}" if has_results else _why_nobody(session, federation, round_, evaluations)
+        )
         round_.reason_detail = f"{detail}; {NOT_EVALUATED}{why}" if detail else NOT_EVALUATED + why
-    events.append(session, federation.id, "round.not_evaluated", **name_of(round_), metric=wanted, detail=why)
+    events.append(session, federation.id, "round.not_evaluated", **name_of(round_), metric=metric, detail=why)
 
 
 def _why_nobody(session: Session, federation: Federation, round_: Round, evaluations: Sequence[Job]) -> str:
@@ -58,7 +60,7 @@ def _why_nobody(session: Session, federation: Federation, round_: Round, evaluat
     if (frequent := statistics.most_frequent(reasons)) is not None:
         return f"no metrics came of {len(evaluations)} clients; {frequent[1]} of them: {frequent[0]}"
     if not round_.evaluation_planned:
-        return "the round was closed before anybody was asked"
+        return "the round was closed before any client was asked"
     if not any(client.evaluation_examples for client in clients.ready_clients(session, federation.id)):
         return "no client has enough held-out examples"
     return "no client that has enough held-out examples could be asked"

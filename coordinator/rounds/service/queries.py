@@ -1,4 +1,4 @@
-"""What people and the federations' own life cycle read of rounds."""
+"""Queries of rounds, for the API and for the life cycle of federations."""
 
 from collections.abc import Collection, Sequence, Set
 from datetime import datetime
@@ -15,7 +15,7 @@ from coordinator.errors import Forbidden, NotFound
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Invitation, Round
 from coordinator.rounds import lifecycle, repository
-from coordinator.rounds.lifecycle import Check, Wait
+from coordinator.rounds.lifecycle import Wait
 from coordinator.rounds.schemas import AdapterFile, RoundResponse
 from coordinator.rounds.service import snapshots
 from federated.protocol import JobKind, JobResponse
@@ -39,23 +39,23 @@ def history(session: Session, federation_id: str) -> list[dict[str, Any]]:
 
 
 def count_closed(session: Session, federation_id: str) -> int:
-    """How many train rounds are closed."""
+    """Number of closed train rounds."""
     return repository.count_closed(session, federation_id)
 
 
 def newest_adapter_number(session: Session, federation_id: str) -> int | None:
     """The newest round whose adapter can be downloaded."""
-    found = repository.newest_adapted(session, federation_id)
-    return None if found is None else found.number
+    round_ = repository.newest_with_adapter(session, federation_id)
+    return None if round_ is None else round_.number
 
 
 def open_rounds(session: Session, federation_ids: Collection[str], now: datetime) -> list[Round]:
-    """Rounds that have not ended: those of these federations, and all whose deadline or claim is over."""
+    """Open rounds: those of these federations, and all with a past deadline or claim."""
     return list(repository.in_states(session, lifecycle.OPEN, federation_ids, now))
 
 
 def due(session: Session, rounds: Sequence[Round], now: datetime) -> list[str]:
-    """Ids of those of the open rounds that have something to do now, which nobody does."""
+    """Ids of those open rounds that have a due step and no claim."""
     free = [row for row in rounds if row.claimed_until is None or row.claimed_until <= now]
     steps = snapshots.next_steps(session, free, now)
     return [round_id for round_id, step in steps.items() if not isinstance(step, Wait)]
@@ -69,12 +69,12 @@ def rounds_of(federation_id: str) -> Select[Round]:
 def show(session: Session, federation_id: str, kind: str, number: int, attempt: int | None) -> Round:
     """One attempt at a round, the last one if none is named. Raises NotFound."""
     if attempt is None:
-        found = repository.newest_attempt(session, federation_id, kind, number)
+        round_ = repository.newest_attempt(session, federation_id, kind, number)
     else:
-        found = repository.attempt(session, federation_id, kind, number, attempt)
-    if found is None:
+        round_ = repository.attempt(session, federation_id, kind, number, attempt)
+    if round_ is None:
         raise NotFound("round_unknown", f"The federation has no such {kind} round.")
-    return found
+    return round_
 
 
 def visible(session: Session, principal: Principal, round_id: str) -> tuple[Federation, Round]:
@@ -89,9 +89,9 @@ def visible(session: Session, principal: Principal, round_id: str) -> tuple[Fede
 def jobs_of(
     session: Session, principal: Principal, federation: Federation, round_: Round, kind: JobKind | None
 ) -> list[JobResponse]:
-    """The round's jobs: all for the federation's owner, for others those of their own clients.
+    """The round's jobs: all of them for the federation's owner, those of their own clients for others.
 
-    Training before evaluation, each by ordinal: an order that stays as it is while somebody reads page after page.
+    Training comes before evaluation, each by ordinal. This order is stable while a caller reads page after page.
     """
     rows = jobs.of_round(session, round_.id, kind)
     if principal.role != "admin" and principal.organization_id != federation.organization_id:
@@ -101,98 +101,75 @@ def jobs_of(
             if row.organization_id == principal.organization_id
         }
         rows = [job for job in rows if job.client_id in own]
-    views = jobs.views(session, rows)
+    views = jobs.to_responses(session, rows)
     return sorted(views, key=lambda view: (view.kind == "evaluate", view.ordinal or 0, view.id))
 
 
-def answer(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundResponse:
+def to_response(session: Session, federation: Federation, round_: Round, now: datetime) -> RoundResponse:
     """The round as the API shows it."""
-    return answers(session, federation, [round_], now)[0]
+    return to_responses(session, federation, [round_], now)[0]
 
 
-def answers(session: Session, federation: Federation, rows: Sequence[Round], now: datetime) -> list[RoundResponse]:
+def to_responses(
+    session: Session, federation: Federation, rows: Sequence[Round], now: datetime
+) -> list[RoundResponse]:
     """These rounds of one federation as the API shows them."""
-    accepted = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
+    acceptances = repository.accepted_ordinals(session, federation.id, {row.number for row in rows})
     without_evaluation = {
         row.ordinal for row in repository.all_clients(session, federation.id) if row.evaluation_examples == 0
     }
-    return [_answer(session, row, accepted, without_evaluation, now) for row in rows]
+    return [_response(session, row, acceptances, without_evaluation, now) for row in rows]
 
 
-def _answer(
+def _response(
     session: Session,
     round_: Round,
-    accepted: Sequence[tuple[str, int, int, int, str | None]],
+    acceptances: Sequence[tuple[str, int, int, int, str | None]],
     without_evaluation: Set[int],
     now: datetime,
 ) -> RoundResponse:
-    """`accepted`: kind, number and attempt of the round, ordinal, and why it was left out, of every accepted update.
+    """`acceptances`: kind, number and attempt of the round, ordinal, and reason of omission, of accepted updates.
 
     `without_evaluation`: ordinals of clients that evaluate nothing.
     """
-    what, since = None, None
-    if round_.state not in lifecycle.ENDED:
-        what, since = waiting(snapshots.next_step(session, round_, now)), waiting_since(round_)
+    status, since = None, None
+    if round_.state not in lifecycle.TERMINAL:
+        status, since = snapshots.next_step(session, round_, now).label, waiting_since(round_)
         reasons = [round_.reason] if round_.reason else _held_up_uploads(session, round_)
-        what += f", held up: {', '.join(reasons)}" if reasons else ""
+        status += f", held up: {', '.join(reasons)}" if reasons else ""
     row = {name: getattr(round_, name) for name in RoundResponse.model_fields if hasattr(round_, name)}
     traffic = {name: _whole(round_.metrics.get(name, 0)) for name in TRAFFIC}
     metrics = {name: value for name, value in round_.metrics.items() if name not in TRAFFIC}
     own = {
         ordinal: reason
-        for kind, number, attempt, ordinal, reason in accepted
+        for kind, number, attempt, ordinal, reason in acceptances
         if (kind, number) == (round_.kind, round_.number) and attempt <= round_.attempt
     }
-    told: dict[str, Any] = {"metrics": metrics, "waiting_for": what, "waiting_since": since}
-    told["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
-    told["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
-    told["not_evaluated"] = sorted(without_evaluation & set(round_.cohort or ()))
-    return RoundResponse.model_validate({**row, **traffic, **told})
+    fields: dict[str, Any] = {"metrics": metrics, "waiting_for": status, "waiting_since": since}
+    fields["accepted"] = sorted(ordinal for ordinal, reason in own.items() if reason is None)
+    fields["left_out"] = [{"ordinal": ordinal, "reason": own[ordinal]} for ordinal in sorted(own) if own[ordinal]]
+    fields["not_evaluated"] = sorted(without_evaluation & set(round_.cohort or ()))
+    return RoundResponse.model_validate({**row, **traffic, **fields})
 
 
 def _whole(count: object) -> int:
-    """A count as it was recorded; 0 for what is none, so that one row does not keep all from being read."""
+    """A recorded count. 0 for any other value, so that one bad row does not make a whole page unreadable."""
     return count if isinstance(count, int) else 0
 
 
 def _held_up_uploads(session: Session, round_: Round) -> list[str]:
-    """What keeps the round's workers from handing in, as far as the coordinator is what keeps them."""
-    leased = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
-    return artifacts.held_up(session, leased, round_.opened_at) if leased else []
-
-
-def waiting(step: lifecycle.Step) -> str:
-    """What a round waits for, or does just now, for people."""
-    match step:
-        case Wait():
-            return step.what
-        case Check():
-            return f"checking {len(step.job_ids)} updates"
-        case _:
-            return _DOING[type(step)]
-
-
-_DOING: dict[type[lifecycle.Step], str] = {
-    lifecycle.Start: "starting",
-    lifecycle.Draw: "drawing",
-    lifecycle.LeaveOut: "leaving_out_updates",
-    lifecycle.Plan: "planning",
-    lifecycle.Aggregate: "aggregating",
-    lifecycle.Join: "joining_shards",
-    lifecycle.Evaluate: "planning_evaluation",
-    lifecycle.Close: "closing",
-    lifecycle.Retry: "opening_another_attempt",
-    lifecycle.Fail: "failing",
-}
+    """Reasons of the coordinator's own that keep the round's workers from uploading."""
+    worker_ids = {job.worker_id for job in jobs.of_round(session, round_.id) if job.state == "leased"}
+    return artifacts.upload_problems(session, worker_ids, round_.opened_at) if worker_ids else []
 
 
 def waiting_since(round_: Round) -> datetime:
-    """When the round came into its present state, as far as that is kept."""
+    """Time of the round's last recorded change of state."""
     return round_.aggregated_at or round_.collecting_at or round_.opened_at
 
 
 def check_may_download(session: Session, principal: Principal, federation: Federation) -> None:
-    """Adapters are for the owner and for those who take part. Raises Forbidden for who is merely invited."""
+    """Raises Forbidden unless the principal owns the federation or takes part. An open invitation is not enough."""
     if principal.role == "admin" or principal.organization_id == federation.organization_id:
         return
     part = session.get(Invitation, (federation.id, principal.organization_id))
@@ -203,21 +180,21 @@ def check_may_download(session: Session, principal: Principal, federation: Feder
 def note_download(
     session: Session, principal: Principal, federation: Federation, round_: Round, file: str | None
 ) -> None:
-    """Puts on record, for the owner and for who asks, that a file of the adapter is handed out; None: all files."""
-    of = [federation.organization_id, principal.organization_id or federation.organization_id]
-    audit.append(session, principal.id, "adapter.downloaded", federation.id, of, round=round_.number, file=file)
+    """Adds an audit entry of a download, for the owner and the downloading organization. `file` None: all files."""
+    audience = [federation.organization_id, principal.organization_id or federation.organization_id]
+    audit.append(session, principal.id, "adapter.downloaded", federation.id, audience, round=round_.number, file=file)
 
 
 def adapter_round(session: Session, federation_id: str, number: int | None) -> Round:
     """The aggregated train round with this number, or the newest one. Raises NotFound."""
     if number is None:
-        found = repository.newest_adapted(session, federation_id)
+        round_ = repository.newest_with_adapter(session, federation_id)
     else:
-        found = repository.adapted(session, federation_id, number)
-    if found is None or not found.adapter:
+        round_ = repository.round_with_adapter(session, federation_id, number)
+    if round_ is None or not round_.adapter:
         which = "No round" if number is None else f"Round {number}"
         raise NotFound("adapter_unknown", f"{which} of this federation has made an adapter yet.")
-    return found
+    return round_
 
 
 def adapter_file(round_: Round, name: str) -> AdapterFile:
@@ -235,6 +212,6 @@ def adapter_files(round_: Round) -> dict[str, AdapterFile]:
 
 
 def release_all(session: Session, federation_id: str) -> None:
-    """Lets go of every artifact of the federation's rounds, clients and jobs, before its rows go."""
+    """Releases every artifact of the federation's rounds, clients and jobs, before its rows are deleted."""
     for holder in repository.holders(session, federation_id):
         artifacts.release(session, holder)

@@ -1,7 +1,7 @@
-"""Artifacts whose bytes are lost or damaged: what they can be made of again, and what follows if they cannot.
+"""Repair of lost or damaged artifacts: their restoration from inputs, and the consequences of a final loss.
 
-Who keeps an artifact, and as what, stands in its holds. A state, an instruction and an adapter are functions of what
-is kept beside them; an update is asked for again. Whatever needs one that is lost for good says so and ends.
+The holds of an artifact say which rows use it, and as what. States, instructions and adapters are computed again from
+stored inputs, and updates are requested again. A round that needs an artifact that is lost for good fails.
 """
 
 from datetime import datetime
@@ -16,20 +16,20 @@ from coordinator.models import Client, Federation, Job, Round
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND, AGGREGATE_SHARD, MEND, nudge
 from coordinator.rounds import lifecycle, repository
 from coordinator.rounds.facts import name_of
-from coordinator.rounds.schemas import AgainInput, PlanInput, StartInput
-from coordinator.rounds.service import claims, transitions
+from coordinator.rounds.schemas import PlanInput, RestoreInput, StartInput
+from coordinator.rounds.service import inputs, transitions
 
 ARTIFACT_DAMAGED = "artifact_damaged"
-Making = StartInput | PlanInput | AgainInput
+Restoration = StartInput | PlanInput | RestoreInput
 
 
 def hold_up(session: Session, round_id: str, error: Exception) -> None:
-    """The round cannot go on for now, for a reason that is not its own. Its claim passes, and it is tried again."""
-    found = transitions.locked(session, round_id)
-    if found is None or found[1].state in lifecycle.ENDED:
+    """Records why the round cannot go on for now. Its claim expires, and the step is retried."""
+    rows = transitions.lock(session, round_id)
+    if rows is None or rows[1].state in lifecycle.TERMINAL:
         return
-    _, round_ = found
-    repository.forget_losses(session, round_)  # whoever had the claim is there
+    _, round_ = rows
+    repository.forget_losses(session, round_)  # the owner of the claim is alive
     cause = cause_of(error)
     if round_.reason != cause.code:
         round_.reason = cause.code
@@ -39,118 +39,124 @@ def hold_up(session: Session, round_id: str, error: Exception) -> None:
         nudge(session, MEND, cause.digest)
 
 
-def making(session: Session, digest: str) -> Making | None:
-    """What the artifact can be made of again, or None."""
+def restoration_of(session: Session, digest: str) -> Restoration | None:
+    """The inputs from which the artifact can be computed again, or None."""
     for part, holder in artifacts.holders(session, digest):
         round_ = session.get(Round, holder)
-        if round_ is not None and (found := _making(session, round_, part)) is not None:
-            return found
+        if round_ is not None and (restoration := _restoration(session, round_, part)) is not None:
+            return restoration
     return None
 
 
-def _making(session: Session, round_: Round, part: str) -> Making | None:
+def _restoration(session: Session, round_: Round, part: str) -> Restoration | None:
     federation = session.get_one(Federation, round_.federation_id)
     match part:
         case "start":
-            return claims.start_input(federation, round_)
+            return inputs.start_input(federation, round_)
         case "state" | "adapter" if round_.notes is not None:
-            given = claims.aggregate_input(session, federation, round_, round_.notes)
-            return AgainInput(given, round_.state_digest if part == "adapter" else None)
+            whole = inputs.aggregate_input(session, federation, round_, round_.notes)
+            return RestoreInput(whole, round_.state_digest if part == "adapter" else None)
         case "instruction":
-            return claims.plan_input(session, federation, round_, round_.cohort or [])
+            return inputs.plan_input(session, federation, round_, round_.cohort or [])
         case "evaluation":
-            asked = [session.get_one(Client, job.client_id) for job in jobs.of_round(session, round_.id, "evaluate")]
-            return claims.evaluation_input(session, federation, round_, sorted(asked, key=lambda row: row.ordinal))
+            evaluators = [
+                session.get_one(Client, job.client_id) for job in jobs.of_round(session, round_.id, "evaluate")
+            ]
+            return inputs.evaluation_input(
+                session, federation, round_, sorted(evaluators, key=lambda row: row.ordinal)
+            )
     return None
 
 
-def mended(session: Session, digest: str) -> None:
-    """The bytes are there again: whoever was held up goes on at once."""
+def resume(session: Session, digest: str) -> None:
+    """Resumes the rounds that waited for the restored bytes."""
     for federation_id in _federations(session, digest):
         for round_ in repository.with_reason(session, federation_id, ARTIFACT_DAMAGED):
-            if round_.state not in lifecycle.ENDED:
-                _go_on(session, round_)
+            if round_.state not in lifecycle.TERMINAL:
+                _resume_round(session, round_)
             elif round_.state == lifecycle.CLOSED and digest in (round_.reason_detail or ""):
                 round_.reason = round_.reason_detail = None
         nudge(session, ADVANCE_FEDERATION, federation_id)
 
 
-def lost(session: Session, digest: str, now: datetime) -> None:
-    """Nobody can make the bytes again: an update is asked for anew; else what needs them says so, and ends."""
+def give_up(session: Session, digest: str, now: datetime) -> None:
+    """Handles bytes that cannot be restored: requests an update again, or ends the rounds that need them."""
     artifacts.forget_uploads(session, digest)
     for part, holder in artifacts.holders(session, digest):
-        job, found = session.get(Job, holder), transitions.locked(session, holder)
+        job, rows = session.get(Job, holder), transitions.lock(session, holder)
         if job is not None:
-            _ask_again(session, job, digest, now)
-        elif found is not None and part == transitions.SHARD_PART:
-            _shard_again(session, found[1], digest)
-        elif found is not None and part == "instruction" and _is_open(found[1]):
-            _attempt_again(session, *found, _detail(part, digest), now)
-        elif found is not None:
-            found[1].reason, found[1].reason_detail = ARTIFACT_DAMAGED, _detail(part, digest)
+            _request_update_again(session, job, digest, now)
+        elif rows is not None and part == transitions.SHARD_PART:
+            _reopen_shard(session, rows[1], digest)
+        elif rows is not None and part == "instruction" and _is_open(rows[1]):
+            _open_attempt_again(session, *rows, _detail(part, digest), now)
+        elif rows is not None:
+            rows[1].reason, rows[1].reason_detail = ARTIFACT_DAMAGED, _detail(part, digest)
     session.flush()
     for federation_id in _federations(session, digest):
         for round_ in repository.with_reason(session, federation_id, ARTIFACT_DAMAGED):
             if _is_open(round_):
                 detail = _detail("payload it needs", digest)
                 transitions.end(session, round_, lifecycle.FAILED, ARTIFACT_DAMAGED, detail, now)
-            elif round_.state == lifecycle.AGGREGATING:  # it has its result, and cannot be evaluated
+            elif round_.state == lifecycle.AGGREGATING:  # it has its result, but cannot be evaluated
                 transitions.close(session, session.get_one(Federation, federation_id), round_, now)
         nudge(session, ADVANCE_FEDERATION, federation_id)
 
 
-def _ask_again(session: Session, job: Job, digest: str, now: datetime) -> None:
-    """The job, or a new attempt at its round, brings the update once more; the same bits, as its seed is the same."""
-    own = None if job.round_id is None else transitions.locked(session, job.round_id)
+def _request_update_again(session: Session, job: Job, digest: str, now: datetime) -> None:
+    """Offers the job, or a new attempt at its round. The update has the same bits, since the seed is the same."""
+    own_rows = None if job.round_id is None else transitions.lock(session, job.round_id)
     newest = (
-        None if own is None else repository.newest_attempt(session, own[1].federation_id, own[1].kind, own[1].number)
+        None
+        if own_rows is None
+        else repository.newest_attempt(session, own_rows[1].federation_id, own_rows[1].kind, own_rows[1].number)
     )
-    found = None if newest is None else transitions.locked(session, newest.id)
-    if found is None or not _is_open(found[1]):
+    rows = None if newest is None else transitions.lock(session, newest.id)
+    if rows is None or not _is_open(rows[1]):
         return
     session.refresh(job, with_for_update=True)
-    if job.state == "submitted" and found[1].id == job.round_id:
-        jobs.ask_again(session, job, ArtifactDamaged(digest).problem(), now)
-        _go_on(session, found[1])
+    if job.state == "submitted" and rows[1].id == job.round_id:
+        jobs.offer_again(session, job, ArtifactDamaged(digest).problem(), now)
+        _resume_round(session, rows[1])
     elif job.state == "accepted" and job.problem is None:
         ordinal = session.get_one(Client, job.client_id).ordinal
         jobs.lose(session, job, ArtifactDamaged(digest).problem(), now)
-        _attempt_again(session, *found, _detail(f"update of client {ordinal}", digest), now)
+        _open_attempt_again(session, *rows, _detail(f"update of client {ordinal}", digest), now)
 
 
 def _is_open(round_: Round) -> bool:
-    return round_.state not in lifecycle.ENDED and round_.aggregated_at is None
+    return round_.state not in lifecycle.TERMINAL and round_.aggregated_at is None
 
 
-def _attempt_again(session: Session, federation: Federation, round_: Round, detail: str, now: datetime) -> None:
+def _open_attempt_again(session: Session, federation: Federation, round_: Round, detail: str, now: datetime) -> None:
     transitions.end(session, round_, lifecycle.WITHDRAWN, ARTIFACT_DAMAGED, detail, now)
-    _go_on(session, transitions.open_again(session, federation, round_, now))
+    _resume_round(session, transitions.open_again(session, federation, round_, now))
 
 
-def _go_on(session: Session, round_: Round) -> None:
+def _resume_round(session: Session, round_: Round) -> None:
     round_.reason = None
     transitions.release_claim(round_)
     nudge(session, ADVANCE_ROUND, round_.id)
 
 
-def _shard_again(session: Session, round_: Round, digest: str) -> None:
+def _reopen_shard(session: Session, round_: Round, digest: str) -> None:
     artifacts.discard(digest)
     for row in repository.shards_of(session, round_.id):
         if row.made is not None and digest in str(row.made):
             row.made = row.claimed_until = None
             nudge(session, AGGREGATE_SHARD, row.id)
-    _go_on(session, round_)
+    _resume_round(session, round_)
 
 
 def _federations(session: Session, digest: str) -> list[str]:
-    found = set()
+    ids = set()
     for _, holder in artifacts.holders(session, digest):
         if session.get(Federation, holder) is not None:
-            found.add(holder)
+            ids.add(holder)
         row = session.get(Round, holder) or session.get(Job, holder) or session.get(Client, holder)
         if row is not None:
-            found.add(row.federation_id)
-    return sorted(found)
+            ids.add(row.federation_id)
+    return sorted(ids)
 
 
 def _detail(what: str, digest: str) -> str:

@@ -1,13 +1,14 @@
-"""Records what a conductor made, unless somebody else was faster."""
+"""Recorders of the conductor's results, which write nothing if the round has moved on since the claim."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from coordinator import events
 from coordinator.artifacts import service as artifacts
-from coordinator.artifacts.service import Stored
+from coordinator.artifacts.service import StoredObject
 from coordinator.clients import service as clients
 from coordinator.jobs import service as jobs
 from coordinator.models import Federation, Round
@@ -16,66 +17,52 @@ from coordinator.rounds.facts import name_of
 from coordinator.rounds.lifecycle import Evaluate
 from coordinator.rounds.schemas import (
     AggregateInput,
-    Cut,
+    AggregateResult,
     Failure,
     JoinInput,
-    MadeAggregate,
-    MadePlan,
-    MadeShard,
-    MadeState,
     Omission,
+    PlanResult,
     Result,
+    ShardLayout,
+    ShardResult,
+    StateResult,
     Verdicts,
 )
 from coordinator.rounds.service import evaluation, provenance_builder, sharding, snapshots, transitions
-from coordinator.rounds.service.claims import Claimed
-from coordinator.rounds.service.sharding import ClaimedShard
+from coordinator.rounds.service.claims import Claim
+from coordinator.rounds.service.inputs import StepContext
+from coordinator.rounds.service.sharding import ShardClaim
 from federated import schedule
 from federated.protocol import JobKind
 
 ALGORITHM_FAILED = "algorithm_failed"
-DEATHS = Failure(
+STEP_DIED_TWICE = Failure(
     lifecycle.STEP_DIED, "The process that computed this step died twice; the coordinator's log says how."
 )
+Recorder = Callable[[StepContext, Claim, Any], None]
 DEADLINES = {"train": "round_deadline_seconds", "prepare": "prepare_deadline_seconds"}
 
 
-def record(session: Session, claimed: Claimed, result: Result, now: datetime) -> bool:
-    """Writes the result of a claimed step. False, and nothing is written, if the round has moved on since."""
-    found = _still_claimed(session, claimed)
-    if found is None:
+def record(session: Session, claim: Claim, result: Result, write: Recorder, now: datetime) -> bool:
+    """Has `write` record the result of a claimed step. False, and nothing is written, if the round has moved on."""
+    context = _context_if_current(session, claim, now)
+    if context is None:
         return False
-    federation, round_ = found
-    transitions.release_claim(round_)
-    round_.reason = None  # what held it up is over
-    match result:
-        case MadeState():
-            _record_start(session, round_, result)
-        case MadePlan() if isinstance(claimed.step, Evaluate):
-            _record_evaluation(session, federation, round_, result.instructions, now)
-        case MadePlan():
-            _record_plan(session, federation, round_, result.instructions, now)
-        case Verdicts():
-            _record_verdicts(session, round_, result, now)
-        case Omission():
-            transitions.leave_out(session, round_, result.problems)
-        case Cut():
-            sharding.open_all(session, round_, result)
-        case MadeAggregate():
-            _keep_notes(session, round_, claimed)
-            _record_aggregate(session, federation, round_, result, now)
+    transitions.release_claim(context.round_)
+    context.round_.reason = None  # whatever held the round up is over
+    write(context, claim, result)
     session.flush()
     return True
 
 
 def record_shard(
-    session: Session, claimed: ClaimedShard, result: MadeShard | Omission | Failure, now: datetime
+    session: Session, claim: ShardClaim, result: ShardResult | Omission | Failure, now: datetime
 ) -> bool:
-    """Writes what a claimed shard made, or why it could not: the round fails. False as for `record`."""
-    found = sharding.locked(session, claimed.shard_id)
-    if found is None or found[2].version != claimed.version:
+    """Writes the result of a claimed shard. A failure fails the round. False as for `record`."""
+    rows = sharding.lock(session, claim.shard_id)
+    if rows is None or rows[2].version != claim.version:
         return False
-    _, round_, row = found
+    _, round_, row = rows
     if isinstance(result, Failure):
         transitions.end(session, round_, lifecycle.FAILED, result.reason, result.detail, now)
     elif isinstance(result, Omission):
@@ -86,137 +73,150 @@ def record_shard(
     return True
 
 
-def fail(session: Session, claimed: Claimed, failure: Failure, now: datetime) -> bool:
-    """The step cannot be done: the round fails; an evaluation is left out. False as for `record`."""
-    found = _still_claimed(session, claimed)
-    if found is None:
+def fail(session: Session, claim: Claim, failure: Failure, now: datetime) -> bool:
+    """Fails the round of a step that cannot be computed; an evaluation is skipped instead. False as for `record`."""
+    context = _context_if_current(session, claim, now)
+    if context is None:
         return False
-    federation, round_ = found
+    round_ = context.round_
     transitions.release_claim(round_)
-    if isinstance(claimed.step, Evaluate):
+    if isinstance(claim.step, Evaluate):
         round_.reason_detail = evaluation.NOT_EVALUATED + failure.detail
-        _record_evaluation(session, federation, round_, {}, now)
+        record_evaluation(context, claim, PlanResult({}))
     else:
         transitions.end(session, round_, lifecycle.FAILED, failure.reason, failure.detail, now)
     return True
 
 
-def count_death(session: Session, claimed: Claimed | ClaimedShard, now: datetime) -> None:
-    """The process that computed a claimed step died: the step is free again, or the round fails."""
-    if isinstance(claimed, ClaimedShard):
-        found = sharding.locked(session, claimed.shard_id)
-        if found is None or found[2].version != claimed.version:
+def count_death(session: Session, claim: Claim | ShardClaim, now: datetime) -> None:
+    """Counts the death of the process that computed a claimed step: the step is free again, or the round fails."""
+    if isinstance(claim, ShardClaim):
+        rows = sharding.lock(session, claim.shard_id)
+        if rows is None or rows[2].version != claim.version:
             return
-        _, _, row = found
+        _, _, row = rows
         row.deaths += 1
         row.claimed_until = None
         if row.deaths >= lifecycle.MAX_DEATHS:
-            record_shard(session, claimed, DEATHS, now)
-    elif (still := _still_claimed(session, claimed)) is not None:
-        _, round_ = still
+            record_shard(session, claim, STEP_DIED_TWICE, now)
+    elif (context := _context_if_current(session, claim, now)) is not None:
+        round_ = context.round_
         round_.deaths += 1
         round_.claimed_until = None
         if round_.deaths >= lifecycle.MAX_DEATHS:
-            fail(session, claimed, DEATHS, now)
+            fail(session, claim, STEP_DIED_TWICE, now)
 
 
-def _still_claimed(session: Session, claimed: Claimed) -> tuple[Federation, Round] | None:
-    found = transitions.locked(session, claimed.round_id)
-    if found is None or found[1].version != claimed.version or found[1].state in lifecycle.ENDED:
+def _context_if_current(session: Session, claim: Claim, now: datetime) -> StepContext | None:
+    rows = transitions.lock(session, claim.round_id)
+    if rows is None or rows[1].version != claim.version or rows[1].state in lifecycle.TERMINAL:
         return None
-    return found
+    return StepContext(session, *rows, now)
 
 
-def _record_start(session: Session, round_: Round, made: MadeState) -> None:
-    artifacts.record(session, made.state, round_.id, "start")
-    round_.start_digest = made.state.digest
-    round_.kind = made.phase
-    round_.everybody = made.everybody or made.phase == "prepare"
+def record_start(context: StepContext, _: Claim, result: StateResult) -> None:
+    """Keeps the federation's first state, which decides the kind of the first round."""
+    round_ = context.round_
+    artifacts.record(context.session, result.state, round_.id, "start")
+    round_.start_digest = result.state.digest
+    round_.kind = result.phase
+    round_.everybody = result.everybody or result.phase == "prepare"
 
 
-def _record_plan(
-    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, Stored], now: datetime
-) -> None:
-    _offer(session, federation, round_, "train", instructions, now)
+def record_plan(context: StepContext, _: Claim, result: PlanResult) -> None:
+    """Offers the cohort its jobs and starts the round's deadline."""
+    _offer(context, "train", result.instructions)
+    round_ = context.round_
     round_.planned = True
-    round_.deadline_at = now + timedelta(seconds=federation.definition[DEADLINES[round_.kind]])
+    seconds = context.federation.definition[DEADLINES[round_.kind]]
+    round_.deadline_at = context.now + timedelta(seconds=seconds)
 
 
-def _record_evaluation(
-    session: Session, federation: Federation, round_: Round, instructions: Mapping[int, Stored], now: datetime
-) -> None:
-    _offer(session, federation, round_, "evaluate", instructions, now)
+def record_evaluation(context: StepContext, _: Claim, result: PlanResult) -> None:
+    """Offers the jobs of the evaluation and starts its deadline."""
+    _offer(context, "evaluate", result.instructions)
+    round_ = context.round_
     round_.evaluation_planned = True
     round_.state = lifecycle.move(round_.state, lifecycle.EVALUATING)
-    round_.evaluation_deadline_at = now + timedelta(seconds=federation.definition["evaluation_deadline_seconds"])
+    seconds = context.federation.definition["evaluation_deadline_seconds"]
+    round_.evaluation_deadline_at = context.now + timedelta(seconds=seconds)
 
 
-def _offer(
-    session: Session,
-    federation: Federation,
-    round_: Round,
-    kind: JobKind,
-    instructions: Mapping[int, Stored],
-    now: datetime,
-) -> None:
-    """A job for each instruction whose client is still there."""
-    part = "instruction" if kind == "train" else "evaluation"
-    for stored in {stored.digest: stored for stored in instructions.values()}.values():
-        artifacts.record(session, stored, round_.id, part)
-    asked = []
-    for client in clients.by_ordinals(session, federation.id, list(instructions)):
-        if client.state == "ready":
-            seed = schedule.job_seed(federation.seed, round_.kind, round_.number, client.ordinal, kind)
-            asked.append(jobs.Asked(client, seed, instructions[client.ordinal].digest))
-    jobs.offer(session, federation, kind, round_.id, asked, now)
-
-
-def _record_verdicts(session: Session, round_: Round, verdicts: Verdicts, now: datetime) -> None:
-    for job in jobs.of_round(session, round_.id, "train"):
-        if job.id not in verdicts.problems or job.state != "submitted":  # its client left meanwhile
+def record_verdicts(context: StepContext, _: Claim, result: Verdicts) -> None:
+    """Accepts or rejects the jobs of the checked updates."""
+    session, now = context.session, context.now
+    for job in jobs.of_round(session, context.round_.id, "train"):
+        if job.id not in result.problems or job.state != "submitted":  # its client left meanwhile
             continue
-        problem = verdicts.problems[job.id]
+        problem = result.problems[job.id]
         if problem is None:
-            jobs.keep_norm(job, verdicts.norms[job.id])
+            jobs.record_norm(job, result.norms[job.id])
             jobs.accept(session, job, now)
         else:
             jobs.reject(session, job, dict(problem), now)
 
 
-def _keep_notes(session: Session, round_: Round, claimed: Claimed) -> None:
-    """The notes that the round used are kept as long as its updates: with both it can be aggregated again."""
-    given = claimed.given.whole if isinstance(claimed.given, JoinInput) else claimed.given
-    assert isinstance(given, AggregateInput)  # noqa: S101 - what an aggregate is made of
-    notes = {str(update.ordinal): update.note_digest for update in given.updates if update.note_digest is not None}
+def record_aggregate(context: StepContext, claim: Claim, result: AggregateResult | ShardLayout | Omission) -> None:
+    """Keeps the next state and its adapter, opens the shards, or leaves updates out."""
+    session, round_ = context.session, context.round_
+    match result:
+        case Omission():
+            transitions.leave_out(session, round_, result.problems)
+        case ShardLayout():
+            sharding.open_all(session, round_, result)
+        case AggregateResult():
+            _hold_notes(session, round_, claim)
+            _record_state(session, context.federation, round_, result, context.now)
+
+
+def _offer(context: StepContext, kind: JobKind, instructions: Mapping[int, StoredObject]) -> None:
+    """Offers a job for each instruction whose client is still there."""
+    session, federation, round_ = context.session, context.federation, context.round_
+    part = "instruction" if kind == "train" else "evaluation"
+    for artifact in {artifact.digest: artifact for artifact in instructions.values()}.values():
+        artifacts.record(session, artifact, round_.id, part)
+    requests = []
+    for client in clients.by_ordinals(session, federation.id, list(instructions)):
+        if client.state == "ready":
+            seed = schedule.job_seed(federation.seed, round_.kind, round_.number, client.ordinal, kind)
+            requests.append(jobs.JobRequest(client, seed, instructions[client.ordinal].digest))
+    jobs.offer(session, federation, kind, round_.id, requests, context.now)
+
+
+def _hold_notes(session: Session, round_: Round, claim: Claim) -> None:
+    """Holds the notes that the round used as long as its updates. With both it can be aggregated again."""
+    inputs = claim.inputs.whole if isinstance(claim.inputs, JoinInput) else claim.inputs
+    assert isinstance(inputs, AggregateInput)  # noqa: S101 - the input of every aggregation
+    notes = {str(update.ordinal): update.note_digest for update in inputs.updates if update.note_digest is not None}
     for digest in notes.values():
         artifacts.hold(session, digest, round_.id, "note")
     round_.notes = notes
 
 
-def _record_aggregate(
-    session: Session, federation: Federation, round_: Round, made: MadeAggregate, now: datetime
+def _record_state(
+    session: Session, federation: Federation, round_: Round, result: AggregateResult, now: datetime
 ) -> None:
-    artifacts.record(session, made.state.state, round_.id, "state")
-    for stored in made.adapter_files.values():
-        artifacts.record(session, stored, round_.id, "adapter")
-    for client in clients.by_ordinals(session, federation.id, list(made.notes)):
+    artifacts.record(session, result.state.state, round_.id, "state")
+    for artifact in result.adapter_files.values():
+        artifacts.record(session, artifact, round_.id, "adapter")
+    for client in clients.by_ordinals(session, federation.id, list(result.notes)):
         artifacts.release(session, client.id, "note")
-        artifacts.record(session, made.notes[client.ordinal], client.id, "note")
-        client.note_digest = made.notes[client.ordinal].digest
-    round_.state_digest = made.state.state.digest
-    if made.adapter_kind is not None:
+        artifacts.record(session, result.notes[client.ordinal], client.id, "note")
+        client.note_digest = result.notes[client.ordinal].digest
+    round_.state_digest = result.state.state.digest
+    if result.adapter_kind is not None:
         files = {
-            name: {"digest": stored.digest, "size_bytes": stored.size_bytes}
-            for name, stored in made.adapter_files.items()
+            name: {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
+            for name, artifact in result.adapter_files.items()
         }
-        round_.adapter = {"kind": made.adapter_kind, "files": files}
-    round_.environment = dict(made.environment)
-    others = [part.environment for part in sharding.made_parts(session, round_)]
-    transitions.add_reasons(round_, ["environments_differ"] * any(other != made.environment for other in others))
+        round_.adapter = {"kind": result.adapter_kind, "files": files}
+    round_.environment = dict(result.environment)
+    others = [part.environment for part in sharding.shard_results(session, round_)]
+    transitions.add_reasons(round_, ["environments_differ"] * any(other != result.environment for other in others))
     sharding.discard(session, round_)
-    round_.finished = made.finished
+    round_.finished = result.finished
     round_.aggregated_at = now
-    _measure(session, round_, made.metrics)
+    _measure(session, round_, result.metrics)
     session.flush()
     round_.signature = provenance_builder.signature(session, federation, round_) if round_.adapter else None
     events.append(session, federation.id, "round.aggregated", **name_of(round_), metrics=round_.metrics)

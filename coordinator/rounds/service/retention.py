@@ -1,4 +1,4 @@
-"""How long states and updates are kept. Adapters are kept for ever."""
+"""Retention of states and updates. Adapters are kept for ever."""
 
 from sqlalchemy.orm import Session
 
@@ -12,7 +12,7 @@ LANDMARK_ROUNDS = 10
 
 
 def release_old(session: Session, federation: Federation) -> None:
-    """After a round was closed: lets go of what now lies further back than the definition asks for."""
+    """Releases the states and updates that the closing of a round moved beyond the definition's retention."""
     retention = federation.definition["retention"]
     old = repository.closed_before(session, federation.id, retention["keep_updates_rounds"])
     if old is not None:

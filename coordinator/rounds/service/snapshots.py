@@ -1,4 +1,4 @@
-"""Reads a round into a `lifecycle.Snapshot`, and says what comes next."""
+"""Snapshots of rounds, read from the tables, and the next steps that follow from them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
@@ -17,15 +17,15 @@ from federated import schedule
 
 
 def next_step(session: Session, round_: Round, now: datetime) -> Step:
-    """What comes next in the round, of what the tables say now. Raises Conflict if it has ended."""
+    """The next step of the round by the present tables. Raises Conflict if it has ended."""
     return next_steps(session, [round_], now)[round_.id]
 
 
 def next_steps(session: Session, rounds: Sequence[Round], now: datetime) -> dict[str, Step]:
-    """Round id -> what comes next in it. Raises Conflict if one has ended."""
+    """Round id -> next step. Raises Conflict if one of the rounds has ended."""
     return {
-        row.id: lifecycle.next_step(seen, rules(session.get_one(Federation, row.federation_id)), now)
-        for row, seen in zip(rounds, snapshots(session, rounds, now), strict=True)
+        row.id: lifecycle.next_step(snapshot, rules(session.get_one(Federation, row.federation_id)), now)
+        for row, snapshot in zip(rounds, snapshots(session, rounds, now), strict=True)
     }
 
 
@@ -36,14 +36,14 @@ def rules(federation: Federation) -> Rules:
 
 
 def snapshots(session: Session, rounds: Sequence[Round], now: datetime) -> list[Snapshot]:
-    """The rounds as the tables show them; in as many statements, whether one or many are asked for.
+    """The rounds as the tables show them, read with a fixed number of statements for all.
 
-    A few more for each that waits for clients or aggregates.
+    A round that waits for clients or aggregates takes a few more.
     """
-    found = repository.attempts_at(session, [row.id for row in rounds])
-    facts = _facts(session, [row.id for row in found])
+    attempt_rows = repository.attempts_at(session, [row.id for row in rounds])
+    facts = _facts(session, [row.id for row in attempt_rows])
     attempts: defaultdict[tuple[str, str, int], list[Round]] = defaultdict(list)
-    for row in found:
+    for row in attempt_rows:
         attempts[row.federation_id, row.kind, row.number].append(row)
     return [_snapshot(session, row, attempts[row.federation_id, row.kind, row.number], facts, now) for row in rounds]
 
@@ -61,76 +61,76 @@ def _snapshot(
     earlier = [row for row in attempts if row.attempt < round_.attempt]
     own = facts.get((round_.id, "train"), ())
     every = [job for row in earlier for job in facts.get((row.id, "train"), ())] + [*own]
-    accepted = [job for job in every if job.state == "accepted" and not job.left_out]
-    refused = _refused([*earlier, round_], facts)
+    acceptances = [job for job in every if job.state == "accepted" and not job.left_out]
+    ineligible = _ineligible([*earlier, round_], facts)
     return Snapshot(
         state=round_.state,
         everybody=round_.everybody,
-        started=round_.start_digest is not None,
-        planned=round_.planned,
-        aggregated=round_.state_digest is not None,
+        has_start=round_.start_digest is not None,
+        has_plan=round_.planned,
+        has_result=round_.state_digest is not None,
         evaluation_due=evaluation_due(federation, round_),
         evaluation_planned=round_.evaluation_planned,
         opened_at=round_.opened_at,
         deadline_at=round_.deadline_at,
         evaluation_deadline_at=round_.evaluation_deadline_at,
         alive=frozenset(alive),
-        accepted=frozenset(job.ordinal for job in accepted),
-        refused=refused,
+        accepted=frozenset(job.ordinal for job in acceptances),
+        ineligible=ineligible,
         cohort=tuple(round_.cohort or ()),
         jobs=tuple(own),
         evaluations=tuple(facts.get((round_.id, "evaluate"), ())) if round_.evaluation_planned else (),
         retries=sum(row.reason == lifecycle.QUORUM_MISSED for row in earlier),
         shards=_shards(session, round_),
-        outliers=tuple(statistics.outliers({job.ordinal: job.norm for job in accepted if job.norm is not None})),
-        remaining=_remaining(session, round_, refused) if refused else None,
-        asked=frozenset(job.ordinal for job in every),
-        lost=_lost(every),
+        outliers=tuple(statistics.outliers({job.ordinal: job.norm for job in acceptances if job.norm is not None})),
+        remaining=_remaining(session, round_, ineligible) if ineligible else None,
+        participants=frozenset(job.ordinal for job in every),
+        losses=_loss_reasons(every),
     )
 
 
-def _refused(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Sequence[JobFacts]]) -> frozenset[int]:
-    """Ordinals of those whose update was refused in one of these attempts, or whose job would fail the same way.
+def _ineligible(attempts: Sequence[Round], facts: Mapping[tuple[str, str], Sequence[JobFacts]]) -> frozenset[int]:
+    """Ordinals of clients whose update was refused in one of these attempts, or whose job would fail the same way.
 
-    Who paused the federation may have mended what failed: of attempts before that, failures are forgotten.
+    The cause of a failure may have been mended while the federation was paused: earlier failures do not count.
     """
-    refused: set[int] = set()
-    failed: set[int] = set()
+    refusals: set[int] = set()
+    failures: set[int] = set()
     for row in attempts:
         jobs_of_attempt = facts.get((row.id, "train"), ())
-        refused |= {job.ordinal for job in jobs_of_attempt if job.state == "rejected" or job.left_out}
-        failed |= {job.ordinal for job in jobs_of_attempt if job.state == "failed" and job.final}
+        refusals |= {job.ordinal for job in jobs_of_attempt if job.state == "rejected" or job.left_out}
+        failures |= {job.ordinal for job in jobs_of_attempt if job.state == "failed" and job.final}
         if row.reason == lifecycle.PAUSED:
-            failed.clear()
-    return frozenset(refused | failed)
+            failures.clear()
+    return frozenset(refusals | failures)
 
 
-def _remaining(session: Session, round_: Round, refused: Set[int]) -> frozenset[int] | None:
-    """Ordinals of those that another attempt could ask, alive or not; None where there is no quorum to miss now."""
+def _remaining(session: Session, round_: Round, ineligible: Set[int]) -> frozenset[int] | None:
+    """Ordinals of the clients that another attempt could draw, alive or not. None unless a quorum is needed now."""
     if round_.state not in (lifecycle.COLLECTING, lifecycle.AGGREGATING):
         return None
     taking_part = repository.training_clients(session, round_.federation_id)
-    return frozenset(client.ordinal for client in taking_part) - refused
+    return frozenset(client.ordinal for client in taking_part) - ineligible
 
 
-def _lost(every: Sequence[JobFacts]) -> dict[int, str]:
-    """Ordinal -> why the client's last job of the round brought nothing that counts."""
+def _loss_reasons(every: Sequence[JobFacts]) -> dict[int, str]:
+    """Ordinal -> reason why the client's last job of the round gave no accepted update."""
     reasons = {job.ordinal: job.reason or "no_answer" for job in every}
-    counted = {job.ordinal for job in every if job.state == "accepted" and not job.left_out}
-    return {ordinal: reason for ordinal, reason in reasons.items() if ordinal not in counted}
+    accepted_ordinals = {job.ordinal for job in every if job.state == "accepted" and not job.left_out}
+    return {ordinal: reason for ordinal, reason in reasons.items() if ordinal not in accepted_ordinals}
 
 
 def _facts(session: Session, round_ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[JobFacts]]:
-    found: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
+    facts: defaultdict[tuple[str, str], list[JobFacts]] = defaultdict(list)
     for row in repository.jobs_of(session, round_ids):
         round_id, kind, job_id, ordinal, state, number, at, norm, code, error, place, final = row
         left_out = state == "accepted" and code is not None
-        # What was withdrawn because its round ended was not answered.
-        is_told = state != "withdrawn" or code == CLIENT_GONE
-        reason = statistics.reason(code, error, place) if is_told else None
+        # A job that was withdrawn because its round ended has no reason of its own.
+        has_reason = state != "withdrawn" or code == CLIENT_GONE
+        reason = statistics.reason(code, error, place) if has_reason else None
         job = JobFacts(job_id, ordinal, state, number, at, norm, left_out, reason, bool(final))
-        found[str(round_id), kind].append(job)
-    return found
+        facts[str(round_id), kind].append(job)
+    return facts
 
 
 def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
@@ -139,25 +139,25 @@ def train_jobs(session: Session, rounds: Sequence[Round]) -> list[Job]:
 
 
 def accepted_jobs(session: Session, round_: Round) -> list[tuple[int, Job]]:
-    """Ordinal and job of every update of the round that counts, those of earlier attempts included, by ordinal."""
-    return [pair for pair in _accepted(session, round_) if pair[1].problem is None]
+    """Ordinal and job of every accepted update of the round, those of earlier attempts included, by ordinal."""
+    return [pair for pair in _accepted_by_ordinal(session, round_) if pair[1].problem is None]
 
 
 def left_out(session: Session, round_: Round) -> list[tuple[int, Job]]:
     """Ordinal and job of every accepted update that was left out of the round, as in `accepted_jobs`."""
-    return [pair for pair in _accepted(session, round_) if pair[1].problem is not None]
+    return [pair for pair in _accepted_by_ordinal(session, round_) if pair[1].problem is not None]
 
 
-def _accepted(session: Session, round_: Round) -> list[tuple[int, Job]]:
+def _accepted_by_ordinal(session: Session, round_: Round) -> list[tuple[int, Job]]:
     attempts = repository.attempts(session, round_.federation_id, round_.kind, round_.number)
-    found = train_jobs(session, [row for row in attempts if row.attempt <= round_.attempt])
-    accepted = [job for job in found if job.state == "accepted"]
-    ordinals = repository.ordinals(session, {job.client_id for job in accepted})
-    return sorted(((ordinals[job.client_id], job) for job in accepted), key=lambda pair: pair[0])
+    train = train_jobs(session, [row for row in attempts if row.attempt <= round_.attempt])
+    acceptances = [job for job in train if job.state == "accepted"]
+    ordinals = repository.ordinals(session, {job.client_id for job in acceptances})
+    return sorted(((ordinals[job.client_id], job) for job in acceptances), key=lambda pair: pair[0])
 
 
 def evaluation_due(federation: Federation, round_: Round) -> bool:
-    """Whether clients evaluate what the round made."""
+    """True if clients evaluate the round's result."""
     every = federation.definition["evaluation"]["every"]
     return round_.kind == "train" and schedule.evaluation_due(round_.number, federation.definition["rounds"], every)
 

@@ -1,4 +1,4 @@
-"""The steps of a round that need no tensors: opening, drawing, withdrawing, closing. Each within a transaction."""
+"""Transitions of a round that need no tensors: opening, drawing, leaving out, ending and closing."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -16,16 +16,15 @@ from coordinator.models.base import new_id
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, nudge
 from coordinator.rounds import lifecycle, repository, statistics
 from coordinator.rounds.facts import Snapshot, name_of
-from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, Retry
+from coordinator.rounds.lifecycle import Aggregate, Close, Draw, Fail, LeaveOut, LocalStep, Retry
 from coordinator.rounds.service import evaluation, retention, snapshots
 from coordinator.workers import service as workers
 from federated import schedule
 
 SHARD_PART = "shard"
-Settled = Draw | LeaveOut | Close | Retry | Fail
 
 
-def locked(session: Session, round_id: str) -> tuple[Federation, Round] | None:
+def lock(session: Session, round_id: str) -> tuple[Federation, Round] | None:
     """The round with its federation, locked against other writers."""
     round_ = lock_row(session, Round, round_id)
     return None if round_ is None else (session.get_one(Federation, round_.federation_id), round_)
@@ -41,10 +40,10 @@ def open_round(
     everybody: bool,
     now: datetime,
 ) -> Round:
-    """A new attempt at a round, waiting for clients; it keeps what earlier attempts at it accepted."""
+    """A new attempt at a round, in state waiting. Updates that earlier attempts accepted still count."""
     before = repository.newest_attempt(session, federation.id, kind, number)
     newest = repository.newest(session, federation.id)
-    opened = Round(
+    round_ = Round(
         id=new_id("rnd"),
         federation_id=federation.id,
         kind=kind,
@@ -59,21 +58,21 @@ def open_round(
         not_reproducible=[],
         opened_at=now,
     )
-    session.add(opened)
+    session.add(round_)
     session.flush()
     if before is not None:
-        add_reasons(opened, ["retry", *before.not_reproducible])
-    events.append(session, federation.id, "round.opened", **name_of(opened))
-    return opened
+        add_reasons(round_, ["retry", *before.not_reproducible])
+    events.append(session, federation.id, "round.opened", **name_of(round_))
+    return round_
 
 
-def settle(
-    session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Settled, now: datetime
+def apply(
+    session: Session, federation: Federation, round_: Round, snapshot: Snapshot, step: LocalStep, now: datetime
 ) -> Round:
-    """Does the step and returns the round that goes on: the next attempt after a Retry."""
+    """Applies the step and returns the round to go on with: the next attempt after a Retry."""
     match step:
         case Draw():
-            _draw(session, federation, round_, seen, step, now)
+            _draw(session, federation, round_, snapshot, step, now)
         case LeaveOut():
             detail = f"The update's norm is more than {statistics.OUTLIER:g} times the median of the others'."
             problem = jobs.problem_document("norm_outlier", "The update was left out", detail)
@@ -89,11 +88,11 @@ def settle(
 
 
 def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> None:
-    """Ends a round now, if it is open. One that has its result already is closed with it, unevaluated."""
-    found = locked(session, round_id)
-    if found is None or found[1].state in lifecycle.ENDED:
+    """Ends a round now, if it is open. A round with a result is closed with it, without its evaluation."""
+    rows = lock(session, round_id)
+    if rows is None or rows[1].state in lifecycle.TERMINAL:
         return
-    federation, round_ = found
+    federation, round_ = rows
     if round_.aggregated_at is None:
         end(session, round_, lifecycle.WITHDRAWN, reason, None, now)
     else:
@@ -101,8 +100,8 @@ def withdraw(session: Session, round_id: str, reason: str, now: datetime) -> Non
 
 
 def close(session: Session, federation: Federation, round_: Round, now: datetime) -> None:
-    """Counts what was evaluated and closes the round; old updates and states are kept no longer."""
-    if evaluation.take_answers(session, federation, round_, now):
+    """Accepts the evaluations, closes the round, and releases old updates and states."""
+    if evaluation.accept_results(session, federation, round_, now):
         note_seconds(round_, evaluating=(round_.aggregated_at, now))
     jobs.withdraw_open(session, round_id=round_.id, reason="round_closed", now=now)
     round_.state = lifecycle.move(round_.state, lifecycle.CLOSED)
@@ -128,28 +127,37 @@ def open_again(session: Session, federation: Federation, round_: Round, now: dat
     )
 
 
-def _draw(session: Session, federation: Federation, round_: Round, seen: Snapshot, step: Draw, now: datetime) -> None:
+def _draw(
+    session: Session, federation: Federation, round_: Round, snapshot: Snapshot, step: Draw, now: datetime
+) -> None:
     before = repository.attempt(session, federation.id, round_.kind, round_.number, round_.attempt - 1)
-    silent = set(before.cohort or ()) - seen.accepted if before else set()
-    taken = seen.accepted | seen.refused
-    drawn = schedule.draw(
-        federation.seed, round_.kind, round_.number, round_.attempt, seen.alive, silent, taken, step.wanted
+    absentees = set(before.cohort or ()) - snapshot.accepted if before else set()
+    exclusions = snapshot.accepted | snapshot.ineligible
+    cohort = schedule.draw(
+        federation.seed,
+        round_.kind,
+        round_.number,
+        round_.attempt,
+        snapshot.alive,
+        absentees,
+        exclusions,
+        step.count,
     )
-    known = repository.training_clients(session, federation.id)
-    round_.cohort = list(drawn)
-    round_.registered = sum(client.state == "ready" for client in known)
+    candidates = repository.training_clients(session, federation.id)
+    round_.cohort = list(cohort)
+    round_.registered = sum(client.state == "ready" for client in candidates)
     round_.state = lifecycle.move(round_.state, lifecycle.COLLECTING)
     round_.collecting_at = now
     note_seconds(round_, waiting=(round_.opened_at, now))
-    absent = [client.ordinal for client in known if client.ordinal not in seen.alive]
+    absent = [client.ordinal for client in candidates if client.ordinal not in snapshot.alive]
     add_reasons(round_, ["client_not_alive"] * bool(absent))
     add_reasons(round_, ["over_selection"] * (federation.definition["over_selection"] > 0))
-    facts = {"cohort": list(drawn), "alive": sorted(seen.alive), "absent": absent}
+    facts = {"cohort": list(cohort), "alive": sorted(snapshot.alive), "absent": absent}
     events.append(session, federation.id, "round.collecting", **name_of(round_), **facts)
 
 
 def end(session: Session, round_: Round, state: str, reason: str, detail: str | None, now: datetime) -> None:
-    """Ends the round without a result, takes its open jobs back, and wakes its federation."""
+    """Ends the round without a result, withdraws its open jobs, and wakes its federation."""
     round_.state = lifecycle.move(round_.state, state)
     round_.reason, round_.reason_detail, round_.closed_at = reason, detail, now
     release_claim(round_)
@@ -160,7 +168,7 @@ def end(session: Session, round_: Round, state: str, reason: str, detail: str | 
 
 
 def leave_out(session: Session, round_: Round, problems: Mapping[int, Mapping[str, Any]]) -> None:
-    """The round goes on without these clients' accepted updates; what was aggregated with them is thrown away."""
+    """Leaves these clients' accepted updates out of the round, and discards shards that include them."""
     for ordinal, job in snapshots.accepted_jobs(session, round_):
         if ordinal in problems:
             jobs.leave_out(job, dict(problems[ordinal]))
@@ -174,14 +182,14 @@ def leave_out(session: Session, round_: Round, problems: Mapping[int, Mapping[st
 
 
 def release_claim(round_: Round) -> None:
-    """The round is free for the next step; what is still computed for it is not recorded."""
+    """Frees the round for the next step. A result that is still being computed will not be recorded."""
     round_.version += 1
     round_.claimed_until = None
     round_.deaths = round_.losses = 0
 
 
-def given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
-    """Whether too many claims on a round's step, or on a shard, passed without a result: the round fails then."""
+def fail_if_given_up(session: Session, round_: Round, step: Round | Shard, now: datetime) -> bool:
+    """Fails the round, and returns True, if too many claims on its step or shard expired without a result."""
     step.losses += step.claimed_until is not None
     if step.losses < lifecycle.MAX_LOSSES:
         return False
@@ -191,15 +199,15 @@ def given_up(session: Session, round_: Round, step: Round | Shard, now: datetime
 
 
 def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datetime) -> None:
-    """Takes back what is still open, and notes what makes this round's bits hard to repeat."""
+    """Ends collecting: withdraws the open jobs and records why the round may not be reproducible."""
     if round_.state != lifecycle.COLLECTING:
         return
     round_.state = lifecycle.move(round_.state, lifecycle.AGGREGATING)
     note_seconds(round_, collecting=(round_.collecting_at, now))
-    accepted = snapshots.accepted_jobs(session, round_)
-    in_time = [*accepted, *snapshots.left_out(session, round_)]
+    acceptances = snapshots.accepted_jobs(session, round_)
+    in_time = [*acceptances, *snapshots.left_out(session, round_)]
     missing = sorted(set(round_.cohort or ()) - {ordinal for ordinal, _ in in_time})
-    reasons = [reason for _, job in accepted for reason in (job.submission or {}).get("not_reproducible", ())]
+    reasons = [reason for _, job in acceptances for reason in (job.submission or {}).get("not_reproducible", ())]
     if missing:
         reasons.append("missed_deadline" if step.missed_deadline else "client_lost")
         round_.reason_detail = "without the clients " + ", ".join(map(str, missing))
@@ -209,21 +217,23 @@ def stop_collecting(session: Session, round_: Round, step: Aggregate, now: datet
 
 
 def evaluating_clients(session: Session, federation: Federation, round_: Round, now: datetime) -> list[Client]:
-    """Who evaluates what the round made: its cohort or all, and those that only evaluate; all of them alive."""
-    chosen = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
+    """The clients alive that evaluate the round's result: its cohort or all, and those that only evaluate."""
+    accepted_ordinals = {ordinal for ordinal, _ in snapshots.accepted_jobs(session, round_)}
     everybody = federation.definition["evaluation"]["who"] == "all"
     ready = clients.ready_clients(session, federation.id)
     alive = workers.alive(session, {client.worker_id for client in ready}, now)
-    asked = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
-    return [client for client in asked if everybody or client.evaluates_only or client.ordinal in chosen]
+    candidates = [client for client in ready if client.evaluation_examples and client.worker_id in alive]
+    return [
+        client for client in candidates if everybody or client.evaluates_only or client.ordinal in accepted_ordinals
+    ]
 
 
 def add_reasons(round_: Round, reasons: Iterable[str]) -> None:
-    """Adds to the reasons why the round's bits are not those of a repetition."""
+    """Adds reasons why a repetition of the round may give other bits."""
     round_.not_reproducible = sorted({*round_.not_reproducible, *reasons})
 
 
 def note_seconds(round_: Round, **phases: tuple[datetime | None, datetime]) -> None:
     """Adds the seconds between two times, by phase."""
-    taken = {name: (until - since).total_seconds() for name, (since, until) in phases.items() if since is not None}
-    round_.seconds = {**round_.seconds, **taken}
+    seconds = {name: (until - since).total_seconds() for name, (since, until) in phases.items() if since is not None}
+    round_.seconds = {**round_.seconds, **seconds}

@@ -1,6 +1,6 @@
-"""The API's documentation in a browser: a page and a viewer whose files the coordinator serves itself.
+"""API documentation in a browser: a page and a viewer whose files the coordinator serves itself.
 
-The viewer is swagger-ui, unchanged, in `vendor/`; `vendored.json` there lists its version, licence and SHA-256.
+The viewer is an unchanged swagger-ui in `vendor/`; `vendored.json` there lists its version, license and SHA-256.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""Content security policy of page and files: nothing of another host, and no script or style within the page."""
+"""Content security policy of page and files: nothing from other hosts, and no inline script or style."""
 FOLDER = Path(__file__).parent
 _HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "max-age=3600"}
 _FILES = {

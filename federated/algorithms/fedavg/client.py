@@ -24,7 +24,7 @@ class FedAvgClient:
     def run(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> ClientResult:
         """Train on all examples (FedProx where `proximal_mu` is set)."""
         session.load(_received(instruction, session))
-        session.freeze(instruction.facts["frozen"])
+        session.train_all_except(instruction.facts["frozen"])
         base = base_values(instruction, session)
         metrics = train(session, self._config, self._hooks(session))
         names = [name for name in instruction.facts["expects"] if not name.endswith(BASE)]

@@ -32,7 +32,7 @@ from federated.algorithm_kit.update_schema import expects_like, refuse_unexpecte
 from federated.algorithms.fedavg.config import FedAvgConfig
 from federated.algorithms.fedavg.server_optimizers import moments, server_step
 from federated.contract import Adapter, AnyTrainable, ClientFacts, ClientUpdate, Outcome, RoundFacts
-from federated.maths.averaging import Recent, weighted_sum
+from federated.maths.averaging import RecentResults, weighted_sum
 from federated.maths.initialization import start
 from federated.payloads.payload import LazyTensor, Payload
 from federated.trainable import Lora, ModelFacts, TensorFacts
@@ -80,7 +80,7 @@ class FedAvgServer:
     def aggregate(self, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts) -> Outcome:
         """Tensor by tensor over all clients, when the next state is written or read."""
         ordered = sorted(updates, key=lambda update: update.ordinal)
-        averaged = Recent(partial(self._averaged, state, ordered))
+        averaged = RecentResults(partial(self._averaged, state, ordered))
         tensors: dict[str, LazyTensor] = {}
         for name in state:
             if name.endswith((FROZEN, BASE)):
@@ -128,7 +128,7 @@ class FedAvgServer:
         return {key: tensor.float() for key, tensor in {name: value, **named}.items()}
 
 
-def _of_group(averaged: Recent[dict[str, Tensor]], name: str) -> Tensor:
+def _of_group(averaged: RecentResults[dict[str, Tensor]], name: str) -> Tensor:
     return averaged(name.partition("/")[0])[name]
 
 

@@ -59,7 +59,7 @@ class FedKSeedClient:
         _decline_other_directions(instruction, config, session.device)
         names = perturbed_names(session.trainables, config)
         # What stands still needs no gradient, and neither does anything else here.
-        session.freeze(session.trainables.keys())
+        session.train_all_except(session.trainables.keys())
         kinds = directions(config.directions, session.federation_seed, config.candidates)
         weights = PerturbedWeights(kinds, {name: session.trainables[name] for name in names})
         weights.rebuild(instruction["accumulators"])

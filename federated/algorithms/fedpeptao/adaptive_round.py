@@ -18,7 +18,7 @@ from federated.algorithms.fedpeptao.dual_adaptive import (
     server_step,
 )
 from federated.contract import ClientUpdate, RoundFacts
-from federated.maths.averaging import Recent
+from federated.maths.averaging import RecentResults
 from federated.payloads.payload import LazyTensor, Payload
 
 MOMENTUM, DRIFT, CONTROL = "/momentum", "/drift", "/control"
@@ -38,11 +38,11 @@ class AdaptiveRound:
         self, config: FedPepTAOConfig, state: Payload, updates: Sequence[ClientUpdate], step: RoundFacts
     ) -> None:
         self._config, self._state, self._updates = config, state, updates
-        self._registered = step.registered
+        self._registered = step.clients
         self._rate = server_rate(config, step.number)
         self._total = math.fsum(update.weight for update in updates)
         self._steps = [config.planned_steps(update.examples) for update in updates]
-        self._layer = Recent(self._next)
+        self._layer = RecentResults(self._next)
 
     def layers(self, names: Sequence[str]) -> dict[str, LazyTensor]:
         """Next values (float32) and moments (float64) of the layers called `names`."""

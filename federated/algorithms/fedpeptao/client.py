@@ -37,7 +37,7 @@ class FedPepTAOClient:
         if instruction.facts["stage"] == "measure":
             return self._measured(instruction, session)
         self._receive(instruction, session, memory)
-        session.freeze(instruction.facts["frozen"])
+        session.train_all_except(instruction.facts["frozen"])
         moments = self._moments(instruction, session, memory)
         metrics = train(session, self._config, Hooks(moments=moments))
         local = session.read()
@@ -72,7 +72,7 @@ class FedPepTAOClient:
             tensors[SHARES] = shares_of_prompts(session, batch, _received(instruction, session, None))
         metrics = {"examples_scored": float(batch.examples)}
         update = Payload({name: torch.tensor(told, dtype=torch.float32) for name, told in tensors.items()})
-        return ClientResult(update, float(session.examples), metrics, measured=True)
+        return ClientResult(update, float(session.examples), metrics, is_measurement=True)
 
 
 def _received(instruction: Payload, session: TrainingSession, memory: Payload | None) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ class FibecFedClient:
             sent["kept_share"] = torch.tensor([shares[self._config.layer_count]])
         metrics = {f"kept_{way}": share for way, share in shares.items()}
         memory = Remembered(hard).payload(session, None)
-        return ClientResult(Payload(sent), float(session.examples), metrics, memory, measured=True)
+        return ClientResult(Payload(sent), float(session.examples), metrics, memory, is_measurement=True)
 
     def _scores(self, told: "_Told") -> tuple[Tensor, Tensor | None]:
         scores = layer_scores(told.session, self._config, sorted(told.layered))
@@ -141,7 +141,7 @@ class _Told:
 
     def freeze(self, private: Sequence[str]) -> None:
         """Train what the federation trains but for these private factors."""
-        self.session.freeze([*self.instruction.facts["frozen"], *private])
+        self.session.train_all_except([*self.instruction.facts["frozen"], *private])
 
     def _given(self) -> dict[str, Tensor]:
         return {

@@ -13,7 +13,7 @@ from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.layers import first_factors
 from federated.contract import JobDeclined
 from federated.maths.generator import stream_key, words
-from federated.maths.per_example import linear_maps, observed, squared_norms
+from federated.maths.per_example import linear_maps, observe, squared_norms
 from federated.session import TrainingSession
 
 
@@ -61,7 +61,7 @@ def fisher_traces(
     maps = factor_maps(session, [name for names in layered.values() for name in names])
     # From these on upwards every output has a gradient, and no other weight's is worked out.
     roots = set(first_factors(layered[min(layered)]))
-    session.freeze([name for name in session.trainables if name not in roots])
+    session.train_all_except([name for name in session.trainables if name not in roots])
     session.training(False)
     traces = torch.zeros(session.examples)
     summed = [torch.zeros(0)]
@@ -69,7 +69,7 @@ def fisher_traces(
     def seen(_: str, inputs: Tensor, gradients: Tensor) -> None:
         summed[0] = summed[0] + squared_norms(inputs, gradients)
 
-    with observed(maps, seen):
+    with observe(maps, seen):
         for batch in session.batches(order, size):
             summed[0] = torch.zeros(batch.examples, device=session.device)
             torch.autograd.backward(session.loss(batch, "sum"))

@@ -18,7 +18,7 @@ def shares_after_warm_up(session: TrainingSession, config: FibecFedConfig, names
     batch = next(iter(session.batches(shuffled(session.seed, 0, session.examples)[: config.batch_size], 4096)))
     before = values_of(session, names), gradient_of(session, batch, names)
     warm_up(session, config)
-    session.freeze([name for name in session.trainables if name not in set(names)])
+    session.train_all_except([name for name in session.trainables if name not in set(names)])
     return kept_shares(session, batch, names, before=before, iterations=config.lanczos_steps)
 
 

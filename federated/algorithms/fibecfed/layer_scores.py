@@ -26,7 +26,7 @@ def layer_scores(session: TrainingSession, config: FibecFedConfig, layers: Seque
     """I of each of `layers`, (layers,) float32, CPU. Leaves no trainable requiring a gradient."""
     modules = layers_of(session, layers)
     generator = torch.Generator().manual_seed(session.seed)
-    session.freeze(session.trainables)
+    session.train_all_except(session.trainables)
     session.training(False)
     count = min(session.examples, config.layer_score_examples)
     order = shuffled(session.seed, 0, session.examples)[:count]

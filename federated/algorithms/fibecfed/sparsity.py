@@ -13,7 +13,7 @@ from torch import Tensor
 from federated.algorithm_kit.local_training import train
 from federated.algorithms.fibecfed.config import FibecFedConfig
 from federated.algorithms.fibecfed.fisher import factor_maps
-from federated.maths.per_example import observed, squared_rows
+from federated.maths.per_example import observe, squared_rows
 from federated.session import TrainingSession
 
 
@@ -37,7 +37,7 @@ def row_importance(session: TrainingSession, config: FibecFedConfig, names: Sequ
         importance[name].mul_(config.fisher_momentum).add_(now, alpha=1 - config.fisher_momentum)
 
     warmup = config.model_copy(update={"local_steps": None, "local_epochs": config.fisher_epochs})
-    with observed(factor_maps(session, names), seen):
+    with observe(factor_maps(session, names), seen):
         train(session, warmup)
     return {name: values.cpu() for name, values in importance.items()}
 

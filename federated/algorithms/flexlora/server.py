@@ -42,7 +42,7 @@ from federated.contract import (
     Outcome,
     RoundFacts,
 )
-from federated.maths.averaging import Recent
+from federated.maths.averaging import RecentResults
 from federated.maths.initialization import start
 from federated.maths.low_rank import Search, complete, squared_norm, stack, truncate
 from federated.patterns import by_module_name
@@ -108,7 +108,7 @@ class FlexLoRAServer:
         ordered = sorted(updates, key=lambda update: update.ordinal)
         matrices = {matrix.module: matrix for matrix in stored_matrices(state.facts) if matrix.a in state}
         energies: Energies = {}
-        made = Recent(lambda module: self._joined(state, matrices[module], ordered, energies, step))
+        made = RecentResults(lambda module: self._joined(state, matrices[module], ordered, energies, step))
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in state if "/" in name}
         for matrix in matrices.values():
             rank = self._next_rank(state, matrix, ordered)
@@ -191,7 +191,7 @@ class FlexLoRAServer:
         self, state: Payload, matrices: Sequence[Matrix], ranks: Sequence[int], step: RoundFacts
     ) -> Payload:
         at = {matrix.module: (matrix, rank) for matrix, rank in zip(matrices, ranks, strict=True)}
-        received = Recent(lambda module: self._received(state, *at[module], step), keep=1)
+        received = RecentResults(lambda module: self._received(state, *at[module], step), keep=1)
         tensors: dict[str, Tensor | LazyTensor] = {}
         for matrix, rank in at.values():
             tensors |= lazy_factors(matrix, rank, partial(received, matrix.module))
@@ -223,7 +223,7 @@ class FlexLoRAServer:
             if rank == len(a):
                 return b, a
             made = truncate(b, a, rank, key)
-            energies[matrix.module] = made.captured, made.total
+            energies[matrix.module] = made.energy, made.total_energy
             return made.b, made.a
         kept = torch.zeros(matrix.outputs, rank)
         kept[:, : len(a)] = b[:, :rank]
@@ -249,7 +249,7 @@ class FlexLoRAServer:
             made = truncate(b, a, self._next_rank(state, matrix, updates), key, like=w[1], search=search)
         except ValueError as error:
             raise FederationRefused(f"{matrix.module}: {error}") from error
-        energies[matrix.module] = made.captured, made.total
+        energies[matrix.module] = made.energy, made.total_energy
         return made.b, made.a
 
     def _trained(

@@ -1,4 +1,4 @@
-"""An organisation, its worker, and chunks small enough to have several."""
+"""Fixtures: an organization, its worker, and chunks small enough to have several."""
 
 import pytest
 

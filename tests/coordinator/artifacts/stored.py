@@ -26,13 +26,13 @@ def announce(client: httpx.Client, content: bytes = CONTENT, **fields: Any) -> h
     return client.post("/v1/artifacts/uploads", json=body)
 
 
-def put_file(folder: Path, content: bytes = CONTENT) -> objects.Stored:
+def put_file(folder: Path, content: bytes = CONTENT) -> objects.StoredObject:
     path = folder / "file"
     path.write_bytes(content)
     return artifacts.put_file(path)
 
 
-def recorded(folder: Path, content: bytes = CONTENT, holder: str = "rnd_1") -> objects.Stored:
+def recorded(folder: Path, content: bytes = CONTENT, holder: str = "rnd_1") -> objects.StoredObject:
     stored = put_file(folder, content)
     with writing() as session:
         artifacts.record(session, stored, holder, "state")

@@ -1,4 +1,4 @@
-"""Uploads in chunks, downloads in ranges, rights, holds and collection: over HTTP and a folder store."""
+"""Downloads in ranges, read rights, holds and collection of artifacts, over HTTP and a folder store."""
 
 import json
 from datetime import timedelta

@@ -1,6 +1,6 @@
-"""Uploads whose sizes, offsets and bytes are not what they say: nothing wrong is ever kept.
+"""Hostile uploads with wrong sizes, offsets and bytes: nothing wrong is ever stored.
 
-FEDLOOM_FUZZ_EXAMPLES says how many are made up at random.
+FEDLOOM_FUZZ_EXAMPLES sets the number of random examples.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Uploads in chunks, downloads in ranges, rights, holds and collection: over HTTP and a folder store."""
+"""Uploads in chunks, over HTTP and a folder store."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Keys, tokens and signatures that nobody made in good faith: refused as what they are, and nothing else happens.
+"""Hostile keys, tokens and signatures: each is rejected with the right error and has no other effect.
 
-FEDLOOM_FUZZ_EXAMPLES says how many are made up at random in each test.
+FEDLOOM_FUZZ_EXAMPLES is the number of random examples in each test.
 """
 
 import json
@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.auth.credentials import read_public_key, signature_holds
+from coordinator.auth.credentials import is_signature_valid, read_public_key
 from coordinator.auth.principals import authenticate
-from coordinator.db.sessions import asking, utcnow, writing
+from coordinator.db.sessions import autocommit_reads, utcnow, writing
 from coordinator.errors import Unauthenticated
 from coordinator.models import Organization, Worker
 from federated.signed_statement import Statement, key_id
@@ -55,7 +55,7 @@ def signer(data_folder: Path) -> Identity:
 
 
 def refused(token: str) -> None:
-    with asking() as connection:
+    with autocommit_reads() as connection:
         (reason,) = authenticate(connection, [token])
     assert isinstance(reason, Unauthenticated)
     assert reason.detail.encode()
@@ -96,7 +96,7 @@ class TestTokens:
         now = int(utcnow().timestamp())
         good = {"iss": "wkr_1", "aud": "fedloom", "iat": now, "exp": now + 60, "jti": "1"}
         token = signed(signer, {"alg": "EdDSA", "kid": "wkr_1", **header}, {**good, **claims})
-        with asking() as connection:
+        with autocommit_reads() as connection:
             (principal,) = authenticate(connection, [token])
         if isinstance(principal, Unauthenticated):
             return
@@ -136,10 +136,10 @@ class TestUpdateSignatures:
     @FUZZED
     @given(key=TEXTS | st.binary(max_size=31).map(encoded), signature=TEXTS | st.binary(max_size=70).map(encoded))
     def test_anything_else_does_not_hold(self, key: str, signature: str) -> None:
-        assert not signature_holds(key, signature, STATEMENT.encode())
+        assert not is_signature_valid(key, signature, STATEMENT.encode())
         identity = Identity()
-        assert not signature_holds(identity.public_key, signature, STATEMENT.encode())
-        assert not signature_holds(key, identity.sign(STATEMENT.encode()), STATEMENT.encode())
+        assert not is_signature_valid(identity.public_key, signature, STATEMENT.encode())
+        assert not is_signature_valid(key, identity.sign(STATEMENT.encode()), STATEMENT.encode())
 
     @FUZZED
     @given(data=st.data())
@@ -147,13 +147,13 @@ class TestUpdateSignatures:
         identity = Identity()
         message = STATEMENT.encode()
         signature = identity.sign(message)
-        assert signature_holds(identity.public_key, signature, message)
+        assert is_signature_valid(identity.public_key, signature, message)
         raw = bytearray(decoded(signature))
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-        assert not signature_holds(identity.public_key, encoded(bytes(raw)), message)
+        assert not is_signature_valid(identity.public_key, encoded(bytes(raw)), message)
         other = bytearray(message)
         other[data.draw(st.integers(0, len(other) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-        assert not signature_holds(identity.public_key, signature, bytes(other))
+        assert not is_signature_valid(identity.public_key, signature, bytes(other))
 
     @FUZZED
     @given(text=TEXTS | st.binary(max_size=40).map(encoded))

@@ -1,4 +1,4 @@
-"""Who is let in: API keys, roles."""
+"""Authentication and roles: API keys and public keys."""
 
 from base64 import urlsafe_b64encode
 
@@ -7,10 +7,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coordinator.auth.credentials import (
     hash_secret,
+    is_signature_valid,
     new_secret,
     read_public_key,
     secret_matches,
-    signature_holds,
     split_secret,
 )
 from coordinator.auth.principals import Principal, Role, require_role
@@ -45,7 +45,7 @@ class TestPublicKeys:
         zero = (1).to_bytes(32, "little")
         Ed25519PublicKey.from_public_bytes(zero).verify(zero + bytes(32), b"what nobody signed")
         key, signature = (urlsafe_b64encode(raw).decode() for raw in (zero, zero + bytes(32)))
-        assert not signature_holds(key, signature, b"what nobody signed")
+        assert not is_signature_valid(key, signature, b"what nobody signed")
 
 
 class TestCredentials:

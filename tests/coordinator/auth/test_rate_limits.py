@@ -1,4 +1,4 @@
-"""Requests per second of one key or worker."""
+"""Rate limits of keys and workers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Tokens that workers sign for themselves: which are refused, and what is remembered of the others."""
+"""Worker tokens: rejected ones, and the cache of verified ones."""
 
 import time
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""`coordinator up` as a user starts it: real processes, one data folder, killed and started again."""
+"""`coordinator up` as a user runs it: real processes, one data folder, kills and restarts."""
 
 import os
 import socket
@@ -11,12 +11,13 @@ import pytest
 
 from tests.support.installation import Installation, installed
 from tests.support.known_agent import check_agent
+from tests.support.places import Places
 from tests.support.service import created
 from worker_agent.settings import AgentSettings
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("up") / "a data folder"
     with installed(folder, reconcile_seconds=0.5, host="::1" if has_ipv6() else "127.0.0.1") as running:
         yield running
@@ -82,7 +83,9 @@ class TestUp:
         assert done.returncode == 1
         assert "Another `coordinator up` runs" in done.stderr
 
-    def test_sigterm_ends_all_of_it_and_what_was_stored_is_there_after_a_start(self, tmp_path: Path) -> None:
+    def test_sigterm_ends_all_of_it_and_what_was_stored_is_there_after_a_start(
+        self, engine: Places, tmp_path: Path
+    ) -> None:
         with installed(tmp_path / "data") as installation:
             key = installation.create_admin_key()
             with installation.client(key) as admin:

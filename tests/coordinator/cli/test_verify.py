@@ -1,4 +1,4 @@
-"""`coordinator verify`: a downloaded adapter held against its provenance, and aggregated again where it was made."""
+"""`coordinator verify`: a downloaded adapter checked against its provenance, with repeated aggregations."""
 
 import io
 import os
@@ -96,7 +96,7 @@ class TestFiles:
             (lambda folder: (folder / "README.md").unlink(), "file README.md: is missing"),
             (lambda folder: (folder / "model.bin").write_bytes(b""), "file model.bin: is not in the provenance"),
             (lambda folder: (folder / "provenance.json").unlink(), "provenance.json: is missing"),
-            (lambda folder: rewrite(folder, '"weight": 10.0', '"weight": 11.0'), "client 0: the signature does not"),
+            (lambda folder: rewrite(folder, '"weight": 10.0', '"weight": 11.0'), "client 0: the signature is not"),
         ],
     )
     def test_what_was_changed_is_named(

@@ -1,4 +1,4 @@
-"""A draft to which an organisation is invited, and what that organisation and the owner may do with it."""
+"""A draft with an invited organization, and the requests of that organization and of the owner."""
 
 from dataclasses import dataclass
 from typing import Any

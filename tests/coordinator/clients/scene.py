@@ -1,4 +1,4 @@
-"""Rows to stand on: organisations, workers, federations, rounds and clients, written as the API would."""
+"""Database rows for tests: organizations, workers, federations, rounds and clients, as the API would write them."""
 
 import hashlib
 import json

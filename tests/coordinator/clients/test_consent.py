@@ -1,4 +1,4 @@
-"""An organisation takes part in what it saw: accepting names a digest, and a change asks everybody again."""
+"""Consent of an organization: it accepts a digest, and a changed definition needs acceptance again."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A change of a draft meets what rests on it: both wait for the federation's row."""
+"""Races between a change of a draft and requests that depend on it: both wait for the federation's row."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Invitations over HTTP: who is asked, who may answer, and what they are told."""
+"""Invitations over HTTP: permissions, responses and errors."""
 
 from dataclasses import dataclass
 

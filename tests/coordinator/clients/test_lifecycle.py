@@ -1,4 +1,4 @@
-"""Invitations and clients over the full product of states and events."""
+"""Life cycles of invitations and clients, over the full product of states and events."""
 
 from itertools import product
 from typing import ClassVar

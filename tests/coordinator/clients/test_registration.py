@@ -1,4 +1,4 @@
-"""Data sets register over HTTP: whose worker, which data set, which place."""
+"""Registration of data sets over HTTP: checks of worker and data set, and the ordinal."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What rounds and federations ask of clients, over real sessions."""
+"""The client service as rounds and federations use it, over real sessions."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -34,12 +34,12 @@ def test_a_described_client_is_ready_with_its_numbers(data_folder: Path) -> None
         owner = scene.organization(session)
         federation = scene.federation(session, owner.id)
         client = scene.client(session, federation, scene.worker(session, owner), state="registered", examples=None)
-        clients.describe_done(session, client, 120, 30)
+        clients.mark_ready(session, client, 120, 30)
     with reading() as session:
         kept = session.get_one(Client, client.id)
         assert (kept.state, kept.examples, kept.evaluation_examples, kept.version) == ("ready", 120, 30, 1)
         with pytest.raises(Conflict):
-            clients.describe_done(session, kept, 120, 30)
+            clients.mark_ready(session, kept, 120, 30)
     assert scene.events_of(federation.id) == ["client.ready"]
 
 

@@ -1,4 +1,4 @@
-"""What an organisation reads before it accepts: columns, what is sent, how often and how long."""
+"""The terms of participation: columns, data sent, frequency and duration."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ DRAWN = "of training, for each of which up to"
         ),
         (
             {"evaluation": {"every": 1, "who": "cohort"}},
-            "an evaluation on held-out examples after each round of training, by who was drawn for the round",
+            "an evaluation on held-out examples after each round of training, by the clients drawn for the round",
         ),
     ],
 )

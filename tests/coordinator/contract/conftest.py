@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.places import places, settled
+from tests.support.places import Places, settled
 from tests.support.service import serving
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ NOBODY_WAITS = {"FEDLOOM_REQUESTS_PER_SECOND": "0"}
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
+def built(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
     """Something of everything, on a running web process."""
     from tests.coordinator.contract.building import Builder  # loads torch, which most tests here do without
     from tests.support.stage import Stage
 
-    place = places().migrated(tmp_path_factory.mktemp("world") / "data")
+    place = engine.migrated(tmp_path_factory.mktemp("world") / "data")
     with settled({**place, **NOBODY_WAITS}), serving() as service:
         yield Builder(Stage(service)).world()
 

@@ -1,4 +1,4 @@
-"""Many callers, one call: with plain functions in place of what asks the database."""
+"""Request batching, with plain functions in place of database calls."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from coordinator.db.batching import Gathering, each
+from coordinator.db.batching import Batcher, map_errors
 from coordinator.errors import Conflict
 
 PATIENCE_SECONDS = 20
@@ -43,7 +43,7 @@ class Doubling:
 
 async def all_of(doubling: Doubling, first: int, *rest: int) -> list[int | BaseException]:
     """The answers, where the rest asked while the call for the first was running."""
-    gathering = Gathering(doubling)
+    gathering = Batcher(doubling)
     running = asyncio.create_task(gathering(first))
     await asyncio.to_thread(doubling.begun.wait, PATIENCE_SECONDS)
     waiting = [asyncio.create_task(gathering(number)) for number in rest]
@@ -61,7 +61,7 @@ def test_those_who_come_while_a_call_runs_are_answered_by_the_next_one() -> None
 def test_who_comes_when_nothing_runs_waits_for_nobody() -> None:
     doubling = Doubling()
     doubling.go.set()
-    gathering = Gathering(doubling)
+    gathering = Batcher(doubling)
 
     async def flow() -> list[int]:
         return [await gathering(2), await gathering(4)]
@@ -73,7 +73,7 @@ def test_who_comes_when_nothing_runs_waits_for_nobody() -> None:
 def test_with_a_pause_the_first_is_answered_at_once_and_those_who_come_soon_after_share_a_call() -> None:
     doubling = Doubling()
     doubling.go.set()
-    gathering = Gathering(doubling, pause_seconds=0.2)
+    gathering = Batcher(doubling, pause_seconds=0.2)
 
     async def later(number: int, seconds: float) -> int:
         await asyncio.sleep(seconds)
@@ -90,7 +90,7 @@ def test_with_a_pause_the_first_is_answered_at_once_and_those_who_come_soon_afte
 def test_a_pause_for_a_crowd_keeps_nobody_waiting_who_asks_alone() -> None:
     doubling = Doubling()
     doubling.go.set()
-    gathering = Gathering(doubling, pause_seconds=PATIENCE_SECONDS, if_crowded=True)
+    gathering = Batcher(doubling, pause_seconds=PATIENCE_SECONDS, only_if_busy=True)
 
     async def flow() -> list[int]:
         return [await gathering(number) for number in range(0, 20, 2)]
@@ -102,7 +102,7 @@ def test_a_pause_for_a_crowd_keeps_nobody_waiting_who_asks_alone() -> None:
 def test_a_pause_for_a_crowd_is_made_once_there_is_one() -> None:
     doubling = Doubling()
     doubling.go.set()
-    gathering = Gathering(doubling, pause_seconds=0.2, if_crowded=True)
+    gathering = Batcher(doubling, pause_seconds=0.2, only_if_busy=True)
 
     async def later(number: int, seconds: float) -> int:
         await asyncio.sleep(seconds)
@@ -141,7 +141,7 @@ def test_who_goes_away_keeps_nobody_waiting() -> None:
     doubling = Doubling()
 
     async def flow() -> int:
-        gathering = Gathering(doubling)
+        gathering = Batcher(doubling)
         gone = asyncio.create_task(gathering(2))
         await asyncio.to_thread(doubling.begun.wait, PATIENCE_SECONDS)
         gone.cancel()
@@ -154,7 +154,7 @@ def test_who_goes_away_keeps_nobody_waiting() -> None:
 
 
 def test_a_call_that_answers_too_few_leaves_nobody_waiting_and_is_made_again() -> None:
-    gathering = Gathering(lambda asked: [2 * number for number in asked if number != 6])
+    gathering = Batcher(lambda asked: [2 * number for number in asked if number != 6])
 
     async def flow() -> list[int | BaseException]:
         both = await asyncio.gather(gathering(6), gathering(4), return_exceptions=True)
@@ -171,7 +171,7 @@ def test_a_call_is_about_nobody_in_particular() -> None:
 
     async def flow() -> int:
         REQUEST.set("the first one's")
-        return await Gathering(doubling)(2)
+        return await Batcher(doubling)(2)
 
     assert run(flow()) == 4
     assert doubling.contexts == ["nobody's"]
@@ -184,7 +184,7 @@ def test_event_loops_do_not_wait_for_each_other() -> None:
         both_run.wait(PATIENCE_SECONDS)
         return [2 * number for number in asked]
 
-    gathering = Gathering(answer_all)
+    gathering = Batcher(answer_all)
 
     async def ask() -> int:
         return await gathering(2)
@@ -203,20 +203,20 @@ def test_each_goes_on_after_a_refusal() -> None:
             raise Conflict("odd", "It is odd.")
         return number // 2
 
-    answers = each([4, 3, 2], half)
+    answers = map_errors([4, 3, 2], half)
     assert [answers[0], answers[2]] == [2, 1]
     assert isinstance(answers[1], Conflict)
     with pytest.raises(ZeroDivisionError):
-        each([1], lambda number: number // 0)
+        map_errors([1], lambda number: number // 0)
 
 
 def test_a_patient_call_waits_for_another_gatherings_call() -> None:
     async def flow() -> tuple[list[list[int]], int]:
         urgent, patient = Doubling(), Doubling()
         patient.go.set()
-        first = asyncio.create_task(Gathering(urgent)(2))
+        first = asyncio.create_task(Batcher(urgent)(2))
         await asyncio.to_thread(urgent.begun.wait, PATIENCE_SECONDS)
-        second = asyncio.create_task(Gathering(patient, patient=True)(4))
+        second = asyncio.create_task(Batcher(patient, low_priority=True)(4))
         await asyncio.sleep(0.05)
         meanwhile = list(patient.calls)
         urgent.go.set()

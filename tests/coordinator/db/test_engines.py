@@ -1,4 +1,4 @@
-"""Connections: prepared alike, patient where a file is locked, and replaced where the server is gone."""
+"""Database engines: connection settings, retries on a locked file, and replacement of lost connections."""
 
 import sqlite3
 import threading
@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 
 from coordinator.db import engines
-from coordinator.db.sessions import asking, engine, reading, writing
+from coordinator.db.sessions import autocommit_reads, engine, reading, writing
 
 
 @pytest.mark.sqlite
@@ -50,11 +50,11 @@ class TestSqlite:
 @pytest.mark.engines
 class TestPostgres:
     def test_connections_that_were_ended_while_they_lay_idle_are_replaced(self, data_folder: Path) -> None:
-        with asking() as one, asking() as another:
+        with autocommit_reads() as one, autocommit_reads() as another:
             pids = {one.scalar(select(func.pg_backend_pid())), another.scalar(select(func.pg_backend_pid()))}
         self.end_all()
         time.sleep(1.1)
-        for opened in (asking, reading, writing):
+        for opened in (autocommit_reads, reading, writing):
             with opened() as session, opened() as beside:
                 now = {opened.scalar(select(func.pg_backend_pid())) for opened in (session, beside)}
                 assert len(now) == 2
@@ -63,12 +63,12 @@ class TestPostgres:
     def test_one_that_was_used_a_moment_ago_is_not_asked_and_its_end_costs_one_session(
         self, data_folder: Path
     ) -> None:
-        with asking() as session, asking() as beside:
+        with autocommit_reads() as session, autocommit_reads() as beside:
             assert session.scalar(select(1)) == beside.scalar(select(1))
         self.end_all()
-        with pytest.raises(OperationalError), asking() as session:
+        with pytest.raises(OperationalError), autocommit_reads() as session:
             session.scalar(select(1))
-        with asking() as session, asking() as beside:
+        with autocommit_reads() as session, autocommit_reads() as beside:
             assert session.scalar(select(1)) == beside.scalar(select(1))
 
     def end_all(self) -> None:

@@ -1,4 +1,4 @@
-"""What PostgreSQL tells of commits: heard at once, missed by nobody, and never needed."""
+"""PostgreSQL notifications: received at once, never missed, and never required."""
 
 import asyncio
 import threading
@@ -11,8 +11,8 @@ import pytest
 from anyio import to_thread
 from sqlalchemy import func, select, text
 
-from coordinator.db.listener import Notices
-from coordinator.db.sessions import reading, told_of, writing
+from coordinator.db.listener import Listener
+from coordinator.db.sessions import listen, reading, writing
 from coordinator.jobs.wakeup import Offer, Watcher
 from tests.support.logged import logged
 
@@ -32,11 +32,11 @@ def tell(words: str = "", channel: str = CHANNEL) -> None:
 
 
 class Heard:
-    """Notices of a channel, and what they told."""
+    """Listener of a channel, and what they told."""
 
     def __init__(self, channel: str = CHANNEL) -> None:
         self.texts: list[str] = []
-        self.notices = Notices(lambda: told_of(channel), self.texts.append, POLL_SECONDS)
+        self.notices = Listener(lambda: listen(channel), self.texts.append, POLL_SECONDS)
 
     async def listen(self) -> None:
         while not self.notices.listening:
@@ -54,7 +54,7 @@ def backends_listening(channel: str = CHANNEL) -> list[int]:
         return list(session.scalars(found, {"query": f"LISTEN {channel}"}))
 
 
-async def waits_within(notices: Notices, seconds: float) -> int:
+async def waits_within(notices: Listener, seconds: float) -> int:
     ends = asyncio.get_running_loop().time() + seconds
     waits = 0
     while asyncio.get_running_loop().time() < ends:
@@ -64,7 +64,7 @@ async def waits_within(notices: Notices, seconds: float) -> int:
 
 
 def test_where_nothing_is_told_a_look_is_due_again_and_again() -> None:
-    assert run(waits_within(Notices(lambda: None, lambda _: None, POLL_SECONDS), 1.5)) > 30
+    assert run(waits_within(Listener(lambda: None, lambda _: None, POLL_SECONDS), 1.5)) > 30
 
 
 @pytest.mark.engines
@@ -131,7 +131,7 @@ class TestPostgresql:
             raise ConnectionError("too many connections")
 
         with logged() as lines:
-            assert run(waits_within(Notices(refuse, lambda _: None, POLL_SECONDS), 1.5)) > 30
+            assert run(waits_within(Listener(refuse, lambda _: None, POLL_SECONDS), 1.5)) > 30
         assert [line["event"] for line in lines()] == ["notices_not_heard"]
 
     def test_who_is_stopped_while_it_connects_leaves_nothing_open(self, data_folder: Path) -> None:
@@ -141,7 +141,7 @@ class TestPostgresql:
         def connect() -> Any:
             begun.set()
             time.sleep(0.2)
-            made.append(told_of(CHANNEL))
+            made.append(listen(CHANNEL))
             return made[0]
 
         async def flow() -> None:
@@ -181,7 +181,7 @@ class TestWatcher:
             readings.append(number)
             return [offer for offer in offers if offer[0] > number]
 
-        return Watcher(lambda: 0, after, lambda: told_of(CHANNEL), POLL_SECONDS)
+        return Watcher(lambda: 0, after, lambda: listen(CHANNEL), POLL_SECONDS)
 
     def test_who_is_told_of_is_woken_without_a_look(self, data_folder: Path) -> None:
         readings: list[int] = []

@@ -1,4 +1,4 @@
-"""The migrations: up, down, with rows in them, equal to the models, and from an installed wheel."""
+"""Migrations: up and down, with rows, equal to the models, and from an installed wheel."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ from coordinator.models.base import UtcDateTime, new_id
 from coordinator.settings import get_settings
 from federated.signed_statement import key_id
 from tests.coordinator.clients import scene
-from tests.support.places import places, settled
+from tests.support.places import Places, settled
 from tests.support.service import Identity, forget_settings
 
 REPOSITORY = Path(__file__).parents[3]
@@ -43,9 +43,9 @@ TABLES = set(Base.metadata.tables)
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Path]:
+def empty(engine: Places, tmp_path: Path) -> Iterator[Path]:
     """The data folder of a coordinator whose database nobody migrated."""
-    with settled(places().empty(tmp_path)):
+    with settled(engine.empty(tmp_path)):
         yield tmp_path
 
 
@@ -171,7 +171,7 @@ class TestUpAndDown:
             federation = scene.federation(session, scene.organization(session).id)
             round_ = scene.open_round(session, federation, notes={"0": "sha256:0"}, signature="{}")
             client = scene.client(session, federation, scene.worker(session, session.query(Organization).one()))
-            (job,) = jobs.offer(session, federation, "describe", None, [jobs.Asked(client, seed=1)], utcnow())
+            (job,) = jobs.offer(session, federation, "describe", None, [jobs.JobRequest(client, seed=1)], utcnow())
             job.key_id = "ed25519:0"
         migration.downgrade("0003")
         migration.upgrade()

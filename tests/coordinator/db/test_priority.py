@@ -1,12 +1,12 @@
-"""Who goes first among the calls of one event loop, and that nobody waits for long."""
+"""Priorities of the calls of one event loop, and the limit on waiting."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TypeVar
 
-from coordinator.db.batching import Gathering
-from coordinator.db.priority import patient, urgent
+from coordinator.db.batching import Batcher
+from coordinator.db.priority import high, low
 
 PATIENCE_SECONDS = 20
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ def test_an_urgent_call_begins_whatever_is_under_way() -> None:
     async def flow() -> list[str]:
         order: list[str] = []
         calls = []
-        for name, turn in (("other", patient()), ("first", urgent()), ("second", urgent())):
+        for name, turn in (("other", low()), ("first", high()), ("second", high())):
             calls.append(Call(name, turn, order))
             await calls[-1].begun.wait()
         await asyncio.gather(*(call.end() for call in calls))
@@ -51,11 +51,11 @@ def test_an_urgent_call_begins_whatever_is_under_way() -> None:
 def test_a_patient_call_lets_those_that_run_end_and_those_that_come_go_first() -> None:
     async def flow() -> list[str]:
         order: list[str] = []
-        running = Call("running", urgent(), order)
+        running = Call("running", high(), order)
         await running.begun.wait()
-        waiting = Call("patient", patient(), order)
+        waiting = Call("patient", low(), order)
         await asyncio.sleep(0.01)
-        late = Call("late", urgent(), order)
+        late = Call("late", high(), order)
         await late.begun.wait()
         await running.end()
         await asyncio.sleep(0.01)
@@ -71,7 +71,7 @@ def test_a_patient_call_lets_those_that_run_end_and_those_that_come_go_first() -
 def test_patient_calls_run_one_after_another() -> None:
     async def flow() -> list[str]:
         order: list[str] = []
-        calls = [Call(name, patient(), order) for name in "ab"]
+        calls = [Call(name, low(), order) for name in "ab"]
         await calls[0].begun.wait()
         await asyncio.sleep(0.01)
         order.append("a ends")
@@ -86,7 +86,7 @@ def test_patient_calls_run_one_after_another() -> None:
 def test_a_call_that_never_ends_holds_nobody_up() -> None:
     async def flow() -> list[str]:
         order: list[str] = []
-        calls = [Call(name, turn, order) for name, turn in (("stuck", urgent()), ("a", patient()), ("b", patient()))]
+        calls = [Call(name, turn, order) for name, turn in (("stuck", high()), ("a", low()), ("b", low()))]
         for call in calls:
             await call.begun.wait()
         await asyncio.gather(*(call.end() for call in calls))
@@ -98,9 +98,9 @@ def test_a_call_that_never_ends_holds_nobody_up() -> None:
 def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
     async def flow() -> float:
         order: list[str] = []
-        running = Call("running", urgent(), order)
+        running = Call("running", high(), order)
         await running.begun.wait()
-        waiting = Call("given up", patient(), order)
+        waiting = Call("given up", low(), order)
         await asyncio.sleep(0.01)
         waiting.task.cancel()
         with suppress(asyncio.CancelledError):
@@ -109,7 +109,7 @@ def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         for _ in range(20):
-            async with patient():
+            async with low():
                 pass
         assert order == ["running"]
         return loop.time() - began
@@ -128,7 +128,7 @@ def double(asked: Sequence[int]) -> list[int | Exception]:
 def test_a_call_that_fails_lets_the_next_one_begin() -> None:
     async def flow() -> tuple[list[int | BaseException], float]:
         loop = asyncio.get_running_loop()
-        failing, doubling = Gathering(fail, patient=True), Gathering(double, patient=True)
+        failing, doubling = Batcher(fail, low_priority=True), Batcher(double, low_priority=True)
         began = loop.time()
         answers = await asyncio.gather(failing(1), doubling(1), doubling(2), return_exceptions=True)
         return answers, loop.time() - began

@@ -1,4 +1,4 @@
-"""The migrations of audit log, ledger and webhooks: their rows stay or go with their own steps."""
+"""Migrations of audit log, ledger and webhooks, with rows in their tables."""
 
 from datetime import timedelta
 from pathlib import Path

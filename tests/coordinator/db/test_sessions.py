@@ -1,4 +1,4 @@
-"""Sessions: what a commit means, who may write, and that no update is lost."""
+"""Database sessions: commits, read-only sessions, and no lost updates."""
 
 import ast
 import multiprocessing
@@ -17,7 +17,7 @@ from coordinator.db.sessions import (
     ReadSession,
     WriteSession,
     after_commit,
-    asking,
+    autocommit_reads,
     lock_row,
     reading,
     utcnow,
@@ -169,17 +169,17 @@ class TestAsking:
     COUNT = select(func.count()).select_from(Organization)
 
     def test_each_statement_sees_what_is_committed_by_then(self, data_folder: Path) -> None:
-        with asking() as connection:
+        with autocommit_reads() as connection:
             assert connection.scalar(self.COUNT) == 0
         with writing() as session:
             session.add(organization())
-        with asking() as connection:
+        with autocommit_reads() as connection:
             assert connection.scalar(select(Organization.name)) == "Bank"
 
     @pytest.mark.engines
     def test_on_postgresql_no_transaction_is_left_open(self, data_folder: Path) -> None:
         """Two statements would see one state if there were one."""
-        with asking() as connection:
+        with autocommit_reads() as connection:
             assert connection.scalar(self.COUNT) == 0
             with writing() as other:
                 other.add(organization())
@@ -198,7 +198,7 @@ class TestAsking:
     def test_nothing_is_changed_by_a_question(self, data_folder: Path, statement: Executable) -> None:
         with writing() as session:
             session.add(organization())
-        with asking() as connection, pytest.raises(RuntimeError, match="it takes a select alone"):
+        with autocommit_reads() as connection, pytest.raises(RuntimeError, match="it takes SELECT statements only"):
             connection.execute(statement)
         with reading() as session:
             assert session.scalars(select(Organization.name)).all() == ["Bank"]

@@ -1,4 +1,4 @@
-"""Creating, changing, cloning and deleting federations over HTTP, and what bad requests are told."""
+"""Creating, changing, cloning and deleting federations over HTTP, with the errors for bad requests."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A federation can be paused, cancelled and deleted in every state, whatever else is away or raises."""
+"""Pausing, cancelling and deleting federations in every state, even if other parts are gone or raise."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Events as a stream (Server-Sent Events), over real HTTP."""
+"""The event stream of a federation (Server-Sent Events) over real HTTP."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Going on from an earlier federation's adapter: what two definitions say is compared when the second is made."""
+"""Initial adapters: comparison with the earlier federation when the new one is created."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import pytest
 from coordinator.db.sessions import writing
 from coordinator.models import Federation
 from federated.payloads.payload import Payload
-from federated.trainable import Initialisation, TensorFacts
+from federated.trainable import Initialization, TensorFacts
 from tests.support.service import created, problem
 from tests.support.stage import MODEL, A, B, Stage, definition
 
 LORA = {"kind": "lora", "r": 2, "target_modules": ["layer"]}
 TASK = {"task": "sequence_classification", "labels": ["no", "yes"]}
-HEAD = TensorFacts(name="classifier.bias", shape=(2,), dtype="F32", initialisation=Initialisation(kind="zeros"))
-NORM = TensorFacts(name="norm.bias", shape=(2,), dtype="F32", initialisation=Initialisation(kind="base"))
+HEAD = TensorFacts(name="classifier.bias", shape=(2,), dtype="F32", initialisation=Initialization(kind="zeros"))
+NORM = TensorFacts(name="norm.bias", shape=(2,), dtype="F32", initialisation=Initialization(kind="base"))
 WITH_HEAD = MODEL.model_copy(update={"tensors": (HEAD, *MODEL.tensors)})
 WITH_NORM = MODEL.model_copy(update={"tensors": (*MODEL.tensors, NORM)})
 ZEROS, OTHERS = "0" * 64, "1" * 64
@@ -102,16 +102,16 @@ class TestRefused:
         [
             ({"trainable": LORA | {"r": 4}}, "rank", "rank 2 at 'layer', this federation 4"),
             ({"trainable": LORA | {"rank_pattern": {"layer": 1}}}, "rank", "this federation 1"),
-            ({"trainable": LORA | {"target_modules": ["query"]}}, "targets", "factors of 'layer'"),
+            ({"trainable": LORA | {"target_modules": ["query"]}}, "targets", "adapts 'layer'"),
             ({"trainable": LORA | {"layers_to_transform": [3], "target_modules": "lay*"}}, "targets", "'layer'"),
             ({"trainable": {"kind": "lora", "r": 2, "modules_to_save": ["layer"]}}, "targets", "'layer'"),
-            ({"base_model": {"id": "other"}}, "base_model", f"weights_sha256 '{ZEROS}'"),
+            ({"base_model": {"id": "other"}}, "base_model", f"weights_sha256 to '{ZEROS}'"),
             ({"base_model": {"id": "tiny", "revision": "v2"}}, "base_model", "names 'tiny' at 'v2'"),
             ({"base_model": {"id": "tiny", "weights_sha256": OTHERS}}, "base_model", OTHERS),
             ({"task": TASK | {"labels": ["no", "yes", "so"]}}, "labels", "other labels"),
             ({"task": TASK | {"labels": ["yes", "no"]}}, "labels", "another order"),
-            ({"task": {"task": "causal_lm"}}, "task", "a classifier's head"),
-            ({"algorithm": "fedkseed", "config": {}}, "algorithm", "cannot go on"),
+            ({"task": {"task": "causal_lm"}}, "task", "a classifier head"),
+            ({"algorithm": "fedkseed", "config": {}}, "algorithm", "starts from the base model"),
         ],
         ids=lambda value: value if isinstance(value, str) else None,
     )

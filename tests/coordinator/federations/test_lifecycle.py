@@ -1,4 +1,4 @@
-"""What comes next in a federation, and what a worker must have."""
+"""Life cycle of a federation: the next step, and the requirements on a worker."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ FRESH = Snapshot(
     state="running",
     facts_known=False,
     clients=3,
-    described=0,
+    ready=0,
     describing=0,
     submitted_ids=(),
     undescribed_ids=(),
@@ -42,23 +42,25 @@ FRESH = Snapshot(
     wait_for_clients_seconds=60,
     min_clients=2,
 )
-DESCRIBED = replace(FRESH, facts_known=True, described=3)
+DESCRIBED = replace(FRESH, facts_known=True, ready=3)
 
 
 def step(seen: Snapshot, seconds: float = 0) -> Step:
     return lifecycle.next_step(seen, STARTED + timedelta(seconds=seconds))
 
 
-def after(state: str, reason: str | None = None, detail: str | None = None, finished: str | None = None) -> Snapshot:
-    return replace(DESCRIBED, newest=NewestRound(state, reason, detail, finished))
+def after(
+    state: str, reason: str | None = None, detail: str | None = None, end_reason: str | None = None
+) -> Snapshot:
+    return replace(DESCRIBED, newest=NewestRound(state, reason, detail, end_reason))
 
 
 @pytest.mark.parametrize("count", [0, 1, 50, 51, 1000, 1001])
 def test_each_federation_has_its_turn_and_few_have_it_at_once(count: int) -> None:
     ids = [f"fed_{number}" for number in range(count)]
-    turns = max(1, -(-count // lifecycle.LOOKED_AT))
+    turns = max(1, -(-count // lifecycle.MAX_PER_TURN))
     looked_at = [lifecycle.in_turn(ids, turn) for turn in range(7, 7 + turns)]
-    assert all(len(each) <= lifecycle.LOOKED_AT for each in looked_at)
+    assert all(len(each) <= lifecycle.MAX_PER_TURN for each in looked_at)
     assert sorted(one for each in looked_at for one in each) == sorted(ids)
 
 
@@ -77,7 +79,7 @@ class TestMoves:
         else:
             assert lifecycle.move(state, event) == to
 
-    @pytest.mark.parametrize("state", ["draft", *lifecycle.ENDED])
+    @pytest.mark.parametrize("state", ["draft", *lifecycle.END_STATES])
     def test_nothing_follows_in_a_federation_that_does_not_run(self, state: str) -> None:
         with pytest.raises(Conflict):
             step(replace(FRESH, state=state))
@@ -91,12 +93,12 @@ class TestDescribing:
         assert step(replace(both, submitted_ids=())) == Describe(("client",))
 
     def test_the_first_round_waits_for_those_who_are_there_to_be_described(self) -> None:
-        seen = replace(FRESH, facts_known=True, described=1, describing=2)
+        seen = replace(FRESH, facts_known=True, ready=1, describing=2)
         assert step(seen, 20) == Wait(STARTED + timedelta(seconds=60), "describing 1/3, 40 s left")
         assert step(seen, 60) == OpenRound()
 
     def test_the_first_round_does_not_wait_for_those_who_are_away(self) -> None:
-        assert step(replace(FRESH, facts_known=True, described=1)) == OpenRound()
+        assert step(replace(FRESH, facts_known=True, ready=1)) == OpenRound()
 
     def test_without_any_description_the_federation_waits_and_then_fails(self) -> None:
         assert step(FRESH, 1) == Wait(STARTED + timedelta(seconds=60), "waiting_for_clients 0/2, 59 s left")
@@ -129,7 +131,7 @@ class TestRounds:
         assert step(replace(after("closed"), state=state, stop="target")) == Complete("stopped_target")
 
     def test_the_algorithms_own_end_comes_first(self) -> None:
-        assert step(replace(after("closed", finished="converged"), stop="rounds")) == Complete("converged")
+        assert step(replace(after("closed", end_reason="converged"), stop="rounds")) == Complete("converged")
 
 
 class TestMismatch:
@@ -159,7 +161,7 @@ class TestWhatAWorkerMustHave:
             "trainable": {"kind": "lora", "r": 8, "rank_pattern": {}},
             "base_model": {"id": "tiny"},
         }
-        return lifecycle.unable(definition | changes, capabilities, dataset)
+        return lifecycle.incompatibility(definition | changes, capabilities, dataset)
 
     def test_a_worker_with_all_of_it_can(self) -> None:
         assert self.unable() is None
@@ -175,7 +177,7 @@ class TestWhatAWorkerMustHave:
     @pytest.mark.parametrize(
         ("changes", "word"),
         [
-            ({"algorithm_revision": 2}, "revision 2 is wanted, the worker has 1"),
+            ({"algorithm_revision": 2}, "revision 2 is required, the worker has 1"),
             ({"algorithm": "other"}, "the worker has none"),
             ({"trainable": {"kind": "lora", "r": 9}}, "rank 9"),
             ({"trainable": {"kind": "lora", "r": 1, "rank_pattern": {"query": 16}}}, "rank 16"),

@@ -1,4 +1,4 @@
-"""Metrics that are asked for: those that no task has are refused, and a rule that could never apply."""
+"""Validation of metrics and stopping rules: unknown metrics, and rules that could never apply."""
 
 from typing import Any
 
@@ -22,25 +22,25 @@ EVERY = {"evaluation": {"every": 1}}
             {"stopping": {"metric": "accurracy", "patience": 1}},
             "stopping_metric_unknown",
             "/stopping/metric",
-            "there are: loss, accuracy",
+            "available: loss, accuracy",
         ),
         (
             {"stopping": {"metric": "own_loss", "target": 1}},
             "stopping_metric_unknown",
             "/stopping/metric",
-            "there are: loss, accuracy",
+            "available: loss, accuracy",
         ),
         (
             {"stopping": {"metric": "own_f1", "target": 1}, **PERSONAL},
             "stopping_metric_unknown",
             "/stopping/metric",
-            "there are: loss, accuracy, own_loss, own_accuracy",
+            "available: loss, accuracy, own_loss, own_accuracy",
         ),
         (
             {"stopping": {"metric": "f1", "target": 1}, "task": {"task": "causal_lm"}},
             "stopping_metric_unknown",
             "/stopping/metric",
-            "there are: loss, accuracy",
+            "available: loss, accuracy",
         ),
         (
             {"task": {"task": "causal_lm", "metrics": ["accuracy", "f1"]}},
@@ -54,7 +54,7 @@ EVERY = {"evaluation": {"every": 1}}
             "/stopping/metric",
             "evaluation.every is null",
         ),
-        ({"stopping": {"metric": "accuracy"}}, "stopping_incomplete", "/stopping", "a target or a patience"),
+        ({"stopping": {"metric": "accuracy"}}, "stopping_incomplete", "/stopping", "set target or patience"),
     ],
 )
 def test_a_metric_that_cannot_come_is_refused_where_it_stands(

@@ -1,4 +1,4 @@
-"""A definition that an earlier version wrote, and this one does not read, harms its own federation and no other."""
+"""Unreadable definitions of an earlier version, which affect only their own federation."""
 
 from coordinator.db.sessions import writing
 from coordinator.models import Federation

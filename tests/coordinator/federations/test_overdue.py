@@ -1,4 +1,4 @@
-"""What the reconciler finds among several federations, and what a look at them costs."""
+"""The reconciler's selection among several federations, and the number of its queries."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Start, describe, pause, resume, cancel, events: a running federation over real HTTP."""
+"""Running federations over real HTTP: start, description, pause, resume, cancel, events."""
 
 import threading
 
@@ -34,7 +34,7 @@ class TestStart:
         [
             ({"algorithms": {}}, "algorithm fedavg: revision 1"),
             ({"algorithms": {"fedavg": 7}}, "the worker has 7"),
-            ({"max_rank": 1}, "rank 2 is wanted, the worker allows 1"),
+            ({"max_rank": 1}, "rank 2 is required, the worker allows at most 1"),
             ({"models": ["other"]}, "base model 'tiny'"),
         ],
     )

@@ -41,7 +41,7 @@ class Stage:
         with writing() as session:
             needs_round = kind != "describe"
             digest = scene.instruction(session, self.folder, new_id("hld")) if needs_round else None
-            asked = jobs.Asked(session.get_one(Client, client_id or self.client_id), 11, digest)
+            asked = jobs.JobRequest(session.get_one(Client, client_id or self.client_id), 11, digest)
             federation = session.get_one(Federation, self.federation_id)
             round_id = (round_id or self.round_id) if needs_round else None
             (job,) = jobs.offer(session, federation, kind, round_id, [asked], utcnow())

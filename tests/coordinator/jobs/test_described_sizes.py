@@ -1,4 +1,4 @@
-"""Descriptions of models that no coordinator could hold, refused where they are submitted."""
+"""Descriptions of models that are too large for any coordinator: they are refused when they are submitted."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Failures that a worker reports: which job is offered again, which is over, and what is told of it."""
+"""Failures that a worker reports: jobs that are offered again, jobs that end, and their problems."""
 
 from pathlib import Path
 

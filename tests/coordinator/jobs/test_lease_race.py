@@ -1,4 +1,4 @@
-"""Many lease from one pool of offers at two web processes, and no job is given out twice."""
+"""Race of many leases at two web processes for one pool of offers: no job is leased twice."""
 
 import subprocess
 import sys

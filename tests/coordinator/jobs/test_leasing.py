@@ -1,4 +1,4 @@
-"""Leases over real sessions: who gets a job, for how long, and what becomes of a lost one."""
+"""Leases over real sessions: the worker that gets a job, the duration, and the end of a lost lease."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -104,7 +104,7 @@ class TestLease:
         assert stage.lease() is None
         client = stage.client()
         assert (client.state, client.reason) == ("out", "algorithm_revision")
-        assert client.reason_detail == "The worker has not revision 1 of fedavg: update it."
+        assert client.reason_detail == "The worker lacks revision 1 of fedavg: update it."
         assert stage.jobs() == [("withdrawn", 1)]
         assert queued(ADVANCE_ROUND) == [[stage.round_id]]
         assert queued(ADVANCE_FEDERATION) == [[stage.federation_id]]

@@ -1,4 +1,4 @@
-"""The moves of a job over the full product of states and events, and the rules of a submission."""
+"""Life cycle of a job over the full product of states and events, and the rules of a submission."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import product

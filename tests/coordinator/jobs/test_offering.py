@@ -1,4 +1,4 @@
-"""What rounds and federations do with jobs, over real sessions."""
+"""Offers, judgments and withdrawals of jobs, over real sessions."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +21,7 @@ MEMORY = "sha256:" + "5" * 64
 
 def told(count: int, do: Callable[[], object]) -> list[str]:
     """The texts of that many notices of offers, of those that came of it."""
-    connection = jobs.offers_told()
+    connection = jobs.subscribe_to_offers()
     assert connection is not None
     with closing(connection):
         do()
@@ -163,7 +163,7 @@ class TestWithdraw:
 def test_the_answers_for_many_jobs_say_what_each_one_says(stage: Stage) -> None:
     ids = [stage.offer("train"), stage.offer("describe")]
     with reading() as session:
-        answers = jobs.views(session, [session.get_one(Job, job_id) for job_id in ids])
+        answers = jobs.to_responses(session, [session.get_one(Job, job_id) for job_id in ids])
         assert [job.id for job in jobs.of_round(session, stage.round_id)] == ids[:1]
     assert [(answer.id, answer.kind, answer.ordinal, answer.round_number) for answer in answers] == [
         (ids[0], "train", 0, 1),
@@ -201,7 +201,7 @@ class TestTelling:
 
         def tell() -> None:
             with writing() as session:
-                repository.tell_of_offers(session, workers)
+                repository.notify_offers(session, workers)
 
         texts = told(5, tell)
         assert " ".join(texts).split() == workers

@@ -1,4 +1,4 @@
-"""Results over HTTP: kept, late, or refused with what was wrong."""
+"""Results over HTTP: stored, late, or refused with the faulty field."""
 
 from typing import Any
 
@@ -57,9 +57,9 @@ class TestSubmit:
         again = (site.stage.worker_id, job_id, SubmitRequest.model_validate(site.signed(job_id)))
         with reading() as session:
             (checked,) = jobs.check(session, [again])
-        assert isinstance(checked, jobs.Checked)
+        assert isinstance(checked, jobs.CheckResult)
         with writing() as session:
-            jobs.ask_again(session, session.get_one(Job, job_id), {"code": "update_lost"}, utcnow())
+            jobs.offer_again(session, session.get_one(Job, job_id), {"code": "update_lost"}, utcnow())
         with writing() as session:
             (answer,) = jobs.settle(session, [(again, checked)], utcnow())
         assert isinstance(answer, Unavailable)

@@ -1,4 +1,4 @@
-"""The watcher, over offers in a list; the functions it reads them with are all it knows of a database."""
+"""The watcher of offers, over a list of offers instead of a database."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from coordinator.jobs.wakeup import SETTLE_SECONDS, Known, Offer, Watcher
+from coordinator.jobs.wakeup import SETTLE_SECONDS, Offer, OfferCursor, Watcher
 
 Result = TypeVar("Result")
 PATIENCE_SECONDS = 20
@@ -134,20 +134,20 @@ def test_a_watcher_that_rested_watches_again() -> None:
     assert run(flow())
 
 
-class TestKnown:
+class TestOfferCursor:
     def test_an_offer_is_new_once(self) -> None:
-        known = Known(0)
+        known = OfferCursor(0)
         assert known.new([(1, "job_a", "wkr_1")], now=0.0) == [(1, "job_a", "wkr_1")]
         assert known.new([(1, "job_a", "wkr_1")], now=0.1) == []
 
     def test_the_same_job_offered_again_is_new(self) -> None:
-        known = Known(0)
+        known = OfferCursor(0)
         known.new([(1, "job_a", "wkr_1")], now=0.0)
         assert known.new([(2, "job_a", "wkr_1")], now=0.1) == [(2, "job_a", "wkr_1")]
 
     @pytest.mark.parametrize(("now", "settled"), [(SETTLE_SECONDS - 1, 0), (SETTLE_SECONDS + 1, 5)])
     def test_a_number_settles_when_no_earlier_one_can_come_to_light_any_more(self, now: float, settled: int) -> None:
-        known = Known(0)
+        known = OfferCursor(0)
         known.new([(5, "job_a", "wkr_1")], now=0.0)
         known.new([], now=now)
-        assert known.settled == settled
+        assert known.position == settled

@@ -1,4 +1,4 @@
-"""What /metrics says of the installation, over HTTP, against what the API says."""
+"""Installation metrics of /metrics, over HTTP, compared with the API."""
 
 import hashlib
 import re

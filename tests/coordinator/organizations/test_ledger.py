@@ -1,4 +1,4 @@
-"""The ledger: what each organization did, summed from its jobs, and kept when a federation is deleted."""
+"""The ledger: each organization's contributions, summed from its jobs, and kept when a federation is deleted."""
 
 from typing import Any
 

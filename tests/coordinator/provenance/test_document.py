@@ -1,4 +1,4 @@
-"""The provenance as a chain: whole as it is told, and broken by any change."""
+"""Provenance as a hash chain: valid as written, and invalid after any change."""
 
 import copy
 import json
@@ -10,12 +10,12 @@ import pytest
 from coordinator.db.sessions import writing
 from coordinator.models import Job
 from coordinator.provenance import document as provenance
-from coordinator.provenance.document import Broken, Head, chained
+from coordinator.provenance.document import Head, ProvenanceInvalid, build_chain
 from federated.signed_statement import Statement, key_id
 from tests.support.service import Identity, rotate
 from tests.support.stage import Stage
 
-CHAIN = "what stands before it is not what it names as `previous`"
+CHAIN = "its `previous` is not the digest of the preceding link"
 HEAD = Head.model_validate(
     {
         "format": provenance.FORMAT,
@@ -65,7 +65,7 @@ def document() -> dict[str, Any]:
         for number in (1, 2)
     ]
     keys = {key_id(worker.public_key): worker.public_key for worker in workers}
-    return chained(HEAD, rounds, keys).model_dump(mode="json")
+    return build_chain(HEAD, rounds, keys).model_dump(mode="json")
 
 
 def check(document: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def check(document: dict[str, Any]) -> None:
 
 def broken(document: dict[str, Any]) -> str:
     """What is said of a document that does not hold."""
-    with pytest.raises(Broken) as found:
+    with pytest.raises(ProvenanceInvalid) as found:
         check(document)
     return str(found.value)
 
@@ -116,7 +116,7 @@ class TestChanged:
         for path in paths:
             try:
                 check(replaced(document, path))
-            except Broken:
+            except ProvenanceInvalid:
                 continue
             unseen.append(path)
         assert unseen == []
@@ -128,14 +128,14 @@ class TestChanged:
             (lambda d: d["rounds"][0]["environment"].update(torch="0"), f"train round 2: {CHAIN}"),
             (lambda d: d["rounds"][0]["updates"].pop(), f"train round 2: {CHAIN}"),
             (lambda d: d["rounds"].pop(0), f"train round 2: {CHAIN}"),
-            (lambda d: d["rounds"].pop(), "digest after train round 1: is not that of the round's entry"),
-            (lambda d: d["rounds"][1]["updates"][0].update(weight=9.0), "2, update of client 0: the signature does"),
-            (lambda d: d["rounds"][1]["updates"][1].update(examples=21), "2, update of client 1: the signature does"),
+            (lambda d: d["rounds"].pop(), "digest after train round 1: is not the digest of the round's entry"),
+            (lambda d: d["rounds"][1]["updates"][0].update(weight=9.0), "2, update of client 0: the signature is"),
+            (lambda d: d["rounds"][1]["updates"][1].update(examples=21), "2, update of client 1: the signature is"),
             (lambda d: d["rounds"][1]["updates"][1].update(signature=None), "update of client 1: carries no"),
             (lambda d: d["rounds"][1]["updates"][1].update(key_id="?"), "update of client 1: its key ? is not among"),
             (lambda d: d["keys"].update({key_id("A" * 43): "A" * 43}), "signed none of the updates"),
             (lambda d: d["keys"].update(mine="A" * 43), "key mine: is not the key of that id"),
-            (lambda d: d["rounds"][1].update(attempt=2), "digest after train round 2: is not that of"),
+            (lambda d: d["rounds"][1].update(attempt=2), "digest after train round 2: is not the digest of"),
             (lambda d: d["adapter"].update(kind="ledger"), "adapter: is not the one that train round 2 made"),
             (lambda d: d["rounds"].clear(), "with 0 rounds"),
             (lambda d: d.update(colour="red"), "colour: Extra inputs"),
@@ -157,7 +157,7 @@ class TestChanged:
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff", b'{"rounds": "many"}'])
     def test_what_is_no_provenance_is_said_to_be_none(self, content: bytes) -> None:
-        with pytest.raises(Broken, match=r"^provenance\.json: is not of the form"):
+        with pytest.raises(ProvenanceInvalid, match=r"^provenance\.json: is not of a form"):
             provenance.read(content)
 
 

@@ -1,4 +1,4 @@
-"""The coordinator's signature under its adapters, held against them by the tool that others use."""
+"""The coordinator's signatures of adapters, verified with the public model-signing tool."""
 
 import io
 import subprocess
@@ -92,7 +92,7 @@ class TestAnAdapter:
         for folder in (adapter, adapter.with_suffix(".zip")):
             result = command("verify", str(folder), "--key", str(public))
             assert result.exit_code == 0, result.output
-            assert result.stdout.splitlines()[1] == "signature of the coordinator: holds under public.pem"
+            assert result.stdout.splitlines()[1] == "signature of the coordinator: valid under public.pem"
         flip(adapter / "provenance.json")
         assert model_signing(adapter, public).returncode != 0
 
@@ -104,7 +104,7 @@ class TestAnAdapter:
             .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         )
         other.write_bytes(pem)
-        assert "broken: model.sig: does not hold under other.pem" in self.told(adapter, other)
+        assert "broken: model.sig: is not valid under other.pem" in self.told(adapter, other)
         (adapter / "README.md").write_text("changed")
         assert "broken: file README.md" in self.told(adapter, public)
 
@@ -115,7 +115,7 @@ class TestAnAdapter:
             == "signature of the coordinator: not checked without its public key (--key)"
         )
         (adapter / signing.FILE).write_text("{}")
-        assert "broken: model.sig: does not hold under public.pem" in self.told(adapter, public)
+        assert "broken: model.sig: is not valid under public.pem" in self.told(adapter, public)
         (adapter / signing.FILE).unlink()
         assert "broken: model.sig: is missing" in self.told(adapter, public)
         assert command("verify", str(adapter)).stdout.splitlines()[1] == "signature of the coordinator: there is none"
@@ -165,4 +165,4 @@ class TestTheKey:
         monkeypatch.setenv("FEDLOOM_SIGNING_KEY", str(tmp_path / "nowhere.pem"))
         result = command("signing-key")
         assert result.exit_code == 1
-        assert "The key nowhere.pem with which adapters are signed: No such file" in result.output
+        assert "The signing key nowhere.pem cannot be used: No such file" in result.output

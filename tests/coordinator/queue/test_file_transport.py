@@ -1,4 +1,4 @@
-"""The queue in a folder, with real processes that write to it and take from it."""
+"""Message queue in a folder, with real producer and consumer processes."""
 
 import json
 import multiprocessing

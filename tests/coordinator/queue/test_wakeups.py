@@ -1,4 +1,4 @@
-"""Messages that leave after the commit, once, and never make a commit fail."""
+"""Wake-up messages: sent once, after the commit, and never a reason for a commit to fail."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A background process whose broker is not there waits for it, and ends when it is told to."""
+"""A background process without its broker waits for it, and still obeys SIGTERM."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Downloading adapters: whole, in parts, of any round, by who may."""
+"""Downloads of adapters: whole, in parts, of any round, and by permitted callers."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What no honest client of an algorithm sends: refused with its tensor, and the round goes on without it."""
+"""Updates that no honest client sends: each is refused with its tensor, and the round goes on without it."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""One step at a time: claims, losers, lost and doubled messages, and no transaction while the conductor works."""
+"""Claims: one step at a time, losers, lost and doubled messages, and no transaction while the conductor computes."""
 
 import sys
 import threading
@@ -12,9 +12,9 @@ from coordinator.db import sessions
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Artifact, Round
 from coordinator.queue.wakeups import celery
-from coordinator.rounds import conductor, service, tasks
-from coordinator.rounds.schemas import AggregateInput, Failure, MadeAggregate
-from coordinator.rounds.service import Claimed
+from coordinator.rounds import conductor, service, steps, tasks
+from coordinator.rounds.schemas import AggregateInput, AggregateResult, Failure
+from coordinator.rounds.service import Claim
 from coordinator.settings import get_settings
 from tests.coordinator.clients.scene import everything
 from tests.support.stage import Stage
@@ -28,24 +28,24 @@ def all_submitted(stage: Stage) -> str:
     return str(stage.rounds()[0]["id"])
 
 
-def claim(round_id: str, later_seconds: float = 0) -> Claimed | None:
+def claim(round_id: str, later_seconds: float = 0) -> Claim | None:
     with writing() as session:
-        return service.claim(session, round_id, utcnow() + timedelta(seconds=later_seconds))
+        return steps.claim(session, round_id, utcnow() + timedelta(seconds=later_seconds))
 
 
-def claim_aggregate(round_id: str) -> tuple[Claimed, AggregateInput]:
+def claim_aggregate(round_id: str) -> tuple[Claim, AggregateInput]:
     """Checks what was submitted, then claims the aggregation."""
     claimed = claim(round_id)
     assert claimed is not None
     following = tasks.do(claimed)
     assert following is not None
-    assert isinstance(following.given, AggregateInput)
-    return following, following.given
+    assert isinstance(following.inputs, AggregateInput)
+    return following, following.inputs
 
 
-def record(claimed: Claimed, made: MadeAggregate) -> bool:
+def record(claimed: Claim, made: AggregateResult) -> bool:
     with writing() as session:
-        return service.record(session, claimed, made, utcnow())
+        return steps.record(session, claimed, made, utcnow())
 
 
 class TestAClaim:
@@ -76,7 +76,7 @@ class TestAClaim:
         assert claimed is not None
         renewed = threading.Event()
         first = claimed_until(round_id)
-        with tasks.kept(claimed):
+        with tasks.renewal(claimed):
             while not renewed.wait(0.05):
                 if claimed_until(round_id) > first + timedelta(seconds=0.3):
                     renewed.set()

@@ -1,4 +1,4 @@
-"""Collecting updates over real HTTP: quorum, refusals, over-selection, deadlines, further attempts."""
+"""Collecting of updates over real HTTP: quorum, refusals, over-selection, deadlines and further attempts."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The conductor's desk: what is left of a killed process goes, what is being worked on stays."""
+"""Work folders of the conductor: those of a killed process are deleted, those in use stay."""
 
 import os
 import time
@@ -20,7 +20,7 @@ METHOD = Method(
     number=1,
     kind="train",
     rounds=1,
-    registered=2,
+    client_count=2,
 )
 
 

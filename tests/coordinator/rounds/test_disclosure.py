@@ -1,4 +1,4 @@
-"""What tenants read of a failure inside the coordinator: a step, a kind of error, a reference; never its text."""
+"""Disclosure of failures in the coordinator: tenants read a step, a type of error and a reference, never its text."""
 
 import json
 from collections.abc import Iterator

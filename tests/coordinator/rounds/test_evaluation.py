@@ -1,4 +1,4 @@
-"""Evaluation after a round: who is asked, what is counted, and that it fails nothing."""
+"""Evaluation after a round: the clients that evaluate, the metrics that count, and failures that harm nothing."""
 
 from typing import Any
 
@@ -121,7 +121,7 @@ class TestNothingMeasured:
         for actor in actors:
             actor.evaluation = {"loss": 1.0}
         stage.play(1)
-        assert self.told(stage)["detail"] == "no answer tells 'accuracy'"
+        assert self.told(stage)["detail"] == "no client reported 'accuracy'"
 
     def test_a_round_that_is_not_to_be_evaluated_says_nothing(self, stage: Stage) -> None:
         stage.running(rounds=2, evaluation={"every": 2})

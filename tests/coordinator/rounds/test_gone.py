@@ -1,4 +1,4 @@
-"""Clients that go while a round collects: nobody waits for them, their jobs are taken back, the others go on."""
+"""Clients that leave while a round collects: their jobs are withdrawn, and the others go on without them."""
 
 from collections.abc import Callable
 

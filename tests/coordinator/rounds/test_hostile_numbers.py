@@ -1,4 +1,4 @@
-"""Aggregation of every algorithm with one client's numbers as no check would let them in: it goes on without them."""
+"""Aggregation by every algorithm with one client's hostile numbers, which no check would accept."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 
 from coordinator.artifacts import service as artifacts
 from coordinator.rounds import conductor
-from coordinator.rounds.schemas import AggregateInput, Cut, MadeAggregate, Method, Omission, UpdateInput
+from coordinator.rounds.schemas import AggregateInput, AggregateResult, Method, Omission, ShardLayout, UpdateInput
 from federated.contract import ClientUpdate
 from federated.payloads.payload import Payload
 from tests.coordinator.rounds.test_norms import every_sample, method_of
@@ -38,7 +38,7 @@ def full_of(update: Payload, value: float) -> Payload:
 
 def aggregated(
     sample: Sample, state: Payload, updates: Mapping[int, ClientUpdate], liar: float, folder: Path
-) -> Iterator[MadeAggregate | Omission | Cut]:
+) -> Iterator[AggregateResult | Omission | ShardLayout]:
     """What the conductor makes; after an omission also what it makes without."""
     kind = rounds.step_of(state, sample).kind
     method = method_of(sample)
@@ -78,7 +78,7 @@ def test_no_numbers_end_a_federation(sample: Sample, data_folder: Path, tmp_path
         *omissions, made = aggregated(sample, state, updates, value, tmp_path)
         ended |= {value} if omissions else set()
         assert all(set(one.problems) == {LIAR} for one in omissions if isinstance(one, Omission))
-        assert isinstance(made, MadeAggregate)
+        assert isinstance(made, AggregateResult)
         kept = Payload.open(artifacts.whole_file(made.state.state.digest))
         for name in kept:
             assert bool(torch.isfinite(kept[name].double()).all()), name

@@ -1,4 +1,4 @@
-"""Updates that are accepted and do not fit the others': left out by name, and the round goes on without them."""
+"""Accepted updates that do not fit the others': they are left out by name, and the round goes on without them."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from coordinator.provenance.document import Provenance, check, digest_of
 from coordinator.rounds import conductor, service
 from coordinator.rounds.service import provenance_builder
 from federated.payloads.payload import Payload
-from federated.trainable import Initialisation, TensorFacts
+from federated.trainable import Initialization, TensorFacts
 from tests.support.stage import MODEL, Actor, B, Stage, update_of
 
 HEAD = "classifier.bias"
 BASED = MODEL.model_copy(
     update={
         "tensors": (
-            TensorFacts(name=HEAD, shape=(3,), dtype="F32", initialisation=Initialisation(kind="base")),
+            TensorFacts(name=HEAD, shape=(3,), dtype="F32", initialisation=Initialization(kind="base")),
             *MODEL.tensors,
         )
     }
@@ -89,7 +89,7 @@ class TestOutliers:
         told = provenance(stage)
         assert "left_out" not in told.model_dump_json()
         entry = told.rounds[0]
-        assert entry.told_digest() == digest_of(entry.model_dump(mode="json", exclude={"left_out"}))
+        assert entry.canonical_digest() == digest_of(entry.model_dump(mode="json", exclude={"left_out"}))
         assert stage.get("rounds", "1")["left_out"] == []
 
 

@@ -1,4 +1,4 @@
-"""What comes next in a round, over the states it can be in."""
+"""Life cycle of a round: the next step in each of its states."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,16 +27,15 @@ from coordinator.rounds.lifecycle import (
     Step,
     Wait,
 )
-from coordinator.rounds.service.queries import waiting
 
 OPENED = datetime(2030, 1, 1, tzinfo=UTC)
 RULES = Rules(clients_per_round=3, min_clients=2, over_selection=0, wait_for_clients_seconds=60, max_round_retries=1)
 WAITING = Snapshot(
     state="waiting",
     everybody=False,
-    started=True,
-    planned=False,
-    aggregated=False,
+    has_start=True,
+    has_plan=False,
+    has_result=False,
     evaluation_due=False,
     evaluation_planned=False,
     opened_at=OPENED,
@@ -44,16 +43,16 @@ WAITING = Snapshot(
     evaluation_deadline_at=None,
     alive=frozenset({0, 1, 2, 3}),
     accepted=frozenset(),
-    refused=frozenset(),
+    ineligible=frozenset(),
     cohort=(),
     jobs=(),
     evaluations=(),
     retries=0,
 )
 DEADLINE = OPENED + timedelta(seconds=100)
-COLLECTING = replace(WAITING, state="collecting", planned=True, cohort=(0, 1, 2), deadline_at=DEADLINE)
+COLLECTING = replace(WAITING, state="collecting", has_plan=True, cohort=(0, 1, 2), deadline_at=DEADLINE)
 EVALUATING = replace(
-    COLLECTING, state="evaluating", aggregated=True, evaluation_planned=True, evaluation_deadline_at=DEADLINE
+    COLLECTING, state="evaluating", has_result=True, evaluation_planned=True, evaluation_deadline_at=DEADLINE
 )
 
 
@@ -96,7 +95,7 @@ class TestMoves:
             with pytest.raises(Conflict):
                 lifecycle.move(state, to)
 
-    @pytest.mark.parametrize("state", sorted(lifecycle.ENDED))
+    @pytest.mark.parametrize("state", sorted(lifecycle.TERMINAL))
     def test_nothing_follows_a_round_that_ended(self, state: str) -> None:
         with pytest.raises(Conflict):
             step(replace(WAITING, state=state))
@@ -104,7 +103,7 @@ class TestMoves:
 
 class TestWaiting:
     def test_the_first_state_is_made_before_anything_else(self) -> None:
-        assert step(replace(WAITING, started=False, alive=frozenset())) == Start()
+        assert step(replace(WAITING, has_start=False, alive=frozenset())) == Start()
 
     def test_a_cohort_is_drawn_as_soon_as_enough_are_alive(self) -> None:
         assert step(replace(WAITING, alive=frozenset({0, 1, 2}))) == Draw(3)
@@ -129,7 +128,7 @@ class TestWaiting:
         assert step(replace(WAITING, accepted=frozenset({3}), alive=frozenset({0, 1, 3}))) == Draw(2)
 
     def test_a_client_whose_update_was_refused_is_not_counted(self) -> None:
-        again = replace(WAITING, refused=frozenset({0, 1}))
+        again = replace(WAITING, ineligible=frozenset({0, 1}))
         assert step(again) == Wait(at(60), "waiting_for_clients 2/3, 60 s left")
 
     def test_with_enough_accepted_before_nobody_is_drawn(self) -> None:
@@ -142,7 +141,7 @@ class TestWaiting:
 
 class TestCollecting:
     def test_jobs_are_planned_before_updates_are_awaited(self) -> None:
-        assert step(replace(COLLECTING, planned=False)) == Plan()
+        assert step(replace(COLLECTING, has_plan=False)) == Plan()
 
     def test_submitted_updates_are_checked_in_order_of_submission(self) -> None:
         assert step(collecting("submitted", "leased", "submitted")) == Check(("job2", "job0"))
@@ -191,7 +190,7 @@ class TestCollecting:
         assert f"client 2: {'no answer' if seconds else 'failed'}" in failed.detail
 
     def test_no_further_attempt_is_made_when_those_that_could_be_asked_are_too_few(self) -> None:
-        refused = {"asked": frozenset({0, 1, 2}), "refused": frozenset({1, 2})}
+        refused = {"participants": frozenset({0, 1, 2}), "ineligible": frozenset({1, 2})}
         few = collecting("accepted", "failed", "failed", remaining=frozenset({0}), **refused)
         failed = step(few)
         assert isinstance(failed, Fail)
@@ -202,11 +201,11 @@ class TestCollecting:
     def test_a_missed_quorum_tells_the_most_frequent_reason(self) -> None:
         broken = "training_failed (IndexError at a.b:40)"
         lost = {0: "out_of_memory", 1: broken, 2: broken}
-        seen = collecting("failed", "failed", "failed", asked=frozenset({0, 1, 2}), lost=lost)
+        seen = collecting("failed", "failed", "failed", participants=frozenset({0, 1, 2}), losses=lost)
         for following in (step(seen), step(replace(seen, retries=1))):
             assert isinstance(following, Retry | Fail)
             assert f"2 of 3 clients: {broken}." in following.detail
-        waited = step(replace(WAITING, alive=frozenset(), asked=frozenset({0, 1, 2}), lost=lost), 60)
+        waited = step(replace(WAITING, alive=frozenset(), participants=frozenset({0, 1, 2}), losses=lost), 60)
         assert isinstance(waited, Fail)
         assert waited.detail.endswith(f"2 of 3 clients: {broken}.")
 
@@ -230,7 +229,7 @@ class TestAfterCollecting:
         assert step(begun, 1000) == Aggregate()
 
     def test_an_aggregated_round_is_evaluated_when_that_is_due(self) -> None:
-        done = replace(COLLECTING, state="aggregating", aggregated=True)
+        done = replace(COLLECTING, state="aggregating", has_result=True)
         assert step(done) == Close()
         assert step(replace(done, evaluation_due=True)) == Evaluate()
 
@@ -275,11 +274,11 @@ class TestWhateverHappens:
             assert seconds < 100
 
 
-class TestWords:
+class TestLabels:
     def test_there_are_some_for_every_step(self) -> None:
         steps: list[Step] = [
             Start(), Draw(2), Plan(), Check(("job1",)), LeaveOut((1,)), Aggregate(), Join(), Evaluate(), Close(),
             Retry("few"), Fail("quorum_missed", "few"), Wait(None, "aggregating 1/2 shards"),
         ]  # fmt: skip
         assert {type(one) for one in steps} == set(get_args(Step))
-        assert all(waiting(one) for one in steps)
+        assert all(one.label for one in steps)

@@ -1,4 +1,4 @@
-"""`max_update_norm` over every algorithm: real updates just within it are accepted, and refused just beyond it."""
+"""`max_update_norm` with every algorithm: real updates just within it are accepted, and refused just beyond it."""
 
 import math
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def method_of(sample: Sample) -> Method:
         number=1,
         kind="train",
         rounds=5,
-        registered=sample.clients,
+        client_count=sample.clients,
     )
 
 

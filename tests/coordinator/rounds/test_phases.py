@@ -1,4 +1,4 @@
-"""What an algorithm may ask of the rounds: preparation, everybody, notes, an end of its own; and if it breaks."""
+"""Phases that an algorithm may request: preparation, everybody, notes and an end of its own; and its failures."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Jobs that would fail the same way again: not tried again, their clients not asked again, and told by the round."""
+"""Jobs that would fail the same way again: they are not retried, and the round names the reason."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How long the store must keep states and updates."""
+"""Retention of states and updates in the store."""
 
 from sqlalchemy import select
 

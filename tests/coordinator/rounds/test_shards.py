@@ -1,4 +1,4 @@
-"""An aggregation in shards: rows that are claimed and recorded, and the bytes of one that was not cut."""
+"""Aggregation in shards: rows that are claimed and recorded, and the same bytes as without shards."""
 
 import threading
 
@@ -65,7 +65,7 @@ class TestShards:
         collected(in_shards)
         for row in rows():
             claimed = self._claimed(row.id)
-            made = conductor.aggregate_shard(claimed.given)
+            made = conductor.aggregate_shard(claimed.inputs)
             with writing() as session:
                 assert service.record_shard(session, claimed, made, utcnow())
         assert in_shards.get("rounds", "1")["waiting_for"] == "joining_shards"
@@ -76,7 +76,7 @@ class TestShards:
     def test_one_that_can_only_be_done_without_an_update_has_all_be_done_without_it(self, in_shards: Stage) -> None:
         collected(in_shards, rounds=1, min_clients=1)
         first, second = (self._claimed(row.id) for row in rows())
-        made = conductor.aggregate_shard(second.given)
+        made = conductor.aggregate_shard(second.inputs)
         omission = Omission({1: {"code": "not_finite"}})
         with writing() as session:
             assert service.record_shard(session, first, omission, utcnow())
@@ -148,7 +148,7 @@ class TestShards:
         assert shown["reason_detail"] == "shard: no memory"
 
     @staticmethod
-    def _claimed(shard_id: str) -> service.ClaimedShard:
+    def _claimed(shard_id: str) -> service.ShardClaim:
         with writing() as session:
             claimed = service.claim_shard(session, shard_id, utcnow())
         assert claimed is not None

@@ -1,4 +1,4 @@
-"""Statements over rounds are made once: what is made anew with each reading waits for Python's collector."""
+"""Statements over rounds are built once, since statements built per query wait for Python's collector."""
 
 import gc
 from collections.abc import Callable

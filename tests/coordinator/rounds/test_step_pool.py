@@ -1,4 +1,4 @@
-"""A step that dies, or never ends, ends its own federation; the others, and the process that drives them, go on."""
+"""Steps in processes of their own: one that dies or hangs fails its own federation, and the others go on."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ import pytest
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.errors import ArtifactDamaged, out_of_service
 from coordinator.models import Round
-from coordinator.rounds import lifecycle, service, step_messages, step_pool
-from coordinator.rounds.schemas import AgainInput, Input, Result
+from coordinator.rounds import computation, lifecycle, service, step_messages, step_pool, steps
+from coordinator.rounds.schemas import Input, RestoreInput
 from federated.contract import FederationRefused
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
@@ -66,7 +66,7 @@ class TestAStep:
             shown = broken(stage, "a process that dies", "plan")
         assert (shown["state"], shown["reason"]) == ("failed", "step_died")
         assert [line["how"] for line in lines() if line["event"] == "step_died"] == [
-            "signal SIGKILL (the system ends processes so when memory runs out)"
+            "signal SIGKILL (the system kills processes this way when memory runs out)"
         ] * 2
         stage.running(rounds=1)
         stage.play(1)
@@ -131,9 +131,9 @@ class TestClaims:
             session.get_one(Round, round_id).planned = False  # a step that has to be computed
         for turn in range(lifecycle.MAX_LOSSES):
             with writing() as session:
-                assert service.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
+                assert steps.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
         with writing() as session:
-            assert service.claim(session, round_id, now + timedelta(days=1)) is None
+            assert steps.claim(session, round_id, now + timedelta(days=1)) is None
         shown = stage.rounds()[0]
         assert (shown["state"], shown["reason"]) == ("failed", "step_died")
 
@@ -145,16 +145,20 @@ class TestClaims:
             session.get_one(Round, round_id).planned = False
         for turn in range(3 * lifecycle.MAX_LOSSES):
             with writing() as session:
-                assert service.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
+                assert steps.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
             with writing() as session:
                 service.hold_up(session, round_id, out_of_service("store", OSError()))
         assert stage.rounds()[0]["reason"] == "store_unavailable"
 
 
+class TestTable:
+    def test_has_a_row_for_every_step_that_needs_tensors(self) -> None:
+        assert set(steps.STEPS) == set(get_args(lifecycle.ConductorStep))
+
+
 class TestMessages:
-    def test_exist_for_every_input_and_result(self) -> None:
-        kinds = {kind.__name__ for kind in (*get_args(Input), *get_args(Result), AgainInput)}
-        assert kinds == set(step_messages._VALUES)
+    def test_are_computed_for_every_input(self) -> None:
+        assert set(computation.FUNCTIONS) == {*get_args(Input), RestoreInput}
 
     @pytest.mark.parametrize(
         "error",
@@ -171,6 +175,6 @@ class TestMessages:
         assert str(raised.value) == str(error)
 
     def test_carry_no_text_of_another_error_but_for_the_log(self) -> None:
-        with pytest.raises(step_messages.StepBroke) as raised:
+        with pytest.raises(step_messages.StepError) as raised:
             step_messages.decode(step_messages.encode_error(KeyError("a row")))
         assert (str(raised.value), "a row" in raised.value.trace) == ("KeyError", True)

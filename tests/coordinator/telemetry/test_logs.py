@@ -1,4 +1,4 @@
-"""The log of a process: one JSON object a line, and never a secret."""
+"""Logs of a process: one JSON object per line, without secrets."""
 
 import json
 import subprocess

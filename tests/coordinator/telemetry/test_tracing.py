@@ -1,4 +1,4 @@
-"""Traces, as a collector of OpenTelemetry's protocol gets them; and none where nobody asked."""
+"""Traces as an OpenTelemetry collector receives them, and none without an endpoint."""
 
 import hashlib
 import subprocess
@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.installation import Installation
+from tests.support.places import Places
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import created, upload
 
@@ -35,7 +36,7 @@ def collector() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def traced(tmp_path: Path, collector: Receiver) -> Iterator[Installation]:
+def traced(engine: Places, tmp_path: Path, collector: Receiver) -> Iterator[Installation]:
     """An installation that sends its traces to the collector."""
     installation = Installation(tmp_path / "coordinator", chunk_bytes=CHUNK_BYTES)
     installation.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}

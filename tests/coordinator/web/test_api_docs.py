@@ -1,4 +1,4 @@
-"""The page at /docs: it works without a foreign host, and its viewer is the one that is listed."""
+"""API documentation at /docs: works without other hosts, and its viewer has the listed digest."""
 
 import json
 import re

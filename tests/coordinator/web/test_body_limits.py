@@ -1,4 +1,4 @@
-"""What a request may weigh: refused before it is parsed, before it is validated, and before it is read at all."""
+"""Limits on requests: rejected before validation, before parsing, or before any of the body is read."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.load.hostile import bodies
 from coordinator.web import body_limits
-from coordinator.web.problem_details import FAULTS_TOLD
+from coordinator.web.problem_details import MAX_FAULTS
 from federated.bounds import MAX_FREE_DEPTH, MAX_FREE_ENTRIES, MAX_FREE_TEXT, MAX_FREE_VALUES, check_free_form
 from tests.coordinator.contract.asking import DOCUMENT, JSON, Operation, example, operations
 from tests.support.service import Organization, Service, created, problem
@@ -83,7 +83,7 @@ class TestHostileBodies:
                     for client in (clinic.owner, worker.http):
                         answer = asked(client, operation, body)
                         assert answer.status_code in (401, 403, 404, 413, 422), (operation.id, name, answer.text)
-                        assert len(answer.json().get("errors", ())) <= FAULTS_TOLD, (operation.id, name)
+                        assert len(answer.json().get("errors", ())) <= MAX_FAULTS, (operation.id, name)
         assert psutil.Process().memory_info().rss - resident < 32 * 1024**2
 
     def test_it_is_said_where_there_is_too_much(self, clinic: Organization) -> None:

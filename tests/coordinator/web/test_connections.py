@@ -1,4 +1,4 @@
-"""Callers who send slowly, against a real uvicorn whose patience is short."""
+"""Callers that send slowly, against a real uvicorn with short time limits."""
 
 import hashlib
 import selectors

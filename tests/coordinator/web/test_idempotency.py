@@ -1,4 +1,4 @@
-"""A POST with an `Idempotency-Key` is done once, over real HTTP."""
+"""Idempotency keys over real HTTP: a POST with one takes effect once."""
 
 import threading
 from collections.abc import Iterator

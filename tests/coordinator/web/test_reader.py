@@ -1,4 +1,4 @@
-"""The reader of open waits, over marks in a dictionary; the function it reads them with is all it knows."""
+"""Reader of open waits, with marks from a dictionary in place of the database."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -80,7 +80,7 @@ def test_a_new_mark_wakes_who_watches_it_and_nobody_else(tables: Tables, subject
             concerned = first if subject == FIRST else second
             assert await concerned.change(PATIENCE_SECONDS)
             await tables.read_again()
-            return first.woken.is_set(), second.woken.is_set()
+            return first.wakeup.is_set(), second.wakeup.is_set()
 
     assert run(flow()) == (subject == FIRST, subject == SECOND)
 

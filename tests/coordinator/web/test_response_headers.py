@@ -1,4 +1,4 @@
-"""Headers of every answer: of each operation, of refusals, of streams and of errors that nobody foresaw."""
+"""Headers of every response: of each operation, rejection, stream and unexpected error."""
 
 import re
 from hashlib import sha256

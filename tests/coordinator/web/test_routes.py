@@ -1,4 +1,4 @@
-"""What every operation has in common, over real HTTP."""
+"""Conventions common to all operations, over real HTTP."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

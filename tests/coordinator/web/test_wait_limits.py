@@ -1,4 +1,4 @@
-"""How many waits are open, counted without a server."""
+"""Limits on open waits, tested without a server."""
 
 import itertools
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def opened(stack: ExitStack, counts: WaitCounts, principal: Principal) -> int:
     """How many more the principal may open; they stay open as long as the stack."""
     for number in itertools.count():
         try:
-            stack.enter_context(counts.counted(principal))
+            stack.enter_context(counts.count_open(principal))
         except TooManyRequests:
             return number
     raise AssertionError
@@ -56,7 +56,7 @@ def test_workers_have_a_larger_bound_each_for_itself(counts: WaitCounts, stack: 
 def test_what_ends_is_forgotten_however_it_ends(counts: WaitCounts) -> None:
     with ExitStack() as stack:
         assert opened(stack, counts, key("key_1")) == 10
-    with pytest.raises(ZeroDivisionError), counts.counted(key("key_1")):
+    with pytest.raises(ZeroDivisionError), counts.count_open(key("key_1")):
         raise ZeroDivisionError
     assert len(counts) == 0
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Open streams and polls over real HTTP: how many there may be, and what ends them."""
+"""Open streams and polls over real HTTP: their limits, and the events that end them."""
 
 import asyncio
 import time

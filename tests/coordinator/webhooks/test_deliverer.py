@@ -1,4 +1,4 @@
-"""The turns of webhooks, and the threads that keep to them."""
+"""The turns of webhooks, and the delivery threads that follow them."""
 
 import threading
 import time
@@ -61,7 +61,7 @@ class TestTurns:
 
     def test_nobody_has_a_turn_after_closing(self) -> None:
         turns = turns_of("a1")
-        turns.closed = True
+        turns.is_closed = True
         assert turns.take() is None
 
 

@@ -1,4 +1,4 @@
-"""Events reach a real receiver: signed, again after a failure, and no further than they should."""
+"""Webhook deliveries to a real receiver: signatures, retries, and messages only for permitted organizations."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""One message on its way: certificates are checked, the time is kept, addresses are looked at."""
+"""Delivery of one message: checks of certificate, deadline and address."""
 
 import socket
 import ssl
@@ -51,9 +51,9 @@ def certificate(folder: Path, *names: x509.GeneralName) -> tuple[Path, ssl.SSLCo
 @pytest.fixture
 def authority(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Whom the sender trusts is read anew, now and afterwards."""
-    sender.trusted.cache_clear()
+    sender.tls_context.cache_clear()
     yield monkeypatch
-    sender.trusted.cache_clear()
+    sender.tls_context.cache_clear()
 
 
 class TestTls:

@@ -1,4 +1,4 @@
-"""A real background process whose webhooks lead to a receiver that does not answer: nobody else waits for it."""
+"""A real background process whose webhooks have an unresponsive receiver: nothing else is delayed."""
 
 import json
 import subprocess

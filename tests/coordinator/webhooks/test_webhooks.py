@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: who makes, sees and deletes them, and which URLs are refused."""
+"""Webhooks over HTTP: permissions to create, see and delete them, and refused URLs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two agents with one key: the one that was replaced is refused, and everybody concerned is told."""
+"""Two agents with one key: the replaced one is refused, and its owner can see it."""
 
 from coordinator.db.sessions import reading
 from coordinator.models import Worker

@@ -1,4 +1,4 @@
-"""Workers: enrolment, heartbeat, what the API shows of them, revocation."""
+"""Workers: enrollment, heartbeat, API responses, revocation."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +11,7 @@ from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import EnrollmentToken, Worker, WorkerKey
 from coordinator.workers import service as workers
 from federated.protocol import Capabilities, DatasetFacts
-from federated.signed_statement import enrolment_message, key_id, rotation_message
+from federated.signed_statement import enrollment_message, key_id, rotation_message
 from tests.support.service import Identity, Organization, Service, created, problem, rotate
 
 
@@ -110,10 +110,10 @@ class TestEnroll:
             lambda key, token, name: None,
             lambda key, token, name: "",
             lambda key, token, name: "é" * 86,
-            lambda key, token, name: Identity().sign(enrolment_message(token, name, key.public_key)),
-            lambda key, token, name: key.sign(enrolment_message(token, "gpu-2", key.public_key)),
-            lambda key, token, name: key.sign(enrolment_message(token + "0", name, key.public_key)),
-            lambda key, token, name: key.sign(enrolment_message(token, name, Identity().public_key)),
+            lambda key, token, name: Identity().sign(enrollment_message(token, name, key.public_key)),
+            lambda key, token, name: key.sign(enrollment_message(token, "gpu-2", key.public_key)),
+            lambda key, token, name: key.sign(enrollment_message(token + "0", name, key.public_key)),
+            lambda key, token, name: key.sign(enrollment_message(token, name, Identity().public_key)),
             lambda key, token, name: key.sign(rotation_message(name, key.public_key)),
         ],
         ids=[
@@ -206,7 +206,7 @@ class TestShow:
             assert workers.alive(session, [worker.id], now) == {worker.id}
             assert workers.alive(session, [worker.id], now + timedelta(seconds=89)) == {worker.id}
             assert workers.alive(session, [worker.id], now + timedelta(seconds=91)) == set()
-            silent = workers.answer(session.get_one(Worker, worker.id), now + timedelta(seconds=91))
+            silent = workers.to_response(session.get_one(Worker, worker.id), now + timedelta(seconds=91))
         assert silent.state == "silent"
 
 

@@ -109,7 +109,7 @@ class TestSteps:
     def test_frozen_tensors_keep_their_bits(self) -> None:
         opened = session()
         frozen = [name for name in opened.trainables if ".lora_A." in name]
-        opened.freeze(frozen)
+        opened.train_all_except(frozen)
         before = opened.read()
         after = trained(opened, config(weight_decay=0.5))
         assert {name for name in after if torch.equal(before[name], after[name])} == set(frozen)
@@ -193,7 +193,7 @@ class TestHooks:
         opened, name = session(), "layers.0.query.lora_B.weight"
         mask = torch.zeros_like(opened.trainables[name], dtype=torch.bool)
         mask[0] = True
-        opened.freeze([other for other in opened.trainables if other != name])
+        opened.train_all_except([other for other in opened.trainables if other != name])
         before = opened.read([name])[name]
         settings = config(optimizer="sgd", learning_rate=1.0, max_grad_norm=1e-3, local_steps=1)
         after = trained(opened, settings, Hooks(masks={name: mask}))

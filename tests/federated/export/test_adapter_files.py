@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from federated.contract import Adapter
 from federated.export.adapter_files import write_adapter
 from federated.payloads.payload import Payload
-from federated.trainable import Full, Initialisation, Lora, ModelFacts, Prefix, TensorFacts
+from federated.trainable import Full, Initialization, Lora, ModelFacts, Prefix, TensorFacts
 from tests.support.bad_texts import SHOWN
 from tests.support.tiny_models import bert_folder, llama_folder
 
@@ -23,7 +23,7 @@ CARD = {"Algorithm": "fedavg", "Rounds": 3, "Loss | mean": 0.25, "Clients": ["ba
 
 
 def facts(model_type: str, task_type: Any, **fields: Any) -> ModelFacts:
-    zeros = Initialisation(kind="zeros")
+    zeros = Initialization(kind="zeros")
     tensors = (TensorFacts(name="x", shape=(1,), dtype="F32", initialisation=zeros),)
     sizes = {"layers": 2, "hidden": 16, "kv_width": 16, "kv_heads": 4} | fields
     return ModelFacts(

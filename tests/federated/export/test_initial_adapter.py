@@ -1,4 +1,4 @@
-"""Going on from an adapter: the model that a federation begins with is the one that the other ended with."""
+"""Initial adapters: a federation starts from exactly the model with which the earlier one ended."""
 
 import json
 from functools import partial

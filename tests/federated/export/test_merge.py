@@ -1,4 +1,4 @@
-"""A merged folder is what PEFT's own merge makes of the model."""
+"""Merge: a merged folder is equal to the result of PEFT's own merge."""
 
 import json
 import os
@@ -132,13 +132,13 @@ class TestRefusals:
         [
             ({"peft_type": "PREFIX_TUNING"}, "only LORA"),
             ({"use_dora": True}, "use_dora cannot be merged"),
-            ({"alpha_pattern": {"(a|a)+b": 8}}, r"alpha_pattern: '\(a\|a\)\+b' is no pattern"),
-            ({"alpha_pattern": {r"layers\.0": 8}}, "alpha_pattern: .* is no pattern"),
+            ({"alpha_pattern": {"(a|a)+b": 8}}, r"alpha_pattern: '\(a\|a\)\+b' is not a pattern"),
+            ({"alpha_pattern": {r"layers\.0": 8}}, "alpha_pattern: .* is not a pattern"),
             ({"alpha_pattern": {"q_proj*": 8}}, "alpha_pattern: 'q_proj\\*' is a regular expression"),
             ({"alpha_pattern": {"a" * 513: 8}}, "alpha_pattern: a pattern has at most 512"),
-            ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is no mapping from names"),
-            ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is no mapping from names"),
-            ({"lora_alpha": None}, "lora_alpha 'None' is no number"),
+            ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is not a mapping from names"),
+            ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is not a mapping from names"),
+            ({"lora_alpha": None}, "lora_alpha 'None' is not a number"),
             ({"lora_alpha": 10**400}, "lora_alpha '1000000"),
         ],
     )

@@ -1,6 +1,6 @@
-"""Merge, export and re-open are one law: what is written is the model that the session evaluated, or it is refused.
+"""Export and merge across model types: the written model is the one that the session evaluated, or it is rejected.
 
-Every kind of the zoo is met with every task that it can do, and every option with several kinds.
+Every model of the zoo is tested with every task that it supports, and every option with several models.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Merging at the edges of the zoo: ledgers, what has no place, no model library, and what a configuration tells."""
+"""Edge cases of merging: ledgers, tensors without a place, a missing model library, and configurations."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The weighted sum is exact, ordered, and independent of threads."""
+"""Weighted sum: exact, ordered, and independent of threads."""
 
 import threading
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated.maths.averaging import Recent, weighted_sum
+from federated.maths.averaging import RecentResults, weighted_sum
 from federated.payloads.payload import Payload
 
 # One piece of 65,536, one step of 32,768, and a rest that fills none.
@@ -93,7 +93,7 @@ def test_a_base_of_another_shape_is_refused() -> None:
 class TestRecent:
     def test_a_result_is_made_once_while_it_is_kept(self) -> None:
         made: list[str] = []
-        recent = Recent(lambda name: made.append(name) or name.upper(), keep=2)
+        recent = RecentResults(lambda name: made.append(name) or name.upper(), keep=2)
         assert [recent(name) for name in "aabab"] == ["A", "A", "B", "A", "B"]
         assert made == ["a", "b"]
         assert [recent(name) for name in "cab"] == ["C", "A", "B"]
@@ -109,7 +109,7 @@ class TestRecent:
             made.append(name)
             return name
 
-        recent = Recent(make)
+        recent = RecentResults(make)
         results: list[str] = []
         threads = [threading.Thread(target=lambda: results.append(recent("a"))) for _ in range(2)]
         threads[0].start()
@@ -121,7 +121,7 @@ class TestRecent:
         assert (results, made) == (["a", "a"], ["a"])
 
     def test_an_error_reaches_everyone_who_asks(self) -> None:
-        recent: Recent[float] = Recent(lambda name: 1 / 0)
+        recent: RecentResults[float] = RecentResults(lambda name: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 recent("a")

@@ -1,4 +1,4 @@
-"""Gradient and Hessian of losses that are known in closed form."""
+"""Gradient and Hessian of losses with a closed form."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One suite for every sampler of directions, and the bits of each pinned."""
+"""One suite for every sampler of directions, with pinned bits for each."""
 
 import hashlib
 from typing import get_args

@@ -1,4 +1,4 @@
-"""The counter-based generator against the published vectors of Random123."""
+"""Counter-based generator against the published vectors of Random123."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The structured directions: what makes them more than random signs."""
+"""Structured directions: the properties that random signs do not have."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Starts are the same bits everywhere."""
+"""Initial values: the same bits everywhere."""
 
 import hashlib
 import math
@@ -9,11 +9,11 @@ import torch
 
 from federated.maths.generator import stream_key, words
 from federated.maths.initialization import seeded_values, start
-from federated.trainable import Initialisation, TensorFacts
+from federated.trainable import Initialization, TensorFacts
 
 
 def facts(kind: Any, scale: float = 0.0, shape: tuple[int, ...] = (7, 33), name: str = "layer.weight") -> TensorFacts:
-    return TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialisation(kind=kind, scale=scale))
+    return TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialization(kind=kind, scale=scale))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The stacked and the randomized path against the full SVD of the dense product."""
+"""Stacked and randomized path against the full SVD of the dense product."""
 
 import pytest
 import torch
@@ -77,8 +77,8 @@ class TestTruncate:
         squares = torch.linalg.svdvals(dense(pairs)).square()
         for path in ("dense", "randomized"):
             made = truncate(*stack(pairs), 3, KEY, path=path)  # type: ignore[arg-type]
-            assert made.captured == pytest.approx(float(squares[:3].sum()), rel=1e-5)
-            assert made.total == pytest.approx(float(squares.sum()), rel=1e-5)
+            assert made.energy == pytest.approx(float(squares[:3].sum()), rel=1e-5)
+            assert made.total_energy == pytest.approx(float(squares.sum()), rel=1e-5)
         assert squared_norm(*stack(pairs)) == pytest.approx(float(squares.sum()), rel=1e-5)
 
     def test_the_randomized_path_is_as_good_where_it_looks_for_all_there_is(
@@ -109,7 +109,7 @@ class TestLackOfRank:
         assert not made.b.any()
         torch.testing.assert_close(made.a @ made.a.T, torch.eye(5))
         assert torch.equal(made.a, truncate(torch.zeros(9, 0), torch.zeros(0, 7), 5, KEY).a)
-        assert (made.captured, made.total) == (0.0, 0.0)
+        assert (made.energy, made.total_energy) == (0.0, 0.0)
 
     def test_the_rows_depend_on_the_key_alone(self) -> None:
         none = torch.zeros(0, 20)
@@ -165,7 +165,7 @@ class TestTheChoice:
         assert cheapest(400, 400, 500, 20, search) == "randomized"
         made = truncate(b, a, 20, KEY, search=search)
         squares = torch.linalg.svdvals((b @ a).double()).square()
-        assert made.captured / made.total == pytest.approx(float(squares[:20].sum() / squares.sum()), abs=1e-3)
+        assert made.energy / made.total_energy == pytest.approx(float(squares[:20].sum() / squares.sum()), abs=1e-3)
         again = truncate(b, a, 20, KEY, search=search)
         assert torch.equal(made.b, again.b)
 
@@ -173,7 +173,7 @@ class TestTheChoice:
         pairs = factors((300, 300, (40, 50)), torch.float64)
         made = truncate(*stack(pairs), 5, KEY, path="randomized", search=Search(90, 2))
         assert difference(made.b @ made.a, best(dense(pairs), 5)) < 1e-9
-        assert made.total == pytest.approx(float(dense(pairs).square().sum()))
+        assert made.total_energy == pytest.approx(float(dense(pairs).square().sum()))
 
 
 class TestBadInput:

@@ -1,4 +1,4 @@
-"""Known matrices, whose spectra a hand can write down."""
+"""Spectral estimates for matrices with a known spectrum."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The header is checked without torch, and what is wrong is named."""
+"""Header checks without torch: errors name the invalid tensor."""
 
 import io
 import json

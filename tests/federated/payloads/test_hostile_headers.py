@@ -1,6 +1,6 @@
-"""Headers that nobody wrote in good faith: refused with a HeaderError or read, in bounded memory and time.
+"""Hostile headers: rejected with a HeaderError or read, in bounded memory and time.
 
-FEDLOOM_FUZZ_EXAMPLES says how many are made up at random in each test.
+FEDLOOM_FUZZ_EXAMPLES sets the number of random examples in each test.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Payloads: bytes that are a function of content alone, read by mapping and written by streaming."""
+"""Payloads: bytes that are a function of content alone, mapped reading and streamed writing."""
 
 import json
 import os
@@ -96,7 +96,7 @@ class TestFiles:
     @pytest.mark.parametrize("made", [torch.zeros(2, dtype=torch.int64), torch.zeros(3)])
     def test_a_lazy_tensor_that_is_made_otherwise_than_declared_is_refused(self, made: torch.Tensor) -> None:
         payload = Payload({"a": LazyTensor(torch.float32, (2,), lambda: made)})
-        with pytest.raises(ValueError, match="tensor 'a' was made as"):
+        with pytest.raises(ValueError, match="tensor 'a' was read as"):
             payload.encode()
 
     def test_only_the_tensors_that_are_asked_for_are_made(self) -> None:

@@ -1,4 +1,4 @@
-"""Shards of an aggregation: how a state is cut, and that the parts together are the whole."""
+"""Shards of an aggregation: the cut of a state, and parts that together are the whole."""
 
 from dataclasses import replace
 

@@ -167,7 +167,7 @@ class TestTheProtocol:
         facts = FailureFacts(dataset="notes", column="label", count=3, of=40, reference="9f3c01de")
         assert sentence("data_unknown_label", facts) == (
             "Rows have a label that is not in the federation's list "
-            "(data set 'notes', column 'label', 3 of 40 rows). The node's log has the whole of it under 9f3c01de."
+            "(data set 'notes', column 'label', 3 of 40 rows). The node's log has the full text under 9f3c01de."
         )
         for code in [*SENTENCES, "anything_else"]:
             assert sentence(code).endswith(".")

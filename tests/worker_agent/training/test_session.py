@@ -171,7 +171,7 @@ class TestTensors:
         with pytest.raises(ValueError, match=r"'classifier.bias' has shape \[4\], expected \[3\]"):
             session.load({"classifier.bias": torch.zeros(4)})
         with pytest.raises(KeyError, match="nowhere"):
-            session.freeze(["nowhere"])
+            session.train_all_except(["nowhere"])
 
     def test_a_seeded_tensor_can_be_loaded_too(self, node: AgentSettings) -> None:
         session = open_session(work_of("bert-without-pooler"), "colors", node, 3, {})
@@ -182,7 +182,7 @@ class TestTensors:
     def test_frozen_tensors_keep_their_bits_and_the_others_train(self, node: AgentSettings) -> None:
         session = classifier(node)
         frozen = [name for name in session.trainables if "lora_A" in name]
-        session.freeze(frozen)
+        session.train_all_except(frozen)
         before = session.read()
         train_some_steps(session)
         changed = {name for name, value in session.read().items() if not torch.equal(value, before[name])}
@@ -206,8 +206,8 @@ class TestTensors:
 
     def test_a_note_is_kept_once(self, node: AgentSettings) -> None:
         session: TrainingSession = classifier(node)
-        session.note("batch_halved")
-        session.note("batch_halved")
+        session.record_nondeterminism("batch_halved")
+        session.record_nondeterminism("batch_halved")
         assert isinstance(session, Session)
         assert session.notes == ("batch_halved",)
 
@@ -219,7 +219,7 @@ class TestWorkbench:
             first = bench.open(work_of("bert", trainable), "colors", 1, {})
             expected = logits_of(first)[1]
             train_some_steps(first)
-            first.freeze(list(first.trainables)[:1])
+            first.train_all_except(list(first.trainables)[:1])
             second = bench.open(work_of("bert", trainable), "colors", 2, {})
             assert second.model is first.model
             assert torch.equal(logits_of(second)[1], expected)

@@ -22,7 +22,7 @@ def below(path: Path) -> list[Path]:
 class TestDurable:
     def test_it_is_whole_however_often_the_disk_was_made_to_work_along(self, tmp_path: Path) -> None:
         path = tmp_path / "object"
-        with local_files.durable(path, flush_bytes=1000) as writer:
+        with local_files.write_durably(path, flush_bytes=1000) as writer:
             for start in range(0, len(CONTENT), PART_BYTES):
                 writer.write(CONTENT[start : start + PART_BYTES])
                 assert not path.exists()
@@ -31,7 +31,7 @@ class TestDurable:
     def test_an_error_leaves_what_was_there(self, tmp_path: Path) -> None:
         path = tmp_path / "object"
         path.write_bytes(b"earlier")
-        with suppress(ValueError), local_files.durable(path) as writer:
+        with suppress(ValueError), local_files.write_durably(path) as writer:
             writer.write(CONTENT)
             raise ValueError
         assert (path.read_bytes(), below(tmp_path)) == (b"earlier", [path])

@@ -1,4 +1,4 @@
-"""What every store must do: a folder, and one that is reached through the network's interface alone (memory)."""
+"""The suite that every store must pass: a folder, and a store behind obstore's interface alone (memory)."""
 
 import asyncio
 import hashlib
@@ -56,8 +56,8 @@ def read(digest: str, start: int, end: int) -> bytes:
 
 def test_a_file_lies_under_its_digest(file: Path) -> None:
     assert objects.size_of(DIGEST) is None
-    assert objects.put_file(file) == objects.Stored(DIGEST, len(CONTENT))
-    assert objects.put_file(file) == objects.Stored(DIGEST, len(CONTENT))
+    assert objects.put_file(file) == objects.StoredObject(DIGEST, len(CONTENT))
+    assert objects.put_file(file) == objects.StoredObject(DIGEST, len(CONTENT))
     assert objects.size_of(DIGEST) == len(CONTENT)
     assert read(DIGEST, 4000, 11_000) == CONTENT[4000:11_000]
 

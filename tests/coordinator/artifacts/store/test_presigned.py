@@ -1,4 +1,4 @@
-"""Bytes that go between agent and store, past the web process; the agent's own client, a real S3 server."""
+"""Presigned transfers between agent and store, with the agent's own client and a real S3 server."""
 
 import os
 import random
@@ -180,5 +180,5 @@ def test_a_user_gets_the_bytes_from_the_coordinator(service: Service) -> None:
 
 
 def test_a_folder_has_no_urls() -> None:
-    with pytest.raises(ValidationError, match="presigned_endpoint is for a store_url that begins with s3://"):
+    with pytest.raises(ValidationError, match="presigned_endpoint requires a store_url that begins with s3://"):
         Settings(presigned_endpoint="https://s3.example.org", store_url="file:///srv/store")

@@ -1,4 +1,4 @@
-"""A file that grows by chunks and becomes an object: whole, unchanged from then on, and written once."""
+"""Single-file uploads: the object is whole, never changes, and is written once."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ class Upload:
         def check(found: str) -> None:
             assert found == digest
 
-        single_file_upload.become(self.whole, self.target, check, lambda: None)
+        single_file_upload.finish(self.whole, self.target, check, lambda: None)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_nobody_writes_into_what_is_being_made_an_object(upload: Upload) -> None
         with pytest.raises(BlockingIOError):
             upload.send(0, parts(1))
 
-    single_file_upload.become(upload.whole, upload.target, meddle, lambda: None)
+    single_file_upload.finish(upload.whole, upload.target, meddle, lambda: None)
     assert upload.target.read_bytes() == CONTENT
 
 

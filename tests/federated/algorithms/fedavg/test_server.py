@@ -24,7 +24,7 @@ from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, S
 from federated.maths.initialization import start
 from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
 
 STEP = RoundFacts(1, "train", 5, 2)
 CLIENT = ClientFacts(1, "one", 4, {}, {}, None, 0)
@@ -32,7 +32,7 @@ ADAPTIVE = {"server_learning_rate": 0.1, "server_tau": 0.1}
 
 
 def tensor(name: str, kind: Any, shape: tuple[int, ...] = (2,), scale: float = 0.5) -> TensorFacts:
-    return TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialisation(kind=kind, scale=scale))
+    return TensorFacts(name=name, shape=shape, dtype="F32", initialisation=Initialization(kind=kind, scale=scale))
 
 
 def model(*tensors: TensorFacts, seeded: tuple[TensorFacts, ...] = ()) -> ModelFacts:

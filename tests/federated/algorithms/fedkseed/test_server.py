@@ -10,7 +10,7 @@ import torch
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts, ServerHalf, UpdateRefused
 from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
-from federated.trainable import Full, Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Full, Initialization, Lora, ModelFacts, TensorFacts
 
 STEP = RoundFacts(1, "train", 5, 2)
 CLIENT = ClientFacts(1, "one", 4, {}, {}, None, 0)
@@ -19,7 +19,7 @@ HEADER_AND_FACTS = 1024
 
 def facts(layers: int = 2, **tensors: Any) -> ModelFacts:
     """A model whose layers are the base's and whose head starts from the seed."""
-    base, head = Initialisation(kind="base"), Initialisation(kind="normal", scale=0.1)
+    base, head = Initialization(kind="base"), Initialization(kind="normal", scale=0.1)
     rows = {f"layers.{n}.weight": ((8, 16), base) for n in range(layers)} | {"classifier.weight": ((3, 8), head)}
     made = [
         TensorFacts(name=name, shape=shape, dtype="F32", initialisation=start)

@@ -10,7 +10,7 @@ from torch import Tensor
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts
 from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
-from federated.trainable import Initialisation, ModelFacts, Prefix, TensorFacts
+from federated.trainable import Initialization, ModelFacts, Prefix, TensorFacts
 
 NAME = "prompt_embeddings/layer.0"
 # One local step at rate 1: (w - w_k) / (K_k eta) is w - w_k.
@@ -23,7 +23,7 @@ MODEL = ModelFacts(
             name="prompt_embeddings",
             shape=(1, 4),
             dtype="F32",
-            initialisation=Initialisation(kind="normal", scale=0.5),
+            initialisation=Initialization(kind="normal", scale=0.5),
         ),
     ),
     layers=1,

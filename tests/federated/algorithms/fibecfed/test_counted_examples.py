@@ -29,7 +29,7 @@ def test_examples_that_were_scored_and_not_trained_on_are_not_used(config: dict[
     ).state
     session = sample.federation.open(1, 100)
     result = sample.client.run(rounds.instructions(sample, rounds.through_bytes(state))[1], session, None)
-    assert not result.measured
+    assert not result.is_measurement
     assert len(session.used) == round(result.metrics["admitted_share"] * session.examples)
     assert len(session.used) < session.examples or config == {"pacing": "none"}
     effort = sample.config.most_effort("train", session.examples)

@@ -17,7 +17,7 @@ from federated.algorithms.fibecfed.layer_choice import shares_after_warm_up
 from federated.algorithms.fibecfed.layer_scores import layer_scores
 from federated.algorithms.fibecfed.layers import layer_tensors
 from federated.export.adapter_files import write_adapter
-from federated.maths.per_example import observed, squared_norms
+from federated.maths.per_example import observe, squared_norms
 from federated.protocol import Cloze, TaskDefinition
 from federated.registry import make_config
 from federated.simulation import Result, SimulatedFederation
@@ -47,7 +47,7 @@ def opened(node: AgentSettings, model: str, lora: Lora) -> Session:
 
 def one_at_a_time(session: Session, names: list[str]) -> dict[str, list[float]]:
     """Squared gradient norm of each factor, example by example, by autograd alone."""
-    session.freeze([name for name in session.trainables if name not in names])
+    session.train_all_except([name for name in session.trainables if name not in names])
     session.training(False)
     told: dict[str, list[float]] = {name: [] for name in names}
     for batch in session.batches(range(session.examples), 1):
@@ -79,7 +79,7 @@ class TestDifficulty:
             traces[name] = float(squared_norms(inputs, gradients).sum())
 
         session.training(False)
-        with observed(factor_maps(session, names), seen):
+        with observe(factor_maps(session, names), seen):
             torch.autograd.backward(session.loss(next(session.batches(range(8), 8)), "sum"))
         assert traces.keys() == set(names)
         assert {traces[name] for name in names if ".lora_A." in name} == {0.0}

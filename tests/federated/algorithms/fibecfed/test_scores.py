@@ -14,7 +14,7 @@ from federated.algorithms.fibecfed.layers import layer_tensors, rest_of_head
 from federated.algorithms.fibecfed.sparsity import chosen_rows, row_importance, top_rows
 from federated.contract import JobDeclined
 from federated.maths.per_example import squared_norms, squared_rows
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
 from tests.support.fused import Once
 from tests.support.tiny_session import TinyBatch, TinyFederation, TinySession
 
@@ -111,7 +111,7 @@ class TestNoise:
 
 class TestLayers:
     def facts(self, names: list[str], layers: int = 3, **changes: Any) -> ModelFacts:
-        start = Initialisation(kind="zeros")
+        start = Initialization(kind="zeros")
         tensors = tuple(
             TensorFacts(name=name, shape=(2, 2), dtype="F32", initialisation=start) for name in sorted(names)
         )
@@ -131,7 +131,7 @@ class TestLayers:
 
     def test_of_a_head_of_two_maps_the_one_to_the_classes_is_trained(self) -> None:
         facts = TinyFederation(trainable=LORA).open(0, 0).facts
-        start = Initialisation(kind="zeros")
+        start = Initialization(kind="zeros")
         dense = tuple(
             TensorFacts(name=f"classifier.a.{name}", shape=shape, dtype="F32", initialisation=start)
             for name, shape in (("bias", (8,)), ("weight", (8, 8)))

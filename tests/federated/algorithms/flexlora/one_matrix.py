@@ -9,7 +9,7 @@ from torch import Tensor
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
 from federated.payloads.payload import Payload
 from federated.registry import make_config, server_half
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
 
 OUT, IN, RANK, ALPHA = 12, 10, 6, 8.0
 A, B, HEAD = "layer.query.lora_A.weight", "layer.query.lora_B.weight", "classifier.weight"
@@ -18,7 +18,7 @@ STEP = RoundFacts(1, "train", 5, 3)
 
 def model(rank: int = RANK) -> ModelFacts:
     shapes = {HEAD: (2,), A: (rank, IN), B: (OUT, rank)}
-    zeros = Initialisation(kind="zeros")
+    zeros = Initialization(kind="zeros")
     tensors = [
         TensorFacts(name=name, shape=shapes[name], dtype="F32", initialisation=zeros) for name in sorted(shapes)
     ]

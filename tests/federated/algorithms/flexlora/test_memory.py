@@ -8,7 +8,7 @@ import torch
 from federated.contract import ClientUpdate, RoundFacts
 from federated.payloads.payload import LazyTensor, Payload
 from federated.registry import make_config, server_half
-from federated.trainable import Initialisation, Lora, ModelFacts, TensorFacts
+from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
 from tests.support.memory import peak_memory
 
 CLIENTS, MATRICES, WIDTH, RANK = 50, 16, 4096, 4
@@ -17,7 +17,7 @@ ONE_MATRIX_OF_ALL_CLIENTS = CLIENTS * RANK * 2 * WIDTH * 4
 
 def model() -> ModelFacts:
     tensors: list[TensorFacts] = []
-    zeros = Initialisation(kind="zeros")
+    zeros = Initialization(kind="zeros")
     for number in range(MATRICES):
         for factor, shape in (("A", (RANK, WIDTH)), ("B", (WIDTH, RANK))):
             name = f"model.layers.{number:02}.self_attn.q_proj.lora_{factor}.weight"

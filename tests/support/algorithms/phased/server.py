@@ -35,7 +35,7 @@ class PhasedServer:
         return {
             client.ordinal: Payload(
                 {"note": torch.zeros(1) if client.note is None else client.note["value"]},
-                {"expects": EXPECTS, "kind": step.kind, "ordinal": client.ordinal, "registered": step.registered},
+                {"expects": EXPECTS, "kind": step.kind, "ordinal": client.ordinal, "registered": step.clients},
             )
             for client in clients
         }
