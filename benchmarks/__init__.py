@@ -1,1 +1,1 @@
-"""Speed and learning, measured against the alternative in the same run: `python -m benchmarks.NAME`."""
+"""Benchmarks of speed and learning, each against its alternative in the same run: `python -m benchmarks.NAME`."""

@@ -1,4 +1,4 @@
-"""All benchmarks, one after another: `python -m benchmarks`. Exit status 1 if one does not hold."""
+"""Runner of all benchmarks, one after another: `python -m benchmarks`. Exits with 1 if one misses its target."""
 
 import argparse
 import json
@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.discovery import Benchmark, found
+from benchmarks.discovery import Benchmark, find_benchmarks
 
 
 def run(name: str) -> dict[str, Any]:
-    """Run one benchmark in a process of its own, show what it prints, and return its last line.
+    """Run one benchmark in its own process, echo its output, and return the report in its last line.
 
-    A benchmark that fails, or whose last line is no report, is reported as one that does not hold.
+    For a benchmark that fails or prints no report, the returned report has `holds` false.
     """
     print(f"== {name}", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{name}"]
@@ -29,14 +29,14 @@ def run(name: str) -> dict[str, Any]:
 
 
 def parse_report(name: str, last_line: str, exit_status: int) -> dict[str, Any]:
-    """The report in the last line a benchmark printed; see `run`."""
+    """The report in the last line that a benchmark printed. See `run`."""
     try:
         report = json.loads(last_line)
     except ValueError:
         report = None
     if exit_status == 0 and isinstance(report, dict) and report.get("benchmark") == name and "holds" in report:
         return report
-    problem = f"exit status {exit_status}" if exit_status else "its last line is no report"
+    problem = f"exit status {exit_status}" if exit_status else "its last line is not a report"
     return {
         "benchmark": name,
         "figure": None,
@@ -62,23 +62,25 @@ def summary_table(reports: Sequence[Mapping[str, Any]]) -> Table:
 def _list(benchmarks: Sequence[Benchmark]) -> None:
     for benchmark in benchmarks:
         targets = ", ".join(f"{name} {number:g}" for name, number in benchmark.targets.items())
-        print(f"{benchmark.name}: {benchmark.says} [targets: {targets}]")
+        print(f"{benchmark.name}: {benchmark.summary} [targets: {targets}]")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    benchmarks = found()
+    benchmarks = find_benchmarks()
     names = [benchmark.name for benchmark in benchmarks]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these, of: {', '.join(names)}")
-    parser.add_argument("--list", action="store_true", help="say which there are, and run none")
-    given = parser.parse_args(arguments)
-    if unknown := sorted(set(given.names) - set(names)):
-        parser.error(f"no benchmark is named {unknown[0]!r}; there are: {', '.join(names)}")
-    if given.list:
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all), of: {', '.join(names)}"
+    )
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and run none")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.names) - set(names)):
+        parser.error(f"there is no benchmark {unknown[0]!r}; known: {', '.join(names)}")
+    if options.list:
         _list(benchmarks)
         return 0
-    reports = [run(name) for name in names if name in given.names or not given.names]
+    reports = [run(name) for name in names if name in options.names or not options.names]
     Console().print(summary_table(reports))
     for report in reports:
         print(json.dumps(report), flush=True)

@@ -1,9 +1,10 @@
-"""How long the coordinator needs to aggregate one round, and how much memory: `python -m benchmarks.aggregation`.
+"""Time and memory of one round's aggregation in the coordinator: `python -m benchmarks.aggregation`.
 
-Measured end to end as the conductor does it: open the updates' files, aggregate, write the next state. The updates
-are LoRA of a LLaMA-7B shape (rank 16, all seven linear maps of 32 layers, bfloat16, 80 MB each), random, made on the
-spot and in the page cache. Each measurement runs in a fresh process. Beside it, at `--peer-clients`: loading every
-file and a weighted mean of `torch.stack` in float32; and the sum over lists of arrays as Flower's strategies do it.
+The measured work is the conductor's: open the files of the updates, aggregate, write the next state. The updates are
+LoRA of a LLaMA-7B shape (rank 16, all seven linear maps of 32 layers, bfloat16, 80 MB each). They are random,
+generated for the run, and in the page cache. Each measurement runs in a fresh process. Two alternatives are measured
+at `--peer-clients`: a weighted mean of `torch.stack` in float32 after loading every file, and the sum over lists of
+arrays as in Flower's strategies.
 """
 
 import argparse
@@ -36,7 +37,7 @@ _TARGET_GROWTH = 1.1
 
 
 def make_files(folder: Path, clients: int, layers: int, rank: int) -> int:
-    """Write the state and one update per client; returns the bytes of an update."""
+    """Write the state and one update per client. Returns the size of an update in bytes."""
     facts = llama_facts(layers, rank)
     config = registry.make_config("fedavg", {"upload_dtype": "bfloat16"})
     state = registry.server_half("fedavg", config, Lora(r=rank)).start(facts, 0, None)
@@ -63,7 +64,7 @@ def _weight(client: int) -> int:
 
 
 def aggregate_exactly(folder: Path, clients: int, threads: int) -> None:
-    """What the conductor does."""
+    """Aggregate as the conductor does."""
     config = registry.make_config("fedavg", {"upload_dtype": "bfloat16"})
     server = registry.server_half("fedavg", config, Lora(r=16))
     state = Payload.open(folder / "state.safetensors")
@@ -76,30 +77,30 @@ def aggregate_exactly(folder: Path, clients: int, threads: int) -> None:
 
 
 def aggregate_by_stack(folder: Path, clients: int, threads: int) -> None:
-    """Everything loaded, one `torch.stack` per tensor, weighted mean in float32."""
+    """Load everything, then take the weighted mean of one `torch.stack` per tensor in float32."""
     torch.set_num_threads(threads)
     state = load_file(folder / "state.safetensors")
     updates = [load_file(_update_path(folder, client)) for client in range(clients)]
     weights = torch.tensor([_weight(client) for client in range(clients)], dtype=torch.float32)
     weights = (weights / weights.sum())[:, None, None]
     for name in state:
-        stacked = torch.stack([update[name].float() for update in updates])
-        state[name] += (stacked * weights).sum(dim=0)
+        stack = torch.stack([update[name].float() for update in updates])
+        state[name] += (stack * weights).sum(dim=0)
     save_file(state, folder / "peer.safetensors")
 
 
 def aggregate_by_lists(folder: Path, clients: int, threads: int) -> None:
-    """Lists of float32 arrays, multiplied and added as Flower's `aggregate` does."""
+    """Multiply and add lists of float32 arrays, as Flower's `aggregate` does."""
     torch.set_num_threads(threads)
     state = load_file(folder / "state.safetensors")
-    loaded = [load_file(_update_path(folder, client)) for client in range(clients)]
-    results = [([update[name].float().numpy() for name in state], _weight(i)) for i, update in enumerate(loaded)]
-    del loaded
+    updates = [load_file(_update_path(folder, client)) for client in range(clients)]
+    results = [([update[name].float().numpy() for name in state], _weight(i)) for i, update in enumerate(updates)]
+    del updates
     total = sum(weight for _, weight in results)
-    weighted = [[layer * weight for layer in arrays] for arrays, weight in results]
-    means = [reduce(np.add, layers) / total for layers in zip(*weighted, strict=True)]
-    summed = {name: state[name] + torch.from_numpy(mean) for name, mean in zip(state, means, strict=True)}
-    save_file(summed, folder / "peer.safetensors")
+    products = [[layer * weight for layer in arrays] for arrays, weight in results]
+    means = [reduce(np.add, layers) / total for layers in zip(*products, strict=True)]
+    sums = {name: state[name] + torch.from_numpy(mean) for name, mean in zip(state, means, strict=True)}
+    save_file(sums, folder / "peer.safetensors")
 
 
 METHODS: dict[str, Callable[[Path, int, int], None]] = {
@@ -110,74 +111,74 @@ METHODS: dict[str, Callable[[Path, int, int], None]] = {
 
 
 def measure_here(method: str, folder: Path, clients: int, threads: int, repeats: int) -> dict[str, object]:
-    """Wall and processor seconds of each repeat, and peak anonymous bytes over all, in this process."""
+    """Wall and processor seconds of each repeat in this process, and the peak of anonymous bytes over all repeats."""
     seconds, processor_seconds = [], []
     with PeakMemory() as memory:
         for _ in range(repeats):
-            began, worked = time.perf_counter(), time.process_time()
+            start, processor_start = time.perf_counter(), time.process_time()
             METHODS[method](folder, clients, threads)
-            seconds.append(time.perf_counter() - began)
-            processor_seconds.append(time.process_time() - worked)
+            seconds.append(time.perf_counter() - start)
+            processor_seconds.append(time.process_time() - processor_start)
     return {"seconds": seconds, "processor_seconds": processor_seconds, "peak_bytes": memory.peak_bytes}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Medians over the repeats, and over fresh processes, whose thread stacks alone differ by a megabyte."""
+class Measurement:
+    """Medians over repeats and fresh processes. The thread stacks alone differ by a megabyte between processes."""
 
     seconds: float
     processor_seconds: float
     peak_bytes: int
 
 
-def _measured(method: str, folder: Path, clients: int, given: argparse.Namespace) -> Measured:
+def _measure(method: str, folder: Path, clients: int, options: argparse.Namespace) -> Measurement:
     command = [sys.executable, "-m", "benchmarks.aggregation", "--measure", method, "--folder", str(folder)]
-    command += ["--clients", str(clients), "--threads", str(given.threads), "--repeats", str(given.repeats)]
-    told: dict[str, list[float]] = {"seconds": [], "processor_seconds": [], "peak_bytes": []}
-    for _ in range(given.processes if method == "exact" else 1):
-        answer = subprocess.run(command, check=True, capture_output=True, text=True)
-        measured = json.loads(answer.stdout.splitlines()[-1])
-        told["seconds"] += measured["seconds"]
-        told["processor_seconds"] += measured["processor_seconds"]
-        told["peak_bytes"].append(measured["peak_bytes"])
-    medians = {name: statistics.median(values) for name, values in told.items()}
-    found = Measured(medians["seconds"], medians["processor_seconds"], int(medians["peak_bytes"]))
-    memory = f"{found.peak_bytes / 1024**2:8.1f} MiB anonymous above base"
-    times = f"{found.seconds:6.2f} s ({found.processor_seconds:6.2f} s of processors)"
+    command += ["--clients", str(clients), "--threads", str(options.threads), "--repeats", str(options.repeats)]
+    samples: dict[str, list[float]] = {"seconds": [], "processor_seconds": [], "peak_bytes": []}
+    for _ in range(options.processes if method == "exact" else 1):
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        sample = json.loads(process.stdout.splitlines()[-1])
+        samples["seconds"] += sample["seconds"]
+        samples["processor_seconds"] += sample["processor_seconds"]
+        samples["peak_bytes"].append(sample["peak_bytes"])
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    measurement = Measurement(medians["seconds"], medians["processor_seconds"], int(medians["peak_bytes"]))
+    memory = f"{measurement.peak_bytes / 1024**2:8.1f} MiB anonymous above base"
+    times = f"{measurement.seconds:6.2f} s ({measurement.processor_seconds:6.2f} s of processors)"
     print(f"{method:>6}, {clients:3} clients: {times}, {memory}", flush=True)
-    return found
+    return measurement
 
 
-def _compare(given: argparse.Namespace, folder: Path) -> None:
-    print(f"making {given.clients} updates in {folder}", flush=True)
-    update_bytes = make_files(folder, given.clients, given.layers, given.rank)
-    all_clients = _measured("exact", folder, given.clients, given)
-    few = _measured("exact", folder, given.few_clients, given)
-    ours = _measured("exact", folder, given.peer_clients, given)
+def _compare(options: argparse.Namespace, folder: Path) -> None:
+    print(f"writing {options.clients} updates to {folder}", flush=True)
+    update_bytes = make_files(folder, options.clients, options.layers, options.rank)
+    all_clients = _measure("exact", folder, options.clients, options)
+    few = _measure("exact", folder, options.few_clients, options)
+    ours = _measure("exact", folder, options.peer_clients, options)
     growth = all_clients.peak_bytes / few.peak_bytes
     details = {
-        "clients": given.clients,
+        "clients": options.clients,
         "update_bytes": update_bytes,
-        "threads": given.threads,
+        "threads": options.threads,
         "processor_seconds": round(all_clients.processor_seconds, 3),
         "peak_bytes": all_clients.peak_bytes,
         "peak_bytes_target": _TARGET_BYTES,
-        f"peak_bytes_at_{given.few_clients}_clients": few.peak_bytes,
+        f"peak_bytes_at_{options.few_clients}_clients": few.peak_bytes,
         "memory_growth": round(growth, 3),
         "memory_growth_target": _TARGET_GROWTH,
-        f"at_{given.peer_clients}_clients": asdict(ours),
-        f"peers_at_{given.peer_clients}_clients": _peers(given, folder, ours),
+        f"at_{options.peer_clients}_clients": asdict(ours),
+        f"peers_at_{options.peer_clients}_clients": _peers(options, folder, ours),
     }
     seconds = all_clients.seconds
     holds = seconds <= _TARGET_SECONDS and all_clients.peak_bytes <= _TARGET_BYTES and growth <= _TARGET_GROWTH
     print_report("aggregation", seconds, "s", target=_TARGET_SECONDS, holds=holds, details=details)
 
 
-def _peers(given: argparse.Namespace, folder: Path, ours: Measured) -> dict[str, object]:
-    """The alternatives; they do not hash what they write, ours does."""
+def _peers(options: argparse.Namespace, folder: Path, ours: Measurement) -> dict[str, object]:
+    """Measurements of the alternatives, which unlike ours do not hash their output."""
     peers: dict[str, object] = {}
     for method in ("stack", "lists"):
-        peer = _measured(method, folder, given.peer_clients, given)
+        peer = _measure(method, folder, options.peer_clients, options)
         ratios = {
             "seconds_ratio": round(peer.seconds / ours.seconds, 2),
             "memory_ratio": round(peer.peak_bytes / ours.peak_bytes, 1),
@@ -187,24 +188,30 @@ def _peers(given: argparse.Namespace, folder: Path, ours: Measured) -> dict[str,
 
 
 def main() -> None:
-    """The command line; `--measure` is how the program calls itself."""
+    """The command line. The program starts itself with `--measure` in a fresh process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aggregation", description=__doc__)
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--few-clients", type=int, default=10, help="memory is compared with that at so many")
+    parser.add_argument(
+        "--few-clients", type=int, default=10, help="clients of the run whose memory is the reference"
+    )
     parser.add_argument("--peer-clients", type=int, default=10, help="clients at which the alternatives are measured")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2, help="aggregations in one process")
     parser.add_argument("--processes", type=int, default=3, help="fresh processes for each number of clients")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 4.5 GB)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the files (about 4.5 GB)")
     parser.add_argument("--measure", choices=sorted(METHODS), default=None, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(measure_here(given.measure, given.folder, given.clients, given.threads, given.repeats)))
+    options = parser.parse_args()
+    if options.measure:
+        print(
+            json.dumps(
+                measure_here(options.measure, options.folder, options.clients, options.threads, options.repeats)
+            )
+        )
         return
-    with tempfile.TemporaryDirectory(prefix="aggregation-", dir=given.folder) as folder:
-        _compare(given, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="aggregation-", dir=options.folder) as folder:
+        _compare(options, Path(folder))
 
 
 if __name__ == "__main__":

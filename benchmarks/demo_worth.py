@@ -1,10 +1,10 @@
-"""The demo's promise over several seeds: together the organisations learn what none of them can alone.
+"""Accuracy of the demo's federation against its baselines over several seeds.
 
     python -m benchmarks.demo_worth
 
-Runs what the demo compares, with the simulation in place of the service: both make the same adapter, bit for bit.
-The federation must beat the best organisation alone by 0.05 of the accuracy, and a bag of words over all data by
-0.10; the figure is the smaller lead over its bound, of the worst seed.
+The simulation replaces the service, as both produce the same adapter bit for bit. The accuracy of the federation must
+exceed that of the best organization alone by 0.05, and that of a bag of words over all data by 0.10. The figure is
+the smaller of the two leads divided by its bound, for the worst seed.
 """
 
 import argparse
@@ -37,18 +37,18 @@ class Comparison:
 
     @property
     def times_the_bound(self) -> float:
-        """The smaller of the two leads, over what it must be."""
+        """The smaller of the two leads, each divided by its bound."""
         alone, words = self.together - self.best_alone, self.together - self.bag_of_words
         return min(alone / LEAD_OVER_ALONE, words / LEAD_OVER_WORDS)
 
 
 def compare(folder: Path, seed: int) -> Comparison:
-    """Trains together and alone, in two processes."""
+    """Train together and alone, in two processes."""
     task = tasks.support_messages(seed)
     site = _site(folder, task, seed)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=quiet) as pool:
         together = pool.submit(_train_together, site, list(task.parts))
-        alone = [pool.submit(baselines.trained_alone, site, name, 1) for name in task.parts]
+        alone = [pool.submit(baselines.train_alone, site, name, 1) for name in task.parts]
         best_alone = max(score.result() for score in alone)
     return Comparison(seed, together.result(), best_alone, baselines.bag_of_words(task.pooled, task.test))
 
@@ -62,7 +62,7 @@ def _site(folder: Path, task: tasks.TextTask, seed: int) -> baselines.Site:
 
 
 def _train_together(site: baselines.Site, names: list[str]) -> float:
-    return baselines.accuracy(site, baselines.simulated(site, names, site.folder / "federated"))
+    return baselines.accuracy(site, baselines.simulate(site, names, site.folder / "federated"))
 
 
 def main() -> None:
@@ -75,14 +75,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="worth-") as folder:
             comparisons.append(compare(Path(folder), seed))
         print(json.dumps(asdict(comparisons[-1])), flush=True)
-    figure = min(one.times_the_bound for one in comparisons)
+    figure = min(comparison.times_the_bound for comparison in comparisons)
     print_report(
         "demo_worth",
         figure,
         "times the lead that is promised",
         target=_TARGET_TIMES_THE_BOUND,
         holds=figure >= _TARGET_TIMES_THE_BOUND,
-        details={"seeds": [asdict(one) for one in comparisons]},
+        details={"seeds": [asdict(comparison) for comparison in comparisons]},
     )
 
 

@@ -1,4 +1,4 @@
-"""Which benchmarks there are: every module of this folder that has a `main`."""
+"""Discovery of benchmarks: the modules of this folder that have a `main`."""
 
 import ast
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A module by name, the first line of its docstring, and its targets by constant: name -> number."""
+    """The name of a module, the first line of its docstring, and its targets by name."""
 
     name: str
-    says: str
+    summary: str
     targets: dict[str, float]
 
 
-def found(folder: Path = FOLDER) -> list[Benchmark]:
-    """All benchmarks by name. They are read and not imported: some of them load torch."""
-    read = ((file, ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("[!_]*.py")))
-    return [_benchmark(file.stem, module) for file, module in read if _has_main(module)]
+def find_benchmarks(folder: Path = FOLDER) -> list[Benchmark]:
+    """All benchmarks by name. The modules are parsed and not imported, as some of them load torch."""
+    modules = ((file, ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("[!_]*.py")))
+    return [_benchmark(file.stem, module) for file, module in modules if _has_main(module)]
 
 
 def _has_main(module: ast.Module) -> bool:
@@ -27,18 +27,18 @@ def _has_main(module: ast.Module) -> bool:
 
 
 def _benchmark(name: str, module: ast.Module) -> Benchmark:
-    says = (ast.get_docstring(module) or "").partition("\n")[0]
+    summary = (ast.get_docstring(module) or "").partition("\n")[0]
     targets = {}
     for statement in module.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             constant = statement.targets[0].id
             if constant.startswith("_TARGET_"):
                 targets[constant.removeprefix("_TARGET_").lower()] = _number(statement.value)
-    return Benchmark(name, says, targets)
+    return Benchmark(name, summary, targets)
 
 
 def _number(value: ast.expr) -> float:
-    """The number a constant expression such as `256 * 1024**2` stands for."""
+    """The value of a constant expression such as `256 * 1024**2`."""
     if isinstance(value, ast.BinOp):
         left, right = _number(value.left), _number(value.right)
         if isinstance(value.op, ast.Mult):

@@ -1,9 +1,10 @@
-"""How fast a model is rebuilt from K scalars, and what a local step costs: `python -m benchmarks.fedkseed_rebuild`.
+"""Speed of rebuilding a model from K scalars, and of a local step: `python -m benchmarks.fedkseed_rebuild`.
 
-On MiniLM's shapes (22.7 million parameters), K = 4096. Rebuild: all parameters by the structured directions, what is
-drawn for them included, against the authors' way, which draws every direction for every tensor with a seeded
-`torch.randn` and adds it; of those `--explicit` directions are timed and scaled to K. Step: two losses along a
-direction and the move, over the session that trains, against two bare forward passes of the same batch, in turn.
+The shapes are MiniLM's (22.7 million parameters), and K = 4096. Rebuild: all parameters by the structured directions,
+including their random draws, against the method of the authors, which draws every direction for every tensor with a
+seeded `torch.randn` and adds it. Only `--explicit` of those directions are timed and scaled to K. Step: two losses
+along a direction and the move, in the session that trains, against two bare forward passes of the same batch, in
+turn.
 """
 
 import argparse
@@ -35,25 +36,25 @@ _LORA = Lora(r=8, lora_alpha=16, target_modules=("query", "value"))
 
 
 def open_minilm(folder: Path, trainable: Full | Lora) -> Session:
-    """MiniLM over examples that are all cut at 64 tokens."""
+    """A session of MiniLM over examples that are all truncated to 64 tokens."""
     rows = [("word " * (2 * _TOKENS), _LABELS[row % 4]) for row in range(64)]
     return open_rows(rows, _LABELS, trainable, folder, max_length=_TOKENS, seed=_SEED)
 
 
 def flat_parameters(session: Session, factors_alone: bool = False) -> dict[str, Tensor]:
-    """The trained tensors, or LoRA's factors alone, as flat views."""
-    chosen = {name: value for name, value in session.trainables.items() if not factors_alone or ".lora_" in name}
-    return {name: value.detach().view(-1) for name, value in chosen.items()}
+    """Flat views of the trained tensors, or only of LoRA's factors."""
+    trainables = {name: value for name, value in session.trainables.items() if not factors_alone or ".lora_" in name}
+    return {name: value.detach().view(-1) for name, value in trainables.items()}
 
 
-def rebuild(made: Directions, parameters: Mapping[str, Tensor], coefficients: Tensor) -> None:
-    """As a client does at the start of each job."""
+def rebuild(candidates: Directions, parameters: Mapping[str, Tensor], coefficients: Tensor) -> None:
+    """Rebuild the parameters as a client does at the start of each job."""
     sizes = {name: value.numel() for name, value in parameters.items()}
-    made.over(sizes, torch.device("cpu")).subtract(coefficients, parameters)
+    candidates.over(sizes, torch.device("cpu")).subtract(coefficients, parameters)
 
 
 def rebuild_explicitly(parameters: Mapping[str, Tensor], coefficients: Tensor) -> None:
-    """As the authors' code does, for as many directions as there are coefficients."""
+    """Rebuild the parameters as the authors' code does, with one direction per coefficient."""
     for seed, coefficient in enumerate(coefficients.tolist()):
         generator = torch.Generator().manual_seed(seed)
         for value in parameters.values():
@@ -62,20 +63,20 @@ def rebuild_explicitly(parameters: Mapping[str, Tensor], coefficients: Tensor) -
 
 def seconds(work: Callable[[], object]) -> float:
     """Wall seconds of one call."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def measured_rebuild(session: Session, count: int, repeats: int, explicit: int) -> dict[str, float]:
-    """Medians over the repeats, both ways in turn; the explicit way is scaled from `explicit` to `count`."""
-    made = directions("hadamard", _SEED, count)
+def measure_rebuild(session: Session, count: int, repeats: int, explicit: int) -> dict[str, float]:
+    """Medians over the repeats of both methods in turn. The explicit one is scaled from `explicit` to `count`."""
+    candidates = directions("hadamard", _SEED, count)
     parameters = flat_parameters(session)
     coefficients = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 1e-5
     ours, theirs = [], []
-    rebuild(made, parameters, coefficients)
+    rebuild(candidates, parameters, coefficients)
     for _ in range(repeats):
-        ours.append(seconds(lambda: rebuild(made, parameters, coefficients)))
+        ours.append(seconds(lambda: rebuild(candidates, parameters, coefficients)))
         theirs.append(seconds(lambda: rebuild_explicitly(parameters, coefficients[:explicit])))
     whole = statistics.median(theirs) * count / explicit
     return {
@@ -86,10 +87,10 @@ def measured_rebuild(session: Session, count: int, repeats: int, explicit: int) 
     }
 
 
-def measured_step(
+def measure_step(
     session: Session, count: int, batch_size: int, repeats: int, factors_alone: bool
 ) -> dict[str, float]:
-    """Medians over the repeats of a step, of two bare passes, and of what the step does beside them."""
+    """Medians over the repeats of a step, of two bare passes, and of a step without its passes."""
     parameters = flat_parameters(session, factors_alone)
     sizes = {name: value.numel() for name, value in parameters.items()}
     field = directions("hadamard", _SEED, count).over(sizes, torch.device("cpu"))
@@ -113,66 +114,68 @@ def measured_step(
 
         return step
 
-    told: dict[str, list[float]] = {"bare": [], "step": [], "moves": []}
-    whole, beside = steps(lambda: session.loss(batch).item()), steps(lambda: None)
+    samples: dict[str, list[float]] = {"bare": [], "step": [], "moves": []}
+    whole_step, moves_only = steps(lambda: session.loss(batch).item()), steps(lambda: None)
     for turn in range(repeats + 1):
-        took = {"bare": seconds(two_passes), "step": seconds(whole), "moves": seconds(beside)}
+        turn_seconds = {"bare": seconds(two_passes), "step": seconds(whole_step), "moves": seconds(moves_only)}
         # The first turn warms the caches.
-        for name, value in took.items() if turn else ():
-            told[name].append(value)
-    ratios = [step / bare for step, bare in zip(told["step"], told["bare"], strict=True)]
+        for name, value in turn_seconds.items() if turn else ():
+            samples[name].append(value)
+    ratios = [step / bare for step, bare in zip(samples["step"], samples["bare"], strict=True)]
     return {
-        "two_passes_seconds": statistics.median(told["bare"]),
-        "step_seconds": statistics.median(told["step"]),
-        "perturb_and_update_seconds": statistics.median(told["moves"]),
+        "two_passes_seconds": statistics.median(samples["bare"]),
+        "step_seconds": statistics.median(samples["step"]),
+        "perturb_and_update_seconds": statistics.median(samples["moves"]),
         "ratio": statistics.median(ratios),
     }
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+def _round(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
 def _show(title: str, values: Mapping[str, float]) -> dict[str, float]:
-    rounded = _rounded(values)
-    print(f"{title}: " + ", ".join(f"{name} {value:g}" for name, value in rounded.items()), flush=True)
-    return rounded
+    digits = _round(values)
+    print(f"{title}: " + ", ".join(f"{name} {value:g}" for name, value in digits.items()), flush=True)
+    return digits
 
 
-def _measure(given: argparse.Namespace, folder: Path) -> None:
+def _measure(options: argparse.Namespace, folder: Path) -> None:
     with torch.inference_mode():
         session = open_minilm(folder, Full())
-        rebuilt = _show("rebuild", measured_rebuild(session, given.candidates, given.repeats, given.explicit))
+        rebuild_report = _show(
+            "rebuild", measure_rebuild(session, options.candidates, options.repeats, options.explicit)
+        )
         steps = {
             f"batch_{size}": _show(
-                f"all weights, batch {size}", measured_step(session, given.candidates, size, given.repeats, False)
+                f"all weights, batch {size}", measure_step(session, options.candidates, size, options.repeats, False)
             )
-            for size in given.batches
+            for size in options.batches
         }
         session = open_minilm(folder, _LORA)
-        factors = _show("factors, batch 8", measured_step(session, given.candidates, 8, given.repeats, True))
-    widest = steps[f"batch_{given.batches[-1]}"]
+        factors = _show("factors, batch 8", measure_step(session, options.candidates, 8, options.repeats, True))
+    widest = steps[f"batch_{options.batches[-1]}"]
     slowest_moves = max(step["perturb_and_update_seconds"] for step in steps.values())
-    held = {
-        "rebuild": rebuilt["ratio"] >= _TARGET_RATIO,
+    checks = {
+        "rebuild": rebuild_report["ratio"] >= _TARGET_RATIO,
         "step": widest["ratio"] <= _TARGET_STEP_RATIO,
         "perturb_and_update": slowest_moves <= _TARGET_STEP_SECONDS,
         "factors": factors["ratio"] <= _TARGET_LORA_RATIO,
     }
     details: dict[str, Any] = {
-        "candidates": given.candidates,
+        "candidates": options.candidates,
         "threads": torch.get_num_threads(),
-        "explicit_directions_timed": given.explicit,
-        "rebuild": rebuilt,
+        "explicit_directions_timed": options.explicit,
+        "rebuild": rebuild_report,
         "step": steps,
         "step_ratio_target": _TARGET_STEP_RATIO,
         "perturb_and_update_seconds_target": _TARGET_STEP_SECONDS,
         "step_of_factors_at_batch_8": factors,
         "step_of_factors_ratio_target": _TARGET_LORA_RATIO,
-        "held": held,
+        "held": checks,
     }
-    figure = rebuilt["ratio"]
-    print_report("fedkseed_rebuild", figure, "x", target=_TARGET_RATIO, holds=all(held.values()), details=details)
+    figure = rebuild_report["ratio"]
+    print_report("fedkseed_rebuild", figure, "x", target=_TARGET_RATIO, holds=all(checks.values()), details=details)
 
 
 def main() -> None:
@@ -180,13 +183,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fedkseed_rebuild", description=__doc__)
     parser.add_argument("--candidates", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--explicit", type=int, default=10, help="directions of the authors' way that are timed")
+    parser.add_argument("--explicit", type=int, default=10, help="directions of the authors' method that are timed")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="fedkseed-") as folder:
-        _measure(given, Path(folder))
+        _measure(options, Path(folder))
 
 
 if __name__ == "__main__":

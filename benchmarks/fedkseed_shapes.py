@@ -1,9 +1,10 @@
-"""How fast the weights of large decoders are rebuilt from K scalars: `python -m benchmarks.fedkseed_shapes`.
+"""Speed of rebuilding the weights of large decoders from K scalars: `python -m benchmarks.fedkseed_shapes`.
 
-Random bfloat16 weights in the shapes of LLaMA-1.3B and 7B, K = 4096, on a GPU where there is one (1.3B alone on a
-CPU). Three ways in one run: structured directions; the explicit sum of K directions from the counter-based generator;
-and the authors' way, a seeded `torch.randn` for every direction and tensor. Of the explicit ones `--explicit`
-directions are timed and scaled to K. The figure is the smallest ratio of the authors' way to the structured one.
+The weights are random bfloat16 in the shapes of LLaMA-1.3B and 7B, and K = 4096. They lie on a GPU if there is one;
+on a CPU only 1.3B is measured. One run compares three methods: structured directions, the explicit sum of K
+directions from the counter-based generator, and that of the authors, a seeded `torch.randn` for every direction and
+tensor. For the two explicit methods `--explicit` directions are timed and scaled to K. The figure is the smallest
+ratio of the authors' method to the structured one.
 """
 
 import argparse
@@ -25,24 +26,28 @@ _SEED = 5
 
 @dataclass(frozen=True)
 class Decoder:
-    """The widths of a LLaMA."""
+    """Layers and widths of a LLaMA."""
 
     layers: int
     hidden: int
     inner: int
-    words: int = 32_000
+    vocabulary: int = 32_000
 
     def sizes(self) -> dict[str, int]:
         """Elements of each linear map, embedding and norm, by name."""
-        found = {"embed_tokens": self.words * self.hidden, "norm": self.hidden, "lm_head": self.words * self.hidden}
+        elements = {
+            "embed_tokens": self.vocabulary * self.hidden,
+            "norm": self.hidden,
+            "lm_head": self.vocabulary * self.hidden,
+        }
         for layer in range(self.layers):
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                found[f"layers.{layer}.{name}"] = self.hidden * self.hidden
+                elements[f"layers.{layer}.{name}"] = self.hidden * self.hidden
             for name in ("gate_proj", "up_proj", "down_proj"):
-                found[f"layers.{layer}.{name}"] = self.hidden * self.inner
+                elements[f"layers.{layer}.{name}"] = self.hidden * self.inner
             for name in ("input_layernorm", "post_attention_layernorm"):
-                found[f"layers.{layer}.{name}"] = self.hidden
-        return found
+                elements[f"layers.{layer}.{name}"] = self.hidden
+        return elements
 
 
 SHAPES = {"1.3b": Decoder(24, 2048, 5504), "7b": Decoder(32, 4096, 11008), "tiny": Decoder(2, 64, 160, 500)}
@@ -58,22 +63,22 @@ def weights_of(decoder: Decoder, device: torch.device) -> dict[str, Tensor]:
 
 
 def rebuild(kind: Kind, weights: Mapping[str, Tensor], coefficients: Tensor, device: torch.device) -> None:
-    """The weights less the sum of all directions whose coefficient is not zero, as a client does it."""
+    """Subtract from the weights the sum of all directions with a coefficient other than zero, as a client does."""
     sizes = {name: value.numel() for name, value in weights.items()}
     directions(kind, _SEED, len(coefficients)).over(sizes, device).subtract(coefficients, weights)
 
 
 def rebuild_as_the_authors(weights: Mapping[str, Tensor], coefficients: Tensor, device: torch.device) -> None:
-    """A seeded `torch.randn` in the weights' format for each direction and tensor."""
+    """Subtract a seeded `torch.randn` in the dtype of the weights for each direction and tensor."""
     for seed, coefficient in enumerate(coefficients.tolist()):
         draw = torch.Generator(device).manual_seed(seed)
         for value in weights.values():
-            drawn = torch.randn(value.shape, generator=draw, device=device, dtype=value.dtype)
-            value.sub_(drawn, alpha=coefficient)
+            direction = torch.randn(value.shape, generator=draw, device=device, dtype=value.dtype)
+            value.sub_(direction, alpha=coefficient)
 
 
 def measure(decoder: Decoder, device: torch.device, count: int, repeats: int, explicit: int) -> dict[str, float]:
-    """Seconds of the three ways, medians over the repeats in turn; a rebuild before them warms up."""
+    """Seconds of the three methods: medians over the repeats in turn, after one rebuild of warm-up."""
     weights = weights_of(decoder, device)
     draw = torch.Generator().manual_seed(1)
     coefficients = torch.randn(count, generator=draw) * 1e-6
@@ -83,29 +88,29 @@ def measure(decoder: Decoder, device: torch.device, count: int, repeats: int, ex
         "explicit": lambda: rebuild("rademacher", weights, few, device),
         "authors": lambda: rebuild_as_the_authors(weights, coefficients[:explicit], device),
     }
-    took: dict[str, list[float]] = {name: [] for name in ways}
+    samples: dict[str, list[float]] = {name: [] for name in ways}
     ways["structured"]()
     for _ in range(repeats):
         for name, way in ways.items():
-            took[name].append(_seconds(way, device))
-    ours, scale = statistics.median(took["structured"]), count / explicit
-    whole = {name: statistics.median(took[name]) * scale for name in ("explicit", "authors")}
+            samples[name].append(_seconds(way, device))
+    ours, scale = statistics.median(samples["structured"]), count / explicit
+    scaled_seconds = {name: statistics.median(samples[name]) * scale for name in ("explicit", "authors")}
     return {
         "elements": float(sum(decoder.sizes().values())),
         "structured_seconds": ours,
-        "explicit_seconds_scaled": whole["explicit"],
-        "authors_seconds_scaled": whole["authors"],
-        "ratio_to_explicit": whole["explicit"] / ours,
-        "ratio_to_authors": whole["authors"] / ours,
+        "explicit_seconds_scaled": scaled_seconds["explicit"],
+        "authors_seconds_scaled": scaled_seconds["authors"],
+        "ratio_to_explicit": scaled_seconds["explicit"] / ours,
+        "ratio_to_authors": scaled_seconds["authors"] / ours,
     }
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
     _finish(device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
     _finish(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _finish(device: torch.device) -> None:
@@ -122,16 +127,21 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=5 if gpu else 1)
     parser.add_argument("--explicit", type=int, default=8 if gpu else 1, help="explicit directions that are timed")
-    given = parser.parse_args()
-    device, found = torch.device(given.device), {}
+    options = parser.parse_args()
+    device, results = torch.device(options.device), {}
     with torch.inference_mode():
-        for shape in given.shapes:
-            measured = measure(SHAPES[shape], device, given.candidates, given.repeats, given.explicit)
-            found[shape] = {name: float(f"{value:.4g}") for name, value in measured.items()}
-            print(f"{shape}: {json.dumps(found[shape])}", flush=True)
-    figure = min(measured["ratio_to_authors"] for measured in found.values())
+        for shape in options.shapes:
+            times = measure(SHAPES[shape], device, options.candidates, options.repeats, options.explicit)
+            results[shape] = {name: float(f"{value:.4g}") for name, value in times.items()}
+            print(f"{shape}: {json.dumps(results[shape])}", flush=True)
+    figure = min(times["ratio_to_authors"] for times in results.values())
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    details = {"device": name, "candidates": given.candidates, "directions_timed": given.explicit, "shapes": found}
+    details = {
+        "device": name,
+        "candidates": options.candidates,
+        "directions_timed": options.explicit,
+        "shapes": results,
+    }
     print_report("fedkseed_shapes", figure, "x", target=_TARGET_RATIO, holds=figure >= _TARGET_RATIO, details=details)
 
 

@@ -1,9 +1,10 @@
-"""What scoring every example costs beside an ordinary epoch of training: `python -m benchmarks.fisher_scores`.
+"""Cost of scoring every example against an ordinary epoch of training: `python -m benchmarks.fisher_scores`.
 
-MiniLM with LoRA (r 8 on query and value), examples as long as those of TREC, Subj and RTE, batches of 32 sorted by
-length. Three ways in turn in one run: squared gradient norms of all examples by hooks, one epoch of the shared loop
-over the same batches, and one example at a time by autograd. The figure is the worst of the three ratios of medians,
-hooks / epoch; hooks must also beat one at a time on each, and give the same scores.
+The model is MiniLM with LoRA (r 8 on query and value). The examples are as long as those of TREC, Subj and RTE, in
+batches of 32 sorted by length. One run measures three methods in turn: squared gradient norms of all examples by
+hooks, one epoch of the shared loop over the same batches, and one example at a time by autograd. The figure is the
+worst of the three ratios of medians, hooks / epoch. On each shape hooks must also be faster than one example at a
+time and give the same scores.
 """
 
 import argparse
@@ -35,13 +36,13 @@ _TARGET_DIFFERENCE = 1e-5
 
 _LORA = Lora(r=8, lora_alpha=16, target_modules=("query", "value"))
 _BATCH = 32
-# Words of an example: mean and spread of a log-normal draw, and the most.
+# Words of an example: mean and spread of a log-normal draw, and the maximum.
 SHAPES = {"trec": (9.0, 0.35, 30), "subj": (22.0, 0.45, 100), "rte": (52.0, 0.55, 200)}
 _WORDS = ("account", "card", "late", "thanks", "please", "why", "when", "phone", "bill", "house", "tree", "of", "the")
 
 
 def texts(shape: str, count: int) -> list[str]:
-    """Random words, as many of them as the examples of a data set have."""
+    """Texts of random words, as long as the examples of a data set."""
     mean, spread, most = SHAPES[shape]
     draw = random.Random(shape)
     return [
@@ -53,7 +54,7 @@ def texts(shape: str, count: int) -> list[str]:
 
 
 def open_shape(folder: Path, shape: str, count: int, device: str) -> Session:
-    """A session over such examples; no factor is zero any more."""
+    """A session over such examples, in which no factor is zero."""
     rows = [(text, "ab"[index % 2]) for index, text in enumerate(texts(shape, count))]
     session = open_rows(rows, ("a", "b"), _LORA, folder, device=device)
     draw = torch.Generator().manual_seed(0)
@@ -63,7 +64,7 @@ def open_shape(folder: Path, shape: str, count: int, device: str) -> Session:
 
 
 def one_at_a_time(session: TrainingSession, order: Sequence[int]) -> Tensor:
-    """The scores by one backward pass for each example: (examples,)."""
+    """Scores from one backward pass for each example. Returns (examples,)."""
     names = [name for names in layer_tensors(session.facts).values() for name in names]
     session.train_all_except([name for name in session.trainables if name not in names])
     session.training(False)
@@ -76,28 +77,28 @@ def one_at_a_time(session: TrainingSession, order: Sequence[int]) -> Tensor:
 
 
 def epoch(session: TrainingSession, order: Sequence[int]) -> None:
-    """One epoch of the shared loop over the same batches, at a rate that changes nothing worth naming."""
+    """One epoch of the shared loop over the same batches, at a negligible learning rate."""
     session.train_all_except(())
     train(session, GradientConfig(batch_size=_BATCH, learning_rate=1e-9), Hooks(order=lambda _: order))
 
 
 def measure(session: TrainingSession, turns: int) -> dict[str, Any]:
-    """Median seconds of each way over the turns, after one for nothing; and how far the two scores are apart."""
-    layered = layer_tensors(session.facts)
+    """Median seconds of each method after one turn of warm-up, and the largest relative difference of the scores."""
+    tensors_of_layer = layer_tensors(session.facts)
     order = torch.argsort(token_counts(session, _BATCH), stable=True).tolist()
     ways: dict[str, Callable[[], object]] = {
-        "hooks": partial(fisher_traces, session, layered, order, _BATCH),
+        "hooks": partial(fisher_traces, session, tensors_of_layer, order, _BATCH),
         "epoch": partial(epoch, session, order),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name in sorted(ways, reverse=turn % 2 == 1):
-            seconds[name] += [_timed(ways[name])] if turn else [_timed(ways[name])][1:]
-    by_hooks = fisher_traces(session, layered, order, _BATCH)
-    began = time.perf_counter()
+            seconds[name] += [_seconds(ways[name])] if turn else [_seconds(ways[name])][1:]
+    by_hooks = fisher_traces(session, tensors_of_layer, order, _BATCH)
+    start = time.perf_counter()
     singly = one_at_a_time(session, order)
-    alone = time.perf_counter() - began
-    medians = {name: statistics.median(told) for name, told in seconds.items()}
+    alone = time.perf_counter() - start
+    medians = {name: statistics.median(samples) for name, samples in seconds.items()}
     return {
         "examples": session.examples,
         "tokens": int(token_counts(session, _BATCH).sum()),
@@ -110,14 +111,14 @@ def measure(session: TrainingSession, turns: int) -> dict[str, Any]:
     }
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -127,16 +128,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    found = {}
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = {}
     with tempfile.TemporaryDirectory(prefix="fisher-") as folder:
         for shape in SHAPES:
-            found[shape] = measure(open_shape(Path(folder), shape, given.examples, given.device), given.turns)
-            print(f"{shape}: {json.dumps(found[shape])}", flush=True)
-    worst = max(one["ratio_to_epoch"] for one in found.values())
-    slowest = min(one["times_faster_than_one_at_a_time"] for one in found.values())
-    difference = max(one["difference"] for one in found.values())
+            results[shape] = measure(open_shape(Path(folder), shape, options.examples, options.device), options.turns)
+            print(f"{shape}: {json.dumps(results[shape])}", flush=True)
+    worst = max(result["ratio_to_epoch"] for result in results.values())
+    slowest = min(result["times_faster_than_one_at_a_time"] for result in results.values())
+    difference = max(result["difference"] for result in results.values())
     print_report(
         "fisher_scores",
         worst,
@@ -144,12 +145,12 @@ def main() -> None:
         target=_TARGET_RATIO,
         holds=worst <= _TARGET_RATIO and slowest >= 1 and difference <= _TARGET_DIFFERENCE,
         details={
-            "threads": given.threads,
-            "device": given.device,
+            "threads": options.threads,
+            "device": options.device,
             "times_faster_than_one_at_a_time": slowest,
             "difference": difference,
             "difference_target": _TARGET_DIFFERENCE,
-            **found,
+            **results,
         },
     )
 

@@ -1,9 +1,10 @@
-"""How fast factors of mixed ranks become the best factors of their sum: `python -m benchmarks.flexlora_aggregation`.
+"""Speed of the best low-rank factors of a sum of mixed ranks: `python -m benchmarks.flexlora_aggregation`.
 
-One matrix: 4096 x 4096 from clients of ranks 4 to 64, against forming the sum and its full SVD. A wide stack: 2048 x
-2048 from ranks that sum to 2,760, the leading 200, on factors that share 256 directions (and flat Gaussian ones
-beside), against the full SVD and `torch.svd_lowrank` of the formed sum. A whole adapter: q and v of a LLaMA-7B shape,
-20 clients, from the updates' files to the next state's, in a fresh process. All in float32, random, made by seed.
+One matrix: 4096 x 4096 from clients of ranks 4 to 64, against forming the sum and its full SVD. A wide stack: the
+leading 200 of 2048 x 2048 from ranks that sum to 2,760, against the full SVD and `torch.svd_lowrank` of the formed
+sum. Its factors share 256 directions; flat Gaussian factors are measured too. A whole adapter: q and v of a LLaMA-7B
+shape from 20 clients, from the files of the updates to that of the next state, in a fresh process. All values are
+random float32 from a seed.
 """
 
 import argparse
@@ -45,20 +46,20 @@ Pair = tuple[Tensor, Tensor]
 
 
 def gaussian_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
-    """Flat factors: every direction is as strong as any other."""
+    """Flat factors: all directions are equally strong."""
     generator = torch.Generator().manual_seed(seed)
     return [(_normal(size, rank, generator), _normal(rank, size, generator)) for rank in ranks]
 
 
 def shared_factors(size: int, ranks: Sequence[int], seed: int) -> list[Pair]:
-    """Factors whose sum has singular values i^-1/2 over some shared directions; noise on each, by its norm."""
+    """Factors whose sum has singular values i^-1/2 over shared directions, with proportional noise."""
     generator = torch.Generator().manual_seed(seed)
     left, right = (torch.linalg.qr(_normal(size, _SHARED_DIRECTIONS, generator)).Q for _ in range(2))
     weights = torch.arange(1, _SHARED_DIRECTIONS + 1).float() ** -0.25
     pairs = []
     for rank in ranks:
-        mixed = torch.linalg.qr(_normal(_SHARED_DIRECTIONS, rank, generator)).Q
-        b, a = left @ (weights[:, None] * mixed), (mixed.T * weights) @ right.T
+        mixture = torch.linalg.qr(_normal(_SHARED_DIRECTIONS, rank, generator)).Q
+        b, a = left @ (weights[:, None] * mixture), (mixture.T * weights) @ right.T
         pairs.append((_noisy(b, generator), _noisy(a, generator)))
     return pairs
 
@@ -73,49 +74,49 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def dense_truncate(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
-    """The authors' way: add up the products, full SVD."""
-    summed = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
+    """The method of the authors: the full SVD of the sum of the products."""
+    total = torch.zeros(len(pairs[0][0]), pairs[0][1].shape[1])
     for b, a in pairs:
-        summed += b @ a
-    u, sigma, vh = torch.linalg.svd(summed, full_matrices=False)
+        total += b @ a
+    u, sigma, vh = torch.linalg.svd(total, full_matrices=False)
     squares = sigma.double().square()
     return LowRankProduct(u[:, :rank] * sigma[:rank], vh[:rank], float(squares[:rank].sum()), float(squares.sum()))
 
 
 def lowrank_truncate(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
-    """torch's randomized SVD of the formed sum, as oversampled and as often iterated as ours."""
+    """torch's randomized SVD of the formed sum, with our oversampling and number of iterations."""
     b, a = stack(pairs)
-    summed = b @ a
+    product = b @ a
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        u, sigma, v = torch.svd_lowrank(summed, q=rank + Search().oversampling, niter=2)
-    captured = float(sigma[:rank].double().square().sum())
-    return LowRankProduct(u[:, :rank] * sigma[:rank], v[:, :rank].T, captured, float(summed.double().square().sum()))
+        u, sigma, v = torch.svd_lowrank(product, q=rank + Search().oversampling, niter=2)
+    energy = float(sigma[:rank].double().square().sum())
+    return LowRankProduct(u[:, :rank] * sigma[:rank], v[:, :rank].T, energy, float(product.double().square().sum()))
 
 
 def ours(pairs: Sequence[Pair], rank: int) -> LowRankProduct:
-    """As the server half calls it: stack and truncate, by whatever path is cheapest."""
+    """Stack and truncate by the cheapest path, as the server half does."""
     b, a = stack(pairs)
     return truncate(b, a, rank, _KEY)
 
 
-def _timed(work: Callable[[], LowRankProduct], repeats: int) -> tuple[float, LowRankProduct]:
-    """Median seconds and the last answer."""
+def _time(work: Callable[[], LowRankProduct], repeats: int) -> tuple[float, LowRankProduct]:
+    """Median seconds, and the last result."""
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
-        made = work()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), made
+        start = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), result
 
 
 def _one_matrix(size: int, repeats: int) -> dict[str, Any]:
     ranks = (*_RANKS, *_RANKS, 8)
     pairs, rank = gaussian_factors(size, ranks, 1), max(ranks)
-    fast, made = _timed(lambda: ours(pairs, rank), repeats)
-    slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
+    fast, approximation = _time(lambda: ours(pairs, rank), repeats)
+    slow, exact = _time(lambda: dense_truncate(pairs, rank), 1)
     product = exact.b @ exact.a
-    found = {
+    report = {
         "size": size,
         "sum_of_ranks": sum(ranks),
         "rank": rank,
@@ -123,21 +124,21 @@ def _one_matrix(size: int, repeats: int) -> dict[str, Any]:
         "seconds": fast,
         "dense_seconds": slow,
         "speedup": slow / fast,
-        "difference": float((made.b @ made.a - product).norm() / product.norm()),
+        "difference": float((approximation.b @ approximation.a - product).norm() / product.norm()),
     }
-    print(f"one matrix: {json.dumps(found)}", flush=True)
-    return found
+    print(f"one matrix: {json.dumps(report)}", flush=True)
+    return report
 
 
 def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str, Any]:
     clients = 80
     ranks = [width // clients + (client < width % clients) for client in range(clients)]
     pairs = (shared_factors if kind == "shared" else gaussian_factors)(size, ranks, 2)
-    fast, made = _timed(lambda: ours(pairs, rank), repeats)
-    peer, by_peer = _timed(lambda: lowrank_truncate(pairs, rank), repeats)
-    slow, exact = _timed(lambda: dense_truncate(pairs, rank), 1)
+    fast, approximation = _time(lambda: ours(pairs, rank), repeats)
+    peer, by_peer = _time(lambda: lowrank_truncate(pairs, rank), repeats)
+    slow, exact = _time(lambda: dense_truncate(pairs, rank), 1)
     best = exact.energy / exact.total_energy
-    found = {
+    report = {
         "size": size,
         "sum_of_ranks": width,
         "rank": rank,
@@ -148,11 +149,11 @@ def _wide(size: int, width: int, rank: int, kind: str, repeats: int) -> dict[str
         "speedup": slow / fast,
         "svd_lowrank_speedup": slow / peer,
         "exact_energy": best,
-        "energy_lost": best - made.energy / made.total_energy,
+        "energy_lost": best - approximation.energy / approximation.total_energy,
         "svd_lowrank_energy_lost": best - by_peer.energy / by_peer.total_energy,
     }
-    print(f"wide stack, {kind}: {json.dumps(found)}", flush=True)
-    return found
+    print(f"wide stack, {kind}: {json.dumps(report)}", flush=True)
+    return report
 
 
 # ---- a whole adapter
@@ -163,13 +164,14 @@ def _server() -> Any:
 
 
 def make_files(folder: Path, clients: int, layers: int) -> None:
-    """The state of a first round, and one update for each client."""
+    """Write the state of a first round and one update for each client."""
     facts = llama_facts(layers, max(_RANKS), ("self_attn.q_proj", "self_attn.v_proj"))
     _server().start(facts, 0, None).write(folder / "state.safetensors")
     for client in range(clients):
         rank, generator = _RANKS[client % len(_RANKS)], torch.Generator().manual_seed(client)
         shapes = {
-            one.name: tuple(rank if size == max(_RANKS) else size for size in one.shape) for one in facts.tensors
+            tensor.name: tuple(rank if size == max(_RANKS) else size for size in tensor.shape)
+            for tensor in facts.tensors
         }
         make = partial(_small_change, generator=generator)
         tensors = {name: LazyTensor(torch.float32, shape, partial(make, shape)) for name, shape in shapes.items()}
@@ -181,69 +183,70 @@ def _small_change(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def aggregate(folder: Path, clients: int) -> dict[str, Any]:
-    """What the conductor does, in this process: seconds and peak anonymous bytes."""
+    """Aggregate in this process as the conductor does. Returns seconds, peak anonymous bytes and metrics."""
     state = Payload.open(folder / "state.safetensors")
     paths = [folder / f"update-{client}.safetensors" for client in range(clients)]
     updates = [ClientUpdate(i, 10, 10.0, Payload.open(path), {}, None) for i, path in enumerate(paths)]
     server = _server()
     with PeakMemory() as memory:
-        began = time.perf_counter()
+        start = time.perf_counter()
         outcome = server.aggregate(state, updates, RoundFacts(1, "train", 10, clients))
         outcome.state.write(folder / "next.safetensors")
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     update_bytes = sum(path.stat().st_size for path in paths)
     return {"seconds": seconds, "peak_bytes": memory.peak_bytes, "update_bytes": update_bytes, **outcome.metrics}
 
 
-def _whole_adapter(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    make_files(folder, given.clients, given.layers)
+def _whole_adapter(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    make_files(folder, options.clients, options.layers)
     command = [sys.executable, "-m", "benchmarks.flexlora_aggregation", "--measure", str(folder)]
-    command += ["--clients", str(given.clients), "--threads", str(given.threads)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    print(f"whole adapter: {json.dumps(found)}", flush=True)
-    return {"clients": given.clients, "layers": given.layers, **found}
+    command += ["--clients", str(options.clients), "--threads", str(options.threads)]
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    print(f"whole adapter: {json.dumps(report)}", flush=True)
+    return {"clients": options.clients, "layers": options.layers, **report}
 
 
 def main() -> None:
-    """The command line; `--measure` is how the program calls itself."""
+    """The command line. The program starts itself with `--measure` in a fresh process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flexlora_aggregation", description=__doc__)
-    parser.add_argument("--size", type=int, default=4096, help="of the one matrix")
+    parser.add_argument("--size", type=int, default=4096, help="rows and columns of the one matrix")
     parser.add_argument("--wide-size", type=int, default=2048)
     parser.add_argument("--wide-ranks", type=int, default=2760, help="sum of the ranks in the wide stack")
-    parser.add_argument("--wide-rank", type=int, default=200, help="that the wide stack is cut to")
-    parser.add_argument("--clients", type=int, default=20, help="of the whole adapter")
+    parser.add_argument("--wide-rank", type=int, default=200, help="rank to which the wide stack is truncated")
+    parser.add_argument("--clients", type=int, default=20, help="clients of the whole adapter")
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5, help="of the fast paths; the dense one runs once")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast paths; the dense one runs once")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to put the files (about 1.1 GB)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the files (about 1.1 GB)")
     parser.add_argument("--measure", type=Path, default=None, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.measure:
-        print(json.dumps(aggregate(given.measure, given.clients)))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measure:
+        print(json.dumps(aggregate(options.measure, options.clients)))
         return
-    one = _one_matrix(given.size, given.repeats)
+    one_matrix = _one_matrix(options.size, options.repeats)
     wide, flat = (
-        _wide(given.wide_size, given.wide_ranks, given.wide_rank, kind, given.repeats) for kind in ("shared", "flat")
+        _wide(options.wide_size, options.wide_ranks, options.wide_rank, kind, options.repeats)
+        for kind in ("shared", "flat")
     )
-    with tempfile.TemporaryDirectory(prefix="flexlora-", dir=given.folder) as folder:
-        whole = _whole_adapter(given, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="flexlora-", dir=options.folder) as folder:
+        whole_adapter = _whole_adapter(options, Path(folder))
     holds = (
-        one["speedup"] >= _TARGET_SPEEDUP
-        and one["difference"] <= _TARGET_DIFFERENCE
+        one_matrix["speedup"] >= _TARGET_SPEEDUP
+        and one_matrix["difference"] <= _TARGET_DIFFERENCE
         and wide["speedup"] >= _TARGET_WIDE_SPEEDUP
         and wide["energy_lost"] <= _TARGET_WIDE_ENERGY_LOST
     )
     details = {
-        "threads": given.threads,
-        "one_matrix": one | {"difference_target": _TARGET_DIFFERENCE},
+        "threads": options.threads,
+        "one_matrix": one_matrix | {"difference_target": _TARGET_DIFFERENCE},
         "wide_stack": wide | {"speedup_target": _TARGET_WIDE_SPEEDUP, "energy_lost_target": _TARGET_WIDE_ENERGY_LOST},
         "wide_stack_of_flat_factors": flat,
-        "whole_adapter": whole,
+        "whole_adapter": whole_adapter,
     }
     print_report(
-        "flexlora_aggregation", one["speedup"], "times", target=_TARGET_SPEEDUP, holds=holds, details=details
+        "flexlora_aggregation", one_matrix["speedup"], "times", target=_TARGET_SPEEDUP, holds=holds, details=details
     )
 
 

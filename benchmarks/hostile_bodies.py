@@ -1,9 +1,9 @@
-"""The event loop beside the largest hostile bodies of every operation: `python -m benchmarks.hostile_bodies`.
+"""Latency of the event loop under the largest hostile bodies: `python -m benchmarks.hostile_bodies`.
 
-A real installation (`coordinator up`); one client after another sends each operation that takes JSON every body of
-`benchmarks.load.hostile`, as nobody, as a viewer, an operator, an owner and a worker, whoever of them may. Beside it
-`/healthz` is asked every few milliseconds: the figure is the 99th percentile of its answers. It holds too only if the
-web process has grown by less than the target, and nothing was answered 5xx.
+One client sends every body of `benchmarks.load.hostile` to each operation of a real installation (`coordinator up`)
+that takes JSON: as nobody, as a viewer, an operator, an owner and a worker. Meanwhile `/healthz` is requested every
+few milliseconds. The figure is the 99th percentile of its response times. The benchmark holds only if the web process
+also grows by less than the target and no response is 5xx.
 """
 
 import json
@@ -35,7 +35,7 @@ Token = Callable[[], str]
 
 
 def tokens(installation: Installation) -> dict[str, Token]:
-    """Role -> what it sends as its bearer token."""
+    """Role -> source of its bearer token."""
     admin = Api(installation.url, installation.admin_key)
     path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": "clinic"})["id"]
     keys = {
@@ -58,7 +58,7 @@ def tokens(installation: Installation) -> dict[str, Token]:
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and example of every operation that takes JSON."""
+    """Yield method, path and example of every operation that takes JSON."""
     schemas = document["components"]["schemas"]
     for path, item in document["paths"].items():
         for method in _METHODS:
@@ -69,7 +69,7 @@ def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str
 
 
 def attack(url: str, roles: Mapping[str, Token]) -> tuple[Counter[int], list[tuple[float, str]]]:
-    """How often each status was answered, and seconds and names of the slowest requests."""
+    """Send all bodies. Returns the count of each status, and seconds and names of the slowest requests."""
     statuses: Counter[int] = Counter()
     slowest: list[tuple[float, str]] = []
     with httpx.Client(base_url=url, timeout=60) as http:
@@ -79,26 +79,26 @@ def attack(url: str, roles: Mapping[str, Token]) -> tuple[Counter[int], list[tup
             ):
                 headers = {"Content-Type": _JSON, "If-Match": "*", "Authorization": f"Bearer {token()}"}
                 start = time.perf_counter()
-                answer = http.request(method, path.replace("{", "").replace("}", ""), content=body, headers=headers)
+                response = http.request(method, path.replace("{", "").replace("}", ""), content=body, headers=headers)
                 slowest.append((time.perf_counter() - start, f"{method} {path} as {role}: {name}"))
-                statuses[answer.status_code] += 1
+                statuses[response.status_code] += 1
     return statuses, sorted(slowest, reverse=True)[:5]
 
 
 def web_process(folder: Path) -> psutil.Process:
-    """The process of this installation that answers HTTP."""
-    own = [process for process in psutil.Process().children(recursive=True) if "serve" in process.cmdline()]
-    if len(own) != 1:
-        raise SystemExit(f"found {len(own)} web processes of {folder}")
-    return own[0]
+    """The process of this installation that serves HTTP."""
+    web = [process for process in psutil.Process().children(recursive=True) if "serve" in process.cmdline()]
+    if len(web) != 1:
+        raise SystemExit(f"found {len(web)} web processes of {folder}")
+    return web[0]
 
 
 def main() -> None:
-    """Run and report."""
+    """Run the benchmark and print the report."""
     with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
         roles = tokens(installation)
         web = web_process(installation.folder)
-        attack(installation.url, {"nobody": roles["nobody"]})  # imports and caches are filled
+        attack(installation.url, {"nobody": roles["nobody"]})  # fills imports and caches
         before = web.memory_info().rss
         probe = Probe(installation.url)
         probe.start()
@@ -119,7 +119,7 @@ def main() -> None:
             "healthz_worst_milliseconds": round(1000 * seconds[-1], 1),
             "healthz_answers": len(seconds),
             "statuses": dict(sorted(statuses.items())),
-            "slowest": [f"{1000 * took:.0f} ms {name}" for took, name in slowest],
+            "slowest": [f"{1000 * duration:.0f} ms {name}" for duration, name in slowest],
         },
     )
 

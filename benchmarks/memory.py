@@ -1,4 +1,4 @@
-"""Anonymous memory of a process, and the peak of this one's above a base, sampled by a thread (Linux)."""
+"""Anonymous memory of a process, and the peak of this process above a base, sampled by a thread (Linux)."""
 
 import threading
 from pathlib import Path
@@ -9,7 +9,7 @@ _SAMPLE_SECONDS = 0.002
 
 
 def anonymous_bytes(pid: int | None = None) -> int:
-    """Anonymous resident memory now (`RssAnon`), of this process or another; mapped files are not in it.
+    """Anonymous resident memory (`RssAnon`) of this process or another, without mapped files.
 
     Raises OSError if the process has ended.
     """
@@ -21,17 +21,17 @@ def anonymous_bytes(pid: int | None = None) -> int:
 
 
 class Sampling:
-    """A context: calls `sample` in a thread, the first time at once and the last time at its end."""
+    """A context that calls `sample` in a thread, first at its start and last at its end."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
 
     def sample(self) -> None:
-        """Looks once."""
+        """Take one sample."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        self._done = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
@@ -39,19 +39,19 @@ class Sampling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
+        self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         last = False
         while not last:
             self.sample()
-            last = self._done.wait(self._every_seconds)
+            last = self._stop.wait(self._every_seconds)
         self.sample()
 
 
 class PeakMemory(Sampling):
-    """A context: `peak_bytes` is the most anonymous memory inside it above that at its start."""
+    """A context. `peak_bytes` is the most anonymous memory inside it above that at its start."""
 
     def __init__(self) -> None:
         super().__init__(_SAMPLE_SECONDS)

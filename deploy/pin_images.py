@@ -1,7 +1,7 @@
-"""Digests of the images of others: `python -m deploy.pin_images REGISTRY` asks the registry and writes `images.env`.
+"""Digest pins of third-party images: `python -m deploy.pin_images REGISTRY` writes `images.env`.
 
-The images are those of compose.yaml and the Dockerfiles that have a variable for it: `NAME:TAG${VARIABLE}`. REGISTRY
-is the URL of the registry's API, or of a mirror of it, that has the images whose names begin with no host.
+The digests come from the registry. The images are those of compose.yaml and the Dockerfiles with a digest variable:
+`NAME:TAG${VARIABLE}`. REGISTRY is the URL of the API of the registry, or of a mirror, for image names without a host.
 """
 
 import re
@@ -27,56 +27,56 @@ _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Unpinnable(Exception):
-    """An image whose digest the registry does not tell; the text names it and says why."""
+    """The digest of an image cannot be determined. The text names the image and the reason."""
 
 
 def images(folder: Path = FOLDER) -> dict[str, tuple[str, str]]:
-    """Variable -> name and tag of the image, of every file in `folder`. Raises Unpinnable if one names two images."""
-    found: dict[str, tuple[str, str]] = {}
+    """Variable -> name and tag of its image in `folder`. Raises Unpinnable if a variable has two."""
+    pinnable: dict[str, tuple[str, str]] = {}
     for path in (folder / "compose.yaml", *sorted(folder.glob("*.Dockerfile"))):
         for name, tag, variable in _IMAGE.findall(path.read_text("utf-8")):
-            if found.setdefault(variable, (name, tag)) != (name, tag):
-                raise Unpinnable(f"{variable} stands for {':'.join(found[variable])} and for {name}:{tag}")
-    return found
+            if pinnable.setdefault(variable, (name, tag)) != (name, tag):
+                raise Unpinnable(f"{variable} is used for {':'.join(pinnable[variable])} and for {name}:{tag}")
+    return pinnable
 
 
 def digest(client: httpx.Client, name: str, tag: str) -> str:
     """The digest of the image, for all its platforms, as `sha256:…`. Raises Unpinnable."""
     path = f"/v2/{name if '/' in name else f'library/{name}'}/manifests/{tag}"
-    answer = client.get(path, headers={"Accept": _MANIFESTS})
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        token = _token(client, answer.headers.get("WWW-Authenticate", ""))
-        answer = client.get(path, headers={"Accept": _MANIFESTS, "Authorization": f"Bearer {token}"})
-    if answer.status_code != httpx.codes.OK:
-        raise Unpinnable(f"{name}:{tag}: the registry answers {answer.status_code}")
-    found = f"sha256:{sha256(answer.content).hexdigest()}"
-    named = answer.headers.get("Docker-Content-Digest", found)
-    if named != found:
-        raise Unpinnable(f"{name}:{tag}: the registry names {named}, its manifest is {found}")
-    return found
+    response = client.get(path, headers={"Accept": _MANIFESTS})
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        token = _token(client, response.headers.get("WWW-Authenticate", ""))
+        response = client.get(path, headers={"Accept": _MANIFESTS, "Authorization": f"Bearer {token}"})
+    if response.status_code != httpx.codes.OK:
+        raise Unpinnable(f"{name}:{tag}: the registry responds with {response.status_code}")
+    content_digest = f"sha256:{sha256(response.content).hexdigest()}"
+    header_digest = response.headers.get("Docker-Content-Digest", content_digest)
+    if header_digest != content_digest:
+        raise Unpinnable(f"{name}:{tag}: the registry states {header_digest}, but its manifest has {content_digest}")
+    return content_digest
 
 
 def _token(client: httpx.Client, challenge: str) -> str:
-    """The token that a `WWW-Authenticate: Bearer …` says where to fetch."""
+    """Fetch a token as described by a `WWW-Authenticate: Bearer …`."""
     parameters = dict(_PARAMETER.findall(challenge))
     realm = httpx.URL(parameters.pop("realm", ""))
     if not challenge.startswith("Bearer ") or realm.scheme not in ("https", client.base_url.scheme):
-        raise Unpinnable(f"the registry asks for another way to sign in: {challenge!r}")
-    answer = client.get(realm, params=parameters)
-    answer.raise_for_status()
-    told = answer.json()
-    return str(told.get("token") or told["access_token"])
+        raise Unpinnable(f"the registry requires another authentication: {challenge!r}")
+    response = client.get(realm, params=parameters)
+    response.raise_for_status()
+    body = response.json()
+    return str(body.get("token") or body["access_token"])
 
 
 def write(digests: dict[str, str], file: Path = FILE) -> None:
-    """Writes the variables below the comment that the file begins with."""
+    """Write the variables below the comment at the top of the file."""
     head = [line for line in file.read_text("utf-8").splitlines() if line.startswith("#")]
     lines = [f"{variable}=@{digests[variable]}" for variable in sorted(digests)]
     file.write_text("\n".join([*head, *lines]) + "\n", "utf-8")
 
 
 def main(registry: str, folder: Path = FOLDER) -> None:
-    """Asks for every image, then writes the file: on an error it stays as it is."""
+    """Request all digests, then write the file, which stays unchanged on an error."""
     with httpx.Client(base_url=registry, timeout=SECONDS) as client:
         digests = {variable: digest(client, *image) for variable, image in images(folder).items()}
     write(digests, folder / FILE.name)

@@ -1,4 +1,4 @@
-# An S3-compatible store for compose.yaml, with a data folder that a user other than root may write.
+# Image of an S3-compatible store for compose.yaml, whose data folder is writable without root.
 ARG DEBIAN_DIGEST=
 ARG MINIO_DIGEST=
 FROM debian:12.11-slim${DEBIAN_DIGEST} AS folder

@@ -1,6 +1,6 @@
-# A worker agent. Built from the repository's root:
+# Image of a worker agent. Build it from the root of the repository:
 #   docker build -f deploy/worker.Dockerfile -t fedloom-worker:0.1.0 .
-# Without a GPU: --build-arg TORCH_INDEX=, with the index of torch's builds for CPUs, makes it a tenth as large.
+# Without a GPU, --build-arg TORCH_INDEX= with the index of torch's CPU builds makes it ten times smaller.
 ARG PYTHON_DIGEST=
 FROM python:3.11.13-slim-bookworm${PYTHON_DIGEST} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -10,7 +10,7 @@ COPY constraints.txt deploy/requirements-build.txt deploy/requirements-worker.tx
 RUN /opt/build/bin/pip install --require-hashes --no-deps -r requirements-build.txt \
  && /opt/fedloom/bin/pip install --require-hashes --no-deps -r requirements-worker.txt
 ARG TORCH_INDEX=
-# By version and not by hash: each platform and each index has other builds of it (requirements-worker.txt).
+# Pinned by version, as each platform and each index has other builds of it (requirements-worker.txt).
 RUN /opt/fedloom/bin/pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY federated ./federated

@@ -1,1 +1,1 @@
-"""Flower on the task of `benchmarks.round_overhead`, on loopback and in an environment of its own."""
+"""Flower on the task of `benchmarks.round_overhead`, on loopback and in a virtual environment of its own."""

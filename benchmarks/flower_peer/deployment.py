@@ -1,4 +1,4 @@
-"""A run of the Flower app in `app/`, as its users deploy it: one SuperLink, and one SuperNode per client."""
+"""Deployment of the Flower app in `app/` as users of Flower do it: one SuperLink, and one SuperNode per client."""
 
 import json
 import os
@@ -24,19 +24,19 @@ STOP_SECONDS = 20.0
 ROUND_SECONDS = 120.0
 
 
-class PeerFailed(RuntimeError):
-    """Flower did not run to the end; the message names its logs."""
+class PeerError(RuntimeError):
+    """Flower did not run to its end. The message names its logs."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Flower's processes of one run: `environment` is the virtual environment, `folder` takes state and logs."""
+    """Flower's processes of one run. `environment` is the virtual environment, `folder` holds state and logs."""
 
     environment: Path
     folder: Path
 
     def measure(self, task: Mapping[str, Any], rows: Sequence[Path]) -> list[RoundTimes]:
-        """Train `task` with one client per file of `rows`. Raises PeerFailed."""
+        """Train `task` with one client per file of `rows`. Raises PeerError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rounds_file = self.folder / "rounds.jsonl"
         task_file = self.folder / "task.json"
@@ -49,9 +49,9 @@ class Deployment:
 
     def _submit(self, task_file: Path) -> None:
         command = self._command("flwr", "run", str(APP), "local", "--run-config", f'task="{task_file}"')
-        done = subprocess.run(command, env=self._variables(), check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise PeerFailed(f"flwr run ended with {done.returncode}: {done.stdout}{done.stderr}")
+        process = subprocess.run(command, env=self._variables(), check=False, capture_output=True, text=True)
+        if process.returncode:
+            raise PeerError(f"flwr run ended with {process.returncode}: {process.stdout}{process.stderr}")
 
     def _start(self, running: ExitStack, rows: Sequence[Path]) -> None:
         port = free_port()
@@ -88,28 +88,28 @@ class Deployment:
         }
 
     def _wait(self, rounds_file: Path, rounds: int) -> list[RoundTimes]:
-        seen: list[RoundTimes] = []
+        rounds_so_far: list[RoundTimes] = []
         deadline = time.monotonic() + START_SECONDS + ROUND_SECONDS
-        while len(seen) < rounds:
+        while len(rounds_so_far) < rounds:
             if time.monotonic() > deadline:
-                raise PeerFailed(f"no round of Flower ended within {ROUND_SECONDS:.0f} s; logs in {self.folder}")
+                raise PeerError(f"no round of Flower ended within {ROUND_SECONDS:.0f} s; logs in {self.folder}")
             time.sleep(0.2)
-            read = self._read(rounds_file)
-            if len(read) > len(seen):
-                seen, deadline = read, time.monotonic() + ROUND_SECONDS
-        return seen
+            lines = self._read(rounds_file)
+            if len(lines) > len(rounds_so_far):
+                rounds_so_far, deadline = lines, time.monotonic() + ROUND_SECONDS
+        return rounds_so_far
 
     def _read(self, rounds_file: Path) -> list[RoundTimes]:
         text = rounds_file.read_text(encoding="utf-8") if rounds_file.is_file() else ""
         lines = [json.loads(line) for line in text.split("\n")[:-1]]
         for line in lines:
             if line["failed"] or not line["training"]:
-                raise PeerFailed(f"round {line['round']} of Flower: {line['failed']}; logs in {self.folder}")
+                raise PeerError(f"round {line['round']} of Flower: {line['failed']}; logs in {self.folder}")
         return [RoundTimes(line["round"], line["ended"], max(line["training"])) for line in lines]
 
 
 class _Process:
-    """A process, which ends with everything it started: Flower's children look for their parent only now and then."""
+    """A process that ends with all of its children, as Flower's check for their parent only now and then."""
 
     def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
         self._start = (command, log, variables)
@@ -127,11 +127,11 @@ class _Process:
         with suppress(psutil.NoSuchProcess):
             family += self._process.children(recursive=True)
             self._process.terminate()
-        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
-        for process in left:
+        _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
+        psutil.wait_procs(alive, timeout=STOP_SECONDS)
 
 
 def _wait_for_port(port: int) -> None:
@@ -141,4 +141,4 @@ def _wait_for_port(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise PeerFailed(f"the SuperLink did not listen on port {port} within {START_SECONDS:.0f} s")
+    raise PeerError(f"the SuperLink did not listen on port {port} within {START_SECONDS:.0f} s")

@@ -1,1 +1,1 @@
-"""What the benchmarks under load are made of: servers on one core, who asks of them on the other."""
+"""Parts of the load benchmarks: servers on one core, and their simulated clients on another."""

@@ -1,7 +1,7 @@
-"""Simulated agents: each beats, leases, renews and submits as a worker agent does, and trains nothing.
+"""Simulated agents, which send heartbeats, lease, renew and submit as worker agents do, but train nothing.
 
-A process of its own: `python -m benchmarks.load.agents '{...}'`. Every agent has connections and tokens
-of its own, the tokens by the worker agent's own code. Nothing is tried again: what fails is an error.
+They run in a process of their own: `python -m benchmarks.load.agents '{...}'`. Every agent has its own connections
+and tokens, which come from the worker agent's code. No request is retried: every failure is an error.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from benchmarks.load.wire import Answer, Wire
+from benchmarks.load.wire import Response, Wire
 from worker_agent.coordinator_api.connection import jitter
 from worker_agent.coordinator_api.identity import Identity, Tokens, WorkerRecord
 
@@ -27,26 +27,26 @@ HEARTBEAT_SECONDS = 10.0
 RENEW_SECONDS = 20.0
 LONG_POLL_SECONDS = 30.0
 _ALL_STARTED_SECONDS = HEARTBEAT_SECONDS + 5.0
-_LOOK_SECONDS = 0.02
+_SLEEP_SECONDS = 0.02
 
 
 class Load:
-    """What all agents share: the times, and what came of it. `received`: job id -> `time.monotonic`."""
+    """Parameters and measurements that all agents share. `received_at`: job id -> `time.monotonic` of its lease."""
 
     def __init__(self, url: str, until: float, job_seconds: float, capabilities: dict[str, Any]) -> None:
         self.url, self.until, self.job_seconds, self.capabilities = url, until, job_seconds, capabilities
-        self.received: dict[str, float] = {}
+        self.received_at: dict[str, float] = {}
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
         self.errors: Counter[str] = Counter()
         self.late_seconds: list[float] = []
 
     def over(self) -> bool:
-        """Whether the time is up."""
+        """True once the time is up."""
         return time.monotonic() >= self.until
 
 
 class Agent:
-    """One worker."""
+    """One simulated worker."""
 
     def __init__(self, load: Load, worker_id: str, key: Ed25519PrivateKey) -> None:
         record = WorkerRecord(
@@ -56,12 +56,12 @@ class Agent:
         self._tokens, self._wire = Tokens(Identity(record, key)), Wire(load.url)
 
     async def run(self, start_after_seconds: float) -> None:
-        """Beats and works until the time is up."""
+        """Send heartbeats and work until the time is up."""
         await asyncio.sleep(start_after_seconds)
-        beating = asyncio.create_task(self._beat())
+        heartbeats = asyncio.create_task(self._beat())
         while not self._load.over():
             await self._work_once()
-        beating.cancel()
+        heartbeats.cancel()
         self._wire.close()
 
     async def _beat(self) -> None:
@@ -72,13 +72,15 @@ class Agent:
 
     async def _work_once(self) -> None:
         wait_seconds = min(LONG_POLL_SECONDS, max(0.0, self._load.until - time.monotonic()))
-        answer = await self._post("lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds})
-        if answer is None:
+        response = await self._post(
+            "lease", "/v1/jobs/lease", {"boot_id": self._boot_id, "wait_seconds": wait_seconds}
+        )
+        if response is None:
             await asyncio.sleep(1.0)
-        elif answer.status == 200:
-            received = time.monotonic()
-            job_id = json.loads(answer.body)["job_id"]
-            self._load.received[job_id] = received
+        elif response.status == 200:
+            received_at = time.monotonic()
+            job_id = json.loads(response.body)["job_id"]
+            self._load.received_at[job_id] = received_at
             await self._do(f"/v1/jobs/{job_id}")
 
     async def _do(self, path: str) -> None:
@@ -91,55 +93,55 @@ class Agent:
         evaluation = {"shared": {"examples": 20.0, "loss": 0.5, "accuracy": 0.75}}
         await self._post("submit", f"{path}/submit", {"evaluation": evaluation, "seconds": {"evaluation": 1.0}})
 
-    async def _post(self, name: str, path: str, body: dict[str, Any]) -> Answer | None:
-        started = time.monotonic()
+    async def _post(self, name: str, path: str, body: dict[str, Any]) -> Response | None:
+        start = time.monotonic()
         try:
-            answer = await self._wire.post(path, body, self._tokens.at(time.time()))
+            response = await self._wire.post(path, body, self._tokens.at(time.time()))
         except (OSError, TimeoutError) as error:
             self._load.errors[f"{name}: {type(error).__name__} {error}"] += 1
             return None
-        if answer.status >= 400:
-            self._load.errors[f"{name}: {answer.status} {answer.body[:200]!r}"] += 1
+        if response.status >= 400:
+            self._load.errors[f"{name}: {response.status} {response.body[:200]!r}"] += 1
             return None
         if name != "lease":
-            self._load.seconds[name].append(time.monotonic() - started)
-        return answer
+            self._load.seconds[name].append(time.monotonic() - start)
+        return response
 
 
-async def _look_at_the_clock(load: Load) -> None:
-    """Notes by how much later than asked this process goes on: what it measures is late by as much.
+async def _measure_lateness(load: Load) -> None:
+    """Record by how much this process wakes up late, as its measurements are late by as much.
 
-    Once all agents run, what is there is left out of Python's collections: those stopped all agents at once, for a
-    fifth of a second every few seconds, which agents in processes of their own never do to each other.
+    Once all agents run, existing objects are excluded from Python's garbage collection. Its collections stopped all
+    agents at once for a fifth of a second every few seconds, which does not happen to agents in separate processes.
     """
     await asyncio.sleep(_ALL_STARTED_SECONDS)
     gc.collect()
     gc.freeze()
     while not load.over():
-        asked = time.monotonic()
-        await asyncio.sleep(_LOOK_SECONDS)
-        load.late_seconds.append(time.monotonic() - asked - _LOOK_SECONDS)
+        start = time.monotonic()
+        await asyncio.sleep(_SLEEP_SECONDS)
+        load.late_seconds.append(time.monotonic() - start - _SLEEP_SECONDS)
 
 
-async def run(given: dict[str, Any]) -> Load:
-    """All agents, started one after another within a heartbeat."""
-    load = Load(given["url"], given["until"], given["job_seconds"], given["capabilities"])
-    workers = json.loads(Path(given["workers"]).read_text(encoding="utf-8"))
-    dice = random.Random(given["seed"])
+async def run(parameters: dict[str, Any]) -> Load:
+    """Run all agents, started one after another within one heartbeat interval."""
+    load = Load(parameters["url"], parameters["until"], parameters["job_seconds"], parameters["capabilities"])
+    workers = json.loads(Path(parameters["workers"]).read_text(encoding="utf-8"))
+    draw = random.Random(parameters["seed"])
     async with asyncio.TaskGroup() as group:
-        group.create_task(_look_at_the_clock(load))
+        group.create_task(_measure_lateness(load))
         for worker in workers:
             key = load_pem_private_key(worker["key"].encode(), password=None)
-            assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - as they were made
-            group.create_task(Agent(load, worker["id"], key).run(dice.uniform(0, HEARTBEAT_SECONDS)))
+            assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - benchmarks.load.tables writes no other
+            group.create_task(Agent(load, worker["id"], key).run(draw.uniform(0, HEARTBEAT_SECONDS)))
     return load
 
 
 def main() -> None:
-    """The command line: one JSON object in, one out."""
+    """The command line: one JSON object as argument, one on standard output."""
     load = uvloop.run(run(json.loads(sys.argv[1])))
-    told = {"received": load.received, "seconds": load.seconds, "errors": load.errors, "late": load.late_seconds}
-    print(json.dumps(told | {"processor_seconds": time.process_time()}), flush=True)
+    report = {"received": load.received_at, "seconds": load.seconds, "errors": load.errors, "late": load.late_seconds}
+    print(json.dumps(report | {"processor_seconds": time.process_time()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bodies that cost their sender little: of the largest size, of small wrong values, of every form."""
+"""Hostile JSON bodies: of the largest size and full of small invalid values, yet cheap for their sender."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ Body = tuple[str, bytes]
 
 
 def bodies(size_bytes: int, fields: Mapping[str, Any]) -> Iterator[Body]:
-    """Name and bytes of JSON bodies of at most so many bytes.
+    """Yield name and bytes of JSON bodies of at most `size_bytes` bytes.
 
-    `fields`: a body that would be taken; each of its fields in its turn holds a list of small wrong values.
+    `fields`: a valid body. Each of its fields in turn is replaced by a list, a text and an object of the full size.
     """
     room = size_bytes - len(json.dumps(fields)) - 64
     ones = "[" + "1," * (room // 2 - 1) + "1]"

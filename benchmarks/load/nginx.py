@@ -1,4 +1,4 @@
-"""nginx with one worker over a folder: PUT of its WebDAV module, GET with sendfile."""
+"""A process of nginx over a folder: PUT by its WebDAV module, GET with sendfile."""
 
 import shutil
 import subprocess
@@ -25,20 +25,20 @@ http {{
 
 
 def program() -> str | None:
-    """nginx, where it is installed."""
+    """Path of nginx, if it is installed."""
     return shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
 
-def takes_puts(nginx: str) -> bool:
-    """Whether it was built with WebDAV."""
-    told = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False)
-    return "http_dav_module" in told.stdout + told.stderr
+def has_webdav(nginx: str) -> bool:
+    """True if this nginx was built with the WebDAV module."""
+    process = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False)
+    return "http_dav_module" in process.stdout + process.stderr
 
 
 def start(nginx: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Runs it over `<folder>/files`."""
+    """Start nginx over `<folder>/files`."""
     (folder / "files").mkdir(parents=True)
-    put = "location / { dav_methods PUT; }" if takes_puts(nginx) else ""
+    put = "location / { dav_methods PUT; }" if has_webdav(nginx) else ""
     configuration = folder / "nginx.conf"
     configuration.write_text(_CONFIGURATION.format(folder=folder, port=port, put=put), encoding="utf-8")
     with (folder / "log").open("ab") as log:

@@ -1,7 +1,7 @@
-"""Offers jobs as the background does when a round evaluates: all jobs of a cohort in one transaction.
+"""Job offers as the background makes them for an evaluation: all jobs of a cohort in one transaction.
 
-A process of its own: `python -m benchmarks.load.offers '{...}'`. The time of each commit is read right after it, on
-the clock that all processes of the machine share.
+They run in a process of their own: `python -m benchmarks.load.offers '{...}'`. The time of each commit is read right
+after it, on the clock that all processes of the machine share.
 """
 
 import json
@@ -19,47 +19,47 @@ from coordinator.jobs import service as jobs
 from coordinator.models import Client, Federation, Round
 from federated import schedule
 
-Committed = dict[str, float]
-"""Job id -> when its offer was committed, in seconds of `time.monotonic`."""
+CommitTimes = dict[str, float]
+"""Job id -> time of its offer's commit, in seconds of `time.monotonic`."""
 
 
-def offer_round(federation_id: str, committed: Committed) -> None:
-    """One round of the federation, whose clients all evaluate."""
+def offer_round(federation_id: str, commit_times: CommitTimes) -> None:
+    """Offer one round of the federation, in which all clients evaluate."""
     with writing() as session:
         federation = session.get_one(Federation, federation_id)
         clients = session.scalars(select(Client).where(Client.federation_id == federation_id)).all()
         newest = session.scalar(select(func.max(Round.sequence)).where(Round.federation_id == federation_id)) or 0
         row = round_row(federation_id, newest + 1, len(clients), "evaluating", utcnow())
         session.execute(insert(Round), [row])
-        offered = _offer_all(session, federation, clients, row["id"])
-        after_commit(session, lambda: committed.update(dict.fromkeys(offered, time.monotonic())))
+        job_ids = _offer_all(session, federation, clients, row["id"])
+        after_commit(session, lambda: commit_times.update(dict.fromkeys(job_ids, time.monotonic())))
 
 
 def _offer_all(session: Session, federation: Federation, clients: Sequence[Client], round_id: str) -> list[str]:
     seeds = [schedule.job_seed(federation.seed, "train", 1, client.ordinal, "evaluate") for client in clients]
-    asked = [jobs.JobRequest(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
-    return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, asked, utcnow())]
+    requests = [jobs.JobRequest(client, seed, INSTRUCTION) for client, seed in zip(clients, seeds, strict=True)]
+    return [job.id for job in jobs.offer(session, federation, "evaluate", round_id, requests, utcnow())]
 
 
 def free_federations() -> list[str]:
-    """Those in use without a round that is still evaluated, but for the one that everybody is in."""
+    """Ids of the federations in use that have no round under evaluation."""
     busy = exists().where(Round.federation_id == Federation.id, Round.state == "evaluating")
     with reading() as session:
         return list(session.scalars(select(Federation.id).where(Federation.state == "paused", ~busy)))
 
 
 def main() -> None:
-    """Rounds at random times, `jobs_per_second` on average, until `until`."""
-    given = json.loads(sys.argv[1])
-    dice, committed = random.Random(given["seed"]), Committed()
-    skipped, at = 0, given["from"]
-    while (at := at + dice.expovariate(given["jobs_per_second"] / COHORT)) < given["until"]:
+    """Offer rounds at random times, `jobs_per_second` on average, until `until`."""
+    parameters = json.loads(sys.argv[1])
+    draw, commit_times = random.Random(parameters["seed"]), CommitTimes()
+    skips, at = 0, parameters["from"]
+    while (at := at + draw.expovariate(parameters["jobs_per_second"] / COHORT)) < parameters["until"]:
         time.sleep(max(0.0, at - time.monotonic()))
         free = free_federations()
-        skipped += not free
+        skips += not free
         if free:
-            offer_round(dice.choice(free), committed)
-    print(json.dumps({"committed": committed, "rounds_skipped": skipped}), flush=True)
+            offer_round(draw.choice(free), commit_times)
+    print(json.dumps({"committed": commit_times, "rounds_skipped": skips}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The least that a web process can do with bytes: writes a body to a file and syncs it, and sends a file.
+"""A minimal web server for bytes, which writes a body to a file with fsync, and sends a file.
 
-A process of its own: `python -m benchmarks.load.plain '{"folder": ..., "port": ...}'`.
+It runs in a process of its own: `python -m benchmarks.load.plain '{"folder": ..., "port": ...}'`.
 """
 
 import json
@@ -18,7 +18,7 @@ FILE = "/bytes"
 
 
 def app(folder: Path) -> Starlette:
-    """PUT and GET of one file."""
+    """The application: PUT and GET of one file."""
     path = folder / "bytes"
 
     async def put(request: Request) -> Response:
@@ -35,9 +35,9 @@ def app(folder: Path) -> Starlette:
 
 
 def main() -> None:
-    """Serves until it is ended."""
-    given = json.loads(sys.argv[1])
-    uvicorn.run(app(Path(given["folder"])), host="127.0.0.1", port=given["port"], log_level="warning")
+    """Serve until the process is terminated."""
+    parameters = json.loads(sys.argv[1])
+    uvicorn.run(app(Path(parameters["folder"])), host="127.0.0.1", port=parameters["port"], log_level="warning")
 
 
 if __name__ == "__main__":

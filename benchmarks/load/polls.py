@@ -1,4 +1,4 @@
-"""What one poll costs, of two coordinators asked in turns."""
+"""Cost of a poll for a job, compared between two coordinators in turns."""
 
 import statistics
 import time
@@ -18,34 +18,34 @@ _IN_A_ROW = 10
 
 
 class Poller:
-    """A worker that asks for a job and does not wait."""
+    """A worker that polls for a job without waiting."""
 
     def __init__(self, url: str, worker: SimulatedWorker) -> None:
         key = load_pem_private_key(worker.key.encode(), password=None)
-        assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - as it was made
+        assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - benchmarks.load.tables writes no other
         record = WorkerRecord(url=url, worker_id=worker.id, organization_id="", organization_name="", name=worker.id)
         self._http = httpx.Client(base_url=url, auth=SignedRequests(Identity(record, key), Clock()), trust_env=False)
         self._body = {"boot_id": uuid.uuid4().hex, "wait_seconds": 0}
         self.seconds: list[float] = []
 
-    def ask(self, times: int) -> None:
-        """So many polls, one after another."""
+    def poll(self, times: int) -> None:
+        """Poll `times` times, one after another."""
         for _ in range(times):
-            started = time.perf_counter()
+            start = time.perf_counter()
             self._http.post("/v1/jobs/lease", json=self._body).raise_for_status()
-            self.seconds.append(time.perf_counter() - started)
+            self.seconds.append(time.perf_counter() - start)
 
 
 def compare(small: tuple[str, SimulatedWorker], full: tuple[str, SimulatedWorker], times: int) -> dict[str, float]:
-    """The median poll of the full one over that of the small one."""
+    """Milliseconds of the median poll of both coordinators, and the ratio of full to small."""
     pollers = [Poller(*small), Poller(*full)]
     with on_core(two_cores()[1]):
         for poller in pollers:
-            poller.ask(_WARM_UP)
+            poller.poll(_WARM_UP)
             poller.seconds.clear()
         for _ in range(-(-times // _IN_A_ROW)):
             for poller in pollers:
-                poller.ask(_IN_A_ROW)
+                poller.poll(_IN_A_ROW)
     medians = [statistics.median(poller.seconds) for poller in pollers]
     return {
         "small_milliseconds": 1000 * medians[0],

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the benchmark's own: durable as by default, in a folder that goes with it."""
+"""A temporary PostgreSQL server for a benchmark, with the durability of the default settings."""
 
 import os
 import pwd
@@ -25,7 +25,7 @@ class Missing(Exception):
 
 
 class Postgres:
-    """A context: a server on a port that the kernel chose. As root it runs as the user that the package made."""
+    """A context with a server on a free port. Under root it runs as the user of the PostgreSQL package."""
 
     def __init__(self) -> None:
         self._binaries = _binaries()
@@ -37,8 +37,10 @@ class Postgres:
             shutil.chown(self._folder, self._user, pwd.getpwnam(self._user).pw_gid)
         self._port = free_port()
         data = str(self._folder / "data")
-        made = self._spawn("initdb", "--pgdata", data, "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8")
-        if made.wait(_START_SECONDS):
+        initialization = self._spawn(
+            "initdb", "--pgdata", data, "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8"
+        )
+        if initialization.wait(_START_SECONDS):
             raise SystemExit((self._folder / "log").read_text(encoding="utf-8", errors="replace"))
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         self._server = self._spawn("postgres", "-D", data, "-p", str(self._port), *settings)
@@ -48,12 +50,12 @@ class Postgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.send_signal(signal.SIGINT)  # ends the connections that are open
+        self._server.send_signal(signal.SIGINT)  # a fast shutdown, which closes open connections
         self._server.wait(_START_SECONDS)
         shutil.rmtree(self._folder)
 
     def create(self, database: str) -> str:
-        """Makes an empty database and returns its SQLAlchemy URL."""
+        """Create an empty database and return its SQLAlchemy URL."""
         self._execute(f'CREATE DATABASE "{database}"')
         return f"postgresql+psycopg://{_SUPERUSER}@127.0.0.1:{self._port}/{database}"
 
@@ -84,9 +86,9 @@ class Postgres:
 
 
 def _binaries() -> Path:
-    found = shutil.which("postgres")
-    if found is not None:
-        return Path(found).resolve().parent
+    program = shutil.which("postgres")
+    if program is not None:
+        return Path(program).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not versions:
         raise Missing("PostgreSQL is not installed: no postgres in PATH or /usr/lib/postgresql")

@@ -1,4 +1,4 @@
-"""Memory of another process, and programs of this package as processes of their own (Linux)."""
+"""Resource usage of another process, and this package's programs as child processes (Linux)."""
 
 import json
 import os
@@ -19,13 +19,13 @@ _STOP_SECONDS = 30.0
 
 
 def _processor_seconds(pid: int) -> float:
-    """Seconds that all threads of the process have computed, in it and in the kernel."""
+    """User and system time of all threads of the process, in seconds."""
     after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Usage(Sampling):
-    """A context: samples the memory of a process inside it, and counts its processor time."""
+    """A context that samples the memory of a process and measures its processor time."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(_SAMPLE_SECONDS)
@@ -33,36 +33,36 @@ class Usage(Sampling):
         self.samples: list[int] = []
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic(), _processor_seconds(self._pid)
+        self._start = time.monotonic(), _processor_seconds(self._pid)
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        began, seconds = self._began
-        self.processor_share = (_processor_seconds(self._pid) - seconds) / (time.monotonic() - began)
+        start, start_seconds = self._start
+        self.processor_share = (_processor_seconds(self._pid) - start_seconds) / (time.monotonic() - start)
 
     def sample(self) -> None:
         self.samples.append(anonymous_bytes(self._pid))
 
     def growth_bytes(self) -> int:
-        """The most above the first sample."""
+        """Largest growth above the first sample."""
         return max(self.samples) - self.samples[0]
 
     def growth_in_the_end_bytes(self) -> int:
-        """The most in the last third above the most in the first two."""
+        """Maximum of the last third of the samples, less that of the first two thirds."""
         cut = 2 * len(self.samples) // 3
         return max(self.samples[cut:]) - max(self.samples[:cut] or self.samples)
 
 
 def start(
-    module: str, given: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
+    module: str, parameters: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """`python -m benchmarks.load.<module>` with `given` as JSON in its one argument; it answers on its last line."""
+    """Start `python -m benchmarks.load.<module>` with JSON parameters. Its last line is its report."""
     with (folder / f"{module}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.load.{module}", json.dumps(given)],
+            [sys.executable, "-m", f"benchmarks.load.{module}", json.dumps(parameters)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -72,8 +72,8 @@ def start(
 
 
 @contextmanager
-def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """A context: the process ends with it at the latest."""
+def terminating(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """A context that terminates the process at its end."""
     try:
         yield
     finally:
@@ -82,14 +82,14 @@ def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
 
 
 def leave_on_sigterm() -> None:
-    """SIGTERM ends this process as an interruption does: every context is left, and with it what was started."""
+    """Let SIGTERM raise SystemExit, so that every context is left and ends its processes."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What it told last. Raises SystemExit if it failed."""
-    told = process.communicate()[0]
+def read_report(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The report on the last line of a process. Raises SystemExit if the process failed."""
+    output = process.communicate()[0]
     if process.returncode:
         raise SystemExit(f"{process.args!r:.200} ended with {process.returncode}")
-    document: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
+    document: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return document

@@ -1,4 +1,4 @@
-"""How fast a core computes while a benchmark runs: a slow hour of a shared machine is told from slow code by it."""
+"""Speed of a core during a benchmark, which tells a slow hour of a shared machine from slow code."""
 
 import os
 import time
@@ -10,16 +10,16 @@ _TURNS = 20_000
 
 
 def reference_seconds() -> float:
-    """Processor time of this thread for a fixed piece of plain Python; what other processes take is not in it."""
-    began = time.thread_time()
+    """Processor time of this thread for a fixed piece of plain Python, without the time of other processes."""
+    start = time.thread_time()
     total = 0
     for turn in range(_TURNS):
         total += turn * turn
-    return time.thread_time() - began
+    return time.thread_time() - start
 
 
 class Speed(Sampling):
-    """A context: `samples` are `reference_seconds` on that core, one for each second inside it."""
+    """A context. `samples` are `reference_seconds` on the core, one for each second inside it."""
 
     def __init__(self, core: int) -> None:
         super().__init__(_EVERY_SECONDS)
@@ -27,5 +27,5 @@ class Speed(Sampling):
         self.samples: list[float] = []
 
     def sample(self) -> None:
-        os.sched_setaffinity(0, {self._core})  # of the sampling thread alone
+        os.sched_setaffinity(0, {self._core})  # affects only the sampling thread
         self.samples.append(reference_seconds())

@@ -1,8 +1,8 @@
-"""Rows of a coordinator that has been in use: workers, federations, their clients, rounds and jobs.
+"""Database rows of a coordinator that has been in use: workers, federations, their clients, rounds and jobs.
 
-Written straight into the tables, through the coordinator's models: enrolling ten thousand workers over HTTP would
-measure something else. `in_use` federations are paused, so that the background opens no round of its own; the others
-are completed, with rounds and jobs of the past.
+They are inserted directly through the coordinator's models, as enrolling ten thousand workers over HTTP would measure
+something else. The `in_use` federations are paused, so that the background opens no round of its own. The others are
+completed and have past rounds and jobs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ _INSTRUCTION_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much there is. `agents`: the first workers, those that have a part in the `in_use` federations."""
+    """Numbers of rows. `agents`: how many workers, from the first, take part in the `in_use` federations."""
 
     workers: int
     federations: int
@@ -40,7 +40,7 @@ class Sizes:
 
     @property
     def in_use(self) -> int:
-        """Federations whose clients are simulated agents."""
+        """Number of federations whose clients are simulated agents."""
         return min(self.federations, max(1, self.agents // COHORT))
 
 
@@ -54,7 +54,7 @@ class SimulatedWorker:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The organisation that everything belongs to, and a definition that the coordinator has checked."""
+    """The organization that owns all rows, and a definition that the coordinator has checked."""
 
     organization_id: str
     definition: dict[str, Any]
@@ -62,14 +62,14 @@ class Owner:
 
 
 def owner_of(url: str, federation_id: str) -> Owner:
-    """What a federation that was created over HTTP says."""
+    """Organization, definition and seed of a federation that was created over HTTP."""
     with Session(make_engine(url)) as session:
         row = session.get_one(Federation, federation_id)
         return Owner(row.organization_id, row.definition, row.seed)
 
 
 def fill(url: str, owner: Owner, sizes: Sizes) -> list[SimulatedWorker]:
-    """Writes all rows; returns the agents."""
+    """Insert all rows. Returns the agents."""
     now = datetime.now(UTC)
     engine = make_engine(url)
     with Session(engine) as session:
@@ -79,18 +79,18 @@ def fill(url: str, owner: Owner, sizes: Sizes) -> list[SimulatedWorker]:
         for place in range(sizes.federations):
             in_use = place < sizes.in_use
             among, first = (agents, place * COHORT) if in_use else (ids, place * COHORT)
-            chosen = [among[(first + ordinal) % len(among)] for ordinal in range(min(COHORT, len(among)))]
-            _federation(session, owner, f"federation {place}", chosen, now, in_use=in_use)
+            worker_ids = [among[(first + ordinal) % len(among)] for ordinal in range(min(COHORT, len(among)))]
+            _federation(session, owner, f"federation {place}", worker_ids, now, in_use=in_use)
         session.commit()
         if engine.dialect.name == "postgresql":
-            session.execute(text("ANALYZE"))  # as its own autovacuum does in time
+            session.execute(text("ANALYZE"))  # as autovacuum does in time
             session.commit()
     engine.dispose()
     return workers[: sizes.agents]
 
 
 def capabilities(definition: dict[str, Any]) -> dict[str, Any]:
-    """What an agent with one slot says that it can, as JSON: enough for the definition."""
+    """Capabilities of an agent with one slot, as JSON, sufficient for the definition."""
     algorithms = {definition["algorithm"]: definition["algorithm_revision"]}
     return Capabilities(agent_version="0", algorithms=algorithms).model_dump(mode="json")
 
@@ -100,22 +100,22 @@ def _instruction(now: datetime) -> dict[str, Any]:
 
 
 def _workers(session: Session, owner: Owner, sizes: Sizes, now: datetime) -> Iterable[SimulatedWorker]:
-    able = capabilities(owner.definition)
+    capability_fields = capabilities(owner.definition)
     rows: list[dict[str, Any]] = []
     keys: list[dict[str, Any]] = []
-    made = []
+    workers = []
     for place in range(sizes.workers):
         key = Ed25519PrivateKey.generate()
         worker_id, public = new_id("wkr"), public_key(key)
         common: dict[str, Any] = {"public_key": public, "created_at": now}
         row = {"id": worker_id, "organization_id": owner.organization_id, "name": f"worker {place}", **common}
-        rows.append({**row, "capabilities": able, "last_seen_at": now})
+        rows.append({**row, "capabilities": capability_fields, "last_seen_at": now})
         keys.append({"id": key_id(public), "worker_id": worker_id, **common})
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) if place < sizes.agents else b""
-        made.append(SimulatedWorker(worker_id, pem.decode()))
+        workers.append(SimulatedWorker(worker_id, pem.decode()))
     _insert(session, Worker, rows)
     _insert(session, WorkerKey, keys)
-    return made
+    return workers
 
 
 def _federation(
@@ -146,12 +146,12 @@ def _past(session: Session, federation_id: str, clients: Sequence[dict[str, Any]
     rounds = [round_row(federation_id, number, len(clients), "closed", now) for number in range(1, _PAST_ROUNDS + 1)]
     jobs = [
         {
-            "id": new_id("job"), "federation_id": federation_id, "round_id": one["id"], "client_id": client["id"],
+            "id": new_id("job"), "federation_id": federation_id, "round_id": row["id"], "client_id": client["id"],
             "worker_id": client["worker_id"], "kind": "train", "state": "accepted", "seed": 0, "lease_seconds": 60.0,
             "offered_number": client["ordinal"], "submitted_number": client["ordinal"], "offered_at": now,
             "leased_at": now, "submitted_at": now, "ended_at": now,
         }
-        for one in rounds
+        for row in rounds
         for client in clients
     ]  # fmt: skip
     _insert(session, Round, rounds)
@@ -159,7 +159,7 @@ def _past(session: Session, federation_id: str, clients: Sequence[dict[str, Any]
 
 
 def round_row(federation_id: str, number: int, clients: int, state: str, now: datetime) -> dict[str, Any]:
-    """A round that has its state already, and is evaluating or closed."""
+    """The row of a round that has its state and is evaluating or closed."""
     return {
         "id": new_id("rnd"), "federation_id": federation_id, "kind": "train", "number": number, "attempt": 1,
         "sequence": number, "state": state, "cohort": list(range(clients)), "planned": True,

@@ -1,7 +1,6 @@
-"""Asks as a worker agent's HTTP client does, at a fraction of its cost: a thousand of those would measure themselves.
+"""A cheap HTTP client that sends the requests of a worker agent. A thousand real clients would measure themselves.
 
-Connections are kept and closed as the worker agent keeps and closes its own:
-`worker_agent.coordinator_api.connection.LIMITS`.
+Connections are kept alive and closed by the worker agent's rule: `worker_agent.coordinator_api.connection.LIMITS`.
 """
 
 import asyncio
@@ -19,30 +18,30 @@ _TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Status and body."""
+class Response:
+    """Status and body of a response."""
 
     status: int
     body: bytes
 
 
 class _Line(asyncio.Protocol):
-    """A connection, with one question at a time."""
+    """A connection with one request at a time."""
 
     def __init__(self) -> None:
         self.idle_since = 0.0
         self.is_open = True
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
-        self._answered: asyncio.Future[Answer] | None = None
+        self._pending: asyncio.Future[Response] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def ask(self, request: bytes) -> asyncio.Future[Answer]:
-        self._answered = asyncio.get_running_loop().create_future()
+    def send(self, request: bytes) -> asyncio.Future[Response]:
+        self._pending = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return self._answered
+        return self._pending
 
     def close(self) -> None:
         self.is_open = False
@@ -55,28 +54,28 @@ class _Line(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        answer = Answer(self._parser.get_status_code(), b"".join(self._body))
+        response = Response(self._parser.get_status_code(), b"".join(self._body))
         self.is_open = self.is_open and self._parser.should_keep_alive()
         self._body, self._parser = [], httptools.HttpResponseParser(self)
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(answer)
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_result(response)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(exc or ConnectionError("closed before it answered"))
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(exc or ConnectionError("the server closed the connection without a response"))
 
 
 class Wire:
-    """Of one agent, to one server."""
+    """Connections of one agent to one server."""
 
     def __init__(self, url: str) -> None:
-        at = urlsplit(url)
-        self._host, self._port = at.hostname or "", at.port or 80
+        address = urlsplit(url)
+        self._host, self._port = address.hostname or "", address.port or 80
         self._idle: list[_Line] = []
 
-    async def post(self, path: str, body: Mapping[str, Any], token: str) -> Answer:
-        """Sends JSON. Raises OSError, TimeoutError."""
+    async def post(self, path: str, body: Mapping[str, Any], token: str) -> Response:
+        """Send JSON and return the response. Raises OSError, TimeoutError."""
         content = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nAccept: */*\r\n"
@@ -87,16 +86,16 @@ class Wire:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             line = await self._line()
             try:
-                answer = await line.ask(head.encode() + content)
+                response = await line.send(head.encode() + content)
             except BaseException:
                 line.close()
                 raise
         line.idle_since = asyncio.get_running_loop().time()
         self._idle.append(line)
-        return answer
+        return response
 
     def close(self) -> None:
-        """Gives up the connections that lie idle."""
+        """Close the idle connections."""
         for line in self._idle:
             line.close()
 
@@ -107,5 +106,5 @@ class Wire:
             if line.is_open and loop.time() - line.idle_since < (LIMITS.keepalive_expiry or 0.0):
                 return line
             line.close()
-        _, made = await loop.create_connection(_Line, self._host, self._port)
-        return made
+        _, line = await loop.create_connection(_Line, self._host, self._port)
+        return line

@@ -1,19 +1,18 @@
-"""A table as Markdown, and its place in a README."""
+"""Rendering of a table as Markdown, and its insertion into a README."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables.definition import Row, Table
-from benchmarks.tables.jobs import Finished
+from benchmarks.tables.definition import JobResult, Row, Table
 
 BEGIN = "<!-- table: begin -->"
 END = "<!-- table: end -->"
 MISSING = "–"
 
 
-def document(table: Table, runs: Sequence[Finished], command: str, circumstances: str) -> str:
-    """The command, what all rows share, and the table; `circumstances` say on what the seconds were taken."""
+def document(table: Table, runs: Sequence[JobResult], command: str, circumstances: str) -> str:
+    """The command, the caption and the table. `circumstances`: the setup in which the seconds were taken."""
     parts = [f"`{command}`", _caption(table, circumstances), markdown(table, runs)]
     if table.target is not None:
         parts += [_target_caption(table.target), to_target(table, runs)]
@@ -22,10 +21,10 @@ def document(table: Table, runs: Sequence[Finished], command: str, circumstances
     return "\n\n".join(parts)
 
 
-def markdown(table: Table, runs: Sequence[Finished]) -> str:
+def markdown(table: Table, runs: Sequence[JobResult]) -> str:
     """One line per row: mean accuracy (%) and standard deviation of each task, mean bytes and mean seconds.
 
-    Where clients evaluate their own test rows, a second column of each task has the accuracy of their own models.
+    With test shares, each task has a second column for the accuracy of the clients' own models.
     """
     extra = list(dict.fromkeys(name for row in table.rows for name in row.cells))
     tasks = [name for task in table.tasks for name in ([task, f"{task}, own"] if table.test_shares else [task])]
@@ -33,7 +32,7 @@ def markdown(table: Table, runs: Sequence[Finished]) -> str:
     return grid(header, _rule(header, 1 + len(extra)), [_line(table, row, extra, runs) for row in table.rows])
 
 
-def to_target(table: Table, runs: Sequence[Finished]) -> str:
+def to_target(table: Table, runs: Sequence[JobResult]) -> str:
     """One line per row: megabytes and processor seconds to each task's target accuracy, and in how many runs."""
     targets = {task: _target(table, task, runs) for task in table.tasks}
     header = ["", *(f"{task}, {MISSING if at is None else f'{100 * at:.1f} %'}" for task, at in targets.items())]
@@ -41,7 +40,10 @@ def to_target(table: Table, runs: Sequence[Finished]) -> str:
     for row in table.rows:
         mine = [run for run in runs if run.row == row.name]
         lines.append(
-            [row.name, *(_reached([run for run in mine if run.task == task], targets[task]) for task in targets)]
+            [
+                row.name,
+                *(_cost_to_target([run for run in mine if run.task == task], targets[task]) for task in targets),
+            ]
         )
     return grid(header, _rule(header, 1), lines)
 
@@ -53,15 +55,15 @@ def grid(header: Sequence[str], rule: Sequence[str], lines: Sequence[Sequence[st
 
 
 def write_between(readme: Path, text: str) -> None:
-    """Put `text` between the marks of a README, or at its end where it has none yet.
+    """Write `text` between the markers of a README, or at its end if it has none.
 
-    Raises SystemExit for marks that are not a pair.
+    Raises SystemExit unless there is one pair of markers, or none.
     """
     old = readme.read_text(encoding="utf-8")
     if BEGIN not in old and END not in old:
         old = f"{old.rstrip()}\n\n## Measured\n\n{BEGIN}\n{END}\n"
     if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise SystemExit(f"{readme} needs one line {BEGIN!r} and after it one line {END!r}, or neither")
+        raise SystemExit(f"{readme} needs one line {BEGIN!r} followed by one line {END!r}, or neither")
     before, _, rest = old.partition(BEGIN)
     _, _, after = rest.partition(END)
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
@@ -97,7 +99,7 @@ def _target_caption(target: float) -> str:
     )
 
 
-def _line(table: Table, row: Row, extra: Sequence[str], runs: Sequence[Finished]) -> list[str]:
+def _line(table: Table, row: Row, extra: Sequence[str], runs: Sequence[JobResult]) -> list[str]:
     mine = [run for run in runs if run.row == row.name]
     views = ("accuracy", "own_accuracy") if table.test_shares else ("accuracy",)
     scores = [
@@ -109,20 +111,20 @@ def _line(table: Table, row: Row, extra: Sequence[str], runs: Sequence[Finished]
     return [row.name, *(row.cells.get(name, "") for name in extra), *scores, *means]
 
 
-def _target(table: Table, task: str, runs: Sequence[Finished]) -> float | None:
+def _target(table: Table, task: str, runs: Sequence[JobResult]) -> float | None:
     first = [run.accuracy for run in runs if run.row == table.rows[0].name and run.task == task]
     return (table.target or 0.0) * statistics.mean(first) if first else None
 
 
-def _reached(runs: Sequence[Finished], target: float | None) -> str:
+def _cost_to_target(runs: Sequence[JobResult], target: float | None) -> str:
     if target is None or not runs:
         return MISSING
-    told = [found for run in runs if (found := run.reached(target)) is not None]
-    if not told:
+    costs = [cost for run in runs if (cost := run.first_evaluation_at(target)) is not None]
+    if not costs:
         return f"0 of {len(runs)}"
-    megabytes = statistics.mean(found["bytes"] for found in told) / 1e6
-    seconds = statistics.mean(found["seconds"] for found in told)
-    return f"{megabytes:,.1f} MB, {seconds:,.0f} s ({len(told)} of {len(runs)})"
+    megabytes = statistics.mean(cost["bytes"] for cost in costs) / 1e6
+    seconds = statistics.mean(cost["seconds"] for cost in costs)
+    return f"{megabytes:,.1f} MB, {seconds:,.0f} s ({len(costs)} of {len(runs)})"
 
 
 def _score(accuracies: Sequence[float]) -> str:

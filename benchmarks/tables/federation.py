@@ -1,11 +1,11 @@
-"""Runs one job of a table: a simulated federation over the worker's own sessions."""
+"""Execution of a job: a simulated federation over the training sessions of the worker agent."""
 
 import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.tables.jobs import Finished, Job
+from benchmarks.tables.definition import Job, JobResult
 from benchmarks.tables.sites import Site
 from examples.quickstart.definition import MAX_LENGTH
 from federated import registry, simulation
@@ -16,33 +16,33 @@ from worker_agent.settings import AgentSettings
 from worker_agent.training.session import SessionFactory
 
 BASE = "base"
-_TOLD = ("accuracy", "own_accuracy", "loss", "examples")
+_METRICS = ("accuracy", "own_accuracy", "loss", "examples")
 
 
-def run(job: Job, site: Site, base: Path) -> Finished:
-    """Run the job's federation to its end and evaluate its state on the task's test set."""
-    began = time.process_time()
+def run(job: Job, site: Site, base: Path) -> JobResult:
+    """Run the federation of the job, with evaluation on the test set of its task."""
+    start = time.process_time()
     result = simulate(job, site, base)
-    asked = sum(len(record.cohort) for record in result.rounds)
-    return Finished(
+    messages = sum(len(record.cohort) for record in result.rounds)
+    return JobResult(
         key=job.key(),
         row=job.row.name,
         task=job.task,
         seed=job.seed,
         evaluations=dict(_evaluations(result.rounds)),
-        download_bytes=sum(record.download_bytes for record in result.rounds) / asked,
-        upload_bytes=sum(record.upload_bytes for record in result.rounds) / asked,
-        seconds=time.process_time() - began,
+        download_bytes=sum(record.download_bytes for record in result.rounds) / messages,
+        upload_bytes=sum(record.upload_bytes for record in result.rounds) / messages,
+        seconds=time.process_time() - start,
     )
 
 
 def simulate(job: Job, site: Site, base: Path) -> Result:
-    """The federation of a job, its clients' models and examples kept from one job of this process to the next."""
+    """Simulate the federation of a job. Models and examples are cached for the next job of this process."""
     table, row, work = job.table, job.row, _work(job, site)
-    bench = _workbench(site, base, job.device)
+    workbench = _workbench(site, base, job.device)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
-        return bench.open(work, site.dataset(ordinal), seed, row.settings_of(ordinal))
+        return workbench.open(work, site.dataset(ordinal), seed, row.settings_of(ordinal))
 
     federation = SimulatedFederation(
         algorithm=row.algorithm,
@@ -83,10 +83,10 @@ def _workbench(site: Site, base: Path, device: str) -> SessionFactory:
 
 
 def _evaluations(rounds: Sequence[RoundRecord]) -> Iterator[tuple[int, dict[str, float]]]:
-    spent = {"bytes": 0.0, "seconds": 0.0}
+    cost = {"bytes": 0.0, "seconds": 0.0}
     for record in rounds:
-        spent["bytes"] += record.download_bytes + record.upload_bytes
-        spent["seconds"] += record.seconds
-        # Where nothing was evaluated, a loss would be that of training.
+        cost["bytes"] += record.download_bytes + record.upload_bytes
+        cost["seconds"] += record.seconds
+        # Without an evaluation the loss would be that of training.
         if record.kind == "train" and "examples" in record.metrics:
-            yield record.number, {name: record.metrics[name] for name in _TOLD if name in record.metrics} | spent
+            yield record.number, {name: record.metrics[name] for name in _METRICS if name in record.metrics} | cost

@@ -1,10 +1,10 @@
-"""The federation of tables whose methods keep parts of each client at home: four tasks, unequal shares."""
+"""The federation of tables for personalized algorithms: four tasks, with unequal shares of rows."""
 
 from benchmarks.tables.definition import Row, Table
 
 
 def table_of(name: str, rows: tuple[Row, ...]) -> Table:
-    """20 clients of about 32 examples each, 5 a round; every client also evaluates on a share of its own."""
+    """A table of 20 clients with about 32 examples each, 5 per round. Each also evaluates on its own share."""
     return Table(
         name=name,
         rows=rows,

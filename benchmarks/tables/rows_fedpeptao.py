@@ -1,4 +1,4 @@
-"""Prompts alone: all layers averaged, and FedPepTAO with and without its parts, on the same local training."""
+"""Table of FedPepTAO: prompts with all layers averaged, and FedPepTAO with and without its control variates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ TRAINING = {"local_epochs": 2.0, "batch_size": 8, "learning_rate": 1e-2, "weight
 PREFIX = {"kind": "prefix", "num_virtual_tokens": 20}
 
 
-def _chosen(name: str, layers: str, config: Mapping[str, Any]) -> Row:
+def _fedpeptao(name: str, layers: str, config: Mapping[str, Any]) -> Row:
     return Row(name, "fedpeptao", {**TRAINING, **config}, PREFIX, cells={"layers that travel": layers})
 
 
 ROWS = (
     Row("FedAvg prefix tuning", "fedavg", TRAINING, PREFIX, cells={"layers that travel": "all"}),
-    _chosen("FedPepTAO", "half", {}),
-    _chosen("FedPepTAO without control variates", "half", {"control_variates": False}),
+    _fedpeptao("FedPepTAO", "half", {}),
+    _fedpeptao("FedPepTAO without control variates", "half", {"control_variates": False}),
 )
 
 TABLE = table_of("fedpeptao", ROWS)

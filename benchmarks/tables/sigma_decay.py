@@ -1,4 +1,4 @@
-"""How much of what was learned is left after rounds in which nobody learns: sums over the server half alone."""
+"""Decay of the learned W over rounds without learning, computed with only the server half."""
 
 from collections.abc import Sequence
 
@@ -36,23 +36,23 @@ def energies(algorithm: str, aggregation: str, ranks: Sequence[int]) -> list[flo
     config = registry.make_config(algorithm, {"aggregation": aggregation})
     server = registry.server_half(algorithm, config, trainable)
     state = server.start(_facts(max(ranks)), 0, _initial(max(ranks)))
-    found = [_energy(server, state)]
+    absolute = [_energy(server, state)]
     for number in range(1, ROUNDS + 1):
         step = RoundFacts(number, "train", ROUNDS, CLIENTS)
-        state = server.aggregate(state, _unchanged(server, state, ranks, step), step).state
-        found.append(_energy(server, state))
-    return [energy / found[0] for energy in found]
+        state = server.aggregate(state, _zero_updates(server, state, ranks, step), step).state
+        absolute.append(_energy(server, state))
+    return [energy / absolute[0] for energy in absolute]
 
 
-def _unchanged(server: ServerHalf, state: Payload, ranks: Sequence[int], step: RoundFacts) -> list[ClientUpdate]:
+def _zero_updates(server: ServerHalf, state: Payload, ranks: Sequence[int], step: RoundFacts) -> list[ClientUpdate]:
     settings = [{"rank": ranks[ordinal % len(ranks)]} for ordinal in range(CLIENTS)]
     clients = [
-        ClientFacts(ordinal, f"client {ordinal}", 1, {}, chosen, None, 0) for ordinal, chosen in enumerate(settings)
+        ClientFacts(ordinal, f"client {ordinal}", 1, {}, setting, None, 0) for ordinal, setting in enumerate(settings)
     ]
     updates = []
     for ordinal, instruction in server.plan(state, clients, step).items():
-        expected = instruction.facts["expects"]
-        zeros = Payload({name: torch.zeros(entry["shape"]) for name, entry in expected.items()})
+        schema = instruction.facts["expects"]
+        zeros = Payload({name: torch.zeros(entry["shape"]) for name, entry in schema.items()})
         updates.append(ClientUpdate(ordinal, 1, 1.0, zeros, {}, None))
     return updates
 

@@ -1,7 +1,7 @@
--- The database and its two roles; run once by a superuser, with psql 15 or newer:
+-- The database and its two roles. Run once by a superuser, with psql 15 or newer:
 --   FEDLOOM_OWNER_PASSWORD=… FEDLOOM_PASSWORD=… psql --set ON_ERROR_STOP=1 --file roles.sql "$SUPERUSER_URL"
--- `fedloom_owner` makes and changes tables (FEDLOOM_MIGRATION_DATABASE_URL). `fedloom` is the role of the running
--- processes (FEDLOOM_DATABASE_URL): `coordinator migrate` gives it its rights, and none to change a table.
+-- `fedloom_owner` creates and alters tables (FEDLOOM_MIGRATION_DATABASE_URL). `fedloom` is the role of the running
+-- processes (FEDLOOM_DATABASE_URL). `coordinator migrate` grants its rights, which do not include altering tables.
 \set owner_password ''
 \set password ''
 \getenv owner_password FEDLOOM_OWNER_PASSWORD

@@ -1,4 +1,4 @@
-"""`make demo`: three organisations fine-tune together on this machine, the way they would over the internet."""
+"""Demo (`make demo`): three organizations fine-tune together on this machine as they would over the internet."""
 
 import shutil
 import time
@@ -29,9 +29,9 @@ DATASET = "messages"
 class Scores:
     """Accuracy on the held-out rows."""
 
-    untrained: float
+    initial: float
     alone: dict[str, float]
-    federated: float
+    federation: float
     pooled: float
     bag_of_words: float
 
@@ -41,22 +41,22 @@ def main(
     algorithm: Annotated[str, typer.Option(help="any algorithm of the registry")] = "fedavg",
     rounds: Annotated[int, typer.Option(min=1)] = ROUNDS,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    folder: Annotated[Path, typer.Option(help="everything the demo writes; emptied at start")] = FOLDER,
+    folder: Annotated[Path, typer.Option(help="folder for all files of the demo, emptied at its start")] = FOLDER,
 ) -> None:
-    """Run the demo and print what the federation was worth."""
+    """Run the demo and compare the federation with its baselines."""
     console = Console()
-    began = time.monotonic()
+    start = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     task = tasks.support_messages(seed) if data is None else tasks.folder(data, seed)
     demo = Demo(folder.resolve(), task, definition(task, algorithm, rounds, seed), console)
     demo.show_data()
     scores = demo.run()
-    demo.report(scores, time.monotonic() - began)
+    demo.report(scores, time.monotonic() - start)
 
 
 class Demo:
-    """One run: `folder` holds what each process writes, `body` is the federation's definition."""
+    """A run of the demo. `folder` holds the files of all processes, `body` is the definition of the federation."""
 
     def __init__(self, folder: Path, task: tasks.TextTask, body: dict[str, Any], console: Console) -> None:
         self._folder = folder
@@ -70,9 +70,11 @@ class Demo:
             tasks.write_rows(folder / name / "train.jsonl", rows)
 
     def show_data(self) -> None:
-        """Print who has what."""
-        table = Table(title=f"{self._task.name}: {len(self._task.test)} held-out rows, and at each organisation")
-        for column in ("organisation", "rows", *self._task.labels):
+        """Print the rows and label shares of each organization."""
+        table = Table(
+            title=f"{self._task.name}: {len(self._task.test)} held-out rows, and the rows of each organization"
+        )
+        for column in ("organization", "rows", *self._task.labels):
             table.add_column(column, justify="right")
         for name, shares in self._task.label_shares().items():
             cells = [f"{share:.0%}" for share in shares.values()]
@@ -80,17 +82,17 @@ class Demo:
         self._console.print(table)
 
     def run(self) -> Scores:
-        """The federation first, as the machine is then its own; what it is held against afterwards."""
+        """Run the federation, then its baselines, so that they do not share the machine."""
         adapter = self._federate()
-        with self._timed("the same algorithm without a federation, for comparison"):
+        with self._step("the same algorithm without a federation, for comparison"):
             return self._compare(adapter)
 
     def _federate(self) -> Path:
         with Installation(self._folder) as installation:
             self._url = installation.url
-            with self._timed(f"three organisations join {installation.url}"):
+            with self._step(f"three organizations join {installation.url}"):
                 members = [installation.join(name, self._worker(name)) for name in self._task.parts]
-            with self._timed("the federation"):
+            with self._step("the federation"):
                 federation = rest.run(installation, members, self._body, self._console)
             return self._download(installation, members[0], federation)
 
@@ -102,21 +104,21 @@ class Demo:
         return {"datasets": {DATASET: dataset}, "models": {MODEL_ID: str(self._base)}, "device": "cpu"}
 
     def _compare(self, adapter: Path) -> Scores:
-        """Each comparison in one of as many processes as there are cores, on one thread; the longest first."""
+        """Compute the scores in one process per core, with one thread each, the longest first."""
         quiet()
         from examples.quickstart import baselines
 
         site = baselines.Site(self._body, self._files(), self._base, self._task.test, self._folder / "comparison")
         parts = list(self._task.parts)
         with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=quiet) as pool:
-            pooled = pool.submit(baselines.trained_alone, site, "pooled", len(parts))
-            alone = {name: pool.submit(baselines.trained_alone, site, name, 1) for name in parts}
-            untrained = pool.submit(baselines.untrained, site, "pooled")
-            federated = pool.submit(baselines.accuracy, site, adapter)
+            pooled = pool.submit(baselines.train_alone, site, "pooled", len(parts))
+            alone = {name: pool.submit(baselines.train_alone, site, name, 1) for name in parts}
+            initial = pool.submit(baselines.initial_accuracy, site, "pooled")
+            federation = pool.submit(baselines.accuracy, site, adapter)
             return Scores(
-                untrained=untrained.result(),
+                initial=initial.result(),
                 alone={name: score.result() for name, score in alone.items()},
-                federated=federated.result(),
+                federation=federation.result(),
                 pooled=pooled.result(),
                 bag_of_words=baselines.bag_of_words(self._task.pooled, self._task.test),
             )
@@ -125,7 +127,7 @@ class Demo:
         return {name: self._folder / name / "train.jsonl" for name in (*self._task.parts, "pooled")}
 
     def report(self, scores: Scores, seconds: float) -> None:
-        """Print the comparison, where the adapter lies, and the addresses."""
+        """Print the scores, the path of the adapter, and the addresses."""
         table = Table(title=f"accuracy on {len(self._task.test)} held-out rows ({seconds:.0f} s in all)")
         table.add_column("trained by")
         table.add_column("accuracy", justify="right")
@@ -141,20 +143,20 @@ class Demo:
         self._console.print(f"API docs  {self._url}/docs", soft_wrap=True)
 
     @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        began = time.monotonic()
-        self._console.print(f"[dim]{what} …[/dim]")
+    def _step(self, title: str) -> Iterator[None]:
+        start = time.monotonic()
+        self._console.print(f"[dim]{title} …[/dim]")
         yield
-        self._console.print(f"[dim]  {time.monotonic() - began:.0f} s[/dim]")
+        self._console.print(f"[dim]  {time.monotonic() - start:.0f} s[/dim]")
 
 
 def _rows(scores: Scores) -> Sequence[tuple[str, float]]:
     alone = [(f"{name} alone", value) for name, value in scores.alone.items()]
     return [
-        ("nobody (untrained head)", scores.untrained),
+        ("nobody (untrained head)", scores.initial),
         ("bag of words, all data pooled", scores.bag_of_words),
         *alone,
-        ("federated", scores.federated),
+        ("federated", scores.federation),
         ("all data pooled", scores.pooled),
     ]
 

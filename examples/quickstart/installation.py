@@ -1,4 +1,4 @@
-"""A whole installation on this machine: a coordinator and one worker agent per organisation, as real processes."""
+"""An installation on this machine: a coordinator and one worker agent per organization, as real processes."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ STOP_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Member:
-    """An organisation that takes part: its id, its own API key, its worker's id."""
+    """A participating organization: its id, its API key, and the id of its worker."""
 
     name: str
     organization_id: str
@@ -27,39 +27,39 @@ class Member:
     worker_id: str
 
 
-class Refused(SystemExit):
-    """The coordinator answered with a problem document; its text is what the user sees."""
+class InstallationError(SystemExit):
+    """A failed request, command or start. The text is for the user."""
 
 
 class Api:
-    """The REST API as one organisation (or the administrator) sees it."""
+    """The REST API with the key of an organization or of the administrator."""
 
     def __init__(self, url: str, key: str) -> None:
         self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
     def __call__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Answer of one request. Raises Refused with the problem's detail."""
-        answer = self._http.request(method, path, json=body)
-        if answer.is_error:
-            raise Refused(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else None
+        """Send a request and return the JSON of its response. Raises InstallationError with the problem document."""
+        response = self._http.request(method, path, json=body)
+        if response.is_error:
+            raise InstallationError(f"{method} {path}: {response.status_code} {response.text}")
+        return response.json() if response.content else None
 
     def download(self, path: str) -> bytes:
-        """Body of a GET."""
-        answer = self._http.get(path)
-        answer.raise_for_status()
-        return answer.content
+        """Return the body of a GET."""
+        response = self._http.get(path)
+        response.raise_for_status()
+        return response.content
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._http.close()
 
 
 @dataclass
 class Installation:
-    """Processes and keys. A context manager: leaving it ends every process it started.
+    """Processes and keys. A context manager, which at its end stops every process that it started.
 
-    `environment` is the processes' beside this process's own, such as `FEDLOOM_DATABASE_URL`.
+    `environment`: variables of the processes in addition to those of this one, such as `FEDLOOM_DATABASE_URL`.
     """
 
     folder: Path
@@ -100,14 +100,14 @@ class Installation:
                 process.wait()
 
     def join(self, name: str, worker: Mapping[str, Any]) -> Member:
-        """Create an organisation with an API key, enrol its worker with these settings, and run it."""
+        """Create an organization with an API key, enroll its worker with these settings, and start the worker."""
         admin = Api(self.url, self.admin_key)
         organization = admin("POST", "/v1/organizations", {"name": name})["id"]
         key = admin("POST", f"/v1/organizations/{organization}/api-keys", {"name": "demo", "role": "owner"})["key"]
         admin.close()
-        own = Api(self.url, key)
-        token = own("POST", f"/v1/organizations/{organization}/enrollment-tokens", {"name": "demo"})["token"]
-        own.close()
+        owner = Api(self.url, key)
+        token = owner("POST", f"/v1/organizations/{organization}/enrollment-tokens", {"name": "demo"})["token"]
+        owner.close()
         folder = self.folder / name
         config = write_settings(folder, {"url": self.url, "name": name, "folder": "state", **worker})
         self._run(["worker_agent", "enroll", "--config", str(config)], FEDLOOM_ENROLLMENT_TOKEN=token)
@@ -132,7 +132,7 @@ class Installation:
         self._processes.append(process)
 
     def _run(self, command: list[str], **environment: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", *command],
             capture_output=True,
             text=True,
@@ -140,9 +140,9 @@ class Installation:
             check=False,
             timeout=START_SECONDS,
         )
-        if done.returncode:
-            raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout.strip()
+        if process.returncode:
+            raise InstallationError(f"{' '.join(command)} failed:\n{process.stdout}{process.stderr}")
+        return process.stdout.strip()
 
     def _environment(self) -> dict[str, str]:
         quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -152,25 +152,27 @@ class Installation:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._processes[0].poll() is not None:
-                raise Refused(f"the coordinator ended at start; see {self.folder / 'coordinator.log'}")
+                raise InstallationError(
+                    f"the coordinator ended during its start; see {self.folder / 'coordinator.log'}"
+                )
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=5).is_success:
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
-        raise Refused(f"the coordinator did not get ready; see {self.folder / 'coordinator.log'}")
+        raise InstallationError(f"the coordinator did not become ready; see {self.folder / 'coordinator.log'}")
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
+    """A port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """Store a worker's settings as TOML in its own folder; one table deep, as JSON-like inline values."""
+    """Write a worker's settings as TOML into its folder, with mappings as inline tables."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "worker-agent.toml"
     file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""The default text of the demo: support messages of a bank, a clinic and a telecom provider, drawn from a seed.
+"""Generator of the demo's default text: support messages of a bank, a clinic and a telecom provider.
 
-Every organisation knows every intent in its own words and sees two of them most of the time, so that none of them
-alone has learned what the others write. Held-out messages say the same things in phrases nobody trained on.
+The messages are drawn from a seed. Every organization has every intent in its own words, and two intents make up most
+of its messages, so that none learns alone how the others write. Held-out messages have the same meanings in phrases
+that do not occur in training.
 """
 
 import random
@@ -41,24 +42,24 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Corpus:
-    """train: organisation -> its private messages; test: held-out messages of all of them, balanced over labels."""
+    """train: organization -> its private messages. test: held-out messages of all, balanced over the labels."""
 
     train: dict[str, list[Row]]
     test: list[Row]
 
 
-def organisations() -> tuple[str, ...]:
-    """Names, in the order in which they join the federation."""
+def organizations() -> tuple[str, ...]:
+    """Names in the order in which they join the federation."""
     return tuple(FREQUENT_LABELS)
 
 
 def generate(seed: int) -> Corpus:
-    """The corpus of a seed: 200 training messages per organisation and 306 held-out ones, none of them twice."""
+    """The corpus of a seed: 200 training messages per organization and 306 held-out ones, all different."""
     draw = random.Random(seed)
-    train = {name: _training_rows(name, draw) for name in organisations()}
+    train = {name: _training_rows(name, draw) for name in organizations()}
     test = [
         row
-        for name in organisations()
+        for name in organizations()
         for label in LABELS
         for row in _rows(held_out_phrases, name, label, TEST_ROWS, draw)
     ]
@@ -66,16 +67,16 @@ def generate(seed: int) -> Corpus:
     return Corpus(train, test)
 
 
-def _training_rows(organisation: str, draw: random.Random) -> list[Row]:
-    counts = dict.fromkeys(LABELS, RARE_ROWS) | dict(zip(FREQUENT_LABELS[organisation], FREQUENT_ROWS, strict=True))
-    rows = [row for label in LABELS for row in _rows(training_phrases, organisation, label, counts[label], draw)]
+def _training_rows(organization: str, draw: random.Random) -> list[Row]:
+    counts = dict.fromkeys(LABELS, RARE_ROWS) | dict(zip(FREQUENT_LABELS[organization], FREQUENT_ROWS, strict=True))
+    rows = [row for label in LABELS for row in _rows(training_phrases, organization, label, counts[label], draw)]
     draw.shuffle(rows)
     return rows
 
 
-def _rows(phrasing: ModuleType, organisation: str, label: str, count: int, draw: random.Random) -> list[Row]:
-    """`count` different messages; every phrase is used about equally often."""
-    phrases = list(phrasing.PHRASES[organisation][label])
+def _rows(phrasing: ModuleType, organization: str, label: str, count: int, draw: random.Random) -> list[Row]:
+    """`count` different messages, with every phrase about equally often."""
+    phrases = list(phrasing.PHRASES[organization][label])
     draw.shuffle(phrases)
     texts: dict[str, None] = {}  # a dict and not a set: its order does not depend on the hash seed
     while len(texts) < count:

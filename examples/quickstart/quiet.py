@@ -1,11 +1,11 @@
-"""A process of the demo that shows its own words only."""
+"""Setup of the demo's processes: no notices of the model libraries, one torch thread."""
 
 import os
 import warnings
 
 
 def quiet() -> None:
-    """Keep the model libraries' notices out of the demo's output; one thread, as every worker has."""
+    """Silence the notices of the model libraries, and set one torch thread as in every worker."""
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

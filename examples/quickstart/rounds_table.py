@@ -1,4 +1,4 @@
-"""The live table of a federation: what each client does, loss, accuracy, bytes, and what is waited for."""
+"""Live table of a federation: the clients' progress, loss, accuracy, bytes, and the reason for waiting."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ def rounds_table(
     jobs: Sequence[Mapping[str, Any]],
     names: Mapping[str, str],
 ) -> Table:
-    """A row per round; the open one shows its clients. `names`: client id -> name."""
+    """A table with a row per round. The open round shows its clients. `names`: client id -> name."""
     table = Table(title=f"{federation['name']}: {federation['state']}", caption=federation.get("waiting_for") or "")
     for column in ("round", "state", "train loss", "loss", "accuracy", "KiB up", "KiB down", "clients"):
         table.add_column(column, justify="left" if column in {"state", "clients"} else "right")
@@ -36,7 +36,7 @@ def round_row(item: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]], names:
 
 
 def client_cells(jobs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
-    """What each client of the open round does, newest job of each: `bank train 12/20`."""
+    """Progress of the newest job of each client: `bank train 12/20`."""
     newest = {job["client_id"]: job for job in jobs}
     return [_client(names.get(client, client), job) for client, job in newest.items()]
 

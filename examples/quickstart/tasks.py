@@ -1,4 +1,4 @@
-"""The text of the demo: our own support messages, or a folder of JSONL cut over the organisations."""
+"""Text tasks of the demo: the support messages, or a folder of JSONL split over the organizations."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from typing import Any
 from examples.quickstart import messages
 
 Row = Mapping[str, Any]
-ORGANISATIONS = ("bank", "clinic", "telecom")
+ORGANIZATIONS = ("bank", "clinic", "telecom")
 DIRICHLET_ALPHA = 0.5
 MIN_ROWS = 16
 MAX_TEST_ROWS = 1000
@@ -19,7 +19,7 @@ MAX_TEST_ROWS = 1000
 
 @dataclass(frozen=True)
 class TextTask:
-    """Rows (`text`, optional `text_pair`, `label`) of each organisation, and the held-out ones."""
+    """Rows (`text`, optional `text_pair`, `label`) of each organization, and held-out rows."""
 
     name: str
     labels: tuple[str, ...]
@@ -28,11 +28,11 @@ class TextTask:
 
     @property
     def pooled(self) -> list[Row]:
-        """Everybody's training rows, in the order of the organisations."""
+        """All training rows, in the order of the organizations."""
         return [row for rows in self.parts.values() for row in rows]
 
     def label_shares(self) -> dict[str, dict[str, float]]:
-        """Organisation -> label -> share of its rows."""
+        """Organization -> label -> share of its rows."""
         counts = {name: Counter(row["label"] for row in rows) for name, rows in self.parts.items()}
         return {
             name: {label: count[label] / max(1, count.total()) for label in self.labels}
@@ -47,9 +47,9 @@ def support_messages(seed: int) -> TextTask:
 
 
 def folder(path: Path, seed: int) -> TextTask:
-    """`train.jsonl` and `test.jsonl` in `path`, the training rows cut over the organisations by a Dirichlet draw.
+    """The task in `train.jsonl` and `test.jsonl` of `path`, with training rows split by a Dirichlet draw.
 
-    A label is text or an index; labels are named by their text. Raises SystemExit with what is wrong.
+    A label is text or an index, and is named by its text. Raises SystemExit with the fault.
     """
     train, test = (_rows(path / f"{part}.jsonl") for part in ("train", "test"))
     labels = tuple(sorted({row["label"] for row in train}, key=_natural))
@@ -62,29 +62,29 @@ def folder(path: Path, seed: int) -> TextTask:
 
 
 def dirichlet(rows: Sequence[Row], labels: Sequence[str], draw: random.Random) -> dict[str, list[Row]]:
-    """Cut `rows` over the organisations: of each label, shares drawn from a symmetric Dirichlet.
+    """Split `rows` over the organizations, by shares of each label from a symmetric Dirichlet.
 
-    Drawn again until everybody has MIN_ROWS rows of at least two labels; raises SystemExit if that never happens.
+    The draw is repeated until each has MIN_ROWS rows of at least two labels. Raises SystemExit if it never does.
     """
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row["label"]].append(row)
     for _ in range(200):
-        parts: dict[str, list[Row]] = {name: [] for name in ORGANISATIONS}
+        parts: dict[str, list[Row]] = {name: [] for name in ORGANIZATIONS}
         for label in labels:
             _deal(draw.sample(by_label[label], len(by_label[label])), parts, draw)
         if all(len(part) >= MIN_ROWS and len({row["label"] for row in part}) > 1 for part in parts.values()):
             return {name: draw.sample(part, len(part)) for name, part in parts.items()}
-    raise SystemExit(f"{len(rows)} rows are too few to cut over {len(ORGANISATIONS)} organisations")
+    raise SystemExit(f"{len(rows)} rows are too few to split over {len(ORGANIZATIONS)} organizations")
 
 
-def _deal(shuffled: Sequence[Row], parts: Mapping[str, list[Row]], draw: random.Random) -> None:
+def _deal(rows: Sequence[Row], parts: Mapping[str, list[Row]], draw: random.Random) -> None:
     weights = [draw.gammavariate(DIRICHLET_ALPHA, 1.0) + 1e-9 for _ in parts]
-    start, reached = 0, 0.0
+    start, cumulative = 0, 0.0
     for weight, part in zip(weights, parts.values(), strict=True):
-        reached += weight / sum(weights)
-        end = round(reached * len(shuffled))
-        part.extend(shuffled[start:end])
+        cumulative += weight / sum(weights)
+        end = round(cumulative * len(rows))
+        part.extend(rows[start:end])
         start = end
 
 
@@ -103,5 +103,5 @@ def _natural(label: str) -> tuple[int, str]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Store rows as JSONL."""
+    """Write rows as JSONL."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The phrases of the demo's training messages, written for this project.
+"""Phrases of the demo's training messages, written for this project.
 
-Organisation -> label -> phrases; `[savings|current]` is a choice. No phrase, and little of the wording, returns in
-`held_out_phrases`, so that a model which counts words gains little here.
+Organization -> label -> phrases. `[savings|current]` is a choice. No phrase and little of the wording recurs in
+`held_out_phrases`, so that a model that counts words gains little.
 """
 
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {

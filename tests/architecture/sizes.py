@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("federated", "coordinator", "worker_agent", "deploy", "benchmarks", "alembic", "tests")
+PACKAGES = ("federated", "coordinator", "worker_agent", "deploy", "benchmarks", "examples", "alembic", "tests")
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 MAX_FUNCTION_P90_LINES = 25

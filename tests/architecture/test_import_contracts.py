@@ -9,9 +9,13 @@ import pytest
 
 from tests.architecture.sizes import ROOT
 
-PACKAGES = ("federated", "coordinator", "worker_agent")
+PACKAGES = ("federated", "coordinator", "worker_agent", "benchmarks", "deploy", "examples", "tests")
 BREAKS = {
     "packages": ("federated/schedule.py", "import coordinator.settings"),
+    "products-alone": ("coordinator/jobs/service/leasing.py", "import deploy.pin_images"),
+    "examples-alone": ("examples/quickstart/quiet.py", "import benchmarks.report"),
+    "programs-without-tests": ("benchmarks/report.py", "import tests.support.memory"),
+    "tests-of-the-shared-package": ("tests/federated/test_simulation.py", "import examples.quickstart.quiet"),
     "coordinator-tower": ("coordinator/jobs/service/leasing.py", "import coordinator.rounds.service"),
     "domain-tower": ("coordinator/rounds/lifecycle.py", "import coordinator.rounds.service"),
     "private-repositories": ("coordinator/jobs/endpoints.py", "import coordinator.jobs.repository"),

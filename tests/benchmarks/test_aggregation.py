@@ -1,4 +1,4 @@
-"""The aggregation benchmark measures three ways to the same result."""
+"""The aggregation benchmark: three methods with the same result, and its report."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Bytes are counted from what the server halves expect."""
+"""The benchmark of chosen layers: bytes counted from the update schema, and timed epochs."""
 
 import pytest
 
@@ -16,8 +16,8 @@ def facts() -> ModelFacts:
         for layer in range(4)
         for factor, shape in (("A", (2, 8)), ("B", (8, 2)))
     ]
-    known = TinyFederation(trainable=Lora(r=2)).open(0, 0).facts
-    return known.model_copy(update={"tensors": (tensor("classifier.weight", (3, 8)), *factors), "layers": 4})
+    tiny = TinyFederation(trainable=Lora(r=2)).open(0, 0).facts
+    return tiny.model_copy(update={"tensors": (tensor("classifier.weight", (3, 8)), *factors), "layers": 4})
 
 
 @pytest.mark.parametrize(("count", "factors"), [(1, 128), (2, 256), (4, 512)])

@@ -1,4 +1,4 @@
-"""Large decoders by their shapes: as many weights as they have, and three ways that move them."""
+"""Decoder shapes and the three rebuild methods of the FedKSeed benchmark."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def test_a_rebuild_takes_the_sum_of_directions_from_the_weights() -> None:
     rebuild("hadamard", weights, coefficients, CPU)
     field = directions("hadamard", 5, 128).over({name: value.numel() for name, value in weights.items()}, CPU)
     for name, value in weights.items():
-        moved = 0.5 * field.direction(3).values(name) - 2.0 * field.direction(7).values(name)
-        torch.testing.assert_close(before[name] - value, moved, rtol=1e-5, atol=1e-5)
+        difference = 0.5 * field.direction(3).values(name) - 2.0 * field.direction(7).values(name)
+        torch.testing.assert_close(before[name] - value, difference, rtol=1e-5, atol=1e-5)
 
 
 def test_the_authors_way_draws_each_direction_by_its_seed() -> None:
@@ -33,6 +33,6 @@ def test_the_authors_way_draws_each_direction_by_its_seed() -> None:
 
 
 def test_what_is_measured_is_scaled_to_all_directions() -> None:
-    found = measure(SHAPES["tiny"], CPU, 128, repeats=1, explicit=2)
-    assert found["elements"] == sum(SHAPES["tiny"].sizes().values())
-    assert found["ratio_to_authors"] == found["authors_seconds_scaled"] / found["structured_seconds"] > 0
+    times = measure(SHAPES["tiny"], CPU, 128, repeats=1, explicit=2)
+    assert times["elements"] == sum(SHAPES["tiny"].sizes().values())
+    assert times["ratio_to_authors"] == times["authors_seconds_scaled"] / times["structured_seconds"] > 0

@@ -1,4 +1,4 @@
-"""What the benchmark of the scores compares is the same work over the same examples."""
+"""The methods compared by the benchmark of Fisher scores: the same work over the same examples."""
 
 import torch
 
@@ -10,28 +10,28 @@ from tests.support.tiny_session import TinyFederation, TinySession
 
 
 def session() -> TinySession:
-    opened = TinyFederation(trainable=Lora(r=2), examples=40).open(1, 5)
-    opened.load({name: torch.full((8, 2), 0.1) for name in opened.trainables if ".lora_B." in name})
-    return opened
+    tiny = TinyFederation(trainable=Lora(r=2), examples=40).open(1, 5)
+    tiny.load({name: torch.full((8, 2), 0.1) for name in tiny.trainables if ".lora_B." in name})
+    return tiny
 
 
 def test_both_ways_of_scoring_give_the_same() -> None:
-    opened = session()
-    made = fisher_traces(opened, layer_tensors(opened.facts), range(40), 32)
-    torch.testing.assert_close(made, one_at_a_time(opened, range(40)), rtol=1e-5, atol=0)
+    tiny = session()
+    scores = fisher_traces(tiny, layer_tensors(tiny.facts), range(40), 32)
+    torch.testing.assert_close(scores, one_at_a_time(tiny, range(40)), rtol=1e-5, atol=0)
 
 
 def test_an_epoch_sees_every_example_once_in_the_order_given() -> None:
-    opened = session()
-    epoch(opened, range(40))
-    assert opened.forward_examples == [32, 8]
+    tiny = session()
+    epoch(tiny, range(40))
+    assert tiny.forward_examples == [32, 8]
 
 
 def test_what_is_measured_is_the_median_of_the_turns_and_the_largest_difference() -> None:
-    found = measure(session(), turns=1)
-    assert (found["examples"], found["tokens"]) == (40, 240)
-    assert found["difference"] <= 1e-5
-    assert found["ratio_to_epoch"] == found["hooks_seconds"] / found["epoch_seconds"] > 0
+    result = measure(session(), turns=1)
+    assert (result["examples"], result["tokens"]) == (40, 240)
+    assert result["difference"] <= 1e-5
+    assert result["ratio_to_epoch"] == result["hooks_seconds"] / result["epoch_seconds"] > 0
 
 
 def test_the_shapes_differ_in_length_and_are_the_same_every_time() -> None:

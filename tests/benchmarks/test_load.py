@@ -1,4 +1,4 @@
-"""What the benchmarks under load make of their samples, the callers they use, and how they end."""
+"""Statistics, HTTP callers and termination of the load benchmarks."""
 
 import http.server
 import os
@@ -27,7 +27,7 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([], 0.99) == float("inf")
 
 
-def test_a_ratio_is_the_median_of_neighbours() -> None:
+def test_a_ratio_is_the_median_of_neighbors() -> None:
     assert ratio([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == 1.0  # 0.5, 1, 3
 
 
@@ -67,11 +67,11 @@ class Echo(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[http.server.HTTPServer]:
-    with http.server.HTTPServer(("127.0.0.1", 0), Echo) as made:
-        thread = threading.Thread(target=made.serve_forever)
+    with http.server.HTTPServer(("127.0.0.1", 0), Echo) as echo:
+        thread = threading.Thread(target=echo.serve_forever)
         thread.start()
-        yield made
-        made.shutdown()
+        yield echo
+        echo.shutdown()
         thread.join()
 
 
@@ -91,7 +91,7 @@ def test_the_control_plane_takes_all_that_it_started_with_it_when_it_is_told_to_
     with (tmp_path / "log").open("wb") as log:
         command = [sys.executable, "-m", "benchmarks.control_plane", *sizes, "--folder", str(tmp_path / "here")]
         running = subprocess.Popen(command, stdout=log, stderr=log)
-    started: list[psutil.Process] = []
+    children: list[psutil.Process] = []
     try:
         offers = tmp_path / "here" / "sqlite-full" / "offers.log"
         deadline = time.monotonic() + 90
@@ -99,14 +99,14 @@ def test_the_control_plane_takes_all_that_it_started_with_it_when_it_is_told_to_
             assert running.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        started = psutil.Process(running.pid).children(recursive=True)
-        assert len(started) >= 5  # the supervisor, web, background, beat, the agents
+        children = psutil.Process(running.pid).children(recursive=True)
+        assert len(children) >= 5  # the supervisor, web, background, beat, the agents
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 128 + signal.SIGTERM
-        assert psutil.wait_procs(started, 5)[1] == []  # (gone, alive)
+        assert psutil.wait_procs(children, 5)[1] == []  # (gone, alive)
     finally:
         running.kill()
         running.wait()
-        for process in started:
+        for process in children:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -1,4 +1,4 @@
-"""The last line of a benchmark is taken for what it says; a benchmark without one does not hold."""
+"""The report line of a benchmark: printed and parsed; without one the benchmark does not hold."""
 
 import json
 
@@ -24,9 +24,9 @@ def test_the_printed_report_is_read_back(capsys: pytest.CaptureFixture[str]) -> 
     ("last_line", "exit_status", "problem"),
     [
         ("", 1, "exit status 1"),
-        ("all went well", 0, "its last line is no report"),
-        ("[1, 2]", 0, "its last line is no report"),
-        (json.dumps({"benchmark": "another", "holds": True}), 0, "its last line is no report"),
+        ("all went well", 0, "its last line is not a report"),
+        ("[1, 2]", 0, "its last line is not a report"),
+        (json.dumps({"benchmark": "another", "holds": True}), 0, "its last line is not a report"),
         (json.dumps({"benchmark": "speed", "holds": True}), -9, "exit status -9"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Overhead of a round: from the end of the one before to its own end, less the longest training."""
+"""Overhead of a round, and the pins that it shares with Flower."""
 
 import pytest
 
@@ -13,10 +13,10 @@ def test_the_overhead_is_what_lies_between_two_ends_less_the_training() -> None:
 
 def test_the_summary_is_the_median_over_all_rounds_but_the_first() -> None:
     ends = [0.0, 1.5, 4.0, 5.0]  # overheads 0.5, 1.5, 0
-    found = summary([RoundTimes(number, end, 1.0, {"planning": end}) for number, end in enumerate(ends, start=1)])
-    assert (found["median_seconds"], found["min_seconds"], found["max_seconds"]) == (0.5, 0.0, 1.5)
-    assert found["median_phases"] == {"planning": 4.0}
-    assert [one["number"] for one in found["rounds"]] == [2, 3, 4]
+    report = summary([RoundTimes(number, end, 1.0, {"planning": end}) for number, end in enumerate(ends, start=1)])
+    assert (report["median_seconds"], report["min_seconds"], report["max_seconds"]) == (0.5, 0.0, 1.5)
+    assert report["median_phases"] == {"planning": 4.0}
+    assert [one["number"] for one in report["rounds"]] == [2, 3, 4]
 
 
 def test_one_round_has_no_overhead() -> None:

@@ -1,7 +1,8 @@
-"""The chart as Helm lints and renders it.
+"""Helm's lint and rendering of the chart.
 
-Helm's own Go library does it, in a process of its own: a Go runtime has no place in one that forks. The question is a
-list of values on standard input, the answer what became of each, both JSON: `python -m tests.deploy.chart`.
+Helm's own Go library runs in a separate process, because a Go runtime must not be in a process that forks. The
+process reads a list of values from standard input and prints a rendering of each, both as JSON: `python -m
+tests.deploy.chart`.
 """
 
 import importlib.util
@@ -26,48 +27,48 @@ _WARNING = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """What `helm template` and `helm lint` say to some values. `refused` names what is wrong with them."""
+class Rendering:
+    """Output of `helm template` and `helm lint` for some values. `refusal` names the fault in the values."""
 
     texts: Mapping[str, str]
     findings: Sequence[str]
-    refused: str
+    refusal: str
 
     @property
     def objects(self) -> dict[str, dict[str, Any]]:
-        """The object in each file that makes one."""
-        made = {name: list(yaml.safe_load_all(text)) for name, text in self.texts.items() if text.strip()}
-        assert all(len(objects) == 1 for objects in made.values())
-        return {name: dict(objects[0]) for name, objects in made.items()}
+        """The object of each file that renders one."""
+        objects_by_file = {name: list(yaml.safe_load_all(text)) for name, text in self.texts.items() if text.strip()}
+        assert all(len(objects) == 1 for objects in objects_by_file.values())
+        return {name: dict(objects[0]) for name, objects in objects_by_file.items()}
 
     @property
     def pods(self) -> dict[str, dict[str, Any]]:
         """Pod specifications by file."""
-        return {name: made["spec"]["template"]["spec"] for name, made in self.objects.items() if _has_pods(made)}
+        return {name: obj["spec"]["template"]["spec"] for name, obj in self.objects.items() if _has_pods(obj)}
 
 
-def _has_pods(made: Mapping[str, Any]) -> bool:
-    return made["kind"] in ("Deployment", "Job")
+def _has_pods(obj: Mapping[str, Any]) -> bool:
+    return obj["kind"] in ("Deployment", "Job")
 
 
-def render(*asked: Mapping[str, Any]) -> list[Rendered]:
-    """The chart with each of these values in place of its own."""
-    told = subprocess.run(
-        [sys.executable, "-m", "tests.deploy.chart"], input=json.dumps(asked), cwd=ROOT, check=True, timeout=60,
+def render(*values: Mapping[str, Any]) -> list[Rendering]:
+    """Render the chart with each of these values in place of its own."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.deploy.chart"], input=json.dumps(values), cwd=ROOT, check=True, timeout=60,
         capture_output=True, text=True,
     )  # fmt: skip
-    return [Rendered(**one) for one in json.loads(told.stdout)]
+    return [Rendering(**one) for one in json.loads(process.stdout)]
 
 
 @cache
-def as_it_is() -> Rendered:
+def as_it_is() -> Rendering:
     """The chart with its own values."""
     return render({})[0]
 
 
 @cache
-def with_all() -> Rendered:
-    """The chart with everything that can be turned on."""
+def with_all() -> Rendering:
+    """The chart with all options enabled."""
     return render(
         {
             "image": {"tag": "1.2.3", "digest": DIGEST, "pullSecrets": [{"name": "registry"}]},
@@ -86,19 +87,21 @@ def with_all() -> Rendered:
     )[0]
 
 
-def _answer(values: dict[str, Any]) -> dict[str, Any]:
+def _render_here(values: dict[str, Any]) -> dict[str, Any]:
     import helm_python
 
-    linted = helm_python.lint(CHART, values, strict=True)
-    findings = [f"{found['path']}: {found['error']}" for found in linted["messages"] if found["severity"] >= _WARNING]
+    lint = helm_python.lint(CHART, values, strict=True)
+    findings = [
+        f"{message['path']}: {message['error']}" for message in lint["messages"] if message["severity"] >= _WARNING
+    ]
     with helm_python.Chart.load(CHART) as chart:
         try:
             chart.validate_schema(chart.merge_values(values))
             texts = chart.render(values, name=RELEASE, namespace="fedloom")
         except helm_python.HelmError as error:
-            return {"texts": {}, "findings": findings, "refused": str(error)}
-    return {"texts": {Path(name).name: text for name, text in texts.items()}, "findings": findings, "refused": ""}
+            return {"texts": {}, "findings": findings, "refusal": str(error)}
+    return {"texts": {Path(name).name: text for name, text in texts.items()}, "findings": findings, "refusal": ""}
 
 
 if __name__ == "__main__":
-    print(json.dumps([_answer(values) for values in json.load(sys.stdin)]))
+    print(json.dumps([_render_here(values) for values in json.load(sys.stdin)]))

@@ -1,4 +1,4 @@
-"""The guide's commands for backup and restore, run as they stand there."""
+"""Backup and restore by the commands in the operators' guide."""
 
 import os
 import re
@@ -24,9 +24,9 @@ FIRST = b"kept" * 1000
 def commands(title: str) -> str:
     """The block below `title` in the guide."""
     text = (ROOT / "docs/operators.md").read_text("utf-8")
-    found = re.search(rf"\*\*{title}\.\*\*.*?```bash\n(.*?)```", text, flags=re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"\*\*{title}\.\*\*.*?```bash\n(.*?)```", text, flags=re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 def run(title: str, **variables: object) -> None:
@@ -46,7 +46,7 @@ def backup(tmp_path: Path) -> Path:
 @pytest.mark.sqlite
 def test_what_was_there_at_the_backup_is_there_after_a_restore(data_folder: Path, backup: Path) -> None:
     with support.serving() as before:
-        key, worker_id = _used(before)
+        key, worker_id = _fill(before)
         run("Back up", DATA=data_folder, BACKUP=backup)
         before.admin.post("/v1/organizations", json={"name": "Later"}).raise_for_status()
     shutil.rmtree(data_folder)
@@ -59,9 +59,9 @@ def test_what_was_there_at_the_backup_is_there_after_a_restore(data_folder: Path
 @pytest.mark.engines
 def test_so_it_is_with_postgresql_and_a_copy_of_the_bucket(data_folder: Path, backup: Path, tmp_path: Path) -> None:
     with support.serving() as before:
-        key, worker_id = _used(before)
+        key, worker_id = _fill(before)
         run("Back up PostgreSQL", BACKUP=backup, PG_URL=_pg_url())
-        bucket = {found["path"]: obstore.get(objects.open_store(), found["path"]).bytes() for found in _objects()}
+        bucket = {entry["path"]: obstore.get(objects.open_store(), entry["path"]).bytes() for entry in _objects()}
         before.admin.post("/v1/organizations", json={"name": "Later"}).raise_for_status()
     with settled(places().empty(tmp_path / "restored")):
         assert _objects() == []
@@ -77,11 +77,11 @@ def _pg_url() -> str:
 
 
 def _objects() -> list[Any]:
-    return [found for batch in obstore.list(objects.open_store()) for found in batch]
+    return [entry for batch in obstore.list(objects.open_store()) for entry in batch]
 
 
-def _used(service: Service) -> tuple[str, str]:
-    """An organisation with a worker and an artifact; the admin's key, and the worker's id."""
+def _fill(service: Service) -> tuple[str, str]:
+    """Create an organization with a worker and an artifact. Returns the admin's key and the worker's id."""
     clinic = service.new_organization("Clinic")
     worker = service.new_worker(clinic, "gpu")
     support.upload(clinic.owner, FIRST, digest(FIRST))

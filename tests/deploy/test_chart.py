@@ -1,4 +1,4 @@
-"""The Helm chart: linted and rendered by Helm, and every object valid for Kubernetes."""
+"""The Helm chart: lint and rendering by Helm, and validation of every object for Kubernetes."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import yaml
 
 from coordinator.settings import Settings
 from tests.deploy import chart, deployed
-from tests.deploy.chart import Rendered
+from tests.deploy.chart import Rendering
 
 pytestmark = pytest.mark.skipif(not chart.HELM_IS_HERE, reason="helm-python-sdk has no wheel for this machine")
 TEMPLATES = {path.name: path.read_text("utf-8") for path in sorted((chart.CHART / "templates").iterdir())}
@@ -32,13 +32,13 @@ def leaves(part: dict[str, Any], above: str = "") -> Iterator[str]:
 
 
 @pytest.fixture(params=["as it is", "with all"])
-def rendered(request: pytest.FixtureRequest) -> Rendered:
+def rendering(request: pytest.FixtureRequest) -> Rendering:
     return chart.as_it_is() if request.param == "as it is" else chart.with_all()
 
 
 class TestHelm:
-    def test_it_has_nothing_to_say_against_the_chart(self, rendered: Rendered) -> None:
-        assert (rendered.refused, rendered.findings) == ("", [])
+    def test_it_has_nothing_to_say_against_the_chart(self, rendering: Rendering) -> None:
+        assert (rendering.refusal, rendering.findings) == ("", [])
 
     def test_every_template_makes_one_object(self) -> None:
         assert chart.with_all().objects.keys() == TEMPLATES.keys() - {"_names.tpl"}
@@ -46,7 +46,7 @@ class TestHelm:
         assert chart.with_all().objects.keys() - chart.as_it_is().objects.keys() == more
 
     @pytest.mark.parametrize(
-        ("given", "named"),
+        ("overrides", "name"),
         [
             ({"web": {"replica": 3}}, "replica"),
             ({"web": {"replicas": 0}}, "/web/replicas"),
@@ -60,10 +60,10 @@ class TestHelm:
             ({"networkPolicy": {"store": {"addresses": ["s3.example.org"]}}}, "/networkPolicy/store/addresses/0"),
         ],
     )
-    def test_a_value_that_cannot_be_is_refused_by_name(self, given: dict[str, Any], named: str) -> None:
-        (answer,) = chart.render(given)
-        assert named in answer.refused
-        assert any(named in finding for finding in answer.findings)
+    def test_a_value_that_cannot_be_is_refused_by_name(self, overrides: dict[str, Any], name: str) -> None:
+        (rendering,) = chart.render(overrides)
+        assert name in rendering.refusal
+        assert any(name in finding for finding in rendering.findings)
 
     def test_values_turn_up_where_they_belong(self) -> None:
         of_all = chart.with_all()
@@ -79,24 +79,24 @@ class TestHelm:
         assert variables["FEDLOOM_SIGNING_KEY"] == "/etc/fedloom/signing-key.pem"
 
     def test_without_an_ingress_there_is_none(self) -> None:
-        (answer,) = chart.render({"ingress": {"enabled": False}})
-        assert answer.refused == ""
-        assert chart.as_it_is().objects.keys() - answer.objects.keys() == {"ingress.yaml"}
+        (rendering,) = chart.render({"ingress": {"enabled": False}})
+        assert rendering.refusal == ""
+        assert chart.as_it_is().objects.keys() - rendering.objects.keys() == {"ingress.yaml"}
 
 
 class TestValues:
     def test_every_value_is_named_by_a_template(self) -> None:
-        used = {path for text in TEMPLATES.values() for path in re.findall(r"\.Values\.([\w.]+)", text)}
-        assert len(used) > 20
-        assert [leaf for leaf in leaves(values()) if not any(f"{leaf}.".startswith(f"{p}.") for p in used)] == []
+        paths = {path for text in TEMPLATES.values() for path in re.findall(r"\.Values\.([\w.]+)", text)}
+        assert len(paths) > 20
+        assert [leaf for leaf in leaves(values()) if not any(f"{leaf}.".startswith(f"{p}.") for p in paths)] == []
 
     def test_the_schema_knows_every_value(self) -> None:
         schema = yaml.safe_load((chart.CHART / "values.schema.json").read_text("utf-8"))
         jsonschema.validate(values(), schema)
         for name, part in values().items():
-            known = schema["properties"][name]
-            if known.get("additionalProperties") is False:
-                assert known["properties"].keys() == part.keys()
+            definition = schema["properties"][name]
+            if definition.get("additionalProperties") is False:
+                assert definition["properties"].keys() == part.keys()
 
     def test_the_proxys_limits_fit_the_coordinators(self) -> None:
         annotations = values()["ingress"]["annotations"]
@@ -105,52 +105,52 @@ class TestValues:
 
 class TestObjects:
     @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-    def test_kubernetes_would_take_them(self, rendered: Rendered, version: str) -> None:
-        of_kubernetes = [made for name, made in rendered.objects.items() if name != "monitor.yaml"]  # the operator's
-        assert len(of_kubernetes) >= 12
-        for made in of_kubernetes:
-            kubernetes_validate.validate(made, version, strict=True)
+    def test_kubernetes_would_take_them(self, rendering: Rendering, version: str) -> None:
+        objects = [obj for name, obj in rendering.objects.items() if name != "monitor.yaml"]  # the operator's
+        assert len(objects) >= 12
+        for obj in objects:
+            kubernetes_validate.validate(obj, version, strict=True)
 
     def test_the_oldest_version_is_the_charts(self) -> None:
-        written = yaml.safe_load((chart.CHART / "Chart.yaml").read_text("utf-8"))
-        assert written["kubeVersion"] == f">={OLDEST}.0-0"
+        metadata = yaml.safe_load((chart.CHART / "Chart.yaml").read_text("utf-8"))
+        assert metadata["kubeVersion"] == f">={OLDEST}.0-0"
 
-    def test_all_have_the_charts_labels(self, rendered: Rendered) -> None:
-        for made in rendered.objects.values():
-            assert made["metadata"]["labels"]["app.kubernetes.io/name"] == "fedloom"
-            assert made["metadata"]["labels"]["app.kubernetes.io/instance"] == chart.RELEASE
+    def test_all_have_the_charts_labels(self, rendering: Rendering) -> None:
+        for obj in rendering.objects.values():
+            assert obj["metadata"]["labels"]["app.kubernetes.io/name"] == "fedloom"
+            assert obj["metadata"]["labels"]["app.kubernetes.io/instance"] == chart.RELEASE
 
     @pytest.mark.parametrize("name", ["web.yaml", "background.yaml", "beat.yaml"])
-    def test_a_deployment_selects_its_own_pods(self, rendered: Rendered, name: str) -> None:
-        made = rendered.objects[name]["spec"]
-        selected = made["selector"]["matchLabels"]
-        assert selected["app.kubernetes.io/component"] == name.removesuffix(".yaml")
-        assert selected.items() <= made["template"]["metadata"]["labels"].items()
+    def test_a_deployment_selects_its_own_pods(self, rendering: Rendering, name: str) -> None:
+        spec = rendering.objects[name]["spec"]
+        selector = spec["selector"]["matchLabels"]
+        assert selector["app.kubernetes.io/component"] == name.removesuffix(".yaml")
+        assert selector.items() <= spec["template"]["metadata"]["labels"].items()
 
-    def test_the_service_the_budget_and_the_spread_select_the_web(self, rendered: Rendered) -> None:
-        web = rendered.objects["web.yaml"]["spec"]["selector"]["matchLabels"]
-        assert rendered.objects["service.yaml"]["spec"]["selector"] == web
-        assert rendered.objects["disruption.yaml"]["spec"]["selector"]["matchLabels"] == web
-        (spread,) = rendered.pods["web.yaml"]["topologySpreadConstraints"]
+    def test_the_service_the_budget_and_the_spread_select_the_web(self, rendering: Rendering) -> None:
+        web = rendering.objects["web.yaml"]["spec"]["selector"]["matchLabels"]
+        assert rendering.objects["service.yaml"]["spec"]["selector"] == web
+        assert rendering.objects["disruption.yaml"]["spec"]["selector"]["matchLabels"] == web
+        (spread,) = rendering.pods["web.yaml"]["topologySpreadConstraints"]
         assert spread["labelSelector"]["matchLabels"] == web
 
-    def test_the_ingress_leads_to_the_service_and_not_to_the_metrics(self, rendered: Rendered) -> None:
-        service = rendered.objects["service.yaml"]
-        (rule,) = rendered.objects["ingress.yaml"]["spec"]["rules"]
+    def test_the_ingress_leads_to_the_service_and_not_to_the_metrics(self, rendering: Rendering) -> None:
+        service = rendering.objects["service.yaml"]
+        (rule,) = rendering.objects["ingress.yaml"]["spec"]["rules"]
         assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} == {service["metadata"]["name"]}
         assert not [path for path in rule["http"]["paths"] if "/metrics".startswith(path["path"])]
 
     def test_the_monitor_asks_the_service(self) -> None:
-        made = chart.with_all().objects
-        wanted = made["monitor.yaml"]["spec"]["selector"]["matchLabels"]
-        assert wanted.items() <= made["service.yaml"]["metadata"]["labels"].items()
+        objects = chart.with_all().objects
+        selector = objects["monitor.yaml"]["spec"]["selector"]["matchLabels"]
+        assert selector.items() <= objects["service.yaml"]["metadata"]["labels"].items()
 
-    def test_one_beat_and_never_two(self, rendered: Rendered) -> None:
-        beat = rendered.objects["beat.yaml"]["spec"]
+    def test_one_beat_and_never_two(self, rendering: Rendering) -> None:
+        beat = rendering.objects["beat.yaml"]["spec"]
         assert (beat["replicas"], beat["strategy"]) == (1, {"type": "Recreate"})
 
-    def test_the_database_is_migrated_before_an_upgrade(self, rendered: Rendered) -> None:
-        job = rendered.objects["migrate.yaml"]
+    def test_the_database_is_migrated_before_an_upgrade(self, rendering: Rendering) -> None:
+        job = rendering.objects["migrate.yaml"]
         assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
         assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["migrate"]
 
@@ -167,12 +167,12 @@ class TestSecrets:
 
 
 class TestPods:
-    def test_there_are_four_kinds(self, rendered: Rendered) -> None:
-        assert rendered.pods.keys() == FULL
+    def test_there_are_four_kinds(self, rendering: Rendering) -> None:
+        assert rendering.pods.keys() == FULL
 
     @pytest.mark.parametrize("name", sorted(FULL))
-    def test_a_pod_runs_as_the_images_user_and_can_change_nothing(self, rendered: Rendered, name: str) -> None:
-        pod = rendered.pods[name]
+    def test_a_pod_runs_as_the_images_user_and_can_change_nothing(self, rendering: Rendering, name: str) -> None:
+        pod = rendering.pods[name]
         user, group = deployed.last(deployed.DOCKERFILES["coordinator.Dockerfile"], "USER").split(":")
         assert pod["securityContext"] == {
             "runAsNonRoot": True,
@@ -191,18 +191,22 @@ class TestPods:
         ]
 
     @pytest.mark.parametrize("name", sorted(FULL))
-    def test_what_is_mounted_is_a_volume_and_the_data_folder_is(self, rendered: Rendered, name: str) -> None:
-        pod = rendered.pods[name]
-        mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-        assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
+    def test_what_is_mounted_is_a_volume_and_the_data_folder_is(self, rendering: Rendering, name: str) -> None:
+        pod = rendering.pods[name]
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
         variables = deployed.variables_of(deployed.DOCKERFILES["coordinator.Dockerfile"])
-        assert mounted["data"] == variables["FEDLOOM_DATA_FOLDER"]
+        assert mounts["data"] == variables["FEDLOOM_DATA_FOLDER"]
         env = {row["name"]: row.get("value") for row in pod["containers"][0]["env"]}
         # The volume is open to its group; the folder below it is made by the process, for itself.
-        assert env["FEDLOOM_DATA_FOLDER"] == f"{mounted['data']}/data"
+        assert env["FEDLOOM_DATA_FOLDER"] == f"{mounts['data']}/data"
 
     @pytest.mark.parametrize("name", sorted(FULL))
-    def test_variables_are_the_values_in_the_order_of_their_names(self, rendered: Rendered, name: str) -> None:
-        written = {**values()["settings"], **values()["environment"], "FEDLOOM_DATA_FOLDER": "/var/lib/fedloom/data"}
-        env = rendered.pods[name]["containers"][0]["env"]
-        assert env[: len(written)] == [{"name": key, "value": written[key]} for key in sorted(written)]
+    def test_variables_are_the_values_in_the_order_of_their_names(self, rendering: Rendering, name: str) -> None:
+        variables = {
+            **values()["settings"],
+            **values()["environment"],
+            "FEDLOOM_DATA_FOLDER": "/var/lib/fedloom/data",
+        }
+        env = rendering.pods[name]["containers"][0]["env"]
+        assert env[: len(variables)] == [{"name": key, "value": variables[key]} for key in sorted(variables)]

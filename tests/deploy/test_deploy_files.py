@@ -1,4 +1,4 @@
-"""What is deployed is what the code has: commands, settings, versions; pinned, and never as root."""
+"""Deployment files against the code: commands, settings and versions, pinned images, and users other than root."""
 
 import re
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from coordinator.settings import PLACEHOLDER, Settings
 from federated import __version__
 from tests.architecture.sizes import ROOT
 from tests.deploy import chart, deployed
-from tests.deploy.deployed import DEPLOY, DOCKERFILES, Started
+from tests.deploy.deployed import DEPLOY, DOCKERFILES, ProgramStart
 from worker_agent.settings import AgentSettings
 
 PROGRAMS = {"coordinator": coordinator.__main__.app, "worker-agent": worker_agent.__main__.app}
-# Variables that neither program reads, and who does.
+# Variables that neither program reads, and their readers.
 OTHERS = {
     "PATH": "the shell",
     "PYTHONUNBUFFERED": "Python",
@@ -32,40 +32,40 @@ OTHERS = {
     "HF_HUB_OFFLINE": "the same",
 }
 STORE_KEYS = {"aws_access_key_id": "id", "aws_secret_access_key": "secret"}
-STARTED = deployed.started()
+PROGRAM_STARTS = deployed.program_starts()
 
 
-def filled(file: str) -> dict[str, str]:
-    """The variables of an example with secrets in it, without which nothing would start."""
+def with_secrets(file: str) -> dict[str, str]:
+    """The variables of an example, with secrets in place of placeholders."""
     return {name: value.replace(PLACEHOLDER, "secret") for name, value in deployed.example(file).items()}
 
 
 EXAMPLES = [
-    Started("coordinator.env.example", "coordinator", ("up",), filled("coordinator.env.example")),
-    Started("worker.env.example", "worker-agent", ("run",), filled("worker.env.example")),
+    ProgramStart("coordinator.env.example", "coordinator", ("up",), with_secrets("coordinator.env.example")),
+    ProgramStart("worker.env.example", "worker-agent", ("run",), with_secrets("worker.env.example")),
 ]
 
 
-def names(found: Sequence[Started]) -> list[str]:
-    return [one.where for one in found]
+def names(starts: Sequence[ProgramStart]) -> list[str]:
+    return [one.where for one in starts]
 
 
 def parse(program: str, arguments: Sequence[str]) -> None:
-    """Raises LookupError unless the program has this command with these options."""
+    """Raise LookupError unless the program has this command with these options."""
     command: Any = typer.main.get_command(PROGRAMS[program])
     rest = list(arguments)
     while isinstance(command, TyperGroup):
         if not rest or rest[0] not in command.commands:
             raise LookupError(f"{program} has no command {' '.join(arguments)!r}")
         command, rest = command.commands[rest[0]], rest[1:]
-    known = {option for parameter in command.params for option in parameter.opts}
-    unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in known]
+    options = {option for parameter in command.params for option in parameter.opts}
+    unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in options]
     if unknown:
         raise LookupError(f"{program} {' '.join(arguments)} has no {unknown[0]}")
 
 
-def not_understood(one: Started) -> list[str]:
-    """The variables that nobody reads, or whose value the settings refuse."""
+def unread_variables(one: ProgramStart) -> list[str]:
+    """The variables that no program reads. Raises ValidationError for a value that the settings refuse."""
     prefix, settings = _settings_of(one.program)
     ours = {name: value for name, value in one.variables.items() if name.startswith("FEDLOOM_")}
     fields = {name: name.removeprefix(prefix).lower() for name in ours}
@@ -96,7 +96,7 @@ def _of_store(name: str) -> bool:
 
 
 def is_pinned(image: str) -> bool:
-    """Whether the image's tag names one release: three numbers with points, two for PostgreSQL's, or a date."""
+    """True if the tag of the image names one release: three numbers with points, two for PostgreSQL, or a date."""
     repository, _, tag = image.rpartition(":")
     return (
         bool(repository)
@@ -106,12 +106,12 @@ def is_pinned(image: str) -> bool:
 
 class TestCommands:
     def test_every_program_and_process_is_started_somewhere(self) -> None:
-        commands = {(one.program, one.arguments[0]) for one in STARTED}
+        commands = {(one.program, one.arguments[0]) for one in PROGRAM_STARTS}
         roles = {("coordinator", name) for name in ("up", "serve", "work", "beat", "migrate")}
         assert commands == roles | {("worker-agent", "run")}
 
-    @pytest.mark.parametrize("one", STARTED, ids=names(STARTED))
-    def test_a_started_command_exists(self, one: Started) -> None:
+    @pytest.mark.parametrize("one", PROGRAM_STARTS, ids=names(PROGRAM_STARTS))
+    def test_a_started_command_exists(self, one: ProgramStart) -> None:
         parse(one.program, one.arguments)
 
     @pytest.mark.parametrize("arguments", [["serves"], ["serve", "--reload"], ["keys", "create"], []])
@@ -134,24 +134,24 @@ class TestCommands:
 
 
 class TestVariables:
-    @pytest.mark.parametrize("one", [*STARTED, *EXAMPLES], ids=names([*STARTED, *EXAMPLES]))
-    def test_every_variable_is_read_by_the_program_or_named_as_anothers(self, one: Started) -> None:
+    @pytest.mark.parametrize("one", [*PROGRAM_STARTS, *EXAMPLES], ids=names([*PROGRAM_STARTS, *EXAMPLES]))
+    def test_every_variable_is_read_by_the_program_or_named_as_anothers(self, one: ProgramStart) -> None:
         assert one.variables
-        assert not_understood(one) == []
+        assert unread_variables(one) == []
 
     def test_one_that_nobody_reads_is_found(self) -> None:
         wrong = {"FEDLOOM_DATABSE_URL": "x", "AWS_ENDPOINT_URI": "x", "FEDLOOM_HOST": "::", "DEBUG": "1"}
-        found = not_understood(Started("here", "coordinator", ("up",), wrong))
-        assert found == ["FEDLOOM_DATABSE_URL", "AWS_ENDPOINT_URI", "DEBUG"]
+        unread = unread_variables(ProgramStart("here", "coordinator", ("up",), wrong))
+        assert unread == ["FEDLOOM_DATABSE_URL", "AWS_ENDPOINT_URI", "DEBUG"]
 
     def test_a_workers_variable_is_none_of_the_coordinators(self) -> None:
-        assert not_understood(Started("here", "coordinator", (), {"FEDLOOM_WORKER_URL": "x"})) == [
+        assert unread_variables(ProgramStart("here", "coordinator", (), {"FEDLOOM_WORKER_URL": "x"})) == [
             "FEDLOOM_WORKER_URL"
         ]
 
     def test_the_example_for_compose_holds_what_it_asks_for(self) -> None:
-        given = {*deployed.example("compose.env.example"), *deployed.example("images.env")}
-        assert given == deployed.asked_of_the_environment()
+        examples = {*deployed.example("compose.env.example"), *deployed.example("images.env")}
+        assert examples == deployed.environment_variables()
 
     def test_the_example_of_a_workers_file_is_understood(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(worker_agent.settings.FILE_VARIABLE, str(DEPLOY / "worker-agent.toml.example"))
@@ -166,9 +166,9 @@ class TestImages:
         return [deployed.without_digest(rest.split()[0]) for name, rest in every if name == "FROM"]
 
     def test_every_image_is_pinned_to_a_release(self) -> None:
-        used = [deployed.without_digest(service["image"]) for service in deployed.compose()["services"].values()]
+        images = [deployed.without_digest(service["image"]) for service in deployed.compose()["services"].values()]
         assert len(self.bases()) == 6
-        assert [image for image in self.bases() + used if not is_pinned(image)] == []
+        assert [image for image in self.bases() + images if not is_pinned(image)] == []
 
     @pytest.mark.parametrize(
         "image", ["redis", "redis:latest", "nginx:1-alpine", "python:3.11-slim", "x/minio:RELEASE"]
@@ -177,14 +177,18 @@ class TestImages:
         assert not is_pinned(image)
 
     def test_our_own_have_the_version_of_the_code(self) -> None:
-        used = [service["image"] for service in deployed.compose()["services"].values()]
-        ours = {image.rpartition(":")[2] for image in used if image.startswith("fedloom-")}
-        written = yaml.safe_load((chart.CHART / "Chart.yaml").read_text("utf-8"))
-        assert ours | {written["appVersion"]} == {__version__}
+        images = [service["image"] for service in deployed.compose()["services"].values()]
+        ours = {image.rpartition(":")[2] for image in images if image.startswith("fedloom-")}
+        metadata = yaml.safe_load((chart.CHART / "Chart.yaml").read_text("utf-8"))
+        assert ours | {metadata["appVersion"]} == {__version__}
 
     @pytest.mark.parametrize("name", ["coordinator", "worker"])
     def test_what_pip_installs_has_hashes_but_for_torch_which_has_a_version(self, name: str) -> None:
-        steps = [rest for found, rest in deployed.instructions(DOCKERFILES[f"{name}.Dockerfile"]) if found == "RUN"]
+        steps = [
+            rest
+            for instruction, rest in deployed.instructions(DOCKERFILES[f"{name}.Dockerfile"])
+            if instruction == "RUN"
+        ]
         installs = [part.split() for step in steps for part in step.split("&&") if "pip install" in part]
         files = [words[-1] for words in installs if "--require-hashes" in words]
         assert files == ["requirements-build.txt", f"requirements-{name}.txt"]
@@ -194,11 +198,15 @@ class TestImages:
 
     @pytest.mark.parametrize("name", ["coordinator.Dockerfile", "worker.Dockerfile"])
     def test_what_is_copied_exists_and_is_let_in(self, name: str) -> None:
-        let_in = (DEPLOY / f"{name}.dockerignore").read_text("utf-8").splitlines()
-        copied = [rest.split()[:-1] for found, rest in deployed.instructions(DOCKERFILES[name]) if found == "COPY"]
-        sources = [source for part in copied for source in part if not part[0].startswith("--from")]
+        patterns = (DEPLOY / f"{name}.dockerignore").read_text("utf-8").splitlines()
+        copies = [
+            rest.split()[:-1]
+            for instruction, rest in deployed.instructions(DOCKERFILES[name])
+            if instruction == "COPY"
+        ]
+        sources = [source for part in copies for source in part if not part[0].startswith("--from")]
         assert {"federated", "constraints.txt"} <= set(sources)
-        assert [source for source in sources if not (ROOT / source).exists() or f"!{source}" not in let_in] == []
+        assert [source for source in sources if not (ROOT / source).exists() or f"!{source}" not in patterns] == []
 
 
 class TestNotAsRoot:
@@ -230,9 +238,9 @@ class TestComposition:
 
     def test_only_the_load_balancer_stands_in_both_networks_and_is_published(self) -> None:
         services = deployed.compose()["services"]
-        published = [name for name, service in services.items() if "ports" in service]
+        public = [name for name, service in services.items() if "ports" in service]
         between = [name for name, service in services.items() if {"backend", "frontend"} <= set(service["networks"])]
-        assert published == between == ["loadbalancer"]
+        assert public == between == ["loadbalancer"]
         assert deployed.compose()["networks"]["backend"] == {"internal": True}
 
     def test_what_is_depended_on_is_there_and_has_what_is_waited_for(self) -> None:

@@ -1,11 +1,11 @@
-"""What the demo downloaded is opened by what it is, and not by the algorithm that made it."""
+"""Loading of downloaded adapters by their kind, for every algorithm."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from examples.quickstart.baselines import opened
+from examples.quickstart.baselines import load_model
 from federated import registry
 from federated.contract import ClientFacts, ClientUpdate, RoundFacts
 from federated.export.adapter_files import write_adapter
@@ -20,15 +20,15 @@ STEP = RoundFacts(1, "train", 2, 1)
 
 def test_every_algorithms_export_is_the_model_its_clients_evaluated(tmp_path: Path) -> None:
     node = make_node(tmp_path)
-    tried = set[str]()
-    for name, found in registry.algorithms().items():
+    kinds = set[str]()
+    for name, entry in registry.algorithms().items():
         for trainable in (Full(), Lora(r=2)):
-            if trainable.kind not in found.trainables:
+            if trainable.kind not in entry.trainables:
                 continue
             config = registry.make_config(name, {})
             work = work_of("bert", trainable)
-            bench = SessionFactory(node)
-            session = bench.open(work, "colors", 3, {})
+            workbench = SessionFactory(node)
+            session = workbench.open(work, "colors", 3, {})
             facts = session.facts
             server = registry.server_half(name, config, trainable)
             client = registry.client_half(name, config, trainable)
@@ -40,12 +40,12 @@ def test_every_algorithms_export_is_the_model_its_clients_evaluated(tmp_path: Pa
             adapter = server.export(state)
             folder = tmp_path / f"{name}-{trainable.kind}"
             write_adapter(folder, adapter, trainable, facts, "acme/bert", {})
-            tried.add(adapter.kind)
+            kinds.add(adapter.kind)
 
-            fresh = bench.open(work, "colors", 3, {})
+            fresh = workbench.open(work, "colors", 3, {})
             client.apply(server.plan(state, [one], RoundFacts(1, "evaluate", 2, 1))[0], fresh, None, "shared")
             inputs = dict(next(fresh.batches(range(5), 5)).inputs)
-            model = opened(folder, Path(node.models["bert"]), len(COLORS.labels or ()))
+            model = load_model(folder, Path(node.models["bert"]), len(COLORS.labels or ()))
             with torch.no_grad():
                 torch.testing.assert_close(model(**inputs).logits, fresh.model(**inputs).logits, rtol=1e-4, atol=1e-5)
-    assert tried == {"ledger", "peft"}
+    assert kinds == {"ledger", "peft"}

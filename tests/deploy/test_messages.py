@@ -1,3 +1,5 @@
+"""The generated support messages of the demo: reproducible, balanced, and not separable by words."""
+
 import subprocess
 import sys
 from collections import Counter
@@ -10,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from examples.quickstart import held_out_phrases, training_phrases
-from examples.quickstart.messages import LABELS, Corpus, Row, generate, organisations
+from examples.quickstart.messages import LABELS, Corpus, Row, generate, organizations
 
 SEEDS = (0, 1, 2)
 REPOSITORY = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ def labels(rows: list[Row]) -> list[str]:
 class TestASeed:
     def test_gives_the_same_corpus_in_every_interpreter(self) -> None:
         program = "from examples.quickstart.messages import generate; print(repr(generate(5)))"
-        printed = {
+        outputs = {
             subprocess.run(
                 [sys.executable, "-c", program],
                 cwd=REPOSITORY,
@@ -44,31 +46,31 @@ class TestASeed:
             ).stdout.strip()
             for hash_seed in ("1", "2")
         }
-        assert printed == {repr(generate(5))}
+        assert outputs == {repr(generate(5))}
 
     def test_differs_from_another_seed_in_messages_and_in_their_order(self) -> None:
         first, second = generate(0), generate(1)
         assert first.test != second.test
-        assert all(sorted(texts(first.train[name])) != sorted(texts(second.train[name])) for name in organisations())
+        assert all(sorted(texts(first.train[name])) != sorted(texts(second.train[name])) for name in organizations())
 
 
 class TestTrainingMessages:
-    def test_every_organisation_has_two_hundred(self, corpus: Corpus) -> None:
-        assert {name: len(rows) for name, rows in corpus.train.items()} == dict.fromkeys(organisations(), 200)
+    def test_every_organization_has_two_hundred(self, corpus: Corpus) -> None:
+        assert {name: len(rows) for name, rows in corpus.train.items()} == dict.fromkeys(organizations(), 200)
 
-    def test_every_organisation_has_every_label_in_at_least_one_row_of_twenty(self, corpus: Corpus) -> None:
+    def test_every_organization_has_every_label_in_at_least_one_row_of_twenty(self, corpus: Corpus) -> None:
         for rows in corpus.train.values():
             counts = Counter(labels(rows))
             assert set(counts) == set(LABELS)
             assert min(counts.values()) >= 0.05 * len(rows)
 
-    def test_two_labels_make_three_quarters_of_an_organisation(self, corpus: Corpus) -> None:
+    def test_two_labels_make_three_quarters_of_an_organization(self, corpus: Corpus) -> None:
         for rows in corpus.train.values():
             (_, largest), (_, second) = Counter(labels(rows)).most_common(2)
             assert largest >= 0.35 * len(rows)
             assert largest + second >= 0.75 * len(rows)
 
-    def test_every_label_is_frequent_in_exactly_one_organisation(self, corpus: Corpus) -> None:
+    def test_every_label_is_frequent_in_exactly_one_organization(self, corpus: Corpus) -> None:
         frequent = [label for rows in corpus.train.values() for label, _ in Counter(labels(rows)).most_common(2)]
         assert sorted(frequent) == sorted(LABELS)
 
@@ -95,8 +97,10 @@ class TestHeldOutMessages:
         assert phrases.most_common(1)[0][1] == 1
 
     def test_counting_words_does_not_classify_them(self, corpus: Corpus) -> None:
-        pooled = [row for rows in corpus.train.values() for row in rows]
-        model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)).fit(texts(pooled), labels(pooled))
+        all_rows = [row for rows in corpus.train.values() for row in rows]
+        model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)).fit(
+            texts(all_rows), labels(all_rows)
+        )
         assert 0.3 <= model.score(texts(corpus.test), labels(corpus.test)) <= 0.65
 
 

@@ -1,4 +1,4 @@
-"""Alerts and the dashboard name only what the coordinator exports."""
+"""Alerts and the dashboard against the metrics, labels and routes of the coordinator."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.deploy.deployed import DEPLOY, compose
 from tests.support.places import Places, settled
 
 PROMETHEUS = DEPLOY / "prometheus"
-# Of Prometheus itself: whether a target answered, and what it says of each target.
+# Prometheus' own metric and labels of a target.
 BUILT_IN = {"up"}
 TARGET_LABELS = {"job", "instance"}
 OUR_LABELS = {"method", "route", "status", "state", "role"}
@@ -25,7 +25,7 @@ _MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 
 
 @pytest.fixture(scope="module")
-def exported(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def series(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names of all series at /metrics."""
     with settled(engine.migrated(tmp_path_factory.mktemp("data"))):
         families = [*REGISTRY.collect(), *gauges.REGISTRY.collect()]
@@ -42,15 +42,15 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions() -> dict[str, str]:
-    """Every PromQL expression by where it stands."""
-    found = {f"alert {name}": rule["expr"] for name, rule in alerts().items()}
+    """Every PromQL expression by its alert or panel."""
+    by_place = {f"alert {name}": rule["expr"] for name, rule in alerts().items()}
     for panel in dashboard()["panels"]:
-        found |= {f"panel {panel['title']} {target['refId']}": target["expr"] for target in panel["targets"]}
-    return found
+        by_place |= {f"panel {panel['title']} {target['refId']}": target["expr"] for target in panel["targets"]}
+    return by_place
 
 
-def unknown_names(expression: str, exported: set[str]) -> set[str]:
-    """Metrics and labels of the expression that there are not."""
+def unknown_names(expression: str, series: set[str]) -> set[str]:
+    """Metrics and labels of the expression that do not exist."""
     labels = {name for name, _, _ in _MATCHER.findall(expression)}
     grouping = re.findall(r"\b(?:by|without|on|ignoring) *\(([^)]*)\)", expression)
     labels |= {name for names in grouping for name in re.findall(r"\w+", names)}
@@ -58,7 +58,7 @@ def unknown_names(expression: str, exported: set[str]) -> set[str]:
         r"\{[^}]*\"[^}]*\}|\b(?:by|without|on|ignoring) *\([^)]*\)|\[\w+\]", " ", _without_values(expression)
     )
     names = re.findall(r"\b[a-z_:][\w:]*\b(?! *\()", re.sub(r"\b\d[\w.]*", " ", rest))
-    return (labels - OUR_LABELS - TARGET_LABELS - {"le"}) | (set(names) - KEYWORDS - BUILT_IN - exported)
+    return (labels - OUR_LABELS - TARGET_LABELS - {"le"}) | (set(names) - KEYWORDS - BUILT_IN - series)
 
 
 def _without_values(expression: str) -> str:
@@ -71,8 +71,8 @@ def paths() -> tuple[str, ...]:
     return tuple(create_app().openapi()["paths"])
 
 
-def matches_nothing(expression: str) -> list[str]:
-    """Matchers of routes that no route meets."""
+def unmatched_routes(expression: str) -> list[str]:
+    """Route matchers that match no route."""
     routes = [(sign, value) for name, sign, value in _MATCHER.findall(expression) if name == "route"]
     return [value for sign, value in routes if not any(_meets(sign, value, path) for path in paths())]
 
@@ -83,23 +83,23 @@ def _meets(sign: str, value: str, path: str) -> bool:
 
 class TestExpressions:
     @pytest.mark.parametrize("where", expressions())
-    def test_every_metric_and_label_is_exported(self, where: str, exported: set[str]) -> None:
-        assert unknown_names(expressions()[where], exported) == set()
+    def test_every_metric_and_label_is_exported(self, where: str, series: set[str]) -> None:
+        assert unknown_names(expressions()[where], series) == set()
 
     @pytest.mark.parametrize("where", expressions())
     def test_every_route_is_one_of_the_api(self, where: str) -> None:
-        assert matches_nothing(expressions()[where]) == []
+        assert unmatched_routes(expressions()[where]) == []
 
     @pytest.mark.parametrize("where", expressions())
     def test_brackets_close(self, where: str) -> None:
-        for opened, closed in ("()", "[]"):
+        for left, right in ("()", "[]"):
             bare = _without_values(expressions()[where])
-            assert bare.count(opened) == bare.count(closed)
+            assert bare.count(left) == bare.count(right)
 
-    def test_what_is_not_exported_is_found(self, exported: set[str]) -> None:
+    def test_what_is_not_exported_is_found(self, series: set[str]) -> None:
         wrong = 'sum by (le, owner) (rate(fedloom_rounds_total{kind="train"}[5m])) / up > 1.5e9'
-        assert unknown_names(wrong, exported) == {"owner", "kind", "fedloom_rounds_total"}
-        assert matches_nothing('x{route="/metrics",route=~"/v2/.*"}') == ["/v2/.*"]
+        assert unknown_names(wrong, series) == {"owner", "kind", "fedloom_rounds_total"}
+        assert unmatched_routes('x{route="/metrics",route=~"/v2/.*"}') == ["/v2/.*"]
 
 
 class TestAlerts:
@@ -110,13 +110,13 @@ class TestAlerts:
         assert rule["annotations"]["summary"].endswith(".")
 
     def test_they_are_loaded_and_watch_the_job_that_is_scraped(self) -> None:
-        configured = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
-        (scrape,) = configured["scrape_configs"]
+        config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
+        (scrape,) = config["scrape_configs"]
         jobs = {
             value for rule in alerts().values() for name, _, value in _MATCHER.findall(rule["expr"]) if name == "job"
         }
         assert jobs == {scrape["job_name"]}
-        assert configured["rule_files"] == ["alerts.yml"]
+        assert config["rule_files"] == ["alerts.yml"]
         assert set(scrape["dns_sd_configs"][0]["names"]) <= set(compose()["services"])
 
 
@@ -124,10 +124,10 @@ class TestTheDashboard:
     def test_panels_have_their_own_ids_and_places(self) -> None:
         panels = dashboard()["panels"]
         assert len({panel["id"] for panel in panels}) == len(panels)
-        taken = [(place["x"] + x, place["y"] + y) for place in (p["gridPos"] for p in panels)
+        cells = [(place["x"] + x, place["y"] + y) for place in (p["gridPos"] for p in panels)
                  for x in range(place["w"]) for y in range(place["h"])]  # fmt: skip
-        assert len(taken) == len(set(taken))
-        assert max(x for x, _ in taken) < 24
+        assert len(cells) == len(set(cells))
+        assert max(x for x, _ in cells) < 24
 
     def test_every_variable_that_is_used_is_defined(self) -> None:
         names = {variable["name"] for variable in dashboard()["templating"]["list"]}

@@ -1,4 +1,4 @@
-"""What the chart's network policies let through, asked as a cluster's network would ask."""
+"""Connections that the chart's network policies allow, evaluated as by the network of a cluster."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.deploy import chart
-from tests.deploy.chart import Rendered
+from tests.deploy.chart import Rendering
 
 pytestmark = pytest.mark.skipif(not chart.HELM_IS_HERE, reason="helm-python-sdk has no wheel for this machine")
 OURS = ("web", "background", "beat", "migrate")
@@ -16,33 +16,33 @@ DATABASE, BROKER, STORE, HTTPS = 5432, 6379, 443, 443
 LABELS = {"app.kubernetes.io/name": "fedloom", "app.kubernetes.io/instance": chart.RELEASE}
 
 
-def policy(rendered: Rendered, component: str) -> Mapping[str, Any]:
-    """The policy of these pods, which must be one about them alone."""
-    made: Mapping[str, Any] = rendered.objects[f"policy-{component}.yaml"]["spec"]
-    assert made["podSelector"]["matchLabels"] == {**LABELS, "app.kubernetes.io/component": component}
-    assert made["policyTypes"] == ["Ingress", "Egress"]
-    return made
+def policy(rendering: Rendering, component: str) -> Mapping[str, Any]:
+    """The policy that selects only these pods."""
+    spec: Mapping[str, Any] = rendering.objects[f"policy-{component}.yaml"]["spec"]
+    assert spec["podSelector"]["matchLabels"] == {**LABELS, "app.kubernetes.io/component": component}
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    return spec
 
 
-def lets_out(made: Mapping[str, Any], address: str, port: int) -> bool:
-    """Whether a connection to this address outside of the cluster passes."""
+def lets_out(spec: Mapping[str, Any], address: str, port: int) -> bool:
+    """True if the policy allows a connection to this address outside of the cluster."""
     return any(
         any(holds(peer["ipBlock"], address) for peer in rule["to"] if "ipBlock" in peer)
         and any(port == one["port"] and one["protocol"] == "TCP" for one in rule["ports"])
-        for rule in made["egress"]
+        for rule in spec["egress"]
     )
 
 
 def holds(block: Mapping[str, Any], address: str) -> bool:
-    asked = ip_address(address)
+    target = ip_address(address)
     within = [ip_network(network) for network in (block["cidr"], *block.get("except", ()))]
-    return asked in within[0] and not any(asked in network for network in within[1:])
+    return target in within[0] and not any(target in network for network in within[1:])
 
 
-def ports_to(made: Mapping[str, Any], labels: Mapping[str, str]) -> set[int]:
-    """Ports at which pods with these labels, in this namespace, are reached."""
+def ports_to(spec: Mapping[str, Any], labels: Mapping[str, str]) -> set[int]:
+    """Ports at which the policy reaches pods with these labels in this namespace."""
     peer = {"podSelector": {"matchLabels": dict(labels)}}
-    return {one["port"] for rule in made["egress"] if peer in rule["to"] for one in rule.get("ports", ())}
+    return {one["port"] for rule in spec["egress"] if peer in rule["to"] for one in rule.get("ports", ())}
 
 
 class TestWaysOut:
@@ -56,15 +56,15 @@ class TestWaysOut:
         ],
     )
     def test_pods_reach_the_servers_they_need_and_no_other_port(self, component: str, ports: set[int]) -> None:
-        made = policy(chart.as_it_is(), component)
-        tried = {22, 53, 80, 8000, 8080, 9000, DATABASE, BROKER, STORE, HTTPS}
-        assert {port for port in tried if lets_out(made, SOMEWHERE, port)} == ports
+        spec = policy(chart.as_it_is(), component)
+        candidates = {22, 53, 80, 8000, 8080, 9000, DATABASE, BROKER, STORE, HTTPS}
+        assert {port for port in candidates if lets_out(spec, SOMEWHERE, port)} == ports
 
     @pytest.mark.parametrize("component", OURS)
     def test_nobody_reaches_what_hands_out_a_machines_credentials(self, component: str) -> None:
-        made = policy(chart.as_it_is(), component)
+        spec = policy(chart.as_it_is(), component)
         ports = {80, DATABASE, BROKER, STORE, HTTPS}
-        assert [port for port in ports for address in METADATA if lets_out(made, address, port)] == []
+        assert [port for port in ports for address in METADATA if lets_out(spec, address, port)] == []
 
     @pytest.mark.parametrize("component", OURS)
     def test_names_are_asked_of_the_clusters_own_server(self, component: str) -> None:
@@ -99,8 +99,8 @@ class TestWaysIn:
 
     @pytest.mark.parametrize(("server", "app", "port"), [("database", "postgres", 5432), ("broker", "redis", 6379)])
     def test_database_and_broker_are_reached_from_our_pods_alone(self, server: str, app: str, port: int) -> None:
-        made = chart.with_all().objects[f"policy-{server}.yaml"]["spec"]
-        assert made == {
+        spec = chart.with_all().objects[f"policy-{server}.yaml"]["spec"]
+        assert spec == {
             "podSelector": {"matchLabels": {"app": app}},
             "policyTypes": ["Ingress"],
             "ingress": [

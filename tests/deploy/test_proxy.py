@@ -1,4 +1,4 @@
-"""The load balancer's configuration and the units, held against nginx and systemd where they are installed."""
+"""Configuration of the load balancer and the units, checked by nginx and systemd where these are installed."""
 
 import re
 import shutil
@@ -25,12 +25,12 @@ TEXT = (DEPLOY / "nginx/nginx.conf").read_text("utf-8")
 LONGEST_POLL_SECONDS = 30
 START_SECONDS = 20.0
 MOST_EXPOSED = 20
-"""Of 100, as systemd-analyze reckons: 0 is shut off altogether, a unit without any of these settings has 96."""
+"""Exposure by systemd-analyze, from 0 (fully isolated) to 100. A unit without any of these settings has 96."""
 
 
 def setting(name: str) -> str:
-    (found,) = re.findall(rf"^ *{name} ([^;]+);", TEXT, flags=re.MULTILINE)
-    return str(found)
+    (value,) = re.findall(rf"^ *{name} ([^;]+);", TEXT, flags=re.MULTILINE)
+    return str(value)
 
 
 class TestLimits:
@@ -56,7 +56,7 @@ class TestLimits:
 
 
 def certificate(folder: Path, name: str = "fullchain.pem", key: str = "privkey.pem") -> None:
-    """A self-signed certificate, made as docs/operators.md says."""
+    """Create a self-signed certificate as described in docs/operators.md."""
     subprocess.run(
         [
             str(OPENSSL), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
@@ -68,7 +68,7 @@ def certificate(folder: Path, name: str = "fullchain.pem", key: str = "privkey.p
 
 
 def configuration(folder: Path, port: int, web: str) -> Path:
-    """nginx.conf with paths of this test, one worker, and `web` in the place of the containers' name."""
+    """Write nginx.conf with paths of this test, one worker, and `web` in place of the containers' name."""
     text = TEXT.replace(" /tmp/", f" {folder}/").replace("/etc/nginx/certs", str(folder))
     text = text.replace("/etc/nginx/clients", str(folder / "clients"))
     text = text.replace("http://web:8000", web).replace("listen 8443", f"listen 127.0.0.1:{port}")
@@ -85,26 +85,26 @@ class TestNginx:
         return tmp_path
 
     @pytest.fixture
-    def certified(self, folder: Path) -> Path:
-        """The folder, with client certificates asked for; `client.pem` is the one of the only authority."""
+    def certificates(self, folder: Path) -> Path:
+        """The folder with required client certificates, of which only that of `client.pem` is trusted."""
         certificate(folder, "client.pem", "client-key.pem")
         certificate(folder, "stranger.pem", "stranger-key.pem")
         (folder / "clients-ca.pem").write_bytes((folder / "client.pem").read_bytes())
         (folder / "clients").mkdir()
-        asked = (DEPLOY / "nginx/client-certificates.conf").read_text("utf-8")
-        (folder / "clients/asked.conf").write_text(asked.replace("/etc/nginx/certs", str(folder)), encoding="utf-8")
+        snippet = (DEPLOY / "nginx/client-certificates.conf").read_text("utf-8")
+        (folder / "clients/asked.conf").write_text(snippet.replace("/etc/nginx/certs", str(folder)), encoding="utf-8")
         return folder
 
     @pytest.fixture
-    def balanced(self, service: Service, folder: Path) -> Iterator[httpx.Client]:
-        """Through the load balancer to a real web process."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+    def via_balancer(self, service: Service, folder: Path) -> Iterator[httpx.Client]:
+        """A client that reaches a real web process through the load balancer."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
         file = configuration(folder, port, service.url)
         process = subprocess.Popen([str(NGINX), "-p", str(folder), "-c", str(file), "-g", "daemon off;"])
-        trusted = ssl.create_default_context(cafile=str(folder / "fullchain.pem"))
+        context = ssl.create_default_context(cafile=str(folder / "fullchain.pem"))
         try:
-            with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trusted, trust_env=False) as client:
+            with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=context, trust_env=False) as client:
                 _wait_for(client)
                 yield client
         finally:
@@ -113,39 +113,42 @@ class TestNginx:
 
     def test_nginx_finds_nothing_wrong(self, folder: Path) -> None:
         file = configuration(folder, 8443, "http://web:8000")
-        done = subprocess.run(
+        process = subprocess.run(
             [str(NGINX), "-t", "-p", str(folder), "-c", str(file)], capture_output=True, text=True, check=False
         )
-        assert (done.returncode, "[warn]" in done.stderr) == (0, False), done.stderr
+        assert (process.returncode, "[warn]" in process.stderr) == (0, False), process.stderr
 
-    def test_the_api_is_there_and_the_metrics_are_not(self, balanced: httpx.Client, service: Service) -> None:
-        assert balanced.get("/v1/organizations").status_code == 401
-        assert balanced.get("/v1/organizations", auth=Bearer(service.admin_key)).status_code == 200
-        assert balanced.get("/metrics").status_code == 404
-        assert balanced.get("/healthz").headers["Strict-Transport-Security"].startswith("max-age=")
+    def test_the_api_is_there_and_the_metrics_are_not(self, via_balancer: httpx.Client, service: Service) -> None:
+        assert via_balancer.get("/v1/organizations").status_code == 401
+        assert via_balancer.get("/v1/organizations", auth=Bearer(service.admin_key)).status_code == 200
+        assert via_balancer.get("/metrics").status_code == 404
+        assert via_balancer.get("/healthz").headers["Strict-Transport-Security"].startswith("max-age=")
 
-    def test_a_whole_chunk_passes_and_one_byte_more_does_not(self, balanced: httpx.Client, service: Service) -> None:
+    def test_a_whole_chunk_passes_and_one_byte_more_does_not(
+        self, via_balancer: httpx.Client, service: Service
+    ) -> None:
         organization = service.new_organization("Clinic")
-        balanced.auth = Bearer(created(_new_key(service, organization.id))["key"])
+        via_balancer.auth = Bearer(created(_new_key(service, organization.id))["key"])
         content = bytes(Settings().chunk_bytes)
-        announced = {"size_bytes": len(content), "digest": "sha256:" + sha256(content).hexdigest()}
-        path = f"/v1/artifacts/uploads/{created(balanced.post('/v1/artifacts/uploads', json=announced))['upload_id']}"
-        assert balanced.put(f"{path}/chunks/0", content=content + b"x").status_code == 413
-        assert balanced.put(f"{path}/chunks/0", content=content).status_code == 204
-        assert balanced.post(f"{path}/complete").json()["state"] == "complete"
+        announcement = {"size_bytes": len(content), "digest": "sha256:" + sha256(content).hexdigest()}
+        upload = created(via_balancer.post("/v1/artifacts/uploads", json=announcement))
+        path = f"/v1/artifacts/uploads/{upload['upload_id']}"
+        assert via_balancer.put(f"{path}/chunks/0", content=content + b"x").status_code == 413
+        assert via_balancer.put(f"{path}/chunks/0", content=content).status_code == 204
+        assert via_balancer.post(f"{path}/complete").json()["state"] == "complete"
 
     @pytest.mark.parametrize(("name", "status"), [("client", 200), ("stranger", 400), (None, 400)])
     def test_an_agent_shows_its_certificate_to_a_balancer_that_asks_for_one(
-        self, certified: Path, balanced: httpx.Client, name: str | None, status: int
+        self, certificates: Path, via_balancer: httpx.Client, name: str | None, status: int
     ) -> None:
-        shown = {} if name is None else {"client_certificate": f"{name}.pem", "client_key": f"{name}-key.pem"}
-        files = {option: certified / file for option, file in {"ca_file": "fullchain.pem", **shown}.items()}
+        options = {} if name is None else {"client_certificate": f"{name}.pem", "client_key": f"{name}-key.pem"}
+        files = {option: certificates / file for option, file in {"ca_file": "fullchain.pem", **options}.items()}
         settings = AgentSettings.model_validate(files)
-        with open_http(settings, str(balanced.base_url)) as client:
+        with open_http(settings, str(via_balancer.base_url)) as client:
             assert client.get("/healthz").status_code == status
 
-    def test_enrolment_cannot_be_guessed_at_speed(self, balanced: httpx.Client) -> None:
-        answers = [balanced.post("/v1/workers/enroll", json={}).status_code for _ in range(40)]
+    def test_enrollment_cannot_be_guessed_at_speed(self, via_balancer: httpx.Client) -> None:
+        answers = [via_balancer.post("/v1/workers/enroll", json={}).status_code for _ in range(40)]
         assert set(answers) == {422, 429}
 
 
@@ -179,5 +182,5 @@ def test_systemd_finds_nothing_wrong_with_a_unit_and_little_exposed(
             if drop_in.name.startswith(path.stem):
                 shutil.copy(drop_in, tmp_path / f"{path.name}.d")
     for command in (["verify"], ["security", "--offline=true", f"--threshold={MOST_EXPOSED}"]):
-        done = subprocess.run([str(ANALYZE), *command, str(copy)], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        process = subprocess.run([str(ANALYZE), *command, str(copy)], capture_output=True, text=True, check=False)
+        assert (process.returncode, process.stderr) == (0, ""), process.stdout

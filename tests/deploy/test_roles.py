@@ -1,4 +1,4 @@
-"""The two roles of deploy/postgres/roles.sql: the lesser one is enough for the service, and changes no table."""
+"""The two roles of deploy/postgres/roles.sql: the service runs with the lesser one, which cannot change tables."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ PASSWORDS = {"FEDLOOM_OWNER_PASSWORD": "for-the-tables", "FEDLOOM_PASSWORD": "fo
 
 
 def make_roles(server: PostgresServer) -> None:
-    """Runs roles.sql as its first line says."""
+    """Run roles.sql as described in its first lines."""
     command = [program("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
     superuser = server.url("postgres").replace("+psycopg", "")
     environment = {"PATH": os.environ["PATH"], **PASSWORDS}
@@ -33,8 +33,8 @@ def make_roles(server: PostgresServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    """A database made by roles.sql and migrated by its owner; the service has the other role."""
+def environment(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    """The environment of a service with the lesser role, on a database migrated by the role of the owner."""
     servers = engine
     assert isinstance(servers, Servers)
     make_roles(servers.postgres)
@@ -51,15 +51,15 @@ def installed(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def connection(installed: Environment) -> Iterator[psycopg.Connection]:
-    """As the role of the running processes."""
-    url = installed["FEDLOOM_DATABASE_URL"].replace("+psycopg", "")
-    with psycopg.connect(url, autocommit=True) as opened:
-        yield opened
+def connection(environment: Environment) -> Iterator[psycopg.Connection]:
+    """A connection with the role of the running processes."""
+    url = environment["FEDLOOM_DATABASE_URL"].replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
 
 
-def test_a_federation_runs_from_beginning_to_end(installed: Environment) -> None:
-    with within(installed), serving() as service:
+def test_a_federation_runs_from_beginning_to_end(environment: Environment) -> None:
+    with within(environment), serving() as service:
         stage = Stage(service)
         stage.running()
         stage.play(2)
@@ -67,8 +67,8 @@ def test_a_federation_runs_from_beginning_to_end(installed: Environment) -> None
         stage.reconcile()
         ready = service.anonymous.get("/readyz").json()["checks"]
         assert (ready["database"], ready["migrations"]) == ("ok", "ok")
-        removed = stage.owner.owner.delete(stage.path())
-        assert removed.status_code == 204, removed.text
+        response = stage.owner.owner.delete(stage.path())
+        assert response.status_code == 204, response.text
         with reading() as session:
             assert list(audit.verify(session))
         assert "fedloom@" in get_settings().database
@@ -101,18 +101,18 @@ def test_what_would_change_a_table_or_the_log_is_refused(connection: psycopg.Con
         connection.execute(statement)  # type: ignore[arg-type]
 
 
-def test_another_migration_leaves_the_rights_as_they_are(installed: Environment) -> None:
+def test_another_migration_leaves_the_rights_as_they_are(environment: Environment) -> None:
     def rights() -> set[tuple[str, str]]:
         query = (
             "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = 'fedloom'"
         )
-        with psycopg.connect(owner.replace("+psycopg", "")) as opened:
-            return {(row[0], row[1]) for row in opened.execute(query)}
+        with psycopg.connect(owner.replace("+psycopg", "")) as connection:
+            return {(row[0], row[1]) for row in connection.execute(query)}
 
-    owner = installed["FEDLOOM_DATABASE_URL"].replace("fedloom@", "fedloom_owner@")
+    owner = environment["FEDLOOM_DATABASE_URL"].replace("fedloom@", "fedloom_owner@")
     before = rights()
     assert {kind for table, kind in before if table == "audit_entries"} == {"SELECT", "INSERT"}
-    with within({**installed, "FEDLOOM_MIGRATION_DATABASE_URL": owner}):
+    with within({**environment, "FEDLOOM_MIGRATION_DATABASE_URL": owner}):
         migration.downgrade("-1")
         migration.upgrade()
     assert rights() == before

@@ -1,4 +1,4 @@
-"""Secrets of the deployed services: none of an example's starts anything, and each opens no more than it must."""
+"""Secrets of the deployed services: placeholders are refused, and each secret has the least rights."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from tests.deploy.deployed import DEPLOY
 SECRETS = {name for name in deployed.example("compose.env.example") if name.endswith("PASSWORD")}
 
 
-def checked(**variables: str) -> subprocess.CompletedProcess[str]:
-    """secrets.sh, as compose runs it."""
+def check_secrets(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Run secrets.sh as compose does."""
     return subprocess.run(
         ["/bin/sh", DEPLOY / "secrets.sh"], env={"PATH": os.environ["PATH"], **variables},
         capture_output=True, text=True, check=False,
@@ -39,10 +39,12 @@ class TestCompose:
             assert services[server]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
 
     def test_a_placeholder_is_refused_by_its_name(self) -> None:
-        done = checked(STORE_PASSWORD="change-me", DATABASE_PASSWORD="change-me-too", POSTGRES_PASSWORD="a1b2")
-        assert done.returncode == 1
-        assert "still change-me: DATABASE_PASSWORD STORE_PASSWORD." in done.stderr
-        assert checked(**dict.fromkeys(SECRETS, "4be1f6c2")).returncode == 0
+        process = check_secrets(
+            STORE_PASSWORD="change-me", DATABASE_PASSWORD="change-me-too", POSTGRES_PASSWORD="a1b2"
+        )
+        assert process.returncode == 1
+        assert "still change-me: DATABASE_PASSWORD STORE_PASSWORD." in process.stderr
+        assert check_secrets(**dict.fromkeys(SECRETS, "4be1f6c2")).returncode == 0
 
     def test_the_superusers_are_known_to_those_alone_that_make_the_others(self) -> None:
         services = deployed.compose()["services"]
@@ -68,14 +70,14 @@ class TestTheBucketsUser:
 
     def test_the_coordinator_is_that_user(self) -> None:
         environment = deployed.compose()["services"]["web"]["environment"]
-        made = (DEPLOY / "store/bucket.sh").read_text("utf-8")
-        assert f"mc admin user add store {environment['AWS_ACCESS_KEY_ID']} " in made
+        script = (DEPLOY / "store/bucket.sh").read_text("utf-8")
+        assert f"mc admin user add store {environment['AWS_ACCESS_KEY_ID']} " in script
         assert subprocess.run(["/bin/sh", "-n", DEPLOY / "store/bucket.sh"], check=False).returncode == 0
 
 
 class TestTheCoordinator:
     @pytest.mark.parametrize(
-        ("variable", "value", "named"),
+        ("variable", "value", "name"),
         [
             ("FEDLOOM_DATABASE_URL", "postgresql+psycopg://fedloom:change-me@127.0.0.1/fedloom", "database_url"),
             (
@@ -88,15 +90,15 @@ class TestTheCoordinator:
         ],
     )
     def test_a_placeholder_is_refused_by_its_name(
-        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
     ) -> None:
         monkeypatch.setenv(variable, value)
-        with pytest.raises(ValidationError) as refused:
+        with pytest.raises(ValidationError) as validation:
             Settings()
-        (fault,) = refused.value.errors()
-        assert named in (*fault["loc"], fault["msg"].removeprefix("Value error, ").partition(":")[0])
+        (fault,) = validation.value.errors()
+        assert name in (*fault["loc"], fault["msg"].removeprefix("Value error, ").partition(":")[0])
         assert "still the example's (change-me)" in fault["msg"]
-        assert "change%2Dme" not in str(refused.value)
+        assert "change%2Dme" not in str(validation.value)
 
     def test_nothing_starts_and_it_says_so_in_a_line_for_each_without_the_values(self, tmp_path: Path) -> None:
         wrong = {
@@ -104,12 +106,12 @@ class TestTheCoordinator:
             "FEDLOOM_DATABASE_URL": "postgresql+psycopg://fedloom:change-me@127.0.0.1/fedloom",
             "FEDLOOM_WEB_THREADS": "s3cret",
         }
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "coordinator", "migrate"], env={**os.environ, **wrong},
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
-        assert done.returncode == 1
-        first, second = done.stderr.splitlines()
+        assert process.returncode == 1
+        first, second = process.stderr.splitlines()
         assert first.startswith("error: database_url: ")
         assert second.startswith("error: web_threads: ")
-        assert "s3cret" not in done.stderr
+        assert "s3cret" not in process.stderr

@@ -1,4 +1,4 @@
-"""The demo's text: our own messages, or a folder cut over the organisations."""
+"""Text tasks of the demo: the support messages, or a folder split over the organizations."""
 
 import json
 import random
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestAFolder:
-    def test_every_training_row_goes_to_exactly_one_organisation(self, folder: Path) -> None:
+    def test_every_training_row_goes_to_exactly_one_organization(self, folder: Path) -> None:
         task = tasks.folder(folder, seed=1)
         texts = [row["text"] for part in task.parts.values() for row in part]
         assert sorted(texts) == sorted(f"text {n}" for n in range(300))
@@ -33,7 +33,7 @@ class TestAFolder:
     def test_labels_given_as_an_index_are_named_by_it(self, folder: Path) -> None:
         assert tasks.folder(folder, seed=0).labels == ("0", "1", "2")
 
-    def test_the_organisations_differ_in_their_labels(self, folder: Path) -> None:
+    def test_the_organizations_differ_in_their_labels(self, folder: Path) -> None:
         shares = tasks.folder(folder, seed=0).label_shares()
         assert max(max(part.values()) for part in shares.values()) > 0.5
 
@@ -57,7 +57,7 @@ class TestAFolder:
             tasks.dirichlet(rows, ("0", "1"), random.Random(0))
 
 
-def test_the_support_messages_are_a_task_of_three_organisations() -> None:
+def test_the_support_messages_are_a_task_of_three_organizations() -> None:
     task = tasks.support_messages(seed=0)
-    assert tuple(task.parts) == tasks.ORGANISATIONS
+    assert tuple(task.parts) == tasks.ORGANIZATIONS
     assert {row["label"] for row in task.pooled} == set(task.labels)

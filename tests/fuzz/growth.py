@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
-from benchmarks.memory import anonymous_bytes
 from tests.fuzz.record import Finding
 from tests.fuzz.turns import Turn
+from tests.support.memory import anonymous_bytes
 
 MEBIBYTE = 1024**2
 BOUND_MIB = 64.0

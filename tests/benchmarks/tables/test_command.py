@@ -1,19 +1,19 @@
-"""The command line: what is refused, and a table that goes on where it stopped."""
+"""The command line of tables: refused arguments, failed jobs, and the continuation of an interrupted table."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.discovery import found
+from benchmarks.discovery import find_benchmarks
 from benchmarks.tables import definition
 from benchmarks.tables.__main__ import complete, main, readme
 from benchmarks.tables.definition import Row, check_row
-from benchmarks.tables.jobs import RunFailed, jobs_of, run_job
+from benchmarks.tables.jobs import RunError, jobs_of, run_job
 from benchmarks.tables.results import Results
 from benchmarks.tables.sites import make_site
 from federated import registry
-from tests.benchmarks.tables.samples import data_folder, finished, table_of
+from tests.benchmarks.tables.samples import data_folder, job_result, table_of
 from tests.support.tiny_models import bert_folder
 
 
@@ -29,12 +29,12 @@ class TestATable:
         assert readme(name).is_file()
 
     def test_is_no_benchmark_with_a_target(self, name: str) -> None:
-        assert f"rows_{name}" not in {benchmark.name for benchmark in found()}
+        assert f"rows_{name}" not in {benchmark.name for benchmark in find_benchmarks()}
 
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            (["--only", "none such"], "no row is named 'none such'; there are: "),
+            (["--only", "none such"], "there is no row 'none such'; known: "),
             (["--quick", "--write"], "not with --quick or --only"),
             (["--rounds", "0"], "must be at least 1"),
             (["--seeds", "a"], "--seeds"),
@@ -51,9 +51,9 @@ def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(SystemExit) as exit_info:
         main([*arguments, "--data", "nowhere"])
-    assert refused.value.code == 2
+    assert exit_info.value.code == 2
     return capsys.readouterr().err
 
 
@@ -69,25 +69,28 @@ def test_a_row_whose_algorithm_does_not_take_it_is_refused() -> None:
 
 def test_two_rows_of_one_name_are_refused() -> None:
     table = table_of("fedavg")
-    with pytest.raises(ValueError, match="two rows of one name"):
+    with pytest.raises(ValueError, match="two rows with the same name"):
         replace(table, rows=table.rows * 2).check()
 
 
 def test_a_table_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, base, file = data_folder(tmp_path / "data"), bert_folder(tmp_path / "base"), tmp_path / "runs.jsonl"
     first, second = jobs_of(replace(table_of("fedavg"), seeds=(3, 4)))
-    before = finished(first.row.name, first.task, first.seed, 0.5)
+    before = job_result(first.row.name, first.task, first.seed, 0.5)
     Results(file).add(replace(before, key=first.key()))
-    kept, made = complete([first, second], data, Results(file), base, processes=2)
-    assert (kept.accuracy, made.seed) == (0.5, 4)
+    first_result, second_result = complete([first, second], data, Results(file), base, processes=2)
+    assert (first_result.accuracy, second_result.seed) == (0.5, 4)
     assert "1/1 its example, colors, seed 4" in capsys.readouterr().err
-    assert complete([first, second], data, Results(file), tmp_path / "no model", processes=1) == [kept, made]
+    assert complete([first, second], data, Results(file), tmp_path / "no model", processes=1) == [
+        first_result,
+        second_result,
+    ]
 
 
 def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
     (job,) = jobs_of(table_of("fedavg"))
     site = make_site(data_folder(tmp_path / "data"), job.task, job.seed, job.table, tmp_path / "site")
-    with pytest.raises(RunFailed, match=r"^its example, colors, seed 3: ModelError: .*there is no folder"):
+    with pytest.raises(RunError, match=r"^its example, colors, seed 3: ModelError: .*there is no folder"):
         run_job(job, site, tmp_path / "no model")
 
 
@@ -95,8 +98,10 @@ class TestAJob:
     def test_is_another_one_when_a_number_of_its_table_or_row_is(self) -> None:
         table = table_of("fedavg")
         longer = replace(table, rounds=2)
-        renamed = replace(table, rows=(replace(table.rows[0], config={"learning_rate": 0.5}),))
-        keys = {jobs_of(other, device)[0].key() for other in (table, longer, renamed) for device in ("cpu", "cuda")}
+        other_config = replace(table, rows=(replace(table.rows[0], config={"learning_rate": 0.5}),))
+        keys = {
+            jobs_of(other, device)[0].key() for other in (table, longer, other_config) for device in ("cpu", "cuda")
+        }
         assert len(keys) == 6
 
     def test_is_the_same_in_a_longer_table(self) -> None:

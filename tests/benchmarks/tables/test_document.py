@@ -1,14 +1,13 @@
-"""The table as Markdown, and where it goes."""
+"""Rendering of tables as Markdown, and their insertion into a README."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.tables.definition import Row, Table
+from benchmarks.tables.definition import JobResult, Row, Table
 from benchmarks.tables.document import BEGIN, END, document, markdown, to_target, write_between
-from benchmarks.tables.jobs import Finished
-from tests.benchmarks.tables.samples import finished
+from tests.benchmarks.tables.samples import job_result
 
 ROWS = (
     Row("one", "a", {}, {}, cells={"passes": "40"}),
@@ -17,10 +16,10 @@ ROWS = (
 )
 TABLE = Table(name="a", rows=ROWS, rounds=4, seeds=(0, 1))
 RUNS = [
-    finished("one", "subj", 0, 0.5),
-    finished("one", "subj", 1, 0.6),
-    finished("one", "trec", 0, 0.25),
-    finished("two", "trec", 1, 1.0),
+    job_result("one", "subj", 0, 0.5),
+    job_result("one", "subj", 1, 0.6),
+    job_result("one", "trec", 0, 0.25),
+    job_result("two", "trec", 1, 1.0),
 ]
 
 
@@ -57,18 +56,18 @@ class TestToATarget:
         assert text.endswith(to_target(self.TABLE, RUNS))
 
     @staticmethod
-    def _run(row: str, seed: int, accuracies: dict[int, float]) -> Finished:
-        told = {
+    def _run(row: str, seed: int, accuracies: dict[int, float]) -> JobResult:
+        evaluations = {
             number: {"accuracy": accuracy, "bytes": number * 1e6, "seconds": number * 10.0}
             for number, accuracy in accuracies.items()
         }
-        return replace(finished(row, "subj", seed, 0.0), evaluations=told)
+        return replace(job_result(row, "subj", seed, 0.0), evaluations=evaluations)
 
 
 def test_own_accuracies_have_a_column_of_their_own() -> None:
-    told = {4: {"accuracy": 0.5, "own_accuracy": 0.75}}
+    evaluations = {4: {"accuracy": 0.5, "own_accuracy": 0.75}}
     table = replace(TABLE, rows=ROWS[1:2], tasks=("subj",), test_shares=True)
-    assert markdown(table, [replace(finished("two", "subj", 0, 0.5), evaluations=told)]).splitlines() == [
+    assert markdown(table, [replace(job_result("two", "subj", 0, 0.5), evaluations=evaluations)]).splitlines() == [
         "| | subj | subj, own | bytes down | bytes up | seconds |",
         "|---|--:|--:|--:|--:|--:|",
         "| two | 50.0 | 75.0 | 16,384 | 1,600 | 30 |",

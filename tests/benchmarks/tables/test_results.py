@@ -1,13 +1,13 @@
-"""Finished runs are kept in a file, from which a table goes on."""
+"""The store of job results, from which a table is continued."""
 
 from pathlib import Path
 
 import pytest
 
 from benchmarks.tables.results import Results
-from tests.benchmarks.tables.samples import finished
+from tests.benchmarks.tables.samples import job_result
 
-FIRST, SECOND = finished("one", "subj", 0, 0.5), finished("two", "subj", 0, 0.75)
+FIRST, SECOND = job_result("one", "subj", 0, 0.5), job_result("two", "subj", 0, 0.75)
 
 
 def test_what_was_added_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table that stands in a README is the one that its runs make."""
+"""Tables in READMEs: each is the rendering of its stored results."""
 
 from pathlib import Path
 

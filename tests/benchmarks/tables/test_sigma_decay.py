@@ -1,18 +1,20 @@
-"""What is left of W when nobody learns, by hand for the rules whose decay has a formula."""
+"""Decay of W without learning, against values by hand for the aggregations with a formula."""
 
 import pytest
 
 from benchmarks.tables.rows_flexlora import RANKS
 from benchmarks.tables.sigma_decay import ROUNDS, energies, text
 
-# Component i (from 1) is held by this share of the clients, and begins with the energy 1 / i.
-HELD = [sum(i <= rank for rank in RANKS) / len(RANKS) for i in range(1, max(RANKS) + 1)]
+# The share of the clients that hold component i (from 1), whose initial energy is 1 / i.
+SHARES = [sum(i <= rank for rank in RANKS) / len(RANKS) for i in range(1, max(RANKS) + 1)]
 
 
 def _left(power: int) -> list[float]:
-    """Energy after each round if each multiplies component i by HELD[i] to this power."""
-    told = [sum(held ** (2 * power * n) / i for i, held in enumerate(HELD, 1)) for n in range(ROUNDS + 1)]
-    return [energy / told[0] for energy in told]
+    """Energy after each round if each multiplies component i by SHARES[i] to this power."""
+    energies_by_round = [
+        sum(share ** (2 * power * n) / i for i, share in enumerate(SHARES, 1)) for n in range(ROUNDS + 1)
+    ]
+    return [energy / energies_by_round[0] for energy in energies_by_round]
 
 
 def test_product_loses_what_not_everybody_holds() -> None:

@@ -1,4 +1,4 @@
-"""A task is cut over the clients; the last one alone holds the test set, or each has a share of it."""
+"""Split of a task over the clients: training rows, and the test set of the last client or of each."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tables.sites import MIN_ROWS, cut, deal, make_site
+from benchmarks.tables.sites import MIN_ROWS, deal, make_site, split_rows
 from tests.benchmarks.tables.samples import TASK, data_folder, table_of
 
 ROWS = [{"text": str(number), "label": str(number % 3)} for number in range(3000)]
@@ -19,22 +19,22 @@ LABELS = ("0", "1", "2")
 
 def _skew(alpha: float) -> float:
     """Mean over the clients of the share of their most frequent label; a third if labels were spread evenly."""
-    parts, _ = cut(ROWS, LABELS, 10, alpha, random.Random(1))
+    parts, _ = split_rows(ROWS, LABELS, 10, alpha, random.Random(1))
     largest = [max(Counter(row["label"] for row in part).values()) / len(part) for part in parts]
     return sum(largest) / len(largest)
 
 
 @pytest.mark.parametrize("sizes", [None, 5.0])
 def test_every_row_is_dealt_once(sizes: float | None) -> None:
-    parts, _ = cut(ROWS, LABELS, 20, 0.5, random.Random(0), sizes)
+    parts, _ = split_rows(ROWS, LABELS, 20, 0.5, random.Random(0), sizes)
     assert sorted(int(row["text"]) for part in parts for row in part) == list(range(3000))
     assert min(len(part) for part in parts) >= MIN_ROWS
     assert all(len({row["label"] for row in part}) > 1 for part in parts)
 
 
-def test_a_seed_is_a_cut() -> None:
-    assert cut(ROWS, LABELS, 5, 0.5, random.Random(4)) == cut(ROWS, LABELS, 5, 0.5, random.Random(4))
-    assert cut(ROWS, LABELS, 5, 0.5, random.Random(4)) != cut(ROWS, LABELS, 5, 0.5, random.Random(5))
+def test_a_seed_determines_the_split() -> None:
+    assert split_rows(ROWS, LABELS, 5, 0.5, random.Random(4)) == split_rows(ROWS, LABELS, 5, 0.5, random.Random(4))
+    assert split_rows(ROWS, LABELS, 5, 0.5, random.Random(4)) != split_rows(ROWS, LABELS, 5, 0.5, random.Random(5))
 
 
 def test_a_small_alpha_gives_each_client_few_labels() -> None:
@@ -43,28 +43,28 @@ def test_a_small_alpha_gives_each_client_few_labels() -> None:
 
 
 def test_sizes_are_a_draw_of_their_own() -> None:
-    even = [len(part) for part in cut(ROWS, LABELS, 10, 0.5, random.Random(2), 1e6)[0]]
-    drawn = [len(part) for part in cut(ROWS, LABELS, 10, 0.5, random.Random(2), 5.0)[0]]
+    even = [len(part) for part in split_rows(ROWS, LABELS, 10, 0.5, random.Random(2), 1e6)[0]]
+    uneven = [len(part) for part in split_rows(ROWS, LABELS, 10, 0.5, random.Random(2), 5.0)[0]]
     assert max(even) - min(even) <= len(LABELS)
     # The deviation of a size that is 1 of 10 of a Dirichlet draw with 5: 300 * sqrt(9 / 51).
-    assert 60 < statistics.stdev(drawn) < 250
+    assert 60 < statistics.stdev(uneven) < 250
 
 
 def test_clients_keep_their_labels_where_sizes_are_drawn() -> None:
-    parts, shares = cut(ROWS, LABELS, 10, 0.5, random.Random(2), 5.0)
+    parts, shares = split_rows(ROWS, LABELS, 10, 0.5, random.Random(2), 5.0)
     assert all(sum(row) == pytest.approx(1) for row in shares.values())
     largest = [max(Counter(row["label"] for row in part).values()) / len(part) for part in parts]
     assert statistics.mean(largest) > 0.5
 
 
 def test_a_label_of_which_there_is_no_row_does_no_harm() -> None:
-    parts, shares = cut(ROWS, (*LABELS, "rare"), 5, 1.0, random.Random(0), 5.0)
+    parts, shares = split_rows(ROWS, (*LABELS, "rare"), 5, 1.0, random.Random(0), 5.0)
     assert sum(map(len, parts)) == 3000
     assert sum(shares["rare"]) == pytest.approx(1)
 
 
 def test_test_rows_are_dealt_as_training_rows_are() -> None:
-    parts, shares = cut(ROWS, LABELS, 10, 0.5, random.Random(3), 5.0)
+    parts, shares = split_rows(ROWS, LABELS, 10, 0.5, random.Random(3), 5.0)
     again = deal({label: [row for row in ROWS if row["label"] == label] for label in LABELS}, shares)
     assert [Counter(row["label"] for row in part) for part in again] == [
         Counter(row["label"] for row in part) for part in parts
@@ -72,8 +72,8 @@ def test_test_rows_are_dealt_as_training_rows_are() -> None:
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(SystemExit, match=r"48 rows are too few to cut over 20 clients with alpha 0\.5"):
-        cut(ROWS[:48], LABELS, 20, 0.5, random.Random(0))
+    with pytest.raises(SystemExit, match=r"48 rows are too few to split over 20 clients with alpha 0\.5"):
+        split_rows(ROWS[:48], LABELS, 20, 0.5, random.Random(0))
 
 
 class TestASite:

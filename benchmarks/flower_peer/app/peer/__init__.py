@@ -1,1 +1,1 @@
-"""A Flower app that trains what the federation of `benchmarks.round_overhead` trains."""
+"""A Flower app with the training task of `benchmarks.round_overhead`."""

@@ -1,4 +1,4 @@
-"""What a SuperNode does in a round: build the model, load the round's adapter, train, send it back."""
+"""Client app of a SuperNode: builds the model, loads the adapter of the round, trains it and sends it back."""
 
 import json
 import time
@@ -24,17 +24,17 @@ app = ClientApp()
 
 
 def train(message: Message, context: Context) -> Message:
-    """One round of one client. The metric `training_seconds` is the time inside the gradient loop alone."""
+    """Train for one round. The metric `training_seconds` is the time inside the gradient loop."""
     task = read_task(context.run_config["task"])
     torch.set_num_threads(task["threads"])
     model = build(task)
     set_peft_model_state_dict(model, message.content["arrays"].to_torch_state_dict())
     rows = [json.loads(line) for line in Path(context.node_config["rows"]).read_text(encoding="utf-8").splitlines()]
-    encoded = _encode(rows, task)
+    examples = _encode(rows, task)
     torch.manual_seed(message.content["config"]["server-round"])
-    began = time.perf_counter()
-    loss = _steps(model, encoded, task)
-    metrics = {"training_seconds": time.perf_counter() - began, "loss": loss, "num-examples": len(rows)}
+    start = time.perf_counter()
+    loss = _steps(model, examples, task)
+    metrics = {"training_seconds": time.perf_counter() - start, "loss": loss, "num-examples": len(rows)}
     content = RecordDict({"arrays": ArrayRecord(get_peft_model_state_dict(model)), "metrics": MetricRecord(metrics)})
     return Message(content=content, reply_to=message)
 
@@ -48,14 +48,14 @@ def _encode(rows: Sequence[Mapping[str, str]], task: Mapping[str, Any]) -> list[
     ]
 
 
-def _steps(model: Any, encoded: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> float:
+def _steps(model: Any, examples: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> float:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=task["learning_rate"], weight_decay=0.0)
-    order = torch.cat([torch.randperm(len(encoded)) for _ in range(1 + _examples(task) // len(encoded))]).tolist()
+    order = torch.cat([torch.randperm(len(examples)) for _ in range(1 + _examples(task) // len(examples))]).tolist()
     model.train()
     losses = []
     for start in range(0, _examples(task), task["batch_size"]):
-        batch = [encoded[index] for index in order[start : start + task["batch_size"]]]
+        batch = [examples[index] for index in order[start : start + task["batch_size"]]]
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in batch], batch_first=True)
         labels = torch.tensor([row["labels"] for row in batch])
         loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss

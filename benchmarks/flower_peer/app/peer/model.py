@@ -1,4 +1,4 @@
-"""The model both sides build: MiniLM with low-rank adapters and a classifier."""
+"""The model of client and server: MiniLM with low-rank adapters and a classifier."""
 
 import json
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_task(path: str) -> dict[str, Any]:
-    """The description of the task which the benchmark wrote."""
+    """Read the description of the task, which the benchmark writes."""
     task: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return task
 
 
 def build(task: Mapping[str, Any]) -> Any:
-    """A PEFT model with a fresh adapter."""
+    """Build a PEFT model with a fresh adapter."""
     base = AutoModelForSequenceClassification.from_pretrained(
         task["model"], num_labels=len(task["labels"]), local_files_only=True
     )

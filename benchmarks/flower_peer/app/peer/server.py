@@ -1,4 +1,4 @@
-"""FedAvg by Flower's own strategy, which notes when each round ended and how long its clients trained."""
+"""Server app: Flower's own FedAvg, which logs the end of each round and the training times of its clients."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from .model import build, read_task
 app = ServerApp()
 
 
-class NotingFedAvg(FedAvg):  # type: ignore[misc]
+class LoggingFedAvg(FedAvg):  # type: ignore[misc]
     """FedAvg that appends a line of JSON to `rounds_file` as soon as a round's adapters are averaged."""
 
     def __init__(self, rounds_file: Path, **options: Any) -> None:
@@ -25,15 +25,15 @@ class NotingFedAvg(FedAvg):  # type: ignore[misc]
         self._rounds_file = rounds_file
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[Any, Any]:
-        """Average, then note the time on the wall (seconds) and each client's seconds of training."""
-        received = list(replies)
-        averaged: tuple[Any, Any] = super().aggregate_train(server_round, received)
-        failed = [str(reply.error) for reply in received if reply.has_error()]
-        seconds = [reply.content["metrics"]["training_seconds"] for reply in received if not reply.has_error()]
-        line = {"round": server_round, "ended": time.time(), "training": seconds, "failed": failed}
+        """Average, then log the time (seconds since the epoch) and the training seconds of each client."""
+        messages = list(replies)
+        average: tuple[Any, Any] = super().aggregate_train(server_round, messages)
+        failures = [str(reply.error) for reply in messages if reply.has_error()]
+        seconds = [reply.content["metrics"]["training_seconds"] for reply in messages if not reply.has_error()]
+        line = {"round": server_round, "ended": time.time(), "training": seconds, "failed": failures}
         with self._rounds_file.open("a", encoding="utf-8") as rounds:
             rounds.write(json.dumps(line) + "\n")
-        return averaged
+        return average
 
 
 def main(grid: Grid, context: Context) -> None:
@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     task = read_task(context.run_config["task"])
     torch.set_num_threads(task["threads"])
     clients = task["clients"]
-    strategy = NotingFedAvg(
+    strategy = LoggingFedAvg(
         Path(task["rounds_file"]),
         fraction_train=1.0,
         fraction_evaluate=0.0,

@@ -19,7 +19,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "fedloom.environment" -}}
-{{- /* A folder that the process makes for itself: the volume is its group's too. */}}
+{{- /* A folder that the process creates for itself, as the volume is also accessible to its group. */}}
 {{- $folder := dict "FEDLOOM_DATA_FOLDER" "/var/lib/fedloom/data" }}
 {{- range $name, $value := merge (dict) .Values.settings .Values.environment $folder }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
@@ -41,13 +41,13 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{- /* The addresses of everybody but those that hand out a machine's credentials. */}}
+{{- /* All addresses except those of metadata services, which hand out a machine's credentials. */}}
 {{- define "fedloom.anywhere" -}}
 - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32]}
 - ipBlock: {cidr: "::/0", except: ["fd00:ec2::254/128", "fd20:ce::254/128"]}
 {{- end -}}
 
-{{- /* A way out to a server: its pods in this namespace, or its addresses, or anywhere, and to its port alone. */}}
+{{- /* Egress to the port of a server: its pods in this namespace, its addresses, or any address. */}}
 {{- define "fedloom.wayOut" -}}
 - to:
     {{- if .podLabels }}
@@ -65,7 +65,7 @@ tolerations:
     - {protocol: TCP, port: {{ .port }}}
 {{- end -}}
 
-{{- /* What every pod of ours may ask: names, the database, and what an operator adds. */}}
+{{- /* Egress of every pod: DNS, the database, and rules of the operator. */}}
 {{- define "fedloom.waysOutOfAll" -}}
 - to:
     {{- toYaml .Values.networkPolicy.names.peers | nindent 4 }}

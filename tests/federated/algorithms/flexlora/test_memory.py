@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.memory import PeakMemory
 from federated.contract import ClientUpdate, RoundFacts
 from federated.payloads.payload import LazyTensor, Payload
 from federated.registry import make_config, server_half
 from federated.trainable import Initialization, Lora, ModelFacts, TensorFacts
+from tests.support.memory import peak_memory
 
 CLIENTS, MATRICES, WIDTH, RANK = 50, 16, 4096, 4
 ONE_MATRIX_OF_ALL_CLIENTS = CLIENTS * RANK * 2 * WIDTH * 4
@@ -46,7 +46,7 @@ def test_fifty_clients_take_a_small_part_of_what_their_files_hold(tmp_path: Path
         }
         Payload(tensors).write(tmp_path / str(client))
     updates = [ClientUpdate(n, 9, 9.0, Payload.open(tmp_path / str(n)), {}, None) for n in range(CLIENTS)]
-    with PeakMemory() as memory:
+    with peak_memory() as memory:
         outcome = server.aggregate(Payload.open(tmp_path / "state"), updates, RoundFacts(1, "train", 5, CLIENTS))
         outcome.state.write(tmp_path / "next")
     assert memory.peak_bytes < 8 * ONE_MATRIX_OF_ALL_CLIENTS < MATRICES * ONE_MATRIX_OF_ALL_CLIENTS

@@ -1,4 +1,4 @@
-"""Test of learning on a real task with MiniLM: support messages of two intents."""
+"""FedKSeed on a real task: MiniLM learns to distinguish two intents of support messages."""
 
 from pathlib import Path
 

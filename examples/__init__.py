@@ -1,0 +1,1 @@
+"""Programs that show Fedloom at work, such as `python -m examples.quickstart`."""
