@@ -40,6 +40,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.architecture.sizes
+	$(BIN)/python -m tests.architecture.naming
 
 bench: install
 	$(BIN)/python -m benchmarks

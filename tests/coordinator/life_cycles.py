@@ -1,7 +1,7 @@
-"""What must hold of a federation, its rounds and its jobs whatever happened, and how time is made to pass.
+"""Invariants of a federation, its rounds and its jobs, and a clock that tests can advance.
 
-The states and moves are those of the life cycles as users are told them; they are written here once more, so that the
-service's own tables are held against something.
+The states and transitions are those of the documented life cycles. They are repeated here, so that the service's own
+tables are compared with an independent copy.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Which acts stand in the audit log, in whose chains, and by whom."""
+"""Audit entries of every action: the chains that hold them, and the actor that each names."""
 
 import json
 

@@ -1,5 +1,5 @@
-"""What a worker remembers of a client is in no request it sends, whatever the algorithm; and what may travel alone
-does, both ways.
+"""Privacy of client memory: no request of a worker holds any of it, with any algorithm, and in both directions only
+shared tensors are sent.
 """
 
 import hashlib

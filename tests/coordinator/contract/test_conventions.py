@@ -1,4 +1,4 @@
-"""What the document promises of pages, tags, conditions and keys, asked of every operation of a running service."""
+"""Conventions of the OpenAPI document (pages, tags, conditions, keys), tested on every operation of a running service."""
 
 from typing import TYPE_CHECKING, Any
 

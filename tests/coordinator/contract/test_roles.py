@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the document, as every role, against the table."""
+"""Permissions: every operation of the document, called in every role and compared with the table."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
