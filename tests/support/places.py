@@ -204,9 +204,7 @@ def places() -> Places:
 
     A test that gets them has the fixture `engine`, by which those that need no engine are told from it.
     """
-    assert not _refusals, (
-        f"{_refusals[-1]} uses an engine: it or its fixture has to request `engine`"
-    )
+    assert not _refusals, f"{_refusals[-1]} uses an engine: it or its fixture has to request `engine`"
     return _opened()
 
 
