@@ -37,7 +37,7 @@ class TestWhatIsOnRecord:
         assert key["key"].rpartition("_")[2] not in told
         assert token["token"].rpartition("_")[2] not in told
 
-    def test_a_worker_from_enrolment_to_revocation(self, service: Service) -> None:
+    def test_a_worker_from_enrollment_to_revocation(self, service: Service) -> None:
         bank = service.new_organization("Bank")
         worker = service.new_worker(bank, "gpu")
         rotate(worker)

@@ -1,6 +1,6 @@
 """A hostile worker among two honest ones: whatever it hands in and whenever, their federation comes to its end.
 
-The lives are those of `tests.coordinator.life`. The hostile worker, of another organisation, sends beside a good
+The lives are those of `tests.coordinator.life`. The hostile worker, of another organization, sends beside a good
 result whatever hypothesis makes of one, for its own jobs and for others'.
 """
 
@@ -47,7 +47,7 @@ def fuzz(turn: Turn) -> None:
 
 @contextmanager
 def scene(turn: Turn) -> Iterator[tuple[Scene, Growth]]:
-    """Two workers of one organisation and one of another, at a coordinator whose processes are watched."""
+    """Two workers of one organization and one of another, at a coordinator whose processes are watched."""
     with ExitStack() as stack:
         service, web = stack.enter_context(coordinator(turn.folder, max_trained_bytes=TRAINED_BYTES))
         tasks = stack.enter_context(background(turn.folder / "background.log"))
@@ -73,6 +73,6 @@ def scene(turn: Turn) -> Iterator[tuple[Scene, Growth]]:
 
 
 def keys(service: Service, stage: StageApart) -> dict[str, str]:
-    """Those of the admin and of the organisation that owns the federations."""
+    """Those of the admin and of the organization that owns the federations."""
     of_owner = {role: key_of(getattr(stage.owner, role)) for role in ("owner", "operator", "viewer")}
     return {"key of an admin": service.admin_key} | {f"key of the {role}": key for role, key in of_owner.items()}

@@ -191,8 +191,8 @@ class TestChange:
 
     def test_clients_of_the_owner_stay_where_the_new_definition_takes_them(self, draft: Draft) -> None:
         stays = draft.stage.join(draft.stage.actor())
-        labelled = CAPABILITIES.datasets[0].model_copy(update={"task": "sequence_classification"})
-        goes = draft.stage.actor(capabilities=CAPABILITIES.model_copy(update={"datasets": (labelled,)}))
+        labeled = CAPABILITIES.datasets[0].model_copy(update={"task": "sequence_classification"})
+        goes = draft.stage.actor(capabilities=CAPABILITIES.model_copy(update={"datasets": (labeled,)}))
         draft.stage.join(goes)
         draft.change(rounds=4).raise_for_status()
         assert [draft.client(actor)["state"] for actor in (stays, goes)] == ["registered", "registered"]

@@ -24,7 +24,7 @@ class TestChange:
             assert (shown["state"], shown["agreed_digest"]) == ("invited", None), (number, accepted)
             assert shown["definition_digest"] != seen
 
-    def test_no_client_stays_of_an_organisation_that_is_asked_again(self, draft: Draft) -> None:
+    def test_no_client_stays_of_an_organization_that_is_asked_again(self, draft: Draft) -> None:
         for number in range(RACES):
             accept(draft.clinic.owner, draft.stage.federation_id).raise_for_status()
             wish = {"worker_id": draft.stage.actor(draft.clinic).worker.id, "dataset": DATASET}

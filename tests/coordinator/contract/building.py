@@ -16,7 +16,7 @@ from tests.support.stage import CAPABILITIES, DATASET, Actor, Stage
 
 
 class Builder:
-    """Three organisations: home has a federation that runs, a draft, one that rests and one that has ended."""
+    """Three organizations: home has a federation that runs, a draft, one that rests and one that has ended."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.service, self.home = stage, stage.service, stage.owner
@@ -169,7 +169,7 @@ class Builder:
             "create_federation": {"organization_id": self.home.id},
             "invite_organization": {"organization_id": self.stranger.id},
             "register_client": {"worker_id": spare.id, "dataset": DATASET},
-            "enroll_worker": Identity().enrolment(
+            "enroll_worker": Identity().enrollment(
                 self.service.new_enrollment_token(self.home.id, max_uses=10_000), "enrolled"
             ),
             "rotate_worker_key": Identity().rotation(own.worker.id),

@@ -1,4 +1,4 @@
-"""Pausing, cancelling and deleting federations in every state, even if other parts are gone or raise."""
+"""Pausing, canceling and deleting federations in every state, even if other parts are gone or raise."""
 
 from collections.abc import Callable
 

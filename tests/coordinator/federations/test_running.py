@@ -48,7 +48,7 @@ class TestStart:
         told = problem(stage.owner.owner.post(stage.path("start")), 409, "no_worker_can_run")
         assert words in told["detail"]
         assert "worker 0 messages" in told["detail"]
-        assert "other" not in told["detail"], "what else a worker of another organisation offers"
+        assert "other" not in told["detail"], "what else a worker of another organization offers"
         assert everything() == before
 
     def test_one_worker_that_can_is_enough_to_start(self, stage: Stage) -> None:

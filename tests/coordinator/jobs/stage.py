@@ -104,7 +104,7 @@ class Stage:
 
 
 def set_up(folder: Path, organization_id: str | None = None, worker_id: str | None = None, **worker: Any) -> Stage:
-    """The rows; with new organisation and worker where none are named."""
+    """The rows; with new organization and worker where none are named."""
     with writing() as session:
         owner = session.get_one(Organization, organization_id) if organization_id else scene.organization(session)
         federation = scene.federation(session, owner.id)

@@ -138,7 +138,7 @@ class TestChanged:
             (lambda d: d["rounds"][1].update(attempt=2), "digest after train round 2: is not the digest of"),
             (lambda d: d["adapter"].update(kind="ledger"), "adapter: is not the one that train round 2 made"),
             (lambda d: d["rounds"].clear(), "with 0 rounds"),
-            (lambda d: d.update(colour="red"), "colour: Extra inputs"),
+            (lambda d: d.update(color="red"), "color: Extra inputs"),
             (lambda d: d.pop("keys"), "keys: Field required"),
         ],
     )

@@ -25,7 +25,7 @@ SOON_SECONDS = 5.0
 
 @pytest.fixture
 def service(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """Two waits for a key, ten for an organisation, three for a worker."""
+    """Two waits for a key, ten for an organization, three for a worker."""
     for name, value in {"MAX_WAITS": 2, "MAX_WORKER_WAITS": 3, "REQUESTS_PER_SECOND": 0}.items():
         monkeypatch.setenv(f"FEDLOOM_{name}", str(value))
     forget_settings()

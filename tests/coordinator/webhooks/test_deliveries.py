@@ -48,7 +48,7 @@ def setting(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> Iterat
 
 
 class Hook:
-    """A webhook of an organisation."""
+    """A webhook of an organization."""
 
     def __init__(self, organization: Organization, url: str, *events: str) -> None:
         self.owner = organization.owner

@@ -83,7 +83,7 @@ def by_path(messages: list[Message]) -> dict[str, list[int]]:
 
 
 def hang(organization: Organization, receiver: Receiver) -> None:
-    """The organisation has ten webhooks with messages that do not arrive."""
+    """The organization has ten webhooks with messages that do not arrive."""
     receiver.hangs = True
     for number in range(WEBHOOKS):
         hook(organization, f"{receiver.url}/{number}")
@@ -92,7 +92,7 @@ def hang(organization: Organization, receiver: Receiver) -> None:
     within(START_SECONDS, lambda: receiver.messages)
 
 
-def test_receivers_that_do_not_answer_delay_no_other_organisation(stage: Stage, tmp_path: Path) -> None:
+def test_receivers_that_do_not_answer_delay_no_other_organization(stage: Stage, tmp_path: Path) -> None:
     slow, other = stage.service.new_organization("Slow"), stage.service.new_organization("Other")
     processes = 1 if get_settings().embedded else get_settings().background_threads
     with receiving() as hanging, receiving() as prompt, background(tmp_path / "log"):
