@@ -1,4 +1,4 @@
-"""Conventions of the OpenAPI document (pages, tags, conditions, keys), tested on every operation of a running service."""
+"""Conventions of the OpenAPI document, tested on a running service: pages, tags, conditions, keys of every operation."""
 
 from typing import TYPE_CHECKING, Any
 
