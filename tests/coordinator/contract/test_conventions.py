@@ -1,4 +1,4 @@
-"""Conventions of the OpenAPI document, tested on a running service: pages, tags, conditions, keys of every operation."""
+"""Conventions of the OpenAPI document, tested on a running service: pages, tags, conditions and keys."""
 
 from typing import TYPE_CHECKING, Any
 
