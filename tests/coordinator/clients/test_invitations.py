@@ -8,9 +8,9 @@ import pytest
 from coordinator.db.sessions import writing
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from tests.coordinator.clients import scene
+from tests.support.federation_rig import definition
 from tests.support.queue import queued
 from tests.support.service import Organization, Service, accept, created, problem
-from tests.support.stage import definition
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""A federation on stage: organizations and hand-made workers over real HTTP, background tasks run by the test.
+"""Federation rig: organizations and hand-made workers over real HTTP, and background tasks that the test runs.
 
-`Stage.settle()` takes the messages from the real queue and runs their tasks in this process, until none is left.
+`FederationRig.settle()` takes messages from the real queue and runs their tasks in this process, until none is left.
 """
 
 from collections.abc import Callable, Mapping
@@ -152,7 +152,7 @@ class _Nowhere:
         return len(data)
 
 
-class Stage:
+class FederationRig:
     """An owner with a federation, and one actor for each client."""
 
     def __init__(self, service: Service) -> None:
