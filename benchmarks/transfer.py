@@ -8,7 +8,6 @@ target because it does not sync.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -24,6 +23,7 @@ from benchmarks.load.cores import on_core, two_cores
 from benchmarks.load.http import Caller
 from benchmarks.report import print_report
 from examples.quickstart.installation import Api, Installation, free_port
+from federated.digests import file_digest
 
 _TARGET_RATIO = 0.7
 _TARGET_MEMORY_BYTES = 64 * 1024**2
@@ -44,8 +44,7 @@ class Source:
         """Change the first bytes and update the digest."""
         with self.path.open("r+b") as file:
             file.write(os.urandom(64))
-        with self.path.open("rb") as file:
-            self.digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        self.digest = file_digest(self.path)
 
 
 class Coordinator:

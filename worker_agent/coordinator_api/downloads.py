@@ -19,10 +19,11 @@ from typing import BinaryIO
 import httpx
 import structlog
 
+from federated.digests import file_digest
 from federated.protocol import ArtifactReference
 from worker_agent.coordinator_api.connection import FIRST_PAUSE_SECONDS, Connection
 from worker_agent.errors import CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime, StoreAway
-from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, digest_of, move
+from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, move
 
 RESERVE_BYTES = 256 * 1024**2
 DAMAGED_TIMES = 3
@@ -63,7 +64,7 @@ class ArtifactCache:
         path = self._folder / reference.digest.removeprefix("sha256:")
         with _locked_until(self._locks[reference.digest], until):
             # Checked again: otherwise bytes that were damaged on this disk since would be trained on silently.
-            if path.exists() and digest_of(path) == reference.digest:
+            if path.exists() and file_digest(path) == reference.digest:
                 path.touch()
                 return Download(path, 0)
             self._distrust.check(reference.digest)

@@ -1,7 +1,6 @@
 """Files that are complete after a crash: written under another name, flushed to disk, then renamed."""
 
 import errno
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -10,7 +9,6 @@ from worker_agent.errors import NotUnderstood
 
 UNFINISHED_SUFFIX = ".unfinished"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_READ_BYTES = 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -38,15 +36,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def digest_of(path: Path) -> str:
-    """ "sha256:" + hex digest of the bytes at `path`."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return "sha256:" + digest.hexdigest()
 
 
 def is_full(error: BaseException) -> bool:
