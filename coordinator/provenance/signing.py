@@ -4,10 +4,10 @@
 signing package takes two seconds to load: code that signs in a transaction calls `ready` before it.
 """
 
-import os
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coordinator.errors import Unavailable
 from coordinator.settings import get_settings
+from federated.atomic_files import create_file
 
 FILE = "model.sig"
 _creation_lock = threading.Lock()
@@ -145,16 +146,5 @@ def _create_key(file: Path) -> None:
             return
         key = ec.generate_private_key(ec.SECP256R1())
         content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".signing-key") as temporary:
-            temporary.write(content)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            try:
-                os.link(temporary.name, file)
-            except FileExistsError:
-                return  # another process was faster
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with suppress(FileExistsError):  # another process was faster
+            create_file(file, content)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from federated.atomic_files import UNFINISHED_SUFFIX, move, sync
 from federated.digests import file_digest
 from federated.protocol import Lease, MemoryReference
 from worker_agent.errors import ConfigurationError
-from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, file_name, move, sync
+from worker_agent.storage.file_names import file_name
 
 _log = structlog.get_logger(__name__)
 

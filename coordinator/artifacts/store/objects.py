@@ -23,6 +23,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from coordinator.artifacts.store import local_files
 from coordinator.errors import out_of_service
 from coordinator.settings import get_settings
+from federated import atomic_files
 from federated.digests import file_digest
 from federated.payloads.header import MAX_HEADER_BYTES, Header, parse_header
 
@@ -141,11 +142,11 @@ def local_file(digest: str) -> Path:
     if is_folder():
         raise FileNotFoundError(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-    with partial_file.open("wb") as file:
+    aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    with atomic_files.write_aside(aside, path, lambda: aside.open("wb")) as file:
         for part in parts_of(object_key(digest)):
             file.write(part)
-    return partial_file.replace(path)
+    return path
 
 
 def local_path(digest: str) -> Path:
@@ -212,4 +213,5 @@ def check() -> float:
 def sync(key: str) -> None:
     """Syncs the object and its name to disk. A remote store has done so before it responded."""
     if (at := folder()) is not None:
-        local_files.sync(at / key)
+        atomic_files.sync(at / key)
+        atomic_files.sync((at / key).parent)
