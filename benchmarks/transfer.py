@@ -22,7 +22,8 @@ from benchmarks.load import nginx, plain, processes
 from benchmarks.load.cores import on_core, two_cores
 from benchmarks.load.http import Caller
 from benchmarks.report import print_report
-from examples.quickstart.installation import Api, Installation, free_port
+from coordinator.addresses import free_port
+from examples.quickstart.installation import Api, Installation
 from federated.digests import file_digest
 
 _TARGET_RATIO = 0.7

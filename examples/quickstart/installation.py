@@ -1,7 +1,6 @@
 """An installation on this machine: a coordinator and one worker agent per organization, as real processes."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from coordinator.addresses import free_port
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
@@ -162,13 +163,6 @@ class Installation:
                 pass
             time.sleep(0.2)
         raise InstallationError(f"the coordinator did not become ready; see {self.folder / 'coordinator.log'}")
-
-
-def free_port() -> int:
-    """A port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> Path:
