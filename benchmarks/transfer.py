@@ -23,7 +23,8 @@ from benchmarks.load.cores import on_core, two_cores
 from benchmarks.load.http import Caller
 from benchmarks.report import print_report
 from coordinator.addresses import free_port
-from examples.quickstart.installation import Api, Installation
+from examples.quickstart.installation import Installation
+from examples.quickstart.rest import Api
 from federated.digests import file_digest
 
 _TARGET_RATIO = 0.7
@@ -52,10 +53,8 @@ class Coordinator:
     """The artifact endpoints, used as an organization's program uses them."""
 
     def __init__(self, installation: Installation) -> None:
-        admin = Api(installation.url, installation.admin_key)
-        organization = admin("POST", "/v1/organizations", {"name": "owner"})["id"]
-        body = {"name": "owner", "role": "owner"}
-        key = admin("POST", f"/v1/organizations/{organization}/api-keys", body)["key"]
+        admin = Api.with_key(installation.url, installation.admin_key)
+        _, (key,) = admin.new_organization("owner", "owner")
         self._caller = Caller(installation.url, {"Authorization": f"Bearer {key}"})
         self._admin = Caller(installation.url, {"Authorization": f"Bearer {installation.admin_key}"})
         self._folder = installation.folder / "coordinator"
