@@ -44,7 +44,7 @@ def create_webhook(stage: Stage, receiver: Receiver) -> dict[str, Any]:
     return created(stage.owner.owner.post(f"/v1/organizations/{stage.owner.id}/webhooks", json=body))
 
 
-def documented(name: str) -> Callable[..., Any]:
+def guide_function(name: str) -> Callable[..., Any]:
     """A function of the guide for users."""
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     (code,) = (block for block in blocks if f"def {name}(" in block)
@@ -67,7 +67,7 @@ def test_the_verifiers_in_the_guide_take_the_signature_and_no_other(stage: Stage
     stage.settle()
     (message,) = receiver.messages
     headers, body = message.headers, message.body
-    is_genuine, verify = documented("is_genuine"), documented("verify")
+    is_genuine, verify = guide_function("is_genuine"), guide_function("verify")
     assert is_genuine(secret, headers, body)
     assert verify(secret, headers, body) == json.loads(body)
     assert headers["webhook-id"] == headers["Fedloom-Delivery"] == json.loads(body)["id"]
@@ -93,18 +93,18 @@ def test_a_secret_of_release_0_1_goes_on_signing_both_headers(stage: Stage, rece
     stage.create()
     stage.settle()
     (message,) = receiver.messages
-    standard = documented("convert")(secret)
-    assert documented("is_genuine")(standard, message.headers, message.body)
-    assert documented("verify")(standard, message.headers, message.body)["type"] == "federation.created"
+    standard = guide_function("convert")(secret)
+    assert guide_function("is_genuine")(standard, message.headers, message.body)
+    assert guide_function("verify")(standard, message.headers, message.body)["type"] == "federation.created"
     assert is_old_signature_genuine(secret, message.headers["Fedloom-Signature"], message.body)
 
 
 def test_the_verifiers_in_the_guide_refuse_an_old_message() -> None:
     secret = new_secret()
     headers = signature_headers(secret, "dlv_1", utcnow() - timedelta(minutes=6), "{}")
-    assert not documented("is_genuine")(secret, headers, b"{}")
+    assert not guide_function("is_genuine")(secret, headers, b"{}")
     with pytest.raises(WebhookVerificationError, match="too old"):
-        documented("verify")(secret, headers, b"{}")
+        guide_function("verify")(secret, headers, b"{}")
 
 
 def test_a_repeated_message_has_the_same_id(stage: Stage, receiver: Receiver) -> None:
