@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.load.hostile import bodies
 from benchmarks.load.probe import Probe, milliseconds_at
+from benchmarks.load.processes import leave_on_sigterm
 from benchmarks.report import print_report
 from examples.quickstart.installation import Installation
 from examples.quickstart.rest import Api
@@ -94,6 +95,7 @@ def web_process(folder: Path) -> psutil.Process:
 
 def main() -> None:
     """Run the benchmark and print the report."""
+    leave_on_sigterm()
     with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
         roles = tokens(installation)
         web = web_process(installation.folder)

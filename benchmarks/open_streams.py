@@ -22,6 +22,7 @@ import httpx
 
 from benchmarks.control_plane import definition
 from benchmarks.load.probe import Probe, milliseconds_at
+from benchmarks.load.processes import leave_on_sigterm
 from benchmarks.report import print_report
 from examples.quickstart.installation import Installation
 from examples.quickstart.rest import Api
@@ -125,6 +126,7 @@ async def probe_health(url: str, organizations: Sequence[Tenant] = ()) -> list[f
 
 async def measure(installation: Installation) -> None:
     """Run and report."""
+    leave_on_sigterm()
     organizations = tenants(installation)
     alone_seconds, changing_seconds = (
         await probe_health(installation.url),

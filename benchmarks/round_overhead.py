@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.flower_peer import environment
 from benchmarks.flower_peer.deployment import Deployment, PeerError
+from benchmarks.load.processes import leave_on_sigterm
 from benchmarks.report import print_report
 from benchmarks.round_times import RoundTimes, summary
 from examples.quickstart import federation as demo
@@ -25,6 +26,7 @@ from examples.quickstart.base_model import MODEL_ID, WEIGHTS_SHA256, minilm
 from examples.quickstart.installation import Installation, Member
 from examples.quickstart.rest import Api, Federation
 from examples.quickstart.tasks import TextTask, support_messages, write_rows
+from worker_agent.settings import MIN_EXAMPLES
 
 _TARGET_SECONDS = 0.5
 _ORGANIZATIONS = ("bank", "clinic")
@@ -172,6 +174,10 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not 1 <= options.rounds <= _MOST_ROUNDS:
         parser.error(f"--rounds must lie between 1 and {_MOST_ROUNDS}")
+    if options.steps * options.batch_size < MIN_EXAMPLES:
+        parser.error(
+            f"--steps times --batch-size must be at least {MIN_EXAMPLES}: nodes decline jobs over fewer rows"
+        )
     options.flower = options.flower.absolute()
     return options
 
@@ -179,6 +185,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """The command line."""
     options = _arguments()
+    leave_on_sigterm()
     if options.install_flower and not environment.is_installed(options.flower):
         environment.install(options.flower)
     if options.folder is not None:

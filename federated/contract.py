@@ -201,8 +201,7 @@ class Adapter:
 class LedgerWeights:
     """The changes of a ledger to a base model by canonical name. Their tensors are lazy.
 
-    `differences` are added to the base's values in float32, and the sum is rounded once. `values` are added beside
-    the base's tensors or replace them.
+    `differences` are added to the base's values in float32 and rounded once. `values` add or replace tensors.
     """
 
     differences: "Payload"
@@ -254,10 +253,7 @@ class ServerHalf(Protocol):
         """The next state. Updates are sorted by ordinal. Sums follow that order in float64."""
 
     def join(self, state: "Payload", parts: Sequence[Outcome], step: RoundFacts) -> Outcome:
-        """Combine the outcomes of an aggregation's shards. Only called if `shard_by` is not "none".
-
-        A half whose aggregation is not sharded inherits this default, which raises NotImplementedError.
-        """
+        """Combine the outcomes of an aggregation's shards. The default is for halves that are not sharded."""
         raise NotImplementedError(f"{type(self).__name__} is not sharded")
 
     def export(self, state: "Payload") -> Adapter:

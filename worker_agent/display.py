@@ -91,4 +91,6 @@ def configure_logs(terminal: bool) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    configure([*first, *renderers(terminal=terminal, json_exceptions=structlog.processors.dict_tracebacks)])
+    without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # those may hold rows
+    tracebacks = structlog.processors.ExceptionRenderer(without_locals)
+    configure([*first, *renderers(terminal=terminal, json_exceptions=tracebacks)])

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import httpx
 
+from federated import registry
 from federated.private_files import check_private
 from federated.protocol import PROTOCOL_VERSION, CoordinatorVersion, ProtocolResponse
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import Connection, open_http
 from worker_agent.coordinator_api.identity import Identity, load_identity
 from worker_agent.errors import AgentError, ConfigurationError, NoCoordinator
-from worker_agent.node.capabilities import allowed_algorithms
+from worker_agent.node.capabilities import allowed_algorithms, installed_algorithms
 from worker_agent.origins import Origins, origin_of
 from worker_agent.runtime.agent import DUPLICATE_ADVICE, coordinator_url, only_agent
 from worker_agent.settings import DATA_ENTRIES, AgentSettings
@@ -50,7 +51,13 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
     yield key
     identity = load_identity(settings.folder) if key.well else None
     yield from _coordinator(settings, identity)
-    yield _finding("algorithms", lambda: ", ".join(sorted(allowed_algorithms(settings))) or _nothing("algorithm"))
+    yield _finding("algorithms", lambda: _algorithms(settings))
+    for unavailable in registry.unavailable_algorithms():
+        yield Finding(
+            f"algorithm {unavailable.name}",
+            False,
+            f"of {unavailable.distribution}, is left out: {unavailable.detail}",
+        )
     yield _finding("device", lambda: _device(settings))
     sound: list[str] = []
     for step, look in _models_and_data(settings):
@@ -58,6 +65,12 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
         sound += [step] if finding.well else []
         yield finding
     yield from _rehearsals(settings, sound)
+
+
+def _algorithms(settings: AgentSettings) -> str:
+    others = set(installed_algorithms()) - set(allowed_algorithms(settings))
+    names = ", ".join(sorted(allowed_algorithms(settings))) or _nothing("algorithm")
+    return f"{names} (not allowed by policy.algorithms: {', '.join(sorted(others))})" if others else names
 
 
 def _finding(step: str, look: Callable[[], str]) -> Finding:

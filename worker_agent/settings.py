@@ -65,7 +65,9 @@ class PolicySettings(Section):
     """
 
     approve: Literal["always", "ask"] = "always"
-    algorithms: tuple[str, ...] | None = Field(default=None, description="null: every installed algorithm")
+    algorithms: tuple[str, ...] | None = Field(
+        default=None, description="null: every algorithm of Fedloom itself, and none of another distribution"
+    )
     datasets: tuple[Name, ...] | None = None
     max_rank: int | None = Field(default=None, ge=1, le=MAX_SMALL)
     max_local_steps: int | None = Field(default=None, ge=1, description="of the optimizer, in any job")

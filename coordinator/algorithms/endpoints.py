@@ -1,15 +1,14 @@
 """HTTP endpoints of the installed algorithms, computed from the registry."""
 
 from functools import cache
-from importlib.resources import files
 
 from fastapi import APIRouter
 
-from coordinator.algorithms.schemas import AlgorithmResponse
+from coordinator.algorithms.schemas import AlgorithmListing, AlgorithmResponse, UnavailableAlgorithm
 from coordinator.auth.principals import AnyPrincipal
 from coordinator.errors import NotFound
 from coordinator.web.body_limits import PathName
-from coordinator.web.pagination import Listing, Paging
+from coordinator.web.pagination import Paging
 from coordinator.web.problem_details import problem_responses
 from coordinator.web.routes import Route
 from federated import registry
@@ -18,10 +17,16 @@ router = APIRouter(prefix="/v1/algorithms", tags=["algorithms"], route_class=Rou
 
 
 @router.get("", operation_id="list_algorithms", responses=problem_responses(400))
-def list_algorithms(principal: AnyPrincipal, page: Paging) -> Listing[AlgorithmResponse]:
-    """List the algorithms with the JSON Schemas of their configs."""
+def list_algorithms(principal: AnyPrincipal, page: Paging) -> AlgorithmListing:
+    """List the algorithms with the JSON Schemas of their configs, and those that are installed but unusable."""
     names = page.of(list(registry.algorithms()), str)
-    return Listing(items=[_response(name) for name in names.rows], next_cursor=names.next_cursor)
+    unavailable = [
+        UnavailableAlgorithm(name=entry.name, distribution=entry.distribution, reason=entry.reason)
+        for entry in registry.unavailable_algorithms()
+    ]
+    return AlgorithmListing(
+        items=[_response(name) for name in names.rows], next_cursor=names.next_cursor, unavailable=unavailable
+    )
 
 
 @router.get("/{name}", operation_id="show_algorithm", responses=problem_responses(404))
@@ -43,12 +48,12 @@ def _response(name: str) -> AlgorithmResponse:
         summary=_summary(name),
         trainables=sorted(algorithm.trainables),
         personal=algorithm.personal,
+        distribution=registry.distribution_of(name),
         config_schema=algorithm.config.model_json_schema(),
     )
 
 
 def _summary(name: str) -> str:
     """The first paragraph, without headings, of the algorithm's README."""
-    text = files("federated.algorithms").joinpath(name, "README.md").read_text(encoding="utf-8")
-    paragraphs = (part.strip() for part in text.split("\n\n"))
+    paragraphs = (part.strip() for part in registry.readme_of(name).split("\n\n"))
     return next((" ".join(part.split()) for part in paragraphs if part and not part.startswith("#")), "")

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -102,19 +103,30 @@ class _DigestManifest:
 
     def hash(self, model_path: object, *, files_to_hash: object = None) -> Any:
         """The manifest of the files."""
-        from model_signing._hashing.hashing import Digest
         from model_signing.manifest import Manifest, SerializationType
 
         arguments = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [FILE]}
         kind = SerializationType.from_args(arguments)
         items = [
-            kind.new_item(name, Digest("sha256", bytes.fromhex(digest.removeprefix("sha256:"))))
+            kind.new_item(name, replace(_any_digest(), digest_value=bytes.fromhex(digest.removeprefix("sha256:"))))
             for name, digest in sorted(self._digests.items())
         ]
         return Manifest(self._name, items, kind)
 
     def add_ignored_paths(self, *, model_path: object, paths: Iterable[str]) -> None:
         """Does nothing: the digests contain no ignored file."""
+
+
+@lru_cache(maxsize=1)
+def _any_digest() -> Any:
+    """A SHA-256 digest of the package's own type, which it exports only in the manifests of folders."""
+    from model_signing import hashing
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "empty").touch()
+        manifest = hashing.Config().use_file_serialization(hashing_algorithm="sha256").hash(folder)
+    (descriptor,) = manifest.resource_descriptors()
+    return descriptor.digest
 
 
 def _signer(file: Path) -> Any:

@@ -1,34 +1,19 @@
 """Algorithms of other distributions: found by their entry points, or left out with a reason."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from federated import registry
 from federated.trainable import Lora
-from tests.support.foreign_distribution import FEDPROX, install
-
-Install = Callable[..., None]
+from tests.support.foreign_distribution import FEDPROX, Install, installing
 
 
 @pytest.fixture
-def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs distributions for one test."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def add(name: str, entry: str, package: dict[str, str] | Path) -> None:
-        install(tmp_path, name, entry, package)
-        registry.reload()
-
-    yield add
-    monkeypatch.undo()
-    registry.reload()
-    for module in set(sys.modules) - before:
-        if module.partition(".")[0] in ("fedprox", "broken", "taken"):
-            del sys.modules[module]
+def add(tmp_path: Path) -> Iterator[Install]:
+    with installing(tmp_path) as add:
+        yield add
 
 
 def reasons() -> dict[str, str]:

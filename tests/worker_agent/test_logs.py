@@ -16,7 +16,7 @@ configure_logs(terminal=TERMINAL)
 log = structlog.get_logger("agent")
 log.warning("request", reason="sent {TOKEN} and Bearer {JWT}.", token="plain", headers={{"authorization": "plain"}})
 try:
-    bearer = "{JWT}"
+    row = "text of a row"
     raise ValueError("{TOKEN}")
 except ValueError:
     log.exception("broke")
@@ -44,3 +44,5 @@ def test_the_rest_of_a_line_stays_as_it_is() -> None:
     assert set(first) == {"event", "reason", "token", "headers", "level", "timestamp"}
     (trace,) = second["exception"]
     assert (trace["exc_type"], trace["exc_value"]) == ("ValueError", "…")
+    assert trace["frames"]
+    assert "text of a row" not in json.dumps(trace)

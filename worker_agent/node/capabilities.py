@@ -75,8 +75,13 @@ def installed_algorithms() -> Mapping[str, int]:
 
 def allowed_algorithms(settings: AgentSettings) -> dict[str, int]:
     """Name -> revision of the installed algorithms that the policy allows."""
+    return {name: number for name, number in installed_algorithms().items() if is_allowed(name, settings)}
+
+
+def is_allowed(algorithm: str, settings: AgentSettings) -> bool:
+    """Whether the policy allows an algorithm. Those of other distributions must be named in it."""
     allowlist = settings.policy.algorithms
-    return {name: number for name, number in installed_algorithms().items() if allowlist is None or name in allowlist}
+    return registry.distribution_of(algorithm) is None if allowlist is None else algorithm in allowlist
 
 
 def find_device(settings: AgentSettings) -> Device:

@@ -16,6 +16,7 @@ from federated.contract import AlgorithmConfig
 from federated.payloads.header import HeaderError, read_header
 from federated.protocol import ROUND_KINDS, FailureFacts, Lease
 from worker_agent.node.approvals import approval_digest
+from worker_agent.node.capabilities import is_allowed
 from worker_agent.settings import AgentSettings
 
 NOT_APPROVED = "policy_approval"
@@ -67,8 +68,7 @@ def approval(lease: Lease, node: Node) -> Refusal | None:
 def algorithm(lease: Lease, node: Node) -> Refusal | None:
     """Only allowed algorithms, installed here in the federation's revision."""
     name, revision = lease.work.algorithm, lease.work.algorithm_revision
-    allowlist = node.settings.policy.algorithms
-    if allowlist is not None and name not in allowlist:
+    if not is_allowed(name, node.settings):
         return Refusal("policy_algorithm", f"this node does not allow the algorithm {name!r}")
     if node.algorithms.get(name) != revision:
         here = f"revision {node.algorithms[name]}" if name in node.algorithms else "no such algorithm"
