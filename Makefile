@@ -12,7 +12,7 @@ TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS
 ON_SERVERS := tests/coordinator tests/chaos tests/faults tests/end_to_end tests/deploy
 QUICK := -m "not slow and not gpu"
 
-.PHONY: install demo up test test-on-servers check bench pin-packages pin-images clean
+.PHONY: install demo up test test-fast test-on-servers check bench pin-packages pin-images clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,9 @@ up: install
 test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 all that needs a coordinator; SLOW=1: every test
 	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs $(if $(SLOW),-m "not gpu",$(QUICK))
 	$(MAKE) test-on-servers
+
+test-fast: install  ## what a change touches: BASE=revision, by default where it left main
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) $(QUICK) $$($(BIN)/python -m tests.changed $(BASE))
 
 test-on-servers: install  ## the second half of `make test`
 	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs $(QUICK) $(ON_SERVERS)

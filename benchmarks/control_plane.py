@@ -25,7 +25,8 @@ from benchmarks.load.cores import check_apart, on_core, two_cores
 from benchmarks.load.speed import Speed
 from benchmarks.load.tables import COHORT, SimulatedWorker, Sizes
 from benchmarks.report import print_report
-from examples.quickstart.installation import Api, Installation
+from examples.quickstart.installation import Installation
+from examples.quickstart.rest import Api
 
 _TARGET_MILLISECONDS = 250.0
 _TARGET_POLL_RATIO = 1.5
@@ -56,10 +57,9 @@ class FilledCoordinator:
 
     def __init__(self, installation: Installation, database: str, sizes: Sizes) -> None:
         self.folder, self.url, self.environment = installation.folder, installation.url, installation.environment
-        admin = Api(installation.url, installation.admin_key)
-        organization = admin("POST", "/v1/organizations", {"name": "owner"})["id"]
-        body = {"name": "owner", "role": "owner"}
-        owner_api = Api(installation.url, admin("POST", f"/v1/organizations/{organization}/api-keys", body)["key"])
+        admin = Api.with_key(installation.url, installation.admin_key)
+        _, (key,) = admin.new_organization("owner", "owner")
+        owner_api = Api.with_key(installation.url, key)
         owner = tables.owner_of(database, owner_api("POST", "/v1/federations", definition())["id"])
         self.capabilities = tables.capabilities(owner.definition)
         self.workers: list[SimulatedWorker] = tables.fill(database, owner, sizes)

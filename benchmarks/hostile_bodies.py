@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.load.hostile import bodies
 from benchmarks.load.probe import Probe, milliseconds_at
+from benchmarks.load.processes import leave_on_sigterm
 from benchmarks.report import print_report
-from examples.quickstart.installation import Api, Installation
+from examples.quickstart.installation import Installation
+from examples.quickstart.rest import Api
 from federated.signed_statement import enrollment_message
 from worker_agent.coordinator_api.identity import Identity, WorkerRecord, public_key, signature
 
@@ -36,14 +38,12 @@ Token = Callable[[], str]
 
 def tokens(installation: Installation) -> dict[str, Token]:
     """Role -> source of its bearer token."""
-    admin = Api(installation.url, installation.admin_key)
-    path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": "clinic"})["id"]
-    keys = {
-        role: admin("POST", f"{path}/api-keys", {"name": role, "role": role})["key"]
-        for role in ("viewer", "operator", "owner")
-    }
+    admin = Api.with_key(installation.url, installation.admin_key)
+    roles = ("viewer", "operator", "owner")
+    organization, texts = admin.new_organization("clinic", *roles)
+    keys = dict(zip(roles, texts, strict=True))
     key = Ed25519PrivateKey.generate()
-    token, public = admin("POST", f"{path}/enrollment-tokens", {})["token"], public_key(key)
+    token, public = admin("POST", f"/v1/organizations/{organization}/enrollment-tokens", {})["token"], public_key(key)
     proof = signature(key, enrollment_message(token, "gpu", public))
     body = {"token": token, "name": "gpu", "public_key": public, "proof": proof}
     record = httpx.post(f"{installation.url}/v1/workers/enroll", json=body).raise_for_status().json()
@@ -95,6 +95,7 @@ def web_process(folder: Path) -> psutil.Process:
 
 def main() -> None:
     """Run the benchmark and print the report."""
+    leave_on_sigterm()
     with tempfile.TemporaryDirectory() as folder, Installation(Path(folder)) as installation:
         roles = tokens(installation)
         web = web_process(installation.folder)

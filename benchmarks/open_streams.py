@@ -22,8 +22,10 @@ import httpx
 
 from benchmarks.control_plane import definition
 from benchmarks.load.probe import Probe, milliseconds_at
+from benchmarks.load.processes import leave_on_sigterm
 from benchmarks.report import print_report
-from examples.quickstart.installation import Api, Installation
+from examples.quickstart.installation import Installation
+from examples.quickstart.rest import Api
 
 _TARGET_MILLISECONDS = 50.0
 _ORGANIZATIONS = 20
@@ -50,12 +52,10 @@ class Tenant:
 
 def tenants(installation: Installation) -> list[Tenant]:
     """Create the organizations, each with a draft."""
-    admin = Api(installation.url, installation.admin_key)
+    admin = Api.with_key(installation.url, installation.admin_key)
     rows = []
     for number in range(_ORGANIZATIONS):
-        path = "/v1/organizations/" + admin("POST", "/v1/organizations", {"name": f"clinic {number}"})["id"]
-        roles = ["owner"] + ["viewer"] * _KEYS
-        owner, *keys = (admin("POST", f"{path}/api-keys", {"name": role, "role": role})["key"] for role in roles)
+        _, (owner, *keys) = admin.new_organization(f"clinic {number}", "owner", *["viewer"] * _KEYS)
         headers = {"Authorization": f"Bearer {owner}", "If-Match": "*"}
         http = httpx.Client(base_url=installation.url, headers=headers, timeout=60)
         federation = http.post("/v1/federations", json=definition()).raise_for_status().json()["id"]
@@ -126,6 +126,7 @@ async def probe_health(url: str, organizations: Sequence[Tenant] = ()) -> list[f
 
 async def measure(installation: Installation) -> None:
     """Run and report."""
+    leave_on_sigterm()
     organizations = tenants(installation)
     alone_seconds, changing_seconds = (
         await probe_health(installation.url),

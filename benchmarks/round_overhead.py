@@ -18,12 +18,15 @@ from rich.console import Console
 
 from benchmarks.flower_peer import environment
 from benchmarks.flower_peer.deployment import Deployment, PeerError
+from benchmarks.load.processes import leave_on_sigterm
 from benchmarks.report import print_report
 from benchmarks.round_times import RoundTimes, summary
-from examples.quickstart import federation as rest
+from examples.quickstart import federation as demo
 from examples.quickstart.base_model import MODEL_ID, WEIGHTS_SHA256, minilm
-from examples.quickstart.installation import Api, Installation, Member
+from examples.quickstart.installation import Installation, Member
+from examples.quickstart.rest import Api, Federation
 from examples.quickstart.tasks import TextTask, support_messages, write_rows
+from worker_agent.settings import MIN_EXAMPLES
 
 _TARGET_SECONDS = 0.5
 _ORGANIZATIONS = ("bank", "clinic")
@@ -75,18 +78,19 @@ def measure_service(folder: Path, task: TextTask, options: argparse.Namespace) -
         for name in _ORGANIZATIONS:
             data = {"messages": {"path": str(_rows_file(folder.parent, name)), "held_out": 0.0}}
             members.append(installation.join(name, {**worker, "datasets": data}))
-        federation = rest.run(installation, members, definition(task.labels, options), Console())
+        federation = demo.run(installation, members, definition(task.labels, options), Console())
         return _read(installation, members[0], federation)
 
 
-def _read(installation: Installation, owner: Member, federation: str) -> list[RoundTimes]:
-    api = Api(installation.url, owner.api_key)
+def _read(installation: Installation, owner: Member, federation_id: str) -> list[RoundTimes]:
+    api = Api.with_key(installation.url, owner.api_key)
+    federation = Federation(api, federation_id)
     rounds = [
         row
-        for row in api("GET", f"/v1/federations/{federation}/rounds?limit=100")["items"]
+        for row in federation.rounds()
         if row["kind"] == "train" and row["closed_at"] is not None and row["state_digest"] is not None
     ]
-    jobs = [api("GET", f"/v1/rounds/{row['id']}/jobs?limit=100")["items"] for row in rounds]
+    jobs = [federation.jobs(row["id"]) for row in rounds]
     api.close()
     return [_times(row, its_jobs) for row, its_jobs in zip(rounds, jobs, strict=True)]
 
@@ -170,6 +174,10 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not 1 <= options.rounds <= _MOST_ROUNDS:
         parser.error(f"--rounds must lie between 1 and {_MOST_ROUNDS}")
+    if options.steps * options.batch_size < MIN_EXAMPLES:
+        parser.error(
+            f"--steps times --batch-size must be at least {MIN_EXAMPLES}: nodes decline jobs over fewer rows"
+        )
     options.flower = options.flower.absolute()
     return options
 
@@ -177,6 +185,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """The command line."""
     options = _arguments()
+    leave_on_sigterm()
     if options.install_flower and not environment.is_installed(options.flower):
         environment.install(options.flower)
     if options.folder is not None:

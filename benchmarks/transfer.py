@@ -8,7 +8,6 @@ target because it does not sync.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -23,7 +22,10 @@ from benchmarks.load import nginx, plain, processes
 from benchmarks.load.cores import on_core, two_cores
 from benchmarks.load.http import Caller
 from benchmarks.report import print_report
-from examples.quickstart.installation import Api, Installation, free_port
+from coordinator.addresses import free_port
+from examples.quickstart.installation import Installation
+from examples.quickstart.rest import Api
+from federated.digests import file_digest
 
 _TARGET_RATIO = 0.7
 _TARGET_MEMORY_BYTES = 64 * 1024**2
@@ -44,18 +46,15 @@ class Source:
         """Change the first bytes and update the digest."""
         with self.path.open("r+b") as file:
             file.write(os.urandom(64))
-        with self.path.open("rb") as file:
-            self.digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        self.digest = file_digest(self.path)
 
 
 class Coordinator:
     """The artifact endpoints, used as an organization's program uses them."""
 
     def __init__(self, installation: Installation) -> None:
-        admin = Api(installation.url, installation.admin_key)
-        organization = admin("POST", "/v1/organizations", {"name": "owner"})["id"]
-        body = {"name": "owner", "role": "owner"}
-        key = admin("POST", f"/v1/organizations/{organization}/api-keys", body)["key"]
+        admin = Api.with_key(installation.url, installation.admin_key)
+        _, (key,) = admin.new_organization("owner", "owner")
         self._caller = Caller(installation.url, {"Authorization": f"Bearer {key}"})
         self._admin = Caller(installation.url, {"Authorization": f"Bearer {installation.admin_key}"})
         self._folder = installation.folder / "coordinator"

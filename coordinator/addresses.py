@@ -3,8 +3,8 @@
 import socket
 
 
-def free_port(host: str) -> int:
-    """A free port at `host`, a name or an address of either family.
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free at this moment at `host`, a name or an address of either family.
 
     Raises SystemExit if this machine has no such address.
     """

@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     without = ("sqlite", "once") if on_servers() else ("engines",)
     elsewhere = {item for item in items if any(map(item.get_closest_marker, without))}
     if on_servers():
-        engineless = [item for item in items if not _uses_engine(item)]
+        engineless = [item for item in items if not (_uses_engine(item) or item.get_closest_marker("engines"))]
         config.stash[_ENGINELESS] = Counter(item.nodeid.partition("::")[0] for item in engineless)
         elsewhere.update(engineless)
     if elsewhere:

@@ -19,9 +19,12 @@ AgentError
 └── OutOfTime                     a transfer missed its deadline
 """
 
+import errno
 from typing import ClassVar
 
 from federated.protocol import WORKER_DOUBLED, Problem
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class AgentError(Exception):
@@ -132,6 +135,11 @@ def refusal(problem: Problem, request_id: str | None = None) -> CoordinatorRefus
     }
     by_status: dict[int, type[CoordinatorRefused]] = {401: NotAuthorized, 403: NotAuthorized, 404: NotThere}
     return by_code.get(problem.code, by_status.get(problem.status, CoordinatorRefused))(problem, request_id)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk is full or a quota is exhausted."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_transient(error: BaseException) -> bool:

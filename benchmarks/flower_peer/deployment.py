@@ -15,7 +15,7 @@ from typing import Any, Self
 import psutil
 
 from benchmarks.round_times import RoundTimes
-from examples.quickstart.installation import free_port
+from coordinator.addresses import free_port
 
 APP = Path(__file__).parent / "app"
 START_SECONDS = 60.0

@@ -13,7 +13,7 @@ from typing import Self
 
 import psycopg
 
-from examples.quickstart.installation import free_port
+from coordinator.addresses import free_port
 
 _SUPERUSER = "postgres"
 _START_SECONDS = 60.0

@@ -8,12 +8,11 @@ from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 KEY_PREFIX = "flk_"
 ENROLLMENT_PREFIX = "fle_"
 PUBLIC_KEY_BYTES = 32
-_P = 2**255 - 19
-_D = -121665 * pow(121666, -1, _P)
 
 
 def new_secret(prefix: str, id: str) -> tuple[str, str]:  # noqa: A002 - called id everywhere else
@@ -44,20 +43,15 @@ def secret_matches(secret: str, secret_sha256: str) -> bool:
 def read_public_key(text: str) -> Ed25519PublicKey:
     """The key from base64url of its 32 raw bytes. Cached, since its worker's next token needs it again.
 
-    Raises ValueError.
+    Raises ValueError, also for a point outside the prime-order group: under one of small order, one signature would
+    be valid for many messages.
     """
     raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if len(raw) != PUBLIC_KEY_BYTES:
         raise ValueError(f"an Ed25519 public key has {PUBLIC_KEY_BYTES} bytes, this one {len(raw)}")
-    if _has_small_order(raw):
-        raise ValueError("this Ed25519 key is of small order: one signature would be valid for many messages")
+    if not crypto_core_ed25519_is_valid_point(raw):
+        raise ValueError("this Ed25519 key is not a point of the prime-order group, but of small order or invalid")
     return Ed25519PublicKey.from_public_bytes(raw)
-
-
-def _has_small_order(raw: bytes) -> bool:
-    """Whether eight times the point is zero: y is 0, 1 or -1, or d y^4 + 2 y^2 = 1 (RFC 8032, 5.1: p and d)."""
-    y = (int.from_bytes(raw, "little") & (1 << 255) - 1) % _P
-    return y in (0, 1, _P - 1) or (_D * y**4 + 2 * y**2 - 1) % _P == 0
 
 
 def is_signature_valid(public_key: str, signature: str, message: bytes) -> bool:

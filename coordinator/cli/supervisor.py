@@ -19,6 +19,8 @@ from types import FrameType
 
 import structlog
 
+from federated.atomic_files import write_file
+
 PIDS_FILE = "pids.json"
 PARENT_FD = "FEDLOOM_PARENT_FD"
 GRACE_SECONDS = 20.0
@@ -169,6 +171,4 @@ class Supervisor:
 
     def _write_pids(self) -> None:
         pids = {child.name: child.process.pid for child in self._children if child.process is not None}
-        partial_file = self._pids_file.with_suffix(".unfinished")
-        partial_file.write_text(json.dumps(pids), encoding="utf-8")
-        partial_file.replace(self._pids_file)
+        write_file(self._pids_file, json.dumps(pids).encode())

@@ -1,6 +1,5 @@
 """Verification of a downloaded adapter against its provenance, with repeated aggregations where inputs are kept."""
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from coordinator.provenance import document, signing
 from coordinator.provenance.document import Provenance, RoundRecord
 from coordinator.provenance.document import ProvenanceInvalid as ProvenanceInvalid
 from coordinator.rounds.schemas import AggregateInput
+from federated.digests import file_digest
 
 _Folder = Path | zipfile.Path
 
@@ -54,7 +54,7 @@ def _check_files(folder: _Folder, provenance: Provenance) -> None:
     for name, file in sorted(provenance.adapter.files.items()):
         if name not in names or not (folder / name).is_file():
             raise ProvenanceInvalid(f"file {name}", "is missing")
-        if _digest(folder / name) != file.digest:
+        if file_digest(folder / name) != file.digest:
             raise ProvenanceInvalid(f"file {name}", "has not the SHA-256 that the provenance names")
 
 
@@ -66,18 +66,10 @@ def _check_signature(folder: _Folder, provenance: Provenance, key: Path | None) 
         raise ProvenanceInvalid(signing.FILE, "is missing")
     digests = {name: file.digest for name, file in provenance.adapter.files.items()}
     try:
-        signing.check(file.read_bytes(), digests | {document.FILE: _digest(folder / document.FILE)}, key)
+        signing.check(file.read_bytes(), digests | {document.FILE: file_digest(folder / document.FILE)}, key)
     except signing.SignatureInvalid as error:
         raise ProvenanceInvalid(signing.FILE, f"is not valid under {key.name}: {error}") from None
     return f"valid under {key.name}"
-
-
-def _digest(file: _Folder) -> str:
-    with file.open("rb") as content:
-        digest = hashlib.sha256()
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return "sha256:" + digest.hexdigest()
 
 
 def _repetitions(provenance: Provenance) -> Iterator[str]:

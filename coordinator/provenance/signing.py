@@ -4,10 +4,11 @@
 signing package takes two seconds to load: code that signs in a transaction calls `ready` before it.
 """
 
-import os
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coordinator.errors import Unavailable
 from coordinator.settings import get_settings
+from federated.atomic_files import create_file
 
 FILE = "model.sig"
 _creation_lock = threading.Lock()
@@ -101,19 +103,30 @@ class _DigestManifest:
 
     def hash(self, model_path: object, *, files_to_hash: object = None) -> Any:
         """The manifest of the files."""
-        from model_signing._hashing.hashing import Digest
         from model_signing.manifest import Manifest, SerializationType
 
         arguments = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [FILE]}
         kind = SerializationType.from_args(arguments)
         items = [
-            kind.new_item(name, Digest("sha256", bytes.fromhex(digest.removeprefix("sha256:"))))
+            kind.new_item(name, replace(_any_digest(), digest_value=bytes.fromhex(digest.removeprefix("sha256:"))))
             for name, digest in sorted(self._digests.items())
         ]
         return Manifest(self._name, items, kind)
 
     def add_ignored_paths(self, *, model_path: object, paths: Iterable[str]) -> None:
         """Does nothing: the digests contain no ignored file."""
+
+
+@lru_cache(maxsize=1)
+def _any_digest() -> Any:
+    """A SHA-256 digest of the package's own type, which it exports only in the manifests of folders."""
+    from model_signing import hashing
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "empty").touch()
+        manifest = hashing.Config().use_file_serialization(hashing_algorithm="sha256").hash(folder)
+    (descriptor,) = manifest.resource_descriptors()
+    return descriptor.digest
 
 
 def _signer(file: Path) -> Any:
@@ -145,16 +158,5 @@ def _create_key(file: Path) -> None:
             return
         key = ec.generate_private_key(ec.SECP256R1())
         content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".signing-key") as temporary:
-            temporary.write(content)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            try:
-                os.link(temporary.name, file)
-            except FileExistsError:
-                return  # another process was faster
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with suppress(FileExistsError):  # another process was faster
+            create_file(file, content)

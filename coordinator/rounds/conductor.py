@@ -47,6 +47,7 @@ from federated import registry
 from federated.algorithm_kit.number_checks import check_finite, with_finite_checks
 from federated.algorithm_kit.shared_tensors import dissenters
 from federated.contract import ClientFacts, ClientUpdate, Outcome, RoundFacts, ServerHalf
+from federated.digests import file_digest
 from federated.environment import environment
 from federated.export.adapter_files import write_adapter
 from federated.export.initial_adapter import initial_adapter
@@ -162,7 +163,7 @@ def repeat(inputs: AggregateInput, digests: Mapping[str, str]) -> Repetition:
             paths |= {path.name: path for path in _export(half, inputs, folder)[1]}
         differences = {}
         for name, digest in digests.items():
-            if name not in paths or artifacts.digest_of(paths[name]) != digest:
+            if name not in paths or file_digest(paths[name]) != digest:
                 differences[name] = _difference(paths[name], digest) if name in paths else math.inf
         return Repetition(differences, environment())
 

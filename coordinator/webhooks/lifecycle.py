@@ -1,14 +1,22 @@
-"""Webhook rules: allowed addresses, the signature of a message, and the pause between attempts. Pure functions."""
+"""Webhook rules: allowed addresses, secrets and signatures, and the pause between attempts."""
 
+import base64
 import hashlib
 import hmac
-from datetime import datetime
+import secrets
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from standardwebhooks import Webhook as StandardWebhook
+
 Address = IPv4Address | IPv6Address
 
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a prefix
+OLD_SECRET_PREFIX: Final = "flw_"  # noqa: S105 - a prefix
+"""Prefix of the secrets of release 0.1, before 64 hexadecimal digits."""
+_SECRET_BYTES: Final = 32
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 LONGEST_SILENCE_SECONDS: Final = 60.0
 """Longest pause of a webhook's other deliveries after a connection failure."""
@@ -72,8 +80,30 @@ def _is_public(address: Address) -> bool:
     return address in _PUBLIC_IPV6 and address.is_global and not is_transition
 
 
-def signature(secret: str, at: datetime, body: bytes) -> str:
-    """Value of the header `Fedloom-Signature`."""
+def new_secret() -> str:
+    """A random secret in the form of Standard Webhooks, `whsec_` and base64 of the key."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def signing_key(secret: str) -> bytes:
+    """The HMAC key of a stored secret, also of one from release 0.1, whose hexadecimal digits are the key."""
+    if secret.startswith(OLD_SECRET_PREFIX):
+        return bytes.fromhex(secret.removeprefix(OLD_SECRET_PREFIX))
+    return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+
+
+def signature_headers(secret: str, message_id: str, at: datetime, body: str) -> dict[str, str]:
+    """Headers that identify and sign a message by Standard Webhooks 1.0, and the signature of release 0.1."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": StandardWebhook(signing_key(secret)).sign(message_id, at.astimezone(UTC), body),
+        "Fedloom-Signature": old_signature(secret, at, body.encode()),
+    }
+
+
+def old_signature(secret: str, at: datetime, body: bytes) -> str:
+    """Value of the deprecated header `Fedloom-Signature`. Its HMAC key is the text of the secret."""
     seconds = str(int(at.timestamp()))
     digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={seconds},v1={digest}"

@@ -50,7 +50,7 @@ class WebhookResponse(_Response):
 class WebhookCreated(WebhookResponse):
     """A new webhook. `secret` is shown once; null if the response is repeated."""
 
-    secret: Annotated[str | None, ShownOnce()] = Field(examples=["flw_5c1f…"])
+    secret: Annotated[str | None, ShownOnce()] = Field(examples=["whsec_XB8f…"])
     secret_shown: bool = False
 
 

@@ -3,7 +3,6 @@
 A delivery is sent at least once. If its task dies, it is sent again after the claim on its webhook expires.
 """
 
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
@@ -25,7 +24,6 @@ from coordinator.webhooks import lifecycle, repository
 from coordinator.webhooks.schemas import DeliveryState, WebhookCreate
 from coordinator.webhooks.sender import Outcome
 
-SECRET_PREFIX = "flw_"  # noqa: S105 - prefix of every secret
 MOST_WEBHOOKS = 10
 _MARGIN_SECONDS = 30.0
 
@@ -50,7 +48,7 @@ def create(
         organization_id=organization_id,
         url=request.url,
         events=sorted(set(request.events)),
-        secret=SECRET_PREFIX + secrets.token_hex(32),
+        secret=lifecycle.new_secret(),
         created_at=now,
     )
     session.add(webhook)
@@ -162,16 +160,17 @@ def claim(session: Session, webhook_id: str, now: datetime) -> DeliveryClaim | N
         return None
     due.attempts += 1
     webhook.claimed_until = now + timedelta(seconds=get_settings().webhook_timeout_seconds + _MARGIN_SECONDS)
-    body = due.body.encode()
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "Fedloom",
         "Fedloom-Delivery": due.id,
         "Fedloom-Event": due.event,
-        "Fedloom-Signature": lifecycle.signature(webhook.secret, now, body),
+        **lifecycle.signature_headers(webhook.secret, due.id, now, due.body),
     }
     about = {"webhook_id": webhook.id, "federation_id": due.federation_id, "delivery_id": due.id, "type": due.event}
-    return DeliveryClaim(webhook.id, due.number, webhook.claimed_until, webhook.url, headers, body, about)
+    return DeliveryClaim(
+        webhook.id, due.number, webhook.claimed_until, webhook.url, headers, due.body.encode(), about
+    )
 
 
 def record(session: Session, claim: DeliveryClaim, outcome: Outcome, now: datetime, jitter: float) -> None:

@@ -1,7 +1,6 @@
 """An installation on this machine: a coordinator and one worker agent per organization, as real processes."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from coordinator.addresses import free_port
+from examples.quickstart.rest import Api
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
@@ -28,31 +30,7 @@ class Member:
 
 
 class InstallationError(SystemExit):
-    """A failed request, command or start. The text is for the user."""
-
-
-class Api:
-    """The REST API with the key of an organization or of the administrator."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
-
-    def __call__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request and return the JSON of its response. Raises InstallationError with the problem document."""
-        response = self._http.request(method, path, json=body)
-        if response.is_error:
-            raise InstallationError(f"{method} {path}: {response.status_code} {response.text}")
-        return response.json() if response.content else None
-
-    def download(self, path: str) -> bytes:
-        """Return the body of a GET."""
-        response = self._http.get(path)
-        response.raise_for_status()
-        return response.content
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+    """A failed command or start. The text is for the user."""
 
 
 @dataclass
@@ -101,11 +79,10 @@ class Installation:
 
     def join(self, name: str, worker: Mapping[str, Any]) -> Member:
         """Create an organization with an API key, enroll its worker with these settings, and start the worker."""
-        admin = Api(self.url, self.admin_key)
-        organization = admin("POST", "/v1/organizations", {"name": name})["id"]
-        key = admin("POST", f"/v1/organizations/{organization}/api-keys", {"name": "demo", "role": "owner"})["key"]
+        admin = Api.with_key(self.url, self.admin_key)
+        organization, (key,) = admin.new_organization(name, "owner")
         admin.close()
-        owner = Api(self.url, key)
+        owner = Api.with_key(self.url, key)
         token = owner("POST", f"/v1/organizations/{organization}/enrollment-tokens", {"name": "demo"})["token"]
         owner.close()
         folder = self.folder / name
@@ -115,7 +92,7 @@ class Installation:
         return Member(name, organization, key, self._worker_of(key))
 
     def _worker_of(self, key: str) -> str:
-        api = Api(self.url, key)
+        api = Api.with_key(self.url, key)
         (worker,) = api("GET", "/v1/workers")["items"]
         api.close()
         return str(worker["id"])
@@ -162,13 +139,6 @@ class Installation:
                 pass
             time.sleep(0.2)
         raise InstallationError(f"the coordinator did not become ready; see {self.folder / 'coordinator.log'}")
-
-
-def free_port() -> int:
-    """A port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> Path:

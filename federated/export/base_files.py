@@ -1,6 +1,5 @@
 """The safetensors files of a base model: their tensors, read from the headers alone, and their digest."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+
+from federated.digests import weights_sha256
 
 INDEX = "model.safetensors.index.json"
 _ONE_FILE = "model.safetensors"
@@ -68,18 +69,8 @@ class BaseFiles:
         return load_file(file)
 
     def digest(self) -> str:
-        """The digest as workers compute it.
-
-        It is the SHA-256 of a single file, or of one line `<name> <sha256>` for each of several.
-        """
-        digests = []
-        for file in self.files:
-            with file.open("rb") as stream:
-                digests.append((file.name, hashlib.file_digest(stream, "sha256").hexdigest()))
-        if len(digests) == 1:
-            return "sha256:" + digests[0][1]
-        lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
-        return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+        """The digest of the weights, as workers compute it."""
+        return "sha256:" + weights_sha256(self.files)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from federated.payloads.schema import first_difference
+
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_TENSORS = 65_536
 MAX_NAME_CHARACTERS = 512
@@ -86,28 +88,12 @@ def parse_header(file: BinaryIO, file_bytes: int) -> Header:
     return Header(tensors, facts, 8 + length, file_bytes)
 
 
-def check_expected(header: Header, expects: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check a header against the `expects` table of an instruction. Raises HeaderError with the tensor's name.
-
-    A row is `{"dtype": "F32", "shape": [8, 384]}`, with `max_shape` instead where an update may be smaller.
-    """
-    for name in sorted(expects.keys() | header.tensors.keys()):
-        if name not in header.tensors:
-            raise HeaderError("is missing", name)
-        if name not in expects:
-            raise HeaderError("is not expected in this update", name)
-        _check_row(name, header.tensors[name], expects[name])
-
-
-def _check_row(name: str, entry: TensorEntry, row: Mapping[str, Any]) -> None:
-    if entry.dtype != row["dtype"]:
-        raise HeaderError(f"has dtype {entry.dtype}, expected {row['dtype']}", name)
-    if "shape" in row and list(entry.shape) != list(row["shape"]):
-        raise HeaderError(f"has shape {list(entry.shape)}, expected {list(row['shape'])}", name)
-    if "max_shape" in row:
-        bound = list(row["max_shape"])
-        if len(bound) != len(entry.shape) or any(n > m for n, m in zip(entry.shape, bound, strict=True)):
-            raise HeaderError(f"has shape {list(entry.shape)}, at most {bound} is allowed", name)
+def check_expected(header: Header, schema: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check a header against an update schema, the `expects` of an instruction. Raises HeaderError."""
+    tensors = ((name, entry.dtype, entry.shape) for name, entry in header.tensors.items())
+    difference = first_difference(tensors, schema)
+    if difference is not None:
+        raise HeaderError(difference.reason, difference.tensor)
 
 
 # The updates of a round have equal headers, so they are parsed once and share one table.

@@ -12,7 +12,6 @@ import httpx
 from tests.support.nodes import Consortium, Node
 
 ADAPTER = "adapter_model.safetensors"
-ENDED = ("completed", "failed", "cancelled")
 PATIENCE_SECONDS = 60.0
 POLLING_SECONDS = 0.1
 MOST_ITEMS = 200

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from examples.quickstart.rest import FINAL_STATES
 from federated import registry
 from tests.chaos import killing
 from tests.chaos.forgetting import forget
 from tests.chaos.gate import Gate, Reached, gated
 from tests.chaos.points import STEPS, Point, Step
-from tests.chaos.record import ENDED, Record, difference, federation, record, states
+from tests.chaos.record import Record, difference, federation, record, states
 from tests.support.nodes import Consortium, consortium
 from tests.support.places import places
 
@@ -154,7 +155,7 @@ class World:
 
     def _wait(self, federation_id: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while federation(self.nodes, federation_id)["state"] not in ENDED:
+        while federation(self.nodes, federation_id)["state"] not in FINAL_STATES:
             if time.monotonic() > deadline:
                 raise Stuck(states(self.nodes, federation_id))
             time.sleep(POLLING_SECONDS)

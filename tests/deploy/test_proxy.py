@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from coordinator.addresses import free_port
 from coordinator.settings import Settings
 from tests.deploy.deployed import DEPLOY, DROP_INS, UNITS
 from tests.support.service import Bearer, Service, created
@@ -98,8 +98,7 @@ class TestNginx:
     @pytest.fixture
     def via_balancer(self, service: Service, folder: Path) -> Iterator[httpx.Client]:
         """A client that reaches a real web process through the load balancer."""
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         file = configuration(folder, port, service.url)
         process = subprocess.Popen([str(NGINX), "-p", str(folder), "-c", str(file), "-g", "daemon off;"])
         context = ssl.create_default_context(cafile=str(folder / "fullchain.pem"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.engines import free_port
+from coordinator.addresses import free_port
 from tests.support.installation import POLLING_SECONDS, START_SECONDS, STOP_SECONDS, Installation, what_is_missing
 
 ROLES = ("web", "web", "background", "background", "beat")

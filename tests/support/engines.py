@@ -13,7 +13,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import psycopg
 import redis
 from psycopg import sql
 
+from coordinator.addresses import free_port
 from tests.support import rows
 from tests.support.service import TLS
 
@@ -44,12 +44,6 @@ _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engines")
 
 class Missing(Exception):
     """A program that a server needs is not installed; the text says which."""
-
-
-def free_port() -> int:
-    """A port that nobody has just now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def program(name: str, *, beside: str = "") -> str:

@@ -17,12 +17,13 @@ import httpx
 import pytest
 
 from coordinator.artifacts.store import objects
+from examples.quickstart.rest import FINAL_STATES, Api, Federation, Participant
 from federated.payloads.payload import Payload
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.installation import Installation, installed
 from tests.support.places import within
 from tests.support.recording_proxy import RecordingProxy
-from tests.support.service import accept, created
+from tests.support.service import created
 from tests.support.tiny_models import WORDS, bert_folder, color_rows, write_rows
 from worker_agent.settings import FILE_VARIABLE, AgentSettings, load_settings
 
@@ -33,7 +34,6 @@ START_SECONDS = 120.0
 END_SECONDS = 240.0
 POLLING_SECONDS = 0.1
 EVENT_SECONDS = 0.2  # that somebody began to train is no event
-ENDED = ("completed", "failed", "cancelled")
 
 
 @dataclass
@@ -146,17 +146,17 @@ class Consortium:
 
     def start(self, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), **changes: Any) -> str:
         """Creates a federation, has everybody accept and register with settings by node, and starts it."""
-        federation_id = str(created(self.owner.http.post("/v1/federations", json=self.definition(**changes)))["id"])
-        path = f"/v1/federations/{federation_id}"
-        for node in self.nodes[1:]:
-            body = {"organization_id": node.organization_id}
-            created(self.owner.http.post(f"{path}/invitations", json=body))
-            accept(node.http, federation_id).raise_for_status()
-        for node in self.nodes:
-            wish = {"worker_id": node.worker_id, "dataset": DATASET, "settings": settings.get(node.name, {})}
-            created(node.http.post(f"{path}/clients", json=wish))
-        self.owner.http.post(f"{path}/start").raise_for_status()
-        return federation_id
+        participants = [
+            Participant(
+                Api(node.http),
+                node.organization_id,
+                {"worker_id": node.worker_id, "dataset": DATASET, "settings": settings.get(node.name, {})},
+            )
+            for node in self.nodes
+        ]
+        federation = Federation.create(self.definition(**changes), participants)
+        federation.start()
+        return federation.id
 
     def sites(self) -> list[AgentSettings]:
         """The settings of the nodes' agents, in this process, which has its own again when this returns."""
@@ -193,7 +193,7 @@ class Consortium:
 
     def end(self, federation_id: str) -> dict[str, Any]:
         """Waits for the end and returns the federation as it is then."""
-        self.wait(federation_id, lambda federation, rounds: federation["state"] in ENDED)
+        self.wait(federation_id, lambda federation, rounds: federation["state"] in FINAL_STATES)
         shown: dict[str, Any] = self.get(federation_id)
         assert shown["state"] == "completed", (shown["reason"], shown["reason_detail"], self.story())
         return shown
@@ -275,9 +275,8 @@ def joined(
 
 
 def _node(made: Consortium, admin: httpx.Client, folder: Path, name: str, index: int, policy: str) -> Node:
-    organization_id = created(admin.post("/v1/organizations", json={"name": name}))["id"]
+    organization_id, (key,) = Api(admin).new_organization(name, "owner")
     path = f"/v1/organizations/{organization_id}"
-    key = created(admin.post(f"{path}/api-keys", json={"name": "owner", "role": "owner"}))["key"]
     token = created(admin.post(f"{path}/enrollment-tokens", json={"name": "nodes"}))["token"]
     folder.mkdir(exist_ok=True)
     rows = write_rows(folder / "rows.jsonl", color_rows(40 + 8 * index, seed=index))

@@ -19,9 +19,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from coordinator.addresses import free_port
 from coordinator.db import migration
 from coordinator.settings import get_settings
-from tests.support.engines import Missing, PostgresServer, RedisServer, S3Server, free_port
+from tests.support.engines import Missing, PostgresServer, RedisServer, S3Server
 from tests.support.service import forget_settings, leave_settings
 
 VARIABLE = "FEDLOOM_TESTS_ON"

@@ -41,7 +41,7 @@ from worker_agent.coordinator_api.identity import Identity
 from worker_agent.coordinator_api.responses import check_values, parse
 from worker_agent.coordinator_api.uploads import upload
 from worker_agent.errors import LeaseInvalid
-from worker_agent.storage.atomic_files import file_name
+from worker_agent.storage.file_names import file_name
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 LONG_POLL_MARGIN_SECONDS = 15.0

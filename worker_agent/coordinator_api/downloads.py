@@ -19,10 +19,11 @@ from typing import BinaryIO
 import httpx
 import structlog
 
+from federated.atomic_files import UNFINISHED_SUFFIX, flush, move
+from federated.digests import file_digest
 from federated.protocol import ArtifactReference
 from worker_agent.coordinator_api.connection import FIRST_PAUSE_SECONDS, Connection
 from worker_agent.errors import CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime, StoreAway
-from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, digest_of, move
 
 RESERVE_BYTES = 256 * 1024**2
 DAMAGED_TIMES = 3
@@ -63,7 +64,7 @@ class ArtifactCache:
         path = self._folder / reference.digest.removeprefix("sha256:")
         with _locked_until(self._locks[reference.digest], until):
             # Checked again: otherwise bytes that were damaged on this disk since would be trained on silently.
-            if path.exists() and digest_of(path) == reference.digest:
+            if path.exists() and file_digest(path) == reference.digest:
                 path.touch()
                 return Download(path, 0)
             self._distrust.check(reference.digest)
@@ -127,8 +128,7 @@ class _PartialFile:
             if file.tell() < self._reference.size_bytes:
                 self._check_room(file.tell())
                 digest = self._receive(file, digest)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
         if "sha256:" + digest.hexdigest() != self._reference.digest:
             self.path.unlink()
             raise CorruptBytes(f"artifact {self._reference.digest} arrived with different bytes")

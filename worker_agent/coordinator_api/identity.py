@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from federated.atomic_files import move, write_file
 from worker_agent.errors import ConfigurationError, NotEnrolled
-from worker_agent.storage.atomic_files import move, write_file
 
 AUDIENCE = "fedloom"
 TOKEN_SECONDS = 60

@@ -9,7 +9,7 @@ import structlog
 from federated.protocol import ArtifactReference, UploadRequest, UploadResponse
 from worker_agent.coordinator_api.connection import Connection
 from worker_agent.errors import CoordinatorAway, CoordinatorRefused, CorruptBytes, NotUnderstood, StoreAway
-from worker_agent.storage.atomic_files import file_name
+from worker_agent.storage.file_names import file_name
 
 UPLOAD_ROUNDS = 3
 ASSEMBLY_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)

@@ -17,11 +17,12 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from federated.atomic_files import write_file
 from federated.protocol import Lease, Work
 from federated.signed_statement import definition_digest
 from federated.task import columns_read
 from worker_agent.errors import ConfigurationError, NotUnderstood
-from worker_agent.storage.atomic_files import file_name, write_file
+from worker_agent.storage.file_names import file_name
 
 MAX_REQUESTS = 100
 OUTDATED_TEXT = (

@@ -26,10 +26,10 @@ from worker_agent.errors import (
     NotAuthorized,
     NotThere,
     RoundClosed,
+    is_disk_full,
     is_transient,
 )
 from worker_agent.node.disclosure import disclose
-from worker_agent.storage.atomic_files import is_full
 from worker_agent.storage.client_memory import MemoryChain
 from worker_agent.storage.outbox import MEMORY_FILE, Entry, Outbox
 
@@ -91,7 +91,7 @@ class Delivery:
         except BodyTooLarge as error:
             self._give_up(entry, "upload_too_large_for_proxy", error, transient=False)
         except (CorruptBytes, OSError) as error:
-            if is_full(error):
+            if is_disk_full(error):
                 _log.warning("submission_waits", job=entry.job.job_id, reason=str(error))
                 return
             self._give_up(entry, "result_damaged", error, transient=True)
@@ -142,4 +142,4 @@ def _may_pass(error: BaseException) -> bool:
     """
     if isinstance(error, CorruptBytes | BodyTooLarge):
         return False
-    return is_transient(error) or isinstance(error, NoCoordinator) or is_full(error)
+    return is_transient(error) or isinstance(error, NoCoordinator) or is_disk_full(error)

@@ -31,6 +31,7 @@ from worker_agent.errors import (
     LeaseInvalid,
     NoCoordinator,
     OutOfTime,
+    is_disk_full,
     is_transient,
 )
 from worker_agent.node import approvals, policy
@@ -40,7 +41,6 @@ from worker_agent.runtime.delivery import LONGEST_PAUSE_SECONDS, Delivery, retry
 from worker_agent.runtime.executor import Executor, Failed, Finished, Interrupted, Task, out_of_time
 from worker_agent.runtime.renewal import Renewal
 from worker_agent.settings import AgentSettings
-from worker_agent.storage.atomic_files import is_full
 from worker_agent.storage.client_memory import MemoryChain
 from worker_agent.storage.outbox import UPDATE_FILE, Outbox
 
@@ -144,7 +144,7 @@ class Slot:
                 self._fail(lease, Failed(code, str(error), is_transient(error) or isinstance(error, NoCoordinator)))
             except Exception as error:
                 _log.exception("job_broke")
-                code = DISK_FULL if is_full(error) else "agent_error"
+                code = DISK_FULL if is_disk_full(error) else "agent_error"
                 detail = f"{type(error).__name__}: {error}"
                 self._fail(lease, Failed(code, detail, transient=True, facts=whereabouts(error)))
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from federated.atomic_files import UNFINISHED_SUFFIX, move, sync
+from federated.digests import file_digest
 from federated.protocol import Lease, MemoryReference
 from worker_agent.errors import ConfigurationError
-from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, digest_of, file_name, move, sync
+from worker_agent.storage.file_names import file_name
 
 _log = structlog.get_logger(__name__)
 
@@ -89,7 +91,7 @@ class MemoryChain:
         with self._lock:
             files = _files(self._place(federation_id, client_id))
             memory_file = next((file for file in files if _digest(file) == reference.digest), None)
-            if memory_file is None or digest_of(memory_file) != reference.digest:
+            if memory_file is None or file_digest(memory_file) != reference.digest:
                 _log.warning(
                     "memory_missing", client=client_id, round=reference.round_number, digest=reference.digest
                 )

@@ -13,9 +13,10 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from federated.atomic_files import move, sync, write_file
 from federated.protocol import JobKind, Lease, RoundKind, SubmitRequest, UpdateSubmission
 from federated.signed_statement import Statement
-from worker_agent.storage.atomic_files import file_name, move, sync, write_file
+from worker_agent.storage.file_names import file_name
 
 UPDATE_FILE = "update.safetensors"
 MEMORY_FILE = "memory.safetensors"

@@ -19,9 +19,9 @@ from federated.algorithm_kit.local_training import TrainingDiverged
 from federated.contract import JobDeclined
 from federated.protocol import DISK_FULL, FailureFacts, Lease
 from federated.session import JobInterrupted
+from worker_agent.errors import is_disk_full
 from worker_agent.node.disclosure import stable_code, whereabouts
 from worker_agent.settings import AgentSettings
-from worker_agent.storage.atomic_files import is_full
 from worker_agent.training.device import repeatable
 from worker_agent.training.job_errors import JobRefused
 from worker_agent.training.jobs import AlgorithmMissing, InstructionInvalid, JobFiles, run_job
@@ -108,7 +108,7 @@ def _failure_of(error: Exception) -> dict[str, Any]:
     """The message for a failure. It is transient if the job may succeed later or in another process."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return _failure_message("out_of_memory", str(error), transient=True)
-    if is_full(error):
+    if is_disk_full(error):
         return _failure_message(DISK_FULL, str(error), transient=True)
     final = {
         AlgorithmMissing: "algorithm_missing",

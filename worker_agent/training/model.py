@@ -1,12 +1,10 @@
 """Base models: the ones this node allows, the digest of their weights, and loading.
 
-The digest is the SHA-256 of `model.safetensors`. For several files it is the SHA-256 of one line per file,
-`<file name> <sha256 in hex>` and a line feed, sorted by name. Weights are read from safetensors alone.
+Weights are read from safetensors alone.
 """
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import json
 from collections.abc import Collection, Iterator
@@ -26,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from federated import digests
 from federated.contract import AnyTrainable
 from federated.protocol import BaseModelReference, TaskDefinition
 from federated.trainable import Prefix, TaskType
@@ -108,12 +107,8 @@ def _download(hub_id: str, revision: str | None) -> Path:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hex digest of a model's weights, as in the module docstring. Raises ModelError (model_missing)."""
-    digests = {path.name: _cached_sha256(*_identity(path)) for path in weights_files(folder)}
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """Hex digest of a model's weights, as in `federated.digests`. Raises ModelError (model_missing)."""
+    return digests.weights_sha256(weights_files(folder), lambda path: _cached_sha256(*_identity(path)))
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -135,8 +130,7 @@ def _identity(path: Path) -> tuple[str, int, int]:
 
 @functools.lru_cache(maxsize=1024)
 def _cached_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digests.file_sha256(Path(path))
 
 
 def check_weights(reference: BaseModelReference, folder: Path) -> str:

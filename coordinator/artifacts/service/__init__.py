@@ -39,7 +39,7 @@ from coordinator.artifacts.service.uploads import (
     show_upload,
     upload_problems,
 )
-from coordinator.artifacts.store.objects import StoredObject, digest_of
+from coordinator.artifacts.store.objects import StoredObject
 
 __all__ = [
     "ChunkPlace",
@@ -50,7 +50,6 @@ __all__ = [
     "clear_upload_problem",
     "collect",
     "complete",
-    "digest_of",
     "discard",
     "forget_uploads",
     "grant",

@@ -16,6 +16,8 @@ from typing import IO, TypeVar
 
 from anyio import to_thread
 
+from federated import atomic_files
+
 PIECE_BYTES = 1024**2
 FLUSH_BYTES = 64 * 1024**2
 _ATTEMPTS = 5
@@ -62,8 +64,7 @@ class DurableWriter:
     def end(self) -> None:
         """Waits until all bytes are on disk."""
         self._await_flush()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        atomic_files.flush(self._file)
 
     def _await_flush(self) -> None:
         if self._flushing is not None:
@@ -79,16 +80,6 @@ def write_durably(path: Path, flush_bytes: int = FLUSH_BYTES) -> Iterator[Durabl
         writer.end()
 
 
-def sync(path: Path) -> None:
-    """Syncs the file and its name to disk."""
-    for each in (path, path.parent):
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def sweep(place: Path, before: datetime) -> None:
     """Deletes files that processes left when they died during a write before that time."""
     for path in place.rglob("*#*"):
@@ -101,18 +92,8 @@ def sweep(place: Path, before: datetime) -> None:
 def write_aside(path: Path) -> Iterator[IO[bytes]]:
     """Writes a file that appears when the block ends. No file on an error."""
     aside = path.with_name(f"{path.name}#{secrets.randbelow(_MAX_SUFFIX)}")
-    try:
-        with _create(aside) as file:
-            yield file
-        aside.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            aside.unlink()
-        raise
-
-
-def _create(path: Path) -> IO[bytes]:
-    return create_with_folder(path, lambda: path.open("x+b"))
+    with atomic_files.write_aside(aside, path, lambda: create_with_folder(aside, lambda: aside.open("x+b"))) as file:
+        yield file
 
 
 def create_with_folder(path: Path, make: Callable[[], Result]) -> Result:

@@ -23,6 +23,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from coordinator.artifacts.store import local_files
 from coordinator.errors import out_of_service
 from coordinator.settings import get_settings
+from federated import atomic_files
+from federated.digests import file_digest
 from federated.payloads.header import MAX_HEADER_BYTES, Header, parse_header
 
 READ_BYTES = 1024**2
@@ -89,7 +91,7 @@ def size_of(digest: str) -> int | None:
 @translate_errors()
 def put_file(path: Path) -> StoredObject:
     """Stores the file's bytes under their digest, unless the store has them already."""
-    stored_object = StoredObject(digest_of(path), path.stat().st_size)
+    stored_object = StoredObject(file_digest(path), path.stat().st_size)
     if size_of(stored_object.digest) != stored_object.size_bytes:
         obstore.put(open_store(), key := object_key(stored_object.digest), path)
         sync(key)
@@ -140,11 +142,11 @@ def local_file(digest: str) -> Path:
     if is_folder():
         raise FileNotFoundError(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-    with partial_file.open("wb") as file:
+    aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
+    with atomic_files.write_aside(aside, path, lambda: aside.open("wb")) as file:
         for part in parts_of(object_key(digest)):
             file.write(part)
-    return partial_file.replace(path)
+    return path
 
 
 def local_path(digest: str) -> Path:
@@ -156,11 +158,11 @@ def local_path(digest: str) -> Path:
 def whole_file(digest: str) -> Path | None:
     """Like `local_file`, but verified against the digest. None if the bytes are lost or damaged."""
     with suppress(FileNotFoundError):
-        if digest_of(path := local_file(digest)) == digest:
+        if file_digest(path := local_file(digest)) == digest:
             return path
         if not is_folder():  # a damaged local copy
             path.unlink(missing_ok=True)
-            return path if digest_of(local_file(digest)) == digest else None
+            return path if file_digest(local_file(digest)) == digest else None
     return None
 
 
@@ -183,12 +185,6 @@ def sha256_of(key: str) -> str:
     for part in parts_of(key):
         sha256.update(part)
     return sha256.hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """ "sha256:" + hex digest of a file on this machine."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def old_digests(before: datetime) -> Iterator[str]:
@@ -217,4 +213,5 @@ def check() -> float:
 def sync(key: str) -> None:
     """Syncs the object and its name to disk. A remote store has done so before it responded."""
     if (at := folder()) is not None:
-        local_files.sync(at / key)
+        atomic_files.sync(at / key)
+        atomic_files.sync((at / key).parent)

@@ -3,7 +3,8 @@
 from base64 import urlsafe_b64encode
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from nacl.bindings import crypto_core_ed25519_add
 
 from coordinator.auth.credentials import (
     hash_secret,
@@ -40,6 +41,19 @@ class TestPublicKeys:
     def test_one_of_small_order_is_none(self, y: int, sign: int) -> None:
         with pytest.raises(ValueError, match="small order"):
             read_public_key(urlsafe_b64encode((y + sign).to_bytes(32, "little")).decode())
+
+    def test_generated_keys_are_accepted_and_others_of_the_same_curve_are_not(self) -> None:
+        torsion = SMALL_ORDER_Y[-1].to_bytes(32, "little")
+        for _ in range(50):
+            raw = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+            assert read_public_key(urlsafe_b64encode(raw).decode()).public_bytes_raw() == raw
+            mixed = crypto_core_ed25519_add(raw, torsion)
+            with pytest.raises(ValueError, match="prime-order group"):
+                read_public_key(urlsafe_b64encode(mixed).decode())
+
+    def test_a_point_off_the_curve_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="prime-order group"):
+            read_public_key(urlsafe_b64encode((2).to_bytes(32, "little")).decode())
 
     def test_a_signature_that_holds_over_everything_holds_over_nothing(self) -> None:
         zero = (1).to_bytes(32, "little")

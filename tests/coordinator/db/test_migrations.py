@@ -252,8 +252,12 @@ class TestWheel:
         installed, data = tmp_path / "installed", tmp_path / "data"
         with zipfile.ZipFile(wheel) as archive:
             names = {name for name in archive.namelist() if name.startswith("coordinator/migrations/")}
-            assert "coordinator/web/api_docs/vendor/swagger-ui-bundle.js" in archive.namelist()
+            viewer = {name for name in archive.namelist() if name.startswith("coordinator/web/api_docs/")}
             archive.extractall(installed)
+        folder = REPOSITORY / "coordinator/web/api_docs"
+        files = {file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+        assert viewer == {file.relative_to(REPOSITORY).as_posix() for file in files}
+        assert len(viewer) == 9
         own = {
             path.relative_to(REPOSITORY / "alembic").as_posix()
             for path in (REPOSITORY / "alembic").rglob("*")

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from coordinator.addresses import free_port
 from coordinator.db.sessions import writing
 from coordinator.models import Worker
 from tests.coordinator.jobs.job_rig import BOOT, Site
-from tests.support.engines import free_port
 from tests.support.web_process import answers
 
 JOBS, CALLERS = 24, 8

@@ -1,16 +1,22 @@
 """The coordinator's signatures of adapters, verified with the public model-signing tool."""
 
+import hashlib
 import io
+import json
 import subprocess
 import sys
 import time
 import zipfile
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from model_signing import hashing
+from model_signing import signing as model_signing_api
 from typer.testing import CliRunner, Result
 
 from coordinator.__main__ import app
@@ -124,6 +130,33 @@ class TestAnAdapter:
         result = command("verify", str(adapter), "--key", str(public))
         assert result.exit_code == 1
         return result.output
+
+
+class TestStatement:
+    def test_it_is_the_one_that_the_package_computes_from_the_files(
+        self, data_folder: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FEDLOOM_SIGNING_KEY", str(key))
+        forget_settings()
+        adapter, digests = tmp_path / "fed_1-round-2", {}
+        adapter.mkdir()
+        for name in ("provenance.json", "README.md", "adapter_model.safetensors"):
+            (adapter / name).write_text(name)
+            digests[name] = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+        text = signing.sign(adapter.name, digests)
+        assert text is not None
+        config = hashing.Config().set_ignored_paths(paths=[signing.FILE], ignore_git_paths=False)
+        signer = model_signing_api.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(config)
+        signer.sign(adapter, tmp_path / "other.sig")
+        assert statement(text) == statement((tmp_path / "other.sig").read_text())
+        (resource,) = (one for one in statement(text)["predicate"]["resources"] if one["name"] == "README.md")
+        assert f"sha256:{resource['digest']}" == digests["README.md"]
+
+
+def statement(signature: str) -> dict[str, Any]:
+    """The in-toto statement in a signature."""
+    content: dict[str, Any] = json.loads(b64decode(json.loads(signature)["dsseEnvelope"]["payload"]))
+    return content
 
 
 class TestTheKey:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engines import free_port
+from coordinator.addresses import free_port
 
 START_SECONDS = 60.0
 

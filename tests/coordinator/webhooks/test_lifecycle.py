@@ -1,13 +1,25 @@
 """Webhook rules: allowed addresses, signatures, and pauses between attempts."""
 
-from datetime import UTC, datetime
+import base64
+import re
+from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import ip_address
 
 import pytest
 
 from coordinator import events
 from coordinator.clients import lifecycle as clients
-from coordinator.webhooks.lifecycle import fault_of_address, fault_of_url, pause_seconds, signature
+from coordinator.webhooks.lifecycle import (
+    fault_of_address,
+    fault_of_url,
+    new_secret,
+    old_signature,
+    pause_seconds,
+    signature_headers,
+    signing_key,
+)
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +93,45 @@ def test_plain_http_goes_to_this_machine_alone() -> None:
     assert fault_of_address(ip_address("93.184.216.34"), "http", allow_private=True) is not None
 
 
-def test_the_signature_is_one_that_another_program_made() -> None:
-    """printf '1767323045.{"a":1}' | openssl dgst -sha256 -hmac flw_secret"""
-    signed = signature("flw_secret", datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), b'{"a":1}')
-    assert signed == "t=1767323045,v1=78cf6783763289d3c6c0eead6277a56b67112950b3360e49c7211ed48834a4e7"
+class TestSignatures:
+    def test_the_example_of_the_specification_has_its_signature(self) -> None:
+        headers = signature_headers(
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            datetime.fromtimestamp(1614265330, UTC),
+            '{"test": 2432232314}',
+        )
+        del headers["Fedloom-Signature"]
+        assert headers == {
+            "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "webhook-timestamp": "1614265330",
+            "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        }
+
+    @pytest.mark.parametrize("at", [AT, AT.astimezone(timezone(timedelta(hours=9)))])
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "flw_000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+        ],
+    )
+    def test_secrets_of_both_forms_sign_as_openssl_does(self, secret: str, at: datetime) -> None:
+        """printf 'dlv_1.1767323045.{"a":1}' | openssl dgst -sha256 -mac HMAC -macopt hexkey:00…1f -binary | base64"""
+        headers = signature_headers(secret, "dlv_1", at, '{"a":1}')
+        assert headers["webhook-signature"] == "v1,3worP05DKhLJ5dQyjBoVpgIxPJxDk2BZwN6TmbKbUDY="
+        assert headers["webhook-timestamp"] == "1767323045"
+
+    def test_the_old_header_has_the_signature_that_openssl_computes(self) -> None:
+        """printf '1767323045.{"a":1}' | openssl dgst -sha256 -hmac flw_secret"""
+        expected = "t=1767323045,v1=78cf6783763289d3c6c0eead6277a56b67112950b3360e49c7211ed48834a4e7"
+        assert old_signature("flw_secret", AT, b'{"a":1}') == expected
+
+    def test_a_new_secret_is_a_random_key_of_32_bytes(self) -> None:
+        secret = new_secret()
+        assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", secret)
+        assert signing_key(secret) == base64.b64decode(secret[6:])
+        assert new_secret() != secret
 
 
 def test_pauses_grow_threefold_up_to_an_hour() -> None:

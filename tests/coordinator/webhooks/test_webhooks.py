@@ -27,7 +27,7 @@ class TestMaking:
     def test_an_owner_makes_one_and_sees_its_secret_once(self, service: Service, bank: Organization) -> None:
         answer = bank.owner.post(path(bank), json={"url": URL}, headers={"Idempotency-Key": "one"})
         made = created(answer)
-        assert (made["url"], made["events"], made["secret"][:4]) == (URL, ["*"], "flw_")
+        assert (made["url"], made["events"], made["secret"][:6]) == (URL, ["*"], "whsec_")
         assert answer.headers["location"] == path(bank, made["id"])
         again = bank.owner.post(path(bank), json={"url": URL}, headers={"Idempotency-Key": "one"})
         assert (created(again)["secret"], again.json()["secret_shown"]) == (None, True)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from federated.atomic_files import UNFINISHED_SUFFIX
 from federated.protocol import ArtifactReference
 from tests.worker_agent.hostile_coordinator import Reply, chunked, dripping, head, hostile, whole
 from worker_agent.coordinator_api import downloads
@@ -25,9 +26,8 @@ from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.coordinator_api.connection import Connection, open_http
 from worker_agent.coordinator_api.downloads import DAMAGED_TIMES, TRUSTED_TIMES
 from worker_agent.coordinator_api.responses import MAX_RESPONSE_BYTES, MAX_VALUES
-from worker_agent.errors import AgentError, CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime
+from worker_agent.errors import AgentError, CoordinatorAway, CorruptBytes, NotUnderstood, OutOfTime, is_disk_full
 from worker_agent.settings import AgentSettings
-from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX, is_full
 
 MEGABYTE = 1024**2
 GROWTH_BYTES = 64 * MEGABYTE
@@ -169,7 +169,7 @@ class TestADownload:
             for size_bytes in (free_bytes, 10**18):
                 with pytest.raises(OSError, match="no space for artifact") as full:
                     cache.fetch(ArtifactReference(digest=DIGEST, size_bytes=size_bytes))
-                assert is_full(full.value)
+                assert is_disk_full(full.value)
         assert server.connections == 0
         assert downloads.RESERVE_BYTES == 256 * MEGABYTE
 

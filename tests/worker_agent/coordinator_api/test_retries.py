@@ -8,6 +8,7 @@ import httpx
 import pytest
 from tenacity import Future, RetryCallState, Retrying
 
+from federated.digests import file_digest
 from federated.protocol import (
     DeclineRequest,
     FailRequest,
@@ -26,7 +27,6 @@ from worker_agent.errors import (
     is_transient,
 )
 from worker_agent.settings import AgentSettings
-from worker_agent.storage.atomic_files import digest_of
 
 BOOT = "boot-0001"
 HEARTBEAT = "POST /v1/workers/me/heartbeat"
@@ -136,7 +136,7 @@ class TestTryingAgain:
         client.decline("job_1", DeclineRequest(boot_id=BOOT, code="policy", detail=""))
         source = tmp_path / "update"
         source.write_bytes(b"0123456789abc")
-        client.cache(tmp_path / "cache").fetch(client.upload(source, digest_of(source)))
+        client.cache(tmp_path / "cache").fetch(client.upload(source, file_digest(source)))
         assert len({(request.method, request.url.path) for request in seen}) == 14
         for request in seen:
             limits = request.extensions["timeout"]

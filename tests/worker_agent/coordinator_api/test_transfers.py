@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from federated.atomic_files import UNFINISHED_SUFFIX
 from federated.protocol import ArtifactReference
 from tests.worker_agent.faults import Fault
 from tests.worker_agent.recording_coordinator import CHUNK_BYTES, RecordingCoordinator
 from worker_agent.coordinator_api.client import CoordinatorClient
 from worker_agent.errors import CoordinatorAway, CorruptBytes, NotThere
-from worker_agent.storage.atomic_files import UNFINISHED_SUFFIX
 
 CONTENT = b"0123456789abcdefghijABCDEFGHIJ-----"
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
