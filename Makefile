@@ -40,9 +40,11 @@ test-on-servers: install  ## the second half of `make test`
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.architecture.sizes
+	$(BIN)/python -m tests.architecture.naming
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -62,16 +62,12 @@ class AlgorithmConfig(BaseModel):
     def largest_rank(self, trainable: AnyTrainable, limit: int | None) -> int:
         """The largest rank for a client whose node allows at most `limit` (None: any). 0 without LoRA factors.
 
-        By default this is the trainable's rank, regardless of the limit. An algorithm with a rank for each client
-        overrides it to respect the limit.
+        By default the trainable's rank. An algorithm with a rank for each client overrides it to respect the limit.
         """
         return trainable.largest_rank if isinstance(trainable, Lora) else 0
 
     def most_effort(self, kind: Literal["prepare", "train"], examples: int) -> Effort | None:
-        """Upper bounds on a job of this kind for a client with `examples` examples. None if there are no bounds.
-
-        A node with limits on its jobs refuses a job without bounds.
-        """
+        """Upper bounds on a job for a client with `examples` examples. None: nodes with limits refuse such a job."""
         return None
 
 

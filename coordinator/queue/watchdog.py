@@ -1,6 +1,6 @@
 """Watchdog that reconnects a Celery consumer when messages wait but none is delivered.
 
-Celery drops an acknowledgement that fails while the broker is away, but still counts its message as being processed.
+Celery drops an acknowledgment that fails while the broker is away, but still counts its message as being processed.
 Once these fill its prefetch limit it never requests another message. It reports no error, and the queue grows. The
 watchdog therefore compares the queue with the consumer every few seconds.
 """

@@ -40,7 +40,7 @@ class WaitCounts:
 
 
 def _bounds(principal: Principal) -> dict[str, int]:
-    """Id -> maximum number of its open waits. Waits of workers do not count towards their organization."""
+    """Id -> maximum number of its open waits. Waits of workers do not count toward their organization."""
     settings = get_settings()
     if principal.kind == "worker":
         return {principal.id: settings.max_worker_waits}

@@ -118,7 +118,7 @@ class AveragingServer(Generic[ServerConfig]):
 
     def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
         """The current values, the same for all clients."""
-        current = Payload({name: state.lazy(name) for name in _travelling_names(state)})
+        current = Payload({name: state.lazy(name) for name in _shared_names(state)})
         names = [name for name in state if "/" not in name or name.endswith(FROZEN)]
         expects = schema_like(current, UPLOAD_DTYPES[self.upload_dtype])
         expects |= base_value_schema(state, state.facts["differences"])
@@ -151,7 +151,7 @@ class AveragingServer(Generic[ServerConfig]):
 
         Raises FederationRefused before the first round if a tensor travels as a difference.
         """
-        values = {name: with_base(state, name, state.facts["differences"]) for name in _travelling_names(state)}
+        values = {name: with_base(state, name, state.facts["differences"]) for name in _shared_names(state)}
         return Adapter("peft", values | untrained_values(state))
 
     def _next_group(self, state: Payload, updates: Sequence[ClientUpdate], name: str) -> Mapping[str, Tensor]:
@@ -204,7 +204,7 @@ def _from_group(groups: RecentResults[Mapping[str, Tensor]], name: str) -> Tenso
     return groups(name.partition("/")[0])[name]
 
 
-def _travelling_names(state: Payload) -> list[str]:
+def _shared_names(state: Payload) -> list[str]:
     return [name for name in state if "/" not in name]
 
 

@@ -1,4 +1,4 @@
-"""Where processes under test report the steps they reach; one of them can be held there."""
+"""Gate at which processes under test report the steps they reach, and at which one of them can be held."""
 
 import contextlib
 import json

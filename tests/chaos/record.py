@@ -1,4 +1,4 @@
-"""What a federation came to, in so far as it must not depend on who died meanwhile."""
+"""Record of a federation's outcome: the parts that must not depend on which process died during it."""
 
 import hashlib
 import json

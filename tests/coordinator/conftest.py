@@ -7,7 +7,7 @@ import pytest
 from tests.support.service import EnrolledWorker, Organization, Service
 
 if TYPE_CHECKING:
-    from tests.support.stage import Stage
+    from tests.support.federation_rig import FederationRig
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def worker(service: Service, bank: Organization) -> EnrolledWorker:
 
 
 @pytest.fixture
-def stage(service: Service) -> "Stage":
+def rig(service: Service) -> "FederationRig":
     """An owner on a running web process; background tasks are run by the test."""
-    from tests.support.stage import Stage  # loads torch, which most tests here do without
+    from tests.support.federation_rig import FederationRig  # loads torch, which most tests here do without
 
-    return Stage(service)
+    return FederationRig(service)

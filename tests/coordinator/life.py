@@ -13,8 +13,8 @@ from coordinator.models import Client, Job, Round
 from coordinator.rounds import steps
 from federated.payloads.payload import Payload
 from tests.coordinator.life_cycles import OPEN_JOB, Watch, pass_time
+from tests.support.federation_rig import Actor, FederationRig, update_of
 from tests.support.service import Organization
-from tests.support.stage import Actor, Stage, update_of
 
 FAIR_TURNS = 60
 WORKERS = st.integers(0, 2)
@@ -36,13 +36,13 @@ DEFINITIONS = st.fixed_dictionaries(
 )
 
 
-def value_actor(stage: Stage, index: int, organization: Organization | None = None) -> Actor:
+def value_actor(rig: FederationRig, index: int, organization: Organization | None = None) -> Actor:
     """A worker whose updates are the value of this index everywhere."""
 
     def make_update(instruction: Payload) -> Payload:
         return update_of(VALUES[index], instruction)
 
-    return stage.actor(organization, examples=10 * (index + 1), make_update=make_update)
+    return rig.actor(organization, examples=10 * (index + 1), make_update=make_update)
 
 
 def settings_of(lives: int, steps: int) -> settings:
@@ -63,9 +63,9 @@ class Life(RuleBasedStateMachine):
     watch_type: type[Watch] = Watch
     fair_turns = FAIR_TURNS
 
-    def __init__(self, stage: Stage, actors: list[Actor]) -> None:
+    def __init__(self, rig: FederationRig, actors: list[Actor]) -> None:
         super().__init__()
-        self.stage, self.actors = stage, actors
+        self.rig, self.actors = rig, actors
         self.leases: dict[int, dict[str, Any]] = {}
         self.answers: list[tuple[int, dict[str, Any], dict[str, Any]]] = []
 
@@ -75,21 +75,21 @@ class Life(RuleBasedStateMachine):
         for of in range(len(self.actors)):
             self.beat(of)
         for actor in self.actors[:joined]:
-            self.stage.join(actor)
+            self.rig.join(actor)
         for actor in self.actors[joined:]:
             actor.client_id = ""
         said = {index: (VALUES[index], float(actor.examples)) for index, actor in enumerate(self.actors[:joined])}
-        self.watch = self.watch_type(self.stage, said)
+        self.watch = self.watch_type(self.rig, said)
         if described:
             self.turn("start")
-            self.stage.settle()
+            self.rig.settle()
             for of in range(joined):
                 self.describe(of)
-            self.stage.settle()
+            self.rig.settle()
 
     def draft(self, definition: dict[str, Any]) -> None:
         """The federation, before anybody has joined."""
-        self.stage.create(**definition)
+        self.rig.create(**definition)
 
     def beat(self, of: int) -> None:
         """This worker is heard."""
@@ -101,7 +101,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def all_is_as_it_must_be(self) -> None:
-        if self.stage.federation_id:
+        if self.rig.federation_id:
             self.watch.look()
 
     # ---- the owner
@@ -110,7 +110,7 @@ class Life(RuleBasedStateMachine):
     def turn(self, action: str, at_once: bool = False) -> None:
         before = self.watch.federation
         told = {"now": "true"} if action == "pause" and at_once else {}
-        answer = self.stage.owner.owner.post(self.stage.path(action), params=told)
+        answer = self.rig.owner.owner.post(self.rig.path(action), params=told)
         self.expect(answer, before in ALLOWED[action], "federation_state")
 
     @rule(of=WORKERS, action=st.sampled_from(["leave", "restore"]))
@@ -218,20 +218,20 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def run_tasks(self) -> None:
-        self.stage.settle()
+        self.rig.settle()
 
     @rule()
     def reconcile(self) -> None:
-        self.stage.reconcile()
+        self.rig.reconcile()
 
     @rule()
     def lose_messages(self) -> None:
-        self.stage.drop_messages()
+        self.rig.drop_messages()
 
     @rule()
     def die_with_a_claim(self) -> None:
         """A background process claims the next step of the round, and is never heard of again."""
-        rounds = self.stage.rounds()
+        rounds = self.rig.rounds()
         if rounds:
             with writing() as session:
                 steps.claim(session, rounds[-1]["id"], utcnow())
@@ -239,7 +239,7 @@ class Life(RuleBasedStateMachine):
     # ---- the end
 
     def teardown(self) -> None:
-        if not self.stage.federation_id:
+        if not self.rig.federation_id:
             return
         for turn in range(self.fair_turns):
             shown = self.watch.look()
@@ -250,14 +250,14 @@ class Life(RuleBasedStateMachine):
             self.fair_turn(seconds=151 if turn % 2 else 1)
         assert shown["state"] in ("draft", "completed", "failed", "cancelled"), shown["waiting_for"]
         assert not [job for job, state in self.watch.jobs.items() if state in OPEN_JOB]
-        self.stage.federation_id = ""
+        self.rig.federation_id = ""
 
     def fair_turn(self, seconds: float) -> None:
         """Everybody is there, and does what there is to do."""
         pass_time(seconds)
         for of in range(len(self.actors)):
             self.work_well(of)
-        self.stage.reconcile()
+        self.rig.reconcile()
 
     def work_well(self, of: int) -> None:
         """Whatever this worker is asked to do is done."""

@@ -1,7 +1,7 @@
-"""What must hold of a federation, its rounds and its jobs whatever happened, and how time is made to pass.
+"""Invariants of a federation, its rounds and its jobs, and a clock that tests can advance.
 
-The states and moves are those of the life cycles as users are told them; they are written here once more, so that the
-service's own tables are held against something.
+The states and transitions are those of the documented life cycles. They are repeated here, so that the service's own
+tables are compared with an independent copy.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from coordinator.db.sessions import reading, writing
 from coordinator.models import Client, Federation, Job, Round, Shard, Worker
 from federated.payloads.payload import Payload
-from tests.support.stage import Stage
+from tests.support.federation_rig import FederationRig
 
 FEDERATION = {
     "draft": {"running", "cancelled"},
@@ -53,13 +53,13 @@ def _is_time(kind: Any) -> bool:
 
 @dataclass
 class Watch:
-    """Looks at one federation of the stage after everything that happens, and remembers what it saw.
+    """Looks at one federation of the rig after everything that happens, and remembers what it saw.
 
     `sent`: job -> ordinal, of updates that were taken with a 200. `said`: ordinal -> value and weight of every update
     that this client hands in.
     """
 
-    stage: Stage
+    rig: FederationRig
     said: Mapping[int, tuple[float, float]]
     sent: dict[str, int] = field(default_factory=dict)
     federation: str = "draft"
@@ -69,7 +69,7 @@ class Watch:
 
     def look(self) -> dict[str, Any]:
         """The federation as the API shows it. Fails if anything is not as it must be."""
-        shown, rounds = self.stage.show(), self.stage.rounds()
+        shown, rounds = self.rig.show(), self.rig.rounds()
         with reading() as session:
             jobs = session.query(Job).filter(Job.federation_id == shown["id"]).all()
             ordinals = {row.id: row.ordinal for row in session.query(Client)}
@@ -135,8 +135,8 @@ class Watch:
 
     def stored_adapter(self, number: int) -> Payload:
         """What the owner is given after this round."""
-        path = self.stage.path("rounds", str(number), "adapter", "adapter_model.safetensors")
-        return Payload.decode(self.stage.owner.owner.get(path).raise_for_status().content)
+        path = self.rig.path("rounds", str(number), "adapter", "adapter_model.safetensors")
+        return Payload.decode(self.rig.owner.owner.get(path).raise_for_status().content)
 
     def mean(self, of: list[int]) -> float:
         """What the updates of these clients come to."""

@@ -1,4 +1,4 @@
-"""Where a coordinator is reached: over IPv6, and below a path of a proxy."""
+"""Addresses of a coordinator: over IPv6, and below a path of a proxy."""
 
 import re
 from collections.abc import Iterator

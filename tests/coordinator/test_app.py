@@ -221,7 +221,7 @@ class TestOpenApi:
             assert operation["summary"], path
             assert operation["tags"], path
 
-    def test_every_call_but_health_and_enrolment_says_its_security(self, document: dict[str, Any]) -> None:
+    def test_every_call_but_health_and_enrollment_says_its_security(self, document: dict[str, Any]) -> None:
         without = {path for path, _, operation in self.operations(document) if not operation.get("security")}
         assert without == (OPEN & set(document["paths"])) | {ENROLL}
 

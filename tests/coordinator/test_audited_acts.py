@@ -1,10 +1,10 @@
-"""Which acts stand in the audit log, in whose chains, and by whom."""
+"""Audit entries of every action: the chains that hold them, and the actor that each names."""
 
 import json
 
 from tests.support.audit_log import actions, chain_of, entries
+from tests.support.federation_rig import FederationRig
 from tests.support.service import Service, accept, created, rotate
-from tests.support.stage import Stage
 
 
 class TestWhatIsOnRecord:
@@ -37,7 +37,7 @@ class TestWhatIsOnRecord:
         assert key["key"].rpartition("_")[2] not in told
         assert token["token"].rpartition("_")[2] not in told
 
-    def test_a_worker_from_enrolment_to_revocation(self, service: Service) -> None:
+    def test_a_worker_from_enrollment_to_revocation(self, service: Service) -> None:
         bank = service.new_organization("Bank")
         worker = service.new_worker(bank, "gpu")
         rotate(worker)
@@ -49,26 +49,26 @@ class TestWhatIsOnRecord:
         assert revoked["by"].startswith("key_")
         assert enrolled["details"]["key_id"] != rotated["details"]["key_id"]
 
-    def test_a_federation_from_draft_to_deletion_in_the_logs_of_all_it_concerns(self, stage: Stage) -> None:
-        service, owner = stage.service, stage.owner
+    def test_a_federation_from_draft_to_deletion_in_the_logs_of_all_it_concerns(self, rig: FederationRig) -> None:
+        service, owner = rig.service, rig.owner
         clinic = service.new_organization("Clinic")
         before = len(chain_of(service, owner.id))
-        stage.create()
-        changed = owner.owner.patch(stage.path(), json={"rounds": 3}, headers={"If-Match": "*"})
+        rig.create()
+        changed = owner.owner.patch(rig.path(), json={"rounds": 3}, headers={"If-Match": "*"})
         assert changed.status_code == 200, changed.text
-        created(owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-        accept(clinic.owner, stage.federation_id).raise_for_status()
-        actor = stage.join(stage.actor(clinic))
-        stage.post("start")
+        created(owner.owner.post(rig.path("invitations"), json={"organization_id": clinic.id}))
+        accept(clinic.owner, rig.federation_id).raise_for_status()
+        actor = rig.join(rig.actor(clinic))
+        rig.post("start")
         actor.http.post(f"/v1/jobs/{actor.lease()['job_id']}/decline", json=declined()).raise_for_status()  # type: ignore[index]
         clinic.owner.post(f"/v1/clients/{actor.client_id}/restore").raise_for_status()
         clinic.owner.post(f"/v1/clients/{actor.client_id}/leave").raise_for_status()
-        stage.post("pause")
-        stage.post("resume")
-        clinic.owner.post(stage.path("leave"), json={"reason": "enough"}).raise_for_status()
-        stage.post("cancel")
-        clone = created(owner.owner.post(stage.path("clone")))
-        assert owner.owner.delete(stage.path()).status_code == 204
+        rig.post("pause")
+        rig.post("resume")
+        clinic.owner.post(rig.path("leave"), json={"reason": "enough"}).raise_for_status()
+        rig.post("cancel")
+        clone = created(owner.owner.post(rig.path("clone")))
+        assert owner.owner.delete(rig.path()).status_code == 204
         shared = [
             "invitation.accepted", "client.registered", "federation.started", "client.out", "client.restored",
             "client.left", "federation.paused", "federation.resumed", "invitation.left",
@@ -85,30 +85,28 @@ class TestWhatIsOnRecord:
         out = theirs[shared.index("client.out") + 1]
         assert (out["by"], out["details"]["reason"]) == ("coordinator", "policy_rank")
         assert theirs[-1]["details"] == {"organization_id": clinic.id, "reason": "enough"}
-        assert own[-2]["details"] == {"name": clone["name"], "cloned_from": stage.federation_id}
-        assert (own[-1]["target"], own[-1]["details"]["state"]) == (stage.federation_id, "cancelled")
+        assert own[-2]["details"] == {"name": clone["name"], "cloned_from": rig.federation_id}
+        assert (own[-1]["target"], own[-1]["details"]["state"]) == (rig.federation_id, "cancelled")
 
-    def test_the_end_of_a_federation_and_who_took_its_adapter(self, stage: Stage) -> None:
-        clinic = stage.service.new_organization("Clinic")
-        stage.running(rounds=1)
-        stage.play(1)
-        assert stage.show()["state"] == "completed"
-        (ended,) = entries(
-            stage.owner.owner, f"/v1/organizations/{stage.owner.id}/audit", action="federation.completed"
-        )
-        assert (ended["by"], ended["target"]) == ("coordinator", stage.federation_id)
-        reader = stage.owner.viewer
-        reader.get(stage.path("adapter")).raise_for_status()
-        path = stage.path("rounds", "1", "adapter", "adapter_config.json")
+    def test_the_end_of_a_federation_and_who_took_its_adapter(self, rig: FederationRig) -> None:
+        clinic = rig.service.new_organization("Clinic")
+        rig.running(rounds=1)
+        rig.play(1)
+        assert rig.show()["state"] == "completed"
+        (ended,) = entries(rig.owner.owner, f"/v1/organizations/{rig.owner.id}/audit", action="federation.completed")
+        assert (ended["by"], ended["target"]) == ("coordinator", rig.federation_id)
+        reader = rig.owner.viewer
+        reader.get(rig.path("adapter")).raise_for_status()
+        path = rig.path("rounds", "1", "adapter", "adapter_config.json")
         tag = reader.get(path, headers={"Range": "bytes=1-4"}).headers["etag"]
         assert reader.get(path, headers={"If-None-Match": tag}).status_code == 304
         assert clinic.owner.get(path).status_code == 404
-        taken = entries(stage.owner.owner, f"/v1/organizations/{stage.owner.id}/audit", action="adapter.downloaded")
+        taken = entries(rig.owner.owner, f"/v1/organizations/{rig.owner.id}/audit", action="adapter.downloaded")
         assert [entry["details"] for entry in taken] == [
             {"round": 1, "file": None},
             {"round": 1, "file": "adapter_config.json"},
         ]
-        assert {entry["target"] for entry in taken} == {stage.federation_id}
+        assert {entry["target"] for entry in taken} == {rig.federation_id}
 
 
 def declined() -> dict[str, str]:

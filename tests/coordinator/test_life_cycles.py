@@ -12,15 +12,15 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 if TYPE_CHECKING:
-    from tests.support.stage import Stage
+    from tests.support.federation_rig import FederationRig
 
 EXAMPLES = int(os.environ.get("FEDLOOM_FUZZ_EXAMPLES", "0")) or 8
 STEPS = 25
 
 
-def test_they_hold_whatever_happens(stage: "Stage") -> None:
+def test_they_hold_whatever_happens(rig: "FederationRig") -> None:
     from tests.coordinator.life import VALUES, Life, settings_of, value_actor  # loads torch
 
-    actors = [value_actor(stage, index) for index in range(len(VALUES))]
+    actors = [value_actor(rig, index) for index in range(len(VALUES))]
     chosen = settings(settings_of(EXAMPLES, STEPS), derandomize=True)
-    run_state_machine_as_test(lambda: Life(stage, actors), settings=chosen)
+    run_state_machine_as_test(lambda: Life(rig, actors), settings=chosen)

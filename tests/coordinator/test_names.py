@@ -70,7 +70,7 @@ class TestOneName:
 
 
 def enrolled(service: Service, token: str, name: str) -> httpx.Response:
-    body = Identity().enrolment(token, unicodedata.normalize("NFC", name)) | {"name": name}
+    body = Identity().enrollment(token, unicodedata.normalize("NFC", name)) | {"name": name}
     return service.anonymous.post("/v1/workers/enroll", json=body)
 
 

@@ -14,9 +14,9 @@ from coordinator.db.sessions import reading
 from coordinator.settings import get_settings
 from tests.deploy.deployed import DEPLOY
 from tests.support.engines import PostgresServer, program
+from tests.support.federation_rig import FederationRig
 from tests.support.places import Environment, Places, Servers, within
 from tests.support.service import serving
-from tests.support.stage import Stage
 
 pytestmark = pytest.mark.engines
 PASSWORDS = {"FEDLOOM_OWNER_PASSWORD": "for-the-tables", "FEDLOOM_PASSWORD": "for-the-rows"}
@@ -60,14 +60,14 @@ def connection(environment: Environment) -> Iterator[psycopg.Connection]:
 
 def test_a_federation_runs_from_beginning_to_end(environment: Environment) -> None:
     with within(environment), serving() as service:
-        stage = Stage(service)
-        stage.running()
-        stage.play(2)
-        assert stage.show()["state"] == "completed"
-        stage.reconcile()
+        rig = FederationRig(service)
+        rig.running()
+        rig.play(2)
+        assert rig.show()["state"] == "completed"
+        rig.reconcile()
         ready = service.anonymous.get("/readyz").json()["checks"]
         assert (ready["database"], ready["migrations"]) == ("ok", "ok")
-        response = stage.owner.owner.delete(stage.path())
+        response = rig.owner.owner.delete(rig.path())
         assert response.status_code == 204, response.text
         with reading() as session:
             assert list(audit.verify(session))

@@ -1,5 +1,5 @@
-"""What a worker remembers of a client is in no request it sends, whatever the algorithm; and what may travel alone
-does, both ways.
+"""Privacy of client memory: no request of a worker holds any of it, with any algorithm, and in both directions only
+shared tensors are sent.
 """
 
 import hashlib
@@ -238,13 +238,13 @@ class TestRequests:
         self, recorded: Recorded, running: Consortium
     ) -> None:
         chosen = recorded.chosen()
-        travelling = HEAD.union(*map(METHODS[recorded.algorithm].of_layer, chosen))
+        shared_names = HEAD.union(*map(METHODS[recorded.algorithm].of_layer, chosen))
         updates = [one for one in recorded.uploads if SCORES not in one]
-        assert [set(one) for one in updates] == [travelling] * ROUNDS * len(running.nodes)
+        assert [set(one) for one in updates] == [shared_names] * ROUNDS * len(running.nodes)
         told = [one for one in recorded.downloads if SCORES not in one.facts["expects"]]
         # Of each round an instruction to train and one to evaluate; the latter may be that of the next round.
         assert len(told) >= (ROUNDS + 1) * len(running.nodes)
-        assert {frozenset(one) for one in told} == {frozenset(travelling)}
+        assert {frozenset(one) for one in told} == {frozenset(shared_names)}
         assert all(one.facts.get("layers", one.facts.get("travelling")) == chosen for one in told)
 
     def test_an_upload_has_no_facts_to_hide_something_in(self, recorded: Recorded) -> None:

@@ -1,1 +1,1 @@
-"""What hostile networks, full disks, damaged bytes and hostile input do to a federation: nothing that stays."""
+"""Fault injection: hostile networks, full disks, damaged bytes and hostile input do a federation no lasting harm."""

@@ -1,4 +1,4 @@
-"""What must be true of a federation that faults held up, and of no other thing."""
+"""Invariants of a federation that faults delayed."""
 
 import json
 from collections.abc import Mapping, Sequence

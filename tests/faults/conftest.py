@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty_proxy import Faults, FaultyProxy
+from tests.support.federation_rig import FederationRig
 from tests.support.nodes import Consortium, consortium
 from tests.support.places import Places
 from tests.support.service import Service
 from tests.support.small_disk import SmallDisk, small_disk
-from tests.support.stage import Stage
 
 CHUNK_BYTES = 64 * 1024
 DISK_BYTES = 32 * 1024**2
@@ -28,9 +28,9 @@ class Disks:
 
 
 @pytest.fixture
-def stage(service: Service) -> Stage:
+def rig(service: Service) -> FederationRig:
     """An owner on a running web process; background tasks are run by the test."""
-    return Stage(service)
+    return FederationRig(service)
 
 
 @pytest.fixture(scope="package")

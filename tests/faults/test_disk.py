@@ -14,10 +14,10 @@ import pytest
 
 from tests.faults.adapters import in_round, whole_adapter
 from tests.faults.conftest import Disks
+from tests.support.federation_rig import FederationRig
 from tests.support.nodes import END_SECONDS, POLLING_SECONDS, Consortium
 from tests.support.service import created, problem, upload
 from tests.support.small_disk import SmallDisk, small_disk
-from tests.support.stage import Stage
 
 pytestmark = pytest.mark.sqlite
 
@@ -34,18 +34,18 @@ def quick_claims(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(quick_claims: None, data_folder: Path) -> Iterator[SmallDisk]:
-    """The disk under the artifacts of the federation on `stage`."""
+    """The disk under the artifacts of the federation of `rig`."""
     with small_disk(data_folder / "artifacts", 8 * 1024**2) as disk:
         yield disk
 
 
-def held_up(stage: Stage) -> list[str]:
-    return [row["data"]["reason"] for row in stage.get("events")["items"] if row["type"] == "round.held_up"]
+def held_up(rig: FederationRig) -> list[str]:
+    return [row["data"]["reason"] for row in rig.get("events")["items"] if row["type"] == "round.held_up"]
 
 
 class TestAStoreWithoutRoom:
-    def test_refuses_an_update_and_takes_it_when_there_is_room(self, store: SmallDisk, stage: Stage) -> None:
-        first, _ = stage.running(rounds=1)
+    def test_refuses_an_update_and_takes_it_when_there_is_room(self, store: SmallDisk, rig: FederationRig) -> None:
+        first, _ = rig.running(rounds=1)
         lease = first.lease()
         assert lease is not None
         content = first.make_update(first.instruction(lease)).encode()
@@ -56,38 +56,38 @@ class TestAStoreWithoutRoom:
         refused = first.http.put(chunk, content=content)
         assert "has no space left" in problem(refused, 503, "store_full")["detail"]
         assert int(refused.headers["retry-after"]) > 0
-        (shown,) = stage.rounds()
+        (shown,) = rig.rounds()
         assert shown["state"] == "collecting"
         assert shown["waiting_for"].endswith("held up: store_full")
         shown = first.http.get(f"/v1/artifacts/uploads/{announced['upload_id']}").json()
         assert (shown["state"], shown["problem"]["code"]) == ("open", "store_full")
         store.free()
         first.http.put(chunk, content=content).raise_for_status()
-        assert "held up" not in stage.rounds()[0]["waiting_for"]
+        assert "held up" not in rig.rounds()[0]["waiting_for"]
         first.submit(lease).raise_for_status()
-        stage.play(1)
-        assert [row["accepted"] for row in stage.rounds()] == [[0, 1]]
+        rig.play(1)
+        assert [row["accepted"] for row in rig.rounds()] == [[0, 1]]
 
-    def test_holds_an_aggregation_up_that_goes_on_by_itself(self, store: SmallDisk, stage: Stage) -> None:
-        for actor in stage.running(rounds=2):
+    def test_holds_an_aggregation_up_that_goes_on_by_itself(self, store: SmallDisk, rig: FederationRig) -> None:
+        for actor in rig.running(rounds=2):
             assert actor.work() == "train"
         store.fill()
-        stage.settle()
-        (shown,) = stage.rounds()
+        rig.settle()
+        (shown,) = rig.rounds()
         assert (shown["state"], shown["reason"], shown["accepted"]) == ("aggregating", "store_full", [0, 1])
         assert shown["waiting_for"].endswith("held up: store_full")
         time.sleep(2 * CLAIM_SECONDS)
-        stage.reconcile()
-        assert held_up(stage) == ["store_full"], "said once, however often it was tried"
+        rig.reconcile()
+        assert held_up(rig) == ["store_full"], "said once, however often it was tried"
         store.free()
         time.sleep(2 * CLAIM_SECONDS)
-        stage.reconcile()
-        stage.play(1)
-        assert {row["reason"] for row in stage.rounds()} == {None}
-        digests = [row["state_digest"] for row in stage.rounds()]
-        stage.running(rounds=2)
-        stage.play(2)
-        assert [row["state_digest"] for row in stage.rounds()] == digests
+        rig.reconcile()
+        rig.play(1)
+        assert {row["reason"] for row in rig.rounds()} == {None}
+        digests = [row["state_digest"] for row in rig.rounds()]
+        rig.running(rounds=2)
+        rig.play(2)
+        assert [row["state_digest"] for row in rig.rounds()] == digests
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.support.tiny_session import TinySession
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """How many steps all optimisers took inside the block."""
+    """How many steps all optimizers took inside the block."""
     steps = [0]
 
     def count(*_: Any) -> None:
@@ -46,7 +46,7 @@ class Counting:
         return session
 
     def done(self) -> Iterator[tuple[int, TinySession, int]]:
-        """Ordinal, session, and optimiser steps of each job."""
+        """Ordinal, session, and optimizer steps of each job."""
         ends = [began for _, _, began in self.jobs[1:]] + [self._steps[0]]
         for (ordinal, session, began), end in zip(self.jobs, ends, strict=True):
             yield ordinal, session, end - began

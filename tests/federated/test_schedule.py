@@ -104,7 +104,7 @@ class TestStopReason:
     def test_of_an_accuracy_higher_is_better(self, values: list[float], reason: str | None) -> None:
         assert stop_reason([{"accuracy": value} for value in values], 10, "accuracy", 0.9, 2) == reason
 
-    def test_rounds_without_the_metric_do_not_count_towards_patience(self) -> None:
+    def test_rounds_without_the_metric_do_not_count_toward_patience(self) -> None:
         history = [{"accuracy": 0.5}, {}, {"train_loss": 1.0}, {"accuracy": 0.4}]
         assert stop_reason(history, 10, "accuracy", None, 2) is None
         assert stop_reason([*history, {"accuracy": 0.3}], 10, "accuracy", None, 2) == "patience"

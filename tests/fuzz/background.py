@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.federation_rig import FederationRig
 from tests.support.service import Service
-from tests.support.stage import Stage
 
 STOP_SECONDS = 30.0
 
@@ -65,8 +65,8 @@ class Background:
             self.process.wait()
 
 
-class StageApart(Stage):
-    """A stage whose background tasks run in a process of their own."""
+class BackgroundRig(FederationRig):
+    """A rig whose background tasks run in a process of their own."""
 
     def __init__(self, service: Service, background: Background) -> None:
         super().__init__(service)

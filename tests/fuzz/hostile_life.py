@@ -18,8 +18,8 @@ from tests.fuzz.hostile_watch import MALLORY, HostileWatch
 from tests.fuzz.payloads import FLOATS, almost, wrong_values
 from tests.fuzz.scene import Scene
 from tests.fuzz.values import changed
+from tests.support.federation_rig import CAPABILITIES, update_of
 from tests.support.service import accept, created, upload
-from tests.support.stage import CAPABILITIES, update_of
 from tests.worker_agent.running_agent import digest_of
 
 HONEST = st.integers(0, 1)
@@ -44,7 +44,7 @@ class HostileLife(Life):
     fair_turns = 120
 
     def __init__(self, scene: Scene) -> None:
-        super().__init__(scene.stage, scene.actors)
+        super().__init__(scene.rig, scene.actors)
         self.scene, self.mallory = scene, scene.actors[MALLORY]
         self.mood, self.describes, self.value = "silent", False, 0.0
         self.asked, self.changes = False, 0
@@ -68,9 +68,9 @@ class HostileLife(Life):
     def draft(self, definition: dict[str, Any]) -> None:
         super().draft(definition)
         organization = self.mallory.organization
-        invitations = self.stage.path("invitations")
-        created(self.stage.owner.owner.post(invitations, json={"organization_id": organization.id}))
-        accept(organization.owner, self.stage.federation_id).raise_for_status()
+        invitations = self.rig.path("invitations")
+        created(self.rig.owner.owner.post(invitations, json={"organization_id": organization.id}))
+        accept(organization.owner, self.rig.federation_id).raise_for_status()
 
     def beat(self, of: int) -> None:
         if of == MALLORY:  # it may have been replaced by another of its own
@@ -280,12 +280,12 @@ class HostileLife(Life):
 
     def finish(self) -> None:
         """The weather turns fair; what ends then, ends for a reason that is no mistake of the coordinator's."""
-        path = self.stage.path()
+        path = self.rig.path()
         super().teardown()
         with reading() as session:
             states = [job.state for job in session.query(Job) if job.worker_id == self.mallory.worker.id]
         self.scene.turn.record.jobs.update(states)
-        shown = self.stage.owner.owner.get(path).json()
+        shown = self.rig.owner.owner.get(path).json()
         self.scene.ended(shown["state"])
         assert shown["reason"] not in CRASHES, shown
         assert "coordinator's log" not in str(shown["reason_detail"]), shown

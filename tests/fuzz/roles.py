@@ -26,8 +26,8 @@ from tests.fuzz.judging import Canaries, LogReader, faults, finding
 from tests.fuzz.place import coordinator, secrets, whereabouts
 from tests.fuzz.record import Finding
 from tests.fuzz.turns import Turn
+from tests.support.federation_rig import FederationRig
 from tests.support.service import Identity, Service
-from tests.support.stage import Stage
 
 EXAMPLES = 100
 ANSWER_SECONDS = 30.0
@@ -36,7 +36,7 @@ ANSWER_SECONDS = 30.0
 def fuzz(turn: Turn) -> None:
     """Asks until the time is over."""
     with coordinator(turn.folder) as (service, web):
-        world = Builder(Stage(service)).world()
+        world = Builder(FederationRig(service)).world()
         signer = service.new_worker(world.home, "who signs anything").identity
         canaries = Canaries(secrets(keys(service, world)), whereabouts(), hidden(world))
         growth = Growth({"web process, asked by every role": lambda: web.pid})

@@ -17,8 +17,8 @@ from tests.fuzz.exchange import Exchange, exchange
 from tests.fuzz.judging import Canaries, LogReader, faults, finding
 from tests.fuzz.record import Finding, Kind
 from tests.fuzz.turns import Turn
+from tests.support.federation_rig import Actor, FederationRig
 from tests.support.kept_rows import KeptRows
-from tests.support.stage import Actor, Stage
 
 WHO = "hostile worker"
 OPEN = ("running", "paused")
@@ -38,7 +38,7 @@ class Scene:
     """
 
     turn: Turn
-    stage: Stage
+    rig: FederationRig
     actors: list[Actor]
     canaries: Canaries
     logs: list[LogReader]
@@ -102,9 +102,9 @@ class Scene:
                 finish()
             except Exception as failure:
                 error = failure
-        self.stage.federation_id = ""
+        self.rig.federation_id = ""
         self.rows.put_back()
-        self.stage.drop_messages()
+        self.rig.drop_messages()
         for log in self.logs:
             log.judge(self.turn, self.canaries)
         self.look()

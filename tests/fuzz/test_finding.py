@@ -24,10 +24,10 @@ from tests.fuzz.node import Node
 from tests.fuzz.record import MOST_ALIKE, Finding, Record
 from tests.fuzz.scene import Abandoned, Scene
 from tests.fuzz.turns import Turn
+from tests.support.federation_rig import FederationRig
 from tests.support.kept_rows import KeptRows
 from tests.support.places import places, settled
 from tests.support.service import Service, serving
-from tests.support.stage import Stage
 from tests.support.web_thread import running
 from tests.worker_agent.hostile_coordinator import hostile, whole
 from tests.worker_agent.recording_coordinator import RecordingCoordinator
@@ -175,7 +175,7 @@ def asker(turn: Turn) -> Iterator[roles.Asker]:
     """One over a planted coordinator."""
     place = places().migrated(turn.folder / "data")
     with settled({**place, **NOBODY_WAITS}), serving(planted()) as service, requests.Session() as session:
-        world = Builder(Stage(service)).world()
+        world = Builder(FederationRig(service)).world()
         signer = service.new_worker(world.home, "who signs").identity
         yield roles.Asker(turn, world.keep(), signer, Canaries({"a key": SECRET}), session)
 
@@ -199,7 +199,7 @@ def test_every_role_meets_what_is_planted_in_the_coordinator(turn: Turn) -> None
 class TestALife:
     @pytest.fixture
     def scene(self, turn: Turn, service: Service) -> Scene:
-        return Scene(turn, Stage(service), [], Canaries({}), [], lambda: None, requests.Session(), KeptRows())
+        return Scene(turn, FederationRig(service), [], Canaries({}), [], lambda: None, requests.Session(), KeptRows())
 
     @pytest.mark.parametrize(("state", "kind"), [("running", "stuck"), ("completed", "broken")])
     def test_that_ends_otherwise_than_it_should_is_found(self, scene: Scene, state: str, kind: str) -> None:

@@ -1,6 +1,6 @@
 """A hostile worker among two honest ones: whatever it hands in and whenever, their federation comes to its end.
 
-The lives are those of `tests.coordinator.life`. The hostile worker, of another organisation, sends beside a good
+The lives are those of `tests.coordinator.life`. The hostile worker, of another organization, sends beside a good
 result whatever hypothesis makes of one, for its own jobs and for others'.
 """
 
@@ -13,7 +13,7 @@ import requests
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.coordinator.life import VALUES, settings_of, value_actor
-from tests.fuzz.background import StageApart, background
+from tests.fuzz.background import BackgroundRig, background
 from tests.fuzz.growth import Growth
 from tests.fuzz.hostile_life import HostileLife
 from tests.fuzz.hostile_watch import MALLORY
@@ -47,15 +47,15 @@ def fuzz(turn: Turn) -> None:
 
 @contextmanager
 def scene(turn: Turn) -> Iterator[tuple[Scene, Growth]]:
-    """Two workers of one organisation and one of another, at a coordinator whose processes are watched."""
+    """Two workers of one organization and one of another, at a coordinator whose processes are watched."""
     with ExitStack() as stack:
         service, web = stack.enter_context(coordinator(turn.folder, max_trained_bytes=TRAINED_BYTES))
         tasks = stack.enter_context(background(turn.folder / "background.log"))
         session = stack.enter_context(requests.Session())
         session.trust_env = False
-        stage = StageApart(service, tasks)
+        rig = BackgroundRig(service, tasks)
         other = service.new_organization("another")
-        actors = [value_actor(stage, index, other if index == MALLORY else None) for index in range(len(VALUES))]
+        actors = [value_actor(rig, index, other if index == MALLORY else None) for index in range(len(VALUES))]
         growth = Growth(
             {
                 "web process, beside a hostile worker": lambda: web.pid,
@@ -64,15 +64,15 @@ def scene(turn: Turn) -> Iterator[tuple[Scene, Growth]]:
             }
         )
         logs = [LogReader("web process", web.log), LogReader("background process", tasks.log)]
-        canaries = Canaries(secrets(keys(service, stage)), whereabouts())
-        made = Scene(turn, stage, actors, canaries, logs, lambda: growth.look(turn), session, KeptRows())
-        made.overhear("owner", stage.owner.owner)
+        canaries = Canaries(secrets(keys(service, rig)), whereabouts())
+        made = Scene(turn, rig, actors, canaries, logs, lambda: growth.look(turn), session, KeptRows())
+        made.overhear("owner", rig.owner.owner)
         for actor in actors:
             made.overhear(WHO if actor is actors[MALLORY] else "honest worker", actor.http)
         yield made, growth
 
 
-def keys(service: Service, stage: StageApart) -> dict[str, str]:
-    """Those of the admin and of the organisation that owns the federations."""
-    of_owner = {role: key_of(getattr(stage.owner, role)) for role in ("owner", "operator", "viewer")}
+def keys(service: Service, rig: BackgroundRig) -> dict[str, str]:
+    """Those of the admin and of the organization that owns the federations."""
+    of_owner = {role: key_of(getattr(rig.owner, role)) for role in ("owner", "operator", "viewer")}
     return {"key of an admin": service.admin_key} | {f"key of the {role}": key for role, key in of_owner.items()}

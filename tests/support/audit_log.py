@@ -16,7 +16,7 @@ def entries(client: httpx.Client, path: str, **query: Any) -> list[dict[str, Any
 
 
 def chain_of(service: Service, organization_id: str) -> list[dict[str, Any]]:
-    """All entries of an organisation's chain."""
+    """All entries of an organization's chain."""
     return entries(service.admin, f"/v1/organizations/{organization_id}/audit")
 
 

@@ -43,7 +43,7 @@ PATTERNS = {
 
 SHOWN = {
     "title": "a\x1b]0;owned\x07b",
-    "colour": "a\x1b[31mb",
+    "color": "a\x1b[31mb",
     "eight-bit control": "a\x9b31mb",
     "link": "a[link=https://evil.example]b[/link]c",
     "style": "[bold red]a[/] b",

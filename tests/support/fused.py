@@ -1,4 +1,4 @@
-"""What a fused kernel is to a Hessian: a step whose gradient has no gradient."""
+"""Stand-in for a fused kernel: an operation whose gradient cannot be differentiated, so that no Hessian exists."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is written to the log meanwhile."""
+"""Capture of the log lines that are written inside a `with` block."""
 
 import io
 import json

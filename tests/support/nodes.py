@@ -38,7 +38,7 @@ EVENT_SECONDS = 0.2  # that somebody began to train is no event
 
 @dataclass
 class Node:
-    """An organisation with one worker agent, whose process can be killed and started again."""
+    """An organization with one worker agent, whose process can be killed and started again."""
 
     name: str
     organization_id: str
@@ -53,7 +53,7 @@ class Node:
         return self.folder / "agent.log"
 
     def enroll(self, token: str) -> None:
-        """Enrols through the command line, as its owner would."""
+        """Enrolls through the command line, as its owner would."""
         done = subprocess.run(
             [sys.executable, "-m", "worker_agent", "enroll", "--config", str(self.settings)],
             env=_environment() | {"FEDLOOM_ENROLLMENT_TOKEN": token},
@@ -199,7 +199,7 @@ class Consortium:
         return shown
 
     def of_organization(self, node: Node, *parts: str) -> Any:
-        """What a node's owner reads about the organisation."""
+        """What a node's owner reads about the organization."""
         answer = node.http.get("/".join(["/v1/organizations", node.organization_id, *parts]))
         answer.raise_for_status()
         return answer.json()
@@ -243,7 +243,7 @@ class Consortium:
 def consortium(
     folder: Path, names: Sequence[str], proxy: RecordingProxy | FaultyProxy | None = None, **settings: object
 ) -> Iterator[Consortium]:
-    """An installation with one running agent for each organisation, all of them with data of their own.
+    """An installation with one running agent for each organization, all of them with data of their own.
 
     Agents reach the installation through the proxy, if one is given.
     """

@@ -1,7 +1,7 @@
-"""Where the coordinators of this run keep what they have: files on this machine, or the big engines.
+"""Storage of the coordinators under test: files on this machine, or PostgreSQL, Redis and S3.
 
-The environment variable FEDLOOM_TESTS_ON says which: `sqlite` (files, the default) or `postgresql` (PostgreSQL, Redis
-and S3, in servers of this process's own). The same tests run on both.
+The environment variable FEDLOOM_TESTS_ON selects it: `sqlite` (files, the default) or `postgresql` (PostgreSQL, Redis
+and S3, in servers that this process starts). The same tests run on both.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""A real coordinator for tests: uvicorn in a thread, the real migrations, keys, organisations, workers.
+"""A real coordinator for tests: uvicorn in a thread, the real migrations, keys, organizations, workers.
 
 `Service` is the web process alone; background tasks are called by the tests themselves. `Installation` in
 `tests.support.installation` is all of `coordinator up`.
@@ -89,8 +89,8 @@ class Identity(httpx.Auth):
     def sign(self, message: bytes) -> str:
         return urlsafe_b64encode(self.private_key.sign(message)).decode().rstrip("=")
 
-    def enrolment(self, token: str, name: str, **fields: Any) -> dict[str, Any]:
-        """The body with which it enrols."""
+    def enrollment(self, token: str, name: str, **fields: Any) -> dict[str, Any]:
+        """The body with which it enrolls."""
         proof = self.sign(enrollment_message(token, name, self.public_key))
         return {"token": token, "name": name, "public_key": self.public_key, "proof": proof, **fields}
 
@@ -105,7 +105,7 @@ class Identity(httpx.Auth):
 
 @dataclass
 class Organization:
-    """An organisation and a client of each role."""
+    """An organization and a client of each role."""
 
     id: str
     name: str
@@ -130,7 +130,7 @@ class EnrolledWorker:
 
 
 class Service:
-    """A running web process at `url`, with ways to get keys, organisations and workers over HTTP."""
+    """A running web process at `url`, with ways to get keys, organizations and workers over HTTP."""
 
     def __init__(self, url: str, clients: ExitStack) -> None:
         self.url = url
@@ -174,7 +174,7 @@ class Service:
         """An enrolled worker that was heard just now."""
         identity = Identity()
         told = (capabilities or Capabilities()).model_dump(mode="json")
-        body = identity.enrolment(self.new_enrollment_token(organization.id), name, capabilities=told)
+        body = identity.enrollment(self.new_enrollment_token(organization.id), name, capabilities=told)
         identity.worker_id = created(self.anonymous.post("/v1/workers/enroll", json=body))["worker_id"]
         http = self.client(identity)
         worker = EnrolledWorker(identity.worker_id, organization.id, name, identity, http)
@@ -207,7 +207,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def accept(client: httpx.Client, federation_id: str) -> httpx.Response:
-    """Takes part with the client's organisation, in the federation as it is now."""
+    """Takes part with the client's organization, in the federation as it is now."""
     path = f"/v1/federations/{federation_id}"
     digest = client.get(path).json().get("definition_digest")
     return client.post(f"{path}/accept", json={"definition_digest": digest})

@@ -77,14 +77,14 @@ def tensor_facts(model: TinyModel, trainable: AnyTrainable) -> tuple[TensorFacts
     """The trainable tensors and their starts, sorted by name."""
     facts = []
     for name, parameter in sorted(model.named_parameters()):
-        initialisation = _initialisation(name, trainable)
-        if initialisation is not None:
+        initialization = _initialization(name, trainable)
+        if initialization is not None:
             shape = tuple(parameter.shape)
-            facts.append(TensorFacts(name=name, shape=shape, dtype="F32", initialisation=initialisation))
+            facts.append(TensorFacts(name=name, shape=shape, dtype="F32", initialisation=initialization))
     return tuple(facts)
 
 
-def _initialisation(name: str, trainable: AnyTrainable) -> Initialization | None:
+def _initialization(name: str, trainable: AnyTrainable) -> Initialization | None:
     if ".lora_A." in name:
         return Initialization(kind="uniform", scale=HIDDEN**-0.5)
     if ".lora_B." in name or name == "classifier.bias":

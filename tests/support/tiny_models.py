@@ -56,7 +56,7 @@ def llama_folder(folder: Path, *, seed: int = 0, tied: bool = False) -> Path:
 
 
 def color_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows whose label is the colour that occurs in the text."""
+    """Rows whose label is the color that occurs in the text."""
     draw = random.Random(seed)
     colors = WORDS[:3]
     rows = []
@@ -67,7 +67,7 @@ def color_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def instruction_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows that ask to repeat a colour."""
+    """Rows that ask to repeat a color."""
     return [
         {"instruction": "say the " + row["label"], "input": row["text"], "output": row["label"] + " ."}
         for row in color_rows(count, seed)

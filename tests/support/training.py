@@ -1,4 +1,4 @@
-"""What a training test needs: tiny models and data sets on one node, and the work of a federation over them."""
+"""Fixtures of training tests: tiny models and data sets on one node, and a federation's work over them."""
 
 from pathlib import Path
 from typing import Any, Literal

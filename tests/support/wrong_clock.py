@@ -7,13 +7,13 @@ it: `time.time` and `time.time_ns`, from which the agent and the libraries it si
 import time
 from pathlib import Path
 
-_CUSTOMISATION = "from tests.support import wrong_clock\nwrong_clock.shift({})\n"
+_CUSTOMIZATION = "from tests.support import wrong_clock\nwrong_clock.shift({})\n"
 
 
 def environment(folder: Path, seconds: float) -> dict[str, str]:
     """For a process, and those it starts, whose wall clock is to be off by so much; `folder` is made for that."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(_CUSTOMISATION.format(seconds), encoding="utf-8")
+    (folder / "sitecustomize.py").write_text(_CUSTOMIZATION.format(seconds), encoding="utf-8")
     repository = Path(__file__).parents[2]
     return {"PYTHONPATH": f"{folder}:{repository}"}
 

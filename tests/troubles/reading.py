@@ -1,4 +1,4 @@
-"""A file of rows on its way to a model: written, read by a node, split and tokenised."""
+"""A file of rows on its way to a model: written, read by a node, split and tokenized."""
 
 import json
 from collections.abc import Mapping, Sequence

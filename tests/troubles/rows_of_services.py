@@ -48,7 +48,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         (
             f"{STRANGERS}TestDoctor::test_says_what_answers_and_what_to_change",
             f"{STRANGERS}TestRun::test_ends_where_it_could_not_begin",
-            f"{STRANGERS}test_enrolment_ends_with_the_same_words",
+            f"{STRANGERS}test_enrollment_ends_with_the_same_words",
             "tests/worker_agent/coordinator_api/test_hostile_responses.py::TestAnyOtherAnswer"
             "::test_that_is_a_redirect_is_named_as_one_and_not_followed",
         ),
@@ -87,7 +87,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "N09": (
-        "right in two organisations; refused in one: worker_name_taken (vantage6#96)",
+        "right in two organizations; refused in one: worker_name_taken (vantage6#96)",
         ("tests/coordinator/workers/test_workers.py::TestEnroll::test_a_name_is_given_once_in_an_organization",),
     ),
     "N10": (

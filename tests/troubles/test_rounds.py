@@ -15,14 +15,14 @@ from federated.registry import make_config
 from federated.simulation import SimulatedFederation
 from federated.trainable import Lora
 from tests.support.algorithms import installed
+from tests.support.federation_rig import CAPABILITIES, DATASET, A, Actor, FederationRig, update_of
 from tests.support.service import Service, problem
-from tests.support.stage import CAPABILITIES, DATASET, A, Actor, Stage, update_of
 from tests.support.tiny_session import TinyFederation
 
 
 @pytest.fixture
-def stage(service: Service) -> Stage:
-    return Stage(service)
+def rig(service: Service) -> FederationRig:
+    return FederationRig(service)
 
 
 @pytest.fixture
@@ -32,102 +32,102 @@ def phased() -> Iterator[None]:
         yield
 
 
-def described(stage: Stage, actors: list[Actor]) -> list[Actor]:
+def described(rig: FederationRig, actors: list[Actor]) -> list[Actor]:
     """Starts, and lets all of them describe what they have."""
-    stage.post("start")
+    rig.post("start")
     for actor in actors:
         assert actor.work() == "describe"
-    stage.settle()
+    rig.settle()
     return actors
 
 
-def reconcile_until(stage: Stage, rounds: int) -> None:
+def reconcile_until(rig: FederationRig, rounds: int) -> None:
     """Waits until there are so many rounds."""
     ends = time.monotonic() + 30
-    while len(stage.rounds()) < rounds:
+    while len(rig.rounds()) < rounds:
         assert time.monotonic() < ends
         time.sleep(0.05)
-        stage.reconcile()
+        rig.reconcile()
 
 
-def test_c04_after_the_wait_a_round_goes_on_with_those_who_are_there(stage: Stage) -> None:
-    stage.create(rounds=1, clients_per_round=3, min_clients=2, wait_for_clients_seconds=1.0)
-    first, second = described(stage, [stage.join(stage.actor()) for _ in range(2)])
+def test_c04_after_the_wait_a_round_goes_on_with_those_who_are_there(rig: FederationRig) -> None:
+    rig.create(rounds=1, clients_per_round=3, min_clients=2, wait_for_clients_seconds=1.0)
+    first, second = described(rig, [rig.join(rig.actor()) for _ in range(2)])
     ends = time.monotonic() + 30
-    while stage.rounds()[0]["state"] != "collecting" and time.monotonic() < ends:
+    while rig.rounds()[0]["state"] != "collecting" and time.monotonic() < ends:
         time.sleep(0.05)
-        stage.reconcile()
+        rig.reconcile()
     assert [first.work(), second.work()] == ["train", "train"]
-    stage.settle()
-    assert (stage.show()["state"], stage.get("rounds", "1")["accepted"]) == ("completed", [0, 1])
+    rig.settle()
+    assert (rig.show()["state"], rig.get("rounds", "1")["accepted"]) == ("completed", [0, 1])
 
 
-def test_c05_a_result_that_comes_late_is_refused_and_its_client_takes_part_again(stage: Stage) -> None:
-    first, second = stage.running(rounds=2, min_clients=1, round_deadline_seconds=1.5)
+def test_c05_a_result_that_comes_late_is_refused_and_its_client_takes_part_again(rig: FederationRig) -> None:
+    first, second = rig.running(rounds=2, min_clients=1, round_deadline_seconds=1.5)
     second.make_update = lambda instruction: update_of(100.0, instruction)
     asleep = second.lease()
     assert asleep is not None
     assert first.work() == "train"
-    reconcile_until(stage, 2)
+    reconcile_until(rig, 2)
     problem(second.submit(asleep), 409, "round_closed")
-    closed, opened = stage.rounds()
+    closed, opened = rig.rounds()
     assert (closed["accepted"], closed["late_updates"], opened["cohort"]) == ([0], 1, [0, 1])
     assert second.work() == "train"
-    stage.settle()
-    assert stage.get("rounds", "1")["accepted"] == [0]
+    rig.settle()
+    assert rig.get("rounds", "1")["accepted"] == [0]
 
 
 @pytest.mark.usefixtures("phased")
-def test_c07_a_preparation_that_is_paused_at_once_is_made_after_the_pause(stage: Stage) -> None:
+def test_c07_a_preparation_that_is_paused_at_once_is_made_after_the_pause(rig: FederationRig) -> None:
     able = CAPABILITIES.model_copy(update={"algorithms": {"phased": 1}})
-    stage.create(algorithm="phased", config={}, rounds=1)
-    first, second = described(stage, [stage.join(stage.actor(capabilities=able)) for _ in range(2)])
+    rig.create(algorithm="phased", config={}, rounds=1)
+    first, second = described(rig, [rig.join(rig.actor(capabilities=able)) for _ in range(2)])
     assert first.work() == "train"
-    stage.settle()
+    rig.settle()
     lease = second.lease()
     assert lease is not None
-    assert stage.post("pause", now=True)["state"] == "paused"
+    assert rig.post("pause", now=True)["state"] == "paused"
     problem(second.submit(lease), 409, "round_closed")
-    stage.post("resume")
-    stage.play(1)
-    kinds = [(row["kind"], row["state"]) for row in stage.rounds()]
+    rig.post("resume")
+    rig.play(1)
+    kinds = [(row["kind"], row["state"]) for row in rig.rounds()]
     assert kinds == [("prepare", "withdrawn"), ("prepare", "closed"), ("train", "closed")]
-    assert stage.show()["state"] == "completed"
+    assert rig.show()["state"] == "completed"
 
 
-def test_c09_two_federations_on_the_same_workers_keep_the_same_pace(stage: Stage) -> None:
-    workers = [stage.actor(), stage.actor()]
+def test_c09_two_federations_on_the_same_workers_keep_the_same_pace(rig: FederationRig) -> None:
+    workers = [rig.actor(), rig.actor()]
     federations = []
     for name in ("one", "other"):
-        federations.append(stage.create(name=name, rounds=2))
+        federations.append(rig.create(name=name, rounds=2))
         for actor in workers:
-            stage.join(actor)
-        stage.post("start")
+            rig.join(actor)
+        rig.post("start")
     done: list[list[int]] = []
     while not done or sum(done[-1]) < 4:
         worked = [actor.work() for actor in workers]
-        assert stage.settle() or any(worked)
-        done.append([stage.owner.owner.get(f"/v1/federations/{one}").json()["rounds_done"] for one in federations])
+        assert rig.settle() or any(worked)
+        done.append([rig.owner.owner.get(f"/v1/federations/{one}").json()["rounds_done"] for one in federations])
     assert all(abs(one - other) <= 1 for one, other in done)
 
 
-def test_c09_two_data_sets_of_one_worker_are_two_clients(stage: Stage) -> None:
+def test_c09_two_data_sets_of_one_worker_are_two_clients(rig: FederationRig) -> None:
     offered = [{"name": DATASET}, {"name": "letters"}]
     capabilities = type(CAPABILITIES).model_validate(CAPABILITIES.model_dump() | {"datasets": offered})
-    stage.create(rounds=2)
-    actor = stage.join(stage.actor(capabilities=capabilities))
-    stage.join(actor, dataset="letters")
-    stage.post("start")
-    stage.play(2)
-    assert [row["accepted"] for row in stage.rounds()] == [[0, 1], [0, 1]]
+    rig.create(rounds=2)
+    actor = rig.join(rig.actor(capabilities=capabilities))
+    rig.join(actor, dataset="letters")
+    rig.post("start")
+    rig.play(2)
+    assert [row["accepted"] for row in rig.rounds()] == [[0, 1], [0, 1]]
 
 
-def test_x02_an_update_a_million_million_times_too_large_is_refused_by_its_tensor(stage: Stage) -> None:
-    actors = stage.running(2, rounds=1, min_clients=1)
+def test_x02_an_update_a_million_million_times_too_large_is_refused_by_its_tensor(rig: FederationRig) -> None:
+    actors = rig.running(2, rounds=1, min_clients=1)
     actors[1].make_update = lambda instruction: update_of(1e12, instruction)
-    stage.play(1)
-    assert (stage.show()["state"], stage.get("rounds", "1")["accepted"]) == ("completed", [0])
-    (job,) = [job for job in stage.get("rounds", "1", "jobs")["items"] if job["problem"]]
+    rig.play(1)
+    assert (rig.show()["state"], rig.get("rounds", "1")["accepted"]) == ("completed", [0])
+    (job,) = [job for job in rig.get("rounds", "1", "jobs")["items"] if job["problem"]]
     assert (job["ordinal"], job["problem"]["code"], job["problem"]["tensor"]) == (1, "update_too_large", A)
 
 

@@ -140,10 +140,10 @@ class TestDoctor:
     ) -> None:
         self.enrolled(runner, config)
         coordinator.fail(
-            "GET /v1/workers/me", Fault(401, body={"code": "worker_revoked", "detail": "Enrol it again."})
+            "GET /v1/workers/me", Fault(401, body={"code": "worker_revoked", "detail": "Enroll it again."})
         )
         result = runner.invoke(app, ["doctor", "--config", str(config)])
-        assert "FAILED coordinator knows this worker: 401 worker_revoked: Enrol it again." in result.output
+        assert "FAILED coordinator knows this worker: 401 worker_revoked: Enroll it again." in result.output
 
     def test_a_second_agent_with_its_key_is_named_with_what_to_do(
         self, runner: CliRunner, config: Path, coordinator: RecordingCoordinator

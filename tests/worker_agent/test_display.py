@@ -19,7 +19,7 @@ from worker_agent.__main__ import TOKEN_VARIABLE, app
 from worker_agent.display import Bars
 
 TEXTS = pytest.mark.parametrize("text", SHOWN.values(), ids=list(SHOWN))
-# What rich itself writes: colours, and moving about to draw the bars anew.
+# What rich itself writes: colors, and moving about to draw the bars anew.
 _OWN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]")
 LOG = """
 import sys

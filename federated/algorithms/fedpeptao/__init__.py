@@ -5,7 +5,7 @@ from federated.contract import Algorithm
 
 ALGORITHM = Algorithm(
     name="fedpeptao",
-    title="Federated prompt tuning with chosen layers and adaptive optimisation (FedPepTAO)",
+    title="Federated prompt tuning with chosen layers and adaptive optimization (FedPepTAO)",
     config=FedPepTAOConfig,
     server="federated.algorithms.fedpeptao.server:FedPepTAOServer",
     client="federated.algorithms.fedpeptao.client:FedPepTAOClient",

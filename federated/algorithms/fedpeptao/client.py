@@ -23,7 +23,7 @@ _MOMENTS = "moments/"
 
 
 class FedPepTAOClient:
-    """Update = local value - received value of the travelling layers and the head. Other layers stay in memory."""
+    """Update = local value - received value of the shared layers and the head. Other layers stay in memory."""
 
     def __init__(self, config: FedPepTAOConfig, trainable: AnyTrainable) -> None:
         self._config = config
@@ -53,8 +53,8 @@ class FedPepTAOClient:
     def _receive(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> None:
         session.load(_session_values(instruction, session, memory))
         if self._config.other_layers == "masked":
-            travelling = instruction.facts["travelling"]
-            session.leave_out_prompts([n for n in range(session.facts.layers) if n not in travelling])
+            shared_layers = instruction.facts["travelling"]
+            session.leave_out_prompts([n for n in range(session.facts.layers) if n not in shared_layers])
 
     def _moments(
         self, instruction: Payload, session: TrainingSession, memory: Payload | None

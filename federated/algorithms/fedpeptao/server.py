@@ -97,8 +97,8 @@ class FedPepTAOServer(ServerHalf):
         return Payload(tensors, facts)
 
     def plan(self, state: Payload, clients: Sequence[ClientFacts], step: RoundFacts) -> Mapping[int, Payload]:
-        """The travelling values and the untrained ones, the same for all clients."""
-        names = _travelling(state)
+        """The shared values and the untrained ones, the same for all clients."""
+        names = _shared_names(state)
         names_to_send = [
             *names,
             *(name for name in state if name.endswith(FROZEN) and name.removesuffix(FROZEN) not in names),
@@ -124,7 +124,7 @@ class FedPepTAOServer(ServerHalf):
         return stages[state.facts["stage"]](state, updates, step)
 
     def export(self, state: Payload) -> Adapter:
-        """An adapter for PEFT: the travelling prompts, and the other layers at the start that all clients share."""
+        """An adapter for PEFT: the shared prompts, and the other layers at the start that all clients share."""
         facts = state.facts
         prompts = _first_prompts(state) | {name: state[name] for name in map(slice_name, facts["travelling"])}
         tensors = {PROMPT_EMBEDDINGS: join_slices(prompts, facts["layers"])}
@@ -142,7 +142,7 @@ class FedPepTAOServer(ServerHalf):
         rounds_done = state.facts["warmed"] + 1
         stage = "measure" if rounds_done >= self._config.warmup_rounds else "warm_up"
         tensors = {name: state.lazy(name) for name in state if name.endswith(FROZEN)}
-        tensors |= averages(state, _travelling(state), updates)
+        tensors |= averages(state, _shared_names(state), updates)
         facts = {**state.facts, "stage": stage, "warmed": rounds_done}
         return Outcome(Payload(tensors, facts), training_metrics(updates))
 
@@ -188,7 +188,7 @@ def _initial_value(tensor: TensorFacts, initial_values: Mapping[str, Tensor], se
     return initial_values[tensor.name].float() if tensor.name in initial_values else start(seed, tensor)
 
 
-def _travelling(state: Payload) -> list[str]:
+def _shared_names(state: Payload) -> list[str]:
     return [*map(slice_name, state.facts["travelling"]), *state.facts["head"]]
 
 

@@ -38,7 +38,7 @@ class FibecFedClient:
     def run(self, instruction: Payload, session: TrainingSession, memory: Payload | None) -> ClientResult:
         """Score examples and layers, or train. A client without difficulties computes them before it trains."""
         session_instruction = _Instruction(instruction, session)
-        if session_instruction.travelling is None:
+        if session_instruction.shared_layers is None:
             return self._prepare(session_instruction)
         return self._train(session_instruction, session_instruction.memory_of(memory))
 
@@ -93,7 +93,7 @@ class FibecFedClient:
         dtype = UPLOAD_DTYPES[self._config.upload_dtype]
         update_tensors = Payload({name: value.to(dtype) for name, value in update.items()} | base)
         private = {name: local[name] for name in instruction.private}
-        memory = ClientMemory(difficulties, rows, private).payload(session, instruction.travelling)
+        memory = ClientMemory(difficulties, rows, private).payload(session, instruction.shared_layers)
         return ClientResult(update_tensors, float(session.examples), metrics, memory)
 
     @property
@@ -121,17 +121,17 @@ class FibecFedClient:
 
 
 class _Instruction:
-    """An instruction, applied to this session's model. `travelling` is None before the layers are chosen."""
+    """An instruction, applied to this session's model. `shared_layers` is None before the layers are chosen."""
 
     def __init__(self, payload: Payload, session: TrainingSession) -> None:
         self.payload = payload
         self.session = session
         self.factors_by_layer = layer_tensors(session.facts)
-        self.travelling: Sequence[int] | None = payload.facts["layers"]
+        self.shared_layers: Sequence[int] | None = payload.facts["layers"]
         self.factors = sorted(name for names in self.factors_by_layer.values() for name in names)
-        travelling = set(self.factors_by_layer if self.travelling is None else self.travelling)
+        shared_layers = set(self.factors_by_layer if self.shared_layers is None else self.shared_layers)
         self.private = sorted(
-            name for layer, names in self.factors_by_layer.items() if layer not in travelling for name in names
+            name for layer, names in self.factors_by_layer.items() if layer not in shared_layers for name in names
         )
 
     def load(self) -> None:
@@ -149,7 +149,7 @@ class _Instruction:
 
     def memory_of(self, memory: Payload | None) -> ClientMemory:
         """The parts of a memory that fit this instruction."""
-        return ClientMemory.of(memory, self.session, self.private, self.travelling)
+        return ClientMemory.of(memory, self.session, self.private, self.shared_layers)
 
     def train_all_except(self, private: Sequence[str]) -> None:
         """Train all tensors that the federation trains, except for these private factors."""

@@ -1,7 +1,7 @@
 """Client memory between rounds, never sent: difficulty of the examples, rows that are trained, private factors.
 
 A payload of `difficulty` (examples,), `NAME/rows` (rows,) bool and `NAME/private`. Its facts are the seed of the
-federation and the layers that travelled when it was written. Parts that do not fit the session are computed again.
+federation and the layers that were shared when it was written. Parts that do not fit the session are computed again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class ClientMemory:
         memory: Payload | None,
         session: TrainingSession,
         private: Sequence[str],
-        travelling: Sequence[int] | None,
+        shared_layers: Sequence[int] | None,
     ) -> "ClientMemory":
         """The parts of a memory that fit this session, while the factors `private` do not travel."""
         if memory is None or memory.facts.get("federation_seed") != session.federation_seed:
@@ -40,7 +40,7 @@ class ClientMemory:
         if _DIFFICULTY in memory and memory.shape(_DIFFICULTY) == (session.examples,):
             difficulty = memory[_DIFFICULTY]
         shapes = {name: tuple(session.trainables[name].shape) for name in private}
-        layers = None if travelling is None else list(travelling)
+        layers = None if shared_layers is None else list(shared_layers)
         fits = memory.facts.get("layers") == layers and all(
             name + suffix in memory and memory.shape(name + suffix) == shape_in_memory
             for name, shape in shapes.items()
@@ -51,10 +51,10 @@ class ClientMemory:
         rows = {name: memory[name + _ROWS] for name in private}
         return cls(difficulty, rows, {name: memory[name + _PRIVATE] for name in private})
 
-    def payload(self, session: TrainingSession, travelling: Sequence[int] | None) -> Payload:
-        """The payload to store. `travelling` is None before the layers are chosen."""
+    def payload(self, session: TrainingSession, shared_layers: Sequence[int] | None) -> Payload:
+        """The payload to store. `shared_layers` is None before the layers are chosen."""
         tensors = {} if self.difficulty is None else {_DIFFICULTY: self.difficulty}
         tensors |= {name + _ROWS: rows for name, rows in self.rows.items()}
         tensors |= {name + _PRIVATE: values for name, values in self.private.items()}
         facts = {"federation_seed": session.federation_seed}
-        return Payload(tensors, facts if travelling is None else {**facts, "layers": list(travelling)})
+        return Payload(tensors, facts if shared_layers is None else {**facts, "layers": list(shared_layers)})

@@ -119,7 +119,7 @@ class FibecFedServer(ServerHalf):
             expects = self._score_schema(len(state.facts["candidates"]))
             instruction = Payload(tensors, {**facts, "expects": expects})
         else:
-            current = Payload({name: state.lazy(name) for name in _travelling(state)})
+            current = Payload({name: state.lazy(name) for name in _shared_names(state)})
             expects = schema_like(current, UPLOAD_DTYPES[self._config.upload_dtype])
             expects |= base_value_schema(state, state.facts["differences"])
             tensors = {
@@ -143,7 +143,7 @@ class FibecFedServer(ServerHalf):
         if state.facts["layers"] is None:
             return self._choose(state, updates)
         tensors: dict[str, Tensor | LazyTensor] = {name: state.lazy(name) for name in _auxiliary(state)}
-        for name in _travelling(state):
+        for name in _shared_names(state):
             tensors[name] = LazyTensor(
                 torch.float32, state.shape(name), partial(add_weighted_mean, state, name, updates)
             )
@@ -155,7 +155,7 @@ class FibecFedServer(ServerHalf):
 
         Raises FederationRefused before the first round if a tensor travels as a difference.
         """
-        values = {name: with_base(state, name, state.facts["differences"]) for name in _travelling(state)}
+        values = {name: with_base(state, name, state.facts["differences"]) for name in _shared_names(state)}
         return Adapter("peft", values | untrained_values(state))
 
     def _score_schema(self, layers: int) -> dict[str, dict[str, Any]]:
@@ -194,7 +194,7 @@ def _means(updates: Sequence[ClientUpdate]) -> dict[str, float]:
     return training_metrics(updates) | mean_metrics(updates, names, [update.weight for update in updates])
 
 
-def _travelling(state: Payload) -> list[str]:
+def _shared_names(state: Payload) -> list[str]:
     return [name for name in state if "/" not in name]
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.federation_rig import CAPABILITIES, FederationRig
 from tests.support.foreign_distribution import FEDPROX, Install, installing
 from tests.support.service import Service
-from tests.support.stage import CAPABILITIES, Stage
 
 CONFIG = {"local_steps": 2, "batch_size": 4, "mu": 0.1}
 
@@ -37,24 +37,24 @@ def test_one_that_is_unusable_is_named_with_the_reason_and_no_more(service: Serv
     assert service.admin.get("/v1/algorithms/broken").status_code == 404
 
 
-def test_a_federation_of_it_runs_to_its_end(stage: Stage, add: Install) -> None:
+def test_a_federation_of_it_runs_to_its_end(rig: FederationRig, add: Install) -> None:
     add("fedloom-fedprox", "fedprox = fedprox", FEDPROX)
-    stage.create(algorithm="fedprox", config=CONFIG, rounds=2)
+    rig.create(algorithm="fedprox", config=CONFIG, rounds=2)
     capabilities = CAPABILITIES.model_copy(update={"algorithms": {"fedprox": 1}})
     for _ in range(2):
-        stage.join(stage.actor(capabilities=capabilities))
-    stage.post("start")
-    stage.play(2)
-    assert stage.show()["state"] == "completed"
-    assert stage.owner.owner.get(stage.path("adapter")).status_code == 200
+        rig.join(rig.actor(capabilities=capabilities))
+    rig.post("start")
+    rig.play(2)
+    assert rig.show()["state"] == "completed"
+    assert rig.owner.owner.get(rig.path("adapter")).status_code == 200
 
 
-def test_a_worker_with_another_revision_takes_no_part_and_says_why(stage: Stage, add: Install) -> None:
+def test_a_worker_with_another_revision_takes_no_part_and_says_why(rig: FederationRig, add: Install) -> None:
     add("fedloom-fedprox", "fedprox = fedprox", FEDPROX)
-    stage.create(algorithm="fedprox", config=CONFIG, rounds=1)
+    rig.create(algorithm="fedprox", config=CONFIG, rounds=1)
     capabilities = CAPABILITIES.model_copy(update={"algorithms": {"fedprox": 2}})
     for _ in range(2):
-        stage.join(stage.actor(capabilities=capabilities))
-    answer = stage.owner.owner.post(stage.path("start"))
+        rig.join(rig.actor(capabilities=capabilities))
+    answer = rig.owner.owner.post(rig.path("start"))
     assert answer.status_code in (409, 422)
     assert "revision 1 is required, the worker has 2" in str(answer.json())

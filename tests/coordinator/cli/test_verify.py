@@ -22,8 +22,8 @@ from federated.payloads.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
 from tests.support.bad_texts import SHOWN
+from tests.support.federation_rig import DATASET, FederationRig
 from tests.support.service import forget_settings
-from tests.support.stage import DATASET, Stage
 
 COMMAND = """
 from coordinator.__main__ import main
@@ -41,14 +41,14 @@ def verify(adapter: Path, *options: str) -> Result:
         logs.configure("json", "tests")
 
 
-def downloaded(stage: Stage, folder: Path) -> Path:
+def downloaded(rig: FederationRig, folder: Path) -> Path:
     """The newest adapter, unpacked."""
-    zipfile.ZipFile(io.BytesIO(archive(stage))).extractall(folder)
+    zipfile.ZipFile(io.BytesIO(archive(rig))).extractall(folder)
     return folder
 
 
-def archive(stage: Stage) -> bytes:
-    answer = stage.owner.owner.get(stage.path("adapter"))
+def archive(rig: FederationRig) -> bytes:
+    answer = rig.owner.owner.get(rig.path("adapter"))
     answer.raise_for_status()
     return answer.content
 
@@ -69,20 +69,19 @@ def artifact(digest: str) -> Path:
 
 
 class TestFiles:
-    def test_a_zip_and_a_folder_as_downloaded_hold(self, stage: Stage, tmp_path: Path) -> None:
-        stage.running(rounds=2)
-        stage.play(2)
+    def test_a_zip_and_a_folder_as_downloaded_hold(self, rig: FederationRig, tmp_path: Path) -> None:
+        rig.running(rounds=2)
+        rig.play(2)
         file = tmp_path / "adapter.zip"
-        file.write_bytes(archive(stage))
-        for adapter in (file, downloaded(stage, tmp_path / "adapter")):
+        file.write_bytes(archive(rig))
+        for adapter in (file, downloaded(rig, tmp_path / "adapter")):
             result = verify(adapter)
             assert result.exit_code == 0, result.output
             assert result.stdout.splitlines() == [
                 "files: 3 have the SHA-256 that the provenance names",
                 "signature of the coordinator: not checked without its public key (--key)",
                 "signatures: 4 updates, signed with 2 keys",
-                f"chain: 2 rounds of {stage.federation_id}, up to "
-                + stage.get("adapter", "provenance.json")["digest"],
+                f"chain: 2 rounds of {rig.federation_id}, up to " + rig.get("adapter", "provenance.json")["digest"],
             ]
 
     @pytest.mark.parametrize(
@@ -100,20 +99,20 @@ class TestFiles:
         ],
     )
     def test_what_was_changed_is_named(
-        self, stage: Stage, tmp_path: Path, spoil: Callable[[Path], object], told: str
+        self, rig: FederationRig, tmp_path: Path, spoil: Callable[[Path], object], told: str
     ) -> None:
-        stage.running(rounds=1)
-        stage.play(1)
-        folder = downloaded(stage, tmp_path / "adapter")
+        rig.running(rounds=1)
+        rig.play(1)
+        folder = downloaded(rig, tmp_path / "adapter")
         spoil(folder)
         result = verify(folder)
         assert result.exit_code == 1
         assert f"broken: {told}" in result.output.replace("train round 1, update of ", "")
 
-    def test_names_in_an_adapter_are_shown_as_text(self, stage: Stage, tmp_path: Path) -> None:
-        stage.running(rounds=1)
-        stage.play(1)
-        folder = downloaded(stage, tmp_path / "adapter")
+    def test_names_in_an_adapter_are_shown_as_text(self, rig: FederationRig, tmp_path: Path) -> None:
+        rig.running(rounds=1)
+        rig.play(1)
+        folder = downloaded(rig, tmp_path / "adapter")
         for text in SHOWN.values():
             name = text[:100].replace("/", "_").replace("\ud800", "?")
             (folder / name).touch()
@@ -143,7 +142,7 @@ def rewrite(folder: Path, old: str, new: str) -> None:
 class TestAgain:
     def play(
         self,
-        stage: Stage,
+        rig: FederationRig,
         rounds: int,
         algorithm: str = "fedavg",
         *,
@@ -151,29 +150,31 @@ class TestAgain:
         **changes: object,
     ) -> None:
         config = {"rounds_otherwise": rounds_otherwise} if algorithm == "phased" else {"local_steps": 1}
-        stage.create(rounds=rounds, algorithm=algorithm, config=config, **changes)
+        rig.create(rounds=rounds, algorithm=algorithm, config=config, **changes)
         revision = registry.algorithm(algorithm).revision
         able = Capabilities(algorithms={algorithm: revision}, datasets=(DatasetFacts(name=DATASET),))
         for seed in range(2):
-            stage.join(stage.actor(make_update=noise(seed), capabilities=able))
-        stage.post("start")
-        assert [actor.work() for actor in stage.actors] == ["describe"] * 2
-        stage.settle()
-        stage.play(rounds)
+            rig.join(rig.actor(make_update=noise(seed), capabilities=able))
+        rig.post("start")
+        assert [actor.work() for actor in rig.actors] == ["describe"] * 2
+        rig.settle()
+        rig.play(rounds)
 
     @pytest.mark.parametrize("algorithm", ["fedavg", "flexlora"])
-    def test_the_same_environment_makes_the_same_bytes(self, stage: Stage, tmp_path: Path, algorithm: str) -> None:
-        self.play(stage, 2, algorithm)
-        result = verify(downloaded(stage, tmp_path / "adapter"), "--artifacts")
+    def test_the_same_environment_makes_the_same_bytes(
+        self, rig: FederationRig, tmp_path: Path, algorithm: str
+    ) -> None:
+        self.play(rig, 2, algorithm)
+        result = verify(downloaded(rig, tmp_path / "adapter"), "--artifacts")
         assert result.exit_code == 0, result.output
         assert result.stdout.splitlines()[4:] == [
             f"aggregated again: train round {number}, same bytes" for number in (1, 2)
         ]
 
-    def test_a_round_is_aggregated_with_the_notes_that_it_used(self, stage: Stage, tmp_path: Path) -> None:
+    def test_a_round_is_aggregated_with_the_notes_that_it_used(self, rig: FederationRig, tmp_path: Path) -> None:
         with installed():
-            self.play(stage, 1, "phased")
-            result = verify(downloaded(stage, tmp_path / "adapter"), "--artifacts")
+            self.play(rig, 1, "phased")
+            result = verify(downloaded(rig, tmp_path / "adapter"), "--artifacts")
         assert result.exit_code == 0, result.output
         assert result.stdout.splitlines()[4:] == [
             "aggregated again: prepare round 1, same bytes",
@@ -181,11 +182,11 @@ class TestAgain:
         ]
 
     @pytest.mark.sqlite  # reaches into the store's folder
-    def test_only_what_is_kept_is_aggregated_again(self, stage: Stage, tmp_path: Path) -> None:
-        self.play(stage, 2)
-        first, _ = stage.get("adapter", "provenance.json")["rounds"]
+    def test_only_what_is_kept_is_aggregated_again(self, rig: FederationRig, tmp_path: Path) -> None:
+        self.play(rig, 2)
+        first, _ = rig.get("adapter", "provenance.json")["rounds"]
         artifact(first["updates"][0]["digest"]).unlink()
-        folder = downloaded(stage, tmp_path / "adapter")
+        folder = downloaded(rig, tmp_path / "adapter")
         assert verify(folder, "--artifacts").stdout.splitlines()[4:] == [
             "aggregated again: train round 2, same bytes"
         ]
@@ -193,21 +194,21 @@ class TestAgain:
         assert "aggregated again: nothing, since" in verify(folder, "--artifacts").output
 
     @pytest.mark.sqlite  # reaches into the store's folder
-    def test_a_damaged_update_is_named(self, stage: Stage, tmp_path: Path) -> None:
-        self.play(stage, 1)
-        (told,) = stage.get("adapter", "provenance.json")["rounds"]
+    def test_a_damaged_update_is_named(self, rig: FederationRig, tmp_path: Path) -> None:
+        self.play(rig, 1)
+        (told,) = rig.get("adapter", "provenance.json")["rounds"]
         digest = told["updates"][0]["digest"]
         flip(artifact(digest))
-        result = verify(downloaded(stage, tmp_path / "adapter"), "--artifacts")
+        result = verify(downloaded(rig, tmp_path / "adapter"), "--artifacts")
         assert result.exit_code == 1
         assert f"broken: train round 1: The stored bytes of {digest} are lost or damaged." in result.output
 
     def test_in_another_environment_the_largest_difference_is_held_against_the_bound(
-        self, stage: Stage, tmp_path: Path
+        self, rig: FederationRig, tmp_path: Path
     ) -> None:
         with installed():
-            self.play(stage, 1, "phased", rounds_otherwise=True)
-        done = elsewhere(downloaded(stage, tmp_path / "adapter"))
+            self.play(rig, 1, "phased", rounds_otherwise=True)
+        done = elsewhere(downloaded(rig, tmp_path / "adapter"))
         assert done.returncode == 0, done.stdout + done.stderr
         line = done.stdout.splitlines()[-1]
         assert line.startswith(
@@ -215,10 +216,12 @@ class TestAgain:
         )
         assert line.endswith(", at most 1e-05 is allowed")
 
-    def test_another_result_is_told_in_this_environment_and_in_another(self, stage: Stage, tmp_path: Path) -> None:
+    def test_another_result_is_told_in_this_environment_and_in_another(
+        self, rig: FederationRig, tmp_path: Path
+    ) -> None:
         with installed():
-            self.play(stage, 1, "phased")
-            folder = downloaded(stage, tmp_path / "adapter")
+            self.play(rig, 1, "phased")
+            folder = downloaded(rig, tmp_path / "adapter")
             with writing() as session:
                 row = session.query(Round).where(Round.kind == "train").one()
                 row.notes = dict.fromkeys(row.notes, next(iter(row.notes.values())))
@@ -230,32 +233,34 @@ class TestAgain:
         assert "broken: train round 1: aggregated again it differs, largest relative difference" in done.stderr
         assert ", at most 1e-05 is allowed" in done.stderr
 
-    def test_a_chain_that_holds_but_was_never_recorded_here_is_named(self, stage: Stage, tmp_path: Path) -> None:
-        self.play(stage, 1)
-        folder = downloaded(stage, tmp_path / "adapter")
+    def test_a_chain_that_holds_but_was_never_recorded_here_is_named(
+        self, rig: FederationRig, tmp_path: Path
+    ) -> None:
+        self.play(rig, 1)
+        folder = downloaded(rig, tmp_path / "adapter")
         with writing() as session:
             session.query(Round).one().not_reproducible = ["retry"]
         result = verify(folder, "--artifacts")
         assert result.exit_code == 1
         assert "broken: train round 1: is not what this coordinator recorded" in result.output
 
-    def test_another_coordinator_says_so(self, stage: Stage, tmp_path: Path) -> None:
-        self.play(stage, 1)
-        folder = downloaded(stage, tmp_path / "adapter")
-        stage.owner.owner.delete(stage.path()).raise_for_status()
-        assert f"broken: federation {stage.federation_id}: this coordinator" in verify(folder, "--artifacts").output
+    def test_another_coordinator_says_so(self, rig: FederationRig, tmp_path: Path) -> None:
+        self.play(rig, 1)
+        folder = downloaded(rig, tmp_path / "adapter")
+        rig.owner.owner.delete(rig.path()).raise_for_status()
+        assert f"broken: federation {rig.federation_id}: this coordinator" in verify(folder, "--artifacts").output
 
     @pytest.mark.sqlite
-    def test_a_folder_without_a_database_is_named(self, stage: Stage, tmp_path: Path) -> None:
-        self.play(stage, 1)
-        folder = downloaded(stage, tmp_path / "adapter")
+    def test_a_folder_without_a_database_is_named(self, rig: FederationRig, tmp_path: Path) -> None:
+        self.play(rig, 1)
+        folder = downloaded(rig, tmp_path / "adapter")
         forget_settings()
         result = verify(folder, "--artifacts", "--data", str(tmp_path / "nowhere"))
         assert "broken: the database: is not here" in result.output
 
-    def test_notes_are_kept_as_long_as_updates(self, stage: Stage) -> None:
+    def test_notes_are_kept_as_long_as_updates(self, rig: FederationRig) -> None:
         with installed():
-            self.play(stage, 3, "phased", retention={"keep_updates_rounds": 1, "keep_states_rounds": 9})
+            self.play(rig, 3, "phased", retention={"keep_updates_rounds": 1, "keep_states_rounds": 9})
         with reading() as session:
             holders = {hold.holder for hold in session.query(Hold).where(Hold.part == "note")}
             rounds = {row.number: row.id in holders for row in session.query(Round).where(Round.kind == "train")}

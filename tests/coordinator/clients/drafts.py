@@ -5,48 +5,48 @@ from typing import Any
 
 import httpx
 
+from tests.support.federation_rig import Actor, FederationRig
 from tests.support.service import Organization, accept, created
-from tests.support.stage import Actor, Stage
 
 
 @dataclass
 class Draft:
-    """A draft of the stage's owner to which a clinic is invited."""
+    """A draft of the rig's owner to which a clinic is invited."""
 
-    stage: Stage
+    rig: FederationRig
     clinic: Organization
 
     @property
     def digest(self) -> str:
-        return str(self.stage.show()["definition_digest"])
+        return str(self.rig.show()["definition_digest"])
 
     def accept(self, digest: str | None = None, *, tag: str | None = None) -> httpx.Response:
         body = {} if digest is None else {"definition_digest": digest}
         headers = {} if tag is None else {"If-Match": tag}
-        return self.clinic.owner.post(self.stage.path("accept"), json=body, headers=headers)
+        return self.clinic.owner.post(self.rig.path("accept"), json=body, headers=headers)
 
     def change(self, **changes: Any) -> httpx.Response:
-        return self.stage.owner.owner.patch(self.stage.path(), json=changes, headers={"If-Match": "*"})
+        return self.rig.owner.owner.patch(self.rig.path(), json=changes, headers={"If-Match": "*"})
 
     def invitation(self) -> dict[str, Any]:
-        (found,) = self.clinic.owner.get(self.stage.path("invitations")).json()["items"]
+        (found,) = self.clinic.owner.get(self.rig.path("invitations")).json()["items"]
         return dict(found)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event["data"] for event in self.stage.get("events")["items"] if event["type"] == kind]
+        return [event["data"] for event in self.rig.get("events")["items"] if event["type"] == kind]
 
     def joined(self) -> Actor:
         """The clinic has accepted, and one of its data sets is registered."""
-        accept(self.clinic.owner, self.stage.federation_id).raise_for_status()
-        return self.stage.join(self.stage.actor(self.clinic))
+        accept(self.clinic.owner, self.rig.federation_id).raise_for_status()
+        return self.rig.join(self.rig.actor(self.clinic))
 
     def client(self, actor: Actor) -> dict[str, Any]:
         return dict(actor.organization.owner.get(f"/v1/clients/{actor.client_id}").json())
 
 
-def invited(stage: Stage) -> Draft:
-    """A new draft of the stage's owner, and a clinic that is invited to it."""
-    stage.create()
-    clinic = stage.service.new_organization("clinic")
-    created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-    return Draft(stage, clinic)
+def invited(rig: FederationRig) -> Draft:
+    """A new draft of the rig's owner, and a clinic that is invited to it."""
+    rig.create()
+    clinic = rig.service.new_organization("clinic")
+    created(rig.owner.owner.post(rig.path("invitations"), json={"organization_id": clinic.id}))
+    return Draft(rig, clinic)

@@ -8,8 +8,8 @@ from federated.signed_statement import definition_digest
 from tests.coordinator.clients.drafts import Draft
 from tests.coordinator.clients.scene import everything
 from tests.support.audit_log import chain_of
+from tests.support.federation_rig import CAPABILITIES, DATASET
 from tests.support.service import accept, created, problem
-from tests.support.stage import CAPABILITIES, DATASET
 
 OTHER = "sha256:" + "0" * 64
 CRAFTED = {
@@ -44,7 +44,7 @@ CHANGES: list[dict[str, Any]] = [
 
 class TestDigest:
     def test_it_can_be_computed_from_what_is_shown(self, draft: Draft) -> None:
-        shown = draft.clinic.viewer.get(draft.stage.path()).json()
+        shown = draft.clinic.viewer.get(draft.rig.path()).json()
         agreed = {name: shown[name] for name in ("name", "organization_id", "definition")}
         assert definition_digest(agreed) == shown["definition_digest"] == draft.invitation()["definition_digest"]
 
@@ -57,11 +57,11 @@ class TestDigest:
 
     def test_every_field_that_can_be_changed_is_among_these(self, draft: Draft) -> None:
         asked = {name for change in CHANGES for name in change}
-        assert asked | {"initial_adapter", "algorithm_revision"} == {*draft.stage.show()["definition"], "name"}
+        assert asked | {"initial_adapter", "algorithm_revision"} == {*draft.rig.show()["definition"], "name"}
 
     def test_another_owner_has_another(self, draft: Draft) -> None:
-        theirs = created(draft.clinic.owner.post("/v1/federations", json=_as_request(draft.stage.show())))
-        assert theirs["definition"] == draft.stage.show()["definition"]
+        theirs = created(draft.clinic.owner.post("/v1/federations", json=_as_request(draft.rig.show())))
+        assert theirs["definition"] == draft.rig.show()["definition"]
         assert theirs["definition_digest"] != draft.digest
 
 
@@ -78,18 +78,18 @@ class TestAccept:
         assert draft.invitation()["agreed_digest"] == digest
         (event,) = draft.events("organization.accepted")
         assert event["definition_digest"] == digest
-        for organization in (draft.clinic, draft.stage.owner):
-            entry = chain_of(draft.stage.service, organization.id)[-1]
+        for organization in (draft.clinic, draft.rig.owner):
+            entry = chain_of(draft.rig.service, organization.id)[-1]
             assert (entry["action"], entry["details"]["definition_digest"]) == ("invitation.accepted", digest)
 
     def test_without_a_digest_nothing_is_agreed_to(self, draft: Draft) -> None:
         before = everything()
-        problem(draft.clinic.owner.post(draft.stage.path("accept")), 428, "if_match_missing")
+        problem(draft.clinic.owner.post(draft.rig.path("accept")), 428, "if_match_missing")
         problem(draft.accept(), 428, "if_match_missing")
         assert everything() == before
 
     def test_anything_but_the_present_digest_is_refused(self, draft: Draft) -> None:
-        now, etag = draft.digest, draft.clinic.owner.get(draft.stage.path()).headers["etag"]
+        now, etag = draft.digest, draft.clinic.owner.get(draft.rig.path()).headers["etag"]
         before = everything()
         tags = (
             "*", "", now, etag, '""', f'"{OTHER}"', f'"{OTHER}", "{now}"', f'"{now}", "{OTHER}"', f'"{now}", "{now}"',
@@ -104,7 +104,7 @@ class TestAccept:
 
     @pytest.mark.parametrize("digest", ["", "*", "sha256:", "sha256:" + "A" * 64, 7])
     def test_what_is_no_digest_is_named(self, draft: Draft, digest: Any) -> None:
-        answer = draft.clinic.owner.post(draft.stage.path("accept"), json={"definition_digest": digest})
+        answer = draft.clinic.owner.post(draft.rig.path("accept"), json={"definition_digest": digest})
         assert [error["pointer"] for error in problem(answer, 422, "request_invalid")["errors"]] == [
             "/definition_digest"
         ]
@@ -120,7 +120,7 @@ class TestAccept:
         assert (shown["state"], shown["columns"], shown["rounds"]) == ("invited", ["text", "patient_ssn"], 100_000)
 
     def test_a_key_used_for_another_digest_is_not_answered_as_before(self, draft: Draft) -> None:
-        path, key = draft.stage.path("accept"), {"Idempotency-Key": "once"}
+        path, key = draft.rig.path("accept"), {"Idempotency-Key": "once"}
         problem(draft.clinic.owner.post(path, headers={**key, "If-Match": f'"{OTHER}"'}), 412, "changed_meanwhile")
         again = draft.clinic.owner.post(path, headers={**key, "If-Match": f'"{draft.digest}"'})
         problem(again, 422, "idempotency_key_reused")
@@ -142,7 +142,7 @@ class TestChange:
         assert draft.events("client.left") == [
             {"client_id": actor.client_id, "ordinal": 0, "reason": "definition_changed", "detail": None}
         ]
-        entries = chain_of(draft.stage.service, draft.clinic.id)[-3:]
+        entries = chain_of(draft.rig.service, draft.clinic.id)[-3:]
         assert [(entry["action"], entry["details"].get("reason")) for entry in entries] == [
             ("federation.changed", None),
             ("invitation.invited", "definition_changed"),
@@ -154,9 +154,9 @@ class TestChange:
         actor = draft.joined()
         draft.change(rounds=4).raise_for_status()
         wish = {"worker_id": actor.worker.id, "dataset": DATASET}
-        problem(draft.clinic.owner.post(draft.stage.path("clients"), json=wish), 409, "invitation_not_accepted")
-        accept(draft.clinic.owner, draft.stage.federation_id).raise_for_status()
-        again = created(draft.clinic.owner.post(draft.stage.path("clients"), json=wish))
+        problem(draft.clinic.owner.post(draft.rig.path("clients"), json=wish), 409, "invitation_not_accepted")
+        accept(draft.clinic.owner, draft.rig.federation_id).raise_for_status()
+        again = created(draft.clinic.owner.post(draft.rig.path("clients"), json=wish))
         assert (again["id"], again["ordinal"], again["state"], again["reason"]) == (
             actor.client_id,
             0,
@@ -176,7 +176,7 @@ class TestChange:
         draft.joined()
         before = everything()
         problem(draft.change(rounds=0), 422, "request_invalid")
-        old = draft.stage.owner.owner.patch(draft.stage.path(), json={"rounds": 5}, headers={"If-Match": '"99-x"'})
+        old = draft.rig.owner.owner.patch(draft.rig.path(), json={"rounds": 5}, headers={"If-Match": '"99-x"'})
         problem(old, 412, "changed_meanwhile")
         assert everything() == before
 
@@ -184,16 +184,16 @@ class TestChange:
     def test_who_does_not_take_part_is_not_invited_by_a_change(self, draft: Draft, answer: str) -> None:
         if answer == "leave":
             draft.joined()
-        draft.clinic.owner.post(draft.stage.path(answer), json={"reason": "no"}).raise_for_status()
+        draft.clinic.owner.post(draft.rig.path(answer), json={"reason": "no"}).raise_for_status()
         draft.change(rounds=4).raise_for_status()
-        states = {row["organization_name"]: row["state"] for row in draft.stage.get("invitations")["items"]}
+        states = {row["organization_name"]: row["state"] for row in draft.rig.get("invitations")["items"]}
         assert states == {"owner": "accepted", "clinic": {"decline": "declined", "leave": "left"}[answer]}
 
     def test_clients_of_the_owner_stay_where_the_new_definition_takes_them(self, draft: Draft) -> None:
-        stays = draft.stage.join(draft.stage.actor())
-        labelled = CAPABILITIES.datasets[0].model_copy(update={"task": "sequence_classification"})
-        goes = draft.stage.actor(capabilities=CAPABILITIES.model_copy(update={"datasets": (labelled,)}))
-        draft.stage.join(goes)
+        stays = draft.rig.join(draft.rig.actor())
+        labeled = CAPABILITIES.datasets[0].model_copy(update={"task": "sequence_classification"})
+        goes = draft.rig.actor(capabilities=CAPABILITIES.model_copy(update={"datasets": (labeled,)}))
+        draft.rig.join(goes)
         draft.change(rounds=4).raise_for_status()
         assert [draft.client(actor)["state"] for actor in (stays, goes)] == ["registered", "registered"]
         draft.change(task={"task": "causal_lm"}).raise_for_status()
@@ -208,12 +208,12 @@ class TestChange:
     def test_a_start_takes_nobody_who_was_asked_again(self, draft: Draft) -> None:
         actor = draft.joined()
         draft.change(rounds=4).raise_for_status()
-        started = draft.stage.post("start")
+        started = draft.rig.post("start")
         assert (started["state"], started["waiting_for"].split(",")[0]) == ("running", "waiting_for_clients 0/2")
         assert actor.lease() is None
-        accept(draft.clinic.owner, draft.stage.federation_id).raise_for_status()
-        draft.stage.join(actor)
-        draft.stage.settle()
+        accept(draft.clinic.owner, draft.rig.federation_id).raise_for_status()
+        draft.rig.join(actor)
+        draft.rig.settle()
         lease = actor.lease()
         assert lease is not None
         assert lease["work"]["rounds"] == 4

@@ -8,8 +8,8 @@ from functools import partial
 import httpx
 
 from tests.coordinator.clients.drafts import Draft
+from tests.support.federation_rig import DATASET
 from tests.support.service import accept
-from tests.support.stage import DATASET
 
 RACES = 12
 
@@ -24,14 +24,14 @@ class TestChange:
             assert (shown["state"], shown["agreed_digest"]) == ("invited", None), (number, accepted)
             assert shown["definition_digest"] != seen
 
-    def test_no_client_stays_of_an_organisation_that_is_asked_again(self, draft: Draft) -> None:
+    def test_no_client_stays_of_an_organization_that_is_asked_again(self, draft: Draft) -> None:
         for number in range(RACES):
-            accept(draft.clinic.owner, draft.stage.federation_id).raise_for_status()
-            wish = {"worker_id": draft.stage.actor(draft.clinic).worker.id, "dataset": DATASET}
-            register = partial(draft.clinic.owner.post, draft.stage.path("clients"), json=wish)
+            accept(draft.clinic.owner, draft.rig.federation_id).raise_for_status()
+            wish = {"worker_id": draft.rig.actor(draft.clinic).worker.id, "dataset": DATASET}
+            register = partial(draft.clinic.owner.post, draft.rig.path("clients"), json=wish)
             registered, changed = together(register, partial(draft.change, rounds=10 + number))
             assert (changed, registered in (201, 409)) == (200, True)
-            assert {row["state"] for row in draft.stage.get("clients")["items"]} <= {"left"}, (number, registered)
+            assert {row["state"] for row in draft.rig.get("clients")["items"]} <= {"left"}, (number, registered)
 
 
 def together(*calls: Callable[[], httpx.Response]) -> list[int]:

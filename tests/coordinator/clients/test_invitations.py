@@ -8,14 +8,14 @@ import pytest
 from coordinator.db.sessions import writing
 from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from tests.coordinator.clients import scene
+from tests.support.federation_rig import definition
 from tests.support.queue import queued
 from tests.support.service import Organization, Service, accept, created, problem
-from tests.support.stage import definition
 
 
 @dataclass
 class Guests:
-    """A running federation of `host`, and two organisations that may be invited."""
+    """A running federation of `host`, and two organizations that may be invited."""
 
     host: Organization
     clinic: Organization
@@ -195,7 +195,7 @@ class TestRemoval:
 
 
 def invited(service: Service) -> tuple[Organization, Organization, str]:
-    """A draft of one organisation to which another is invited."""
+    """A draft of one organization to which another is invited."""
     host, guest = service.new_organization("host"), service.new_organization("guest")
     federation_id = str(created(host.owner.post("/v1/federations", json=definition()))["id"])
     path = f"/v1/federations/{federation_id}/invitations"

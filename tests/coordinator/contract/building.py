@@ -11,15 +11,15 @@ from coordinator.models import Client
 from coordinator.operations import heartbeats
 from tests.coordinator.clients.scene import digest_of
 from tests.coordinator.contract.world import CHUNK, Token, World
+from tests.support.federation_rig import CAPABILITIES, DATASET, Actor, FederationRig
 from tests.support.service import EnrolledWorker, Identity, accept, created, key_of
-from tests.support.stage import CAPABILITIES, DATASET, Actor, Stage
 
 
 class Builder:
-    """Three organisations: home has a federation that runs, a draft, one that rests and one that has ended."""
+    """Three organizations: home has a federation that runs, a draft, one that rests and one that has ended."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.service, self.home = stage, stage.service, stage.owner
+    def __init__(self, rig: FederationRig) -> None:
+        self.rig, self.service, self.home = rig, rig.service, rig.owner
         self.member = self.service.new_organization("member")
         self.stranger = self.service.new_organization("stranger")
 
@@ -65,31 +65,31 @@ class Builder:
     # ---- federations
 
     def draft(self) -> str:
-        federation_id = self.stage.create(name="drafted")
+        federation_id = self.rig.create(name="drafted")
         self.post("invitations", organization_id=self.member.id)
         return federation_id
 
     def cancelled(self) -> str:
-        federation_id = self.stage.create(name="ended")
-        self.stage.post("cancel")
+        federation_id = self.rig.create(name="ended")
+        self.rig.post("cancel")
         return federation_id
 
     def paused(self) -> str:
-        federation_id = self.stage.create(name="resting")
-        self.stage.post("start")
-        self.stage.post("pause")
+        federation_id = self.rig.create(name="resting")
+        self.rig.post("start")
+        self.rig.post("pause")
         return federation_id
 
     def running(self) -> tuple[Actor, Actor]:
         """Its first round is closed, its second collects."""
-        self.stage.create(name="at work", rounds=5)
+        self.rig.create(name="at work", rounds=5)
         self.post("invitations", organization_id=self.member.id)
-        accept(self.member.owner, self.stage.federation_id).raise_for_status()
-        own, members = (self.stage.join(self.stage.actor(of)) for of in (self.home, self.member))
-        self.stage.post("start")
+        accept(self.member.owner, self.rig.federation_id).raise_for_status()
+        own, members = (self.rig.join(self.rig.actor(of)) for of in (self.home, self.member))
+        self.rig.post("start")
         assert (own.work(), members.work()) == ("describe", "describe")
-        self.stage.settle()
-        self.stage.play(rounds=1)
+        self.rig.settle()
+        self.rig.play(rounds=1)
         return own, members
 
     def left_out(self, federation_id: str, own: Actor) -> str:
@@ -109,7 +109,7 @@ class Builder:
         return client_id
 
     def post(self, *parts: str, **body: Any) -> None:
-        self.home.owner.post(self.stage.path(*parts), json=body).raise_for_status()
+        self.home.owner.post(self.rig.path(*parts), json=body).raise_for_status()
 
     # ---- who asks, for what, in which words
 
@@ -150,10 +150,10 @@ class Builder:
             "token_id": created(self.home.owner.post(tokens, json={}))["id"],
             "worker_id": own.worker.id,
             "name": "fedavg",
-            "federation_id": self.stage.federation_id,
+            "federation_id": self.rig.federation_id,
             "client_id": own.client_id,
             "number": "1",
-            "round_id": self.stage.rounds()[-1]["id"],
+            "round_id": self.rig.rounds()[-1]["id"],
             "job_id": lease["job_id"],
             "upload_id": created(self.home.owner.post("/v1/artifacts/uploads", json=upload))["upload_id"],
             "index": "0",
@@ -169,7 +169,7 @@ class Builder:
             "create_federation": {"organization_id": self.home.id},
             "invite_organization": {"organization_id": self.stranger.id},
             "register_client": {"worker_id": spare.id, "dataset": DATASET},
-            "enroll_worker": Identity().enrolment(
+            "enroll_worker": Identity().enrollment(
                 self.service.new_enrollment_token(self.home.id, max_uses=10_000), "enrolled"
             ),
             "rotate_worker_key": Identity().rotation(own.worker.id),

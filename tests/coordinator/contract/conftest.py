@@ -18,11 +18,11 @@ NOBODY_WAITS = {"FEDLOOM_REQUESTS_PER_SECOND": "0"}
 def built(engine: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
     """Something of everything, on a running web process."""
     from tests.coordinator.contract.building import Builder  # loads torch, which most tests here do without
-    from tests.support.stage import Stage
+    from tests.support.federation_rig import FederationRig
 
     place = engine.migrated(tmp_path_factory.mktemp("world") / "data")
     with settled({**place, **NOBODY_WAITS}), serving() as service:
-        yield Builder(Stage(service)).world()
+        yield Builder(FederationRig(service)).world()
 
 
 @pytest.fixture

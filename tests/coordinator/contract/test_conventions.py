@@ -1,4 +1,4 @@
-"""What the document promises of pages, tags, conditions and keys, asked of every operation of a running service."""
+"""Conventions of the OpenAPI document, tested on a running service: pages, tags, conditions and keys."""
 
 from typing import TYPE_CHECKING, Any
 

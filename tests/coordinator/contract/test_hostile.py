@@ -1,8 +1,8 @@
-"""What nobody means well by: hostile values in every place of every request that is good but for them.
+"""Hostile values in every place of an otherwise valid request, for every operation.
 
-Each field of a body, each parameter of path and query and each header in its turn holds what a text, a number or a
-name should not be. Whatever is made of it, the answer is one that the document knows, and no 5xx; a refusal is a
-problem. FEDLOOM_FUZZ_EXAMPLES says how many of them there are of each place (they are the same in each run); 0: all.
+Each field of a body, each parameter of path and query and each header in turn holds a value that a text, a number or
+a name should not have. The response must be one that the document declares, never a 5xx, and a rejection must be a
+problem document. FEDLOOM_FUZZ_EXAMPLES sets the number of values for each place, the same in each run; 0 means all.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the document, as every role, against the table."""
+"""Permissions: every operation of the document, called in every role and compared with the table."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ class TestOtherOrganizations:
         problem(world.stranger.owner.post("/v1/federations", json=wish), 422, "initial_adapter_unknown")
 
     def test_an_upload_of_theirs_is_no_update(self, world: "World") -> None:
-        """The worker's job, but bytes that the organisation's own key uploaded."""
+        """The worker's job, but bytes that the organization's own key uploaded."""
         body = {"update": {**world.bodies["submit_job"]["update"], "digest": "sha256:" + "0" * 64}}
         operation = OPERATIONS["submit_job"]
         path = operation.path.format_map(world.ids["running"])
@@ -102,7 +102,7 @@ class TestOtherOrganizations:
 
 
 def named(world: "World", role: str, of: str) -> set[str]:
-    """What concerns that organisation alone, and stands in what this role can read of the running federation."""
+    """What concerns that organization alone, and stands in what this role can read of the running federation."""
     readable = (operation for operation in OPERATIONS.values() if operation.method == "GET")
     texts = [asked(world, operation, role).text for operation in readable if ANSWERED[operation.id][role] == "ok"]
     return {name for name in world.private[of] if any(name in text for text in texts)}

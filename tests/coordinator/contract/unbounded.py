@@ -1,4 +1,4 @@
-"""What of a JSON Schema takes values of any size: texts, lists, mappings and numbers without bounds."""
+"""Unbounded parts of a JSON Schema: texts, lists, mappings and numbers that accept values of any size."""
 
 from collections.abc import Iterator
 from re import _parser as parser  # type: ignore[attr-defined]

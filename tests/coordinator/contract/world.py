@@ -12,13 +12,13 @@ ROLES = (
     "anonymous", "revoked_key", "revoked_worker", "admin", "owner", "operator", "viewer", "worker",
     "member", "member_worker", "stranger", "strange_worker",
 )  # fmt: skip
-"""`owner`, `operator`, `viewer` and `worker` are of the organisation that has everything; a member takes part in one
+"""`owner`, `operator`, `viewer` and `worker` are of the organization that has everything; a member takes part in one
 federation of it and is invited to another; a stranger takes part in nothing."""
 HIDDEN_FROM = {
     **dict.fromkeys(("anonymous", "revoked_key", "revoked_worker", "stranger", "strange_worker"), ("home", "member")),
     **dict.fromkeys(("member", "member_worker"), ("home",)),
 }
-"""Role -> organisations of which it learns nothing that concerns them alone."""
+"""Role -> organizations of which it learns nothing that concerns them alone."""
 
 Token = Callable[[], str]
 
@@ -28,7 +28,7 @@ class World:
     """`ids`: a federation's state -> path parameter -> what there is of it.
 
     `bodies`: operation -> what its request says in this world; `bodies_of`: operation and role -> what that role says
-    alone; `conditions`: operation -> the tag it needs, if `*` is none; `private`: organisation -> ids that concern it
+    alone; `conditions`: operation -> the tag it needs, if `*` is none; `private`: organization -> ids that concern it
     alone.
     """
 

@@ -15,7 +15,7 @@ from coordinator.models import Delivery, LedgerEntry, Organization, Webhook
 
 @pytest.fixture
 def before(data_folder: Path) -> None:
-    """A database of the version before, with an organisation in it."""
+    """A database of the version before, with an organization in it."""
     migration.downgrade("0004")
     with writing() as session:
         session.add(Organization(id="org_1", name="Bank", created_at=utcnow()))

@@ -25,7 +25,7 @@ from coordinator.federations.lifecycle import (
 from federated import registry
 from federated.protocol import Capabilities, DatasetFacts
 from federated.trainable import Lora
-from tests.support.stage import MODEL
+from tests.support.federation_rig import MODEL
 
 STARTED = datetime(2030, 1, 1, tzinfo=UTC)
 FRESH = Snapshot(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.federation_rig import FederationRig, definition
 from tests.support.service import created, problem
-from tests.support.stage import Stage, definition
 
 PERSONAL = {
     "algorithm": "fedpeptao",
@@ -58,9 +58,9 @@ EVERY = {"evaluation": {"every": 1}}
     ],
 )
 def test_a_metric_that_cannot_come_is_refused_where_it_stands(
-    stage: Stage, changes: dict[str, Any], code: str, pointer: str, told: str
+    rig: FederationRig, changes: dict[str, Any], code: str, pointer: str, told: str
 ) -> None:
-    answer = stage.owner.owner.post("/v1/federations", json=definition(**EVERY | changes))
+    answer = rig.owner.owner.post("/v1/federations", json=definition(**EVERY | changes))
     (error,) = problem(answer, 422, code)["errors"]
     assert (error["pointer"], told in error["detail"]) == (pointer, True), error
 
@@ -73,11 +73,11 @@ def test_a_metric_that_cannot_come_is_refused_where_it_stands(
         {"stopping": {"metric": "accuracy", "target": 0.9}, "task": {"task": "causal_lm"}},
     ],
 )
-def test_a_metric_that_can_come_is_taken(stage: Stage, changes: dict[str, Any]) -> None:
-    created(stage.owner.owner.post("/v1/federations", json=definition(**EVERY | changes)))
+def test_a_metric_that_can_come_is_taken(rig: FederationRig, changes: dict[str, Any]) -> None:
+    created(rig.owner.owner.post("/v1/federations", json=definition(**EVERY | changes)))
 
 
-def test_a_change_of_a_draft_is_held_against_the_rest_of_it(stage: Stage) -> None:
-    stage.create(**EVERY, stopping={"metric": "accuracy", "patience": 1})
-    never = stage.owner.owner.patch(stage.path(), json={"evaluation": {"every": None}}, headers={"If-Match": "*"})
+def test_a_change_of_a_draft_is_held_against_the_rest_of_it(rig: FederationRig) -> None:
+    rig.create(**EVERY, stopping={"metric": "accuracy", "patience": 1})
+    never = rig.owner.owner.patch(rig.path(), json={"evaluation": {"every": None}}, headers={"If-Match": "*"})
     problem(never, 422, "stopping_without_evaluation")

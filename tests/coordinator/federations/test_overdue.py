@@ -8,7 +8,7 @@ from sqlalchemy import Engine, event
 
 from coordinator.db.sessions import reading, utcnow
 from coordinator.federations import service as federations
-from tests.support.stage import Stage
+from tests.support.federation_rig import FederationRig
 
 
 def overdue() -> tuple[list[str], list[str]]:
@@ -34,46 +34,46 @@ def statements() -> Iterator[list[str]]:
 
 
 class TestOverdue:
-    def test_each_federation_is_judged_by_its_own_rows(self, stage: Stage) -> None:
-        trained = stage.running()
-        round_id = stage.rounds()[0]["id"]
-        stage.running()
-        stage.create()
-        described = stage.join(stage.actor())
-        stage.post("start")
+    def test_each_federation_is_judged_by_its_own_rows(self, rig: FederationRig) -> None:
+        trained = rig.running()
+        round_id = rig.rounds()[0]["id"]
+        rig.running()
+        rig.create()
+        described = rig.join(rig.actor())
+        rig.post("start")
         assert overdue() == ([], [])
         assert trained[0].work() == "train"
         assert described.work() == "describe"
-        stage.drop_messages()
-        assert overdue() == ([stage.federation_id], [round_id])
+        rig.drop_messages()
+        assert overdue() == ([rig.federation_id], [round_id])
 
-    def test_who_registered_unheard_is_found(self, stage: Stage) -> None:
-        stage.running()
-        stage.running()
-        stage.join(stage.actor())
-        stage.drop_messages()
-        assert overdue() == ([stage.federation_id], [])
-        stage.reconcile()
+    def test_who_registered_unheard_is_found(self, rig: FederationRig) -> None:
+        rig.running()
+        rig.running()
+        rig.join(rig.actor())
+        rig.drop_messages()
+        assert overdue() == ([rig.federation_id], [])
+        rig.reconcile()
         assert overdue() == ([], [])
 
-    def test_more_federations_are_no_more_statements(self, stage: Stage) -> None:
-        stage.running()
+    def test_more_federations_are_no_more_statements(self, rig: FederationRig) -> None:
+        rig.running()
         with statements() as of_one:
             overdue()
         for _ in range(3):
-            stage.running()
+            rig.running()
         with statements() as of_four:
             overdue()
         assert len(of_four) == len(of_one) < 15
 
 
-def test_a_client_is_asked_to_describe_its_data_once(stage: Stage) -> None:
-    stage.create()
+def test_a_client_is_asked_to_describe_its_data_once(rig: FederationRig) -> None:
+    rig.create()
     for _ in range(2):
-        stage.join(stage.actor())
-    stage.post("start")
-    asked = [actor.lease() for actor in stage.actors]
-    stage.reconcile()
-    again = [actor.lease() for actor in stage.actors]
+        rig.join(rig.actor())
+    rig.post("start")
+    asked = [actor.lease() for actor in rig.actors]
+    rig.reconcile()
+    again = [actor.lease() for actor in rig.actors]
     assert [lease and lease["kind"] for lease in asked] == ["describe", "describe"]
     assert [lease and lease["job_id"] for lease in again] == [lease and lease["job_id"] for lease in asked]

@@ -6,26 +6,26 @@ import pytest
 
 from federated.protocol import Capabilities, DatasetFacts
 from tests.coordinator.clients.scene import everything
+from tests.support.federation_rig import CAPABILITIES, DATASET, MODEL, FederationRig
 from tests.support.service import problem
-from tests.support.stage import CAPABILITIES, DATASET, MODEL, Stage
 
 
 class TestStart:
-    def test_operators_start_and_viewers_do_not(self, stage: Stage) -> None:
-        stage.create()
-        problem(stage.owner.viewer.post(stage.path("start")), 403, "role_too_small")
-        stage.owner.operator.post(stage.path("start")).raise_for_status()
-        problem(stage.owner.operator.post(stage.path("start")), 409, "federation_state")
+    def test_operators_start_and_viewers_do_not(self, rig: FederationRig) -> None:
+        rig.create()
+        problem(rig.owner.viewer.post(rig.path("start")), 403, "role_too_small")
+        rig.owner.operator.post(rig.path("start")).raise_for_status()
+        problem(rig.owner.operator.post(rig.path("start")), 409, "federation_state")
 
-    def test_a_started_federation_says_whom_it_waits_for(self, stage: Stage) -> None:
-        stage.create()
-        shown = stage.post("start")
+    def test_a_started_federation_says_whom_it_waits_for(self, rig: FederationRig) -> None:
+        rig.create()
+        shown = rig.post("start")
         assert shown["state"] == "running"
         assert shown["waiting_for"].startswith("waiting_for_clients 0/2, ")
         assert shown["waiting_since"] == shown["started_at"]
-        stage.join(stage.actor())
-        stage.settle()
-        shown = stage.show()
+        rig.join(rig.actor())
+        rig.settle()
+        shown = rig.show()
         assert shown["waiting_for"].startswith("describing 0/1, ")
         assert shown["clients"] == {"registered": 1, "ready": 0, "alive": 0, "out": 0, "left": 0, "expelled": 0}
 
@@ -39,219 +39,219 @@ class TestStart:
         ],
     )
     def test_a_federation_that_no_worker_could_run_says_so(
-        self, stage: Stage, changes: dict[str, object], words: str
+        self, rig: FederationRig, changes: dict[str, object], words: str
     ) -> None:
-        stage.create()
+        rig.create()
         wanted = CAPABILITIES.model_dump() | changes
-        stage.join(stage.actor(capabilities=Capabilities.model_validate(wanted)))
+        rig.join(rig.actor(capabilities=Capabilities.model_validate(wanted)))
         before = everything()
-        told = problem(stage.owner.owner.post(stage.path("start")), 409, "no_worker_can_run")
+        told = problem(rig.owner.owner.post(rig.path("start")), 409, "no_worker_can_run")
         assert words in told["detail"]
         assert "worker 0 messages" in told["detail"]
-        assert "other" not in told["detail"], "what else a worker of another organisation offers"
+        assert "other" not in told["detail"], "what else a worker of another organization offers"
         assert everything() == before
 
-    def test_one_worker_that_can_is_enough_to_start(self, stage: Stage) -> None:
-        stage.create()
+    def test_one_worker_that_can_is_enough_to_start(self, rig: FederationRig) -> None:
+        rig.create()
         unable = Capabilities(datasets=(DatasetFacts(name=DATASET),))
-        stage.join(stage.actor(capabilities=unable))
-        stage.join(stage.actor())
-        assert stage.post("start")["state"] == "running"
+        rig.join(rig.actor(capabilities=unable))
+        rig.join(rig.actor())
+        assert rig.post("start")["state"] == "running"
 
 
 class TestDescribe:
-    def test_a_client_with_another_model_is_out_and_its_tensor_named(self, stage: Stage) -> None:
-        stage.create(clients_per_round=2)
-        first, odd, last = (stage.join(stage.actor()) for _ in range(3))
+    def test_a_client_with_another_model_is_out_and_its_tensor_named(self, rig: FederationRig) -> None:
+        rig.create(clients_per_round=2)
+        first, odd, last = (rig.join(rig.actor()) for _ in range(3))
         other = MODEL.tensors[1].model_copy(update={"shape": (4, 3)})
         odd.model = MODEL.model_copy(update={"tensors": (MODEL.tensors[0], other)})
-        stage.post("start")
+        rig.post("start")
         for actor in (first, odd, last):
             assert actor.work() == "describe"
-        stage.settle()
-        shown = stage.owner.owner.get(f"/v1/clients/{odd.client_id}").json()
+        rig.settle()
+        shown = rig.owner.owner.get(f"/v1/clients/{odd.client_id}").json()
         assert (shown["state"], shown["reason"]) == ("out", "model_mismatch")
         assert shown["reason_detail"].startswith("layer.lora_B.weight:")
-        assert stage.get("rounds", "1")["cohort"] == [0, 2]
-        assert stage.get("rounds", "1")["not_reproducible"] == []
+        assert rig.get("rounds", "1")["cohort"] == [0, 2]
+        assert rig.get("rounds", "1")["not_reproducible"] == []
 
-    def test_restored_it_is_described_again_and_takes_part(self, stage: Stage) -> None:
-        stage.create(clients_per_round=2)
-        first, odd = (stage.join(stage.actor()) for _ in range(2))
+    def test_restored_it_is_described_again_and_takes_part(self, rig: FederationRig) -> None:
+        rig.create(clients_per_round=2)
+        first, odd = (rig.join(rig.actor()) for _ in range(2))
         odd.model = MODEL.model_copy(update={"layers": 2})
-        stage.post("start")
+        rig.post("start")
         for actor in (first, odd):
             actor.work()
-        stage.settle()
-        assert stage.show()["waiting_for"].startswith("waiting_for_clients 1/2")
+        rig.settle()
+        assert rig.show()["waiting_for"].startswith("waiting_for_clients 1/2")
         odd.model = MODEL
-        stage.owner.owner.post(f"/v1/clients/{odd.client_id}/restore").raise_for_status()
-        stage.settle()
+        rig.owner.owner.post(f"/v1/clients/{odd.client_id}/restore").raise_for_status()
+        rig.settle()
         assert odd.work() == "describe"
-        stage.settle()
-        stage.reconcile()
-        assert stage.get("rounds", "1")["cohort"] == [0, 1]
+        rig.settle()
+        rig.reconcile()
+        assert rig.get("rounds", "1")["cohort"] == [0, 1]
 
-    def test_weights_other_than_those_asked_for_are_out(self, stage: Stage) -> None:
-        stage.create(base_model={"id": "tiny", "weights_sha256": "1" * 64})
-        actor = stage.join(stage.actor())
-        stage.post("start")
+    def test_weights_other_than_those_asked_for_are_out(self, rig: FederationRig) -> None:
+        rig.create(base_model={"id": "tiny", "weights_sha256": "1" * 64})
+        actor = rig.join(rig.actor())
+        rig.post("start")
         actor.work()
-        stage.settle()
-        shown = stage.owner.owner.get(f"/v1/clients/{actor.client_id}").json()
+        rig.settle()
+        shown = rig.owner.owner.get(f"/v1/clients/{actor.client_id}").json()
         assert (shown["state"], shown["reason"]) == ("out", "model_mismatch")
         assert "weights_digest" in shown["reason_detail"]
 
-    def test_whoever_trains_is_held_to_the_weights_that_were_described(self, stage: Stage) -> None:
-        stage.create()
-        actors = [stage.join(stage.actor()) for _ in range(2)]
-        stage.post("start")
+    def test_whoever_trains_is_held_to_the_weights_that_were_described(self, rig: FederationRig) -> None:
+        rig.create()
+        actors = [rig.join(rig.actor()) for _ in range(2)]
+        rig.post("start")
         described = [actor.lease() for actor in actors]
         assert [lease and lease["work"]["base_model"]["weights_sha256"] for lease in described] == [None, None]
         for actor, lease in zip(actors, described, strict=True):
             assert lease is not None
             actor.submit(lease).raise_for_status()
-        stage.settle()
+        rig.settle()
         trained = [actor.lease() for actor in actors]
         assert [lease and lease["work"]["base_model"]["weights_sha256"] for lease in trained] == ["0" * 64] * 2
 
-    def test_nobody_described_in_time_fails_the_federation(self, stage: Stage) -> None:
-        stage.create(wait_for_clients_seconds=0.5)
-        stage.join(stage.actor())
-        stage.post("start")
-        while stage.show()["state"] == "running":
-            stage.reconcile()
-        assert (stage.show()["state"], stage.show()["reason"]) == ("failed", "not_enough_clients")
+    def test_nobody_described_in_time_fails_the_federation(self, rig: FederationRig) -> None:
+        rig.create(wait_for_clients_seconds=0.5)
+        rig.join(rig.actor())
+        rig.post("start")
+        while rig.show()["state"] == "running":
+            rig.reconcile()
+        assert (rig.show()["state"], rig.show()["reason"]) == ("failed", "not_enough_clients")
 
-    def test_a_late_joiner_is_drawn_in_the_next_round(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=2, clients_per_round=2, over_selection=0)
-        late = stage.join(stage.actor())
-        stage.settle()
+    def test_a_late_joiner_is_drawn_in_the_next_round(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=2, clients_per_round=2, over_selection=0)
+        late = rig.join(rig.actor())
+        rig.settle()
         assert late.work() == "describe"
-        stage.settle()
+        rig.settle()
         assert [first.work(), second.work()] == ["train", "train"]
-        stage.settle()
-        opened = stage.get("rounds", "2")
+        rig.settle()
+        opened = rig.get("rounds", "2")
         assert len(opened["cohort"]) == 2
-        assert stage.show()["clients"]["alive"] == 3
+        assert rig.show()["clients"]["alive"] == 3
 
 
 class TestPause:
-    def test_the_open_round_runs_to_its_end_and_none_follows(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=2)
-        shown = stage.post("pause")
+    def test_the_open_round_runs_to_its_end_and_none_follows(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=2)
+        shown = rig.post("pause")
         assert (shown["state"], shown["waiting_for"].split()[0]) == ("paused", "collecting")
         first.work(), second.work()
-        stage.settle()
-        stage.reconcile()
-        assert (stage.show()["waiting_for"], len(stage.rounds())) == ("paused", 1)
-        stage.post("resume")
-        stage.play(1)
-        assert stage.show()["state"] == "completed"
-        assert [row["not_reproducible"] for row in stage.rounds()] == [[], []]
+        rig.settle()
+        rig.reconcile()
+        assert (rig.show()["waiting_for"], len(rig.rounds())) == ("paused", 1)
+        rig.post("resume")
+        rig.play(1)
+        assert rig.show()["state"] == "completed"
+        assert [row["not_reproducible"] for row in rig.rounds()] == [[], []]
 
-    def test_at_once_the_open_round_is_taken_back_and_what_came_still_counts(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=1)
+    def test_at_once_the_open_round_is_taken_back_and_what_came_still_counts(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=1)
         first.work()
-        stage.settle()
+        rig.settle()
         lease = second.lease()
         assert lease is not None
-        shown = stage.post("pause", now=True)
+        shown = rig.post("pause", now=True)
         assert (shown["state"], shown["waiting_for"]) == ("paused", "paused")
-        assert [(row["state"], row["reason"]) for row in stage.rounds()] == [("withdrawn", "paused")]
+        assert [(row["state"], row["reason"]) for row in rig.rounds()] == [("withdrawn", "paused")]
         problem(second.submit(lease), 409, "round_closed")
-        stage.post("resume")
-        again = stage.get("rounds", "1")
+        rig.post("resume")
+        again = rig.get("rounds", "1")
         assert (again["attempt"], again["accepted"], again["cohort"]) == (2, [0], [1])
         second.work()
-        stage.settle()
-        closed = stage.get("rounds", "1")
+        rig.settle()
+        closed = rig.get("rounds", "1")
         assert (closed["state"], closed["accepted"], closed["not_reproducible"]) == ("closed", [0, 1], ["retry"])
 
-    def test_a_pause_does_not_count_as_a_missed_quorum(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=1, max_round_retries=0)
+    def test_a_pause_does_not_count_as_a_missed_quorum(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=1, max_round_retries=0)
         for _ in range(3):
-            stage.post("pause", now=True)
-            stage.post("resume")
+            rig.post("pause", now=True)
+            rig.post("resume")
         assert [first.work(), second.work()] == ["train", "train"]
-        stage.settle()
-        assert stage.show()["state"] == "completed"
-        assert stage.get("rounds", "1")["attempt"] == 4
+        rig.settle()
+        assert rig.show()["state"] == "completed"
+        assert rig.get("rounds", "1")["attempt"] == 4
 
-    def test_a_round_with_its_result_is_closed_and_not_taken_back(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=2, evaluation={"every": 1})
+    def test_a_round_with_its_result_is_closed_and_not_taken_back(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=2, evaluation={"every": 1})
         first.work(), second.work()
-        stage.settle()
-        assert stage.rounds()[0]["state"] == "evaluating"
-        stage.post("pause", now=True)
-        assert [(row["state"], row["number"]) for row in stage.rounds()] == [("closed", 1)]
+        rig.settle()
+        assert rig.rounds()[0]["state"] == "evaluating"
+        rig.post("pause", now=True)
+        assert [(row["state"], row["number"]) for row in rig.rounds()] == [("closed", 1)]
         assert first.lease() is None
 
     @pytest.mark.parametrize("call", ["pause", "resume"])
-    def test_only_what_runs_is_paused_and_only_what_is_paused_resumes(self, stage: Stage, call: str) -> None:
-        stage.create()
-        problem(stage.owner.owner.post(stage.path(call)), 409, "federation_state")
+    def test_only_what_runs_is_paused_and_only_what_is_paused_resumes(self, rig: FederationRig, call: str) -> None:
+        rig.create()
+        problem(rig.owner.owner.post(rig.path(call)), 409, "federation_state")
 
 
 class TestCancel:
-    def test_everything_open_is_taken_back_and_adapters_stay(self, stage: Stage) -> None:
-        first, _ = stage.running(rounds=3)
-        stage.play(1)
+    def test_everything_open_is_taken_back_and_adapters_stay(self, rig: FederationRig) -> None:
+        first, _ = rig.running(rounds=3)
+        rig.play(1)
         lease = first.lease()
-        shown = stage.post("cancel")
+        shown = rig.post("cancel")
         assert (shown["state"], shown["reason"], shown["waiting_for"]) == ("cancelled", "cancelled", None)
-        assert [row["state"] for row in stage.rounds()] == ["closed", "withdrawn"]
+        assert [row["state"] for row in rig.rounds()] == ["closed", "withdrawn"]
         assert lease is not None
         problem(first.submit(lease), 409, "round_closed")
         assert first.lease() is None
-        assert stage.owner.owner.get(stage.path("adapter")).status_code == 200
-        problem(stage.owner.owner.post(stage.path("cancel")), 409, "federation_state")
+        assert rig.owner.owner.get(rig.path("adapter")).status_code == 200
+        problem(rig.owner.owner.post(rig.path("cancel")), 409, "federation_state")
 
 
 class TestClientsThatGo:
-    def test_the_job_of_a_client_that_left_is_lost_for_the_quorum(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=1, min_clients=1)
+    def test_the_job_of_a_client_that_left_is_lost_for_the_quorum(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=1, min_clients=1)
         first.work()
-        stage.settle()
-        stage.owner.owner.post(f"/v1/clients/{second.client_id}/leave").raise_for_status()
-        stage.settle()
-        stage.reconcile()
-        closed = stage.get("rounds", "1")
+        rig.settle()
+        rig.owner.owner.post(f"/v1/clients/{second.client_id}/leave").raise_for_status()
+        rig.settle()
+        rig.reconcile()
+        closed = rig.get("rounds", "1")
         assert (closed["state"], closed["accepted"]) == ("closed", [0])
 
-    def test_a_lost_lease_is_offered_again_to_a_worker_that_lives(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=1, lease_seconds=1.0)
+    def test_a_lost_lease_is_offered_again_to_a_worker_that_lives(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=1, lease_seconds=1.0)
         second.work()
         assert first.lease() is not None
-        job = stage.get("rounds", "1", "jobs")["items"][0]
-        while stage.get("rounds", "1", "jobs")["items"][0]["state"] == "leased":
-            stage.reconcile()
-        again = stage.get("rounds", "1", "jobs")["items"][0]
+        job = rig.get("rounds", "1", "jobs")["items"][0]
+        while rig.get("rounds", "1", "jobs")["items"][0]["state"] == "leased":
+            rig.reconcile()
+        again = rig.get("rounds", "1", "jobs")["items"][0]
         assert (again["state"], again["attempt"], again["id"]) == ("offered", 2, job["id"])
         assert first.work() == "train"
-        stage.settle()
-        assert stage.show()["state"] == "completed"
+        rig.settle()
+        assert rig.show()["state"] == "completed"
 
 
 class TestEvents:
-    def test_they_come_in_order_and_after_the_last_one_seen(self, stage: Stage) -> None:
-        stage.create()
-        stage.post("start")
-        page = stage.get("events")
+    def test_they_come_in_order_and_after_the_last_one_seen(self, rig: FederationRig) -> None:
+        rig.create()
+        rig.post("start")
+        page = rig.get("events")
         assert [item["type"] for item in page["items"]] == ["federation.created", "federation.started"]
-        assert stage.get("events", after=page["items"][0]["number"])["items"] == page["items"][1:]
-        assert stage.get("events", after=page["next_after"])["items"] == []
+        assert rig.get("events", after=page["items"][0]["number"])["items"] == page["items"][1:]
+        assert rig.get("events", after=page["next_after"])["items"] == []
 
-    def test_a_caller_may_wait_for_the_next_one(self, stage: Stage) -> None:
-        stage.create()
-        after = stage.get("events")["next_after"]
+    def test_a_caller_may_wait_for_the_next_one(self, rig: FederationRig) -> None:
+        rig.create()
+        after = rig.get("events")["next_after"]
         answers = []
-        waiting = threading.Thread(target=lambda: answers.append(stage.get("events", after=after, wait=30)))
+        waiting = threading.Thread(target=lambda: answers.append(rig.get("events", after=after, wait=30)))
         waiting.start()
-        stage.post("start")
+        rig.post("start")
         waiting.join()
         assert [item["type"] for item in answers[0]["items"]] == ["federation.started"]
 
-    def test_a_wait_beyond_the_limit_is_refused(self, stage: Stage) -> None:
-        stage.create()
-        problem(stage.owner.owner.get(stage.path("events"), params={"wait": 31}), 422, "request_invalid")
+    def test_a_wait_beyond_the_limit_is_refused(self, rig: FederationRig) -> None:
+        rig.create()
+        problem(rig.owner.owner.get(rig.path("events"), params={"wait": 31}), 422, "request_invalid")

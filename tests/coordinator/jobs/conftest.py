@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import Site, Stage, set_up
+from tests.coordinator.jobs.job_rig import JobRig, Site, set_up
 from tests.support.service import Service
 
 
 @pytest.fixture
-def stage(data_folder: Path) -> Stage:
+def rig(data_folder: Path) -> JobRig:
     return set_up(data_folder)
 
 

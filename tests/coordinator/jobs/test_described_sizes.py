@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import DIGEST, Site
+from tests.coordinator.jobs.job_rig import DIGEST, Site
 from tests.support.service import problem
 
 GIB = 1024**3
@@ -26,7 +26,7 @@ def description(tensors: list[dict[str, Any]], **model: Any) -> dict[str, Any]:
 
 def refused(site: Site, body: dict[str, Any], code: str) -> list[str]:
     """The pointers of a refusal, after which everything is as before."""
-    job_id = site.stage.leased("describe")
+    job_id = site.rig.leased("describe")
     before = scene.everything()
     told = problem(site.call(job_id, "submit", **body), 422, code)
     assert scene.everything() == before
@@ -59,7 +59,7 @@ class TestDescribedShapes:
         assert refused(site, body, "model_too_large") == ["/description/model/seeded/0/shape"]
 
     def test_a_state_as_large_as_is_allowed_is_taken(self, site: Site) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         body = description([tensor([GIB // 8])], seeded=[tensor([GIB // 8], "pooler.weight"), tensor([0], "empty")])
         assert site.call(job_id, "submit", **body).json()["state"] == "submitted"
 
@@ -79,17 +79,17 @@ class TestDescribedShapes:
     def test_a_number_or_a_text_beyond_its_bound_is_refused(
         self, site: Site, facts: dict[str, Any], pointer: str
     ) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         body = description(**({"tensors": []} | facts))
         errors = problem(site.call(job_id, "submit", **body), 422, "request_invalid")["errors"]
         assert [error["pointer"] for error in errors] == [f"/description/model/{pointer}"]
 
     def test_a_million_tensors_are_refused_unread(self, site: Site) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         many = [tensor([1], f"a.b{index}") for index in range(10_000)] * 100
         problem(site.call(job_id, "submit", **description(many)), 413, "body_too_large")
 
     def test_a_body_full_of_empty_tensors_is_refused(self, site: Site) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         told = problem(site.call(job_id, "submit", **description([{}] * 200_000)), 422, "request_invalid")
         assert [error["pointer"] for error in told["errors"]] == [""]

@@ -11,7 +11,7 @@ from coordinator.db.sessions import utcnow, writing
 from coordinator.jobs import service as jobs
 from coordinator.models import Worker
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import BOOT, DIGEST, LATER_BOOT, UPDATE, Site, refused, train_body
+from tests.coordinator.jobs.job_rig import BOOT, DIGEST, LATER_BOOT, UPDATE, Site, refused, train_body
 from tests.support.service import problem, upload
 
 
@@ -23,7 +23,7 @@ class TestLease:
     def test_an_offer_made_meanwhile_ends_the_wait(self, site: Site) -> None:
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(site.lease, 30)
-            job_id = site.stage.offer()
+            job_id = site.rig.offer()
             answer = waiting.result()
         assert (answer.status_code, answer.json()["job_id"]) == (200, job_id)
 
@@ -39,27 +39,27 @@ class TestLease:
         with ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(wait) for _ in range(4)]
             ready.wait()
-            offered = [site.stage.offer(client_id=site.stage.another_client(name)) for name in "abcd"]
+            offered = [site.rig.offer(client_id=site.rig.another_client(name)) for name in "abcd"]
             leased = [future.result().json()["job_id"] for future in waiting]
         assert sorted(leased) == sorted(offered)
 
     def test_a_key_leases_nothing(self, site: Site) -> None:
-        site.stage.offer()
+        site.rig.offer()
         body = {"boot_id": BOOT, "wait_seconds": 0}
         problem(site.owner.owner.post("/v1/jobs/lease", json=body), 403, "worker_needed")
         problem(site.service.anonymous.post("/v1/jobs/lease", json=body), 401, "credentials_missing")
-        assert site.stage.jobs() == [("offered", 1)]
+        assert site.rig.jobs() == [("offered", 1)]
 
     def test_another_worker_gets_nothing_of_this_one(self, site: Site) -> None:
-        site.stage.offer()
+        site.rig.offer()
         other = site.service.new_worker(site.owner, "other", scene.CAPABILITIES)
         assert other.http.post("/v1/jobs/lease", json={"boot_id": BOOT, "wait_seconds": 0}).status_code == 204
 
     def test_an_agent_that_another_one_replaced_leases_nothing(self, site: Site) -> None:
         site.worker.heartbeat(boot_id=LATER_BOOT).raise_for_status()
-        job_id = site.stage.offer()
+        job_id = site.rig.offer()
         problem(site.lease(boot_id=BOOT), 409, "worker_doubled")
-        assert site.stage.jobs() == [("offered", 1)]
+        assert site.rig.jobs() == [("offered", 1)]
         assert site.lease(boot_id=LATER_BOOT).json()["job_id"] == job_id
 
     def test_a_wait_longer_than_allowed_is_refused(self, site: Site) -> None:
@@ -69,13 +69,13 @@ class TestLease:
         body = {"boot_id": BOOT, "wait_seconds": 30}
         with pytest.raises(httpx.ReadTimeout):
             site.worker.http.post("/v1/jobs/lease", json=body, timeout=0.5)
-        site.stage.offer()
+        site.rig.offer()
         assert site.lease(30).json()["attempt"] == 1
 
 
 class TestLostLease:
     def test_a_lease_lost_to_a_later_life_is_neither_renewed_nor_failed_nor_declined(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         assert site.lease(boot_id=LATER_BOOT).json()["job_id"] == job_id
         before = scene.everything()
         problem(site.call(job_id, "renew", boot_id=BOOT), 409, "lease_lost")
@@ -85,7 +85,7 @@ class TestLostLease:
         assert scene.everything() == before
 
     def test_an_expired_job_takes_no_result(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         with writing() as session:
             jobs.expire_leases(session, utcnow() + timedelta(days=1))
@@ -94,14 +94,14 @@ class TestLostLease:
         assert scene.everything() == before
 
     def test_a_job_offered_again_is_submitted_without_doing_it_twice(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         with writing() as session:
             jobs.hand_back(session, job_id, BOOT, utcnow())
         upload(site.worker.http, UPDATE, DIGEST)
         assert site.submit(job_id).json()["state"] == "submitted"
 
     def test_a_job_that_was_never_leased_is_not_submitted(self, site: Site) -> None:
-        job_id = site.stage.offer()
+        job_id = site.rig.offer()
         upload(site.worker.http, UPDATE, DIGEST)
         before = scene.everything()
         problem(site.submit(job_id), 409, "lease_lost")
@@ -110,7 +110,7 @@ class TestLostLease:
 
 class TestShow:
     def test_its_worker_and_the_owners_see_a_job_and_nobody_else(self, site: Site) -> None:
-        path = f"/v1/jobs/{site.stage.leased()}"
+        path = f"/v1/jobs/{site.rig.leased()}"
         stranger = site.service.new_organization("stranger")
         other = site.service.new_worker(site.owner, "other", scene.CAPABILITIES)
         seen = [key.get(path).json() for key in (site.worker.http, site.owner.viewer, site.service.admin)]
@@ -121,7 +121,7 @@ class TestShow:
         problem(site.worker.http.get("/v1/jobs/job_none"), 404, "job_unknown")
 
     def test_the_job_of_another_worker_is_neither_renewed_nor_submitted(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         other = site.service.new_worker(site.owner, "other", scene.CAPABILITIES)
         upload(other.http, UPDATE, DIGEST)
         before = scene.everything()
@@ -130,10 +130,10 @@ class TestShow:
         assert scene.everything() == before
 
     def test_a_wait_ends_with_the_next_state(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(site.worker.http.get, f"/v1/jobs/{job_id}", params={"wait": 30})
             with writing() as session:
-                jobs.withdraw_open(session, round_id=site.stage.round_id, reason="round_closed", now=utcnow())
+                jobs.withdraw_open(session, round_id=site.rig.round_id, reason="round_closed", now=utcnow())
             answer = waiting.result()
         assert (answer.json()["state"], answer.json()["problem"]["code"]) == ("withdrawn", "round_closed")

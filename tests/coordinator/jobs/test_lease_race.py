@@ -14,7 +14,7 @@ import pytest
 from coordinator.addresses import free_port
 from coordinator.db.sessions import writing
 from coordinator.models import Worker
-from tests.coordinator.jobs.stage import BOOT, Site
+from tests.coordinator.jobs.job_rig import BOOT, Site
 from tests.support.web_process import answers
 
 JOBS, CALLERS = 24, 8
@@ -43,7 +43,7 @@ def second_web(site: Site, tmp_path: Path) -> Iterator[str]:
 def test_no_job_is_given_out_twice(site: Site, second_web: str) -> None:
     with writing() as session:
         session.get_one(Worker, site.worker.id).capabilities = {"algorithms": {"fedavg": 1}, "slots": 2 * JOBS}
-    offered = [site.stage.offer(client_id=site.stage.another_client(f"data {number}")) for number in range(JOBS)]
+    offered = [site.rig.offer(client_id=site.rig.another_client(f"data {number}")) for number in range(JOBS)]
     ready = threading.Barrier(CALLERS)
 
     def lease_all(number: int) -> list[str]:
@@ -61,4 +61,4 @@ def test_no_job_is_given_out_twice(site: Site, second_web: str) -> None:
     with ThreadPoolExecutor(CALLERS) as pool:
         leased = [job_id for found in pool.map(lease_all, range(CALLERS)) for job_id in found]
     assert sorted(leased) == sorted(offered)
-    assert site.stage.jobs() == [("leased", 1)] * JOBS
+    assert site.rig.jobs() == [("leased", 1)] * JOBS

@@ -13,7 +13,7 @@ from coordinator.models import Client, Federation, Grant, Job, Round
 from coordinator.models.base import new_id
 from coordinator.queue.wakeups import ADVANCE_ROUND
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import BOOT, Stage, train_body
+from tests.coordinator.jobs.job_rig import BOOT, JobRig, train_body
 from tests.support.queue import queued
 
 MEMORY = "sha256:" + "5" * 64
@@ -28,9 +28,9 @@ def told(count: int, do: Callable[[], object]) -> list[str]:
         return [notice.payload for notice in connection.notifies(timeout=10, stop_after=count)]
 
 
-def submitted(stage: Stage, memory_digest: str | None = MEMORY) -> str:
+def submitted(rig: JobRig, memory_digest: str | None = MEMORY) -> str:
     """The id of a train job whose result came in."""
-    job_id = stage.leased()
+    job_id = rig.leased()
     with writing() as session:
         job = session.get_one(Job, job_id)
         job.state, job.submission = "submitted", train_body(MEMORY, memory_digest=memory_digest)
@@ -38,133 +38,133 @@ def submitted(stage: Stage, memory_digest: str | None = MEMORY) -> str:
 
 
 class TestOffer:
-    def test_the_worker_may_read_the_instruction(self, stage: Stage) -> None:
-        job = stage.job(stage.offer())
+    def test_the_worker_may_read_the_instruction(self, rig: JobRig) -> None:
+        job = rig.job(rig.offer())
         with reading() as session:
-            assert session.get(Grant, (job.instruction_digest, stage.worker_id)) is not None
+            assert session.get(Grant, (job.instruction_digest, rig.worker_id)) is not None
 
-    def test_the_same_job_offered_twice_is_one(self, stage: Stage) -> None:
-        assert stage.offer() == stage.offer()
-        assert stage.offer("describe") == stage.offer("describe")
-        assert stage.jobs() == [("offered", 1), ("offered", 1)]
+    def test_the_same_job_offered_twice_is_one(self, rig: JobRig) -> None:
+        assert rig.offer() == rig.offer()
+        assert rig.offer("describe") == rig.offer("describe")
+        assert rig.jobs() == [("offered", 1), ("offered", 1)]
 
-    def test_a_client_is_asked_to_describe_itself_again_after_the_last_time_ended(self, stage: Stage) -> None:
-        first = stage.offer("describe")
+    def test_a_client_is_asked_to_describe_itself_again_after_the_last_time_ended(self, rig: JobRig) -> None:
+        first = rig.offer("describe")
         with writing() as session:
-            jobs.withdraw_open(session, client_id=stage.client_id, reason="test", now=utcnow())
-        assert stage.offer("describe") != first
+            jobs.withdraw_open(session, client_id=rig.client_id, reason="test", now=utcnow())
+        assert rig.offer("describe") != first
 
-    def test_numbers_of_offers_grow_also_after_the_newest_was_deleted(self, stage: Stage) -> None:
-        first = stage.job(stage.offer()).offered_number
+    def test_numbers_of_offers_grow_also_after_the_newest_was_deleted(self, rig: JobRig) -> None:
+        first = rig.job(rig.offer()).offered_number
         with writing() as session:
-            session.delete(session.get_one(Job, stage.job(stage.offer()).id))
-        assert stage.job(stage.offer()).offered_number > first
+            session.delete(session.get_one(Job, rig.job(rig.offer()).id))
+        assert rig.job(rig.offer()).offered_number > first
 
-    def test_a_client_whose_update_was_rejected_is_not_asked_again_in_that_round(self, stage: Stage) -> None:
-        job_id = submitted(stage)
+    def test_a_client_whose_update_was_rejected_is_not_asked_again_in_that_round(self, rig: JobRig) -> None:
+        job_id = submitted(rig)
         with writing() as session:
             jobs.reject(session, session.get_one(Job, job_id), {"code": "not_finite"}, utcnow())
-            federation = session.get_one(Federation, stage.federation_id)
+            federation = session.get_one(Federation, rig.federation_id)
             same = scene.open_round(session, federation, attempt=2).id
             following = scene.open_round(session, federation, number=2).id
         with pytest.raises(Conflict) as refusal:
-            stage.offer(round_id=same)
+            rig.offer(round_id=same)
         assert refusal.value.code == "rejected_before"
-        assert stage.offer(round_id=following) != job_id
+        assert rig.offer(round_id=following) != job_id
 
 
 class TestAccept:
-    def test_the_memory_of_an_accepted_update_is_where_the_next_job_starts(self, stage: Stage) -> None:
-        job_id = submitted(stage)
+    def test_the_memory_of_an_accepted_update_is_where_the_next_job_starts(self, rig: JobRig) -> None:
+        job_id = submitted(rig)
         with writing() as session:
             jobs.accept(session, session.get_one(Job, job_id), utcnow())
-        client = stage.client()
+        client = rig.client()
         assert (client.memory_round, client.memory_digest, client.rounds_taken) == (1, MEMORY, 1)
-        stage.offer("evaluate")
-        lease = stage.lease()
+        rig.offer("evaluate")
+        lease = rig.lease()
         assert lease is not None
         assert lease.memory is not None
         assert (lease.memory.round_number, lease.memory.digest) == (1, MEMORY)
 
-    def test_an_update_without_memory_forgets_the_earlier_one(self, stage: Stage) -> None:
+    def test_an_update_without_memory_forgets_the_earlier_one(self, rig: JobRig) -> None:
         with writing() as session:
-            client = session.get_one(Client, stage.client_id)
+            client = session.get_one(Client, rig.client_id)
             client.memory_round, client.memory_digest = 1, MEMORY
-        job_id = submitted(stage, memory_digest=None)
+        job_id = submitted(rig, memory_digest=None)
         with writing() as session:
             jobs.accept(session, session.get_one(Job, job_id), utcnow())
-        assert (stage.client().memory_round, stage.client().memory_digest) == (None, None)
+        assert (rig.client().memory_round, rig.client().memory_digest) == (None, None)
 
-    def test_a_preparation_is_no_round_taken(self, stage: Stage) -> None:
+    def test_a_preparation_is_no_round_taken(self, rig: JobRig) -> None:
         with writing() as session:
-            session.get_one(Round, stage.round_id).kind = "prepare"
-        job_id = submitted(stage)
+            session.get_one(Round, rig.round_id).kind = "prepare"
+        job_id = submitted(rig)
         with writing() as session:
             jobs.accept(session, session.get_one(Job, job_id), utcnow())
-        assert (stage.client().memory_digest, stage.client().rounds_taken) == (MEMORY, 0)
+        assert (rig.client().memory_digest, rig.client().rounds_taken) == (MEMORY, 0)
 
-    def test_a_rejected_update_changes_nothing_but_its_job(self, stage: Stage) -> None:
-        job_id = submitted(stage)
+    def test_a_rejected_update_changes_nothing_but_its_job(self, rig: JobRig) -> None:
+        job_id = submitted(rig)
         problem = {"code": "not_finite", "tensor": "a.lora_A.weight"}
         with writing() as session:
             jobs.reject(session, session.get_one(Job, job_id), problem, utcnow())
-        assert (stage.job(job_id).state, stage.job(job_id).problem) == ("rejected", problem)
-        assert (stage.client().memory_round, stage.client().rounds_taken) == (None, 0)
-        assert scene.events_of(stage.federation_id) == ["job.rejected"]
+        assert (rig.job(job_id).state, rig.job(job_id).problem) == ("rejected", problem)
+        assert (rig.client().memory_round, rig.client().rounds_taken) == (None, 0)
+        assert scene.events_of(rig.federation_id) == ["job.rejected"]
 
-    def test_a_job_that_was_not_submitted_is_not_accepted(self, stage: Stage) -> None:
-        job_id = stage.leased()
+    def test_a_job_that_was_not_submitted_is_not_accepted(self, rig: JobRig) -> None:
+        job_id = rig.leased()
         with pytest.raises(Conflict) as refusal, writing() as session:
             jobs.accept(session, session.get_one(Job, job_id), utcnow())
         assert refusal.value.code == "illegal_transition"
 
 
 class TestWithdraw:
-    def test_what_is_open_is_taken_back_and_what_has_ended_stays(self, stage: Stage) -> None:
-        job_id = submitted(stage)
-        stage.offer("evaluate")
+    def test_what_is_open_is_taken_back_and_what_has_ended_stays(self, rig: JobRig) -> None:
+        job_id = submitted(rig)
+        rig.offer("evaluate")
         with writing() as session:
             jobs.accept(session, session.get_one(Job, job_id), utcnow())
-            assert jobs.withdraw_open(session, round_id=stage.round_id, reason="round_closed", now=utcnow()) == 1
-        assert stage.jobs() == [("accepted", 1), ("withdrawn", 1)]
+            assert jobs.withdraw_open(session, round_id=rig.round_id, reason="round_closed", now=utcnow()) == 1
+        assert rig.jobs() == [("accepted", 1), ("withdrawn", 1)]
 
-    def test_one_kind_alone_may_be_taken_back(self, stage: Stage) -> None:
-        stage.offer("train")
-        stage.offer("evaluate")
+    def test_one_kind_alone_may_be_taken_back(self, rig: JobRig) -> None:
+        rig.offer("train")
+        rig.offer("evaluate")
         with writing() as session:
-            jobs.withdraw_open(session, round_id=stage.round_id, kind="train", reason="round_closed", now=utcnow())
-        assert stage.jobs() == [("withdrawn", 1), ("offered", 1)]
+            jobs.withdraw_open(session, round_id=rig.round_id, kind="train", reason="round_closed", now=utcnow())
+        assert rig.jobs() == [("withdrawn", 1), ("offered", 1)]
 
-    def test_not_all_jobs_there_are_are_taken_back_by_accident(self, stage: Stage) -> None:
+    def test_not_all_jobs_there_are_are_taken_back_by_accident(self, rig: JobRig) -> None:
         with pytest.raises(ValueError, match="name the round"), writing() as session:
             jobs.withdraw_open(session, kind="train", reason="round_closed", now=utcnow())
 
     @pytest.mark.parametrize("state", ["out", "left", "expelled"])
     def test_jobs_of_clients_that_are_gone_are_taken_back_and_their_round_woken(
-        self, stage: Stage, state: str
+        self, rig: JobRig, state: str
     ) -> None:
-        stage.offer()
-        stage.offer(client_id=stage.another_client("b"))
+        rig.offer()
+        rig.offer(client_id=rig.another_client("b"))
         with writing() as session:
-            session.get_one(Client, stage.client_id).state = state
+            session.get_one(Client, rig.client_id).state = state
         with writing() as session:
             assert jobs.withdraw_gone(session, utcnow()) == 1
-        assert stage.jobs() == [("withdrawn", 1), ("offered", 1)]
-        assert queued(ADVANCE_ROUND) == [[stage.round_id]]
+        assert rig.jobs() == [("withdrawn", 1), ("offered", 1)]
+        assert queued(ADVANCE_ROUND) == [[rig.round_id]]
 
-    def test_of_one_federation_alone_if_it_is_named(self, stage: Stage) -> None:
-        stage.offer()
+    def test_of_one_federation_alone_if_it_is_named(self, rig: JobRig) -> None:
+        rig.offer()
         with writing() as session:
-            session.get_one(Client, stage.client_id).state = "left"
+            session.get_one(Client, rig.client_id).state = "left"
             assert jobs.withdraw_gone(session, utcnow(), "fed_another") == 0
-            assert jobs.withdraw_gone(session, utcnow(), stage.federation_id) == 1
+            assert jobs.withdraw_gone(session, utcnow(), rig.federation_id) == 1
 
 
-def test_the_answers_for_many_jobs_say_what_each_one_says(stage: Stage) -> None:
-    ids = [stage.offer("train"), stage.offer("describe")]
+def test_the_answers_for_many_jobs_say_what_each_one_says(rig: JobRig) -> None:
+    ids = [rig.offer("train"), rig.offer("describe")]
     with reading() as session:
         answers = jobs.to_responses(session, [session.get_one(Job, job_id) for job_id in ids])
-        assert [job.id for job in jobs.of_round(session, stage.round_id)] == ids[:1]
+        assert [job.id for job in jobs.of_round(session, rig.round_id)] == ids[:1]
     assert [(answer.id, answer.kind, answer.ordinal, answer.round_number) for answer in answers] == [
         (ids[0], "train", 0, 1),
         (ids[1], "describe", 0, None),
@@ -175,28 +175,28 @@ def test_the_answers_for_many_jobs_say_what_each_one_says(stage: Stage) -> None:
 class TestTelling:
     """What PostgreSQL tells those who wait."""
 
-    def test_an_offer_is_told_with_its_worker(self, stage: Stage) -> None:
-        assert told(1, stage.offer) == [stage.worker_id]
+    def test_an_offer_is_told_with_its_worker(self, rig: JobRig) -> None:
+        assert told(1, rig.offer) == [rig.worker_id]
 
-    def test_a_job_that_is_offered_again_is_told(self, stage: Stage) -> None:
-        job_id = stage.leased()
+    def test_a_job_that_is_offered_again_is_told(self, rig: JobRig) -> None:
+        job_id = rig.leased()
 
         def hand_back() -> None:
             with writing() as session:
                 jobs.hand_back(session, job_id, BOOT, utcnow())
 
-        assert told(1, hand_back) == [stage.worker_id]
+        assert told(1, hand_back) == [rig.worker_id]
 
-    def test_an_offer_that_was_made_before_is_not_told_again(self, stage: Stage) -> None:
-        stage.offer()
+    def test_an_offer_that_was_made_before_is_not_told_again(self, rig: JobRig) -> None:
+        rig.offer()
 
         def offer_twice() -> None:
-            stage.offer()
-            stage.offer(client_id=stage.another_client("b"))
+            rig.offer()
+            rig.offer(client_id=rig.another_client("b"))
 
-        assert told(1, offer_twice) == [stage.worker_id]
+        assert told(1, offer_twice) == [rig.worker_id]
 
-    def test_a_large_cohort_is_told_in_several_notices(self, stage: Stage) -> None:
+    def test_a_large_cohort_is_told_in_several_notices(self, rig: JobRig) -> None:
         workers = [new_id("wkr") for _ in range(1000)]
 
         def tell() -> None:

@@ -13,27 +13,27 @@ from coordinator.queue.wakeups import ADVANCE_FEDERATION, ADVANCE_ROUND
 from federated.protocol import SubmitRequest
 from federated.signed_statement import key_id
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import DIGEST, UPDATE, Site, refused
+from tests.coordinator.jobs.job_rig import DIGEST, UPDATE, Site, refused
 from tests.support.queue import queued
 from tests.support.service import problem, rotate, upload
 
 
 class TestSubmit:
     def test_a_result_is_kept_and_its_round_woken(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         answer = site.submit(job_id)
         assert (answer.status_code, answer.json()["state"]) == (200, "submitted")
         assert answer.json()["metrics"] == {"train_loss": 0.5}
-        job = site.stage.job(job_id)
+        job = site.rig.job(job_id)
         assert (job.update_digest, job.submitted_number, job.lease_expires_at) == (DIGEST, 1, None)
         with reading() as session:
             assert session.get(Hold, (DIGEST, job_id, "update")) is not None
-        assert queued(ADVANCE_ROUND) == [[site.stage.round_id]]
-        assert scene.events_of(site.stage.federation_id) == ["job.submitted"]
+        assert queued(ADVANCE_ROUND) == [[site.rig.round_id]]
+        assert scene.events_of(site.rig.federation_id) == ["job.submitted"]
 
     def test_the_same_result_again_changes_nothing(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         first = site.submit(job_id)
         before = scene.everything()
@@ -42,7 +42,7 @@ class TestSubmit:
         assert scene.everything() == before
 
     def test_another_result_for_the_same_job_is_refused(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         site.submit(job_id).raise_for_status()
         before = scene.everything()
@@ -51,10 +51,10 @@ class TestSubmit:
 
     def test_a_result_that_was_lost_as_it_came_again_is_not_kept_unchecked(self, site: Site) -> None:
         """Between the two transactions of a submission: nobody had looked at its signature."""
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         site.submit(job_id).raise_for_status()
-        again = (site.stage.worker_id, job_id, SubmitRequest.model_validate(site.signed(job_id)))
+        again = (site.rig.worker_id, job_id, SubmitRequest.model_validate(site.signed(job_id)))
         with reading() as session:
             (checked,) = jobs.check(session, [again])
         assert isinstance(checked, jobs.CheckResult)
@@ -63,12 +63,12 @@ class TestSubmit:
         with writing() as session:
             (answer,) = jobs.settle(session, [(again, checked)], utcnow())
         assert isinstance(answer, Unavailable)
-        assert site.stage.job(job_id).state == "offered"
+        assert site.rig.job(job_id).state == "offered"
         site.submit(job_id).raise_for_status()
-        assert site.stage.job(job_id).key_id is not None
+        assert site.rig.job(job_id).key_id is not None
 
     def test_the_word_of_the_round_is_not_undone_by_submitting_again(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         site.submit(job_id).raise_for_status()
         with writing() as session:
@@ -80,27 +80,27 @@ class TestSubmit:
     def test_updates_are_numbered_in_the_order_in_which_they_came(self, site: Site) -> None:
         with writing() as session:
             session.get_one(Worker, site.worker.id).capabilities = {"algorithms": {"fedavg": 1}, "slots": 2}
-        first = site.stage.leased()
-        second = site.stage.offer(client_id=site.stage.another_client("b"))
+        first = site.rig.leased()
+        second = site.rig.offer(client_id=site.rig.another_client("b"))
         assert site.lease().json()["job_id"] == second
         upload(site.worker.http, UPDATE, DIGEST)
         for job_id in (second, first):
             site.submit(job_id).raise_for_status()
-        assert [site.stage.job(job_id).submitted_number for job_id in (second, first)] == [1, 2]
+        assert [site.rig.job(job_id).submitted_number for job_id in (second, first)] == [1, 2]
 
     def test_a_description_wakes_the_federation(self, site: Site) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         model = {
             "model_type": "bert", "task_type": "SEQ_CLS", "tensors": [], "layers": 1, "hidden": 4, "kv_width": 4,
             "weights_digest": DIGEST,
         }  # fmt: skip
         body = {"description": {"model": model, "examples": 12, "evaluation_examples": 3, "labels": ["no", "yes"]}}
         assert site.call(job_id, "submit", **body).json()["state"] == "submitted"
-        assert queued(ADVANCE_FEDERATION) == [[site.stage.federation_id]]
+        assert queued(ADVANCE_FEDERATION) == [[site.rig.federation_id]]
 
     @pytest.mark.parametrize("name", ["a" * 60 + "!", "(a|a)+b", "a..b", "a*", "a\x1b[31m", "é", "", "a" * 513])
     def test_names_that_are_no_plain_names_are_refused_where_they_stand(self, site: Site, name: str) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         tensor = {"name": name, "shape": [2, 2], "dtype": "F32", "initialisation": {"kind": "zeros"}}
         model = {
             "model_type": "bert", "task_type": "SEQ_CLS", "tensors": [tensor], "seeded": [tensor],
@@ -115,8 +115,8 @@ class TestSubmit:
         assert scene.everything() == before
 
     def test_an_evaluation_shows_its_metrics(self, site: Site) -> None:
-        site.stage.set_round("evaluating")
-        job_id = site.stage.leased("evaluate")
+        site.rig.set_round("evaluating")
+        job_id = site.rig.leased("evaluate")
         answer = site.call(job_id, "submit", evaluation={"shared": {"loss": 0.4}, "own": {"loss": 0.3}})
         assert answer.json()["metrics"] == {"loss": 0.4, "own_loss": 0.3}
 
@@ -124,27 +124,27 @@ class TestSubmit:
 class TestLate:
     @pytest.mark.parametrize("state", ["aggregating", "closed", "failed", "withdrawn"])
     def test_a_late_update_is_refused_and_counted_once(self, site: Site, state: str) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
-        site.stage.set_round(state)
+        site.rig.set_round(state)
         for _ in range(2):
             problem(site.submit(job_id), 409, "round_closed")
-        assert site.stage.round().late_updates == 1
-        job = site.stage.job(job_id)
+        assert site.rig.round().late_updates == 1
+        job = site.rig.job(job_id)
         assert (job.state, job.submission) == ("withdrawn", None)
 
     def test_an_update_for_a_withdrawn_job_is_late(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         with writing() as session:
-            jobs.withdraw_open(session, round_id=site.stage.round_id, reason="round_closed", now=utcnow())
+            jobs.withdraw_open(session, round_id=site.rig.round_id, reason="round_closed", now=utcnow())
         problem(site.submit(job_id), 409, "round_closed")
-        assert site.stage.round().late_updates == 1
+        assert site.rig.round().late_updates == 1
 
     def test_a_client_that_left_submits_nothing(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         with writing() as session:
-            session.get_one(Client, site.stage.client_id).state = "left"
+            session.get_one(Client, site.rig.client_id).state = "left"
         before = scene.everything()
         problem(site.submit(job_id), 409, "client_gone")
         assert scene.everything() == before
@@ -153,7 +153,7 @@ class TestLate:
 class TestSignature:
     def submitting(self, site: Site, **changes: Any) -> httpx.Response:
         """Submits what was signed and changed afterwards, and holds that a refusal changes nothing."""
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         body = site.signed(job_id)
         before = scene.everything()
@@ -162,10 +162,10 @@ class TestSignature:
         return answer
 
     def test_it_is_kept_with_the_key_it_holds_under(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         site.submit(job_id).raise_for_status()
-        job = site.stage.job(job_id)
+        job = site.rig.job(job_id)
         assert job.key_id == key_id(site.worker.identity.public_key)
         assert (job.submission or {})["update"]["signature"] == site.signed(job_id)["update"]["signature"]
 
@@ -193,7 +193,7 @@ class TestSignature:
         refused(self.submitting(site, signature=signature), "signature_invalid", "/update/signature")
 
     def test_one_by_another_key_is_refused(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         stranger = site.service.new_worker(site.owner, "other", scene.CAPABILITIES).identity
         body, own = site.signed(job_id), site.worker.identity
@@ -203,19 +203,19 @@ class TestSignature:
         refused(site.call(job_id, "submit", **body), "signature_invalid", "/update/signature")
 
     def test_after_a_rotation_the_same_result_is_still_the_same(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         site.submit(job_id).raise_for_status()
         rotate(site.worker)
         answer = site.submit(job_id)
         assert (answer.status_code, answer.json()["state"]) == (200, "submitted")
-        assert site.stage.job(job_id).key_id != key_id(site.worker.identity.public_key)
+        assert site.rig.job(job_id).key_id != key_id(site.worker.identity.public_key)
 
 
 class TestBadUpdate:
     def submitting(self, site: Site, content: bytes) -> httpx.Response:
         """Submits `content`, and holds that a refusal changes nothing."""
-        job_id, digest = site.stage.leased(), scene.digest_of(content)
+        job_id, digest = site.rig.leased(), scene.digest_of(content)
         upload(site.worker.http, content, digest)
         before = scene.everything()
         answer = site.submit(job_id, digest=digest)
@@ -251,7 +251,7 @@ class TestBadUpdate:
         refused(self.submitting(site, b"not a tensor file"), "update_refused", "/update/digest")
 
     def test_an_update_that_was_not_uploaded_by_this_worker_is_refused(self, site: Site) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         other = site.service.new_worker(site.owner, "other", scene.CAPABILITIES)
         upload(other.http, UPDATE, DIGEST)
         before = scene.everything()
@@ -270,14 +270,14 @@ class TestBadUpdate:
     def test_numbers_that_do_not_go_together_are_refused_by_field(
         self, site: Site, changes: dict[str, Any], code: str, pointer: str
     ) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         upload(site.worker.http, UPDATE, DIGEST)
         before = scene.everything()
         refused(site.submit(job_id, **changes), code, pointer)
         assert scene.everything() == before
 
     def test_the_result_of_another_kind_is_refused(self, site: Site) -> None:
-        job_id = site.stage.leased("describe")
+        job_id = site.rig.leased("describe")
         before = scene.everything()
         refused(site.submit(job_id), "submission_kind", "/description")
         assert scene.everything() == before

@@ -8,8 +8,8 @@ import pytest
 
 from coordinator.artifacts import service as artifacts
 from coordinator.db.sessions import utcnow
+from tests.support.federation_rig import FederationRig
 from tests.support.service import Service, forget_settings, upload
-from tests.support.stage import Stage
 
 
 def told(service: Service) -> dict[str, float]:
@@ -28,9 +28,9 @@ class TestGauges:
         }
         assert set(series.values()) == {0}
 
-    def test_follow_a_round(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        series = told(stage.service)
+    def test_follow_a_round(self, rig: FederationRig) -> None:
+        rig.running(rounds=1)
+        series = told(rig.service)
         assert series['federations{state="running"}'] == 1
         assert series['rounds{state="collecting"}'] == 1
         assert series['jobs{state="offered"}'] == 2
@@ -38,8 +38,8 @@ class TestGauges:
         assert series["oldest_open_round_seconds"] > 0
         assert series["oldest_offered_job_seconds"] > 0
         before = series["artifact_bytes"]
-        stage.play(1)
-        series = told(stage.service)
+        rig.play(1)
+        series = told(rig.service)
         assert series['federations{state="running"}'] == series['rounds{state="collecting"}'] == 0
         assert series["oldest_open_round_seconds"] == series["oldest_offered_job_seconds"] == 0
         assert series["artifact_bytes"] > before > 0

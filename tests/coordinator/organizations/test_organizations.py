@@ -43,9 +43,9 @@ class TestOrganizations:
 
     def test_an_unknown_field_is_refused_by_its_pointer(self, service: Service) -> None:
         found = problem(
-            service.admin.post("/v1/organizations", json={"name": "Bank", "colour": "red"}), 422, "request_invalid"
+            service.admin.post("/v1/organizations", json={"name": "Bank", "color": "red"}), 422, "request_invalid"
         )
-        assert [error["pointer"] for error in found["errors"]] == ["/colour"]
+        assert [error["pointer"] for error in found["errors"]] == ["/color"]
         assert rows(Organization) == 0
 
     @pytest.mark.parametrize("name", ["", " Bank", "B" * 129, "Bank\n", None, 7])

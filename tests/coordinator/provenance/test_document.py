@@ -12,8 +12,8 @@ from coordinator.models import Job
 from coordinator.provenance import document as provenance
 from coordinator.provenance.document import Head, ProvenanceInvalid, build_chain
 from federated.signed_statement import Statement, key_id
+from tests.support.federation_rig import FederationRig
 from tests.support.service import Identity, rotate
-from tests.support.stage import Stage
 
 CHAIN = "its `previous` is not the digest of the preceding link"
 HEAD = Head.model_validate(
@@ -138,7 +138,7 @@ class TestChanged:
             (lambda d: d["rounds"][1].update(attempt=2), "digest after train round 2: is not the digest of"),
             (lambda d: d["adapter"].update(kind="ledger"), "adapter: is not the one that train round 2 made"),
             (lambda d: d["rounds"].clear(), "with 0 rounds"),
-            (lambda d: d.update(colour="red"), "colour: Extra inputs"),
+            (lambda d: d.update(color="red"), "color: Extra inputs"),
             (lambda d: d.pop("keys"), "keys: Field required"),
         ],
     )
@@ -162,32 +162,32 @@ class TestChanged:
 
 
 class TestOfAFederation:
-    def test_each_round_goes_on_where_the_one_before_ended(self, stage: Stage) -> None:
-        first, _ = stage.running(rounds=2)
-        stage.play(1)
+    def test_each_round_goes_on_where_the_one_before_ended(self, rig: FederationRig) -> None:
+        first, _ = rig.running(rounds=2)
+        rig.play(1)
         old = first.worker.identity.public_key
         rotate(first.worker)
-        stage.play(1)
-        told = stage.get("adapter", "provenance.json")
+        rig.play(1)
+        told = rig.get("adapter", "provenance.json")
         check(told)
         one, two = told["rounds"]
         assert (two["start_digest"], two["previous"]) == (one["state_digest"], provenance.digest_of(one))
-        assert told["adapter"] == two["adapter"] == stage.rounds()[1]["adapter"]
-        keys = [actor.worker.identity.public_key for actor in stage.actors]
+        assert told["adapter"] == two["adapter"] == rig.rounds()[1]["adapter"]
+        keys = [actor.worker.identity.public_key for actor in rig.actors]
         used = [[told["keys"][update["key_id"]] for update in row["updates"]] for row in (one, two)]
         assert used == [[old, keys[1]], keys]
         assert len(told["keys"]) == 3
-        earlier = stage.get("rounds", "1", "adapter", "provenance.json")
+        earlier = rig.get("rounds", "1", "adapter", "provenance.json")
         assert (earlier["rounds"], earlier["digest"]) == ([one], two["previous"])
 
-    def test_what_was_accepted_before_updates_were_signed_is_told_and_does_not_hold(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        stage.play(1)
+    def test_what_was_accepted_before_updates_were_signed_is_told_and_does_not_hold(self, rig: FederationRig) -> None:
+        rig.running(rounds=1)
+        rig.play(1)
         with writing() as session:
             for job in session.query(Job).where(Job.kind == "train"):
                 update = {**(job.submission or {})["update"]}
                 update.pop("signature")
                 job.key_id, job.submission = None, {**(job.submission or {}), "update": update}
-        told = stage.get("adapter", "provenance.json")
+        told = rig.get("adapter", "provenance.json")
         assert told["keys"] == {}
         assert broken(told) == "train round 1, update of client 0: carries no signature"

@@ -22,9 +22,9 @@ from typer.testing import CliRunner, Result
 from coordinator.__main__ import app
 from coordinator.provenance import signing
 from coordinator.telemetry import logs
+from tests.support.federation_rig import FederationRig
 from tests.support.places import private_pem
 from tests.support.service import Service, forget_settings, serving
-from tests.support.stage import Stage
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def public(service: Service, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def adapter(stage: Stage, tmp_path: Path) -> Path:
+def adapter(rig: FederationRig, tmp_path: Path) -> Path:
     """A downloaded adapter, unpacked."""
-    stage.running(rounds=1)
-    stage.play(1)
-    answer = stage.owner.owner.get(stage.path("adapter"))
+    rig.running(rounds=1)
+    rig.play(1)
+    answer = rig.owner.owner.get(rig.path("adapter"))
     answer.raise_for_status()
     zipfile.ZipFile(io.BytesIO(answer.content)).extractall(tmp_path / "adapter")
     (tmp_path / "adapter.zip").write_bytes(answer.content)
@@ -88,9 +88,9 @@ def flip(file: Path) -> None:
 
 class TestAnAdapter:
     def test_holds_under_the_public_key_until_a_bit_is_changed(
-        self, stage: Stage, adapter: Path, public: Path
+        self, rig: FederationRig, adapter: Path, public: Path
     ) -> None:
-        assert stage.owner.owner.get(stage.path("adapter", signing.FILE)).content == (
+        assert rig.owner.owner.get(rig.path("adapter", signing.FILE)).content == (
             (adapter / signing.FILE).read_bytes()
         )
         told = model_signing(adapter, public)
@@ -160,19 +160,19 @@ def statement(signature: str) -> dict[str, Any]:
 
 
 class TestTheKey:
-    def test_that_cannot_be_used_holds_the_round_up_until_it_is_mended(self, stage: Stage, key: Path) -> None:
+    def test_that_cannot_be_used_holds_the_round_up_until_it_is_mended(self, rig: FederationRig, key: Path) -> None:
         good = key.read_bytes()
         key.write_bytes(private_pem(ed25519.Ed25519PrivateKey.generate()))
-        for actor in stage.running(rounds=1):
+        for actor in rig.running(rounds=1):
             actor.work()
-        stage.settle()
-        (waiting,) = stage.rounds()
+        rig.settle()
+        (waiting,) = rig.rounds()
         assert (waiting["state"], waiting["reason"]) == ("aggregating", "signing_key_unusable")
         key.write_bytes(good)
         until = time.monotonic() + 60
-        while stage.show()["state"] != "completed" and time.monotonic() < until:
-            stage.reconcile()
-        assert stage.owner.owner.get(stage.path("adapter", signing.FILE)).status_code == 200
+        while rig.show()["state"] != "completed" and time.monotonic() < until:
+            rig.reconcile()
+        assert rig.owner.owner.get(rig.path("adapter", signing.FILE)).status_code == 200
 
     @pytest.mark.sqlite  # of one machine
     def test_of_a_machine_of_its_own_is_made_and_kept(

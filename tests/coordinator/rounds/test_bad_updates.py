@@ -9,8 +9,8 @@ import torch
 
 from federated.payloads.payload import Payload
 from federated.protocol import Capabilities, DatasetFacts
+from tests.support.federation_rig import DATASET, MODEL, A, Actor, B, FederationRig, definition, update_of
 from tests.support.service import problem
-from tests.support.stage import DATASET, MODEL, A, Actor, B, Stage, definition, update_of
 
 CAPABILITIES = Capabilities(algorithms={"flexlora": 1, "fedkseed": 1}, datasets=(DatasetFacts(name=DATASET),))
 SEEDS, SCALARS = torch.tensor([5, 6], dtype=torch.int32), torch.tensor([1.0, -2.0])
@@ -29,14 +29,14 @@ def pairs(seeds: torch.Tensor = SEEDS, scalars: torch.Tensor = SCALARS) -> Paylo
     return Payload({"seeds": seeds, "scalars": scalars})
 
 
-def running(stage: Stage, algorithm: str) -> list[Actor]:
+def running(rig: FederationRig, algorithm: str) -> list[Actor]:
     """A round of two of three described clients."""
-    stage.create(algorithm=algorithm, config=CONFIGS[algorithm], rounds=1, max_round_retries=1)
-    made = [stage.join(stage.actor(capabilities=CAPABILITIES, make_update=good)) for _ in range(3)]
-    stage.post("start")
+    rig.create(algorithm=algorithm, config=CONFIGS[algorithm], rounds=1, max_round_retries=1)
+    made = [rig.join(rig.actor(capabilities=CAPABILITIES, make_update=good)) for _ in range(3)]
+    rig.post("start")
     for actor in made:
         assert actor.work() == "describe"
-    stage.settle()
+    rig.settle()
     return made
 
 
@@ -53,10 +53,10 @@ class TestOfAnotherForm:
         ids=["another rank", "other modules", "more pairs than steps"],
     )
     def test_it_is_refused_at_once_and_a_good_one_counts(
-        self, stage: Stage, algorithm: str, update: Payload, tensor: str, words: str
+        self, rig: FederationRig, algorithm: str, update: Payload, tensor: str, words: str
     ) -> None:
-        actors = running(stage, algorithm)
-        cohort = stage.get("rounds", "1")["cohort"]
+        actors = running(rig, algorithm)
+        cohort = rig.get("rounds", "1")["cohort"]
         bad, other = (actors[ordinal] for ordinal in cohort)
         lease = bad.lease()
         assert lease is not None
@@ -66,9 +66,9 @@ class TestOfAnotherForm:
         assert words in told["detail"]
         bad.submit(lease).raise_for_status()
         assert other.work() == "train"
-        stage.settle()
-        assert stage.show()["state"] == "completed"
-        assert stage.get("rounds", "1")["accepted"] == sorted(cohort)
+        rig.settle()
+        assert rig.show()["state"] == "completed"
+        assert rig.get("rounds", "1")["accepted"] == sorted(cohort)
 
 
 class TestOfBadNumbers:
@@ -90,23 +90,29 @@ class TestOfBadNumbers:
         ],
     )
     def test_it_is_rejected_and_somebody_else_is_asked(
-        self, stage: Stage, algorithm: str, spoil: Callable[[Payload], Payload], code: str, tensor: str, words: str
+        self,
+        rig: FederationRig,
+        algorithm: str,
+        spoil: Callable[[Payload], Payload],
+        code: str,
+        tensor: str,
+        words: str,
     ) -> None:
-        actors = running(stage, algorithm)
-        cohort = stage.get("rounds", "1")["cohort"]
+        actors = running(rig, algorithm)
+        cohort = rig.get("rounds", "1")["cohort"]
         bad, other = (actors[ordinal] for ordinal in cohort)
         (spare,) = set(range(3)) - set(cohort)
         bad.make_update = spoil
         assert [bad.work(), other.work()] == ["train", "train"]
-        stage.settle()
-        (refused,) = [job for job in stage.get("rounds", "1", "jobs", attempt=1)["items"] if job["problem"]]
+        rig.settle()
+        (refused,) = [job for job in rig.get("rounds", "1", "jobs", attempt=1)["items"] if job["problem"]]
         assert (refused["ordinal"], refused["state"]) == (cohort[0], "rejected")
         assert (refused["problem"]["code"], refused["problem"]["tensor"]) == (code, tensor)
         assert words in refused["problem"]["detail"]
         assert actors[spare].work() == "train"
-        stage.settle()
-        assert stage.show()["state"] == "completed"
-        assert stage.get("rounds", "1")["accepted"] == sorted([cohort[1], spare])
+        rig.settle()
+        assert rig.show()["state"] == "completed"
+        assert rig.get("rounds", "1")["accepted"] == sorted([cohort[1], spare])
 
 
 class TestBeforeAnythingRuns:
@@ -119,34 +125,34 @@ class TestBeforeAnythingRuns:
         ],
     )
     def test_a_setting_that_no_round_could_have_is_refused_by_its_field(
-        self, stage: Stage, algorithm: str, config: dict[str, Any], code: str, pointer: str, words: str
+        self, rig: FederationRig, algorithm: str, config: dict[str, Any], code: str, pointer: str, words: str
     ) -> None:
         body = definition(algorithm=algorithm, config=config)
-        told = problem(stage.owner.owner.post("/v1/federations", json=body), 422, code)
+        told = problem(rig.owner.owner.post("/v1/federations", json=body), 422, code)
         assert any(fault["pointer"].startswith(pointer) and words in fault["detail"] for fault in told["errors"]), (
             told
         )
-        assert stage.owner.owner.get("/v1/federations").json()["items"] == []
+        assert rig.owner.owner.get("/v1/federations").json()["items"] == []
 
-    def test_a_clients_rank_of_nothing_is_refused_by_its_field(self, stage: Stage) -> None:
-        stage.create(algorithm="flexlora", config={})
-        worker = stage.actor(capabilities=CAPABILITIES).worker
+    def test_a_clients_rank_of_nothing_is_refused_by_its_field(self, rig: FederationRig) -> None:
+        rig.create(algorithm="flexlora", config={})
+        worker = rig.actor(capabilities=CAPABILITIES).worker
         body = {"worker_id": worker.id, "dataset": DATASET, "settings": {"rank": 0}}
-        told = problem(stage.owner.owner.post(stage.path("clients"), json=body), 422, "settings_refused")
+        told = problem(rig.owner.owner.post(rig.path("clients"), json=body), 422, "settings_refused")
         assert told["errors"][0]["pointer"] == "/settings"
         assert "'rank' must be an integer in 1 ... 4096, not 0" in told["detail"]
-        assert stage.get("clients")["items"] == []
+        assert rig.get("clients")["items"] == []
 
-    def test_a_rank_above_what_the_matrix_has_ends_it_before_anybody_trains(self, stage: Stage) -> None:
+    def test_a_rank_above_what_the_matrix_has_ends_it_before_anybody_trains(self, rig: FederationRig) -> None:
         shapes = {A: (5, 4), B: (4, 5)}
         wide = tuple(tensor.model_copy(update={"shape": shapes[tensor.name]}) for tensor in MODEL.tensors)
         trainable = {"kind": "lora", "r": 5, "target_modules": ["layer"]}
-        stage.create(algorithm="flexlora", config={}, trainable=trainable, clients_per_round=1)
+        rig.create(algorithm="flexlora", config={}, trainable=trainable, clients_per_round=1)
         model = MODEL.model_copy(update={"tensors": wide})
-        actor = stage.join(stage.actor(capabilities=CAPABILITIES, model=model))
-        stage.post("start")
+        actor = rig.join(rig.actor(capabilities=CAPABILITIES, model=model))
+        rig.post("start")
         assert actor.work() == "describe"
-        stage.settle()
-        shown = stage.show()
+        rig.settle()
+        shown = rig.show()
         assert (shown["state"], shown["reason"]) == ("failed", "algorithm_failed")
         assert shown["reason_detail"] == "start: layer: rank 5 is above 4, all that 4 x 4 has"

@@ -17,15 +17,15 @@ from coordinator.rounds.schemas import AggregateInput, AggregateResult, Failure
 from coordinator.rounds.service import Claim
 from coordinator.settings import get_settings
 from tests.coordinator.clients.scene import everything
-from tests.support.stage import Stage
+from tests.support.federation_rig import FederationRig
 
 
-def all_submitted(stage: Stage) -> str:
+def all_submitted(rig: FederationRig) -> str:
     """Both updates are submitted and nobody has looked at them; returns the round's id."""
-    for actor in stage.running():
+    for actor in rig.running():
         assert actor.work() == "train"
-    stage.drop_messages()
-    return str(stage.rounds()[0]["id"])
+    rig.drop_messages()
+    return str(rig.rounds()[0]["id"])
 
 
 def claim(round_id: str, later_seconds: float = 0) -> Claim | None:
@@ -49,16 +49,16 @@ def record(claimed: Claim, made: AggregateResult) -> bool:
 
 
 class TestAClaim:
-    def test_a_claimed_step_is_given_to_nobody_else_until_the_claim_passes(self, stage: Stage) -> None:
-        round_id = all_submitted(stage)
+    def test_a_claimed_step_is_given_to_nobody_else_until_the_claim_passes(self, rig: FederationRig) -> None:
+        round_id = all_submitted(rig)
         assert claim(round_id) is not None
         assert claim(round_id) is None
         tasks.advance(round_id)
-        assert stage.rounds()[0]["state"] == "collecting"
+        assert rig.rounds()[0]["state"] == "collecting"
         assert claim(round_id, get_settings().claim_seconds + 1) is not None
 
-    def test_a_renewed_claim_lasts(self, stage: Stage) -> None:
-        round_id = all_submitted(stage)
+    def test_a_renewed_claim_lasts(self, rig: FederationRig) -> None:
+        round_id = all_submitted(rig)
         claimed = claim(round_id)
         assert claimed is not None
         later = get_settings().claim_seconds + 1
@@ -67,9 +67,9 @@ class TestAClaim:
         assert claim(round_id, later) is None
 
     def test_a_claim_is_renewed_for_as_long_as_the_work_takes(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+        self, rig: FederationRig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        round_id = all_submitted(stage)
+        round_id = all_submitted(rig)
         monkeypatch.setenv("FEDLOOM_CLAIM_SECONDS", "0.3")
         get_settings.cache_clear()
         claimed = claim(round_id)
@@ -82,8 +82,8 @@ class TestAClaim:
                     renewed.set()
         assert tasks.do(claimed) is not None
 
-    def test_the_loser_of_a_claim_changes_nothing(self, stage: Stage) -> None:
-        round_id = all_submitted(stage)
+    def test_the_loser_of_a_claim_changes_nothing(self, rig: FederationRig) -> None:
+        round_id = all_submitted(rig)
         slow, given = claim_aggregate(round_id)
         fast = claim(round_id, get_settings().claim_seconds + 1)
         assert fast is not None
@@ -96,24 +96,24 @@ class TestAClaim:
             assert not service.renew(session, slow, utcnow())
         assert everything() == before
 
-    def test_a_step_for_a_round_that_was_withdrawn_is_thrown_away(self, stage: Stage) -> None:
-        round_id = all_submitted(stage)
+    def test_a_step_for_a_round_that_was_withdrawn_is_thrown_away(self, rig: FederationRig) -> None:
+        round_id = all_submitted(rig)
         claimed, given = claim_aggregate(round_id)
         made = conductor.aggregate(given)
-        stage.post("pause", now=True)
+        rig.post("pause", now=True)
         before = everything()
         assert not record(claimed, made)
         assert everything() == before
 
-    def test_a_process_that_died_while_it_computed_is_replaced(self, stage: Stage) -> None:
-        round_id = all_submitted(stage)
+    def test_a_process_that_died_while_it_computed_is_replaced(self, rig: FederationRig) -> None:
+        round_id = all_submitted(rig)
         claim_aggregate(round_id)
-        stage.reconcile()
-        assert stage.rounds()[0]["state"] == "aggregating"
+        rig.reconcile()
+        assert rig.rounds()[0]["state"] == "aggregating"
         with writing() as session:
             session.get_one(Round, round_id).claimed_until = utcnow() - timedelta(seconds=1)
-        stage.reconcile()
-        assert stage.rounds()[0]["state"] == "closed"
+        rig.reconcile()
+        assert rig.rounds()[0]["state"] == "closed"
 
 
 def claimed_until(round_id: str) -> Any:
@@ -122,66 +122,66 @@ def claimed_until(round_id: str) -> Any:
 
 
 class TestMessages:
-    def test_lost_messages_cost_nothing_but_time(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=1)
+    def test_lost_messages_cost_nothing_but_time(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=1)
         first.work(), second.work()
-        assert stage.drop_messages() > 0
-        assert stage.settle() == 0
-        assert stage.show()["state"] == "running"
-        stage.reconcile()
-        assert stage.show()["state"] == "completed"
+        assert rig.drop_messages() > 0
+        assert rig.settle() == 0
+        assert rig.show()["state"] == "running"
+        rig.reconcile()
+        assert rig.show()["state"] == "completed"
 
-    def test_doubled_messages_change_nothing(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        stage.play(1)
+    def test_doubled_messages_change_nothing(self, rig: FederationRig) -> None:
+        rig.running(rounds=1)
+        rig.play(1)
         before = everything()
-        for row in stage.rounds():
+        for row in rig.rounds():
             celery.tasks["rounds.advance"](row["id"])
-        celery.tasks["federations.advance"](stage.federation_id)
+        celery.tasks["federations.advance"](rig.federation_id)
         celery.tasks["rounds.advance"]("rnd_none")
         celery.tasks["federations.advance"]("fed_none")
-        stage.reconcile()
+        rig.reconcile()
         assert everything() == before
 
-    def test_messages_handled_at_once_do_each_step_once(self, stage: Stage) -> None:
-        first, second = stage.running(rounds=1)
+    def test_messages_handled_at_once_do_each_step_once(self, rig: FederationRig) -> None:
+        first, second = rig.running(rounds=1)
         first.work(), second.work()
-        round_id = stage.rounds()[0]["id"]
+        round_id = rig.rounds()[0]["id"]
         calls = [threading.Thread(target=tasks.advance, args=[round_id]) for _ in range(4)]
-        calls += [threading.Thread(target=celery.tasks["federations.advance"], args=[stage.federation_id])]
+        calls += [threading.Thread(target=celery.tasks["federations.advance"], args=[rig.federation_id])]
         for call in calls:
             call.start()
         for call in calls:
             call.join()
-        stage.settle()
-        stage.reconcile()
-        types = stage.events()
+        rig.settle()
+        rig.reconcile()
+        types = rig.events()
         once = ("round.opened", "round.collecting", "round.aggregating", "round.aggregated", "round.closed")
         assert {name: types.count(name) for name in once} == dict.fromkeys(once, 1)
-        assert stage.show()["state"] == "completed"
+        assert rig.show()["state"] == "completed"
 
-    def test_the_same_round_done_twice_makes_the_same_bytes(self, stage: Stage) -> None:
+    def test_the_same_round_done_twice_makes_the_same_bytes(self, rig: FederationRig) -> None:
         digests = []
         for _ in range(2):
-            stage.running(rounds=2)
-            stage.play(2)
-            adapter = stage.rounds()[1]["adapter"]
-            digests.append((stage.rounds()[1]["state_digest"], adapter["files"]["adapter_model.safetensors"]))
+            rig.running(rounds=2)
+            rig.play(2)
+            adapter = rig.rounds()[1]["adapter"]
+            digests.append((rig.rounds()[1]["state_digest"], adapter["files"]["adapter_model.safetensors"]))
         assert digests[0] == digests[1]
 
-    def test_updates_that_arrive_in_another_order_make_the_same_bytes(self, stage: Stage) -> None:
+    def test_updates_that_arrive_in_another_order_make_the_same_bytes(self, rig: FederationRig) -> None:
         digests = []
         for order in (1, -1):
-            for actor in stage.running(3, clients_per_round=3, rounds=1)[::order]:
+            for actor in rig.running(3, clients_per_round=3, rounds=1)[::order]:
                 actor.work()
-            stage.settle()
-            digests.append(stage.rounds()[0]["state_digest"])
+            rig.settle()
+            digests.append(rig.rounds()[0]["state_digest"])
         assert digests[0] == digests[1]
 
 
 class TestTransactions:
-    def test_no_transaction_is_open_while_the_conductor_works(self, stage: Stage) -> None:
-        round_id = all_submitted(stage)
+    def test_no_transaction_is_open_while_the_conductor_works(self, rig: FederationRig) -> None:
+        round_id = all_submitted(rig)
         seen: list[tuple[str, int]] = []
 
         def watch(frame: FrameType, event: str, argument: object) -> None:
@@ -191,14 +191,14 @@ class TestTransactions:
         sys.setprofile(watch)
         try:
             tasks.advance(round_id)
-            celery.tasks["federations.advance"](stage.federation_id)
+            celery.tasks["federations.advance"](rig.federation_id)
         finally:
             sys.setprofile(None)
         assert {"check", "aggregate", "_export", "plan"} <= {name for name, _ in seen}
         assert {checked_out for _, checked_out in seen} == {0}
 
-    def test_what_a_step_made_is_in_the_store_before_it_is_recorded(self, stage: Stage) -> None:
-        _, given = claim_aggregate(all_submitted(stage))
+    def test_what_a_step_made_is_in_the_store_before_it_is_recorded(self, rig: FederationRig) -> None:
+        _, given = claim_aggregate(all_submitted(rig))
         made = conductor.aggregate(given)
         with reading() as session:
             assert session.get(Artifact, made.state.state.digest) is None

@@ -9,7 +9,7 @@ from coordinator.rounds.schemas import Method, PlanInput, StartInput
 from coordinator.rounds.work_folders import ABANDONED_SECONDS
 from coordinator.settings import get_settings
 from federated.environment import environment
-from tests.support.stage import MODEL
+from tests.support.federation_rig import MODEL
 
 METHOD = Method(
     algorithm="fedavg",

@@ -8,17 +8,17 @@ from sqlalchemy import select
 
 from coordinator.db.sessions import reading, utcnow, writing
 from coordinator.models import Client, Job, Worker
+from tests.support.federation_rig import Actor, FederationRig
 from tests.support.service import accept, created, problem
-from tests.support.stage import Actor, Stage
 
-Going = Callable[[Stage, Actor], httpx.Response]
+Going = Callable[[FederationRig, Actor], httpx.Response]
 
 
 def of_client(action: str) -> Going:
-    return lambda stage, actor: actor.organization.owner.post(f"/v1/clients/{actor.client_id}/{action}")
+    return lambda rig, actor: actor.organization.owner.post(f"/v1/clients/{actor.client_id}/{action}")
 
 
-def revoke(stage: Stage, actor: Actor) -> httpx.Response:
+def revoke(rig: FederationRig, actor: Actor) -> httpx.Response:
     return actor.organization.operator.delete(f"/v1/workers/{actor.worker.id}")
 
 
@@ -26,33 +26,33 @@ WAYS: dict[str, tuple[Going, str, str | None]] = {
     "its worker is revoked": (revoke, "out", "worker_revoked"),
     "it leaves": (of_client("leave"), "left", "left"),
     "its organization leaves": (
-        lambda stage, actor: actor.organization.owner.post(stage.path("leave")), "left", "left",
+        lambda rig, actor: actor.organization.owner.post(rig.path("leave")), "left", "left",
     ),
     "its organization is removed": (
-        lambda stage, actor: stage.owner.operator.delete(stage.path("invitations", actor.organization.id)),
+        lambda rig, actor: rig.owner.operator.delete(rig.path("invitations", actor.organization.id)),
         "left", "left",
     ),
     "it is expelled": (
-        lambda stage, actor: stage.owner.owner.post(f"/v1/clients/{actor.client_id}/expel"), "expelled", "expelled",
+        lambda rig, actor: rig.owner.owner.post(f"/v1/clients/{actor.client_id}/expel"), "expelled", "expelled",
     ),
 }  # fmt: skip
 """What happens -> how, and the client's state and reason afterwards."""
 
 
-def collecting(stage: Stage, **changes: int) -> tuple[Actor, Actor]:
+def collecting(rig: FederationRig, **changes: int) -> tuple[Actor, Actor]:
     """The owner's client has handed in, a guest's client trains."""
-    stage.create(rounds=1, **changes)
-    clinic = stage.service.new_organization("clinic")
-    created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-    accept(clinic.owner, stage.federation_id).raise_for_status()
-    own, guest = stage.join(stage.actor()), stage.join(stage.actor(clinic))
-    stage.post("start")
+    rig.create(rounds=1, **changes)
+    clinic = rig.service.new_organization("clinic")
+    created(rig.owner.owner.post(rig.path("invitations"), json={"organization_id": clinic.id}))
+    accept(clinic.owner, rig.federation_id).raise_for_status()
+    own, guest = rig.join(rig.actor()), rig.join(rig.actor(clinic))
+    rig.post("start")
     assert [actor.work() for actor in (own, guest)] == ["describe", "describe"]
-    stage.settle()
+    rig.settle()
     assert own.work() == "train"
     assert guest.lease() is not None
-    stage.settle()
-    assert str(stage.show()["waiting_for"]).startswith("collecting 1/2, 1 training")
+    rig.settle()
+    assert str(rig.show()["waiting_for"]).startswith("collecting 1/2, 1 training")
     return own, guest
 
 
@@ -71,72 +71,72 @@ def train_jobs(actor: Actor) -> list[tuple[str, str]]:
 
 class TestARoundThatCollects:
     @pytest.mark.parametrize("way", WAYS)
-    def test_it_is_closed_at_once_by_those_who_remain(self, stage: Stage, way: str) -> None:
+    def test_it_is_closed_at_once_by_those_who_remain(self, rig: FederationRig, way: str) -> None:
         going, state, reason = WAYS[way]
-        _, guest = collecting(stage, min_clients=1)
-        assert going(stage, guest).is_success
-        stage.settle()  # what was woken, and not the reconciler
-        closed = stage.get("rounds", "1")
+        _, guest = collecting(rig, min_clients=1)
+        assert going(rig, guest).is_success
+        rig.settle()  # what was woken, and not the reconciler
+        closed = rig.get("rounds", "1")
         assert (closed["state"], closed["accepted"], closed["not_reproducible"]) == ("closed", [0], ["client_lost"])
         assert closed["reason_detail"] == "without the clients 1"
         assert train_jobs(guest) == [("withdrawn", "client_gone")]
         assert client_of(guest) == (state, reason)
-        assert stage.show()["state"] == "completed"
+        assert rig.show()["state"] == "completed"
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_the_reconciler_finds_it_if_every_message_is_lost(self, stage: Stage, way: str) -> None:
-        _, guest = collecting(stage, min_clients=1)
-        assert WAYS[way][0](stage, guest).is_success
-        stage.drop_messages()
-        stage.reconcile()
-        assert stage.get("rounds", "1")["state"] == "closed"
+    def test_the_reconciler_finds_it_if_every_message_is_lost(self, rig: FederationRig, way: str) -> None:
+        _, guest = collecting(rig, min_clients=1)
+        assert WAYS[way][0](rig, guest).is_success
+        rig.drop_messages()
+        rig.reconcile()
+        assert rig.get("rounds", "1")["state"] == "closed"
 
-    def test_without_a_quorum_it_says_for_whom_it_waits(self, stage: Stage) -> None:
-        _, guest = collecting(stage, min_clients=2)
-        assert revoke(stage, guest).is_success
-        stage.settle()
-        first, again = stage.rounds()
+    def test_without_a_quorum_it_says_for_whom_it_waits(self, rig: FederationRig) -> None:
+        _, guest = collecting(rig, min_clients=2)
+        assert revoke(rig, guest).is_success
+        rig.settle()
+        first, again = rig.rounds()
         assert (first["state"], first["reason"]) == ("withdrawn", "quorum_missed")
         assert "client 1: withdrawn" in first["reason_detail"]
         assert again["accepted"] == [0]
-        assert str(stage.show()["waiting_for"]).startswith("waiting_for_clients 1/2, ")
+        assert str(rig.show()["waiting_for"]).startswith("waiting_for_clients 1/2, ")
 
 
 class TestARevokedWorker:
-    def test_its_jobs_and_clients_go_in_the_transaction_that_revokes_it(self, stage: Stage) -> None:
-        _, guest = collecting(stage, min_clients=1)
-        assert revoke(stage, guest).is_success
+    def test_its_jobs_and_clients_go_in_the_transaction_that_revokes_it(self, rig: FederationRig) -> None:
+        _, guest = collecting(rig, min_clients=1)
+        assert revoke(rig, guest).is_success
         assert (train_jobs(guest), client_of(guest)) == ([("withdrawn", "client_gone")], ("out", "worker_revoked"))
         shown = guest.organization.viewer.get(f"/v1/clients/{guest.client_id}").json()
         assert shown["reason_detail"] == "The worker was revoked: register a data set of another one."
-        assert revoke(stage, guest).is_success
-        assert stage.events().count("client.out") == 1
+        assert revoke(rig, guest).is_success
+        assert rig.events().count("client.out") == 1
 
-    def test_it_goes_from_a_draft_and_stays_on_the_record_of_what_has_ended(self, stage: Stage) -> None:
-        stage.create(rounds=1)
-        actor = stage.join(stage.actor())
-        stage.post("cancel")
+    def test_it_goes_from_a_draft_and_stays_on_the_record_of_what_has_ended(self, rig: FederationRig) -> None:
+        rig.create(rounds=1)
+        actor = rig.join(rig.actor())
+        rig.post("cancel")
         ended = actor.client_id
-        stage.create(rounds=1)
-        stage.join(actor)
-        assert revoke(stage, actor).is_success
+        rig.create(rounds=1)
+        rig.join(actor)
+        assert revoke(rig, actor).is_success
         with reading() as session:
             states = [session.get_one(Client, client_id).state for client_id in (ended, actor.client_id)]
         assert states == ["registered", "out"]
 
     @pytest.mark.parametrize("action", ["restore", "readmit"])
-    def test_its_client_does_not_come_back(self, stage: Stage, action: str) -> None:
-        stage.create()
-        actor = stage.join(stage.actor())
+    def test_its_client_does_not_come_back(self, rig: FederationRig, action: str) -> None:
+        rig.create()
+        actor = rig.join(rig.actor())
         if action == "readmit":
-            assert of_client("expel")(stage, actor).is_success
-        assert revoke(stage, actor).is_success
-        problem(of_client(action)(stage, actor), 409, "worker_revoked")
+            assert of_client("expel")(rig, actor).is_success
+        assert revoke(rig, actor).is_success
+        problem(of_client(action)(rig, actor), 409, "worker_revoked")
 
-    def test_one_that_an_earlier_version_revoked_is_found_by_the_reconciler(self, stage: Stage) -> None:
-        _, guest = collecting(stage, min_clients=1)
+    def test_one_that_an_earlier_version_revoked_is_found_by_the_reconciler(self, rig: FederationRig) -> None:
+        _, guest = collecting(rig, min_clients=1)
         with writing() as session:
             session.get_one(Worker, guest.worker.id).revoked_at = utcnow()
-        stage.reconcile()
+        rig.reconcile()
         assert client_of(guest) == ("out", "worker_revoked")
-        assert stage.get("rounds", "1")["state"] == "closed"
+        assert rig.get("rounds", "1")["state"] == "closed"

@@ -83,5 +83,5 @@ def test_no_numbers_end_a_federation(sample: Sample, data_folder: Path, tmp_path
         for name in kept:
             assert bool(torch.isfinite(kept[name].double()).all()), name
         assert made.metrics.get("train_loss", 1.0) == 1.0
-    if sample.algorithm == "flexlora":  # its factorisation takes no infinity
+    if sample.algorithm == "flexlora":  # its factorization takes no infinity
         assert 3.3e38 in ended

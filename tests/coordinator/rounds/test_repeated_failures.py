@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.support.stage import Actor, Stage
+from tests.support.federation_rig import Actor, FederationRig
 
 PLACE = "worker_agent.training.forward:40"
 TOLD = f"training_failed (IndexError at {PLACE})"
@@ -29,65 +29,65 @@ def fail_twice(actors: Sequence[Actor]) -> None:
 
 
 class TestAllFailTheSameWay:
-    def test_the_federation_fails_at_once_and_says_why(self, stage: Stage) -> None:
-        actors = stage.running(3, clients_per_round=3, min_clients=2, max_round_retries=3)
+    def test_the_federation_fails_at_once_and_says_why(self, rig: FederationRig) -> None:
+        actors = rig.running(3, clients_per_round=3, min_clients=2, max_round_retries=3)
         fail_twice(actors)
-        stage.settle()
-        shown, (only,) = stage.show(), stage.rounds()
+        rig.settle()
+        shown, (only,) = rig.show(), rig.rounds()
         assert (shown["state"], shown["reason"]) == ("failed", "quorum_missed")
         assert f"3 of 3 clients: {TOLD}." in shown["reason_detail"]
         assert only["reason_detail"] == shown["reason_detail"]
-        told = {event["type"]: event["data"] for event in stage.get("events")["items"]}
+        told = {event["type"]: event["data"] for event in rig.get("events")["items"]}
         assert told["round.failed"]["detail"] == told["federation.failed"]["detail"] == shown["reason_detail"]
         assert SECRET not in json.dumps([shown, only, told])
 
-    def test_the_most_frequent_reason_is_told(self, stage: Stage) -> None:
-        first, second, third = stage.running(3, clients_per_round=3, min_clients=2)
+    def test_the_most_frequent_reason_is_told(self, rig: FederationRig) -> None:
+        first, second, third = rig.running(3, clients_per_round=3, min_clients=2)
         fail_twice([second, third])
         assert fail(first, transient=False, code="training_diverged") == "failed"
-        stage.settle()
-        assert f"2 of 3 clients: {TOLD}." in stage.show()["reason_detail"]
+        rig.settle()
+        assert f"2 of 3 clients: {TOLD}." in rig.show()["reason_detail"]
 
 
 class TestOneFails:
-    def test_another_attempt_asks_others_alone(self, stage: Stage) -> None:
-        actors = stage.running(3, clients_per_round=2, rounds=1)
-        cohort = stage.get("rounds", "1")["cohort"]
+    def test_another_attempt_asks_others_alone(self, rig: FederationRig) -> None:
+        actors = rig.running(3, clients_per_round=2, rounds=1)
+        cohort = rig.get("rounds", "1")["cohort"]
         spare = ({0, 1, 2} - set(cohort)).pop()
         fail_twice([actors[cohort[0]]])
         assert actors[cohort[1]].work() == "train"
-        stage.settle()
-        first, again = stage.rounds()
+        rig.settle()
+        first, again = rig.rounds()
         assert (first["state"], first["reason"]) == ("withdrawn", "quorum_missed")
         assert f"1 of 2 clients: {TOLD}." in first["reason_detail"]
         assert (again["cohort"], actors[cohort[0]].lease()) == ([spare], None)
         assert actors[spare].work() == "train"
-        stage.settle()
-        assert stage.show()["state"] == "completed"
+        rig.settle()
+        assert rig.show()["state"] == "completed"
 
-    def test_it_is_asked_again_in_the_next_round(self, stage: Stage) -> None:
-        first, second = stage.running(2, min_clients=1, rounds=2)
+    def test_it_is_asked_again_in_the_next_round(self, rig: FederationRig) -> None:
+        first, second = rig.running(2, min_clients=1, rounds=2)
         fail_twice([first])
         assert second.work() == "train"
-        stage.settle()
-        assert [row["cohort"] for row in stage.rounds()] == [[0, 1], [0, 1]]
+        rig.settle()
+        assert [row["cohort"] for row in rig.rounds()] == [[0, 1], [0, 1]]
         assert first.work() == "train"
 
-    def test_it_is_asked_again_after_a_pause_in_which_its_node_was_mended(self, stage: Stage) -> None:
-        first, second = stage.running(2, rounds=1, max_round_retries=0)
+    def test_it_is_asked_again_after_a_pause_in_which_its_node_was_mended(self, rig: FederationRig) -> None:
+        first, second = rig.running(2, rounds=1, max_round_retries=0)
         fail_twice([first])
-        stage.post("pause", now=True)
-        stage.post("resume")
-        assert stage.get("rounds", "1")["cohort"] == [0, 1]
+        rig.post("pause", now=True)
+        rig.post("resume")
+        assert rig.get("rounds", "1")["cohort"] == [0, 1]
         assert [first.work(), second.work()] == ["train", "train"]
-        stage.settle()
-        assert stage.show()["state"] == "completed"
+        rig.settle()
+        assert rig.show()["state"] == "completed"
 
-    def test_a_failure_that_may_pass_is_tried_by_the_same_client_again(self, stage: Stage) -> None:
-        first, second = stage.running(2, rounds=1, max_attempts=1)
+    def test_a_failure_that_may_pass_is_tried_by_the_same_client_again(self, rig: FederationRig) -> None:
+        first, second = rig.running(2, rounds=1, max_attempts=1)
         assert fail(first, code="out_of_memory") == "failed"
         assert second.work() == "train"
-        stage.settle()
-        assert stage.get("rounds", "1")["cohort"] == [0]
-        assert "1 of 2 clients: out_of_memory." in stage.get("rounds", "1", attempt=1)["reason_detail"]
+        rig.settle()
+        assert rig.get("rounds", "1")["cohort"] == [0]
+        assert "1 of 2 clients: out_of_memory." in rig.get("rounds", "1", attempt=1)["reason_detail"]
         assert first.work() == "train"

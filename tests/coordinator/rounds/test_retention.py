@@ -4,7 +4,7 @@ from sqlalchemy import select
 
 from coordinator.db.sessions import reading
 from coordinator.models import Hold, Job, Round
-from tests.support.stage import Stage
+from tests.support.federation_rig import FederationRig
 
 
 def held(part: str) -> set[str]:
@@ -22,23 +22,23 @@ def rounds_of(holders: set[str]) -> list[int]:
 
 
 class TestRetention:
-    def test_updates_and_states_are_let_go_and_adapters_are_not(self, stage: Stage) -> None:
-        stage.running(rounds=4, retention={"keep_updates_rounds": 1, "keep_states_rounds": 2})
-        stage.play(4)
+    def test_updates_and_states_are_let_go_and_adapters_are_not(self, rig: FederationRig) -> None:
+        rig.running(rounds=4, retention={"keep_updates_rounds": 1, "keep_states_rounds": 2})
+        rig.play(4)
         assert rounds_of(held("update")) == [4]
         assert rounds_of(held("instruction")) == [4]
         assert rounds_of(held("state")) == [3, 4]
         assert rounds_of(held("adapter")) == [1, 2, 3, 4]
 
-    def test_a_state_that_the_next_round_starts_from_is_kept(self, stage: Stage) -> None:
-        stage.running(rounds=3, retention={"keep_updates_rounds": 1, "keep_states_rounds": 1})
-        stage.play(2)
-        opened = stage.rounds()[-1]
+    def test_a_state_that_the_next_round_starts_from_is_kept(self, rig: FederationRig) -> None:
+        rig.running(rounds=3, retention={"keep_updates_rounds": 1, "keep_states_rounds": 1})
+        rig.play(2)
+        opened = rig.rounds()[-1]
         with reading() as session:
             held_digests = set(session.scalars(select(Hold.digest)))
         assert opened["start_digest"] in held_digests
 
-    def test_every_tenth_state_is_a_landmark(self, stage: Stage) -> None:
-        stage.running(rounds=12, retention={"keep_updates_rounds": 1, "keep_states_rounds": 1})
-        stage.play(12)
+    def test_every_tenth_state_is_a_landmark(self, rig: FederationRig) -> None:
+        rig.running(rounds=12, retention={"keep_updates_rounds": 1, "keep_states_rounds": 1})
+        rig.play(12)
         assert rounds_of(held("state")) == [10, 12]

@@ -14,18 +14,18 @@ from coordinator.rounds.tasks import aggregate_shard, do
 from coordinator.settings import Settings
 from federated.payloads.payload import Payload
 from tests.support import service as support
+from tests.support.federation_rig import B, FederationRig, update_of
 from tests.support.queue import take
-from tests.support.stage import B, Stage, update_of
 
 SHARD_TASK = "rounds.aggregate_shard"
 
 
 @pytest.fixture
-def in_shards(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> Stage:
+def in_shards(monkeypatch: pytest.MonkeyPatch, rig: FederationRig) -> FederationRig:
     """Every tensor is a shard of its own."""
     monkeypatch.setenv("FEDLOOM_SHARD_BYTES", "1")
     support.forget_settings()
-    return stage
+    return rig
 
 
 def rows() -> list[Shard]:
@@ -34,9 +34,9 @@ def rows() -> list[Shard]:
         return list(session.query(Shard).order_by(Shard.round_id, Shard.number))
 
 
-def collected(stage: Stage, **changes: object) -> None:
+def collected(rig: FederationRig, **changes: object) -> None:
     """Both clients' updates are in and checked, and the aggregation is cut; the shards' messages wait."""
-    for actor, value in zip(stage.running(**changes), (1.0, 3.0), strict=True):
+    for actor, value in zip(rig.running(**changes), (1.0, 3.0), strict=True):
         actor.make_update = lambda instruction, value=value: update_of(value, instruction)
         assert actor.work() == "train"
     held = []
@@ -48,19 +48,19 @@ def collected(stage: Stage, **changes: object) -> None:
     assert len(held) == 2
 
 
-def adapters(stage: Stage) -> list[object]:
+def adapters(rig: FederationRig) -> list[object]:
     """Digests of each round's adapter files and states."""
-    return [(row["state_digest"], row["adapter"]["files"]["adapter_model.safetensors"]) for row in stage.rounds()]
+    return [(row["state_digest"], row["adapter"]["files"]["adapter_model.safetensors"]) for row in rig.rounds()]
 
 
 class TestShards:
-    def test_the_status_counts_them(self, in_shards: Stage) -> None:
+    def test_the_status_counts_them(self, in_shards: FederationRig) -> None:
         collected(in_shards)
         assert in_shards.get("rounds", "1")["waiting_for"] == "aggregating 0/2 shards"
         aggregate_shard(rows()[1].id)
         assert in_shards.get("rounds", "1")["waiting_for"] == "aggregating 1/2 shards"
 
-    def test_the_status_says_that_they_are_joined(self, in_shards: Stage) -> None:
+    def test_the_status_says_that_they_are_joined(self, in_shards: FederationRig) -> None:
         """Nobody does that yet: whoever did the last one died before it."""
         collected(in_shards)
         for row in rows():
@@ -73,7 +73,9 @@ class TestShards:
         in_shards.reconcile()
         assert in_shards.get("rounds", "1")["state"] == "closed"
 
-    def test_one_that_can_only_be_done_without_an_update_has_all_be_done_without_it(self, in_shards: Stage) -> None:
+    def test_one_that_can_only_be_done_without_an_update_has_all_be_done_without_it(
+        self, in_shards: FederationRig
+    ) -> None:
         collected(in_shards, rounds=1, min_clients=1)
         first, second = (self._claimed(row.id) for row in rows())
         made = conductor.aggregate_shard(second.inputs)
@@ -89,7 +91,7 @@ class TestShards:
         state = Payload.open(artifacts.whole_file(shown["state_digest"]))
         assert float(state[B].max()) == 1.0
 
-    def test_lost_messages_are_sent_again_by_the_reconciler(self, in_shards: Stage) -> None:
+    def test_lost_messages_are_sent_again_by_the_reconciler(self, in_shards: FederationRig) -> None:
         collected(in_shards)
         in_shards.reconcile()
         shown = in_shards.get("rounds", "1")
@@ -98,21 +100,21 @@ class TestShards:
 
     @pytest.mark.parametrize("config", [{"local_steps": 1}, {"local_steps": 1, "server_optimizer": "adam"}])
     def test_the_bytes_are_those_of_the_whole(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
+        self, rig: FederationRig, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
     ) -> None:
         made = []
         for shard_bytes in ("1000000", "1"):
             monkeypatch.setenv("FEDLOOM_SHARD_BYTES", shard_bytes)
             support.forget_settings()
-            stage.running(config=config)
-            stage.play(2)
-            assert stage.show()["state"] == "completed"
-            assert all(row["not_reproducible"] == [] for row in stage.rounds())
-            made.append([adapters(stage), [row["metrics"] for row in stage.rounds()]])
+            rig.running(config=config)
+            rig.play(2)
+            assert rig.show()["state"] == "completed"
+            assert all(row["not_reproducible"] == [] for row in rig.rounds())
+            made.append([adapters(rig), [row["metrics"] for row in rig.rounds()]])
         assert made[0] == made[1]
         assert len(rows()) == 4
 
-    def test_two_at_once_and_one_of_them_goes_on_with_the_round(self, in_shards: Stage) -> None:
+    def test_two_at_once_and_one_of_them_goes_on_with_the_round(self, in_shards: FederationRig) -> None:
         collected(in_shards)
         threads = [threading.Thread(target=aggregate_shard, args=(row.id,)) for row in rows() for _ in range(2)]
         for thread in threads:
@@ -124,7 +126,7 @@ class TestShards:
         assert [row.version for row in rows()[:2]] == [1, 1]
 
     def test_what_a_dead_process_claimed_is_done_by_another(
-        self, in_shards: Stage, monkeypatch: pytest.MonkeyPatch
+        self, in_shards: FederationRig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         collected(in_shards)
         with writing() as session:
@@ -138,7 +140,7 @@ class TestShards:
         assert in_shards.get("rounds", "1")["state"] == "closed"
         assert do(lost) is None  # it comes back and finds that the round went on
 
-    def test_one_that_fails_fails_the_round_with_the_reason(self, in_shards: Stage) -> None:
+    def test_one_that_fails_fails_the_round_with_the_reason(self, in_shards: FederationRig) -> None:
         collected(in_shards)
         claimed = self._claimed(rows()[0].id)
         with writing() as session:
@@ -154,7 +156,7 @@ class TestShards:
         assert claimed is not None
         return claimed
 
-    def test_a_round_that_is_withdrawn_leaves_them(self, in_shards: Stage) -> None:
+    def test_a_round_that_is_withdrawn_leaves_them(self, in_shards: FederationRig) -> None:
         collected(in_shards)
         claimed = self._claimed(rows()[0].id)
         in_shards.post("pause", now="true")

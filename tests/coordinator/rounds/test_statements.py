@@ -11,7 +11,7 @@ from coordinator.db.sessions import reading
 from coordinator.rounds import repository
 
 if TYPE_CHECKING:
-    from tests.support.stage import Stage
+    from tests.support.federation_rig import FederationRig
 
 TIMES = 10
 FEW_OBJECTS = 10
@@ -27,14 +27,14 @@ READINGS: dict[str, Callable[[Session, str, str], object]] = {
 
 
 @pytest.mark.parametrize("name", READINGS)
-def test_a_reading_leaves_little_to_the_collector(stage: "Stage", name: str) -> None:
-    stage.running()
-    stage.play(rounds=1)
-    round_id = stage.rounds()[0]["id"]
+def test_a_reading_leaves_little_to_the_collector(rig: "FederationRig", name: str) -> None:
+    rig.running()
+    rig.play(rounds=1)
+    round_id = rig.rounds()[0]["id"]
 
     def read() -> None:
         with reading() as session:
-            assert READINGS[name](session, stage.federation_id, round_id)
+            assert READINGS[name](session, rig.federation_id, round_id)
 
     read()
     gc.collect()

@@ -20,9 +20,9 @@ from coordinator.rounds.schemas import Input, RestoreInput
 from federated.contract import FederationRefused
 from federated.protocol import Capabilities, DatasetFacts
 from tests.support.algorithms import installed
+from tests.support.federation_rig import DATASET, FederationRig
 from tests.support.logged import logged
 from tests.support.service import forget_settings
-from tests.support.stage import DATASET, Stage
 
 MODULE = "tests.support.step_process"
 CAPABILITIES = Capabilities(algorithms={"breaking": 1, "fedavg": 1}, datasets=(DatasetFacts(name=DATASET),))
@@ -42,80 +42,80 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_settings()
 
 
-def broken(stage: Stage, error: str, at: str) -> dict[str, object]:
+def broken(rig: FederationRig, error: str, at: str) -> dict[str, object]:
     """A federation whose step did that."""
-    stage.create(algorithm="breaking", config={"error": error, "stage": at}, rounds=1, clients_per_round=1)
-    actor = stage.join(stage.actor(capabilities=CAPABILITIES))
-    stage.post("start")
+    rig.create(algorithm="breaking", config={"error": error, "stage": at}, rounds=1, clients_per_round=1)
+    actor = rig.join(rig.actor(capabilities=CAPABILITIES))
+    rig.post("start")
     actor.work()
-    stage.settle()
-    return stage.show()
+    rig.settle()
+    return rig.show()
 
 
 @pytest.mark.usefixtures("pool")
 class TestAStep:
-    def test_is_computed_elsewhere_with_the_same_result(self, stage: Stage) -> None:
-        stage.running(rounds=1)
+    def test_is_computed_elsewhere_with_the_same_result(self, rig: FederationRig) -> None:
+        rig.running(rounds=1)
         with logged() as lines:
-            stage.play(1)
-        assert stage.show()["state"] == "completed"
+            rig.play(1)
+        assert rig.show()["state"] == "completed"
         assert [line for line in lines() if line["event"].startswith("step_")] == []
 
-    def test_that_dies_twice_fails_its_federation_alone(self, stage: Stage) -> None:
+    def test_that_dies_twice_fails_its_federation_alone(self, rig: FederationRig) -> None:
         with logged() as lines:
-            shown = broken(stage, "a process that dies", "plan")
+            shown = broken(rig, "a process that dies", "plan")
         assert (shown["state"], shown["reason"]) == ("failed", "step_died")
         assert [line["how"] for line in lines() if line["event"] == "step_died"] == [
             "signal SIGKILL (the system kills processes this way when memory runs out)"
         ] * 2
-        stage.running(rounds=1)
-        stage.play(1)
-        assert stage.show()["state"] == "completed"
+        rig.running(rounds=1)
+        rig.play(1)
+        assert rig.show()["state"] == "completed"
 
-    def test_that_dies_once_is_done_again(self, stage: Stage) -> None:
-        actors = stage.running(rounds=1)
+    def test_that_dies_once_is_done_again(self, rig: FederationRig) -> None:
+        actors = rig.running(rounds=1)
         (process,) = _step_processes()
         for actor in actors:
             actor.work()
         os.kill(process.pid, signal.SIGSTOP)  # the next step stays in it until it is killed
         killer = threading.Timer(0.5, process.kill)
         killer.start()
-        stage.settle()
+        rig.settle()
         killer.join()
-        assert stage.show()["state"] == "completed"
+        assert rig.show()["state"] == "completed"
         with reading() as session:
             (round_,) = session.query(Round).all()
             assert (round_.deaths, round_.losses) == (0, 0)
 
     @pytest.mark.usefixtures("short")
-    def test_without_an_end_fails_its_federation(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-        stage.running(rounds=1)  # the process is warm now
+    def test_without_an_end_fails_its_federation(self, rig: FederationRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig.running(rounds=1)  # the process is warm now
         monkeypatch.setenv("FEDLOOM_STEP_SECONDS", "0.5")
         forget_settings()
-        shown = broken(stage, "a step without an end", "start")
+        shown = broken(rig, "a step without an end", "start")
         assert (shown["state"], shown["reason"]) == ("failed", "step_overran")
         assert shown["reason_detail"] == "start: it was not done within 0.5 s (step_seconds)"
         assert _step_processes() == []
 
     @pytest.mark.parametrize("action", ["cancel", "pause"])
     @pytest.mark.usefixtures("short")
-    def test_is_given_up_when_its_federation_is_ended(self, stage: Stage, action: str) -> None:
-        stage.create(
+    def test_is_given_up_when_its_federation_is_ended(self, rig: FederationRig, action: str) -> None:
+        rig.create(
             algorithm="breaking", config={"error": "a step without an end", "stage": "plan"}, clients_per_round=1
         )
-        actor = stage.join(stage.actor(capabilities=CAPABILITIES))
-        stage.post("start")
+        actor = rig.join(rig.actor(capabilities=CAPABILITIES))
+        rig.post("start")
         actor.work()
-        driving = threading.Thread(target=stage.settle)
+        driving = threading.Thread(target=rig.settle)
         driving.start()
-        while [round_["state"] for round_ in stage.rounds()] != ["collecting"]:  # it plans now
+        while [round_["state"] for round_ in rig.rounds()] != ["collecting"]:  # it plans now
             time.sleep(0.05)
-        answer = stage.owner.owner.post(stage.path(action), params={"now": True} if action == "pause" else {})
+        answer = rig.owner.owner.post(rig.path(action), params={"now": True} if action == "pause" else {})
         driving.join(10)
         assert not driving.is_alive()
         assert answer.json()["state"] == {"cancel": "cancelled", "pause": "paused"}[action]
-        stage.settle()
-        assert stage.rounds()[0]["state"] == "withdrawn"
+        rig.settle()
+        assert rig.rounds()[0]["state"] == "withdrawn"
 
 
 def _step_processes() -> list[psutil.Process]:
@@ -123,9 +123,9 @@ def _step_processes() -> list[psutil.Process]:
 
 
 class TestClaims:
-    def test_that_pass_again_and_again_fail_the_round(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        round_id = stage.rounds()[0]["id"]
+    def test_that_pass_again_and_again_fail_the_round(self, rig: FederationRig) -> None:
+        rig.running(rounds=1)
+        round_id = rig.rounds()[0]["id"]
         now = utcnow() + timedelta(days=1)
         with writing() as session:
             session.get_one(Round, round_id).planned = False  # a step that has to be computed
@@ -134,12 +134,12 @@ class TestClaims:
                 assert steps.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
         with writing() as session:
             assert steps.claim(session, round_id, now + timedelta(days=1)) is None
-        shown = stage.rounds()[0]
+        shown = rig.rounds()[0]
         assert (shown["state"], shown["reason"]) == ("failed", "step_died")
 
-    def test_that_pass_because_the_store_is_away_do_not(self, stage: Stage) -> None:
-        stage.running(rounds=1)
-        round_id = stage.rounds()[0]["id"]
+    def test_that_pass_because_the_store_is_away_do_not(self, rig: FederationRig) -> None:
+        rig.running(rounds=1)
+        round_id = rig.rounds()[0]["id"]
         now = utcnow() + timedelta(days=1)
         with writing() as session:
             session.get_one(Round, round_id).planned = False
@@ -148,7 +148,7 @@ class TestClaims:
                 assert steps.claim(session, round_id, now + turn * timedelta(hours=1)) is not None
             with writing() as session:
                 service.hold_up(session, round_id, out_of_service("store", OSError()))
-        assert stage.rounds()[0]["reason"] == "store_unavailable"
+        assert rig.rounds()[0]["reason"] == "store_unavailable"
 
 
 class TestTable:

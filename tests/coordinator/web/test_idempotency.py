@@ -179,7 +179,7 @@ class TestCallers:
         "token", ["x" * 20, "fle_tok_0000000000000000_" + "0" * 64, "fle__x", "fle_\x1f_0", "fle_é_0"]
     )
     def test_a_token_of_nobodys_keeps_nothing(self, service: Service, token: str) -> None:
-        body = Identity().enrolment(token, "gpu")
+        body = Identity().enrollment(token, "gpu")
         with statements() as said:
             for path in ("/v1/workers/enroll", PATH, "/v1/federations", "/v1/jobs/lease"):
                 assert keyed(service.anonymous, path, "k", body).status_code in (401, 422)
@@ -195,10 +195,10 @@ class TestCallers:
         assert answer.status_code in (400, 422), answer.text
         assert kept() == []
 
-    def test_a_worker_that_enrols_is_known_by_its_token(self, service: Service) -> None:
+    def test_a_worker_that_enrolls_is_known_by_its_token(self, service: Service) -> None:
         bank = service.new_organization("Bank")
         token = service.new_enrollment_token(bank.id, max_uses=2)
-        body = Identity().enrolment(token, "gpu")
+        body = Identity().enrollment(token, "gpu")
         first = keyed(service.anonymous, "/v1/workers/enroll", "k", body)
         again = keyed(service.anonymous, "/v1/workers/enroll", "k", body)
         assert created(again) == created(first)

@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.auth.credentials import KEY_PREFIX, split_secret
 from tests.coordinator.clients import scene
-from tests.coordinator.jobs.stage import BOOT, Site, set_up
+from tests.coordinator.jobs.job_rig import BOOT, Site, set_up
 from tests.support.service import Bearer, Service, forget_settings, problem, serving
 
 STREAM = {"Accept": "text/event-stream"}
@@ -25,7 +25,7 @@ SOON_SECONDS = 5.0
 
 @pytest.fixture
 def service(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """Two waits for a key, ten for an organisation, three for a worker."""
+    """Two waits for a key, ten for an organization, three for a worker."""
     for name, value in {"MAX_WAITS": 2, "MAX_WORKER_WAITS": 3, "REQUESTS_PER_SECOND": 0}.items():
         monkeypatch.setenv(f"FEDLOOM_{name}", str(value))
     forget_settings()
@@ -53,7 +53,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def events(site: Site) -> str:
-    return f"/v1/federations/{site.stage.federation_id}/events"
+    return f"/v1/federations/{site.rig.federation_id}/events"
 
 
 def stream(stack: ExitStack, site: Site, client: httpx.Client) -> httpx.Response:
@@ -125,7 +125,7 @@ class TestLimits:
             assert refused.headers["Retry-After"] == "5"
 
     def test_what_does_not_wait_is_not_counted(self, site: Site, stack: ExitStack) -> None:
-        job_id = site.stage.leased()
+        job_id = site.rig.leased()
         for _ in range(2):
             stream(stack, site, site.owner.viewer)
         assert site.owner.viewer.get(events(site)).status_code == 200
@@ -156,7 +156,7 @@ class TestRelease:
 
     @pytest.mark.parametrize("what", ["events", "job"])
     def test_so_may_who_hangs_up_during_a_poll(self, site: Site, what: str) -> None:
-        path, after = (events(site), BEYOND) if what == "events" else (f"/v1/jobs/{site.stage.leased()}", None)
+        path, after = (events(site), BEYOND) if what == "events" else (f"/v1/jobs/{site.rig.leased()}", None)
         query = {"wait": 30} if after is None else {"wait": 30, "after": after}
         for _ in range(2):
             with pytest.raises(httpx.ReadTimeout):
@@ -174,7 +174,7 @@ class TestRelease:
             open_streams = [stream(stack, site, site.owner.viewer) for _ in range(2)]
             delete(site)
             assert max(ended(answer) for answer in open_streams) < SOON_SECONDS
-        site.stage = set_up(Path(), site.owner.id, site.worker.id)
+        site.rig = set_up(Path(), site.owner.id, site.worker.id)
         assert free(site)
 
 
@@ -186,7 +186,7 @@ def free(site: Site) -> bool:
 
 def delete(site: Site) -> None:
     """Ends the federation and deletes it."""
-    path = f"/v1/federations/{site.stage.federation_id}"
+    path = f"/v1/federations/{site.rig.federation_id}"
     assert site.owner.owner.post(f"{path}/cancel").status_code == 200
     assert site.owner.owner.delete(path).status_code == 204
 
@@ -206,14 +206,14 @@ class TestEnds:
 
     def test_so_does_one_that_waits_for_a_job(self, site: Site, pool: ThreadPoolExecutor) -> None:
         viewer = site.service.new_key(site.owner.id, "viewer")
-        polled = waiting(pool, poll, viewer, f"/v1/jobs/{site.stage.leased()}")
+        polled = waiting(pool, poll, viewer, f"/v1/jobs/{site.rig.leased()}")
         revoke(site, viewer)
         problem(polled.result(SOON_SECONDS), 401, "key_revoked")
 
     @pytest.mark.parametrize("what", ["job", "lease"])
     def test_a_revoked_worker_waits_no_longer(self, site: Site, pool: ThreadPoolExecutor, what: str) -> None:
         if what == "job":
-            polled = waiting(pool, poll, site.worker.http, f"/v1/jobs/{site.stage.leased()}")
+            polled = waiting(pool, poll, site.worker.http, f"/v1/jobs/{site.rig.leased()}")
         else:
             polled = waiting(pool, site.lease, 30.0)
         assert site.owner.owner.delete(f"/v1/workers/{site.worker.id}").status_code == 204
@@ -223,7 +223,7 @@ class TestEnds:
         self, site: Site, stack: ExitStack, pool: ThreadPoolExecutor
     ) -> None:
         guest = site.service.new_organization("guest")
-        invitations = f"/v1/federations/{site.stage.federation_id}/invitations"
+        invitations = f"/v1/federations/{site.rig.federation_id}/invitations"
         assert site.owner.owner.post(invitations, json={"organization_id": guest.id}).status_code == 201
         stream(stack, site, site.owner.viewer)
         open_stream = stream(stack, site, guest.viewer)

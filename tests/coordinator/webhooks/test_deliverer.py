@@ -20,7 +20,7 @@ def order(turns: Turns) -> list[str]:
 
 
 def turns_of(*webhooks: str) -> Turns:
-    """Each webhook is of the organisation that its first letter names."""
+    """Each webhook is of the organization that its first letter names."""
     turns = Turns()
     for webhook in webhooks:
         turns.add(webhook[0], webhook)
@@ -28,10 +28,10 @@ def turns_of(*webhooks: str) -> Turns:
 
 
 class TestTurns:
-    def test_organisations_take_turns(self) -> None:
+    def test_organizations_take_turns(self) -> None:
         assert order(turns_of("a1", "a2", "a3", "b1", "c1", "c2")) == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
-    def test_an_organisation_has_one_turn_at_a_time(self) -> None:
+    def test_an_organization_has_one_turn_at_a_time(self) -> None:
         turns = turns_of("a1", "a2", "b1")
         assert [turns.take(), turns.take(), turns.take()] == [("a", "a1"), ("b", "b1"), None]
         turns.add("a", "a3")
@@ -39,7 +39,7 @@ class TestTurns:
         turns.end("a", "a1", more=False)
         assert order(turns) == ["a2", "a3"]
 
-    def test_a_webhook_with_more_waits_behind_the_others_of_its_organisation(self) -> None:
+    def test_a_webhook_with_more_waits_behind_the_others_of_its_organization(self) -> None:
         turns = turns_of("a1", "a2")
         turns.take()
         turns.end("a", "a1", more=True)
@@ -66,7 +66,7 @@ class TestTurns:
 
 
 class Sender:
-    """Sends a message of any webhook; those of organisation `a` hang until `answer` is set."""
+    """Sends a message of any webhook; those of organization `a` hang until `answer` is set."""
 
     def __init__(self, **messages: int) -> None:
         self.left, self.arrivals = messages, list[str]()
@@ -99,7 +99,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 class TestDeliverer:
-    def test_an_organisation_whose_receivers_hang_holds_one_thread(self) -> None:
+    def test_an_organization_whose_receivers_hang_holds_one_thread(self) -> None:
         sender = Sender(**{f"a{number}": 1 for number in range(10)}, b1=3, c1=1, c2=1)
         deliverer = Deliverer(sender.send_next)
         with deliverer.running(2, WAIT_SECONDS):
@@ -122,7 +122,7 @@ class TestDeliverer:
             until(lambda: len(sender.arrivals) == 6)
         assert sender.arrivals == ["a1", "b1", "c1", "b2", "b1", "b1"]
 
-    def test_different_organisations_are_sent_to_at_the_same_time(self) -> None:
+    def test_different_organizations_are_sent_to_at_the_same_time(self) -> None:
         both = threading.Barrier(2)
         pairs = []
 

@@ -15,10 +15,10 @@ from coordinator.models import Delivery
 from coordinator.queue.wakeups import celery
 from coordinator.settings import get_settings
 from coordinator.webhooks import service as webhooks
+from tests.support.federation_rig import FederationRig
 from tests.support.logged import logged
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import Organization, accept, created, problem
-from tests.support.stage import Stage
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def setting(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> Iterat
 
 
 class Hook:
-    """A webhook of an organisation."""
+    """A webhook of an organization."""
 
     def __init__(self, organization: Organization, url: str, *events: str) -> None:
         self.owner = organization.owner
@@ -74,12 +74,12 @@ def told(receiver: Receiver) -> list[str]:
 
 class TestDelivery:
     def test_a_receiver_that_fails_twice_gets_the_same_message_a_third_time(
-        self, stage: Stage, receiver: Receiver
+        self, rig: FederationRig, receiver: Receiver
     ) -> None:
-        hook = Hook(stage.owner, receiver.url + "/fedloom?for=us", "federation.created")
+        hook = Hook(rig.owner, receiver.url + "/fedloom?for=us", "federation.created")
         receiver.answers = [500, 404]
-        stage.create()
-        stage.settle()
+        rig.create()
+        rig.settle()
         assert [message.path for message in receiver.messages] == ["/fedloom?for=us"] * 3
         (delivery,) = hook.deliveries()
         assert (delivery["state"], delivery["attempts"], delivery["last_status"]) == ("delivered", 3, 204)
@@ -87,110 +87,112 @@ class TestDelivery:
         assert delivery["ended_at"] >= delivery["created_at"]
         assert len({message.body for message in receiver.messages}) == 1
         message = receiver.messages[2]
-        (event,) = stage.get("events")["items"]
+        (event,) = rig.get("events")["items"]
         assert json.loads(message.body) == event | {
-            "id": delivery["id"], "webhook_id": hook.id, "federation_id": stage.federation_id,
+            "id": delivery["id"], "webhook_id": hook.id, "federation_id": rig.federation_id,
         }  # fmt: skip
         assert message.headers["Content-Type"] == "application/json"
         assert (message.headers["Fedloom-Delivery"], message.headers["Fedloom-Event"]) == (
             delivery["id"], "federation.created",
         )  # fmt: skip
 
-    def test_every_attempt_is_in_the_log(self, stage: Stage, receiver: Receiver) -> None:
-        hook = Hook(stage.owner, receiver.url, "federation.created")
+    def test_every_attempt_is_in_the_log(self, rig: FederationRig, receiver: Receiver) -> None:
+        hook = Hook(rig.owner, receiver.url, "federation.created")
         receiver.answers = [500]
         with logged() as lines:
-            stage.create()
-            stage.settle()
+            rig.create()
+            rig.settle()
         told = [line for line in lines() if "delivery_id" in line]
         assert [line["event"] for line in told] == ["webhook_not_delivered", "webhook_delivered"]
         assert (told[0]["reason"], told[1]["status"]) == ("answered 500", 204)
-        about = {"webhook_id": hook.id, "federation_id": stage.federation_id, "type": "federation.created"}
+        about = {"webhook_id": hook.id, "federation_id": rig.federation_id, "type": "federation.created"}
         assert all(about.items() <= line.items() for line in told)
 
-    def test_all_events_of_a_federation_come_in_order_and_none_twice(self, stage: Stage, receiver: Receiver) -> None:
-        Hook(stage.owner, receiver.url)
-        stage.running(rounds=1)
-        stage.play(1)
-        stage.settle()
+    def test_all_events_of_a_federation_come_in_order_and_none_twice(
+        self, rig: FederationRig, receiver: Receiver
+    ) -> None:
+        Hook(rig.owner, receiver.url)
+        rig.running(rounds=1)
+        rig.play(1)
+        rig.settle()
         numbers = [json.loads(message.body)["number"] for message in receiver.messages]
-        assert told(receiver) == stage.events()
-        assert numbers == [event["number"] for event in stage.get("events")["items"]]
+        assert told(receiver) == rig.events()
+        assert numbers == [event["number"] for event in rig.get("events")["items"]]
 
-    def test_only_what_was_asked_for_comes(self, stage: Stage, receiver: Receiver) -> None:
-        Hook(stage.owner, receiver.url, "round.closed", "organization.*")
-        created_ = stage.service.new_organization("Clinic")
-        stage.running(rounds=1)
-        created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": created_.id}))
-        stage.play(1)
+    def test_only_what_was_asked_for_comes(self, rig: FederationRig, receiver: Receiver) -> None:
+        Hook(rig.owner, receiver.url, "round.closed", "organization.*")
+        created_ = rig.service.new_organization("Clinic")
+        rig.running(rounds=1)
+        created(rig.owner.owner.post(rig.path("invitations"), json={"organization_id": created_.id}))
+        rig.play(1)
         assert told(receiver) == ["organization.invited", "round.closed"]
 
-    def test_a_message_that_is_lost_is_sent_by_the_reconciler(self, stage: Stage, receiver: Receiver) -> None:
-        Hook(stage.owner, receiver.url, "federation.created")
-        stage.create()
-        assert stage.drop_messages() == 1
+    def test_a_message_that_is_lost_is_sent_by_the_reconciler(self, rig: FederationRig, receiver: Receiver) -> None:
+        Hook(rig.owner, receiver.url, "federation.created")
+        rig.create()
+        assert rig.drop_messages() == 1
         assert receiver.messages == []
-        stage.reconcile()
+        rig.reconcile()
         assert told(receiver) == ["federation.created"]
 
-    def test_it_survives_the_federation_it_tells_of(self, stage: Stage, receiver: Receiver) -> None:
-        Hook(stage.owner, receiver.url, "federation.created")
-        stage.create()
-        stage.owner.owner.delete(stage.path()).raise_for_status()
-        stage.settle()
+    def test_it_survives_the_federation_it_tells_of(self, rig: FederationRig, receiver: Receiver) -> None:
+        Hook(rig.owner, receiver.url, "federation.created")
+        rig.create()
+        rig.owner.owner.delete(rig.path()).raise_for_status()
+        rig.settle()
         assert told(receiver) == ["federation.created"]
 
 
 class TestWhoIsTold:
-    def test_those_who_may_read_the_events_and_as_long_as_they_may(self, stage: Stage, receiver: Receiver) -> None:
-        clinic, other = (stage.service.new_organization(name) for name in ("Clinic", "Other"))
+    def test_those_who_may_read_the_events_while_they_may(self, rig: FederationRig, receiver: Receiver) -> None:
+        clinic, other = (rig.service.new_organization(name) for name in ("Clinic", "Other"))
         Hook(clinic, receiver.url)
         Hook(other, receiver.url)
-        stage.create()
-        created(stage.owner.owner.post(stage.path("invitations"), json={"organization_id": clinic.id}))
-        accept(clinic.owner, stage.federation_id).raise_for_status()
-        clinic.owner.post(stage.path("leave")).raise_for_status()
-        stage.owner.owner.post(stage.path("cancel")).raise_for_status()
-        stage.settle()
+        rig.create()
+        created(rig.owner.owner.post(rig.path("invitations"), json={"organization_id": clinic.id}))
+        accept(clinic.owner, rig.federation_id).raise_for_status()
+        clinic.owner.post(rig.path("leave")).raise_for_status()
+        rig.owner.owner.post(rig.path("cancel")).raise_for_status()
+        rig.settle()
         assert told(receiver) == ["organization.invited", "organization.accepted"]
 
-    def test_nobody_of_what_was_rolled_back(self, stage: Stage, receiver: Receiver) -> None:
-        hook = Hook(stage.owner, receiver.url)
-        answer = stage.owner.owner.post("/v1/federations", json={"name": "half a federation"})
+    def test_nobody_of_what_was_rolled_back(self, rig: FederationRig, receiver: Receiver) -> None:
+        hook = Hook(rig.owner, receiver.url)
+        answer = rig.owner.owner.post("/v1/federations", json={"name": "half a federation"})
         assert answer.status_code == 422
-        stage.settle()
+        rig.settle()
         assert hook.deliveries() == []
 
 
 class TestFailure:
     def test_what_fails_too_long_is_given_up_and_can_be_sent_again(
-        self, stage: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+        self, rig: FederationRig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with setting(monkeypatch, "WEBHOOK_GIVE_UP_SECONDS", 0.000001):
-            hook = Hook(stage.owner, receiver.url, "federation.created")
+            hook = Hook(rig.owner, receiver.url, "federation.created")
             receiver.answers = [503]
-            stage.create()
-            stage.settle()
+            rig.create()
+            rig.settle()
         (failed,) = hook.deliveries(state="failed")
         assert (failed["attempts"], failed["last_status"], failed["last_error"]) == (1, 503, "answered 503")
         assert failed["next_attempt_at"] is None
         again = hook.redeliver(failed["id"])
         assert (again["state"], again["attempts"]) == ("pending", 0)
-        stage.settle()
+        rig.settle()
         (delivered,) = hook.deliveries()
         assert (delivered["id"], delivered["state"]) == (failed["id"], "delivered")
         assert receiver.messages[0].body == receiver.messages[1].body
 
     def test_a_failed_connection_keeps_the_others_back_for_a_while(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+        self, rig: FederationRig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with setting(monkeypatch, "WEBHOOK_RETRY_SECONDS", 3600), receiving() as gone:
-            hook = Hook(stage.owner, gone.url, "federation.created", "federation.cancelled")
+            hook = Hook(rig.owner, gone.url, "federation.created", "federation.cancelled")
         with setting(monkeypatch, "WEBHOOK_RETRY_SECONDS", 3600):
-            stage.create()
-            stage.settle()
-            stage.owner.owner.post(stage.path("cancel")).raise_for_status()
-            stage.settle()
+            rig.create()
+            rig.settle()
+            rig.owner.owner.post(rig.path("cancel")).raise_for_status()
+            rig.settle()
         first, second = hook.deliveries(state="pending")
         assert (first["attempts"], second["attempts"], first["last_status"]) == (1, 0, None)
         assert "refused" in first["last_error"]
@@ -198,59 +200,59 @@ class TestFailure:
         assert second["next_attempt_at"] < paused < first["next_attempt_at"]
         with reading() as session:
             assert webhooks.due(session, utcnow()) == []
-            assert webhooks.due(session, utcnow() + timedelta(seconds=61)) == [(stage.owner.id, hook.id)]
+            assert webhooks.due(session, utcnow() + timedelta(seconds=61)) == [(rig.owner.id, hook.id)]
 
     def test_a_receiver_that_does_not_answer_is_left(
-        self, stage: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+        self, rig: FederationRig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         receiver.hangs = True
-        hook = Hook(stage.owner, receiver.url, "federation.created")
+        hook = Hook(rig.owner, receiver.url, "federation.created")
         with setting(monkeypatch, "WEBHOOK_TIMEOUT_SECONDS", 0.2), setting(monkeypatch, "WEBHOOK_RETRY_SECONDS", 60):
-            stage.create()
-            stage.settle()
+            rig.create()
+            rig.settle()
         (pending,) = hook.deliveries()
         assert (pending["state"], pending["attempts"], pending["last_status"]) == ("pending", 1, None)
         assert pending["last_error"] == "not answered in time"
 
-    def test_a_redirect_is_not_followed(self, stage: Stage, receiver: Receiver) -> None:
+    def test_a_redirect_is_not_followed(self, rig: FederationRig, receiver: Receiver) -> None:
         receiver.answers = [307]
-        Hook(stage.owner, receiver.url + "/here", "federation.created")
-        stage.create()
-        stage.settle()
+        Hook(rig.owner, receiver.url + "/here", "federation.created")
+        rig.create()
+        rig.settle()
         assert [message.path for message in receiver.messages] == ["/here", "/here"]
 
     def test_an_address_is_looked_at_when_it_is_sent_to(
-        self, stage: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+        self, rig: FederationRig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        hook = Hook(stage.owner, receiver.url.replace("127.0.0.1", "localhost"), "federation.created")
+        hook = Hook(rig.owner, receiver.url.replace("127.0.0.1", "localhost"), "federation.created")
         with setting(monkeypatch, "WEBHOOK_PRIVATE_ADDRESSES", "false"):
             with setting(monkeypatch, "WEBHOOK_RETRY_SECONDS", 60):
-                stage.create()
-                stage.settle()
+                rig.create()
+                rig.settle()
         (pending,) = hook.deliveries()
         assert receiver.messages == []
         assert "is not public" in pending["last_error"]
 
-    def test_a_deleted_webhook_gets_nothing(self, stage: Stage, receiver: Receiver) -> None:
-        hook = Hook(stage.owner, receiver.url)
-        stage.create()
+    def test_a_deleted_webhook_gets_nothing(self, rig: FederationRig, receiver: Receiver) -> None:
+        hook = Hook(rig.owner, receiver.url)
+        rig.create()
         hook.owner.delete(hook.path).raise_for_status()
-        stage.settle()
+        rig.settle()
         assert receiver.messages == []
         problem(hook.owner.get(f"{hook.path}/deliveries"), 404, "not_found")
 
 
 class TestClaims:
     def test_two_tasks_do_not_send_at_once_and_a_dead_ones_message_is_sent_again(
-        self, stage: Stage, receiver: Receiver
+        self, rig: FederationRig, receiver: Receiver
     ) -> None:
-        hook = Hook(stage.owner, receiver.url, "federation.created")
-        stage.create()
+        hook = Hook(rig.owner, receiver.url, "federation.created")
+        rig.create()
         now = utcnow()
         with writing() as session:
             claimed = webhooks.claim(session, hook.id, now)
         assert claimed is not None
-        stage.settle()
+        rig.settle()
         assert receiver.messages == []
         with reading() as session:
             assert webhooks.due(session, now) == []
@@ -262,11 +264,11 @@ class TestClaims:
             webhooks.record(session, claimed, webhooks.Outcome(204, None), now, 1.0)
         assert [delivery["state"] for delivery in hook.deliveries()] == ["pending"]
 
-    def test_old_deliveries_are_forgotten_and_pending_ones_are_not(self, stage: Stage, receiver: Receiver) -> None:
-        hook = Hook(stage.owner, receiver.url, "federation.created")
+    def test_old_deliveries_are_forgotten_and_pending_ones_not(self, rig: FederationRig, receiver: Receiver) -> None:
+        hook = Hook(rig.owner, receiver.url, "federation.created")
         for _ in range(3):
-            stage.create()
-            stage.settle()
+            rig.create()
+            rig.settle()
         old = utcnow() - timedelta(days=31)
         with writing() as session:
             first, second, _ = session.scalars(select(Delivery).order_by(Delivery.number))

@@ -17,9 +17,9 @@ from coordinator.db.sessions import utcnow, writing
 from coordinator.models import Webhook
 from coordinator.settings import get_settings
 from coordinator.webhooks.lifecycle import new_secret, signature_headers
+from tests.support.federation_rig import FederationRig
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import created
-from tests.support.stage import Stage
 
 GUIDE = Path(__file__).parents[3] / "docs/users.md"
 
@@ -38,10 +38,10 @@ def receiver() -> Iterator[Receiver]:
         yield server
 
 
-def create_webhook(stage: Stage, receiver: Receiver) -> dict[str, Any]:
-    """A webhook of the stage's owner for new federations."""
+def create_webhook(rig: FederationRig, receiver: Receiver) -> dict[str, Any]:
+    """A webhook of the rig's owner for new federations."""
     body = {"url": receiver.url, "events": ["federation.created"]}
-    return created(stage.owner.owner.post(f"/v1/organizations/{stage.owner.id}/webhooks", json=body))
+    return created(rig.owner.owner.post(f"/v1/organizations/{rig.owner.id}/webhooks", json=body))
 
 
 def guide_function(name: str) -> Callable[..., Any]:
@@ -61,10 +61,10 @@ def is_old_signature_genuine(secret: str, header: str, body: bytes) -> bool:
     return hmac.compare_digest(expected, parts["v1"])
 
 
-def test_the_verifiers_in_the_guide_take_the_signature_and_no_other(stage: Stage, receiver: Receiver) -> None:
-    secret = create_webhook(stage, receiver)["secret"]
-    stage.create()
-    stage.settle()
+def test_the_verifiers_in_the_guide_take_the_signature_and_no_other(rig: FederationRig, receiver: Receiver) -> None:
+    secret = create_webhook(rig, receiver)["secret"]
+    rig.create()
+    rig.settle()
     (message,) = receiver.messages
     headers, body = message.headers, message.body
     is_genuine, verify = guide_function("is_genuine"), guide_function("verify")
@@ -86,12 +86,12 @@ def test_the_verifiers_in_the_guide_take_the_signature_and_no_other(stage: Stage
     assert is_old_signature_genuine(secret, headers["Fedloom-Signature"], body)
 
 
-def test_a_secret_of_release_0_1_goes_on_signing_both_headers(stage: Stage, receiver: Receiver) -> None:
-    webhook, secret = create_webhook(stage, receiver), "flw_" + "0123456789abcdef" * 4
+def test_a_secret_of_release_0_1_goes_on_signing_both_headers(rig: FederationRig, receiver: Receiver) -> None:
+    webhook, secret = create_webhook(rig, receiver), "flw_" + "0123456789abcdef" * 4
     with writing() as session:
         session.scalars(select(Webhook).where(Webhook.id == webhook["id"])).one().secret = secret
-    stage.create()
-    stage.settle()
+    rig.create()
+    rig.settle()
     (message,) = receiver.messages
     standard = guide_function("convert")(secret)
     assert guide_function("is_genuine")(standard, message.headers, message.body)
@@ -107,10 +107,10 @@ def test_the_verifiers_in_the_guide_refuse_an_old_message() -> None:
         guide_function("verify")(secret, headers, b"{}")
 
 
-def test_a_repeated_message_has_the_same_id(stage: Stage, receiver: Receiver) -> None:
-    create_webhook(stage, receiver)
+def test_a_repeated_message_has_the_same_id(rig: FederationRig, receiver: Receiver) -> None:
+    create_webhook(rig, receiver)
     receiver.answers = [500]
-    stage.create()
-    stage.settle()
+    rig.create()
+    rig.settle()
     first, second = receiver.messages
     assert first.headers["webhook-id"] == second.headers["webhook-id"]

@@ -15,9 +15,9 @@ import pytest
 from coordinator.db.sessions import reading, utcnow
 from coordinator.operations.heartbeats import stale_roles
 from coordinator.settings import get_settings
+from tests.support.federation_rig import FederationRig, definition
 from tests.support.receiver import Message, Receiver, receiving
 from tests.support.service import Organization, created
-from tests.support.stage import Stage, definition
 
 START_SECONDS = 60.0
 PROMPT_SECONDS = 2.0
@@ -83,7 +83,7 @@ def by_path(messages: list[Message]) -> dict[str, list[int]]:
 
 
 def hang(organization: Organization, receiver: Receiver) -> None:
-    """The organisation has ten webhooks with messages that do not arrive."""
+    """The organization has ten webhooks with messages that do not arrive."""
     receiver.hangs = True
     for number in range(WEBHOOKS):
         hook(organization, f"{receiver.url}/{number}")
@@ -92,15 +92,15 @@ def hang(organization: Organization, receiver: Receiver) -> None:
     within(START_SECONDS, lambda: receiver.messages)
 
 
-def test_receivers_that_do_not_answer_delay_no_other_organisation(stage: Stage, tmp_path: Path) -> None:
-    slow, other = stage.service.new_organization("Slow"), stage.service.new_organization("Other")
+def test_receivers_that_do_not_answer_delay_no_other_organization(rig: FederationRig, tmp_path: Path) -> None:
+    slow, other = rig.service.new_organization("Slow"), rig.service.new_organization("Other")
     processes = 1 if get_settings().embedded else get_settings().background_threads
     with receiving() as hanging, receiving() as prompt, background(tmp_path / "log"):
         hook(other, prompt.url)
         hang(slow, hanging)
-        stage.create()
-        actors = [stage.join(stage.actor()) for _ in range(2)]
-        stage.owner.owner.post(stage.path("start")).raise_for_status()
+        rig.create()
+        actors = [rig.join(rig.actor()) for _ in range(2)]
+        rig.owner.owner.post(rig.path("start")).raise_for_status()
         assert within(PROMPT_SECONDS, actors[0].lease)["kind"] == "describe"
         create_federation(other)
         within(PROMPT_SECONDS, lambda: prompt.messages)

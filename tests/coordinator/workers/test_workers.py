@@ -16,7 +16,7 @@ from tests.support.service import Identity, Organization, Service, created, prob
 
 
 def enroll(service: Service, token: str, name: str = "gpu-1", identity: Identity | None = None, **fields: Any) -> Any:
-    body = (identity or Identity()).enrolment(token, name) | fields
+    body = (identity or Identity()).enrollment(token, name) | fields
     return service.anonymous.post("/v1/workers/enroll", json=body)
 
 
@@ -144,9 +144,9 @@ class TestEnroll:
         problem(enroll(service, token, identity=key, proof=None), 422, "proof_invalid")
 
     def test_unknown_capabilities_are_refused_by_their_pointer(self, service: Service, bank: Organization) -> None:
-        answer = enroll(service, service.new_enrollment_token(bank.id), capabilities={"slots": 0, "colour": "red"})
+        answer = enroll(service, service.new_enrollment_token(bank.id), capabilities={"slots": 0, "color": "red"})
         found = problem(answer, 422, "request_invalid")
-        assert {error["pointer"] for error in found["errors"]} == {"/capabilities/slots", "/capabilities/colour"}
+        assert {error["pointer"] for error in found["errors"]} == {"/capabilities/slots", "/capabilities/color"}
 
 
 class TestHeartbeat:
@@ -168,7 +168,7 @@ class TestHeartbeat:
     def test_what_an_earlier_version_stored_is_still_shown(self, service: Service, bank: Organization) -> None:
         worker = service.new_worker(bank, "gpu-1")
         with writing() as session:
-            old = {"slots": 2, "colour": "red", "datasets": [{"name": "tickets", "lines": 7}]}
+            old = {"slots": 2, "color": "red", "datasets": [{"name": "tickets", "lines": 7}]}
             session.get_one(Worker, worker.id).capabilities = old
         shown = bank.viewer.get(f"/v1/workers/{worker.id}")
         assert shown.status_code == 200

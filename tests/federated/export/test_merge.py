@@ -19,7 +19,7 @@ from tests.support.tiny_models import bert_folder, llama_folder
 TOKENS = torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
 
 
-def randomised(model: Any, folder: Path, **fields: Any) -> Any:
+def randomized(model: Any, folder: Path, **fields: Any) -> Any:
     """The model with a LoRA of random factors and heads, saved to `folder`."""
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**fields))
     generator = torch.Generator().manual_seed(5)
@@ -69,7 +69,7 @@ class TestMerge:
     def test_a_decoder(self, tmp_path: Path, fields: dict[str, Any]) -> None:
         base = llama_folder(tmp_path / "base")
         model = AutoModelForCausalLM.from_pretrained(base)
-        wrapped = randomised(model, tmp_path / "adapter", task_type="CAUSAL_LM", **fields)
+        wrapped = randomized(model, tmp_path / "adapter", task_type="CAUSAL_LM", **fields)
         merge(tmp_path / "adapter", base, tmp_path / "out")
         assert_as_peft(wrapped, tmp_path / "out", AutoModelForCausalLM)
 
@@ -79,7 +79,7 @@ class TestMerge:
     ) -> None:
         base = bert_folder(tmp_path / "base", shard_bytes=shard_bytes)
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-        wrapped = randomised(
+        wrapped = randomized(
             model, tmp_path / "adapter", task_type="SEQ_CLS", r=4, bias="lora_only", target_modules=["query"]
         )
         merge(tmp_path / "adapter", base, tmp_path / "out")
@@ -101,7 +101,7 @@ class TestMerge:
         GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
         fields: dict[str, Any] = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
-        wrapped = randomised(model, tmp_path / "adapter", task_type="CAUSAL_LM", r=3, **fields)
+        wrapped = randomized(model, tmp_path / "adapter", task_type="CAUSAL_LM", r=3, **fields)
         merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out")
         assert_as_peft(wrapped, tmp_path / "out", AutoModelForCausalLM)
 
@@ -110,7 +110,7 @@ class TestMerge:
         halved = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
         save_file(halved, base / "model.safetensors", metadata={"format": "pt"})
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        wrapped = randomised(model, tmp_path / "adapter", task_type="CAUSAL_LM", r=2, target_modules=["o_proj"])
+        wrapped = randomized(model, tmp_path / "adapter", task_type="CAUSAL_LM", r=2, target_modules=["o_proj"])
         merge(tmp_path / "adapter", base, tmp_path / "out")
         out = load_file(tmp_path / "out" / "model.safetensors")
         assert {value.dtype for value in out.values()} == {torch.bfloat16}
@@ -124,7 +124,7 @@ class TestRefusals:
     @pytest.fixture
     def folders(self, tmp_path: Path) -> tuple[Path, Path, Path]:
         base = llama_folder(tmp_path / "base")
-        randomised(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", r=2, target_modules=["q_proj"])
+        randomized(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", r=2, target_modules=["q_proj"])
         return tmp_path / "adapter", base, tmp_path / "out"
 
     @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ class TestRefusals:
 class TestCommandLine:
     def test_it_merges_without_transformers_and_peft(self, tmp_path: Path) -> None:
         base = llama_folder(tmp_path / "base")
-        randomised(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", r=2, target_modules=["q_proj"])
+        randomized(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", r=2, target_modules=["q_proj"])
         program = (
             "import sys; from federated.merge import main; code = main(sys.argv[1:])\n"
             "print(code, sorted({'transformers', 'peft'} & set(sys.modules)))"

@@ -58,8 +58,8 @@ class TestSigning:
     def test_another_workers_key_is_refused_without_a_second_try(
         self, client: CoordinatorClient, coordinator: RecordingCoordinator
     ) -> None:
-        coordinator.fail(HEARTBEAT, Fault(401, body={"code": "worker_revoked", "detail": "Enrol it again."}))
-        with pytest.raises(NotAuthorized, match="Enrol it again") as refused:
+        coordinator.fail(HEARTBEAT, Fault(401, body={"code": "worker_revoked", "detail": "Enroll it again."}))
+        with pytest.raises(NotAuthorized, match="Enroll it again") as refused:
             client.heartbeat(HeartbeatRequest(boot_id=BOOT))
         assert (refused.value.code, coordinator.count(HEARTBEAT)) == ("worker_revoked", 1)
 
@@ -138,14 +138,14 @@ class TestTranslation:
 
 
 class TestCalls:
-    def test_enrolment_goes_without_a_signature(
+    def test_enrollment_goes_without_a_signature(
         self, http: httpx.Client, identity: Identity, coordinator: RecordingCoordinator
     ) -> None:
         request = EnrollRequest(token="fle_0123456789", name="node", public_key=public_key(identity.key))
         assert CoordinatorClient(http, None).enroll(request).worker_id == "wkr_1"
         assert coordinator.body_of("POST /v1/workers/enroll")["public_key"] == public_key(identity.key)
 
-    def test_enrolment_whose_answer_was_lost_is_asked_for_again_under_the_same_key_in_any_process(
+    def test_enrollment_whose_answer_was_lost_is_asked_for_again_under_the_same_key_in_any_process(
         self, http: httpx.Client, identity: Identity, coordinator: RecordingCoordinator
     ) -> None:
         coordinator.fail("POST /v1/workers/enroll", Fault(lose_answer=True))

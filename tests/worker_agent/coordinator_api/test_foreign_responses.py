@@ -125,7 +125,7 @@ class TestDoctor:
 
 
 @pytest.mark.parametrize("name", ["moved", "portal"])
-def test_enrolment_ends_with_the_same_words(name: str, tmp_path: Path) -> None:
+def test_enrollment_ends_with_the_same_words(name: str, tmp_path: Path) -> None:
     reply, word = STRANGERS[name]
     with hostile(reply) as server:
         result = command("enroll", tmp_path, server)

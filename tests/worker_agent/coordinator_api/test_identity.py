@@ -31,7 +31,7 @@ def test_the_private_key_can_be_read_by_its_owner_alone(settings: AgentSettings)
     assert stat.S_IMODE(mode) == 0o600
 
 
-def test_an_enrolment_that_broke_off_goes_on_with_its_key(settings: AgentSettings) -> None:
+def test_an_enrollment_that_broke_off_goes_on_with_its_key(settings: AgentSettings) -> None:
     assert public_key(make_key(settings.folder)) == public_key(make_key(settings.folder))
 
 

@@ -102,12 +102,12 @@ class TestRotateKey:
     def test_a_revoked_worker_keeps_its_key_and_is_told_why(
         self, config: Path, settings: AgentSettings, identity: Identity, coordinator: RecordingCoordinator
     ) -> None:
-        gone = {"code": "worker_revoked", "detail": "Enrol it again."}
+        gone = {"code": "worker_revoked", "detail": "Enroll it again."}
         coordinator.fail(ROTATE, Fault(401, body=gone))
         coordinator.fail("GET /v1/workers/me", Fault(401, body=gone))
         result = self.rotate(config)
         assert result.exit_code == 1
-        assert "401 worker_revoked: Enrol it again." in result.output
+        assert "401 worker_revoked: Enroll it again." in result.output
         assert load_identity(settings.folder).key.public_key() == identity.key.public_key()
 
     def test_it_is_not_done_beside_a_running_agent(

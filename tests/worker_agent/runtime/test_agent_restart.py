@@ -66,7 +66,7 @@ class TestOutbox:
 class TestProcess:
     @pytest.fixture
     def environment(self, settings: AgentSettings, identity: Identity, tmp_path: Path) -> dict[str, str]:
-        """Of an agent as a process of its own; it finds its coordinator by its enrolment."""
+        """Of an agent as a process of its own; it finds its coordinator by its enrollment."""
         file = tmp_path / "worker-agent.toml"
         file.write_text(
             f'folder = "{settings.folder}"\ndevice = "cpu"\nlease_wait_seconds = 0\nheartbeat_seconds = 0.2\n'

@@ -113,7 +113,7 @@ class TestDeath:
         assert "exit code 1" in outcome.detail
 
 
-class TestCancelling:
+class TestCanceling:
     def test_a_cancelled_job_is_interrupted_and_the_child_stays(self, executor: Executor, tmp_path: Path) -> None:
         executor.warm_up()
         pid = executor.pid

@@ -30,7 +30,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> AgentSettings:
     folder = tmp_path_factory.mktemp("node")
     settings = make_node(folder)
     bad = {
-        "unlabelled": [{"text": "a cat"}],
+        "unlabeled": [{"text": "a cat"}],
         "other-labels": [{"text": "a cat", "label": "black"}],
         "empty": [],
     }
@@ -155,7 +155,7 @@ class TestRefusals:
         ("dataset", "code", "detail"),
         [
             ("nowhere", "data_missing", "no data set 'nowhere'"),
-            ("unlabelled", "data_column_missing", "no column 'label'"),
+            ("unlabeled", "data_column_missing", "no column 'label'"),
             ("other-labels", "data_unknown_label", "line 1: label 'black'"),
             ("empty", "data_empty", "empty has no rows"),
         ],

@@ -168,7 +168,7 @@ class TestLoading:
         config = load_base(bert_folder(tmp_path / "bert"), COLORS, PLACE, 0).model.config
         assert config.id2label == {0: "red", 1: "green", 2: "blue"}
 
-    def test_quantisation_without_its_library_says_what_to_install(self, tmp_path: Path) -> None:
+    def test_quantization_without_its_library_says_what_to_install(self, tmp_path: Path) -> None:
         place = Placement(torch.device("cpu"), torch.float32, "4bit")
         with pytest.raises(ModelError) as caught:
             load_base(bert_folder(tmp_path / "bert"), COLORS, place, 0)

@@ -231,7 +231,7 @@ class TestWorkbench:
         first = bench.open(work_of("bert", Lora(r=2)), "colors", 1, {})
         assert bench.open(work_of("bert", Lora(r=3)), "colors", 1, {}).model is not first.model
 
-    def test_examples_are_tokenised_once_until_their_file_changes(self, node: AgentSettings, tmp_path: Path) -> None:
+    def test_examples_are_tokenized_once_until_their_file_changes(self, node: AgentSettings, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "rows.jsonl", color_rows(20))
         bench = SessionFactory(node.model_copy(update={"datasets": {"mine": DatasetSettings(path=path)}}))
         first = bench.open(work_of("bert"), "mine", 1, {})

@@ -77,7 +77,7 @@ def test_frozen_factors_of_an_initial_adapter_are_the_clients_too() -> None:
     assert torch.equal(session.read()[name], torch.full((2, 8), 0.25))
 
 
-def test_the_proximal_term_pulls_towards_the_received_values() -> None:
+def test_the_proximal_term_pulls_toward_the_received_values() -> None:
     # One SGD step from w after one from w0: the pull adds -rate * mu * (w - w0).
     sgd = {"optimizer": "sgd", "local_steps": 2, "batch_size": 12, "max_grad_norm": None}
     (_, _, one_step) = ran(**(sgd | {"local_steps": 1}))

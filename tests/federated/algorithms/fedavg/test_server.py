@@ -218,7 +218,7 @@ class TestCheck:
 
 
 class TestExport:
-    def test_the_adapter_has_what_travelled_and_what_kept_its_start(self) -> None:
+    def test_the_adapter_has_what_was_shared_and_what_kept_its_start(self) -> None:
         server = half(freeze_a=True)
         adapter = server.export(server.start(LORA, 9, None))
         starts = {one.name: start(9, one) for one in (*LORA.tensors, *LORA.seeded)}

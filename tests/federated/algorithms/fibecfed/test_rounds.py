@@ -1,4 +1,4 @@
-"""Tests of both halves of FibecFed together: travelling tensors, private tensors, and equal methods."""
+"""Tests of both halves of FibecFed together: shared tensors, private tensors, and equal methods."""
 
 import functools
 from typing import Any
@@ -99,9 +99,9 @@ class TestWhatTravels:
         rig = FederationRig()
         rig.round()
         assert len(rig.state.facts["layers"]) == 2
-        travelling = FACTORS - rig.private | HEAD
+        shared_names = FACTORS - rig.private | HEAD
         instruction, result = rig.instruction(), rig.job(1, rig.memories[1])
-        assert set(instruction) == set(result.update) == travelling
+        assert set(instruction) == set(result.update) == shared_names
         assert len(rig.private) == 2
 
     @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])

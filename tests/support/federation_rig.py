@@ -1,6 +1,6 @@
-"""A federation on stage: organisations and hand-made workers over real HTTP, background tasks run by the test.
+"""Federation rig: organizations and hand-made workers over real HTTP, and background tasks that the test runs.
 
-`Stage.settle()` takes the messages from the real queue and runs their tasks in this process, until none is left.
+`FederationRig.settle()` takes messages from the real queue and runs their tasks in this process, until none is left.
 """
 
 from collections.abc import Callable, Mapping
@@ -152,7 +152,7 @@ class _Nowhere:
         return len(data)
 
 
-class Stage:
+class FederationRig:
     """An owner with a federation, and one actor for each client."""
 
     def __init__(self, service: Service) -> None:
@@ -163,7 +163,7 @@ class Stage:
         self.federation_id = ""
 
     def actor(self, organization: Organization | None = None, **fields: Any) -> Actor:
-        """An enrolled worker of the owner or of another organisation; not yet a client."""
+        """An enrolled worker of the owner or of another organization; not yet a client."""
         capabilities = fields.pop("capabilities", CAPABILITIES)
         organization = organization or self.owner
         worker = self.service.new_worker(organization, f"worker {len(self.actors)}", capabilities)
@@ -177,7 +177,7 @@ class Stage:
         return self.federation_id
 
     def join(self, actor: Actor, **fields: Any) -> Actor:
-        """Registers the actor's data set; its organisation accepted before."""
+        """Registers the actor's data set; its organization accepted before."""
         body = {"worker_id": actor.worker.id, "dataset": DATASET, **fields}
         actor.client_id = created(actor.organization.owner.post(self.path("clients"), json=body))["id"]
         return actor

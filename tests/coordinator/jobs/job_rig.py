@@ -1,4 +1,4 @@
-"""A running federation with one client and one worker, and ways to bring its jobs into a state."""
+"""Job rig: a running federation with one client and one worker, and methods that bring its jobs into a state."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +27,7 @@ DIGEST = scene.digest_of(UPDATE)
 
 
 @dataclass
-class Stage:
+class JobRig:
     """Ids of the rows; every method is a transaction of its own."""
 
     folder: Path
@@ -103,15 +103,15 @@ class Stage:
             return scene.client(session, federation, worker, dataset=dataset).id
 
 
-def set_up(folder: Path, organization_id: str | None = None, worker_id: str | None = None, **worker: Any) -> Stage:
-    """The rows; with new organisation and worker where none are named."""
+def set_up(folder: Path, organization_id: str | None = None, worker_id: str | None = None, **worker: Any) -> JobRig:
+    """The rows; with new organization and worker where none are named."""
     with writing() as session:
         owner = session.get_one(Organization, organization_id) if organization_id else scene.organization(session)
         federation = scene.federation(session, owner.id)
         served = session.get_one(Worker, worker_id) if worker_id else scene.worker(session, owner, **worker)
         client = scene.client(session, federation, served)
         round_ = scene.open_round(session, federation)
-        return Stage(folder, federation.id, served.id, client.id, round_.id)
+        return JobRig(folder, federation.id, served.id, client.id, round_.id)
 
 
 def train_body(digest: str, /, **changes: Any) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def train_body(digest: str, /, **changes: Any) -> dict[str, Any]:
 
 @dataclass
 class Site:
-    """A stage whose worker speaks HTTP."""
+    """A job rig whose worker speaks HTTP."""
 
     service: Service
     owner: Tenant
     worker: EnrolledWorker
-    stage: Stage
+    rig: JobRig
 
     def lease(self, wait_seconds: float = 0, boot_id: str = BOOT) -> httpx.Response:
         body = {"boot_id": boot_id, "wait_seconds": wait_seconds}
@@ -143,7 +143,7 @@ class Site:
         body = train_body(DIGEST, **changes)
         update = body["update"]
         said = Statement(
-            self.stage.federation_id, job_id, "train", 1, "fedavg", 1,
+            self.rig.federation_id, job_id, "train", 1, "fedavg", 1,
             update["digest"], update["weight"], update["examples"],
         )  # fmt: skip
         return body | {"update": {"signature": self.worker.identity.sign(said.encode()), **update}}
