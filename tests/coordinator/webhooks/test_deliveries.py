@@ -108,7 +108,9 @@ class TestDelivery:
         about = {"webhook_id": hook.id, "federation_id": rig.federation_id, "type": "federation.created"}
         assert all(about.items() <= line.items() for line in told)
 
-    def test_all_events_of_a_federation_come_in_order_and_once(self, rig: FederationRig, receiver: Receiver) -> None:
+    def test_all_events_of_a_federation_come_in_order_and_none_twice(
+        self, rig: FederationRig, receiver: Receiver
+    ) -> None:
         Hook(rig.owner, receiver.url)
         rig.running(rounds=1)
         rig.play(1)
