@@ -51,7 +51,7 @@ class BaseFiles:
     @property
     def in_shards(self) -> bool:
         """Whether an index maps tensors to files."""
-        return (self.folder / INDEX).exists()
+        return _is_in_shards(self.folder)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -91,8 +91,13 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _is_in_shards(folder: Path) -> bool:
+    # Beside a single file, transformers and the workers ignore an index.
+    return (folder / INDEX).exists() and not (folder / _ONE_FILE).exists()
+
+
 def _files(folder: Path) -> tuple[Path, ...]:
-    if (folder / INDEX).exists():
+    if _is_in_shards(folder):
         return tuple(folder / name for name in sorted(set(read_json(folder / INDEX)["weight_map"].values())))
     if (folder / _ONE_FILE).exists():
         return (folder / _ONE_FILE,)

@@ -94,6 +94,14 @@ class TestMerge:
             assert all(name in files[file] for name, file in index["weight_map"].items())
             assert sum(map(len, files.values())) == len(index["weight_map"])
 
+    def test_beside_a_single_file_an_index_counts_for_nothing(self, tmp_path: Path) -> None:
+        base = llama_folder(tmp_path / "base")
+        (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "shard.safetensors"}}))
+        fields = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+        wrapped = randomized(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", **fields)
+        merge(tmp_path / "adapter", base, tmp_path / "out")
+        assert_as_peft(wrapped, tmp_path / "out", AutoModelForCausalLM)
+
     def test_maps_that_are_stored_transposed(self, tmp_path: Path) -> None:
         config = GPT2Config(
             vocab_size=20, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1
