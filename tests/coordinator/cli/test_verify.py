@@ -117,9 +117,12 @@ class TestFiles:
             name = text[:100].replace("/", "_").replace("\ud800", "?")
             (folder / name).touch()
             result = verify(folder)
-            assert (result.exit_code, len(result.output.splitlines())) == (1, 1), ascii(result.output)
-            assert result.output.startswith("broken: file ")
-            assert result.output.removesuffix("\n").isprintable()
+            lines = [
+                line for line in result.output.splitlines() if not line.startswith("{")
+            ]  # those are the web log's
+            assert (result.exit_code, len(lines)) == (1, 1), ascii(result.output)
+            assert lines[0].startswith("broken: file ")
+            assert lines[0].isprintable()
             (folder / name).unlink()
 
     def test_what_is_no_adapter_is_named(self, data_folder: Path, tmp_path: Path) -> None:
