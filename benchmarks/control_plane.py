@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.load import polls, postgres, processes, tables
@@ -65,10 +66,10 @@ class FilledCoordinator:
         self.workers: list[SimulatedWorker] = tables.fill(database, owner, sizes)
 
     @property
-    def web_pid(self) -> int:
-        """Process id of the web process."""
-        pids = json.loads((self.folder / "coordinator" / "pids.json").read_text(encoding="utf-8"))
-        return int(pids["web"])
+    def pids(self) -> dict[str, int]:
+        """Process ids of the coordinator's processes by role."""
+        pids: dict[str, int] = json.loads((self.folder / "coordinator" / "pids.json").read_text(encoding="utf-8"))
+        return pids
 
 
 @contextmanager
@@ -83,20 +84,29 @@ def filled_coordinator(folder: Path, database: str | None, sizes: Sizes) -> Iter
         yield FilledCoordinator(installation, url, sizes)
 
 
-def measure(name: str, folder: Path, databases: Sequence[str | None], options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one engine: polls of a small and a full installation in turns, then the load on the full one."""
+def measure(
+    name: str,
+    folder: Path,
+    databases: Sequence[str | None],
+    options: argparse.Namespace,
+    servers: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Measure one engine: polls of a small and a full installation in turns, then the load on the full one.
+
+    `servers`: process ids, by name, of servers beside the coordinator whose processor time counts.
+    """
     small_database, full_database = databases
     full_sizes = Sizes(options.workers, options.federations, options.agents)
     with filled_coordinator(folder / f"{name}-full", full_database, full_sizes) as full:
         with filled_coordinator(folder / f"{name}-small", small_database, _SMALL) as small:
             ratio = polls.compare((small.url, small.workers[0]), (full.url, full.workers[0]), options.polls)
         print(f"{name}: a poll costs {ratio['ratio']:.2f} x with full tables", flush=True)
-        load = _load(full, options)
+        load = _load(full, options, servers)
     print(f"{name}: p99 {load['p99_milliseconds']:.0f} ms, {load['errors']} errors", flush=True)
     return {**load, "poll": ratio}
 
 
-def _load(target: FilledCoordinator, options: argparse.Namespace) -> dict[str, Any]:
+def _load(target: FilledCoordinator, options: argparse.Namespace, more: Mapping[str, int]) -> dict[str, Any]:
     workers = target.folder / "workers.json"
     workers.write_text(json.dumps([asdict(worker) for worker in target.workers]), encoding="utf-8")
     now = time.monotonic()
@@ -114,12 +124,18 @@ def _load(target: FilledCoordinator, options: argparse.Namespace) -> dict[str, A
             offer_parameters = {"from": start, "until": end, "jobs_per_second": options.jobs_per_second, "seed": 0}
             offers = processes.start("offers", offer_parameters, target.folder, environment)
             stack.enter_context(processes.terminating(offers))
-        check_apart(target.web_pid, agents.pid)
+        pids = target.pids
+        check_apart(pids["web"], agents.pid)
         time.sleep(max(0.0, start - time.monotonic()))
-        with processes.Usage(target.web_pid) as web, Speed(servers) as speed:
+        processor = processes.ProcessorTime({**pids, **more})
+        with processes.Usage(pids["web"]) as web, processor, Speed(servers) as speed:
             time.sleep(max(0.0, end - time.monotonic()))
         offers_report, agents_report = processes.read_report(offers), processes.read_report(agents)
-    usage = {"memory_growth_bytes": web.growth_in_the_end_bytes(), "web_processor_share": web.processor_share}
+    usage = {
+        "memory_growth_bytes": web.growth_in_the_end_bytes(),
+        "web_processor_share": web.processor_share,
+        "processor_shares": processor.shares,
+    }
     return _outcome(offers_report, agents_report, options.seconds) | usage | {"machine": _times(speed.samples)}
 
 
@@ -162,9 +178,8 @@ def _measure_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         with ExitStack() as stack:
             with on_core(two_cores()[0]):
                 server = stack.enter_context(postgres.Postgres())
-            results["postgresql"] = measure(
-                "postgresql", folder, (server.create("small"), server.create("full")), options
-            )
+            databases = server.create("small"), server.create("full")
+            results["postgresql"] = measure("postgresql", folder, databases, options, {"database": server.pid})
     return results
 
 

@@ -54,6 +54,11 @@ class Postgres:
         self._server.wait(_START_SECONDS)
         shutil.rmtree(self._folder)
 
+    @property
+    def pid(self) -> int:
+        """Process id of the server, whose backends are its children."""
+        return self._server.pid
+
     def create(self, database: str) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
         self._execute(f'CREATE DATABASE "{database}"')

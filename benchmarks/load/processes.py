@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from benchmarks.memory import Sampling, anonymous_bytes
 
@@ -54,6 +56,39 @@ class Usage(Sampling):
         """Maximum of the last third of the samples, less that of the first two thirds."""
         cut = 2 * len(self.samples) // 3
         return max(self.samples[cut:]) - max(self.samples[:cut] or self.samples)
+
+
+class ProcessorTime:
+    """A context that measures the processor time of processes and their descendants, by name."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self.shares: dict[str, float] = {}
+        """Name -> processor seconds per second."""
+
+    def __enter__(self) -> Self:
+        self._start = time.monotonic()
+        self._seconds = {name: _family_seconds(pid) for name, pid in self._pids.items()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        elapsed = time.monotonic() - self._start
+        self.shares = {
+            name: max(0.0, _family_seconds(pid) - self._seconds[name]) / elapsed for name, pid in self._pids.items()
+        }
+
+
+def _family_seconds(pid: int) -> float:
+    """Processor seconds of a process, its descendants, and its children that have ended."""
+    process = psutil.Process(pid)
+    total = 0.0
+    for member in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = member.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def start(

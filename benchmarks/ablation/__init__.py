@@ -1,0 +1,1 @@
+"""Ablation of the control plane's mechanisms: `python -m benchmarks.ablation`."""
