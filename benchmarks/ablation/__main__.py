@@ -1,4 +1,4 @@
-"""What each mechanism of the control plane is worth: `python -m benchmarks.ablation --write FILE`.
+"""Ablation of the control plane: the worth of each mechanism, by `python -m benchmarks.ablation --write FILE`.
 
 Every run is `benchmarks.control_plane` over a copy of the sources, as it is (the baseline) or without mechanisms.
 Mechanisms are first switched off one at a time. Then they are taken out one after the other, the cheapest first, each
@@ -34,7 +34,9 @@ class Runs:
         self._file, self._options = file, options
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         documents = [json.loads(line) for line in lines if line.endswith("}")]
-        self._figures = {tuple(document["off"]): document["figures"] for document in documents}
+        self._figures: dict[tuple[str, ...], Figures] = {
+            tuple(document["off"]): document["figures"] for document in documents
+        }
 
     def figures(self, off: Sequence[Mechanism]) -> Figures:
         """The figures without these mechanisms, measured unless the file has them."""
