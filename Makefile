@@ -6,17 +6,13 @@ SEED   ?= 0
 DATA   ?=
 ROUNDS ?=
 SLOW   ?=
-CORES := $(shell nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
-# Processes of a half of the tests. Tests of processes wait for half of their time, and the halves run side by side.
-at_once = -n $(shell n=$$(( $(CORES) + $(1) )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
-FILES_AT_ONCE ?= $(call at_once,1)
-SERVERS_AT_ONCE ?= $(call at_once,0)
-ON_SERVERS_LOG := $(VENV)/test-on-servers.log
+# Two more than there are cores: tests of processes wait for half of their time.
+TESTS_AT_ONCE ?= -n $(shell n=$$(( $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) + 2 )); echo $$(( n < 8 ? n : 8 ))) --dist loadfile --no-loadscope-reorder
 
 ON_SERVERS := tests/coordinator tests/chaos tests/faults tests/end_to_end tests/deploy
 QUICK := -m "not slow and not gpu"
 
-.PHONY: install demo up test test-on-files test-fast test-on-servers check bench pin-packages pin-images clean
+.PHONY: install demo up test test-fast test-on-servers check bench pin-packages pin-images clean
 
 install: $(VENV)/.installed
 
@@ -31,19 +27,15 @@ demo: install  ## a federation on this machine: DATA=folder ALGORITHM=name ROUND
 up: install
 	$(BIN)/coordinator up
 
-test: install  ## on SQLite and files, and beside it all that uses an engine on PostgreSQL, Redis and S3; SLOW=1: every test
-	@$(MAKE) --no-print-directory test-on-servers > $(ON_SERVERS_LOG) 2>&1 & servers=$$!; \
-	$(MAKE) --no-print-directory test-on-files; files=$$?; \
-	wait $$servers; status=$$?; cat $(ON_SERVERS_LOG); exit $$(( files || status ))
-
-test-on-files: install  ## the first half of `make test`
-	$(BIN)/python -m pytest $(FILES_AT_ONCE) -rs $(if $(SLOW),-m "not gpu",$(QUICK))
+test: install  ## on SQLite and files; then on PostgreSQL, Redis and S3 all that uses an engine; SLOW=1: every test
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs $(if $(SLOW),-m "not gpu",$(QUICK))
+	$(MAKE) test-on-servers
 
 test-fast: install  ## what a change touches: BASE=revision, by default where it left main
-	$(BIN)/python -m pytest $(FILES_AT_ONCE) $(QUICK) $$($(BIN)/python -m tests.changed $(BASE))
+	$(BIN)/python -m pytest $(TESTS_AT_ONCE) $(QUICK) $$($(BIN)/python -m tests.changed $(BASE))
 
 test-on-servers: install  ## the second half of `make test`
-	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(SERVERS_AT_ONCE) -rs $(QUICK) $(ON_SERVERS)
+	FEDLOOM_TESTS_ON=postgresql $(BIN)/python -m pytest $(TESTS_AT_ONCE) -rs $(QUICK) $(ON_SERVERS)
 
 check: install
 	$(BIN)/ruff format --check .
