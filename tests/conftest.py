@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-# Tests run side by side: processes that each take all cores for every small sum wait for each other, spinning.
+# Tests run side by side. Threads that spin while they wait for each other cost most of two cores, be it all cores for
+# every small sum or the conductor's two threads, so processes take one where they can and none of them spins.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from coordinator.telemetry import logs
 from federated.private_files import keep_private

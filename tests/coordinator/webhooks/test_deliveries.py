@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,19 +19,7 @@ from tests.support.logged import logged
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import Organization, accept, created, problem
 
-
-@pytest.fixture(autouse=True)
-def settings(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Receivers on this machine are allowed, and what failed is due again at once."""
-    monkeypatch.setenv("FEDLOOM_WEBHOOK_PRIVATE_ADDRESSES", "true")
-    monkeypatch.setenv("FEDLOOM_WEBHOOK_RETRY_SECONDS", "0.000001")
-    get_settings.cache_clear()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("local_receivers")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,13 @@ from standardwebhooks import WebhookVerificationError
 
 from coordinator.db.sessions import utcnow, writing
 from coordinator.models import Webhook
-from coordinator.settings import get_settings
 from coordinator.webhooks.lifecycle import new_secret, signature_headers
 from tests.support.federation_rig import FederationRig
-from tests.support.receiver import Receiver, receiving
+from tests.support.receiver import Receiver
 from tests.support.service import created
 
+pytestmark = pytest.mark.usefixtures("local_receivers")
 GUIDE = Path(__file__).parents[3] / "docs/users.md"
-
-
-@pytest.fixture(autouse=True)
-def settings(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that allow receivers on this machine and retry at once."""
-    monkeypatch.setenv("FEDLOOM_WEBHOOK_PRIVATE_ADDRESSES", "true")
-    monkeypatch.setenv("FEDLOOM_WEBHOOK_RETRY_SECONDS", "0.000001")
-    get_settings.cache_clear()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
-        yield server
 
 
 def create_webhook(rig: FederationRig, receiver: Receiver) -> dict[str, Any]:
